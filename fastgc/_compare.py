@@ -1,0 +1,221 @@
+"""Analytic against numerical: error measures, and the verdict on an entry and on a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastgc._entries import Estimates
+
+Floats = NDArray[np.float64]
+
+PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+DEFAULT_RTOL = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
+
+_CERTAIN = 10.0  # uncertainties beyond the tolerance at which an entry is wrong, and not merely unlucky
+_USEFUL = 0.1  # an uncertainty above this share of the values would let a wrong one pass too
+_CHEAP = 1e-2  # the same for one quotient: what is less certain climbs a ladder first
+_ATOL_SHARE = 1e-3  # the default atol in units of rtol times the tensor's scale
+_SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
+_TINY = 1e-8  # floor of the denominators of relative errors
+
+_REASONS = {
+    "not finite": "the loss is not finite nearby",
+    "quantised": "the loss is quantised: it moves in stairs",
+    "jump": "the loss jumps, or its slope is infinite",
+}
+
+
+# --- error measures ---
+
+
+def relative_error(a: ArrayLike, b: ArrayLike) -> float:
+    """Norm-wise relative error ``||a - b|| / (||a|| + ||b||)``, with the 2-norm over all entries.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Real arrays of one shape.
+
+    Returns
+    -------
+    float
+        Between 0 and 1; 0 where both norms are 0; NaN where an entry is NaN.
+
+    Raises
+    ------
+    ValueError
+        For arrays of different shapes.
+    """
+    first, second = _same_shape(a, b)
+    norms = float(np.linalg.norm(first) + np.linalg.norm(second))
+    return float(np.linalg.norm(first - second)) / norms if norms != 0 else 0.0
+
+
+def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
+    """Element-wise maximum ``max |a - b| / max(|a| + |b|, 1e-8)``.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Real arrays of one shape.
+
+    Returns
+    -------
+    float
+        0 for empty arrays; NaN where an entry is NaN.
+
+    Raises
+    ------
+    ValueError
+        For arrays of different shapes.
+    """
+    first, second = _same_shape(a, b)
+    return float(elementwise_error(first, second).max(initial=0.0))
+
+
+def elementwise_error(a: Floats, b: Floats) -> Floats:
+    """``|a - b| / max(|a| + |b|, 1e-8)`` of every entry."""
+    with np.errstate(all="ignore"):
+        return np.asarray(np.abs(a - b) / np.maximum(np.abs(a) + np.abs(b), _TINY))
+
+
+def _same_shape(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"a has shape {first.shape}; b has shape {second.shape}: they must be the same")
+    return first, second
+
+
+def interpret(relative_error: float) -> str:
+    """What a relative error in double precision usually means, in words.
+
+    Below 1e-7 correct with high confidence; to 1e-5 likely correct; to 1e-3 suspicious; above almost certainly a bug
+    (the bands of the gradient-checking tutorials). NaN is a bug.
+    """
+    if relative_error < 1e-7:
+        return "correct with high confidence"
+    if relative_error < 1e-5:
+        return "likely correct"
+    if relative_error <= 1e-3:
+        return "suspicious, investigate"
+    return "almost certainly a bug"
+
+
+# --- verdicts ---
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Allowed differences: ``atol + rtol * max(|analytic|, |numerical|)``; arrays of shape (tensors,)."""
+
+    rtol: Floats
+    atol: Floats | None  # None: 1e-3 * rtol * scale of the tensor
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Verdicts on entries, all arrays of shape (entries,).
+
+    ``numerical`` is the derivative compared with: at a kink the value nearest to the analytic one between the slopes.
+    """
+
+    analytic: Floats
+    numerical: Floats
+    allowed: Floats
+    verdict: NDArray[np.str_]
+    reason: NDArray[np.object_]
+    unsure: NDArray[np.bool_]  # less certain than a ladder of steps usually is
+    close: NDArray[np.bool_]  # between the tolerance and where a difference is certain
+
+
+    def part(self, keep: NDArray[np.bool_]) -> Judgement:
+        """Some of the entries."""
+        return Judgement(*(getattr(self, field.name)[keep] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Judgement]) -> Judgement:
+        """The entries of several judgements, one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+def gradient_scales(numerical: Floats, tensors: NDArray[np.int64], count: int) -> Floats:
+    """Root mean square of each tensor's numerical entries, but at least 1e-6 of the largest tensor's; shape (tensors,)."""
+    finite = np.where(np.isfinite(numerical), numerical, 0.0)
+    peak = np.abs(finite).max(initial=0.0)
+    if peak == 0:
+        return np.zeros(count)
+    squares = np.bincount(tensors, (finite / peak) ** 2, minlength=count)
+    counts = np.maximum(np.bincount(tensors, minlength=count), 1)
+    scales = peak * np.sqrt(squares / counts)
+    return np.maximum(scales, _SCALE_FLOOR * scales.max())
+
+
+def judge(
+    analytic: Floats, estimates: Estimates, tensors: NDArray[np.int64], scales: Floats, tolerances: Tolerances, noise_reason: str
+) -> Judgement:
+    """The verdict on every entry.
+
+    Parameters
+    ----------
+    analytic : array, shape (entries,)
+    tensors : array of int, shape (entries,)
+        The tensor of each entry.
+    scales : array, shape (tensors,)
+        See `gradient_scales`.
+    noise_reason : str
+        What hides a slope that cannot be resolved.
+
+    Notes
+    -----
+    With u the uncertainty and d the distance of the analytic value from the numerical one (from the interval between
+    the one-sided slopes, at a kink), an entry fails if d > tol + 10u, passes if d <= tol + u and u is small enough for
+    a wrong value to be seen, and is undecided otherwise. Every comparison is false for NaN, and no NaN passes.
+    """
+    low, high = np.minimum(estimates.left, estimates.right), np.maximum(estimates.left, estimates.right)
+    kink = estimates.trouble == "kink"
+    with np.errstate(all="ignore"):
+        numerical = np.where(kink, np.clip(analytic, low, high), estimates.numerical)
+        distance = np.abs(analytic - numerical)
+        size = np.maximum(np.abs(analytic), np.abs(numerical))
+        scale = scales[tensors]
+        rtol = tolerances.rtol[tensors]
+        atol = _ATOL_SHARE * rtol * scale if tolerances.atol is None else tolerances.atol[tensors]
+        allowed = atol + rtol * size
+        u = estimates.uncertainty
+        resolved = u <= _USEFUL * np.maximum(size, scale)
+        agrees = distance <= allowed + u
+        wrong = distance > allowed + _CERTAIN * u
+        unsure = ~(u <= _CHEAP * np.maximum(size, scale))
+    blocked = np.isin(estimates.trouble, list(_REASONS)) | ~np.isfinite(estimates.numerical)
+    conditions = [~np.isfinite(analytic), blocked, wrong, ~agrees, ~resolved]
+    verdict = np.select(conditions, [FAIL, UNDECIDED, FAIL, UNDECIDED, UNDECIDED], PASS)
+    reasons: list[Any] = ["the analytic value is not finite", "", "", "too close to the tolerance to call", noise_reason]
+    reason = np.select(conditions, reasons, np.where(kink, "kink", "")).astype(object)
+    for trouble, text in _REASONS.items():
+        reason[(verdict == UNDECIDED) & (estimates.trouble == trouble)] = text
+    close = (verdict == UNDECIDED) & ~agrees & ~blocked
+    return Judgement(analytic, numerical, allowed, verdict, reason, unsure, close)
+
+
+def worst_verdict(verdicts: Any) -> str:
+    """Fail if any fails; else undecided if any is; else pass."""
+    found = set(verdicts)
+    return FAIL if FAIL in found else UNDECIDED if UNDECIDED in found else PASS
+
+
+def normwise_wrong(judgement: Judgement, uncertainty: Floats, rtol: float) -> bool:
+    """Whether the norm-wise error of a tensor's checked entries exceeds rtol beyond what tolerance and uncertainty allow."""
+    a, n = judgement.analytic, judgement.numerical
+    known = np.isfinite(n) & np.isfinite(a) & (judgement.verdict != UNDECIDED)
+    limit = rtol * (np.linalg.norm(a[known]) + np.linalg.norm(n[known])) + np.linalg.norm(judgement.allowed[known])
+    return bool(np.linalg.norm((a - n)[known]) > limit + _CERTAIN * np.linalg.norm(uncertainty[known]))
+
+
+def smallest_failure(judgement: Judgement, uncertainty: Floats) -> Floats:
+    """The smallest error of each entry that would have been called a failure: beyond tolerance and ten uncertainties."""
+    return judgement.allowed + _CERTAIN * uncertainty

@@ -1,0 +1,187 @@
+"""Which engine runs the loss, decided by what its first call shows."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastgc._evaluate import Evaluator, NumbaEvaluator, PythonEvaluator, as_number
+from fastgc._point import Point, arrays_in, fingerprint, refuse_changed
+from fastgc._record import store
+
+# Measured: beyond the loss itself Numba spends on the loop about 0.3 s and 0.4 times what the loss took, while calling
+# a jitted loss from Python costs about 6 microseconds more than calling it from the loop.
+_LOOP_SECONDS, _LOOP_PER_LOSS, _CALL_SECONDS = 0.3, 0.4, 6e-6
+_MEMORY_SHARE = 0.8  # of the available memory that the copies of the parameters may take
+_SAME_VALUE = 1e-8  # relative; NumPy and compiled code sum in another order
+
+
+@dataclass(frozen=True)
+class FirstCall:
+    """What the first two calls of the loss showed."""
+
+    value: float
+    seconds: float  # of a call
+    compiling: float  # seconds that the first call took more than the second
+    scratch: bool  # the loss writes into arrays of args
+    notes: tuple[str, ...]
+
+
+def is_jitted(function: Any) -> bool:
+    """Whether a function was compiled by Numba; Numba is not imported to find out."""
+    if "numba" not in sys.modules:
+        return False
+    from fastgc import _kernels
+
+    return _kernels.is_jitted(function)
+
+
+def jitted(loss: Callable[..., Any]) -> Any:
+    """A plain loss compiled by ``numba.njit``; a jitted one as it is."""
+    from fastgc import _kernels
+
+    return loss if _kernels.is_jitted(loss) else _kernels.compile_loss(loss)
+
+
+def open_evaluator(
+    loss: Any, point: Point, *, engine: str, threads: int | None, expected: int, with_gradients: bool
+) -> tuple[Evaluator, FirstCall]:
+    """The evaluator that suits the loss, and what its first call showed.
+
+    Parameters
+    ----------
+    expected : int
+        About how many evaluations will follow: ``engine="auto"`` compiles the loop when that pays.
+    with_gradients : bool
+        The loss returns ``(value, gradients)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a loss that does not return one finite real number, that changes its parameters, that Numba cannot compile,
+        or into which Numba froze other data than its Python function sees.
+    """
+    if engine == "numba":
+        loss = jitted(loss)
+    compiled = is_jitted(loss)
+    call = (lambda params, *args: loss(params, *args)[0]) if with_gradients else loss
+    direct = PythonEvaluator(call, point.received_by(compiled), point.args, point.layout, point.leaves)
+    first = _first_call(direct, point)
+    if not compiled or point.stored is None:
+        return direct, first
+    _refuse_frozen_data(loss, point, with_gradients)
+    count, note = _affordable_threads(loss, point, first, threads)
+    if engine == "auto" and not _loop_pays(loss, first, count, expected):
+        return direct, first
+    copies = [point.stored] + [store(point.layout, point.leaves, [leaf.dtype for leaf in point.leaves]) for _ in range(count - 1)]
+    if note:
+        first = replace(first, notes=(*first.notes, note))
+    return NumbaEvaluator(direct, loss, point.args, point.layout, copies), first
+
+
+def _first_call(direct: PythonEvaluator, point: Point) -> FirstCall:
+    extra = list(arrays_in(point.args))
+    before, extra_before = fingerprint(point.leaves), fingerprint(extra)
+    value, slow = _timed(direct)
+    refuse_changed(point, before, "loss")
+    if not np.isfinite(value):
+        raise ValueError(f"loss is {value} at params; a gradient can be checked only where the loss is finite")
+    scratch = fingerprint(extra) != extra_before
+    again, seconds = _timed(direct)
+    return FirstCall(value, seconds, max(0.0, slow - seconds), scratch, tuple(_first_notes(value, again, scratch)))
+
+
+def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]:
+    if scratch:
+        yield "loss writes into an array of args (a scratch buffer): evaluated in one thread"
+    if again != value and scratch:
+        yield f"a repeated call gave {again!r} instead of {value!r}: what the loss keeps in args changes its value"
+    elif again != value:
+        yield f"loss is noisy: a repeated call gave {again!r} instead of {value!r} (dropout? an unseeded generator? set a seed)"
+
+
+def _timed(direct: PythonEvaluator) -> tuple[Any, float]:
+    begin = time.perf_counter()
+    try:
+        value = direct.value()
+    except Exception as error:
+        if is_compilation_error(error):
+            raise TypeError(_NOT_COMPILED.format(_first_lines(error))) from error
+        raise
+    return value, time.perf_counter() - begin
+
+
+_NOT_COMPILED = (
+    "Numba cannot compile the loss: {}\nUse engine=\"python\" to call it from Python, or make it nopython code "
+    "(params is indexed by literal names: params['W1'])"
+)
+
+
+def is_compilation_error(error: Exception) -> bool:
+    """Whether an exception is one of Numba's compiler."""
+    return type(error).__module__.startswith("numba.") and type(error).__name__ != "NumbaWarning"
+
+
+def _first_lines(error: Exception, count: int = 6) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return "\n  ".join(lines[:count])
+
+
+def _loop_pays(loss: Any, first: FirstCall, threads: int, expected: int) -> bool:
+    """Whether the loop saves more time than Numba needs to compile it."""
+    from fastgc import _kernels
+
+    cost = 0.0 if _kernels.has_loop(loss) else _LOOP_SECONDS + _LOOP_PER_LOSS * first.compiling
+    return expected * (_CALL_SECONDS + first.seconds * (1 - 1 / threads)) > cost
+
+
+def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:
+    """Numba compiles globals and closures in as constants: compare with the Python function, away from an optimum."""
+    from fastgc import _kernels
+
+    if point.stored is None or not _kernels.freezes_data(loss):
+        return
+    generator = np.random.default_rng(0)
+    moved = [leaf + 1e-3 * np.abs(leaf).mean() * generator.standard_normal(leaf.shape) if leaf.size else leaf for leaf in point.leaves]
+    record = store(point.layout, moved, [leaf.dtype for leaf in point.leaves]).record()
+    values = [call(record, *point.args) for call in (loss, loss.py_func)]
+    compiled, plain = (as_number(value[0] if with_gradients else value, complex_allowed=True) for value in values)
+    if abs(compiled - plain) > _SAME_VALUE * max(abs(compiled), abs(plain)):
+        raise ValueError(
+            f"the compiled loss gives {compiled!r} where its Python function gives {plain!r}: Numba has frozen a global or "
+            "closure variable that was changed since; pass it through args, or compile the loss again"
+        )
+
+
+def _affordable_threads(loss: Any, point: Point, first: FirstCall, threads: int | None) -> tuple[int, str | None]:
+    """How many threads, each with a copy of the parameters, and a note where something limits them."""
+    from fastgc import _kernels
+
+    assert point.stored is not None
+    wanted = threads or _kernels.default_threads()
+    if first.scratch:
+        return 1, None  # noted already
+    if wanted > 1 and _kernels.runs_in_parallel(loss):
+        return 1, "loss was compiled with parallel=True: called from one thread"
+    room, copy = _available_memory() * _MEMORY_SHARE, max(1, point.stored.buffer.nbytes)
+    affordable = max(1, min(wanted, 1 + int(min(room / copy, wanted))))
+    if affordable < wanted:
+        return affordable, f"{affordable} of {wanted} threads: each needs a copy of the parameters of {copy / 2**20:.0f} MiB"
+    return wanted, None
+
+
+def _available_memory() -> float:
+    """Bytes that can be taken without swapping; infinite where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return float("inf")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    return int(found[1]) * 1024.0 if found else float("inf")

@@ -1,0 +1,226 @@
+"""Numerical derivatives of single entries: a cheap quotient for all, a ladder of steps for those in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._evaluate import Evaluator, Tick
+from fastgc._layout import Array, ParameterLayout
+from fastgc._line import RATIO, Ladder, Line, analyse
+from fastgc._noise import Noise, measure_noise
+from fastgc._point import tensor_scales
+from fastgc._stencil import Stencil, quotients, relative_step
+
+Floats = NDArray[np.float64]
+
+_TOP = 0.125  # the largest step of a ladder, in units of the parameter's scale
+_FINEST = 128.0  # the smallest, in units of eps: seven bits of the displacement are left
+_RUNGS = 12  # of a ladder in double precision, from 0.125 down to 3e-8
+_FINER, _COARSER = 4, 3  # steps that a ladder grows by, downwards (at most twice) and upwards (once)
+_GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder is not lengthened
+_TRIALS = 3  # entries of each tensor whose truncation error stands for the others'
+_TRIAL_RATIO = 4.0  # of the steps that show it
+_TRIAL_SAFETY = 3.0
+_TOGETHER = 2048  # entries whose ladders are evaluated in one go
+_NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise,
+_NOISE_IN_ALL = 256  # and of all tensors
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the estimates of all entries share: the evaluator, the loss at the point, its noise, the parameters' scales."""
+
+    evaluator: Evaluator
+    layout: ParameterLayout
+    base: float
+    noise: Noise
+    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros
+    eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
+
+    def scales(self, positions: NDArray[np.int64]) -> Floats:
+        """The length in which an entry's steps are measured: its own magnitude or its tensor's, whichever is larger."""
+        return np.maximum(np.abs(self.evaluator.entries(positions)), self.tensor_scales[self.layout.tensor_of(positions)])
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Numerical derivatives of entries, all arrays of shape (entries,).
+
+    Attributes
+    ----------
+    positions : in the flat vector
+    numerical, uncertainty : the derivative and a bound on its error
+    left, right : one-sided slopes, equal to ``numerical`` where no kink was seen
+    step : the step that the derivative rests on
+    trouble : "" or what stood in the way (see `fastgc._line.Line`)
+    """
+
+    positions: NDArray[np.int64]
+    numerical: Floats
+    uncertainty: Floats
+    left: Floats
+    right: Floats
+    step: Floats
+    trouble: NDArray[np.str_]
+
+    def part(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> Estimates:
+        """Some of the entries."""
+        return Estimates(*(getattr(self, field.name)[keep] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: list[Estimates]) -> Estimates:
+        """The entries of several estimates, one after the other."""
+        kinds = (np.int64, *[np.float64] * 5, "<U10")
+        empty = [np.empty(0, kind) for kind in kinds]
+        columns = zip(*[[getattr(part, field.name) for field in fields(cls)] for part in parts], strict=True) if parts else []
+        return cls(*(np.concatenate(column) for column in columns)) if parts else cls(*empty)  # type: ignore[arg-type]
+
+    def bettered(self, where: NDArray[np.int64], other: Estimates) -> Estimates:
+        """A copy with the entries at ``where`` taken from ``other`` where that is more certain."""
+        better = other.uncertainty < self.uncertainty[where]
+        return self.updated(where[better], other.part(better))
+
+    def updated(self, where: NDArray[np.int64], other: Estimates) -> Estimates:
+        """A copy with the entries at ``where`` taken from ``other``."""
+        columns = [getattr(self, field.name).copy() for field in fields(self)]
+        for column, field in zip(columns, fields(self), strict=True):
+            column[where] = getattr(other, field.name)
+        return Estimates(*columns)
+
+
+# --- the scene ---
+
+
+def open_scene(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], positions: NDArray[np.int64], base: float, seed: int) -> Scene:
+    """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
+    eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
+    scene = Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), tensor_scales(leaves), eps)
+    chosen = _spread(layout, positions)
+    if not chosen.size:
+        return scene
+    signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], chosen.size)
+    start, direction = evaluator.entries(chosen), signs * scene.scales(chosen)
+
+    def values(distances: Floats) -> Floats:
+        return evaluator.along(chosen, evaluator.rounded(chosen.repeat(1), (start + distances[:, None] * direction).T).T).real
+
+    return replace(scene, noise=measure_noise(values, base, float(eps.max())))
+
+
+def _spread(layout: ParameterLayout, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A few of the positions in every tensor, a few hundred in all."""
+    tensors = layout.tensor_of(positions)
+    each = [positions[tensors == t] for t in np.unique(tensors)]
+    few = [group[np.linspace(0, group.size - 1, min(group.size, _NOISE_ENTRIES)).astype(np.int64)] for group in each]
+    together = np.concatenate([np.empty(0, np.int64), *few])
+    return together[np.linspace(0, together.size - 1, min(together.size, _NOISE_IN_ALL)).astype(np.int64)]
+
+
+# --- the cheap pass ---
+
+
+def quotient_estimates(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick) -> Estimates:
+    """One difference quotient for every entry; its truncation error is judged from a few entries of each tensor.
+
+    The uncertainty adds the noise of the values, ``noise * sum(|weights|) / h``, to the tensor's truncation error, which
+    grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
+    """
+    steps = _steps(scene, positions, stencil, step)
+    numerical = _quotients(scene, positions, stencil, steps, step is not None, tick)
+    tensors = scene.layout.tensor_of(positions)
+    truncation = np.zeros(positions.size)
+    trials = np.concatenate([np.empty(0, np.int64), *(_trials(np.flatnonzero(tensors == t)) for t in np.unique(tensors))])
+    wide = _quotients(scene, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, _silent)
+    with np.errstate(all="ignore"):
+        errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / steps[trials] ** stencil.order
+    for t in np.unique(tensors):
+        mine = tensors == t
+        truncation[mine] = np.median(errors[tensors[trials] == t]) * _TRIAL_SAFETY
+    truncation *= steps**stencil.order
+    spread = sum(abs(weight) for weight in stencil.weights) * _noise_of(scene, stencil, numerical, steps, positions) / steps
+    uncertainty = np.maximum(truncation + spread, np.finfo(np.float64).tiny)
+    trouble = np.full(positions.size, "", dtype="<U10")
+    return Estimates(positions, numerical, uncertainty, numerical, numerical, steps, trouble)
+
+
+def _silent(count: int) -> None:
+    """Progress that nobody watches."""
+
+
+def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
+    return members[np.unique(np.linspace(0, members.size - 1, _TRIALS).astype(np.int64))]
+
+
+def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None) -> Floats:
+    if step is not None:
+        return np.full(positions.size, float(step))
+    relative_noise = scene.noise.at_point / abs(scene.base) if scene.base else 0.0
+    eps = scene.eps[scene.layout.tensor_of(positions)]
+    precision = np.clip(relative_noise, eps, 1e-6)
+    return relative_step(stencil, precision) * scene.scales(positions)
+
+
+def _noise_of(scene: Scene, stencil: Stencil, numerical: Floats, steps: Floats, positions: NDArray[np.int64]) -> Floats:
+    if stencil.is_complex:  # nothing is subtracted: the rounding is that of the imaginary part itself
+        return 4 * np.finfo(np.float64).eps * np.abs(numerical) * steps
+    return scene.noise.at(steps / scene.scales(positions))
+
+
+def _quotients(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick) -> Floats:
+    x = scene.evaluator.entries(positions)
+    displaced = x[:, None] + steps[:, None] * np.array(stencil.offsets)
+    displaced = scene.evaluator.rounded(positions, displaced)
+    values = scene.evaluator.values(positions, displaced, tick)
+    return quotients(stencil, values, steps, None if nominal else displaced - x[:, None])
+
+
+# --- the ladder ---
+
+
+def ladder_estimates(scene: Scene, positions: NDArray[np.int64], *, shift: float = 1.0) -> Estimates:
+    """The derivative of every entry from a ladder of steps, ``shift`` times the usual ones."""
+    lines: list[Line] = []
+    for start in range(0, positions.size, _TOGETHER):
+        lines += _climb(scene, positions[start : start + _TOGETHER], shift)
+    numbers = np.array([(line.derivative, line.uncertainty, line.left, line.right, line.step) for line in lines])
+    trouble = np.array([line.trouble for line in lines], dtype="<U10")
+    return Estimates(positions, *numbers.reshape(-1, 5).T, trouble)
+
+
+def _climb(scene: Scene, positions: NDArray[np.int64], shift: float) -> list[Line]:
+    finest = _FINEST * scene.eps[scene.layout.tensor_of(positions)].max()
+    count = min(_RUNGS, max(3, 1 + int(np.log(_TOP / finest) / np.log(RATIO))))
+    rungs = _TOP * shift * RATIO ** -np.arange(count, dtype=np.float64)
+    ladders = _ladders(scene, positions, rungs)
+    lines = [analyse(ladder) for ladder in ladders]
+    downwards = rungs[-1] * RATIO ** -np.arange(1.0, 1 + _FINER)
+    extensions = [("finer", downwards), ("finer", downwards * RATIO**-_FINER), ("coarser", rungs[0] * RATIO ** np.arange(_COARSER, 0, -1.0))]
+    for wish, more in extensions:
+        where = [i for i, line in enumerate(lines) if line.wish == wish and _worth_more(line) and more[-1] >= finest]
+        for i, extra in zip(where, _ladders(scene, positions[where], more), strict=True):
+            ladders[i] = ladders[i].extended(extra)
+            lines[i] = analyse(ladders[i])
+    return lines
+
+
+def _worth_more(line: Line) -> bool:
+    return not line.uncertainty <= _GOOD_ENOUGH * abs(line.derivative)
+
+
+def _ladders(scene: Scene, positions: NDArray[np.int64], rungs: Floats) -> list[Ladder]:
+    """Loss values on both sides of every entry, at ``rungs`` in units of the entry's scale."""
+    if not positions.size:
+        return []
+    x, steps = scene.evaluator.entries(positions)[:, None], scene.scales(positions)[:, None] * rungs
+    displaced = scene.evaluator.rounded(positions, np.hstack([x - steps, x + steps]))
+    below, above = np.hsplit(displaced - x, 2)
+    minus, plus = np.hsplit(scene.evaluator.values(positions, displaced, _silent).real, 2)
+    with np.errstate(all="ignore"):
+        rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
+    noise = np.fmax(scene.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))
+    rows = zip(below, above, minus, plus, noise, strict=True)
+    return [Ladder(*row[:4], scene.base, row[4]) for row in rows]

@@ -1,0 +1,320 @@
+"""Loss values at displaced points: one Python call after another, or compiled loops on all cores."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from typing import Any, Protocol
+
+import numpy as np
+import threadpoolctl
+from numpy.typing import NDArray
+
+from fastgc._layout import Array, ParameterLayout
+from fastgc._record import Storage
+
+Tick = Callable[[int], object]  # told how many entries were evaluated
+
+_CHUNK_SECONDS = 0.05  # long beside handing a chunk to a thread, short beside a progress bar or Ctrl-C
+_CHUNKS_PER_THREAD = 16  # so that the last chunks leave no thread idle for long
+_MEMORY_SHARE = 0.8  # of the memory available that copies of the parameters may take
+# What math.* says of an argument outside its domain (a ValueError, where NumPy returns nan).
+_DOMAIN_MESSAGE = re.compile(r"math domain error|expected a (positive|nonnegative|noninteger|finite|number)")
+
+
+class Evaluator(Protocol):
+    """Values of one loss around one point."""
+
+    name: str
+
+    @property
+    def evaluations(self) -> int:
+        """How often the loss was called so far."""
+
+    def value(self) -> Any:
+        """The loss at the point itself."""
+
+    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+        """The loss with entry ``positions[i]`` set to ``displaced[i, j]``, shape of ``displaced``."""
+
+    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+        """The loss with all entries ``positions`` set to ``rows[j]`` together, shape (rows,)."""
+
+    def entries(self, positions: NDArray[np.int64]) -> Array:
+        """The entries at ``positions``, as float64."""
+
+    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+        """``displaced``, shape (positions, columns), as the dtype of each entry's tensor can hold it."""
+
+    def close(self) -> None:
+        """Put back whatever is displaced and end the threads."""
+
+
+# --- what a loss may return ---
+
+
+def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
+    """The value of a loss as a float (or complex, where the step is).
+
+    Raises
+    ------
+    TypeError
+        For None, text, complex numbers and anything else that is no real number.
+    ValueError
+        For an array of several values.
+    """
+    if type(value) is float:
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in ("fiubc" if complex_allowed else "fiub"):
+        what = "complex: not supported" if array.dtype.kind == "c" else "no real number"
+        raise TypeError(f"loss returned {_short(value)} ({type(value).__name__}), which is {what}; return one real number")
+    if array.size != 1:
+        raise ValueError(
+            f"loss returned an array of shape {array.shape}; it must return one value (use fastgc.check_jacobian for several)"
+        )
+    return array.reshape(-1)[0].item()
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def outside_domain(error: Exception) -> bool:
+    """Whether an exception says that the loss is not defined at a displaced point."""
+    if isinstance(error, (ArithmeticError, np.linalg.LinAlgError)):
+        return True
+    return isinstance(error, ValueError) and bool(_DOMAIN_MESSAGE.search(str(error)))
+
+
+# --- one Python call after another ---
+
+
+class PythonEvaluator:
+    """Displaces entries of ``leaves`` one at a time and calls the loss; every entry is restored by assignment.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params, *args)``.
+    params : structure
+        What the loss receives; it shares memory with ``leaves``.
+    leaves : sequence of arrays
+        The arrays that are displaced, in the order of the layout.
+    """
+
+    name = "python"
+
+    def __init__(
+        self, loss: Callable[..., Any], params: Any, args: tuple[Any, ...], layout: ParameterLayout, leaves: Sequence[Array]
+    ) -> None:
+        self.evaluations = 0
+        self._loss, self._params, self._args, self._layout = loss, params, args, layout
+        # A flat view where there is one; else NumPy's flat iterator, which writes through to the array.
+        self._flat: list[Any] = [leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat for leaf in leaves]
+        self._dtypes = [leaf.dtype for leaf in leaves]
+        self._complex = any(dtype.kind == "c" for dtype in self._dtypes)
+        self._displaced: list[tuple[Any, int, Any]] = []  # entries to be put back, whatever happens
+
+    @property
+    def result_dtype(self) -> type:
+        """Of the loss's values: complex where the parameters are (the complex step)."""
+        return np.complex128 if self._complex else np.float64
+
+    def value(self) -> Any:
+        self.evaluations += 1
+        return as_number(self._loss(self._params, *self._args), complex_allowed=self._complex)
+
+    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+        out = np.empty(displaced.shape, self.result_dtype)
+        with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
+            for i, (flat, local) in enumerate(self._cells(positions)):
+                self._displaced = [(flat, local, flat[local])]
+                try:
+                    for j, entry in enumerate(displaced[i]):
+                        flat[local] = entry
+                        out[i, j] = self._value_or_nan()
+                finally:
+                    self._restore()
+                tick(1)
+        return out
+
+    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+        out = np.empty(len(rows), self.result_dtype)
+        cells = list(self._cells(positions))
+        self._displaced = [(flat, local, flat[local]) for flat, local in cells]
+        try:
+            with np.errstate(all="ignore"):
+                for j, row in enumerate(rows):
+                    for (flat, local), entry in zip(cells, row, strict=True):
+                        flat[local] = entry
+                    out[j] = self._value_or_nan()
+        finally:
+            self._restore()
+        return out
+
+    def entries(self, positions: NDArray[np.int64]) -> Array:
+        return np.array([flat[local] for flat, local in self._cells(positions)], np.float64)
+
+    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+        tensors = self._layout.tensor_of(positions)
+        result = displaced.copy()
+        for dtype in set(self._dtypes) - {np.dtype(np.float64), np.dtype(np.complex128)}:
+            rows = np.isin(tensors, [t for t, other in enumerate(self._dtypes) if other == dtype])
+            result[rows] = displaced[rows].astype(dtype)
+        return result
+
+    def close(self) -> None:
+        self._restore()  # once more: an interrupt may have fallen into the first time
+
+    def _restore(self) -> None:
+        for flat, local, original in self._displaced:
+            flat[local] = original
+        self._displaced = []
+
+    def _cells(self, positions: NDArray[np.int64]) -> Iterator[tuple[Any, int]]:
+        tensors = self._layout.tensor_of(positions)
+        local = positions - self._layout.starts[tensors]
+        for tensor, cell in zip(tensors.tolist(), local.tolist(), strict=True):
+            yield self._flat[tensor], cell
+
+    def _value_or_nan(self) -> Any:
+        self.evaluations += 1
+        try:
+            value = self._loss(self._params, *self._args)
+        except Exception as error:
+            if outside_domain(error):
+                return np.nan
+            raise
+        return value if type(value) is float else as_number(value, complex_allowed=self._complex)
+
+
+# --- compiled loops in threads ---
+
+
+class NumbaEvaluator:
+    """Calls the loss from a compiled loop, in threads that each displace a copy of the parameters of their own.
+
+    Parameters
+    ----------
+    direct : PythonEvaluator
+        The same jitted loss called from Python over ``stores[0]``: for the few values that need no loop.
+    stores : sequence of Storage
+        A copy of the parameters for each thread.
+    """
+
+    def __init__(self, direct: PythonEvaluator, loss: Any, args: tuple[Any, ...], layout: ParameterLayout, stores: Sequence[Storage]) -> None:
+        from fastgc import _kernels
+
+        self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
+        self._direct, self._loop, self._args, self._layout, self._stores = direct, _kernels.loop(loss), args, layout, stores
+        self._idle: queue.SimpleQueue[tuple[Storage, Any]] = queue.SimpleQueue()
+        for each in stores:
+            self._idle.put((each, each.record()))
+        self._pool = ThreadPoolExecutor(len(stores), thread_name_prefix="fastgc")
+        self._seconds, self._evaluations = 0.0, 0
+        # One BLAS thread in each of ours; also when there is one, since another number may change the last bits.
+        self._blas = None if _kernels.runs_in_parallel(loss) else threadpoolctl.ThreadpoolController()
+
+    @property
+    def evaluations(self) -> int:
+        return self._direct.evaluations + self._evaluations
+
+    def value(self) -> Any:
+        with self._limited_blas():
+            begin = time.perf_counter()
+            value = self._direct.value()
+            self._seconds = time.perf_counter() - begin
+        return value
+
+    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+        with self._limited_blas():
+            return self._direct.along(positions, rows)
+
+    def entries(self, positions: NDArray[np.int64]) -> Array:
+        return self._direct.entries(positions)
+
+    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+        return self._direct.rounded(positions, displaced)
+
+    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+        out = np.empty(displaced.shape, self._direct.result_dtype)
+        futures = []
+        with self._limited_blas():
+            begin = time.perf_counter()
+            try:
+                futures = [
+                    self._pool.submit(self._run, positions[chunk], displaced[chunk], out[chunk])
+                    for chunk in self._chunks(positions, displaced.shape[1])
+                ]
+                for future in as_completed(futures):
+                    tick(future.result())
+            finally:  # after an exception, Ctrl-C included: no thread may outlive the call
+                for future in futures:
+                    future.cancel()
+                wait(futures)
+        busy = (time.perf_counter() - begin) * min(len(self._stores), max(1, len(futures)))
+        self._seconds = busy / max(1, displaced.size)
+        self._evaluations += displaced.size
+        return out
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def _limited_blas(self) -> Any:
+        return self._blas.limit(limits=1, user_api="blas") if self._blas else contextlib.nullcontext()
+
+    def _chunks(self, positions: NDArray[np.int64], columns: int) -> list[slice]:
+        """Slices of the positions, each of tensors of one dtype, short enough for the bar and for an even load."""
+        bounds = [0, *(np.flatnonzero(np.diff(self._dtype_numbers(positions))) + 1).tolist(), positions.size]
+        longest = _CHUNK_SECONDS / max(self._seconds * columns, 1e-9)
+        length = max(1, int(min(longest, positions.size / (len(self._stores) * _CHUNKS_PER_THREAD))))
+        return [
+            slice(start, min(start + length, end))
+            for begin, end in itertools.pairwise(bounds)
+            for start in range(begin, end, length)
+        ]
+
+    def _dtype_numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        kinds = [ord(leaf.dtype.char) for leaf in self._stores[0].leaves]
+        return np.array(kinds)[self._layout.tensor_of(positions)]
+
+    def _run(self, positions: NDArray[np.int64], displaced: Array, out: Array) -> int:
+        store, record = self._idle.get()
+        flat, cells = self._cells(store, positions)
+        originals = flat[cells]
+        try:
+            self._loop(record, self._args, flat, cells, displaced, out)
+        except Exception as error:
+            flat[cells] = originals
+            if not outside_domain(error):
+                raise
+            self._run_singly(record, flat, cells, displaced, out)
+        finally:
+            self._idle.put((store, record))
+        return positions.size
+
+    def _run_singly(self, record: Any, flat: Array, cells: NDArray[np.int64], displaced: Array, out: Array) -> None:
+        """Some value of a chunk raised: ask for each by itself, nan for those outside the loss's domain."""
+        for i, j in np.ndindex(displaced.shape):
+            original = flat[cells[i]]
+            try:
+                self._loop(record, self._args, flat, cells[i : i + 1], displaced[i : i + 1, j : j + 1], out[i : i + 1, j : j + 1])
+            except Exception as error:
+                flat[cells[i]] = original
+                if not outside_domain(error):
+                    raise
+                out[i, j] = np.nan
+
+    def _cells(self, store: Storage, positions: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+        """The buffer as entries of the dtype of these positions, and where in it they stand."""
+        tensors = self._layout.tensor_of(positions)
+        dtype = store.leaves[tensors[0]].dtype
+        begins = store.offsets // dtype.itemsize
+        return store.buffer.view(dtype), positions - self._layout.starts[tensors] + begins[tensors]

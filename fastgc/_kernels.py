@@ -1,0 +1,315 @@
+"""Everything that is compiled: the loops over displaced entries, and the record inside jitted code."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.dispatcher import Dispatcher
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import (
+    NativeValue,
+    box,
+    intrinsic,
+    models,
+    overload,
+    register_model,
+    typeof_impl,
+    unbox,
+)
+from numba.np.arrayobj import make_array, populate_array
+
+from fastgc._layout import Branch, flatten_parameters
+from fastgc._record import Record, RecordTree, over_buffer, store
+
+_BUFFER = types.Array(types.uint8, 1, "C")
+_TABLE = types.Array(types.int64, 1, "C")
+
+# --- the record as a Numba type: the buffer and its table, whatever the number of arrays ---
+
+
+class RecordType(types.Type):
+    """Numba's type of a `Record`; sizes are no part of it, so that one compilation serves all sizes."""
+
+    def __init__(self, tree: RecordTree) -> None:
+        self.tree = tree
+        super().__init__(f"fastgc.Record{tree.node.names}#{hash(tree) & 0xFFFFFFFFFFFF:x}")
+
+    @property
+    def key(self) -> RecordTree:
+        return self.tree
+
+
+@register_model(RecordType)
+class _RecordModel(models.StructModel):
+    def __init__(self, manager: Any, record: RecordType) -> None:
+        super().__init__(manager, record, [("buffer", _BUFFER), ("table", _TABLE)])
+
+
+@typeof_impl.register(Record)
+def _typeof_record(record: Record, context: Any) -> RecordType:
+    if record.numba_type is None:
+        record.numba_type = RecordType(record.tree)
+    return record.numba_type
+
+
+@unbox(RecordType)
+def _unbox_record(record: RecordType, obj: Any, c: Any) -> NativeValue:
+    native = cgutils.create_struct_proxy(record)(c.context, c.builder)
+    errors = []
+    for field, kind in (("buffer", _BUFFER), ("table", _TABLE)):
+        attribute = c.pyapi.object_getattr_string(obj, field)
+        unboxed = c.unbox(kind, attribute)
+        setattr(native, field, unboxed.value)
+        errors.append(unboxed.is_error)
+        c.pyapi.decref(attribute)
+    return NativeValue(native._getvalue(), is_error=c.builder.or_(*errors))
+
+
+@box(RecordType)
+def _box_record(record: RecordType, value: Any, c: Any) -> Any:
+    native = cgutils.create_struct_proxy(record)(c.context, c.builder, value)
+    make = c.pyapi.unserialize(c.pyapi.serialize_object(Record))
+    tree = c.pyapi.unserialize(c.pyapi.serialize_object(record.tree))
+    for field, kind in (("buffer", _BUFFER), ("table", _TABLE)):
+        c.context.nrt.incref(c.builder, kind, getattr(native, field))
+    parts = (c.box(_BUFFER, native.buffer), c.box(_TABLE, native.table), tree)
+    c.context.nrt.decref(c.builder, record, value)
+    boxed = c.pyapi.call_function_objargs(make, parts)
+    for part in (make, *parts):
+        c.pyapi.decref(part)
+    return boxed
+
+
+def _child_type(tree: RecordTree) -> types.Type:
+    if isinstance(tree.node, int):
+        ndim, dtype = tree.leaves[tree.node]
+        return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
+    if tree.node.names:
+        return RecordType(tree)
+    return types.Tuple([_child_type(RecordTree(child, tree.leaves)) for child in tree.node.children])
+
+
+def _build_child(context: Any, builder: Any, native: Any, tree: RecordTree) -> Any:
+    """The LLVM value of a child: an array over its part of the buffer, a record, or a tuple of children."""
+    if isinstance(tree.node, int):
+        return _build_array(context, builder, native, tree)
+    kind = _child_type(tree)
+    if tree.node.names:
+        child = cgutils.create_struct_proxy(kind)(context, builder)
+        child.buffer, child.table = native.buffer, native.table
+        return child._getvalue()
+    parts = [_build_child(context, builder, native, RecordTree(part, tree.leaves)) for part in tree.node.children]
+    return context.make_tuple(builder, kind, parts)
+
+
+def _build_array(context: Any, builder: Any, native: Any, tree: RecordTree) -> Any:
+    kind, row = _child_type(tree), tree.rows[tree.node]
+    buffer = make_array(_BUFFER)(context, builder, native.buffer)
+    table = make_array(_TABLE)(context, builder, native.table)
+    cells = [builder.load(builder.gep(table.data, [ir.Constant(ir.IntType(64), row + i)])) for i in range(1 + kind.ndim)]
+    array = make_array(kind)(context, builder)
+    itemsize = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+    strides = [ir.Constant(ir.IntType(64), itemsize)]
+    for length in reversed(cells[2:]):
+        strides.insert(0, builder.mul(strides[0], length))
+    populate_array(
+        array,
+        data=builder.bitcast(builder.gep(buffer.data, [cells[0]]), array.data.type),
+        shape=cells[1:],
+        strides=strides[: kind.ndim],
+        itemsize=itemsize,
+        meminfo=buffer.meminfo,
+    )
+    return array._getvalue()
+
+
+@intrinsic(prefer_literal=True)
+def _child(typing_context: Any, record: RecordType, name: Any) -> Any:
+    branch = record.tree.node
+    tree = RecordTree(branch.children[branch.names.index(name.literal_value)], record.tree.leaves)
+    kind = _child_type(tree)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        native = cgutils.create_struct_proxy(record)(context, builder, args[0])
+        return impl_ret_borrowed(context, builder, kind, _build_child(context, builder, native, tree))
+
+    return kind(record, name), codegen
+
+
+@overload(operator.getitem, prefer_literal=True, strict=False)
+def _getitem(record: Any, name: Any) -> Any:
+    if not isinstance(record, RecordType):
+        return None
+    if not isinstance(name, types.StringLiteral):
+        raise numba.errors.TypingError("a record is indexed by a literal name, such as params['W1'], in jitted code")
+    if name.literal_value not in record.tree.node.names:
+        known = ", ".join(map(repr, record.tree.node.names))
+        raise numba.errors.TypingError(f"params has no tensor {name.literal_value!r}; it has {known}")
+    return lambda record, name: _child(record, name)
+
+
+@overload(len, strict=False)
+def _len(record: Any) -> Any:
+    if not isinstance(record, RecordType):
+        return None
+    count = len(record.tree.node.names)
+    return lambda record: count
+
+
+@intrinsic
+def _buffer(typing_context: Any, record: RecordType) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        native = cgutils.create_struct_proxy(record)(context, builder, args[0])
+        return impl_ret_borrowed(context, builder, _BUFFER, native.buffer)
+
+    return _BUFFER(record), codegen
+
+
+@intrinsic
+def _with_buffer(typing_context: Any, record: RecordType, buffer: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        native = cgutils.create_struct_proxy(record)(context, builder, args[0])
+        native.buffer = args[1]
+        return impl_ret_borrowed(context, builder, record, native._getvalue())
+
+    return record(record, buffer), codegen
+
+
+def record(params: Any) -> Any:
+    """Parameters as a jitted function receives them, copied: ``r["W1"]`` in Python and in nopython code.
+
+    Parameters
+    ----------
+    params : dict of arrays (may be nested), list or tuple of arrays, or one array
+        Arrays of float16, float32 or float64, of any shape.
+
+    Returns
+    -------
+    Record, tuple or array
+        C-contiguous float64 copies over one buffer. A dict becomes a record, indexed by its keys (literals, in jitted
+        code); a list or tuple becomes a tuple; an array is an array. Inside a jitted function ``fastgc.record(params)``
+        copies a record: room for a compiled gradient to fill and return.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that `check_gradients` would refuse.
+    """
+    layout, leaves = flatten_parameters(params)
+    return store(layout, leaves, [np.dtype(np.float64)] * len(leaves)).record()
+
+
+@overload(record, strict=False)
+def _record_in_jitted_code(params: Any) -> Any:
+    if isinstance(params, RecordType):
+        return lambda params: _with_buffer(params, _buffer(params).copy())
+    if isinstance(params, types.Array):
+        return lambda params: params.copy()
+    return None
+
+
+# --- loops over displaced entries ---
+
+
+def _number(value: Any) -> Any:
+    """The loss's value as a number, in nopython code: numbers and arrays of one value."""
+    raise NotImplementedError
+
+
+@overload(_number, strict=False)
+def _number_in_jitted_code(value: Any) -> Any:
+    if isinstance(value, types.Array):
+        return lambda value: value.flat[0]
+    if isinstance(value, types.BaseTuple):  # (value, gradients)
+        return lambda value: _number(value[0])
+    return lambda value: value
+
+
+def compile_loss(function: Callable[..., Any]) -> Any:
+    """A plain Python function compiled with ``numba.njit``, to be called by `loop`."""
+    return numba.njit(function)
+
+
+def has_loop(loss: Any) -> bool:
+    """Whether the loop for this loss was made before."""
+    return hasattr(loss, "_fastgc_loop")
+
+
+def loop(loss: Any) -> Any:
+    """The compiled loop over displaced entries for one jitted loss, compiled once for each loss.
+
+    ``loop(loss)(params, args, flat, positions, displaced, out)`` sets ``flat[positions[i]]`` to ``displaced[i, j]``,
+    writes the loss to ``out[i, j]`` and assigns the entry back. ``flat`` shares memory with ``params``. Each loss gets
+    a function of its own, kept on the loss, so that both are freed together. It releases the global interpreter
+    lock: threads run it side by side, which compiles four times faster than ``parallel=True``.
+    """
+    if not has_loop(loss):
+        loss._fastgc_loop = numba.njit(nogil=True)(_make_loop(loss))
+    return loss._fastgc_loop
+
+
+def _make_loop(loss: Any) -> Callable[..., None]:
+    def displaced_values(params: Any, args: Any, flat: Any, positions: Any, displaced: Any, out: Any) -> None:
+        for i in range(positions.size):
+            position = positions[i]
+            original = flat[position]
+            for j in range(displaced.shape[1]):
+                flat[position] = displaced[i, j]
+                out[i, j] = _number(loss(params, *args))
+            flat[position] = original
+
+    return displaced_values
+
+
+def default_threads() -> int:
+    """Numba's own setting for the number of threads."""
+    return int(numba.get_num_threads())
+
+
+def runs_in_parallel(loss: Any) -> bool:
+    """Whether the loss, or a jitted function that it refers to, was compiled with ``parallel=True``."""
+    return any(bool(function.targetoptions.get("parallel")) for function in _jitted_functions(loss))
+
+
+def freezes_data(loss: Any) -> bool:
+    """Whether Numba has frozen data (no function, no module of a library) into the loss or a function it calls."""
+    return any(_is_data(value) for function in _jitted_functions(loss) for value in _captured(function.py_func))
+
+
+def _jitted_functions(loss: Any) -> list[Any]:
+    found, queue = [], [loss]
+    while queue:
+        function = queue.pop()
+        if any(function is other for other in found):
+            continue
+        found.append(function)
+        queue += [value for value in _captured(function.py_func) if is_jitted(value)]
+    return found
+
+
+def _captured(function: Any) -> list[Any]:
+    """What a Python function reads from its globals and its closure."""
+    names = function.__code__.co_names
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell is not None]
+    return [function.__globals__[name] for name in names if name in function.__globals__] + cells
+
+
+_LIBRARIES = ("numpy", "numba", "math", "cmath", "operator", "scipy", "builtins", "fastgc")
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, ModuleType):
+        return value.__name__.partition(".")[0] not in _LIBRARIES
+    return not callable(value)
+
+
+def is_jitted(function: Any) -> bool:
+    """Whether a function was compiled by ``numba.njit``."""
+    return isinstance(function, Dispatcher)

@@ -1,0 +1,245 @@
+"""How nested parameters lie in one flat vector: names, shapes, offsets, and the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """An inner node of the parameters' structure; a leaf is the number of its tensor."""
+
+    container: type
+    names: tuple[str, ...]
+    children: tuple[Branch | int, ...]
+
+
+Node = Branch | int
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Where every tensor stands in the flat vector of all parameters, in C order.
+
+    Entry ``index`` of tensor ``t`` has the position ``starts[t] + ravel_multi_index(index, shapes[t])``.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[np.dtype[Any], ...]
+    starts: NDArray[np.int64]  # shape (tensors + 1,); the last is the number of entries
+    structure: Node
+
+    @property
+    def size(self) -> int:
+        """Number of entries of all tensors together."""
+        return int(self.starts[-1])
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of entries of each tensor."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    def tensor_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of the tensor that holds each position of the flat vector."""
+        return np.searchsorted(self.starts, positions, side="right") - 1
+
+    def index(self, tensor: int, local: int) -> tuple[int, ...]:
+        """The index inside a tensor of its ``local``-th entry in C order."""
+        return tuple(int(i) for i in np.unravel_index(local, self.shapes[tensor])) if self.shapes[tensor] else ()
+
+    def rebuild(self, leaves: Sequence[Any]) -> Any:
+        """The caller's own structure, with these leaves in place of the parameters."""
+        return build(self.structure, leaves, _same_container)
+
+
+def build(node: Node, leaves: Sequence[Any], container: Callable[[Branch, list[Any]], Any]) -> Any:
+    """Replace each leaf number by its leaf and each branch by ``container(branch, children)``."""
+    if isinstance(node, int):
+        return leaves[node]
+    return container(node, [build(child, leaves, container) for child in node.children])
+
+
+def _same_container(branch: Branch, children: list[Any]) -> Any:
+    if branch.names:
+        return dict(zip(branch.names, children, strict=True))
+    if hasattr(branch.container, "_make"):  # a named tuple
+        return branch.container._make(children)
+    return branch.container(children)
+
+
+def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
+    """The layout of ``params`` and its arrays, not copied, in the order of the layout.
+
+    Raises
+    ------
+    TypeError
+        For keys that are not strings and for arrays that are not of real floating dtype.
+    ValueError
+        For parameters without any array, and for two paths with one joined name.
+    """
+    names: list[str] = []
+    leaves: list[Array] = []
+    structure = _walk(params, "", names, leaves)
+    if not leaves:
+        raise ValueError(f"params holds no array: got {params!r}; pass a dict of arrays, a list of arrays or one array")
+    _refuse_repeated_names(names)
+    _refuse_other_dtypes(names, leaves)
+    starts = np.concatenate([[0], np.cumsum([leaf.size for leaf in leaves])]).astype(np.int64)
+    layout = ParameterLayout(
+        tuple(names), tuple(leaf.shape for leaf in leaves), tuple(leaf.dtype for leaf in leaves), starts, structure
+    )
+    return layout, leaves
+
+
+def _walk(node: Any, path: str, names: list[str], leaves: list[Array]) -> Node:
+    if isinstance(node, Mapping):
+        _refuse_other_keys(node, path)
+        children = tuple(_walk(child, _join(path, key), names, leaves) for key, child in node.items())
+        return Branch(dict, tuple(node), children)
+    if isinstance(node, (list, tuple)):
+        _refuse_plain_numbers(node, path)
+        children = tuple(_walk(child, _join(path, str(i)), names, leaves) for i, child in enumerate(node))
+        return Branch(type(node), (), children)
+    names.append(path or "params")
+    leaves.append(_as_leaf(node, path))
+    return len(leaves) - 1
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _where(path: str) -> str:
+    return f"params[{path!r}]" if path else "params"
+
+
+def _as_leaf(node: Any, path: str) -> Array:
+    if isinstance(node, np.ndarray):
+        return node
+    if isinstance(node, (bool, int, float, complex, np.generic)):
+        return np.asarray(node)
+    raise TypeError(f"{_where(path)} is a {type(node).__name__}; it must be a NumPy array of float16, float32 or float64")
+
+
+def _refuse_other_keys(node: Mapping[Any, Any], path: str) -> None:
+    wrong = [key for key in node if not isinstance(key, str)]
+    if wrong:
+        raise TypeError(f"{_where(path)} has keys that are not strings: {listed(wrong)}; name tensors with strings")
+
+
+def _refuse_plain_numbers(node: Sequence[Any], path: str) -> None:
+    if node and all(isinstance(child, (int, float)) for child in node):
+        raise TypeError(f"{_where(path)} is a {type(node).__name__} of {len(node)} numbers; pass np.asarray(...) for one array")
+
+
+def _refuse_repeated_names(names: list[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise ValueError(f"params has two paths with one joined name: {listed(repeated)}; rename one of each pair")
+
+
+def _refuse_other_dtypes(names: list[str], leaves: list[Array]) -> None:
+    wrong = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if leaf.dtype not in FLOATS]
+    if not wrong:
+        return
+    listed = listed([f"{name} ({leaf.dtype})" for name, leaf in wrong], quote=False)
+    if any(leaf.dtype.kind == "c" for _, leaf in wrong):
+        raise TypeError(f"complex parameters are not supported: {listed}; pass the real and the imaginary part as two arrays")
+    raise TypeError(f"params must be arrays of float16, float32 or float64: {listed}; cast with .astype(np.float64)")
+
+
+def listed(items: Sequence[Any], *, quote: bool = True, limit: int = 10) -> str:
+    """At most ``limit`` items as text for a message, and how many more there are."""
+    shown = [repr(item) if quote else str(item) for item in items[:limit]]
+    return ", ".join(shown) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+
+
+def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: bool = False, copy: bool) -> list[Array]:
+    """The analytic gradient of every tensor as flat arrays, in the order of the layout.
+
+    Parameters
+    ----------
+    gradients : same structure as the parameters
+        With ``by_position`` also a plain tuple or list of arrays, one for each tensor (of a compiled function).
+    copy : bool
+        True where the arrays may be overwritten later (a function that reuses one buffer).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a structure, names, dtypes or shapes that differ from those of the parameters.
+    """
+    if by_position and isinstance(gradients, (list, tuple)) and isinstance(layout.structure, Branch) and layout.structure.names:
+        gradients = _named_by_position(layout, gradients)
+    else:
+        gradients = dict(_pairs(layout.structure, gradients, ""))
+    _refuse_unequal_names(layout, gradients)
+    arrays = [_as_gradient(name, gradients[name]) for name in layout.names]
+    _refuse_unequal_shapes(layout, arrays)
+    return [np.array(a, order="C", copy=True if copy else None).reshape(-1) for a in arrays]
+
+
+def _named_by_position(layout: ParameterLayout, gradients: Sequence[Any]) -> dict[str, Any]:
+    if len(gradients) != len(layout.names):
+        raise ValueError(f"gradients returned {len(gradients)} arrays; params has {len(layout.names)} tensors")
+    return dict(zip(layout.names, gradients, strict=True))
+
+
+def _pairs(node: Node, gradients: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Pairs of joined name and leaf of ``gradients``, walked beside the structure of the parameters."""
+    if isinstance(node, int):
+        yield path or "params", gradients
+    elif node.names:
+        if not hasattr(gradients, "keys"):
+            raise TypeError(f"gradients{_at(path)} is a {type(gradients).__name__}; it must be a dict with the keys of params{_at(path)}")
+        children = dict(zip(node.names, node.children, strict=True))
+        for key in gradients.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
+            yield from _pairs(children.get(key, -1), gradients[key], _join(path, str(key)))
+    else:
+        if not isinstance(gradients, (list, tuple)):
+            raise TypeError(f"gradients{_at(path)} is a {type(gradients).__name__}; it must be a list or tuple like params{_at(path)}")
+        for i, child in enumerate(gradients):
+            yield from _pairs(node.children[i] if i < len(node.children) else -1, child, _join(path, str(i)))
+
+
+def _at(path: str) -> str:
+    return f"[{path!r}]" if path else ""
+
+
+def _refuse_unequal_names(layout: ParameterLayout, gradients: Mapping[str, Any]) -> None:
+    missing = [name for name in layout.names if name not in gradients]
+    unknown = [name for name in gradients if name not in set(layout.names)]
+    parts = [f"gradients lacks {listed(missing)}"] if missing else []
+    parts += [f"gradients has {listed(unknown)}, unknown to params"] if unknown else []
+    if parts:
+        raise ValueError("; ".join(parts) + f"; the names of params are {listed(layout.names)}")
+
+
+def _as_gradient(name: str, gradient: Any) -> Array:
+    array = np.asarray(gradient)
+    if array.dtype.kind == "c":
+        raise TypeError(f"gradients[{name!r}] is complex ({array.dtype}): not supported; the gradient of a real loss is real")
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"gradients[{name!r}] has dtype {array.dtype} ({type(gradient).__name__}); it must be an array of real numbers")
+    return array
+
+
+def _refuse_unequal_shapes(layout: ParameterLayout, arrays: Sequence[Array]) -> None:
+    wrong = [
+        f"gradients[{name!r}] has shape {array.shape}; params[{name!r}] has shape {shape}"
+        for name, shape, array in zip(layout.names, layout.shapes, arrays, strict=True)
+        if array.shape != shape
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong[:10]) + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""))

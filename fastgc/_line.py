@@ -1,0 +1,257 @@
+"""One line, one answer: the derivative along a direction from loss values at a ladder of steps, and how sure it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+RATIO = 4.0  # between neighbouring steps of a ladder
+_FEWEST = 3  # steps without which nothing is concluded
+_VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
+_SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
+_SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
+
+
+@dataclass(frozen=True)
+class Line:
+    """A derivative and its uncertainty.
+
+    Attributes
+    ----------
+    derivative, uncertainty : the derivative and a bound on its error, truncation and noise together (never 0)
+    left, right : the one-sided slopes; equal to the derivative where there is no kink
+    step : the smallest step that the derivative rests on
+    trouble : "" | "kink" | "jump" | "edge" | "quantised" | "not finite"
+    wish : "" | "finer" | "coarser": steps that would lower the uncertainty, were they there
+    """
+
+    derivative: float
+    uncertainty: float
+    left: float
+    right: float
+    step: float
+    trouble: str = ""
+    wish: str = ""
+
+
+_UNKNOWN = Line(np.nan, np.inf, np.nan, np.nan, np.nan)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Loss values at both sides of a point, from the largest step to the smallest.
+
+    Attributes
+    ----------
+    below, above : displacements as rounded, negative and positive, shape (steps,)
+    minus, plus : loss values there
+    base : the loss at the point
+    noise : absolute noise of a value at each step, shape (steps,)
+    """
+
+    below: Floats
+    above: Floats
+    minus: Floats
+    plus: Floats
+    base: float
+    noise: Floats
+
+    def part(self, keep: NDArray[np.int64]) -> Ladder:
+        """The ladder with some of its steps only."""
+        return Ladder(
+            self.below[keep], self.above[keep], self.minus[keep], self.plus[keep], self.base, self.noise[keep]
+        )
+
+    def extended(self, other: Ladder) -> Ladder:
+        """The ladder with the steps of another one, all larger or all smaller, added at their end."""
+        first, second = (other, self) if other.above[0] > self.above[0] else (self, other)
+        columns = ("below", "above", "minus", "plus")
+        joined = [np.concatenate([getattr(first, each), getattr(second, each)]) for each in columns]
+        return Ladder(*joined, self.base, np.concatenate([first.noise, second.noise]))
+
+    @property
+    def forward(self) -> Floats:
+        """Slopes to the right of the point."""
+        return (self.plus - self.base) / self.above
+
+    @property
+    def backward(self) -> Floats:
+        """Slopes to the left of the point."""
+        return (self.minus - self.base) / self.below
+
+    @property
+    def central(self) -> Floats:
+        """Central difference quotients."""
+        return (self.plus - self.minus) / (self.above - self.below)
+
+    @property
+    def scatter(self) -> Floats:
+        """Noise of a central quotient: two values, divided by two steps."""
+        return 2 * self.noise / (self.above - self.below)
+
+
+def analyse(ladder: Ladder) -> Line:
+    """The derivative at the point, from all values of the ladder.
+
+    The kink is looked for first: a symmetric quotient converges beautifully to the mean of two different slopes.
+    """
+    both = _finite_tail(np.isfinite(ladder.minus) & np.isfinite(ladder.plus))
+    if both.size < _FEWEST:
+        return _one_sided(ladder)
+    whole = ladder.part(both)
+    if _is_quantised(whole):
+        return replace(_UNKNOWN, trouble="quantised")
+    inner = _within_the_kinks(whole)
+    visible, exponent = _gap(inner)
+    if exponent < -_SMOOTH_GAP:
+        return replace(_smooth(inner), trouble="jump")
+    if exponent < _SMOOTH_GAP:
+        return _kinked(inner)
+    return _unsure_of_kinks(_smooth(inner), inner, visible) if 0 < visible.size < _FEWEST else _smooth(inner)
+
+
+def _finite_tail(finite: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The smallest steps, down from the largest below which no value is missing."""
+    missing = np.flatnonzero(~finite)
+    return np.arange(missing[-1] + 1 if missing.size else 0, finite.size)
+
+
+def _is_quantised(ladder: Ladder) -> bool:
+    """Few different values, apart by no more than what was measured as noise: a staircase."""
+    values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
+    return 1 < np.unique(values).size < 4 and np.ptp(values) <= 10 * ladder.noise.max()
+
+
+def _visible_gaps(ladder: Ladder) -> NDArray[np.int64]:
+    return np.flatnonzero(np.abs(ladder.forward - ladder.backward) > _VISIBLE * 4 * ladder.scatter)
+
+
+def _within_the_kinks(ladder: Ladder) -> Ladder:
+    """Leave out the steps that reach across a kink (or a jump) beside the point.
+
+    The gap of a smooth function shrinks in proportion to the step. Where it vanishes from one step to the next though
+    an eighth of it would still be seen, something was stepped over.
+    """
+    visible = _visible_gaps(ladder)
+    if not visible.size or visible[-1] == ladder.above.size - 1:
+        return ladder
+    last = visible[-1]
+    gap = abs(ladder.forward[last] - ladder.backward[last])
+    would_show = _VISIBLE * 4 * ladder.scatter[last + 1] < gap / 8
+    return ladder.part(np.arange(last + 1, ladder.above.size)) if would_show else ladder
+
+
+def _gap(ladder: Ladder) -> tuple[NDArray[np.int64], float]:
+    """The steps at which the one-sided slopes visibly differ, and the power of the step with which their gap shrinks.
+
+    1 for a smooth function, 1/2 for |x|**1.5, 0 for a kink, -1 for a jump; from the three smallest steps that show it.
+    """
+    visible = _visible_gaps(ladder)
+    if visible.size < _FEWEST:
+        return visible, 1.0
+    gaps = (ladder.forward - ladder.backward)[visible[-3:]]
+    if not (np.all(gaps > 0) or np.all(gaps < 0)):
+        return visible, 1.0
+    steps = ladder.above[visible[-3:]]
+    return visible, float(np.log(gaps[0] / gaps[-1]) / np.log(steps[0] / steps[-1]))
+
+
+def _smooth(ladder: Ladder) -> Line:
+    value, uncertainty, best, wish = extrapolate(ladder.central, ladder.scatter, RATIO**2, RATIO**2)
+    return Line(value, uncertainty, value, value, float(ladder.above[best]), wish=wish)
+
+
+def _unsure_of_kinks(line: Line, ladder: Ladder, visible: NDArray[np.int64]) -> Line:
+    """Too few steps show a gap to tell a kink from curvature: the slope may lie anywhere between."""
+    gap = abs(ladder.forward[visible[-1]] - ladder.backward[visible[-1]])
+    return replace(line, uncertainty=line.uncertainty + gap / 2, wish="coarser")
+
+
+def _kinked(ladder: Ladder) -> Line:
+    """The slopes on both sides; the derivative is any value between them, here their mean."""
+    noise = 2 * ladder.scatter  # one step instead of two
+    right, right_error, best, _ = extrapolate(ladder.forward, noise, RATIO, RATIO)
+    left, left_error, _, _ = extrapolate(ladder.backward, noise, RATIO, RATIO)
+    step = float(ladder.above[best])
+    return Line((left + right) / 2, max(left_error, right_error), left, right, step, trouble="kink")
+
+
+def _one_sided(ladder: Ladder) -> Line:
+    """The slope on the side where the loss is finite."""
+    right, left = _finite_tail(np.isfinite(ladder.plus)), _finite_tail(np.isfinite(ladder.minus))
+    keep, slopes, steps = (right, ladder.forward, ladder.above) if right.size >= left.size else (left, ladder.backward, -ladder.below)
+    if keep.size < _FEWEST:
+        return replace(_UNKNOWN, trouble="not finite", wish="finer")
+    slopes, steps, noise = slopes[keep], steps[keep], 2 * ladder.noise[keep] / steps[keep]
+    value, uncertainty, best, wish = extrapolate(slopes, noise, RATIO, RATIO)
+    trouble = "jump" if _diverges(slopes, noise) else "edge"
+    return Line(value, uncertainty, value, value, float(steps[best]), trouble, wish)
+
+
+def _diverges(slopes: Floats, noise: Floats) -> bool:
+    """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0) or a jump."""
+    clear = np.flatnonzero(np.abs(slopes) > _VISIBLE * noise)
+    if clear.size < _FEWEST:
+        return False
+    last = np.abs(slopes[clear[-3:]])
+    return bool((last[1:] > last[:-1] * RATIO**_SMOOTH_GAP).all())
+
+
+def extrapolate(quotients: Floats, scatter: Floats, first: float, growth: float) -> tuple[float, float, int, str]:
+    """The limit of difference quotients as the step goes to 0, with its uncertainty (Richardson; Ridders 1982).
+
+    Parameters
+    ----------
+    quotients, scatter : arrays, shape (steps,)
+        Quotients at steps that shrink by `RATIO`, and the noise of each.
+    first, growth : float
+        By how much the leading error term shrinks from one step to the next, and each further term more than the one
+        before: 16 and 16 for a central quotient (errors in h**2, h**4, ...), 4 and 4 for a one-sided one.
+
+    Returns
+    -------
+    value, uncertainty, index of the smallest step used, wish
+
+    Notes
+    -----
+    An extrapolation of order j differs from the two it was made of by about the error of the worse of these; taken as
+    the error of the better one it is generous wherever the tableau converges. The noise is propagated linearly. Large
+    steps can converge to a wrong limit (the quotients of a bounded function to 0): what extrapolations of the same
+    order from smaller steps contradict, beyond their noise, is counted as uncertainty.
+    """
+    with np.errstate(all="ignore"):
+        best: tuple[float, float, int, str] = (np.nan, np.inf, quotients.size - 1, "finer")
+        column, noise, factor = quotients, scatter, first
+        error = np.abs(np.diff(quotients, prepend=np.nan)) / (first - 1)
+        for order in range(quotients.size):
+            total = np.maximum(_SAFETY * error + noise, _contradiction(column, noise))
+            k = int(np.nanargmin(total)) if np.isfinite(total).any() else -1
+            if k >= 0 and total[k] < best[1]:
+                best = (float(column[k]), float(total[k]), order + k, _wish(noise[k] > error[k], k, column.size))
+            if column.size < 2:
+                break
+            better = column[1:] + np.diff(column) / (factor - 1)
+            error = np.maximum(np.abs(better - column[1:]), np.abs(better - column[:-1]))
+            noise = (factor * noise[1:] + noise[:-1]) / (factor - 1)
+            column, factor = better, factor * growth
+    value, uncertainty, index, wish = best
+    smallest = max(np.finfo(np.float64).eps * abs(value), np.finfo(np.float64).tiny)
+    return value, max(uncertainty, smallest), index, wish
+
+
+def _contradiction(column: Floats, noise: Floats) -> Floats:
+    """By how much the estimates from smaller steps deviate from each estimate, beyond the noise of both."""
+    deviation = np.abs(column[:, None] - column[None, :]) - noise[:, None] - noise[None, :]
+    smaller = np.triu(np.ones(deviation.shape, bool), k=1)
+    return np.where(smaller, deviation, 0.0).max(axis=1)
+
+
+def _wish(noisy: bool, k: int, rows: int) -> str:
+    """Where better steps would lie: noise asks for larger ones at the top of the ladder, truncation for smaller ones."""
+    if noisy and k == 0:
+        return "coarser"
+    return "finer" if not noisy and k == rows - 1 else ""

@@ -1,0 +1,117 @@
+"""The noise of a loss: by how much its values scatter around a smooth function, measured from differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # loss values at multiples of one displacement
+
+_POINTS = 8
+_FIRST_SPACING = 4096.0  # in units of eps; Moré and Wild (2011), section 5, recommend 1e-12 or so in double precision
+_GROWTH = 10.0
+_WIDEST = 1e-2  # in units of the scale: farther apart, values show the function and not its noise
+_STAIR_POINTS = 64
+_REACH = 0.125  # how far away, relative to the parameters' scale, the second estimate is made
+_AGREEMENT = 4.0  # three estimates of successive orders that agree within this factor are believed
+_SAFETY = 3.0  # an estimate from eight values is rarely low by more
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Absolute noise of one loss value, at the point and at a distance from it (both positive, or zero for f = 0)."""
+
+    at_point: float
+    displaced: float
+    reach: float  # the distance of the second estimate, in units of the parameters' scale
+    single: bool  # all values fall on the float32 grid
+
+    def at(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The noise at a distance in units of the scale: what the second estimate exceeds the first by grows linearly.
+
+        A residual that is rounded before it is squared has noise in proportion to the distance from its zero.
+        """
+        return np.maximum(self.at_point, self.displaced * np.minimum(distance / self.reach, 1.0))
+
+
+def measure_noise(values: Values, base: float, eps: float) -> Noise:
+    """Noise at the point and a distance away from it.
+
+    Parameters
+    ----------
+    values : callable
+        Loss values at multiples of a displacement that is as long as the parameters' scale.
+    base : float
+        The loss at the point.
+    eps : float
+        Resolution of the parameters' dtype.
+    """
+    here, single_here = _noise_around(values, 0.0, eps)
+    reach = _finite_reach(values)
+    there, single_there = _noise_around(values, reach, eps)
+    rounding = np.finfo(np.float64).eps * abs(base) / 2
+    return Noise(max(rounding, here), max(rounding, there), reach, single_here and single_there)
+
+
+def _finite_reach(values: Values) -> float:
+    reach = _REACH
+    while reach > 1e-9 and not np.isfinite(values(np.array([reach]))).all():
+        reach /= 8
+    return reach
+
+
+def _noise_around(values: Values, start: float, eps: float) -> tuple[float, bool]:
+    """Noise from values so far apart that fewer than half of them tie, and whether they lie on the float32 grid."""
+    spacing = _FIRST_SPACING * eps
+    while True:  # the start itself is left out: it may be a kink or a jump
+        sample = values(start + spacing * np.arange(1, _POINTS + 1))
+        sample = sample[np.isfinite(sample)]
+        ties = np.count_nonzero(np.diff(sample) == 0)
+        if sample.size < 4 or 2 * ties < sample.size - 1:
+            break
+        spacing *= _GROWTH
+        if spacing > _WIDEST:
+            return _stair(values(start + np.linspace(0, _REACH, _STAIR_POINTS))), False
+    noise = _SAFETY * difference_table_noise(sample)
+    if spacing > _FIRST_SPACING * eps:  # closer values tied: they lie on a grid, perhaps a regular one
+        noise = max(noise, _smallest_change(sample) / 2)
+    with np.errstate(over="ignore"):
+        single = bool((sample.astype(np.float32) == sample).all()) and np.unique(sample).size > 2
+    return noise, single
+
+
+def _smallest_change(sample: NDArray[np.float64]) -> float:
+    changes = np.abs(np.diff(sample))
+    return float(changes[changes > 0].min()) if (changes > 0).any() else 0.0
+
+
+def _stair(sample: NDArray[np.float64]) -> float:
+    """The height of a staircase: changes with none beside them. 0 where the loss is constant and then bends."""
+    changes = np.abs(np.diff(sample[np.isfinite(sample)]))
+    rising = changes > 0
+    together = np.count_nonzero(rising[1:] & rising[:-1])
+    return float(changes.max(initial=0.0)) if 2 * together < np.count_nonzero(rising) else 0.0
+
+
+def difference_table_noise(values: NDArray[np.float64]) -> float:
+    """Standard deviation of the noise in equally spaced values of a smooth function (ECnoise, Moré & Wild 2011, section 3).
+
+    The k-th differences of a smooth function vanish with the spacing; those of independent noise of variance s**2 have
+    the variance s**2 * (2k)! / (k!)**2. The first of three successive orders that agree, with both signs among its
+    differences, gives s; if none agree, the highest order, in which least of the function is left.
+    """
+    differences, estimates, mixed = values, [], []
+    for k in range(1, values.size):
+        differences = np.diff(differences)
+        factor = math.factorial(k) ** 2 / math.factorial(2 * k)
+        estimates.append(math.sqrt(factor * float(np.mean(differences**2))))
+        mixed.append(bool((differences > 0).any() and (differences < 0).any()))
+    for k in range(len(estimates) - 2):
+        three = estimates[k : k + 3]
+        if mixed[k] and max(three) <= _AGREEMENT * min(three):
+            return estimates[k]
+    return estimates[-1] if estimates else 0.0

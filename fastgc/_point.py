@@ -1,0 +1,162 @@
+"""The point of the check: the arrays that are displaced, and the parameters as the loss and the gradient see them."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._layout import Array, Branch, ParameterLayout, listed
+from fastgc._record import Storage, store
+
+
+@dataclass(frozen=True)
+class Point:
+    """Parameters at one point and the extra arguments, in the precision of the evaluation.
+
+    Attributes
+    ----------
+    leaves : sequence of arrays
+        What is displaced, in the order of the layout: copies, or the caller's own arrays (in place).
+    params : structure
+        The caller's structure over the leaves, for plain functions.
+    stored : Storage or None
+        The copies; None in place.
+    """
+
+    layout: ParameterLayout
+    leaves: Sequence[Array]
+    params: Any
+    stored: Storage | None
+    args: tuple[Any, ...]
+
+    def received_by(self, jitted: bool) -> Any:
+        """The parameters as a plain or a jitted function receives them, sharing memory with the leaves."""
+        if not jitted:
+            return self.params
+        if self.stored is not None:
+            return self.stored.record()
+        if isinstance(self.layout.structure, Branch) and self.layout.structure.names:
+            raise ValueError("in_place=True displaces the caller's own arrays; a jitted function of a dict works on copies: use in_place=False")
+        return self.params
+
+
+def copied_point(layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...], precision: str, *, complex_step: bool) -> Point:
+    """Copies in float64 (``precision="double"``) or in the dtype of each array ("native"); complex for the complex step."""
+    dtypes = [np.dtype(np.float64) if precision == "double" else dtype for dtype in layout.dtypes]
+    if complex_step:
+        dtypes = [np.dtype(np.complex128)] * len(dtypes)
+    stored = store(layout, leaves, dtypes)
+    args = tuple(_in_double(arg) for arg in args) if precision == "double" else args
+    return Point(layout, stored.leaves, layout.rebuild(stored.leaves), stored, args)
+
+
+def callers_point(layout: ParameterLayout, leaves: Sequence[Array], params: Any, args: tuple[Any, ...]) -> Point:
+    """The caller's own arrays, to be displaced in place.
+
+    Raises
+    ------
+    ValueError
+        For read-only arrays and for arrays that share memory.
+    """
+    fixed = [name for name, leaf in zip(layout.names, leaves, strict=True) if not leaf.flags.writeable]
+    if fixed:
+        raise ValueError(f"in_place=True, but params {', '.join(map(repr, fixed))} cannot be written to; use in_place=False")
+    for i, j in _overlapping(leaves):
+        raise ValueError(f"in_place=True, but params {layout.names[i]!r} and {layout.names[j]!r} share memory; use in_place=False")
+    return Point(layout, leaves, params, None, args)
+
+
+@contextlib.contextmanager
+def moved(layout: ParameterLayout, leaves: Sequence[Array], seed: int, number: int, *, in_place: bool) -> Iterator[Sequence[Array]]:
+    """The leaves at point ``number``: themselves for 0, else displaced at random by about their tensor's mean magnitude.
+
+    In place the caller's arrays are overwritten, and restored to the bit at the end.
+    """
+    if number == 0:
+        yield leaves
+        return
+    generator = np.random.default_rng([seed, number])
+    scales = tensor_scales(leaves)
+    places = [
+        (leaf + scale * generator.standard_normal(leaf.shape)).astype(leaf.dtype if in_place else np.result_type(leaf, np.float64))
+        for leaf, scale in zip(leaves, scales, strict=True)
+    ]
+    if not in_place:
+        yield places
+        return
+    originals = [leaf.copy() for leaf in leaves]
+    try:
+        _overwrite(leaves, places)
+        yield leaves
+    finally:
+        _overwrite(leaves, originals)
+
+
+def _overwrite(leaves: Sequence[Array], values: Sequence[Array]) -> None:
+    for leaf, value in zip(leaves, values, strict=True):
+        leaf[...] = value
+
+
+def tensor_scales(leaves: Sequence[Array]) -> NDArray[np.float64]:
+    """Mean magnitude of each tensor's entries; 1 for a tensor of zeros."""
+    means = np.array([_mean_magnitude(leaf) for leaf in leaves])
+    return np.where(means > 0, means, 1.0)
+
+
+def _mean_magnitude(leaf: Array, block: int = 1 << 20) -> float:
+    flat = leaf.reshape(-1)
+    total = sum(float(np.abs(flat[i : i + block]).sum(dtype=np.float64)) for i in range(0, flat.size, block))
+    return total / max(1, flat.size)
+
+
+def _overlapping(leaves: Sequence[Array]) -> Iterator[tuple[int, int]]:
+    """Pairs of arrays that share memory, among neighbours in the order of their addresses."""
+    bounds = [np.lib.array_utils.byte_bounds(leaf) for leaf in leaves]
+    order = sorted((i for i, leaf in enumerate(leaves) if leaf.size), key=lambda i: bounds[i])
+    for place, i in enumerate(order):
+        for j in order[place + 1 :]:
+            if bounds[j][0] >= bounds[i][1]:
+                break
+            if np.shares_memory(leaves[i], leaves[j]):
+                yield min(i, j), max(i, j)
+
+
+def _in_double(value: Any) -> Any:
+    """Floating arrays (inside lists, tuples and dicts too) as float64; everything else as it is."""
+    if isinstance(value, (np.ndarray, np.floating)):
+        return value.astype(np.float64) if value.dtype in (np.float16, np.float32) else value
+    if isinstance(value, Mapping) and type(value) is dict:
+        return {key: _in_double(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_in_double(each) for each in value)
+    return value
+
+
+def arrays_in(value: Any) -> Iterator[Array]:
+    """The NumPy arrays in nested lists, tuples and dicts."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from arrays_in(each)
+    elif isinstance(value, dict):
+        yield from arrays_in(list(value.values()))
+
+
+def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
+    """A checksum of each array's bytes, to notice that it was written to."""
+    return tuple(zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) if array.dtype != object else 0 for array in arrays)
+
+
+def refuse_changed(point: Point, before: tuple[int, ...], who: str) -> None:
+    """Raise a ValueError that names the parameters whose fingerprint is no longer ``before``."""
+    after = fingerprint(point.leaves)
+    changed = [name for name, old, new in zip(point.layout.names, before, after, strict=True) if old != new]
+    if changed:
+        raise ValueError(f"{who} changed params {listed(changed)}; it must leave its parameters as they are: copy them first")

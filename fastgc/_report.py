@@ -1,0 +1,271 @@
+"""What a check found: summaries of tensors, single entries, text, dict and JSON. No numerics, no printing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._compare import FAIL, PASS, UNDECIDED
+from fastgc._crosscheck import CrossCheck
+from fastgc._diagnose import Diagnosis
+
+_ROWS = 20  # tensors in the text of a report
+_SCHEMA = 1  # of the JSON
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry checked by itself.
+
+    Attributes
+    ----------
+    tensor, index : name of the tensor and index into it
+    point : 0 for the given parameters, 1, 2, ... for the random points around them
+    analytic, numerical : the two derivatives
+    uncertainty : bound on the error of ``numerical``, truncation and noise together
+    step : the step that ``numerical`` rests on
+    relative_error : ``|a - n| / max(|a| + |n|, 1e-8)``
+    verdict : "pass" | "fail" | "undecided"
+    reason : why it is not a plain pass, or ""
+    """
+
+    tensor: str
+    index: tuple[int, ...]
+    point: int
+    analytic: float
+    numerical: float
+    uncertainty: float
+    step: float
+    relative_error: float
+    verdict: str
+    reason: str
+
+
+class Entries(Sequence[Entry]):
+    """Checked entries of one tensor, kept as arrays; an `Entry` is made when it is asked for.
+
+    Parameters
+    ----------
+    name, shape : of the tensor
+    local : array of int, shape (entries,)
+        Positions in the tensor, in C order.
+    columns : mapping of arrays, each of shape (entries,)
+        The other attributes of `Entry`, by name.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...], local: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]) -> None:
+        self.name, self.shape, self.local, self.columns = name, shape, local, dict(columns)
+
+    def __len__(self) -> int:
+        return int(self.local.size)
+
+    @overload
+    def __getitem__(self, item: int) -> Entry: ...
+    @overload
+    def __getitem__(self, item: slice) -> Entries: ...
+    def __getitem__(self, item: int | slice) -> Entry | Entries:
+        if isinstance(item, slice):
+            return self.part(np.arange(len(self))[item])
+        index = np.unravel_index(self.local[item], self.shape) if self.shape else ()
+        values = {key: column[item] for key, column in self.columns.items()}
+        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+        return Entry(tensor=self.name, index=tuple(int(i) for i in index), **plain)
+
+    def part(self, keep: NDArray[Any]) -> Entries:
+        """Some of the entries."""
+        return Entries(self.name, self.shape, self.local[keep], {key: column[keep] for key, column in self.columns.items()})
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} entries of {self.name!r}>"
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How large an error in one entry this run would have called a failure, absolute, over the checked entries."""
+
+    largest: float
+    median: float
+
+
+@dataclass(frozen=True)
+class TensorSummary:
+    """What was found in one tensor.
+
+    Attributes
+    ----------
+    name, shape, size : of the tensor
+    checked : entries checked one by one (at all points together)
+    verdict, reason : "pass" | "fail" | "undecided", and why
+    max_relative_error : max ``|a - n| / max(|a| + |n|, 1e-8)`` over the checked entries
+    max_absolute_error : max ``|a - n|`` over the checked entries
+    relative_error : ``||a - n|| / (||a|| + ||n||)`` over the checked entries
+    worst : the entry with the largest ``|a - n|`` relative to what was allowed, or None
+    entries : every entry checked
+    wrong_entries : those that failed, worst first
+    sensitivity : the smallest error in an entry that would have been called a failure, or None
+    diagnosis : the kind of bug that the numbers are consistent with, or None
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    checked: int
+    verdict: str
+    reason: str
+    max_relative_error: float
+    max_absolute_error: float
+    relative_error: float
+    worst: Entry | None
+    entries: Sequence[Entry]
+    wrong_entries: Sequence[Entry]
+    sensitivity: Sensitivity | None
+    diagnosis: Diagnosis | None
+
+
+@dataclass(frozen=True)
+class GradientReport:
+    """The result of a check; ``str(report)`` is the text for people.
+
+    Attributes
+    ----------
+    verdict : "pass" | "fail" | "undecided"
+    tensors : dict of `TensorSummary` by name, in the order of the parameters
+    evaluations : how often the loss was called
+    seconds : wall-clock time of the check
+    seed : that reproduces it
+    engine : what ran the loss
+    crosscheck : what ``scipy.optimize.check_grad`` says of a few entries, or None
+    notes : what else a reader should know
+    """
+
+    verdict: str
+    tensors: dict[str, TensorSummary]
+    evaluations: int
+    seconds: float
+    seed: int
+    engine: str
+    crosscheck: CrossCheck | None
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is "pass"."""
+        return self.verdict == PASS
+
+    @property
+    def sensitivity(self) -> dict[str, Sensitivity | None]:
+        """By tensor: the smallest error in one entry that this run would have called a failure."""
+        return {name: tensor.sensitivity for name, tensor in self.tensors.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dicts, lists, strings and numbers; "nan", "inf" and "-inf" stand for such numbers."""
+        return {"schema": _SCHEMA, "passed": self.passed, **_plain(self)}
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The report as JSON text, also written to ``path`` if one is given."""
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def __str__(self) -> str:
+        return "\n".join(_text(self))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+# --- text ---
+
+
+def _text(report: GradientReport) -> Iterable[str]:
+    tensors = list(report.tensors.values())
+    yield _headline(report, tensors)
+    order = {FAIL: 0, UNDECIDED: 1, PASS: 2}
+    worst_first = sorted(tensors, key=lambda tensor: (order[tensor.verdict], -_excess(tensor.worst)))
+    yield from _table(worst_first[:_ROWS])
+    if len(tensors) > _ROWS:
+        rest = [tensor.verdict for tensor in worst_first[_ROWS:]]
+        counted = ", ".join(f"{rest.count(verdict)} {verdict}" for verdict in order if verdict in rest)
+        yield f"and {len(rest)} more tensors: {counted}"
+    if worst_first and worst_first[0].worst is not None:
+        yield f"worst: {entry_text(worst_first[0].worst)}"
+    if report.crosscheck is not None:
+        check = report.crosscheck
+        yield (
+            f"scipy.optimize.check_grad on {check.entries} {_plural(check.entries, 'entry', 'entries')}: "
+            f"{check.error:.1e} (gradient norm {check.norm:.1e})"
+        )
+    yield from (f"note: {note}" for note in report.notes)
+
+
+def _headline(report: GradientReport, tensors: Sequence[TensorSummary]) -> str:
+    count = len(tensors)
+    failed, open_ = (sum(tensor.verdict == verdict for tensor in tensors) for verdict in (FAIL, UNDECIDED))
+    if report.verdict == FAIL:
+        what = f"FAIL  {failed} of {count} {_plural(count, 'tensor disagrees', 'tensors disagree' if failed != 1 else 'tensors disagrees')}"
+    elif report.verdict == UNDECIDED:
+        what = f"UNDECIDED  {open_} of {count} {_plural(count, 'tensor', 'tensors')} cannot be decided"
+    else:
+        what = f"PASS  {count} {_plural(count, 'tensor agrees', 'tensors agree')}"
+    checked, size = sum(tensor.checked for tensor in tensors), sum(tensor.size for tensor in tensors)
+    parts = [what, f"{checked:,} of {size:,} entries checked one by one", f"{report.evaluations:,} evaluations"]
+    return "   ".join([*parts, f"{report.seconds:.2f} s", report.engine, f"seed {report.seed}"])
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return one if count == 1 else many
+
+
+def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
+    rows = [("tensor", "shape", "checked", "max rel err", "rel err", "verdict")]
+    rows += [
+        (
+            tensor.name,
+            str(tensor.shape),
+            f"{tensor.checked:,}/{tensor.size:,}",
+            f"{tensor.max_relative_error:.2e}" if tensor.checked else "-",
+            f"{tensor.relative_error:.2e}" if tensor.checked else "-",
+            "  ".join(filter(None, [tensor.verdict.upper() if tensor.verdict == FAIL else tensor.verdict, _remark(tensor)])),
+        )
+        for tensor in tensors
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        left = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
+        right = [row[column].rjust(widths[column]) for column in (2, 3, 4)]
+        yield "  ".join([*left, *right, row[5]])
+
+
+def _remark(tensor: TensorSummary) -> str:
+    return tensor.diagnosis.message if tensor.diagnosis else tensor.reason
+
+
+def _excess(entry: Entry | None) -> float:
+    return 0.0 if entry is None or math.isnan(entry.relative_error) else entry.relative_error
+
+
+def entry_text(entry: Entry) -> str:
+    """One entry in one line."""
+    index = f"[{', '.join(map(str, entry.index))}]" if entry.index else ""
+    point = f" at point {entry.point}" if entry.point else ""
+    return (
+        f"{entry.tensor}{index}{point}  analytic {entry.analytic:.6g}  numerical {entry.numerical:.6g} "
+        f"+- {entry.uncertainty:.0e}  (step {entry.step:.1e})" + (f"  {entry.reason}" if entry.reason else "")
+    )

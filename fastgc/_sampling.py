@@ -1,0 +1,97 @@
+"""Which entries are checked one by one: strata in every tensor, reproducible by seed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._layout import Array, ParameterLayout
+
+_BLOCK = 1 << 20  # entries looked at together: no second array of a tensor's size
+_LARGE_SHARE = 8  # one entry in eight is of the largest |analytic|, one in eight an exact zero
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """The entries checked one by one, as sorted positions inside each tensor; None for a tensor left out."""
+
+    local: tuple[NDArray[np.int64] | None, ...]
+    drawn: tuple[int, ...]  # how many of a tensor's entries were drawn at random
+
+    def positions(self, layout: ParameterLayout) -> NDArray[np.int64]:
+        """Positions of all planned entries in the flat vector, tensor by tensor."""
+        parts = [layout.starts[t] + local for t, local in enumerate(self.local) if local is not None]
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def plan_samples(
+    layout: ParameterLayout,
+    analytic: Sequence[Array],
+    counts: Sequence[int | None],
+    seed: int,
+) -> SamplePlan:
+    """Choose ``counts[t]`` entries of tensor ``t`` (None: the tensor is not checked).
+
+    Strata: the first and the last entry, the largest ``|analytic|``, exact zeros of the analytic gradient, and for the
+    rest (at least half) entries drawn without replacement. Each tensor has its own generator, seeded by ``seed`` and
+    its name, so the choice in one tensor does not depend on the others.
+    """
+    chosen = [
+        (None, 0) if count is None else _choose(name, gradient, count, seed)
+        for name, gradient, count in zip(layout.names, analytic, counts, strict=True)
+    ]
+    return SamplePlan(tuple(local for local, _ in chosen), tuple(drawn for _, drawn in chosen))
+
+
+def _choose(name: str, gradient: Array, count: int, seed: int) -> tuple[NDArray[np.int64], int]:
+    size = gradient.size
+    if count >= size:
+        return np.arange(size, dtype=np.int64), size
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    fixed = _fixed_strata(gradient, count // 2, generator)
+    pool = generator.choice(size, size=count, replace=False)
+    drawn = pool[~np.isin(pool, fixed)][: count - fixed.size]
+    return np.sort(np.concatenate([fixed, drawn])).astype(np.int64), drawn.size
+
+
+def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """At most ``room`` entries that are looked at by rule: the ends, the largest, exact zeros."""
+    if room == 0:
+        return np.empty(0, np.int64)
+    share = max(1, room * 2 // _LARGE_SHARE)
+    ends = np.array([0, gradient.size - 1])
+    candidates = np.concatenate([_largest(gradient, share), ends, _zeros(gradient, share, generator)])
+    _, first = np.unique(candidates, return_index=True)
+    return candidates[np.sort(first)][:room]
+
+
+def _blocks(gradient: Array) -> Iterator[tuple[int, Array]]:
+    for start in range(0, gradient.size, _BLOCK):
+        yield start, gradient[start : start + _BLOCK]
+
+
+def _largest(gradient: Array, count: int) -> NDArray[np.int64]:
+    """Positions of the ``count`` largest magnitudes; NaN counts as the largest."""
+    best = np.empty(0, np.int64)
+    for start, block in _blocks(gradient):
+        part = np.argpartition(-np.abs(block), min(count, block.size) - 1)[:count] + start
+        best = np.concatenate([best, part])
+        magnitude = np.nan_to_num(np.abs(gradient[best]), nan=np.inf)
+        best = best[np.argsort(-magnitude, kind="stable")[:count]]
+    return best
+
+
+def _zeros(gradient: Array, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of at most ``count`` exact zeros, from blocks looked at in random order."""
+    starts = [start for start, _ in _blocks(gradient)]
+    found = np.empty(0, np.int64)
+    for start in generator.permutation(starts):
+        zeros = np.flatnonzero(gradient[start : start + _BLOCK] == 0) + start
+        found = np.concatenate([found, generator.choice(zeros, min(count - found.size, zeros.size), replace=False)])
+        if found.size == count:
+            break
+    return found

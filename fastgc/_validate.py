@@ -1,0 +1,134 @@
+"""Arguments that make no sense, refused before any arithmetic."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastgc._layout import Array, ParameterLayout, listed
+from fastgc._stencil import stencil_named
+
+_DEFAULT_SAMPLES = 32
+
+
+def validate(
+    layout: ParameterLayout,
+    leaves: Sequence[Array],
+    gradients: Any,
+    *,
+    args: Any,
+    stencil: str,
+    step: Any,
+    rtol: Any,
+    atol: Any,
+    precision: str,
+    engine: str,
+    threads: Any,
+    points: Any,
+    in_place: bool,
+    seed: Any,
+) -> None:
+    """Check every argument by itself, then those that exclude each other.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, its value and what it may be.
+    """
+    if not isinstance(args, tuple):
+        raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
+    chosen = stencil_named(stencil)
+    one_of("precision", precision, ("double", "native"))
+    one_of("engine", engine, ("auto", "numba", "python"))
+    number("step", step, positive=True)
+    number("rtol", rtol)
+    number("atol", atol)
+    whole("threads", threads, least=1, optional=True)
+    whole("points", points, least=1)
+    whole("seed", seed, least=0)
+    if in_place and engine == "numba":
+        raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
+    if in_place and chosen.is_complex:
+        raise ValueError('in_place=True cannot hold the complex numbers of stencil="complex_step"; use in_place=False')
+    if points > 1 and not (callable(gradients) or gradients is True):
+        raise ValueError(f"points={points} needs gradients as a function, to have them at every point; got arrays")
+    refuse_nonfinite(layout, leaves)
+
+
+def refuse_nonfinite(layout: ParameterLayout, leaves: Sequence[Array]) -> None:
+    """Raise a ValueError that counts the NaN and infinite entries of each tensor."""
+    bad = {name: leaf.size - np.count_nonzero(np.isfinite(leaf)) for name, leaf in zip(layout.names, leaves, strict=True)}
+    if any(bad.values()):
+        parts = [f"params[{name!r}] has {count} entries that are not finite" for name, count in bad.items() if count]
+        raise ValueError(f"{listed(parts, quote=False)}; a derivative exists only at finite parameters")
+
+
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Raise a ValueError unless the value is among those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+
+
+def number(name: str, value: Any, *, positive: bool = False) -> None:
+    """Raise unless the value is None or a finite number that is not negative (with ``positive``: nor zero)."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} is {value!r}; it must be a number or None")
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name} is {value!r}; it must be finite and {'above 0' if positive else 'at least 0'}")
+
+
+def whole(name: str, value: Any, *, least: int, optional: bool = False) -> None:
+    """Raise unless the value is an integer of at least ``least`` (or None, where that is allowed)."""
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {value!r}; it must be an integer{' or None' if optional else ''}")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
+# --- names and patterns ---
+
+
+def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[str]:
+    """The names that ``tensors`` selects; a pattern that selects nothing is a ValueError."""
+    if patterns is None:
+        return set(names)
+    listed_patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    return {name for pattern in listed_patterns for name in _matching(pattern, names, "tensors")}
+
+
+def sample_counts(samples: int | str | Mapping[str, int | str], names: Sequence[str]) -> dict[str, int]:
+    """Entries to sample by name; an exact name wins over patterns, a later pattern over an earlier one."""
+    if not isinstance(samples, Mapping):
+        return dict.fromkeys(names, _count(samples, "samples"))
+    counts = dict.fromkeys(names, _DEFAULT_SAMPLES)
+    for pattern in sorted(samples, key=lambda pattern: pattern in names):
+        for name in _matching(pattern, names, "samples"):
+            counts[name] = _count(samples[pattern], f"samples[{pattern!r}]")
+    return counts
+
+
+def _count(value: Any, name: str) -> int:
+    if isinstance(value, str):
+        one_of(name, value, ("all",))
+        return np.iinfo(np.int64).max
+    whole(name, value, least=1)
+    return int(value)
+
+
+def _matching(pattern: Any, names: Sequence[str], argument: str) -> list[str]:
+    if not isinstance(pattern, str):
+        raise TypeError(f"{argument} has {pattern!r}; names and patterns are strings")
+    expression = re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
+    found = [pattern] if pattern in names else [name for name in names if expression.match(name)]
+    if not found:
+        raise ValueError(f"{argument} has {pattern!r}, which names no tensor; the tensors are {listed(names)}")
+    return found
