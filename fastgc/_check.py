@@ -21,7 +21,8 @@ from fastgc._compare import (
     gradient_scales,
     judge,
 )
-from fastgc._crosscheck import CrossCheck, crosscheck as scipy_crosscheck
+from fastgc._crosscheck import CrossCheck
+from fastgc._crosscheck import crosscheck as scipy_crosscheck
 from fastgc._engine import is_jitted, open_evaluator
 from fastgc._entries import Estimates, Scene, ladder_estimates, open_scene, quotient_estimates
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients
@@ -184,7 +185,8 @@ def _counts(
     """How many entries of each tensor are checked; None for a tensor that was not selected."""
     chosen, wanted = selected(tensors, layout.names), sample_counts(samples, layout.names)
     return tuple(
-        min(size, wanted[name]) if name in chosen else None for name, size in zip(layout.names, layout.sizes, strict=True)
+        min(size, wanted[name]) if name in chosen else None
+        for name, size in zip(layout.names, layout.sizes, strict=True)
     )
 
 
@@ -211,7 +213,9 @@ def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: P
             if request.crosscheck and number == 0:
                 second = scipy_crosscheck(evaluator, positions, analytic)
         notes = (*first.notes, *_vacuous(estimates, analytic))
-        return Findings(number, estimates, judgement, tolerances.rtol, evaluator.evaluations, evaluator.name, second, notes)
+        return Findings(
+            number, estimates, judgement, tolerances.rtol, evaluator.evaluations, evaluator.name, second, notes
+        )
 
 
 @contextlib.contextmanager
@@ -231,6 +235,7 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
     if not (callable(request.gradients) or request.gradients is True):
         return match_gradients(request.layout, request.gradients, copy=False)
     function = request.loss if request.gradients is True else request.gradients
+    point = point.real()
     before = fingerprint(point.leaves)
     result = function(point.received_by(is_jitted(function)), *point.args)
     refuse_changed(point, before, "gradients" if function is request.gradients else "loss")
@@ -256,7 +261,12 @@ def _tolerances(request: _Request, gradients: Sequence[Array]) -> Tolerances:
 
 
 def _settle(
-    request: _Request, scene: Scene, positions: NDArray[np.int64], analytic: Floats, tolerances: Tolerances, bar: Progress
+    request: _Request,
+    scene: Scene,
+    positions: NDArray[np.int64],
+    analytic: Floats,
+    tolerances: Tolerances,
+    bar: Progress,
 ) -> tuple[Estimates, Judgement]:
     """A quotient for every entry; a ladder of steps where it does not settle the matter; another where that is close."""
     layout, tensors = request.layout, request.layout.tensor_of(positions)

@@ -21,6 +21,7 @@ _USEFUL = 0.1  # an uncertainty above this share of the values would let a wrong
 _CHEAP = 1e-2  # the same for one quotient: what is less certain climbs a ladder first
 _ATOL_SHARE = 1e-3  # the default atol in units of rtol times the tensor's scale
 _SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
+_ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero
 _TINY = 1e-8  # floor of the denominators of relative errors
 
 _REASONS = {
@@ -44,7 +45,7 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> float:
     Returns
     -------
     float
-        Between 0 and 1; 0 where both norms are 0; NaN where an entry is NaN.
+        Between 0 and 1; 0 where both norms are (near) zero, below 1e-15 together; NaN where an entry is NaN.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> float:
     """
     first, second = _same_shape(a, b)
     norms = float(np.linalg.norm(first) + np.linalg.norm(second))
-    return float(np.linalg.norm(first - second)) / norms if norms != 0 else 0.0
+    return 0.0 if norms <= _ZERO_NORM else float(np.linalg.norm(first - second)) / norms
 
 
 def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
@@ -132,7 +133,6 @@ class Judgement:
     unsure: NDArray[np.bool_]  # less certain than a ladder of steps usually is
     close: NDArray[np.bool_]  # between the tolerance and where a difference is certain
 
-
     def part(self, keep: NDArray[np.bool_]) -> Judgement:
         """Some of the entries."""
         return Judgement(*(getattr(self, field.name)[keep] for field in fields(self)))
@@ -156,7 +156,12 @@ def gradient_scales(numerical: Floats, tensors: NDArray[np.int64], count: int) -
 
 
 def judge(
-    analytic: Floats, estimates: Estimates, tensors: NDArray[np.int64], scales: Floats, tolerances: Tolerances, noise_reason: str
+    analytic: Floats,
+    estimates: Estimates,
+    tensors: NDArray[np.int64],
+    scales: Floats,
+    tolerances: Tolerances,
+    noise_reason: str,
 ) -> Judgement:
     """The verdict on every entry.
 
@@ -194,7 +199,13 @@ def judge(
     blocked = np.isin(estimates.trouble, list(_REASONS)) | ~np.isfinite(estimates.numerical)
     conditions = [~np.isfinite(analytic), blocked, wrong, ~agrees, ~resolved]
     verdict = np.select(conditions, [FAIL, UNDECIDED, FAIL, UNDECIDED, UNDECIDED], PASS)
-    reasons: list[Any] = ["the analytic value is not finite", "", "", "too close to the tolerance to call", noise_reason]
+    reasons: list[Any] = [
+        "the analytic value is not finite",
+        "",
+        "",
+        "too close to the tolerance to call",
+        noise_reason,
+    ]
     reason = np.select(conditions, reasons, np.where(kink, "kink", "")).astype(object)
     for trouble, text in _REASONS.items():
         reason[(verdict == UNDECIDED) & (estimates.trouble == trouble)] = text

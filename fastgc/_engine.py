@@ -74,13 +74,15 @@ def open_evaluator(
     call = (lambda params, *args: loss(params, *args)[0]) if with_gradients else loss
     direct = PythonEvaluator(call, point.received_by(compiled), point.args, point.layout, point.leaves)
     first = _first_call(direct, point)
-    if not compiled or point.stored is None:
+    if engine == "python" or not compiled or point.stored is None:
         return direct, first
     _refuse_frozen_data(loss, point, with_gradients)
     count, note = _affordable_threads(loss, point, first, threads)
     if engine == "auto" and not _loop_pays(loss, first, count, expected):
         return direct, first
-    copies = [point.stored] + [store(point.layout, point.leaves, [leaf.dtype for leaf in point.leaves]) for _ in range(count - 1)]
+    copies = [point.stored] + [
+        store(point.layout, point.leaves, [leaf.dtype for leaf in point.leaves]) for _ in range(count - 1)
+    ]
     if note:
         first = replace(first, notes=(*first.notes, note))
     return NumbaEvaluator(direct, loss, point.args, point.layout, copies), first
@@ -119,7 +121,7 @@ def _timed(direct: PythonEvaluator) -> tuple[Any, float]:
 
 
 _NOT_COMPILED = (
-    "Numba cannot compile the loss: {}\nUse engine=\"python\" to call it from Python, or make it nopython code "
+    'Numba cannot compile the loss: {}\nUse engine="python" to call it from Python, or make it nopython code '
     "(params is indexed by literal names: params['W1'])"
 )
 
@@ -149,7 +151,10 @@ def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:
     if point.stored is None or not _kernels.freezes_data(loss):
         return
     generator = np.random.default_rng(0)
-    moved = [leaf + 1e-3 * np.abs(leaf).mean() * generator.standard_normal(leaf.shape) if leaf.size else leaf for leaf in point.leaves]
+    moved = [
+        leaf + 1e-3 * np.abs(leaf).mean() * generator.standard_normal(leaf.shape) if leaf.size else leaf
+        for leaf in point.leaves
+    ]
     record = store(point.layout, moved, [leaf.dtype for leaf in point.leaves]).record()
     values = [call(record, *point.args) for call in (loss, loss.py_func)]
     compiled, plain = (as_number(value[0] if with_gradients else value, complex_allowed=True) for value in values)
@@ -173,7 +178,10 @@ def _affordable_threads(loss: Any, point: Point, first: FirstCall, threads: int 
     room, copy = _available_memory() * _MEMORY_SHARE, max(1, point.stored.buffer.nbytes)
     affordable = max(1, min(wanted, 1 + int(min(room / copy, wanted))))
     if affordable < wanted:
-        return affordable, f"{affordable} of {wanted} threads: each needs a copy of the parameters of {copy / 2**20:.0f} MiB"
+        return (
+            affordable,
+            f"{affordable} of {wanted} threads: each needs a copy of the parameters of {copy / 2**20:.0f} MiB",
+        )
     return wanted, None
 
 

@@ -43,7 +43,9 @@ class Scene:
 
     def scales(self, positions: NDArray[np.int64]) -> Floats:
         """The length in which an entry's steps are measured: its own magnitude or its tensor's, whichever is larger."""
-        return np.maximum(np.abs(self.evaluator.entries(positions)), self.tensor_scales[self.layout.tensor_of(positions)])
+        return np.maximum(
+            np.abs(self.evaluator.entries(positions)), self.tensor_scales[self.layout.tensor_of(positions)]
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ class Estimates:
         """The entries of several estimates, one after the other."""
         kinds = (np.int64, *[np.float64] * 5, "<U10")
         empty = [np.empty(0, kind) for kind in kinds]
-        columns = zip(*[[getattr(part, field.name) for field in fields(cls)] for part in parts], strict=True) if parts else []
+        columns = (
+            zip(*[[getattr(part, field.name) for field in fields(cls)] for part in parts], strict=True) if parts else []
+        )
         return cls(*(np.concatenate(column) for column in columns)) if parts else cls(*empty)  # type: ignore[arg-type]
 
     def bettered(self, where: NDArray[np.int64], other: Estimates) -> Estimates:
@@ -95,10 +99,22 @@ class Estimates:
 # --- the scene ---
 
 
-def open_scene(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], positions: NDArray[np.int64], base: float, seed: int) -> Scene:
-    """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
+def unmeasured_scene(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> Scene:
+    """A scene whose noise was not measured: enough for quotients without an uncertainty."""
     eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
-    scene = Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), tensor_scales(leaves), eps)
+    return Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), tensor_scales(leaves), eps)
+
+
+def open_scene(
+    evaluator: Evaluator,
+    layout: ParameterLayout,
+    leaves: Sequence[Array],
+    positions: NDArray[np.int64],
+    base: float,
+    seed: int,
+) -> Scene:
+    """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
+    scene = unmeasured_scene(evaluator, layout, leaves, base)
     chosen = _spread(layout, positions)
     if not chosen.size:
         return scene
@@ -106,9 +122,11 @@ def open_scene(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[A
     start, direction = evaluator.entries(chosen), signs * scene.scales(chosen)
 
     def values(distances: Floats) -> Floats:
-        return evaluator.along(chosen, evaluator.rounded(chosen.repeat(1), (start + distances[:, None] * direction).T).T).real
+        return evaluator.along(
+            chosen, evaluator.rounded(chosen.repeat(1), (start + distances[:, None] * direction).T).T
+        ).real
 
-    return replace(scene, noise=measure_noise(values, base, float(eps.max())))
+    return replace(scene, noise=measure_noise(values, base, float(scene.eps.max())))
 
 
 def _spread(layout: ParameterLayout, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -123,7 +141,9 @@ def _spread(layout: ParameterLayout, positions: NDArray[np.int64]) -> NDArray[np
 # --- the cheap pass ---
 
 
-def quotient_estimates(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick) -> Estimates:
+def quotient_estimates(
+    scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+) -> Estimates:
     """One difference quotient for every entry; its truncation error is judged from a few entries of each tensor.
 
     The uncertainty adds the noise of the values, ``noise * sum(|weights|) / h``, to the tensor's truncation error, which
@@ -133,7 +153,9 @@ def quotient_estimates(scene: Scene, positions: NDArray[np.int64], stencil: Sten
     numerical = _quotients(scene, positions, stencil, steps, step is not None, tick)
     tensors = scene.layout.tensor_of(positions)
     truncation = np.zeros(positions.size)
-    trials = np.concatenate([np.empty(0, np.int64), *(_trials(np.flatnonzero(tensors == t)) for t in np.unique(tensors))])
+    trials = np.concatenate(
+        [np.empty(0, np.int64), *(_trials(np.flatnonzero(tensors == t)) for t in np.unique(tensors))]
+    )
     wide = _quotients(scene, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, _silent)
     with np.errstate(all="ignore"):
         errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / steps[trials] ** stencil.order
@@ -141,10 +163,19 @@ def quotient_estimates(scene: Scene, positions: NDArray[np.int64], stencil: Sten
         mine = tensors == t
         truncation[mine] = np.median(errors[tensors[trials] == t]) * _TRIAL_SAFETY
     truncation *= steps**stencil.order
-    spread = sum(abs(weight) for weight in stencil.weights) * _noise_of(scene, stencil, numerical, steps, positions) / steps
+    spread = (
+        sum(abs(weight) for weight in stencil.weights) * _noise_of(scene, stencil, numerical, steps, positions) / steps
+    )
     uncertainty = np.maximum(truncation + spread, np.finfo(np.float64).tiny)
     trouble = np.full(positions.size, "", dtype="<U10")
     return Estimates(positions, numerical, uncertainty, numerical, numerical, steps, trouble)
+
+
+def plain_quotients(
+    scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+) -> Floats:
+    """One difference quotient for every entry, and nothing else."""
+    return _quotients(scene, positions, stencil, _steps(scene, positions, stencil, step), step is not None, tick)
 
 
 def _silent(count: int) -> None:
@@ -170,7 +201,9 @@ def _noise_of(scene: Scene, stencil: Stencil, numerical: Floats, steps: Floats, 
     return scene.noise.at(steps / scene.scales(positions))
 
 
-def _quotients(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick) -> Floats:
+def _quotients(
+    scene: Scene, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
+) -> Floats:
     x = scene.evaluator.entries(positions)
     displaced = x[:, None] + steps[:, None] * np.array(stencil.offsets)
     displaced = scene.evaluator.rounded(positions, displaced)
@@ -198,7 +231,11 @@ def _climb(scene: Scene, positions: NDArray[np.int64], shift: float) -> list[Lin
     ladders = _ladders(scene, positions, rungs)
     lines = [analyse(ladder) for ladder in ladders]
     downwards = rungs[-1] * RATIO ** -np.arange(1.0, 1 + _FINER)
-    extensions = [("finer", downwards), ("finer", downwards * RATIO**-_FINER), ("coarser", rungs[0] * RATIO ** np.arange(_COARSER, 0, -1.0))]
+    extensions = [
+        ("finer", downwards),
+        ("finer", downwards * RATIO**-_FINER),
+        ("coarser", rungs[0] * RATIO ** np.arange(_COARSER, 0, -1.0)),
+    ]
     for wish, more in extensions:
         where = [i for i, line in enumerate(lines) if line.wish == wish and _worth_more(line) and more[-1] >= finest]
         for i, extra in zip(where, _ladders(scene, positions[where], more), strict=True):

@@ -73,7 +73,9 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     array = np.asarray(value)
     if array.dtype.kind not in ("fiubc" if complex_allowed else "fiub"):
         what = "complex: not supported" if array.dtype.kind == "c" else "no real number"
-        raise TypeError(f"loss returned {_short(value)} ({type(value).__name__}), which is {what}; return one real number")
+        raise TypeError(
+            f"loss returned {_short(value)} ({type(value).__name__}), which is {what}; return one real number"
+        )
     if array.size != 1:
         raise ValueError(
             f"loss returned an array of shape {array.shape}; it must return one value (use fastgc.check_jacobian for several)"
@@ -112,7 +114,12 @@ class PythonEvaluator:
     name = "python"
 
     def __init__(
-        self, loss: Callable[..., Any], params: Any, args: tuple[Any, ...], layout: ParameterLayout, leaves: Sequence[Array]
+        self,
+        loss: Callable[..., Any],
+        params: Any,
+        args: tuple[Any, ...],
+        layout: ParameterLayout,
+        leaves: Sequence[Array],
     ) -> None:
         self.evaluations = 0
         self._loss, self._params, self._args, self._layout = loss, params, args, layout
@@ -160,7 +167,7 @@ class PythonEvaluator:
         return out
 
     def entries(self, positions: NDArray[np.int64]) -> Array:
-        return np.array([flat[local] for flat, local in self._cells(positions)], np.float64)
+        return np.array([flat[local].real for flat, local in self._cells(positions)], np.float64)
 
     def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
         tensors = self._layout.tensor_of(positions)
@@ -209,11 +216,24 @@ class NumbaEvaluator:
         A copy of the parameters for each thread.
     """
 
-    def __init__(self, direct: PythonEvaluator, loss: Any, args: tuple[Any, ...], layout: ParameterLayout, stores: Sequence[Storage]) -> None:
+    def __init__(
+        self,
+        direct: PythonEvaluator,
+        loss: Any,
+        args: tuple[Any, ...],
+        layout: ParameterLayout,
+        stores: Sequence[Storage],
+    ) -> None:
         from fastgc import _kernels
 
         self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
-        self._direct, self._loop, self._args, self._layout, self._stores = direct, _kernels.loop(loss), args, layout, stores
+        self._direct, self._loop, self._args, self._layout, self._stores = (
+            direct,
+            _kernels.loop(loss),
+            args,
+            layout,
+            stores,
+        )
         self._idle: queue.SimpleQueue[tuple[Storage, Any]] = queue.SimpleQueue()
         for each in stores:
             self._idle.put((each, each.record()))
@@ -305,7 +325,14 @@ class NumbaEvaluator:
         for i, j in np.ndindex(displaced.shape):
             original = flat[cells[i]]
             try:
-                self._loop(record, self._args, flat, cells[i : i + 1], displaced[i : i + 1, j : j + 1], out[i : i + 1, j : j + 1])
+                self._loop(
+                    record,
+                    self._args,
+                    flat,
+                    cells[i : i + 1],
+                    displaced[i : i + 1, j : j + 1],
+                    out[i : i + 1, j : j + 1],
+                )
             except Exception as error:
                 flat[cells[i]] = original
                 if not outside_domain(error):

@@ -25,8 +25,8 @@ from numba.extending import (
 )
 from numba.np.arrayobj import make_array, populate_array
 
-from fastgc._layout import Branch, flatten_parameters
-from fastgc._record import Record, RecordTree, over_buffer, store
+from fastgc._layout import flatten_parameters
+from fastgc._record import Record, RecordTree, store
 
 _BUFFER = types.Array(types.uint8, 1, "C")
 _TABLE = types.Array(types.int64, 1, "C")
@@ -113,7 +113,9 @@ def _build_array(context: Any, builder: Any, native: Any, tree: RecordTree) -> A
     kind, row = _child_type(tree), tree.rows[tree.node]
     buffer = make_array(_BUFFER)(context, builder, native.buffer)
     table = make_array(_TABLE)(context, builder, native.table)
-    cells = [builder.load(builder.gep(table.data, [ir.Constant(ir.IntType(64), row + i)])) for i in range(1 + kind.ndim)]
+    cells = [
+        builder.load(builder.gep(table.data, [ir.Constant(ir.IntType(64), row + i)])) for i in range(1 + kind.ndim)
+    ]
     array = make_array(kind)(context, builder)
     itemsize = context.get_abi_sizeof(context.get_data_type(kind.dtype))
     strides = [ir.Constant(ir.IntType(64), itemsize)]

@@ -129,7 +129,9 @@ def _as_leaf(node: Any, path: str) -> Array:
         return node
     if isinstance(node, (bool, int, float, complex, np.generic)):
         return np.asarray(node)
-    raise TypeError(f"{_where(path)} is a {type(node).__name__}; it must be a NumPy array of float16, float32 or float64")
+    raise TypeError(
+        f"{_where(path)} is a {type(node).__name__}; it must be a NumPy array of float16, float32 or float64"
+    )
 
 
 def _refuse_other_keys(node: Mapping[Any, Any], path: str) -> None:
@@ -140,7 +142,9 @@ def _refuse_other_keys(node: Mapping[Any, Any], path: str) -> None:
 
 def _refuse_plain_numbers(node: Sequence[Any], path: str) -> None:
     if node and all(isinstance(child, (int, float)) for child in node):
-        raise TypeError(f"{_where(path)} is a {type(node).__name__} of {len(node)} numbers; pass np.asarray(...) for one array")
+        raise TypeError(
+            f"{_where(path)} is a {type(node).__name__} of {len(node)} numbers; pass np.asarray(...) for one array"
+        )
 
 
 def _refuse_repeated_names(names: list[str]) -> None:
@@ -155,7 +159,9 @@ def _refuse_other_dtypes(names: list[str], leaves: list[Array]) -> None:
         return
     listed = listed([f"{name} ({leaf.dtype})" for name, leaf in wrong], quote=False)
     if any(leaf.dtype.kind == "c" for _, leaf in wrong):
-        raise TypeError(f"complex parameters are not supported: {listed}; pass the real and the imaginary part as two arrays")
+        raise TypeError(
+            f"complex parameters are not supported: {listed}; pass the real and the imaginary part as two arrays"
+        )
     raise TypeError(f"params must be arrays of float16, float32 or float64: {listed}; cast with .astype(np.float64)")
 
 
@@ -180,7 +186,12 @@ def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: boo
     TypeError, ValueError
         For a structure, names, dtypes or shapes that differ from those of the parameters.
     """
-    if by_position and isinstance(gradients, (list, tuple)) and isinstance(layout.structure, Branch) and layout.structure.names:
+    if (
+        by_position
+        and isinstance(gradients, (list, tuple))
+        and isinstance(layout.structure, Branch)
+        and layout.structure.names
+    ):
         gradients = _named_by_position(layout, gradients)
     else:
         gradients = dict(_pairs(layout.structure, gradients, ""))
@@ -202,13 +213,17 @@ def _pairs(node: Node, gradients: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path or "params", gradients
     elif node.names:
         if not hasattr(gradients, "keys"):
-            raise TypeError(f"gradients{_at(path)} is a {type(gradients).__name__}; it must be a dict with the keys of params{_at(path)}")
+            raise TypeError(
+                f"gradients{_at(path)} is a {type(gradients).__name__}; it must be a dict with the keys of params{_at(path)}"
+            )
         children = dict(zip(node.names, node.children, strict=True))
         for key in gradients.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
             yield from _pairs(children.get(key, -1), gradients[key], _join(path, str(key)))
     else:
         if not isinstance(gradients, (list, tuple)):
-            raise TypeError(f"gradients{_at(path)} is a {type(gradients).__name__}; it must be a list or tuple like params{_at(path)}")
+            raise TypeError(
+                f"gradients{_at(path)} is a {type(gradients).__name__}; it must be a list or tuple like params{_at(path)}"
+            )
         for i, child in enumerate(gradients):
             yield from _pairs(node.children[i] if i < len(node.children) else -1, child, _join(path, str(i)))
 
@@ -229,9 +244,13 @@ def _refuse_unequal_names(layout: ParameterLayout, gradients: Mapping[str, Any])
 def _as_gradient(name: str, gradient: Any) -> Array:
     array = np.asarray(gradient)
     if array.dtype.kind == "c":
-        raise TypeError(f"gradients[{name!r}] is complex ({array.dtype}): not supported; the gradient of a real loss is real")
+        raise TypeError(
+            f"gradients[{name!r}] is complex ({array.dtype}): not supported; the gradient of a real loss is real"
+        )
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"gradients[{name!r}] has dtype {array.dtype} ({type(gradient).__name__}); it must be an array of real numbers")
+        raise TypeError(
+            f"gradients[{name!r}] has dtype {array.dtype} ({type(gradient).__name__}); it must be an array of real numbers"
+        )
     return array
 
 

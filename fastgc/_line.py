@@ -183,7 +183,9 @@ def _kinked(ladder: Ladder) -> Line:
 def _one_sided(ladder: Ladder) -> Line:
     """The slope on the side where the loss is finite."""
     right, left = _finite_tail(np.isfinite(ladder.plus)), _finite_tail(np.isfinite(ladder.minus))
-    keep, slopes, steps = (right, ladder.forward, ladder.above) if right.size >= left.size else (left, ladder.backward, -ladder.below)
+    keep, slopes, steps = (
+        (right, ladder.forward, ladder.above) if right.size >= left.size else (left, ladder.backward, -ladder.below)
+    )
     if keep.size < _FEWEST:
         return replace(_UNKNOWN, trouble="not finite", wish="finer")
     slopes, steps, noise = slopes[keep], steps[keep], 2 * ladder.noise[keep] / steps[keep]

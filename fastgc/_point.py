@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,21 @@ class Point:
         if self.stored is not None:
             return self.stored.record()
         if isinstance(self.layout.structure, Branch) and self.layout.structure.names:
-            raise ValueError("in_place=True displaces the caller's own arrays; a jitted function of a dict works on copies: use in_place=False")
+            raise ValueError(
+                "in_place=True displaces the caller's own arrays; a jitted function of a dict works on copies: use in_place=False"
+            )
         return self.params
 
+    def real(self) -> Point:
+        """The point itself, or a real copy where it is held in complex numbers (for the complex step)."""
+        if all(leaf.dtype.kind != "c" for leaf in self.leaves):
+            return self
+        return copied_point(self.layout, [leaf.real for leaf in self.leaves], self.args, "double", complex_step=False)
 
-def copied_point(layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...], precision: str, *, complex_step: bool) -> Point:
+
+def copied_point(
+    layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...], precision: str, *, complex_step: bool
+) -> Point:
     """Copies in float64 (``precision="double"``) or in the dtype of each array ("native"); complex for the complex step."""
     dtypes = [np.dtype(np.float64) if precision == "double" else dtype for dtype in layout.dtypes]
     if complex_step:
@@ -66,14 +76,20 @@ def callers_point(layout: ParameterLayout, leaves: Sequence[Array], params: Any,
     """
     fixed = [name for name, leaf in zip(layout.names, leaves, strict=True) if not leaf.flags.writeable]
     if fixed:
-        raise ValueError(f"in_place=True, but params {', '.join(map(repr, fixed))} cannot be written to; use in_place=False")
+        raise ValueError(
+            f"in_place=True, but params {', '.join(map(repr, fixed))} cannot be written to; use in_place=False"
+        )
     for i, j in _overlapping(leaves):
-        raise ValueError(f"in_place=True, but params {layout.names[i]!r} and {layout.names[j]!r} share memory; use in_place=False")
+        raise ValueError(
+            f"in_place=True, but params {layout.names[i]!r} and {layout.names[j]!r} share memory; use in_place=False"
+        )
     return Point(layout, leaves, params, None, args)
 
 
 @contextlib.contextmanager
-def moved(layout: ParameterLayout, leaves: Sequence[Array], seed: int, number: int, *, in_place: bool) -> Iterator[Sequence[Array]]:
+def moved(
+    layout: ParameterLayout, leaves: Sequence[Array], seed: int, number: int, *, in_place: bool
+) -> Iterator[Sequence[Array]]:
     """The leaves at point ``number``: themselves for 0, else displaced at random by about their tensor's mean magnitude.
 
     In place the caller's arrays are overwritten, and restored to the bit at the end.
@@ -84,7 +100,9 @@ def moved(layout: ParameterLayout, leaves: Sequence[Array], seed: int, number: i
     generator = np.random.default_rng([seed, number])
     scales = tensor_scales(leaves)
     places = [
-        (leaf + scale * generator.standard_normal(leaf.shape)).astype(leaf.dtype if in_place else np.result_type(leaf, np.float64))
+        (leaf + scale * generator.standard_normal(leaf.shape)).astype(
+            leaf.dtype if in_place else np.result_type(leaf, np.float64)
+        )
         for leaf, scale in zip(leaves, scales, strict=True)
     ]
     if not in_place:
@@ -151,7 +169,9 @@ def arrays_in(value: Any) -> Iterator[Array]:
 
 def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
     """A checksum of each array's bytes, to notice that it was written to."""
-    return tuple(zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) if array.dtype != object else 0 for array in arrays)
+    return tuple(
+        zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) if array.dtype != object else 0 for array in arrays
+    )
 
 
 def refuse_changed(point: Point, before: tuple[int, ...], who: str) -> None:
@@ -159,4 +179,6 @@ def refuse_changed(point: Point, before: tuple[int, ...], who: str) -> None:
     after = fingerprint(point.leaves)
     changed = [name for name, old, new in zip(point.layout.names, before, after, strict=True) if old != new]
     if changed:
-        raise ValueError(f"{who} changed params {listed(changed)}; it must leave its parameters as they are: copy them first")
+        raise ValueError(
+            f"{who} changed params {listed(changed)}; it must leave its parameters as they are: copy them first"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._layout import Array, Branch, Node, ParameterLayout, build
+from fastgc._layout import Array, Branch, Node, ParameterLayout
 
 _ALIGNMENT = 8  # bytes: enough for every dtype that parameters may have
 
@@ -108,7 +108,9 @@ class Storage:
 
 def store(layout: ParameterLayout, leaves: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Storage:
     """Copy the leaves, cast to ``dtypes``, into one new buffer."""
-    sizes = [-(-leaf.size * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    sizes = [
+        -(-leaf.size * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT for leaf, dtype in zip(leaves, dtypes, strict=True)
+    ]
     offsets = np.cumsum([0, *sizes]).tolist()
     rows = [[offset, *leaf.shape] for offset, leaf in zip(offsets, leaves, strict=False)]
     buffer = np.empty(offsets[-1], np.uint8)

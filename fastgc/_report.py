@@ -60,7 +60,9 @@ class Entries(Sequence[Entry]):
         The other attributes of `Entry`, by name.
     """
 
-    def __init__(self, name: str, shape: tuple[int, ...], local: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, name: str, shape: tuple[int, ...], local: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
+    ) -> None:
         self.name, self.shape, self.local, self.columns = name, shape, local, dict(columns)
 
     def __len__(self) -> int:
@@ -80,7 +82,9 @@ class Entries(Sequence[Entry]):
 
     def part(self, keep: NDArray[Any]) -> Entries:
         """Some of the entries."""
-        return Entries(self.name, self.shape, self.local[keep], {key: column[keep] for key, column in self.columns.items()})
+        return Entries(
+            self.name, self.shape, self.local[keep], {key: column[keep] for key, column in self.columns.items()}
+        )
 
     def __repr__(self) -> str:
         return f"<{len(self)} entries of {self.name!r}>"
@@ -242,7 +246,9 @@ def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
             f"{tensor.checked:,}/{tensor.size:,}",
             f"{tensor.max_relative_error:.2e}" if tensor.checked else "-",
             f"{tensor.relative_error:.2e}" if tensor.checked else "-",
-            "  ".join(filter(None, [tensor.verdict.upper() if tensor.verdict == FAIL else tensor.verdict, _remark(tensor)])),
+            "  ".join(
+                filter(None, [tensor.verdict.upper() if tensor.verdict == FAIL else tensor.verdict, _remark(tensor)])
+            ),
         )
         for tensor in tensors
     ]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._compare import (
     FAIL,
-    PASS,
     UNDECIDED,
     Judgement,
-    Tolerances,
     elementwise_error,
     normwise_wrong,
     relative_error,
@@ -43,7 +41,9 @@ class Findings:
     notes: tuple[str, ...]
 
 
-def summarise(layout: ParameterLayout, counts: Sequence[int | None], findings: Sequence[Findings], seed: int, seconds: float) -> GradientReport:
+def summarise(
+    layout: ParameterLayout, counts: Sequence[int | None], findings: Sequence[Findings], seed: int, seconds: float
+) -> GradientReport:
     """The report over all points: of every tensor the summary of all its checked entries."""
     tensors = {
         name: _tensor_summary(layout, t, findings) for t, name in enumerate(layout.names) if counts[t] is not None
@@ -72,7 +72,10 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
     differences = np.abs(judged.analytic - judged.numerical)
     order = np.argsort(-_excess(judged, estimated), kind="stable")
     wrong = order[judged.verdict[order] == FAIL]
-    off_in_norm = any(normwise_wrong(part, found.uncertainty, float(findings[0].rtol[tensor])) for part, found in zip(mine, estimates, strict=True))
+    off_in_norm = any(
+        normwise_wrong(part, found.uncertainty, float(findings[0].rtol[tensor]))
+        for part, found in zip(mine, estimates, strict=True)
+    )
     verdict = FAIL if off_in_norm else worst_verdict(judged.verdict)
     return TensorSummary(
         name=layout.names[tensor],
@@ -92,8 +95,13 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
     )
 
 
-def _entries(layout: ParameterLayout, tensor: int, findings: Sequence[Findings], judged: Judgement, estimated: Estimates) -> Entries:
-    points = [np.full(np.count_nonzero(layout.tensor_of(found.estimates.positions) == tensor), found.point) for found in findings]
+def _entries(
+    layout: ParameterLayout, tensor: int, findings: Sequence[Findings], judged: Judgement, estimated: Estimates
+) -> Entries:
+    points = [
+        np.full(np.count_nonzero(layout.tensor_of(found.estimates.positions) == tensor), found.point)
+        for found in findings
+    ]
     columns = {
         "point": np.concatenate(points),
         "analytic": judged.analytic,
@@ -122,7 +130,10 @@ def _reason(judged: Judgement, off_in_norm: bool) -> str:
         return "the checked entries together differ by more than rtol"
     if open_.any():
         reasons, counts = np.unique(judged.reason[open_].astype(str), return_counts=True)
-        return "; ".join(f"{reason} ({count} of {judged.verdict.size} entries)" for reason, count in zip(reasons, counts, strict=True))
+        return "; ".join(
+            f"{reason} ({count} of {judged.verdict.size} entries)"
+            for reason, count in zip(reasons, counts, strict=True)
+        )
     kinks = np.count_nonzero(judged.reason == "kink")
     return f"kink at {kinks} of {judged.verdict.size} entries" if kinks else ""
 

@@ -1,0 +1,195 @@
+"""The classic tools: numerical gradients and Jacobians, and the one-number check of a flat vector."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastgc._engine import open_evaluator
+from fastgc._entries import plain_quotients, unmeasured_scene
+from fastgc._layout import flatten_parameters
+from fastgc._point import callers_point, copied_point
+from fastgc._progress import Progress
+from fastgc._stencil import STENCILS, quotients, relative_step
+from fastgc._validate import number, one_of
+
+_CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error
+
+
+def numerical_gradient(
+    f: Callable[..., Any],
+    x: Any,
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: str = "central",
+    in_place: bool = False,
+    engine: str = "auto",
+    progress: bool = False,
+) -> Any:
+    """The gradient of a scalar function by finite differences, entry by entry.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(x, *args)`` returns one real number.
+    x : array_like, or dict, list or tuple of arrays
+        The point, of any shape. Numbers and lists of numbers become float64 arrays.
+    h, step : float, optional
+        The step (two names for one argument): absolute, and the nominal divisor of the quotient. By default a step is
+        chosen for each entry from its scale, and the quotient is divided by the step actually taken.
+    stencil : {"central", "forward", "backward", "five_point", "complex_step"}
+    in_place : bool
+        Displace ``x`` itself, in its own dtype (restored to the bit), for a function that reads it from elsewhere.
+    engine : {"auto", "numba", "python"}
+        As in `check_gradients`.
+    progress : bool
+        Show a tqdm progress bar.
+
+    Returns
+    -------
+    float64 array of the shape of x, or the structure of x with such arrays
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters or a function that `check_gradients` would refuse.
+    """
+    formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
+    one_of("engine", engine, ("auto", "numba", "python"))
+    params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else np.asarray(x, np.float64)
+    layout, leaves = flatten_parameters(params)
+    if in_place:
+        point = callers_point(layout, leaves, params, args)
+    else:
+        point = copied_point(layout, leaves, args, "double", complex_step=formula.is_complex)
+    expected = layout.size * len(formula.offsets)
+    evaluator, first = open_evaluator(f, point, engine=engine, threads=None, expected=expected, with_gradients=False)
+    with contextlib.closing(evaluator), Progress(layout.size, shown=progress) as bar:
+        scene = unmeasured_scene(evaluator, layout, point.leaves, float(np.real(first.value)))
+        gradient = plain_quotients(scene, np.arange(layout.size), formula, absolute, bar.advance)
+    starts = layout.starts
+    return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])
+
+
+def _known_stencil(stencil: str) -> str:
+    one_of("stencil", stencil, tuple(STENCILS))
+    return stencil
+
+
+def _one_step(h: float | None, step: float | None) -> float | None:
+    if h is not None and step is not None:
+        raise ValueError(f"h={h!r} and step={step!r} are two names for one argument; give one of them")
+    number("h", h, positive=True)
+    number("step", step, positive=True)
+    return step if h is None else h
+
+
+def _holds_arrays(x: Any) -> bool:
+    return isinstance(x, (list, tuple)) and any(isinstance(each, (np.ndarray, dict)) for each in x)
+
+
+def numerical_jacobian(
+    f: Callable[..., Any],
+    x: ArrayLike,
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: str = "central",
+) -> NDArray[np.float64]:
+    """The Jacobian of a function of several outputs by finite differences.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(x, *args)`` returns an array_like of m real numbers, of any shape.
+    x : array_like
+        The point, n real numbers, of any shape; f receives a float64 copy.
+    h, step, stencil
+        As in `numerical_gradient`.
+
+    Returns
+    -------
+    float64 array, shape (m, n)
+        Outputs and inputs each in C order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an ``x`` that is not real, or a step or stencil that makes no sense.
+    """
+    formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
+    point = np.array(x, np.complex128 if formula.is_complex else np.float64, order="C")
+    flat = point.reshape(-1)
+    scale = np.maximum(np.abs(flat), np.abs(flat).mean() or 1.0) if flat.size else np.ones(0)
+    eps = np.full(flat.size, np.finfo(np.float64).eps)
+    steps = np.full(flat.size, absolute) if absolute is not None else relative_step(formula, eps) * scale
+    columns = [np.empty((np.size(f(point.copy(), *args)), 0))]
+    for i, size in enumerate(steps):
+        displaced = flat[i] + size * np.array(formula.offsets)
+        taken = (
+            None
+            if absolute is not None
+            else np.broadcast_to(displaced - flat[i], (columns[0].shape[0], displaced.size))
+        )
+        values = np.stack([_displaced_output(f, point, i, entry, args) for entry in displaced], axis=1)
+        columns.append(quotients(formula, values, np.full(len(values), size), taken)[:, None])
+    return np.hstack(columns)
+
+
+def _displaced_output(
+    f: Callable[..., Any], point: NDArray[Any], i: int, entry: Any, args: tuple[Any, ...]
+) -> NDArray[Any]:
+    moved = point.copy()
+    moved.reshape(-1)[i] = entry
+    return np.asarray(f(moved, *args)).reshape(-1)
+
+
+def gradient_check(
+    f: Callable[..., Any], grad: Callable[..., Any], params: ArrayLike, h: float = 1e-7, tolerance: float = 1e-5
+) -> dict[str, Any]:
+    """The classic check of a flat vector: one relative error against a fixed tolerance.
+
+    Parameters
+    ----------
+    f, grad : callable
+        ``f(params)`` returns a real number, ``grad(params)`` an array of the shape of params.
+    params : array_like
+        The point, real numbers of any shape.
+    h : float
+        Step of the central difference ``(f(x + h) - f(x - h)) / 2h``.
+    tolerance : float
+        Limit of the relative error ``||a - n|| / (||a|| + ||n|| + 1e-8)``.
+
+    Returns
+    -------
+    dict
+        ``analytical_gradient``, ``numerical_gradient``, ``absolute_difference`` (arrays of the shape of params),
+        ``relative_error`` (float) and ``passed`` (bool; false for NaN).
+
+    Raises
+    ------
+    ValueError
+        If the gradient's shape is not that of params.
+    """
+    point = np.array(params, np.float64)
+    analytic = np.array(grad(point.copy()), np.float64)
+    if analytic.shape != point.shape:
+        raise ValueError(f"grad returned shape {analytic.shape}; params has shape {point.shape}")
+    numerical = numerical_gradient(f, point, h)
+    difference = np.abs(analytic - numerical)
+    norms = np.linalg.norm(analytic) + np.linalg.norm(numerical) + _CLASSIC_FLOOR
+    error = float(np.linalg.norm(difference) / norms)
+    return {
+        "analytical_gradient": analytic,
+        "numerical_gradient": numerical,
+        "absolute_difference": difference,
+        "relative_error": error,
+        "passed": error < tolerance,
+    }
