@@ -1,4 +1,4 @@
-"""fastgc: is a hand-written gradient right, how sure is that, and if not, where and what kind of bug?"""
+"""Check hand-written gradients: pass, fail or undecided, with the tensor, the entry and the kind of bug."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ from fastgc._validate import sample_counts, selected, validate
 Floats = NDArray[np.float64]
 
 _SOME = 3  # entries without which no remark is made
+_ROUND_OFF = 100  # eps of the loss: noise below it is round-off, and above it noise
 
 
 class GradientMismatch(AssertionError):
@@ -149,8 +150,8 @@ def check_gradients(
     validate(layout, leaves, gradients, args=args, step=step, rtol=rtol, atol=atol, precision=precision, engine=engine,
              threads=threads, points=points, in_place=in_place, stencil=stencil, seed=seed)  # fmt: skip
     counts = _counts(layout, tensors, samples)
-    request = _Request(loss, gradients, params, args, layout, counts, stencil_named(stencil), step, rtol, atol, precision,
-                       engine, threads, in_place, crosscheck, seed)  # fmt: skip
+    request = _Request(loss, gradients, params, args, layout, counts, stencil_named(stencil), step, rtol, atol,
+                       precision, engine, threads, in_place, crosscheck, seed)  # fmt: skip
     with Progress(points * sum(filter(None, counts)), shown=progress) as bar:
         findings = [_check_point(request, number, leaves, bar) for number in range(points)]
     return summarise(layout, counts, findings, seed, time.perf_counter() - begin)
@@ -268,7 +269,7 @@ def _settle(
     tolerances: Tolerances,
     bar: Progress,
 ) -> tuple[Estimates, Judgement]:
-    """A quotient for every entry; a ladder of steps where it does not settle the matter; another where that is close."""
+    """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
     layout, tensors = request.layout, request.layout.tensor_of(positions)
 
     def verdicts(estimates: Estimates) -> Judgement:
@@ -314,6 +315,8 @@ def _with_textbook_quotients(estimates: Estimates, quotients: Estimates) -> Esti
 def _noise_reason(scene: Scene) -> str:
     if scene.noise.single:
         return "round-off of float32 hides the slope"
+    if scene.noise.at_point <= _ROUND_OFF * np.finfo(np.float64).eps * abs(scene.base):
+        return "the slope vanishes within round-off here: check at another point"
     return "noise of the loss hides the slope"
 
 
@@ -328,4 +331,4 @@ def _vacuous(estimates: Estimates, analytic: Floats) -> Iterator[str]:
     same = np.abs(analytic - estimates.numerical) <= 4 * np.finfo(np.float64).eps * np.abs(analytic)
     apart = estimates.uncertainty > 1e4 * np.finfo(np.float64).eps * np.abs(analytic)
     if np.count_nonzero(apart) >= _SOME and same[apart].all() and analytic[apart].all():
-        yield "the analytic gradient agrees with the difference quotients to the last bit: is it a finite difference itself?"
+        yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"

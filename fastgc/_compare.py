@@ -144,7 +144,7 @@ class Judgement:
 
 
 def gradient_scales(numerical: Floats, tensors: NDArray[np.int64], count: int) -> Floats:
-    """Root mean square of each tensor's numerical entries, but at least 1e-6 of the largest tensor's; shape (tensors,)."""
+    """Root mean square of each tensor's numerical entries, at least 1e-6 of the largest tensor's; shape (tensors,)."""
     finite = np.where(np.isfinite(numerical), numerical, 0.0)
     peak = np.abs(finite).max(initial=0.0)
     if peak == 0:
@@ -152,7 +152,7 @@ def gradient_scales(numerical: Floats, tensors: NDArray[np.int64], count: int) -
     squares = np.bincount(tensors, (finite / peak) ** 2, minlength=count)
     counts = np.maximum(np.bincount(tensors, minlength=count), 1)
     scales = peak * np.sqrt(squares / counts)
-    return np.maximum(scales, _SCALE_FLOOR * scales.max())
+    return np.asarray(np.maximum(scales, _SCALE_FLOOR * scales.max()))
 
 
 def judge(
@@ -220,7 +220,7 @@ def worst_verdict(verdicts: Any) -> str:
 
 
 def normwise_wrong(judgement: Judgement, uncertainty: Floats, rtol: float) -> bool:
-    """Whether the norm-wise error of a tensor's checked entries exceeds rtol beyond what tolerance and uncertainty allow."""
+    """Whether the norm-wise error of a tensor's checked entries exceeds rtol, beyond tolerance and uncertainty."""
     a, n = judgement.analytic, judgement.numerical
     known = np.isfinite(n) & np.isfinite(a) & (judgement.verdict != UNDECIDED)
     limit = rtol * (np.linalg.norm(a[known]) + np.linalg.norm(n[known])) + np.linalg.norm(judgement.allowed[known])
@@ -228,5 +228,5 @@ def normwise_wrong(judgement: Judgement, uncertainty: Floats, rtol: float) -> bo
 
 
 def smallest_failure(judgement: Judgement, uncertainty: Floats) -> Floats:
-    """The smallest error of each entry that would have been called a failure: beyond tolerance and ten uncertainties."""
+    """The smallest error of each entry that would have been called a failure: tolerance and ten uncertainties."""
     return judgement.allowed + _CERTAIN * uncertainty

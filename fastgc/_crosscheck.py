@@ -40,6 +40,9 @@ def crosscheck(evaluator: Evaluator, positions: NDArray[np.int64], analytic: NDA
     def loss(x: NDArray[np.float64]) -> float:
         return float(evaluator.along(where, evaluator.rounded(where, x[:, None]).T)[0].real)
 
+    def gradient_at_point(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return gradient
+
     with np.errstate(all="ignore"):
-        error = check_grad(loss, lambda x: gradient, evaluator.entries(where))
+        error = check_grad(loss, gradient_at_point, evaluator.entries(where))
     return CrossCheck(float(error), float(np.linalg.norm(gradient)), int(where.size))

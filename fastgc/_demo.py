@@ -76,7 +76,7 @@ def doubled(gradients: Callable[..., Parameters], name: str) -> Callable[..., Pa
 
 def digits_network() -> Problem:
     """A network of 7,510 parameters on handwritten digits, its loss in nopython code."""
-    with resources.files("fastgc").joinpath("data/digits.npz").open("rb") as file, np.load(file) as data:
+    with resources.files("fastgc").joinpath("digits.npz").open("rb") as file, np.load(file) as data:
         images, labels = data["images"][:_IMAGES] / 16.0, data["labels"][:_IMAGES].astype(np.int64)
     generator = np.random.default_rng(0)
     params = {

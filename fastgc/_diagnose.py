@@ -39,10 +39,8 @@ def diagnose(judgement: Judgement, uncertainty: Floats, size: int) -> Diagnosis 
     known = np.isfinite(judgement.analytic) & np.isfinite(judgement.numerical) & np.isfinite(uncertainty)
     a, n, u = judgement.analytic[known], judgement.numerical[known], uncertainty[known]
     clear = np.abs(n) > _WITHIN * u
-    if (
-        FAIL not in judgement.verdict
-        or (not clear.all() & (known.sum() >= min(_FEWEST, size))
-        and clear.sum() < min(_FEWEST, size))
+    if FAIL not in judgement.verdict or (
+        not clear.all() & (known.sum() >= min(_FEWEST, size)) and clear.sum() < min(_FEWEST, size)
     ):
         return None
     return _constant_factor(a, n, u, judgement.allowed[known])

@@ -106,7 +106,7 @@ def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]
     if again != value and scratch:
         yield f"a repeated call gave {again!r} instead of {value!r}: what the loss keeps in args changes its value"
     elif again != value:
-        yield f"loss is noisy: a repeated call gave {again!r} instead of {value!r} (dropout? an unseeded generator? set a seed)"
+        yield f"loss is noisy: a repeated call gave {again!r}, not {value!r} (dropout? no seed set?)"
 
 
 def _timed(direct: PythonEvaluator) -> tuple[Any, float]:
@@ -160,8 +160,8 @@ def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:
     compiled, plain = (as_number(value[0] if with_gradients else value, complex_allowed=True) for value in values)
     if abs(compiled - plain) > _SAME_VALUE * max(abs(compiled), abs(plain)):
         raise ValueError(
-            f"the compiled loss gives {compiled!r} where its Python function gives {plain!r}: Numba has frozen a global or "
-            "closure variable that was changed since; pass it through args, or compile the loss again"
+            f"the compiled loss gives {compiled!r} where its Python function gives {plain!r}: Numba froze a global "
+            "or closure variable that was changed since; pass it through args, or compile the loss again"
         )
 
 

@@ -32,7 +32,7 @@ _NOISE_IN_ALL = 256  # and of all tensors
 
 @dataclass(frozen=True)
 class Scene:
-    """What the estimates of all entries share: the evaluator, the loss at the point, its noise, the parameters' scales."""
+    """What the estimates of all entries share: the evaluator, the loss at the point, its noise, the scales."""
 
     evaluator: Evaluator
     layout: ParameterLayout
@@ -81,7 +81,7 @@ class Estimates:
         columns = (
             zip(*[[getattr(part, field.name) for field in fields(cls)] for part in parts], strict=True) if parts else []
         )
-        return cls(*(np.concatenate(column) for column in columns)) if parts else cls(*empty)  # type: ignore[arg-type]
+        return cls(*(np.concatenate(column) for column in columns)) if parts else cls(*empty)
 
     def bettered(self, where: NDArray[np.int64], other: Estimates) -> Estimates:
         """A copy with the entries at ``where`` taken from ``other`` where that is more certain."""
@@ -146,8 +146,8 @@ def quotient_estimates(
 ) -> Estimates:
     """One difference quotient for every entry; its truncation error is judged from a few entries of each tensor.
 
-    The uncertainty adds the noise of the values, ``noise * sum(|weights|) / h``, to the tensor's truncation error, which
-    grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
+    The uncertainty adds the noise of the values, ``noise * sum(|weights|) / h``, to the tensor's truncation error,
+    which grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
     """
     steps = _steps(scene, positions, stencil, step)
     numerical = _quotients(scene, positions, stencil, steps, step is not None, tick)
@@ -221,7 +221,8 @@ def ladder_estimates(scene: Scene, positions: NDArray[np.int64], *, shift: float
         lines += _climb(scene, positions[start : start + _TOGETHER], shift)
     numbers = np.array([(line.derivative, line.uncertainty, line.left, line.right, line.step) for line in lines])
     trouble = np.array([line.trouble for line in lines], dtype="<U10")
-    return Estimates(positions, *numbers.reshape(-1, 5).T, trouble)
+    numerical, uncertainty, left, right, step = numbers.reshape(-1, 5).T
+    return Estimates(positions, numerical, uncertainty, left, right, step, trouble)
 
 
 def _climb(scene: Scene, positions: NDArray[np.int64], shift: float) -> list[Line]:

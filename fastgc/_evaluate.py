@@ -73,13 +73,9 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     array = np.asarray(value)
     if array.dtype.kind not in ("fiubc" if complex_allowed else "fiub"):
         what = "complex: not supported" if array.dtype.kind == "c" else "no real number"
-        raise TypeError(
-            f"loss returned {_short(value)} ({type(value).__name__}), which is {what}; return one real number"
-        )
+        raise TypeError(f"loss returned {_short(value)} ({type(value).__name__}), {what}; return one real number")
     if array.size != 1:
-        raise ValueError(
-            f"loss returned an array of shape {array.shape}; it must return one value (use fastgc.check_jacobian for several)"
-        )
+        raise ValueError(f"loss returned an array of shape {array.shape}; it must return one value, not several")
     return array.reshape(-1)[0].item()
 
 
@@ -139,7 +135,7 @@ class PythonEvaluator:
         return as_number(self._loss(self._params, *self._args), complex_allowed=self._complex)
 
     def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
-        out = np.empty(displaced.shape, self.result_dtype)
+        out: Array = np.empty(displaced.shape, self.result_dtype)
         with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
             for i, (flat, local) in enumerate(self._cells(positions)):
                 self._displaced = [(flat, local, flat[local])]
@@ -153,7 +149,7 @@ class PythonEvaluator:
         return out
 
     def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
-        out = np.empty(len(rows), self.result_dtype)
+        out: Array = np.empty(len(rows), self.result_dtype)
         cells = list(self._cells(positions))
         self._displaced = [(flat, local, flat[local]) for flat, local in cells]
         try:
@@ -264,7 +260,7 @@ class NumbaEvaluator:
         return self._direct.rounded(positions, displaced)
 
     def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
-        out = np.empty(displaced.shape, self._direct.result_dtype)
+        out: Array = np.empty(displaced.shape, self._direct.result_dtype)
         futures = []
         with self._limited_blas():
             begin = time.perf_counter()

@@ -25,7 +25,7 @@ from numba.extending import (
 )
 from numba.np.arrayobj import make_array, populate_array
 
-from fastgc._layout import flatten_parameters
+from fastgc._layout import Branch, flatten_parameters
 from fastgc._record import Record, RecordTree, store
 
 _BUFFER = types.Array(types.uint8, 1, "C")
@@ -39,7 +39,13 @@ class RecordType(types.Type):
 
     def __init__(self, tree: RecordTree) -> None:
         self.tree = tree
-        super().__init__(f"fastgc.Record{tree.node.names}#{hash(tree) & 0xFFFFFFFFFFFF:x}")
+        super().__init__(f"fastgc.Record{self.branch.names}#{hash(tree) & 0xFFFFFFFFFFFF:x}")
+
+    @property
+    def branch(self) -> Branch:
+        """The names and their children."""
+        assert isinstance(self.tree.node, Branch)
+        return self.tree.node
 
     @property
     def key(self) -> RecordTree:
@@ -56,7 +62,8 @@ class _RecordModel(models.StructModel):
 def _typeof_record(record: Record, context: Any) -> RecordType:
     if record.numba_type is None:
         record.numba_type = RecordType(record.tree)
-    return record.numba_type
+    kind: RecordType = record.numba_type
+    return kind
 
 
 @unbox(RecordType)
@@ -87,7 +94,7 @@ def _box_record(record: RecordType, value: Any, c: Any) -> Any:
     return boxed
 
 
-def _child_type(tree: RecordTree) -> types.Type:
+def _child_type(tree: RecordTree) -> Any:
     if isinstance(tree.node, int):
         ndim, dtype = tree.leaves[tree.node]
         return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
@@ -110,6 +117,7 @@ def _build_child(context: Any, builder: Any, native: Any, tree: RecordTree) -> A
 
 
 def _build_array(context: Any, builder: Any, native: Any, tree: RecordTree) -> Any:
+    assert isinstance(tree.node, int)
     kind, row = _child_type(tree), tree.rows[tree.node]
     buffer = make_array(_BUFFER)(context, builder, native.buffer)
     table = make_array(_TABLE)(context, builder, native.table)
@@ -134,7 +142,7 @@ def _build_array(context: Any, builder: Any, native: Any, tree: RecordTree) -> A
 
 @intrinsic(prefer_literal=True)
 def _child(typing_context: Any, record: RecordType, name: Any) -> Any:
-    branch = record.tree.node
+    branch = record.branch
     tree = RecordTree(branch.children[branch.names.index(name.literal_value)], record.tree.leaves)
     kind = _child_type(tree)
 
@@ -151,17 +159,17 @@ def _getitem(record: Any, name: Any) -> Any:
         return None
     if not isinstance(name, types.StringLiteral):
         raise numba.errors.TypingError("a record is indexed by a literal name, such as params['W1'], in jitted code")
-    if name.literal_value not in record.tree.node.names:
-        known = ", ".join(map(repr, record.tree.node.names))
+    if name.literal_value not in record.branch.names:
+        known = ", ".join(map(repr, record.branch.names))
         raise numba.errors.TypingError(f"params has no tensor {name.literal_value!r}; it has {known}")
-    return lambda record, name: _child(record, name)
+    return lambda record, name: _child(record, name)  # type: ignore[call-arg]
 
 
 @overload(len, strict=False)
 def _len(record: Any) -> Any:
     if not isinstance(record, RecordType):
         return None
-    count = len(record.tree.node.names)
+    count = len(record.branch.names)
     return lambda record: count
 
 
@@ -211,7 +219,7 @@ def record(params: Any) -> Any:
 @overload(record, strict=False)
 def _record_in_jitted_code(params: Any) -> Any:
     if isinstance(params, RecordType):
-        return lambda params: _with_buffer(params, _buffer(params).copy())
+        return lambda params: _with_buffer(params, _buffer(params).copy())  # type: ignore[call-arg]
     if isinstance(params, types.Array):
         return lambda params: params.copy()
     return None
@@ -286,7 +294,8 @@ def freezes_data(loss: Any) -> bool:
 
 
 def _jitted_functions(loss: Any) -> list[Any]:
-    found, queue = [], [loss]
+    found: list[Any] = []
+    queue = [loss]
     while queue:
         function = queue.pop()
         if any(function is other for other in found):

@@ -157,12 +157,10 @@ def _refuse_other_dtypes(names: list[str], leaves: list[Array]) -> None:
     wrong = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if leaf.dtype not in FLOATS]
     if not wrong:
         return
-    listed = listed([f"{name} ({leaf.dtype})" for name, leaf in wrong], quote=False)
+    which = listed([f"{name} ({leaf.dtype})" for name, leaf in wrong], quote=False)
     if any(leaf.dtype.kind == "c" for _, leaf in wrong):
-        raise TypeError(
-            f"complex parameters are not supported: {listed}; pass the real and the imaginary part as two arrays"
-        )
-    raise TypeError(f"params must be arrays of float16, float32 or float64: {listed}; cast with .astype(np.float64)")
+        raise TypeError(f"complex parameters are not supported: {which}; pass the real and the imaginary part")
+    raise TypeError(f"params must be arrays of float16, float32 or float64: {which}; cast with .astype(np.float64)")
 
 
 def listed(items: Sequence[Any], *, quote: bool = True, limit: int = 10) -> str:
@@ -213,19 +211,21 @@ def _pairs(node: Node, gradients: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path or "params", gradients
     elif node.names:
         if not hasattr(gradients, "keys"):
-            raise TypeError(
-                f"gradients{_at(path)} is a {type(gradients).__name__}; it must be a dict with the keys of params{_at(path)}"
-            )
+            raise TypeError(f"gradients{_at(path)} is a {_kind(gradients)}; params{_at(path)} is a dict: use its keys")
         children = dict(zip(node.names, node.children, strict=True))
         for key in gradients.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
             yield from _pairs(children.get(key, -1), gradients[key], _join(path, str(key)))
     else:
         if not isinstance(gradients, (list, tuple)):
             raise TypeError(
-                f"gradients{_at(path)} is a {type(gradients).__name__}; it must be a list or tuple like params{_at(path)}"
+                f"gradients{_at(path)} is a {_kind(gradients)}; params{_at(path)} is a {node.container.__name__}"
             )
         for i, child in enumerate(gradients):
             yield from _pairs(node.children[i] if i < len(node.children) else -1, child, _join(path, str(i)))
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 def _at(path: str) -> str:
@@ -245,13 +245,13 @@ def _as_gradient(name: str, gradient: Any) -> Array:
     array = np.asarray(gradient)
     if array.dtype.kind == "c":
         raise TypeError(
-            f"gradients[{name!r}] is complex ({array.dtype}): not supported; the gradient of a real loss is real"
+            f"gradients[{name!r}] is complex ({array.dtype}), not supported: a real loss has a real gradient"
         )
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind != "f":
         raise TypeError(
-            f"gradients[{name!r}] has dtype {array.dtype} ({type(gradient).__name__}); it must be an array of real numbers"
+            f"gradients[{name!r}] is a {_kind(gradient)} of dtype {array.dtype}; it must be a floating array"
         )
-    return array
+    return array if array.dtype in FLOATS else array.astype(np.float64)
 
 
 def _refuse_unequal_shapes(layout: ParameterLayout, arrays: Sequence[Array]) -> None:

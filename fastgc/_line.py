@@ -69,9 +69,14 @@ class Ladder:
     def extended(self, other: Ladder) -> Ladder:
         """The ladder with the steps of another one, all larger or all smaller, added at their end."""
         first, second = (other, self) if other.above[0] > self.above[0] else (self, other)
-        columns = ("below", "above", "minus", "plus")
-        joined = [np.concatenate([getattr(first, each), getattr(second, each)]) for each in columns]
-        return Ladder(*joined, self.base, np.concatenate([first.noise, second.noise]))
+        return Ladder(
+            np.concatenate([first.below, second.below]),
+            np.concatenate([first.above, second.above]),
+            np.concatenate([first.minus, second.minus]),
+            np.concatenate([first.plus, second.plus]),
+            self.base,
+            np.concatenate([first.noise, second.noise]),
+        )
 
     @property
     def forward(self) -> Floats:
@@ -249,11 +254,11 @@ def _contradiction(column: Floats, noise: Floats) -> Floats:
     """By how much the estimates from smaller steps deviate from each estimate, beyond the noise of both."""
     deviation = np.abs(column[:, None] - column[None, :]) - noise[:, None] - noise[None, :]
     smaller = np.triu(np.ones(deviation.shape, bool), k=1)
-    return np.where(smaller, deviation, 0.0).max(axis=1)
+    return np.asarray(np.where(smaller, deviation, 0.0).max(axis=1))
 
 
 def _wish(noisy: bool, k: int, rows: int) -> str:
-    """Where better steps would lie: noise asks for larger ones at the top of the ladder, truncation for smaller ones."""
+    """Where better steps would lie: above the ladder where noise prevails, below it where truncation does."""
     if noisy and k == 0:
         return "coarser"
     return "finer" if not noisy and k == rows - 1 else ""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Values = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # loss values at multiples of one displacement
+Values = Callable[[NDArray[Any]], NDArray[np.float64]]  # loss values at multiples of one displacement
 
 _POINTS = 8
 _FIRST_SPACING = 4096.0  # in units of eps; Moré and Wild (2011), section 5, recommend 1e-12 or so in double precision
@@ -75,7 +76,7 @@ def _noise_around(values: Values, start: float, eps: float) -> tuple[float, bool
             break
         spacing *= _GROWTH
         if spacing > _WIDEST:
-            return _stair(values(start + np.linspace(0, _REACH, _STAIR_POINTS))), False
+            return _stair(values(start + np.arange(_STAIR_POINTS) * (_REACH / _STAIR_POINTS))), False
     noise = _SAFETY * difference_table_noise(sample)
     if spacing > _FIRST_SPACING * eps:  # closer values tied: they lie on a grid, perhaps a regular one
         noise = max(noise, _smallest_change(sample) / 2)
@@ -98,7 +99,7 @@ def _stair(sample: NDArray[np.float64]) -> float:
 
 
 def difference_table_noise(values: NDArray[np.float64]) -> float:
-    """Standard deviation of the noise in equally spaced values of a smooth function (ECnoise, Moré & Wild 2011, section 3).
+    """Standard deviation of the noise in equally spaced values of a smooth function (Moré & Wild 2011, section 3).
 
     The k-th differences of a smooth function vanish with the spacing; those of independent noise of variance s**2 have
     the variance s**2 * (2k)! / (k!)**2. The first of three successive orders that agree, with both signs among its

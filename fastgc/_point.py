@@ -42,9 +42,7 @@ class Point:
         if self.stored is not None:
             return self.stored.record()
         if isinstance(self.layout.structure, Branch) and self.layout.structure.names:
-            raise ValueError(
-                "in_place=True displaces the caller's own arrays; a jitted function of a dict works on copies: use in_place=False"
-            )
+            raise ValueError("in_place=True cannot go with a jitted function of a dict, which works on copies")
         return self.params
 
     def real(self) -> Point:
@@ -57,7 +55,7 @@ class Point:
 def copied_point(
     layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...], precision: str, *, complex_step: bool
 ) -> Point:
-    """Copies in float64 (``precision="double"``) or in the dtype of each array ("native"); complex for the complex step."""
+    """Copies in float64 (``precision="double"``) or in each array's dtype ("native"); complex for the complex step."""
     dtypes = [np.dtype(np.float64) if precision == "double" else dtype for dtype in layout.dtypes]
     if complex_step:
         dtypes = [np.dtype(np.complex128)] * len(dtypes)
@@ -90,7 +88,7 @@ def callers_point(layout: ParameterLayout, leaves: Sequence[Array], params: Any,
 def moved(
     layout: ParameterLayout, leaves: Sequence[Array], seed: int, number: int, *, in_place: bool
 ) -> Iterator[Sequence[Array]]:
-    """The leaves at point ``number``: themselves for 0, else displaced at random by about their tensor's mean magnitude.
+    """The leaves at point ``number``: themselves for 0, else displaced at random by about their mean magnitude.
 
     In place the caller's arrays are overwritten, and restored to the bit at the end.
     """

@@ -220,17 +220,26 @@ def _text(report: GradientReport) -> Iterable[str]:
 
 
 def _headline(report: GradientReport, tensors: Sequence[TensorSummary]) -> str:
-    count = len(tensors)
-    failed, open_ = (sum(tensor.verdict == verdict for tensor in tensors) for verdict in (FAIL, UNDECIDED))
-    if report.verdict == FAIL:
-        what = f"FAIL  {failed} of {count} {_plural(count, 'tensor disagrees', 'tensors disagree' if failed != 1 else 'tensors disagrees')}"
-    elif report.verdict == UNDECIDED:
-        what = f"UNDECIDED  {open_} of {count} {_plural(count, 'tensor', 'tensors')} cannot be decided"
-    else:
-        what = f"PASS  {count} {_plural(count, 'tensor agrees', 'tensors agree')}"
     checked, size = sum(tensor.checked for tensor in tensors), sum(tensor.size for tensor in tensors)
-    parts = [what, f"{checked:,} of {size:,} entries checked one by one", f"{report.evaluations:,} evaluations"]
-    return "   ".join([*parts, f"{report.seconds:.2f} s", report.engine, f"seed {report.seed}"])
+    parts = [
+        f"{report.verdict.upper()}  {_outcome(report.verdict, [tensor.verdict for tensor in tensors])}",
+        f"{checked:,} of {size:,} {_plural(size, 'entry', 'entries')} checked one by one",
+        f"{report.evaluations:,} evaluations",
+        f"{report.seconds:.2f} s",
+        report.engine,
+        f"seed {report.seed}",
+    ]
+    return "   ".join(parts)
+
+
+def _outcome(verdict: str, verdicts: Sequence[str]) -> str:
+    count, concerned = len(verdicts), verdicts.count(verdict)
+    tensors = _plural(count, "tensor", "tensors")
+    if verdict == FAIL:
+        return f"{concerned} of {count} {tensors} {_plural(concerned, 'disagrees', 'disagree')}"
+    if verdict == UNDECIDED:
+        return f"{concerned} of {count} {tensors} cannot be decided"
+    return f"{count} {tensors} {_plural(count, 'agrees', 'agree')}"
 
 
 def _plural(count: int, one: str, many: str) -> str:

@@ -24,7 +24,7 @@ class Stencil:
         return any(isinstance(offset, complex) for offset in self.offsets)
 
 
-# Offsets and weights: Fornberg (1988), table 1 (central) and table 3 (one-sided); complex step: Squire and Trapp (1998),
+# Offsets and weights: Fornberg (1988), tables 1 (central) and 3 (one-sided). Complex step: Squire and Trapp (1998),
 # Im f(x + ih) / h, which subtracts nothing and so allows any small step.
 STENCILS = {
     stencil.name: stencil
@@ -72,4 +72,4 @@ def quotients(
     weights = np.array(stencil.weights)
     divisor = steps if taken is None else (taken @ weights).real
     with np.errstate(all="ignore"):  # values that are not finite are judged later, not warned about
-        return (values @ weights).real / divisor
+        return np.asarray((values @ weights).real / divisor)

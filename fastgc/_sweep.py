@@ -67,8 +67,8 @@ class StepSweep:
             raise ImportError("plot() needs matplotlib: python -m pip install 'fastgc[plot]'") from error
         if ax is None:
             ax = Figure(figsize=(7, 5), layout="constrained").add_subplot()
-        for name, error in self.errors.items():
-            positive = np.where(error > 0, error, np.nan)
+        for name, errors in self.errors.items():
+            positive = np.where(errors > 0, errors, np.nan)
             (line,) = ax.loglog(self.steps, positive, label=name, linewidth=1)
             ax.plot(self.best_step[name], max(self.best_error[name], np.nanmin(positive)), "o", color=line.get_color())
         ax.set(xlabel="step h", ylabel="absolute error of the quotient")
