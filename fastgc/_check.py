@@ -23,8 +23,9 @@ from fastgc._compare import (
 )
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
-from fastgc._engine import is_jitted, open_evaluator
+from fastgc._engine import NotFiniteError, is_jitted, open_evaluator
 from fastgc._entries import Estimates, Scene, ladder_estimates, open_scene, quotient_estimates
+from fastgc._evaluate import outside_domain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients
 from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
 from fastgc._progress import Progress
@@ -36,6 +37,7 @@ from fastgc._validate import sample_counts, selected, validate
 
 Floats = NDArray[np.float64]
 
+_REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitudes of each tensor
 _SOME = 3  # entries without which no remark is made
 _ROUND_OFF = 100  # eps of the loss: noise below it is round-off, and above it noise
 
@@ -195,7 +197,20 @@ def _counts(
 
 
 def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: Progress) -> Findings:
-    with _point(request, number, leaves) as point:
+    """Check at the given point (number 0) or at a random one, which comes nearer until the loss is defined there."""
+    reaches = [1.0] if number == 0 else _REACHES
+    for reach in reaches:
+        try:
+            with np.errstate(all=None if number == 0 else "ignore"):
+                return _check_at(request, number, leaves, reach, bar)
+        except Exception as error:
+            if reach == reaches[-1] or not (isinstance(error, NotFiniteError) or outside_domain(error)):
+                raise
+    raise AssertionError("unreachable")
+
+
+def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
+    with _point(request, number, leaves, reach) as point:
         expected = 2 * sum(filter(None, request.counts))
         evaluator, first = open_evaluator(
             request.loss, point, engine=request.engine, threads=request.threads, expected=expected,
@@ -220,13 +235,13 @@ def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: P
 
 
 @contextlib.contextmanager
-def _point(request: _Request, number: int, leaves: Sequence[Array]) -> Iterator[Point]:
+def _point(request: _Request, number: int, leaves: Sequence[Array], reach: float) -> Iterator[Point]:
     """The given point, or a random one around it; the caller's arrays are as they were afterwards."""
     if request.in_place:
-        with moved(request.layout, leaves, request.seed, number, in_place=True) as places:
+        with moved(leaves, request.seed, number, reach, in_place=True) as places:
             yield callers_point(request.layout, places, request.params, request.args)
     else:
-        with moved(request.layout, leaves, request.seed, number, in_place=False) as places:
+        with moved(leaves, request.seed, number, reach, in_place=False) as places:
             complex_step = request.stencil.is_complex
             yield copied_point(request.layout, places, request.args, request.precision, complex_step=complex_step)
 
@@ -281,13 +296,15 @@ def _settle(
         bar.enter(layout.names[t])
         parts.append(quotient_estimates(scene, positions[tensors == t], request.stencil, request.step, bar.advance))
     quotients = Estimates.joined(parts)
-    judgement = verdicts(quotients)
+    estimates, judgement = quotients, verdicts(quotients)
     suspects = np.flatnonzero((judgement.verdict != PASS) | judgement.unsure)
-    estimates = quotients.updated(suspects, _climbed(scene, positions[suspects], bar))
-    judgement = verdicts(estimates)
-    close = suspects[judgement.close[suspects]]
-    estimates = estimates.bettered(close, ladder_estimates(scene, positions[close], shift=2.0))
-    judgement = verdicts(estimates)
+    if suspects.size:
+        estimates = quotients.updated(suspects, _climbed(scene, positions[suspects], bar))
+        judgement = verdicts(estimates)
+    close = np.flatnonzero(judgement.close)
+    if close.size:
+        estimates = estimates.bettered(close, ladder_estimates(scene, positions[close], shift=2.0))
+        judgement = verdicts(estimates)
     bar.failed(int(np.count_nonzero(judgement.verdict == FAIL)))
     shown = estimates if request.step is None else _with_textbook_quotients(estimates, quotients)
     return shown, judgement

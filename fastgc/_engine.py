@@ -23,6 +23,10 @@ _MEMORY_SHARE = 0.8  # of the available memory that the copies of the parameters
 _SAME_VALUE = 1e-8  # relative; NumPy and compiled code sum in another order
 
 
+class NotFiniteError(ValueError):
+    """The loss is NaN or infinite at the point of the check."""
+
+
 @dataclass(frozen=True)
 class FirstCall:
     """What the first two calls of the loss showed."""
@@ -94,7 +98,7 @@ def _first_call(direct: PythonEvaluator, point: Point) -> FirstCall:
     value, slow = _timed(direct)
     refuse_changed(point, before, "loss")
     if not np.isfinite(value):
-        raise ValueError(f"loss is {value} at params; a gradient can be checked only where the loss is finite")
+        raise NotFiniteError(f"loss is {value} at params; a gradient can be checked only where the loss is finite")
     scratch = fingerprint(extra) != extra_before
     again, seconds = _timed(direct)
     return FirstCall(value, seconds, max(0.0, slow - seconds), scratch, tuple(_first_notes(value, again, scratch)))

@@ -22,7 +22,6 @@ Tick = Callable[[int], object]  # told how many entries were evaluated
 
 _CHUNK_SECONDS = 0.05  # long beside handing a chunk to a thread, short beside a progress bar or Ctrl-C
 _CHUNKS_PER_THREAD = 16  # so that the last chunks leave no thread idle for long
-_MEMORY_SHARE = 0.8  # of the memory available that copies of the parameters may take
 # What math.* says of an argument outside its domain (a ValueError, where NumPy returns nan).
 _DOMAIN_MESSAGE = re.compile(r"math domain error|expected a (positive|nonnegative|noninteger|finite|number)")
 
@@ -163,7 +162,12 @@ class PythonEvaluator:
         return out
 
     def entries(self, positions: NDArray[np.int64]) -> Array:
-        return np.array([flat[local].real for flat, local in self._cells(positions)], np.float64)
+        out = np.empty(positions.size)
+        tensors = self._layout.tensor_of(positions)
+        for t in np.unique(tensors):
+            mine = tensors == t
+            out[mine] = self._flat[t][positions[mine] - self._layout.starts[t]].real
+        return out
 
     def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
         tensors = self._layout.tensor_of(positions)

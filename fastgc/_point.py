@@ -86,9 +86,9 @@ def callers_point(layout: ParameterLayout, leaves: Sequence[Array], params: Any,
 
 @contextlib.contextmanager
 def moved(
-    layout: ParameterLayout, leaves: Sequence[Array], seed: int, number: int, *, in_place: bool
+    leaves: Sequence[Array], seed: int, number: int, reach: float, *, in_place: bool
 ) -> Iterator[Sequence[Array]]:
-    """The leaves at point ``number``: themselves for 0, else displaced at random by about their mean magnitude.
+    """The leaves at point ``number``: themselves for 0, else displaced at random by ``reach`` mean magnitudes or so.
 
     In place the caller's arrays are overwritten, and restored to the bit at the end.
     """
@@ -98,7 +98,7 @@ def moved(
     generator = np.random.default_rng([seed, number])
     scales = tensor_scales(leaves)
     places = [
-        (leaf + scale * generator.standard_normal(leaf.shape)).astype(
+        (leaf + reach * scale * generator.standard_normal(leaf.shape)).astype(
             leaf.dtype if in_place else np.result_type(leaf, np.float64)
         )
         for leaf, scale in zip(leaves, scales, strict=True)

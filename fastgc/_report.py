@@ -105,7 +105,7 @@ class TensorSummary:
     Attributes
     ----------
     name, shape, size : of the tensor
-    checked : entries checked one by one (at all points together)
+    checked : entries checked one by one, at one point or at several
     verdict, reason : "pass" | "fail" | "undecided", and why
     max_relative_error : max ``|a - n| / max(|a| + |n|, 1e-8)`` over the checked entries
     max_absolute_error : max ``|a - n|`` over the checked entries
@@ -144,6 +144,7 @@ class GradientReport:
     evaluations : how often the loss was called
     seconds : wall-clock time of the check
     seed : that reproduces it
+    points : at how many points the gradient was checked
     engine : what ran the loss
     crosscheck : what ``scipy.optimize.check_grad`` says of a few entries, or None
     notes : what else a reader should know
@@ -154,6 +155,7 @@ class GradientReport:
     evaluations: int
     seconds: float
     seed: int
+    points: int
     engine: str
     crosscheck: CrossCheck | None
     notes: tuple[str, ...]
@@ -221,9 +223,10 @@ def _text(report: GradientReport) -> Iterable[str]:
 
 def _headline(report: GradientReport, tensors: Sequence[TensorSummary]) -> str:
     checked, size = sum(tensor.checked for tensor in tensors), sum(tensor.size for tensor in tensors)
+    where = f" at {report.points} points" if report.points > 1 else ""
     parts = [
         f"{report.verdict.upper()}  {_outcome(report.verdict, [tensor.verdict for tensor in tensors])}",
-        f"{checked:,} of {size:,} {_plural(size, 'entry', 'entries')} checked one by one",
+        f"{checked:,} of {size:,} {_plural(size, 'entry', 'entries')} checked one by one{where}",
         f"{report.evaluations:,} evaluations",
         f"{report.seconds:.2f} s",
         report.engine,
