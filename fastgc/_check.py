@@ -5,41 +5,30 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastgc._compare import (
-    DEFAULT_RTOL,
-    FAIL,
-    PASS,
-    UNDECIDED,
-    Judgement,
-    Tolerances,
-    gradient_scales,
-    judge,
-)
+from fastgc._compare import DEFAULT_RTOL, UNDECIDED, Tolerances
+from fastgc._cover import cover, search
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
 from fastgc._engine import NotFiniteError, is_jitted, open_evaluator
-from fastgc._entries import Estimates, Scene, ladder_estimates, open_scene, quotient_estimates
-from fastgc._evaluate import outside_domain
+from fastgc._entries import open_scene
+from fastgc._evaluate import Evaluator, outside_domain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients
 from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
+from fastgc._probes import norm
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
 from fastgc._sampling import plan_samples
+from fastgc._settle import Site, remarks, settle
 from fastgc._stencil import Stencil, stencil_named
 from fastgc._summary import Findings, summarise
-from fastgc._validate import sample_counts, selected, validate
-
-Floats = NDArray[np.float64]
+from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
 
 _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitudes of each tensor
-_SOME = 3  # entries without which no remark is made
-_ROUND_OFF = 100  # eps of the loss: noise below it is round-off, and above it noise
 
 
 class GradientMismatch(AssertionError):
@@ -60,6 +49,7 @@ class _Request:
     args: tuple[Any, ...]
     layout: ParameterLayout
     counts: tuple[int | None, ...]  # entries to sample of each tensor; None: the tensor is not checked
+    probes: int
     stencil: Stencil
     step: float | None
     rtol: float | None
@@ -79,7 +69,8 @@ def check_gradients(
     *,
     args: tuple[Any, ...] = (),
     tensors: str | Sequence[str] | None = None,
-    samples: int | str | Mapping[str, int | str] = 32,
+    samples: int | str | Mapping[str, int | str] = DEFAULT_SAMPLES,
+    probes: int = 3,
     stencil: str = "central",
     step: float | None = None,
     rtol: float | None = None,
@@ -110,7 +101,12 @@ def check_gradients(
     tensors : str or sequence of str, optional
         Names or patterns (``*`` and ``?``) of the tensors to check; nested keys are joined by ".".
     samples : int, "all", or mapping of name or pattern to these
-        Entries checked one by one in every tensor.
+        Entries checked one by one in every tensor: the first and the last, the largest, exact zeros, the rest at
+        random. Where the default of 32 would take more than 2,000 evaluations it falls, to 2 at the least.
+    probes : int
+        Random-sign directions in every tensor that is not checked entry by entry as a whole; they cover all its entries
+        and lead to the wrong ones. An error above the limits that the report states is missed with probability
+        ``2**-probes`` at most.
     stencil : {"central", "forward", "backward", "five_point", "complex_step"}
         The difference formula of the first look; entries in doubt are settled by central differences at many steps.
     step : float, optional
@@ -150,10 +146,10 @@ def check_gradients(
     begin = time.perf_counter()
     layout, leaves = flatten_parameters(params)
     validate(layout, leaves, gradients, args=args, step=step, rtol=rtol, atol=atol, precision=precision, engine=engine,
-             threads=threads, points=points, in_place=in_place, stencil=stencil, seed=seed)  # fmt: skip
-    counts = _counts(layout, tensors, samples)
-    request = _Request(loss, gradients, params, args, layout, counts, stencil_named(stencil), step, rtol, atol,
-                       precision, engine, threads, in_place, crosscheck, seed)  # fmt: skip
+             threads=threads, points=points, in_place=in_place, stencil=stencil, seed=seed, probes=probes)  # fmt: skip
+    counts = _counts(layout, tensors, samples, probes)
+    request = _Request(loss, gradients, params, args, layout, counts, probes, stencil_named(stencil), step, rtol,
+                       atol, precision, engine, threads, in_place, crosscheck, seed)  # fmt: skip
     with Progress(points * sum(filter(None, counts)), shown=progress) as bar:
         findings = [_check_point(request, number, leaves, bar) for number in range(points)]
     return summarise(layout, counts, findings, seed, time.perf_counter() - begin)
@@ -183,10 +179,14 @@ def assert_gradients(*args: Any, allow_undecided: bool = False, **options: Any) 
 
 
 def _counts(
-    layout: ParameterLayout, tensors: str | Sequence[str] | None, samples: int | str | Mapping[str, int | str]
+    layout: ParameterLayout,
+    tensors: str | Sequence[str] | None,
+    samples: int | str | Mapping[str, int | str],
+    probes: int,
 ) -> tuple[int | None, ...]:
     """How many entries of each tensor are checked; None for a tensor that was not selected."""
-    chosen, wanted = selected(tensors, layout.names), sample_counts(samples, layout.names)
+    chosen = selected(tensors, layout.names)
+    wanted = sample_counts(samples, layout.names, len(chosen), probes)
     return tuple(
         min(size, wanted[name]) if name in chosen else None
         for name, size in zip(layout.names, layout.sizes, strict=True)
@@ -220,17 +220,25 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             gradients = _analytic(request, point)
             plan = plan_samples(request.layout, gradients, request.counts, request.seed)
             positions = plan.positions(request.layout)
-            analytic = _entries_of(gradients, request.layout, positions)
-            base = float(np.real(first.value))
-            scene = open_scene(evaluator, request.layout, point.leaves, positions, base, request.seed)
-            tolerances = _tolerances(request, gradients)
-            estimates, judgement = _settle(request, scene, positions, analytic, tolerances, bar)
+            site = _site(request, point, evaluator, gradients, float(np.real(first.value)))
+            probings = cover(site, _unexhausted(request), request.probes, request.seed, bar)
+            estimates, judgement = settle(site, positions, bar)
+            coverages, looked_at = search(site, probings, estimates, judgement, request.seed, bar)
             second: CrossCheck | None = None
             if request.crosscheck and number == 0:
-                second = scipy_crosscheck(evaluator, positions, analytic)
-        notes = (*first.notes, *_vacuous(estimates, analytic))
+                second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
         return Findings(
-            number, estimates, judgement, tolerances.rtol, evaluator.evaluations, evaluator.name, second, notes
+            point=number,
+            site=site,
+            plan=plan,
+            estimates=estimates,
+            judgement=judgement,
+            coverages=coverages,
+            looked_at=looked_at,
+            evaluations=evaluator.evaluations,
+            engine=evaluator.name,
+            crosscheck=second,
+            notes=(*first.notes, *remarks(site, estimates)),
         )
 
 
@@ -259,11 +267,20 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
     return match_gradients(request.layout, gradients, by_position=is_jitted(function), copy=True)
 
 
-def _entries_of(gradients: Sequence[Array], layout: ParameterLayout, positions: NDArray[np.int64]) -> Floats:
-    tensors = layout.tensor_of(positions)
-    local = positions - layout.starts[tensors]
-    parts = [gradients[t][local[tensors == t]].astype(np.float64) for t in np.unique(tensors)]
-    return np.concatenate([np.empty(0), *parts])
+def _unexhausted(request: _Request) -> list[int]:
+    """The tensors not all of whose entries are checked one by one."""
+    return [t for t in _chosen(request.counts) if request.counts[t] != request.layout.sizes[t]]
+
+
+def _chosen(counts: Sequence[int | None]) -> list[int]:
+    return [t for t, count in enumerate(counts) if count is not None]
+
+
+def _site(request: _Request, point: Point, evaluator: Evaluator, gradients: Sequence[Array], base: float) -> Site:
+    chosen = _chosen(request.counts)
+    scene = open_scene(evaluator, request.layout, point.leaves, chosen, base, request.seed)
+    sizes = np.array([norm(each) / max(1.0, each.size) ** 0.5 for each in gradients])
+    return Site(scene, gradients, sizes, _tolerances(request, gradients), request.stencil, request.step)
 
 
 def _tolerances(request: _Request, gradients: Sequence[Array]) -> Tolerances:
@@ -271,81 +288,3 @@ def _tolerances(request: _Request, gradients: Sequence[Array]) -> Tolerances:
     rtol = np.array(defaults if request.rtol is None else [request.rtol] * len(gradients))
     atol = None if request.atol is None else np.full(len(gradients), request.atol)
     return Tolerances(rtol, atol)
-
-
-# --- from quotients to verdicts ---
-
-
-def _settle(
-    request: _Request,
-    scene: Scene,
-    positions: NDArray[np.int64],
-    analytic: Floats,
-    tolerances: Tolerances,
-    bar: Progress,
-) -> tuple[Estimates, Judgement]:
-    """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
-    layout, tensors = request.layout, request.layout.tensor_of(positions)
-
-    def verdicts(estimates: Estimates) -> Judgement:
-        scales = gradient_scales(estimates.numerical, tensors, len(layout.names))
-        return judge(analytic, estimates, tensors, scales, tolerances, _noise_reason(scene))
-
-    parts = []
-    for t in np.unique(tensors):
-        bar.enter(layout.names[t])
-        parts.append(quotient_estimates(scene, positions[tensors == t], request.stencil, request.step, bar.advance))
-    quotients = Estimates.joined(parts)
-    estimates, judgement = quotients, verdicts(quotients)
-    suspects = np.flatnonzero((judgement.verdict != PASS) | judgement.unsure)
-    if suspects.size:
-        estimates = quotients.updated(suspects, _climbed(scene, positions[suspects], bar))
-        judgement = verdicts(estimates)
-    close = np.flatnonzero(judgement.close)
-    if close.size:
-        estimates = estimates.bettered(close, ladder_estimates(scene, positions[close], shift=2.0))
-        judgement = verdicts(estimates)
-    bar.failed(int(np.count_nonzero(judgement.verdict == FAIL)))
-    shown = estimates if request.step is None else _with_textbook_quotients(estimates, quotients)
-    return shown, judgement
-
-
-def _climbed(scene: Scene, positions: NDArray[np.int64], bar: Progress) -> Estimates:
-    """Ladders for the suspects, tensor by tensor, so that the bar says where the work is."""
-    tensors = scene.layout.tensor_of(positions)
-    parts = []
-    for t in np.unique(tensors):
-        bar.enter(f"{scene.layout.names[t]} (in doubt)")
-        parts.append(ladder_estimates(scene, positions[tensors == t]))
-    return Estimates.joined(parts)
-
-
-def _with_textbook_quotients(estimates: Estimates, quotients: Estimates) -> Estimates:
-    """Under a step of the caller's own, ``numerical`` is the quotient with that step, as uncertain as it has proved."""
-    off = np.abs(quotients.numerical - estimates.numerical)
-    plain = np.isfinite(off) & (estimates.trouble == "") & (off > 0)
-    uncertainty = np.where(plain, estimates.uncertainty + off, estimates.uncertainty)
-    numerical = np.where(plain, quotients.numerical, estimates.numerical)
-    return replace(estimates, numerical=numerical, uncertainty=uncertainty, step=quotients.step)
-
-
-def _noise_reason(scene: Scene) -> str:
-    if scene.noise.single:
-        return "round-off of float32 hides the slope"
-    if scene.noise.at_point <= _ROUND_OFF * np.finfo(np.float64).eps * abs(scene.base):
-        return "the slope vanishes within round-off here: check at another point"
-    return "noise of the loss hides the slope"
-
-
-def _vacuous(estimates: Estimates, analytic: Floats) -> Iterator[str]:
-    """Remarks on checks that show less than they seem to."""
-    if not analytic.size:
-        return
-    if not estimates.numerical.any():
-        yield "the loss did not respond to any entry: does it read its argument?"
-    elif not analytic.any():
-        yield "the analytic gradient is zero everywhere"
-    same = np.abs(analytic - estimates.numerical) <= 4 * np.finfo(np.float64).eps * np.abs(analytic)
-    apart = estimates.uncertainty > 1e4 * np.finfo(np.float64).eps * np.abs(analytic)
-    if np.count_nonzero(apart) >= _SOME and same[apart].all() and analytic[apart].all():
-        yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"

@@ -117,6 +117,12 @@ class Tolerances:
     rtol: Floats
     atol: Floats | None  # None: 1e-3 * rtol * scale of the tensor
 
+    def allowed(self, tensors: Any, size: Any, scale: Any) -> Any:
+        """Allowed difference of values of that size in tensors of that scale."""
+        rtol = self.rtol[tensors]
+        atol = _ATOL_SHARE * rtol * scale if self.atol is None else self.atol[tensors]
+        return atol + rtol * size
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -143,16 +149,22 @@ class Judgement:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def gradient_scales(numerical: Floats, tensors: NDArray[np.int64], count: int) -> Floats:
-    """Root mean square of each tensor's numerical entries, at least 1e-6 of the largest tensor's; shape (tensors,)."""
+def gradient_scales(numerical: Floats, tensors: NDArray[np.int64], defaults: Floats) -> Floats:
+    """Each tensor's scale: the root mean square of its numerical entries, at least 1e-6 of the largest tensor's.
+
+    Parameters
+    ----------
+    numerical, tensors : arrays, shape (entries,)
+        Derivatives, and the tensors that they belong to.
+    defaults : array, shape (tensors,)
+        What stands for tensors without any numerical entry.
+    """
     finite = np.where(np.isfinite(numerical), numerical, 0.0)
-    peak = np.abs(finite).max(initial=0.0)
-    if peak == 0:
-        return np.zeros(count)
-    squares = np.bincount(tensors, (finite / peak) ** 2, minlength=count)
-    counts = np.maximum(np.bincount(tensors, minlength=count), 1)
-    scales = peak * np.sqrt(squares / counts)
-    return np.asarray(np.maximum(scales, _SCALE_FLOOR * scales.max()))
+    peak = np.abs(finite).max(initial=0.0) or 1.0
+    squares = np.bincount(tensors, (finite / peak) ** 2, minlength=defaults.size)
+    counts = np.bincount(tensors, minlength=defaults.size)
+    scales = np.where(counts > 0, peak * np.sqrt(squares / np.maximum(counts, 1)), defaults)
+    return np.asarray(np.maximum(scales, _SCALE_FLOOR * scales.max(initial=0.0)))
 
 
 def judge(
@@ -188,9 +200,7 @@ def judge(
         distance = np.abs(analytic - numerical)
         size = np.maximum(np.abs(analytic), np.abs(numerical))
         scale = scales[tensors]
-        rtol = tolerances.rtol[tensors]
-        atol = _ATOL_SHARE * rtol * scale if tolerances.atol is None else tolerances.atol[tensors]
-        allowed = atol + rtol * size
+        allowed = tolerances.allowed(tensors, size, scale)
         u = estimates.uncertainty
         resolved = u <= _USEFUL * np.maximum(size, scale)
         agrees = distance <= allowed + u

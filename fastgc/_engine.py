@@ -76,7 +76,7 @@ def open_evaluator(
         loss = jitted(loss)
     compiled = is_jitted(loss)
     call = (lambda params, *args: loss(params, *args)[0]) if with_gradients else loss
-    direct = PythonEvaluator(call, point.received_by(compiled), point.args, point.layout, point.leaves)
+    direct = PythonEvaluator(call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources)
     first = _first_call(direct, point)
     if engine == "python" or not compiled or point.stored is None:
         return direct, first

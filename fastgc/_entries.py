@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._evaluate import Evaluator, Tick
+from fastgc._evaluate import Evaluator, Tick, silent
 from fastgc._layout import Array, ParameterLayout
 from fastgc._line import RATIO, Ladder, Line, analyse
 from fastgc._noise import Noise, measure_noise
@@ -109,33 +109,37 @@ def open_scene(
     evaluator: Evaluator,
     layout: ParameterLayout,
     leaves: Sequence[Array],
-    positions: NDArray[np.int64],
+    tensors: Sequence[int],
     base: float,
     seed: int,
 ) -> Scene:
     """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
     scene = unmeasured_scene(evaluator, layout, leaves, base)
-    chosen = _spread(layout, positions)
+    chosen = _spread(layout, tensors)
     if not chosen.size:
         return scene
     signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], chosen.size)
     start, direction = evaluator.entries(chosen), signs * scene.scales(chosen)
 
     def values(distances: Floats) -> Floats:
-        return evaluator.along(
-            chosen, evaluator.rounded(chosen.repeat(1), (start + distances[:, None] * direction).T).T
-        ).real
+        return evaluator.along(chosen, evaluator.rounded(chosen, (start + distances[:, None] * direction).T).T).real
 
     return replace(scene, noise=measure_noise(values, base, float(scene.eps.max())))
 
 
-def _spread(layout: ParameterLayout, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A few of the positions in every tensor, a few hundred in all."""
-    tensors = layout.tensor_of(positions)
-    each = [positions[tensors == t] for t in np.unique(tensors)]
-    few = [group[np.linspace(0, group.size - 1, min(group.size, _NOISE_ENTRIES)).astype(np.int64)] for group in each]
+def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:
+    """A few positions in every tensor, a few hundred in all."""
+    few = [
+        layout.starts[t] + np.unique(np.linspace(0, layout.sizes[t] - 1, _NOISE_ENTRIES).astype(np.int64))
+        for t in tensors
+        if layout.sizes[t]
+    ]
     together = np.concatenate([np.empty(0, np.int64), *few])
-    return together[np.linspace(0, together.size - 1, min(together.size, _NOISE_IN_ALL)).astype(np.int64)]
+    return (
+        together[:0]
+        if not together.size
+        else together[np.unique(np.linspace(0, together.size - 1, _NOISE_IN_ALL).astype(np.int64))]
+    )
 
 
 # --- the cheap pass ---
@@ -156,7 +160,7 @@ def quotient_estimates(
     trials = np.concatenate(
         [np.empty(0, np.int64), *(_trials(np.flatnonzero(tensors == t)) for t in np.unique(tensors))]
     )
-    wide = _quotients(scene, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, _silent)
+    wide = _quotients(scene, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, silent)
     with np.errstate(all="ignore"):
         errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / steps[trials] ** stencil.order
     for t in np.unique(tensors):
@@ -176,10 +180,6 @@ def plain_quotients(
 ) -> Floats:
     """One difference quotient for every entry, and nothing else."""
     return _quotients(scene, positions, stencil, _steps(scene, positions, stencil, step), step is not None, tick)
-
-
-def _silent(count: int) -> None:
-    """Progress that nobody watches."""
 
 
 def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -256,7 +256,7 @@ def _ladders(scene: Scene, positions: NDArray[np.int64], rungs: Floats) -> list[
     x, steps = scene.evaluator.entries(positions)[:, None], scene.scales(positions)[:, None] * rungs
     displaced = scene.evaluator.rounded(positions, np.hstack([x - steps, x + steps]))
     below, above = np.hsplit(displaced - x, 2)
-    minus, plus = np.hsplit(scene.evaluator.values(positions, displaced, _silent).real, 2)
+    minus, plus = np.hsplit(scene.evaluator.values(positions, displaced, silent).real, 2)
     with np.errstate(all="ignore"):
         rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
     noise = np.fmax(scene.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))

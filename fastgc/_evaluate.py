@@ -8,7 +8,8 @@ import queue
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,26 @@ _CHUNK_SECONDS = 0.05  # long beside handing a chunk to a thread, short beside a
 _CHUNKS_PER_THREAD = 16  # so that the last chunks leave no thread idle for long
 # What math.* says of an argument outside its domain (a ValueError, where NumPy returns nan).
 _DOMAIN_MESSAGE = re.compile(r"math domain error|expected a (positive|nonnegative|noninteger|finite|number)")
+
+
+_BLOCK = 1 << 16  # entries displaced at a time: their temporaries stay in the cache
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Neighbouring entries of one tensor, displaced together by their signs times a length.
+
+    Attributes
+    ----------
+    tensor, start : the tensor, and the first of its entries in C order
+    signs : array of int8, +1 or -1, shape (entries,)
+    scale : the length of a distance of 1, in every entry
+    """
+
+    tensor: int
+    start: int
+    signs: NDArray[np.int8]
+    scale: float
 
 
 class Evaluator(Protocol):
@@ -44,6 +65,9 @@ class Evaluator(Protocol):
     def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
         """The loss with all entries ``positions`` set to ``rows[j]`` together, shape (rows,)."""
 
+    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+        """The loss at ``distances`` along the direction that all rays make together, shape (distances,)."""
+
     def entries(self, positions: NDArray[np.int64]) -> Array:
         """The entries at ``positions``, as float64."""
 
@@ -52,6 +76,10 @@ class Evaluator(Protocol):
 
     def close(self) -> None:
         """Put back whatever is displaced and end the threads."""
+
+
+def silent(count: int) -> None:
+    """Progress that nobody watches."""
 
 
 # --- what a loss may return ---
@@ -90,6 +118,23 @@ def outside_domain(error: Exception) -> bool:
     return isinstance(error, ValueError) and bool(_DOMAIN_MESSAGE.search(str(error)))
 
 
+# --- displacing ---
+
+
+def _flat_view(array: Array) -> Any:
+    """A flat view, where there is one, else NumPy's flat iterator, which writes through to the array."""
+    return array.reshape(-1) if array.flags.c_contiguous else array.flat
+
+
+def _displace(flat: Any, original: Array, ray: Ray, distance: float) -> None:
+    """Write ``original + distance * scale * signs`` to a ray's entries, block by block."""
+    step = distance * ray.scale
+    for begin in range(0, ray.signs.size, _BLOCK):
+        signs = ray.signs[begin : begin + _BLOCK]
+        first = ray.start + begin
+        flat[first : first + signs.size] = original[begin : begin + signs.size] + step * signs
+
+
 # --- one Python call after another ---
 
 
@@ -104,6 +149,8 @@ class PythonEvaluator:
         What the loss receives; it shares memory with ``leaves``.
     leaves : sequence of arrays
         The arrays that are displaced, in the order of the layout.
+    sources : sequence of arrays, or None
+        Where the entries were copied from and can be restored from; None where the leaves are the only ones.
     """
 
     name = "python"
@@ -115,14 +162,15 @@ class PythonEvaluator:
         args: tuple[Any, ...],
         layout: ParameterLayout,
         leaves: Sequence[Array],
+        sources: Sequence[Array] | None,
     ) -> None:
         self.evaluations = 0
         self._loss, self._params, self._args, self._layout = loss, params, args, layout
-        # A flat view where there is one; else NumPy's flat iterator, which writes through to the array.
-        self._flat: list[Any] = [leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat for leaf in leaves]
+        self._flat = [_flat_view(leaf) for leaf in leaves]
+        self._sources = None if sources is None else [_flat_view(source) for source in sources]
         self._dtypes = [leaf.dtype for leaf in leaves]
         self._complex = any(dtype.kind == "c" for dtype in self._dtypes)
-        self._displaced: list[tuple[Any, int, Any]] = []  # entries to be put back, whatever happens
+        self._displaced: list[tuple[Any, Any, Any]] = []  # (array, where, entries) to be put back, whatever happens
 
     @property
     def result_dtype(self) -> type:
@@ -161,6 +209,28 @@ class PythonEvaluator:
             self._restore()
         return out
 
+    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+        out: Array = np.empty(distances.size, self.result_dtype)
+        self._displaced = [
+            (self._flat[ray.tensor], slice(ray.start, ray.start + ray.signs.size), self.origin(ray)) for ray in rays
+        ]
+        try:
+            with np.errstate(all="ignore"):
+                for j, distance in enumerate(distances.tolist()):
+                    for ray, (flat, _, original) in zip(rays, self._displaced, strict=True):
+                        _displace(flat, original, ray, distance)
+                    out[j] = self._value_or_nan()
+        finally:
+            self._restore()
+        return out
+
+    def origin(self, ray: Ray) -> Array:
+        """A ray's entries as they are at the point: in the source, or a scratch copy."""
+        where = slice(ray.start, ray.start + ray.signs.size)
+        if self._sources is None:
+            return np.array(self._flat[ray.tensor][where])
+        return np.asarray(self._sources[ray.tensor][where])
+
     def entries(self, positions: NDArray[np.int64]) -> Array:
         out = np.empty(positions.size)
         tensors = self._layout.tensor_of(positions)
@@ -181,8 +251,8 @@ class PythonEvaluator:
         self._restore()  # once more: an interrupt may have fallen into the first time
 
     def _restore(self) -> None:
-        for flat, local, original in self._displaced:
-            flat[local] = original
+        for flat, where, original in self._displaced:
+            flat[where] = original
         self._displaced = []
 
     def _cells(self, positions: NDArray[np.int64]) -> Iterator[tuple[Any, int]]:
@@ -265,24 +335,31 @@ class NumbaEvaluator:
 
     def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._direct.result_dtype)
-        futures = []
+        chunks = self._chunks(positions, displaced.shape[1])
+        begin = time.perf_counter()
+        self._in_threads([(self._run, positions[chunk], displaced[chunk], out[chunk]) for chunk in chunks], tick)
+        busy = (time.perf_counter() - begin) * min(len(self._stores), max(1, len(chunks)))
+        self._seconds = busy / max(1, displaced.size)
+        self._evaluations += displaced.size
+        return out
+
+    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+        out: Array = np.empty((distances.size, 1), self._direct.result_dtype)
+        self._in_threads([(self._run_rays, rays, distances[j], out[j : j + 1]) for j in range(distances.size)], silent)
+        self._evaluations += distances.size
+        return out[:, 0]
+
+    def _in_threads(self, calls: Sequence[tuple[Any, ...]], tick: Tick) -> None:
+        futures: list[Future[int]] = []
         with self._limited_blas():
-            begin = time.perf_counter()
             try:
-                futures = [
-                    self._pool.submit(self._run, positions[chunk], displaced[chunk], out[chunk])
-                    for chunk in self._chunks(positions, displaced.shape[1])
-                ]
+                futures = [self._pool.submit(*call) for call in calls]
                 for future in as_completed(futures):
                     tick(future.result())
             finally:  # after an exception, Ctrl-C included: no thread may outlive the call
                 for future in futures:
                     future.cancel()
                 wait(futures)
-        busy = (time.perf_counter() - begin) * min(len(self._stores), max(1, len(futures)))
-        self._seconds = busy / max(1, displaced.size)
-        self._evaluations += displaced.size
-        return out
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -319,6 +396,22 @@ class NumbaEvaluator:
         finally:
             self._idle.put((store, record))
         return positions.size
+
+    def _run_rays(self, rays: Sequence[Ray], distance: float, out: Array) -> int:
+        store, record = self._idle.get()
+        flats = [store.leaves[ray.tensor].reshape(-1) for ray in rays]
+        originals = [self._direct.origin(ray) for ray in rays]
+        try:
+            for ray, flat, original in zip(rays, flats, originals, strict=True):
+                _displace(flat, original, ray, distance)
+            first = self._layout.starts[rays[0].tensor] + rays[0].start
+            flat, cells = self._cells(store, np.array([first]))
+            self._run_singly(record, flat, cells, flat[cells][:, None], out)
+        finally:
+            for ray, flat, original in zip(rays, flats, originals, strict=True):
+                flat[ray.start : ray.start + ray.signs.size] = original
+            self._idle.put((store, record))
+        return 1
 
     def _run_singly(self, record: Any, flat: Array, cells: NDArray[np.int64], displaced: Array, out: Array) -> None:
         """Some value of a chunk raised: ask for each by itself, nan for those outside the loss's domain."""

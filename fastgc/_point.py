@@ -27,12 +27,15 @@ class Point:
         The caller's structure over the leaves, for plain functions.
     stored : Storage or None
         The copies; None in place.
+    sources : sequence of arrays or None
+        What was copied; None in place.
     """
 
     layout: ParameterLayout
     leaves: Sequence[Array]
     params: Any
     stored: Storage | None
+    sources: Sequence[Array] | None
     args: tuple[Any, ...]
 
     def received_by(self, jitted: bool) -> Any:
@@ -61,7 +64,7 @@ def copied_point(
         dtypes = [np.dtype(np.complex128)] * len(dtypes)
     stored = store(layout, leaves, dtypes)
     args = tuple(_in_double(arg) for arg in args) if precision == "double" else args
-    return Point(layout, stored.leaves, layout.rebuild(stored.leaves), stored, args)
+    return Point(layout, stored.leaves, layout.rebuild(stored.leaves), stored, leaves, args)
 
 
 def callers_point(layout: ParameterLayout, leaves: Sequence[Array], params: Any, args: tuple[Any, ...]) -> Point:
@@ -81,7 +84,7 @@ def callers_point(layout: ParameterLayout, leaves: Sequence[Array], params: Any,
         raise ValueError(
             f"in_place=True, but params {layout.names[i]!r} and {layout.names[j]!r} share memory; use in_place=False"
         )
-    return Point(layout, leaves, params, None, args)
+    return Point(layout, leaves, params, None, None, args)
 
 
 @contextlib.contextmanager

@@ -99,6 +99,34 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """What random-sign directions, each over all entries of a tensor, showed; in units of the gradient.
+
+    Attributes
+    ----------
+    residuals, uncertainties : analytic minus numerical slope along each direction, and a bound on the error of that
+    seen : whether a difference was seen
+    relative_error : ``||a - n|| / (||a|| + ||n||)`` of the whole tensor: an estimate if one was seen, else `norm_limit`
+    interval : 95 % interval of that estimate (0 and the bound, if nothing was seen)
+    entry_limit : the smallest error of one entry that shows (and counts: at least the tolerance of a median entry)
+    norm_limit : the smallest error of the whole tensor, relative to its norm, that shows
+    miss_probability : with which an error with an entry above `entry_limit` or a norm above 4 `norm_limit` is missed,
+        at most
+    shared_with : other tensors in the same directions
+    """
+
+    residuals: tuple[float, ...]
+    uncertainties: tuple[float, ...]
+    seen: bool
+    relative_error: float
+    interval: tuple[float, float]
+    entry_limit: float
+    norm_limit: float
+    miss_probability: float
+    shared_with: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TensorSummary:
     """What was found in one tensor.
 
@@ -114,6 +142,8 @@ class TensorSummary:
     entries : every entry checked
     wrong_entries : those that failed, worst first
     sensitivity : the smallest error in an entry that would have been called a failure, or None
+    unseen_share : with 95 % confidence no larger share of the entries is wrong, judged by those drawn at random alone
+    probe : what random directions over all entries showed, or None where there were none
     diagnosis : the kind of bug that the numbers are consistent with, or None
     """
 
@@ -130,6 +160,8 @@ class TensorSummary:
     entries: Sequence[Entry]
     wrong_entries: Sequence[Entry]
     sensitivity: Sensitivity | None
+    unseen_share: float
+    probe: Probe | None
     diagnosis: Diagnosis | None
 
 
@@ -212,6 +244,7 @@ def _text(report: GradientReport) -> Iterable[str]:
         yield f"and {len(rest)} more tensors: {counted}"
     if worst_first and worst_first[0].worst is not None:
         yield f"worst: {entry_text(worst_first[0].worst)}"
+    yield from _limits(tensors)
     if report.crosscheck is not None:
         check = report.crosscheck
         yield (
@@ -226,13 +259,18 @@ def _headline(report: GradientReport, tensors: Sequence[TensorSummary]) -> str:
     where = f" at {report.points} points" if report.points > 1 else ""
     parts = [
         f"{report.verdict.upper()}  {_outcome(report.verdict, [tensor.verdict for tensor in tensors])}",
-        f"{checked:,} of {size:,} {_plural(size, 'entry', 'entries')} checked one by one{where}",
+        f"{checked:,} of {size:,} {_plural(size, 'entry', 'entries')} checked one by one{where}{_covered(tensors)}",
         f"{report.evaluations:,} evaluations",
         f"{report.seconds:.2f} s",
         report.engine,
         f"seed {report.seed}",
     ]
     return "   ".join(parts)
+
+
+def _covered(tensors: Sequence[TensorSummary]) -> str:
+    partly = [tensor for tensor in tensors if tensor.checked < tensor.size]
+    return ", all covered by probes" if partly and all(tensor.probe is not None for tensor in partly) else ""
 
 
 def _outcome(verdict: str, verdicts: Sequence[str]) -> str:
@@ -245,19 +283,34 @@ def _outcome(verdict: str, verdicts: Sequence[str]) -> str:
     return f"{count} {tensors} {_plural(count, 'agrees', 'agree')}"
 
 
+def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
+    """What the probes and the samples could not have seen."""
+    probed = [(tensor, tensor.probe) for tensor in tensors if tensor.probe is not None]
+    if not probed:
+        return
+    coarsest, probe = max(probed, key=lambda pair: pair[1].norm_limit)
+    yield (
+        f"probes miss an error of one entry above {probe.entry_limit:.0e}, or of {coarsest.name} as a whole above "
+        f"{4 * probe.norm_limit:.0e} of it, with probability {probe.miss_probability:.0e} at most"
+    )
+    share = max(tensor.unseen_share for tensor, _ in probed)
+    if share < 1:
+        yield f"samples alone leave room for {100 * share:.0f} % of wrong entries in a tensor (95 % confidence)"
+
+
 def _plural(count: int, one: str, many: str) -> str:
     return one if count == 1 else many
 
 
 def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
-    rows = [("tensor", "shape", "checked", "max rel err", "rel err", "verdict")]
+    rows = [("tensor", "shape", "checked", "max rel err", "rel err (all)", "verdict")]
     rows += [
         (
             tensor.name,
             str(tensor.shape),
             f"{tensor.checked:,}/{tensor.size:,}",
-            f"{tensor.max_relative_error:.2e}" if tensor.checked else "-",
-            f"{tensor.relative_error:.2e}" if tensor.checked else "-",
+            f"{tensor.max_relative_error:.1e}" if tensor.checked else "-",
+            _whole_error(tensor),
             "  ".join(
                 filter(None, [tensor.verdict.upper() if tensor.verdict == FAIL else tensor.verdict, _remark(tensor)])
             ),
@@ -269,6 +322,15 @@ def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
         left = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
         right = [row[column].rjust(widths[column]) for column in (2, 3, 4)]
         yield "  ".join([*left, *right, row[5]])
+
+
+def _whole_error(tensor: TensorSummary) -> str:
+    """The norm-wise error of all entries: exact, estimated from probes, or (without probes) of the checked ones."""
+    if tensor.probe is not None:
+        return f"{'~' if tensor.probe.seen else '<'} {tensor.probe.relative_error:.1e}"
+    if tensor.checked == 0:
+        return "-"
+    return f"{tensor.relative_error:.1e}" + ("" if tensor.checked == tensor.size else " of checked")
 
 
 def _remark(tensor: TensorSummary) -> str:

@@ -1,8 +1,8 @@
-"""From judged entries to the summaries of tensors and the report."""
+"""From judged entries and probes to the summaries of tensors and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastgc._compare import (
     FAIL,
+    PASS,
     UNDECIDED,
     Judgement,
     elementwise_error,
@@ -18,27 +19,49 @@ from fastgc._compare import (
     smallest_failure,
     worst_verdict,
 )
+from fastgc._cover import Coverage, probe_report, probe_verdict
 from fastgc._crosscheck import CrossCheck
 from fastgc._diagnose import diagnose
 from fastgc._entries import Estimates
 from fastgc._layout import ParameterLayout, listed
-from fastgc._report import Entries, GradientReport, Sensitivity, TensorSummary
+from fastgc._report import Entries, GradientReport, Probe, Sensitivity, TensorSummary
+from fastgc._sampling import SamplePlan
+from fastgc._settle import Site
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found at one point."""
+    """What was found at one point.
+
+    Attributes
+    ----------
+    estimates, judgement : of the sampled entries
+    coverages : by tensor, how random directions covered it
+    looked_at : entries that a search looked at besides
+    """
 
     point: int
+    site: Site
+    plan: SamplePlan
     estimates: Estimates
     judgement: Judgement
-    rtol: Floats  # shape (tensors,)
+    coverages: Mapping[int, Coverage]
+    looked_at: Estimates
     evaluations: int
     engine: str
     crosscheck: CrossCheck | None
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """The entries of one tensor checked at one point."""
+
+    point: int
+    estimates: Estimates
+    judgement: Judgement
 
 
 def summarise(
@@ -65,46 +88,48 @@ def summarise(
 
 
 def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Findings]) -> TensorSummary:
-    mine = [found.judgement.part(layout.tensor_of(found.estimates.positions) == tensor) for found in findings]
-    estimates = [found.estimates.part(layout.tensor_of(found.estimates.positions) == tensor) for found in findings]
-    judged, estimated = Judgement.joined(mine), Estimates.joined(estimates)
-    entries = _entries(layout, tensor, findings, judged, estimated)
-    errors = elementwise_error(judged.analytic, judged.numerical)
-    differences = np.abs(judged.analytic - judged.numerical)
+    checked = [_checked(layout, tensor, found) for found in findings]
+    judged = Judgement.joined([each.judgement for each in checked])
+    estimated = Estimates.joined([each.estimates for each in checked])
+    entries = _entries(layout, tensor, checked, judged, estimated)
     order = np.argsort(-_excess(judged, estimated), kind="stable")
-    wrong = order[judged.verdict[order] == FAIL]
-    off_in_norm = any(
-        normwise_wrong(part, found.uncertainty, float(findings[0].rtol[tensor]))
-        for part, found in zip(mine, estimates, strict=True)
-    )
-    verdict = FAIL if off_in_norm else worst_verdict(judged.verdict)
+    verdict, reason = _verdict(tensor, findings, checked, judged)
     return TensorSummary(
         name=layout.names[tensor],
         shape=layout.shapes[tensor],
         size=layout.sizes[tensor],
         checked=int(np.unique(entries.local).size),
         verdict=verdict,
-        reason=_reason(judged, off_in_norm),
-        max_relative_error=float(errors.max(initial=0.0)),
-        max_absolute_error=float(differences.max(initial=0.0)),
+        reason=reason,
+        max_relative_error=float(elementwise_error(judged.analytic, judged.numerical).max(initial=0.0)),
+        max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
         relative_error=relative_error(judged.analytic, judged.numerical),
         worst=entries[int(order[0])] if order.size else None,
         entries=entries,
-        wrong_entries=entries.part(wrong),
+        wrong_entries=entries.part(order[judged.verdict[order] == FAIL]),
         sensitivity=_sensitivity(judged, estimated),
+        unseen_share=_unseen_share(layout, tensor, findings),
+        probe=_probe(layout, tensor, findings),
         diagnosis=diagnose(judged, estimated.uncertainty, layout.sizes[tensor]) if verdict == FAIL else None,
     )
 
 
+def _checked(layout: ParameterLayout, tensor: int, found: Findings) -> _Checked:
+    """Sampled entries, and those that a search looked at besides."""
+    mine = layout.tensor_of(found.estimates.positions) == tensor
+    sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
+    extra = found.looked_at.part(layout.tensor_of(found.looked_at.positions) == tensor)
+    extra = extra.part(np.unique(extra.positions, return_index=True)[1])
+    extra = extra.part(~np.isin(extra.positions, sampled.positions))
+    more = found.site.verdicts(extra, found.site.scales(found.estimates))
+    return _Checked(found.point, Estimates.joined([sampled, extra]), Judgement.joined([judged, more]))
+
+
 def _entries(
-    layout: ParameterLayout, tensor: int, findings: Sequence[Findings], judged: Judgement, estimated: Estimates
+    layout: ParameterLayout, tensor: int, checked: Sequence[_Checked], judged: Judgement, estimated: Estimates
 ) -> Entries:
-    points = [
-        np.full(np.count_nonzero(layout.tensor_of(found.estimates.positions) == tensor), found.point)
-        for found in findings
-    ]
     columns = {
-        "point": np.concatenate(points),
+        "point": np.concatenate([np.full(each.estimates.positions.size, each.point) for each in checked]),
         "analytic": judged.analytic,
         "numerical": judged.numerical,
         "uncertainty": estimated.uncertainty,
@@ -123,20 +148,41 @@ def _excess(judged: Judgement, estimated: Estimates) -> Floats:
     return np.where(np.isnan(excess), np.inf, excess) + np.where(judged.verdict == FAIL, 1e300, 0.0)
 
 
-def _reason(judged: Judgement, off_in_norm: bool) -> str:
-    failed, open_ = np.count_nonzero(judged.verdict == FAIL), judged.verdict == UNDECIDED
+# --- the verdict on a tensor ---
+
+
+def _verdict(
+    tensor: int, findings: Sequence[Findings], checked: Sequence[_Checked], judged: Judgement
+) -> tuple[str, str]:
+    """Fail if an entry does or the norm-wise error is above rtol; else undecided if something is; else pass."""
+    probed = [
+        probe_verdict(found.site, tensor, found.coverages[tensor], sampled=bool(each.estimates.positions.size))
+        for found, each in zip(findings, checked, strict=True)
+        if tensor in found.coverages
+    ]
+    failed = np.count_nonzero(judged.verdict == FAIL)
     if failed:
-        return f"{failed} of {judged.verdict.size} checked entries differ"
-    if off_in_norm:
-        return "the checked entries together differ by more than rtol"
-    if open_.any():
-        reasons, counts = np.unique(judged.reason[open_].astype(str), return_counts=True)
-        return "; ".join(
-            f"{reason} ({count} of {judged.verdict.size} entries)"
-            for reason, count in zip(reasons, counts, strict=True)
-        )
-    kinks = np.count_nonzero(judged.reason == "kink")
+        hints = [reason for _, reason in probed if reason]
+        return FAIL, "; ".join([f"{failed} of {judged.verdict.size} checked entries differ", *dict.fromkeys(hints)])
+    rtol = float(findings[0].site.tolerances.rtol[tensor])
+    if any(normwise_wrong(each.judgement, each.estimates.uncertainty, rtol) for each in checked):
+        return FAIL, "the checked entries together differ by more than rtol"
+    verdict = worst_verdict([*judged.verdict, *(verdict for verdict, _ in probed)])
+    reasons = [_open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
+    return verdict, "; ".join(dict.fromkeys(filter(None, reasons)))
+
+
+def _open_reason(judged: Judgement) -> str:
+    unclear = judged.verdict == UNDECIDED
+    if unclear.any():
+        reasons, counts = np.unique(judged.reason[unclear].astype(str), return_counts=True)
+        size = judged.verdict.size
+        return "; ".join(f"{reason} ({count} of {size} entries)" for reason, count in zip(reasons, counts, strict=True))
+    kinks = np.count_nonzero((judged.reason == "kink") & (judged.verdict == PASS))
     return f"kink at {kinks} of {judged.verdict.size} entries" if kinks else ""
+
+
+# --- what would have been seen ---
 
 
 def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
@@ -144,3 +190,21 @@ def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
         return None
     smallest = smallest_failure(judged, estimated.uncertainty)
     return Sensitivity(float(smallest.max()), float(np.median(smallest)))
+
+
+def _unseen_share(layout: ParameterLayout, tensor: int, findings: Sequence[Findings]) -> float:
+    """Share of wrong entries that m random ones, all right, would miss in one case of twenty: 1 - 0.05**(1/m)."""
+    local = findings[0].plan.local[tensor]
+    if local is None or local.size == layout.sizes[tensor]:
+        return 0.0
+    drawn = findings[0].plan.drawn[tensor]
+    return 1 - 0.05 ** (1 / drawn) if drawn else 1.0
+
+
+def _probe(layout: ParameterLayout, tensor: int, findings: Sequence[Findings]) -> Probe | None:
+    """The probes of the point where they differ most, in units of their uncertainty."""
+    probed = [found for found in findings if tensor in found.coverages]
+    if not probed:
+        return None
+    worst = max(probed, key=lambda found: found.coverages[tensor].probing.excess)
+    return probe_report(worst.site, tensor, worst.coverages[tensor], layout.names)

@@ -13,7 +13,15 @@ import numpy as np
 from fastgc._layout import Array, ParameterLayout, listed
 from fastgc._stencil import stencil_named
 
-_DEFAULT_SAMPLES = 32
+_MOST_EVALUATIONS = 2000  # that the default number of samples may take
+_FLOOR = 2  # entries of each tensor, however many tensors there are
+
+
+class _Default(int):
+    """A default that can be told from the same number given by the caller."""
+
+
+DEFAULT_SAMPLES = _Default(32)
 
 
 def validate(
@@ -32,6 +40,7 @@ def validate(
     points: Any,
     in_place: bool,
     seed: Any,
+    probes: Any,
 ) -> None:
     """Check every argument by itself, then those that exclude each other.
 
@@ -51,6 +60,7 @@ def validate(
     whole("threads", threads, least=1, optional=True)
     whole("points", points, least=1)
     whole("seed", seed, least=0)
+    whole("probes", probes, least=0)
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
     if in_place and chosen.is_complex:
@@ -107,22 +117,33 @@ def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[
     return {name for pattern in listed_patterns for name in _matching(pattern, names, "tensors")}
 
 
-def sample_counts(samples: int | str | Mapping[str, int | str], names: Sequence[str]) -> dict[str, int]:
-    """Entries to sample by name; an exact name wins over patterns, a later pattern over an earlier one."""
+def sample_counts(
+    samples: int | str | Mapping[str, int | str], names: Sequence[str], tensors: int, probes: int
+) -> dict[str, int]:
+    """Entries to sample by name; an exact name wins over patterns, a later pattern over an earlier one.
+
+    The default falls where ``tensors`` tensors of that many samples would be too many and probes cover them anyway.
+    """
+    default = (
+        max(_FLOOR, min(DEFAULT_SAMPLES, _MOST_EVALUATIONS // (2 * max(1, tensors)))) if probes else DEFAULT_SAMPLES
+    )
     if not isinstance(samples, Mapping):
-        return dict.fromkeys(names, _count(samples, "samples"))
-    counts = dict.fromkeys(names, _DEFAULT_SAMPLES)
+        count = default if isinstance(samples, _Default) else _count(samples, "samples", probes)
+        return dict.fromkeys(names, int(count))
+    counts = dict.fromkeys(names, int(default))
     for pattern in sorted(samples, key=lambda pattern: pattern in names):
         for name in _matching(pattern, names, "samples"):
-            counts[name] = _count(samples[pattern], f"samples[{pattern!r}]")
+            counts[name] = _count(samples[pattern], f"samples[{pattern!r}]", probes)
     return counts
 
 
-def _count(value: Any, name: str) -> int:
+def _count(value: Any, name: str, probes: int) -> int:
     if isinstance(value, str):
         one_of(name, value, ("all",))
         return np.iinfo(np.int64).max
-    whole(name, value, least=1)
+    whole(name, value, least=0)
+    if value == 0 and not probes:
+        raise ValueError(f"{name}=0 and probes=0 would check nothing; raise one of them")
     return int(value)
 
 

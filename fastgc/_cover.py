@@ -1,0 +1,168 @@
+"""Covering every entry: probe all tensors, and follow what is suspicious down to the wrong entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._compare import FAIL, PASS, UNDECIDED, Judgement
+from fastgc._entries import Estimates, ladder_estimates
+from fastgc._localise import Located, localise, whole_line
+from fastgc._probes import SUSPICIOUS, Probing, groups, norm, probe
+from fastgc._progress import Progress
+from fastgc._report import Probe
+from fastgc._settle import Positions, Site
+
+_USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
+_SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
+_WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor is wrong as a whole
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How a tensor was covered by random directions, and what they led to (None where they led nowhere)."""
+
+    probing: Probing
+    located: Located | None = None
+
+
+def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress) -> dict[int, Probing]:
+    """Probe the tensors, few of them together where there are many; a suspicious group is probed one by one."""
+    found: dict[int, Probing] = {}
+    filled = [t for t in tensors if site.scene.layout.sizes[t]]
+    for group in groups(site.scene, filled, site.gradients) if probes else []:
+        bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
+        together = probe(site.scene, group, site.gradients, probes, seed)
+        if len(group) > 1 and (together.suspicious or together.trouble):
+            found |= {t: probe(site.scene, [t], site.gradients, probes, seed) for t in group}
+        else:
+            found |= dict.fromkeys(group, together)
+    return found
+
+
+@dataclass
+class _Confirmed:
+    """Entries looked at one by one during a search: a callable that remembers what it found."""
+
+    site: Site
+    scales: NDArray[np.float64]
+    estimates: list[Estimates]
+
+    def __call__(self, positions: Positions) -> NDArray[np.bool_]:
+        estimates = ladder_estimates(self.site.scene, positions)
+        self.estimates.append(estimates)
+        return np.asarray(self.site.verdicts(estimates, self.scales).verdict == FAIL)
+
+
+def search(
+    site: Site, probings: dict[int, Probing], sampled: Estimates, judged: Judgement, seed: int, bar: Progress
+) -> tuple[dict[int, Coverage], Estimates]:
+    """Follow every suspicious tensor to its wrong entries; also the estimates of all entries looked at on the way.
+
+    A tensor most of whose samples are wrong is not searched.
+    """
+    tensors = site.scene.layout.tensor_of(sampled.positions)
+    confirm = _Confirmed(site, site.scales(sampled), [])
+    coverages = {}
+    for t, probing in probings.items():
+        coverages[t] = Coverage(probing)
+        mine = judged.verdict[tensors == t] == FAIL
+        if not probing.suspicious or (mine.size and mine.mean() > _WHOLLY):
+            continue
+        bar.enter(f"{site.scene.layout.names[t]} (searched)")
+        located = localise(site.scene, probing, site.gradients, seed, confirm)
+        located = whole_line(site.scene, located, t, seed, confirm)
+        coverages[t] = Coverage(_less_certain(probing) if not located.wrong else probing, located)
+    return coverages, Estimates.joined(confirm.estimates)
+
+
+def _less_certain(probing: Probing) -> Probing:
+    """A residual that led to no wrong entry counts as uncertainty: it limits what this tensor's probes can show."""
+    largest = float(np.abs(probing.residuals).max())
+    return replace(probing, uncertainty=max(probing.uncertainty, largest / SUSPICIOUS))
+
+
+# --- what probes say of a tensor ---
+
+
+def probe_verdict(site: Site, tensor: int, coverage: Coverage, *, sampled: bool) -> tuple[str, str]:
+    """The verdict of the probes alone, and a reason or a remark; wrong entries are counted elsewhere."""
+    probing, located = coverage.probing, coverage.located
+    size = max(_norms(site, tensor, probing))
+    floor = _SCALE_FLOOR * float(np.max(site.sizes)) * site.scene.layout.sizes[tensor] ** 0.5
+    if probing.trouble or not SUSPICIOUS * _limit(site, tensor, probing) <= _USEFUL * max(size, floor):
+        reason = f"probes resolve nothing ({probing.trouble or 'noise, or kinks on the way'})"
+        return (PASS if sampled else UNDECIDED), reason
+    if located is None:
+        return PASS, ""
+    if located.wrong:
+        return PASS, _whereabouts(located, len(site.scene.layout.shapes[tensor]))
+    low = _interval(probing, 1e-6)[0] / float(site.scene.tensor_scales[tensor])
+    if low > float(site.tolerances.rtol[tensor]) * sum(_norms(site, tensor, probing)):
+        return FAIL, "many small differences, together above rtol"
+    return PASS, "differences below rtol"
+
+
+def _whereabouts(located: Located, ndim: int) -> str:
+    if located.line is not None:
+        axis, index = located.line
+        return f"all of [{', '.join(str(index) if k == axis else ':' for k in range(ndim))}] is wrong"
+    return "" if located.complete else f"at least {len(located.wrong)} entries are wrong"
+
+
+def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[str]) -> Probe:
+    """The numbers of a tensor's probes, in units of its gradient."""
+    probing, scale = coverage.probing, float(site.scene.tensor_scales[tensor])
+    limit = _limit(site, tensor, probing)
+    norms = _norms(site, tensor, probing)
+    with np.errstate(all="ignore"):
+        relative = float(np.float64(SUSPICIOUS * limit) / max(norms))
+        low, high = (float(bound / scale / sum(norms)) for bound in _interval(probing, 0.025))
+        estimate = float(np.sqrt(np.mean(probing.residuals**2)) / scale / sum(norms))
+    seen = coverage.located is not None or probing.suspicious
+    return Probe(
+        residuals=tuple((probing.residuals / scale).tolist()),
+        uncertainties=(limit,) * probing.residuals.size,
+        seen=seen,
+        relative_error=estimate if seen else relative,
+        interval=(low, high) if seen else (0.0, relative),
+        entry_limit=max(SUSPICIOUS * limit, _median_tolerance(site, tensor)),
+        norm_limit=relative,
+        miss_probability=0.5**probing.residuals.size,
+        shared_with=tuple(names[t] for t in probing.tensors if t != tensor),
+    )
+
+
+def _limit(site: Site, tensor: int, probing: Probing) -> float:
+    """The uncertainty of a residual in units of the tensor's gradient."""
+    return probing.uncertainty / float(site.scene.tensor_scales[tensor])
+
+
+def _norms(site: Site, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
+    """Norms of the analytic and of the numerical gradient; of the latter E[slope**2] is the square."""
+    analytic = norm(site.gradients[tensor])
+    if len(probing.tensors) > 1:  # the slopes are not this tensor's alone, and nothing was seen
+        return np.float64(analytic), np.float64(analytic)
+    squares = float(np.sum(probing.analytic**2)), float(np.sum(probing.slopes**2))
+    scale = float(site.scene.tensor_scales[tensor])
+    if squares[0] > 0:
+        return np.float64(analytic), np.float64(analytic * (squares[1] / squares[0]) ** 0.5)
+    return np.float64(analytic), np.float64((squares[1] / probing.slopes.size) ** 0.5 / scale)
+
+
+def _interval(probing: Probing, tail: float) -> tuple[float, float]:
+    """Interval of ||a - n|| times the scale: the residuals are nearly normal, their squares' sum chi-squared."""
+    from scipy.special import chdtri
+
+    count, squares = probing.residuals.size, float(np.sum(probing.residuals**2))
+    return float(squares / chdtri(count, tail)) ** 0.5, float(squares / chdtri(count, 1 - tail)) ** 0.5
+
+
+def _median_tolerance(site: Site, tensor: int) -> float:
+    """The allowed difference of an entry of median magnitude (of some 4,000 evenly spaced ones)."""
+    gradient = site.gradients[tensor]
+    some = np.abs(gradient[:: max(1, gradient.size // 4096)].astype(np.float64))
+    return float(site.tolerances.allowed(tensor, float(np.median(some)), float(site.sizes[tensor])))

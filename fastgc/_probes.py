@@ -1,0 +1,220 @@
+"""Random-sign directions: two loss values that see every entry of a tensor, whatever its size.
+
+Let e = a - n be the error of a tensor's gradient and s independent random signs. The residual r = sum_i s_i e_i, which
+is the analytic slope along s minus the measured one, has the mean square ||e||**2. Let u bound the error of the
+measured slope, and call a direction suspicious where |r| > 2u.
+
+*An entry with |e_j| > 2u.* Flip its sign: r changes from R + e_j to R - e_j, and
+max(|R + e_j|, |R - e_j|) >= |e_j| > 2u. So of every such pair of sign vectors at least one is suspicious: one direction
+misses with probability at most 1/2.
+
+*A norm ||e|| >= 8u with no such entry.* By the Berry-Esseen theorem (constant 0.56, Shevtsova 2010) the distribution of
+r / ||e|| differs from the normal one by at most 0.56 * sum |e_i|**3 / ||e||**3 <= 0.56 * 2u / 8u = 0.14. So
+P(|r| <= 2u) <= P(|Z| <= 1/4) + 2 * 0.14 < 0.198 + 0.28 < 1/2.
+
+Directions are independent, so k of them miss with probability at most 2**-k. An isolated wrong entry alone gives
+|r| = |e_j| whatever the signs, and is never missed above 2u.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._entries import Scene
+from fastgc._evaluate import Ray
+from fastgc._layout import Array
+from fastgc._line import RATIO, Ladder, Line, analyse
+
+Floats = NDArray[np.float64]
+
+SUSPICIOUS = 2.0  # uncertainties beyond which a residual is looked into
+_TOP = 2.0**-5  # the largest step of a probe's ladder, in units of the tensor's scale in every entry
+_RUNGS = 6
+_MORE = 4  # steps that a ladder grows by, downwards or upwards, where it must
+_DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does
+_SHARED_FROM = 75  # tensors; with more of them, directions are shared
+_SHARED_BY = 4  # tensors at most: their truncation errors add up, and the limits stay within a factor 2
+_BLOCK = 1 << 20  # entries at a time, in sums over a tensor
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How a tensor (or a few together) was probed; residuals and uncertainties in units of scale times gradient.
+
+    Attributes
+    ----------
+    tensors : which share the directions
+    residuals : analytic minus numerical slope along each direction, shape (probes,)
+    slopes : numerical slopes, shape (probes,)
+    analytic : analytic slopes, shape (probes,)
+    uncertainty : the largest of the slopes' uncertainties
+    steps : distances at which further directions in this tensor are measured
+    trouble : "" or what keeps the slopes from being known
+    """
+
+    tensors: tuple[int, ...]
+    residuals: Floats
+    slopes: Floats
+    analytic: Floats
+    uncertainty: float
+    steps: Floats
+    trouble: str
+
+    @property
+    def excess(self) -> float:
+        """The largest residual in units of the uncertainty."""
+        return float(np.abs(self.residuals).max()) / self.uncertainty
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether some residual is larger than its uncertainty explains."""
+        return self.excess > SUSPICIOUS
+
+
+# --- directions ---
+
+
+def random_signs(seed: int, number: int, name: str, size: int) -> NDArray[np.int8]:
+    """Independent signs of +1 and -1, reproducible by seed, number and name, generated in blocks."""
+    generator = np.random.default_rng([seed, number, zlib.crc32(name.encode())])
+    signs = np.empty(size, np.int8)
+    for start in range(0, size, _BLOCK):
+        count = min(_BLOCK, size - start)
+        bits = np.unpackbits(np.frombuffer(generator.bytes((count + 7) // 8), np.uint8), count=count)
+        np.subtract(bits * np.int8(2), 1, out=signs[start : start + count], casting="unsafe")
+    return signs
+
+
+def direction(scene: Scene, tensors: Sequence[int], seed: int, number: int) -> list[Ray]:
+    """Random signs in all entries of the tensors, each as long as its tensor's scale."""
+    names, sizes = scene.layout.names, scene.layout.sizes
+    return [Ray(t, 0, random_signs(seed, number, names[t], sizes[t]), float(scene.tensor_scales[t])) for t in tensors]
+
+
+def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
+    """Slope along the direction by the analytic gradient: ``sum scale * signs * gradient``."""
+    total = 0.0
+    for ray in rays:
+        for begin in range(0, ray.signs.size, _BLOCK):
+            signs = ray.signs[begin : begin + _BLOCK]
+            part = gradients[ray.tensor][ray.start + begin : ray.start + begin + signs.size]
+            total += ray.scale * float(np.dot(part.astype(np.float64, copy=False), signs.astype(np.float64)))
+    return total
+
+
+# --- slopes along directions ---
+
+
+def ladder_slope(scene: Scene, rays: Sequence[Ray]) -> tuple[Line, Ladder]:
+    """The slope along a direction from a ladder of steps, longer where that promises more."""
+    rungs = _TOP * RATIO ** -np.arange(_RUNGS, dtype=np.float64)
+    ladder = _ladder(scene, rays, rungs)
+    line = analyse(ladder)
+    below, above = rungs[-1] * RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * RATIO ** np.arange(2.0, 0, -1.0)
+    for wish, more in (("finer", below), ("finer", below * RATIO**-_MORE), ("coarser", above)):
+        if line.wish == wish and not line.uncertainty <= _DOUBTFUL * abs(line.derivative):
+            ladder = ladder.extended(_ladder(scene, rays, more))
+            line = analyse(ladder)
+    return line, ladder
+
+
+def _ladder(scene: Scene, rays: Sequence[Ray], rungs: Floats) -> Ladder:
+    values = scene.evaluator.along_rays(rays, np.concatenate([-rungs, rungs])).real
+    minus, plus = np.split(values, 2)
+    with np.errstate(all="ignore"):
+        rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
+    noise = np.fmax(scene.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))
+    return Ladder(-rungs, rungs, minus, plus, scene.base, noise)
+
+
+def short_slope(scene: Scene, rays: Sequence[Ray], steps: Floats) -> float:
+    """The slope from central quotients at one step, or at two (h and 4h, extrapolated)."""
+    values = scene.evaluator.along_rays(rays, np.concatenate([steps, -steps])).real
+    plus, minus = np.split(values, 2)
+    quotients = (plus - minus) / (2 * steps)
+    return float(quotients[0] if steps.size == 1 else quotients[1] + (quotients[1] - quotients[0]) / (RATIO**2 - 1))
+
+
+def _short_steps(ladder: Ladder, line: Line) -> tuple[Floats, float]:
+    """The one or two steps of the ladder from which other directions' slopes come closest, and how close.
+
+    On the calibrating direction the error of each short formula is known, up to the ladder's own uncertainty; it stands
+    for the others with a factor 3. Two values are preferred to four that are not twice as good.
+    """
+    with np.errstate(all="ignore"):
+        single = ladder.central
+        double = single[1:] + np.diff(single) / (RATIO**2 - 1)
+        error_1 = 3 * np.abs(single - line.derivative) + ladder.scatter + line.uncertainty
+        error_2 = 3 * np.abs(double - line.derivative) + 1.1 * ladder.scatter[1:] + line.uncertainty
+    error_1, error_2 = np.nan_to_num(error_1, nan=np.inf), np.nan_to_num(error_2, nan=np.inf)
+    one, two = int(np.argmin(error_1)), int(np.argmin(error_2))
+    if error_1[one] <= 2 * error_2[two]:
+        return ladder.above[one : one + 1], float(error_1[one])
+    return ladder.above[two : two + 2], float(error_2[two])
+
+
+def probe(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], probes: int, seed: int) -> Probing:
+    """Measure random directions in the tensors: the first by a ladder, the others at the steps it found best.
+
+    A direction that looks suspicious is measured again by a ladder of its own.
+    """
+    first = direction(scene, tensors, seed, 0)
+    line, ladder = ladder_slope(scene, first)
+    steps, short_error = _short_steps(ladder, line)
+    slopes, analytic, errors = [line.derivative], [analytic_slope(first, gradients)], [_with_gap(line)]
+    for number in range(1, probes):
+        rays = direction(scene, tensors, seed, number)
+        expected, slope, error = analytic_slope(rays, gradients), short_slope(scene, rays, steps), short_error
+        if not abs(expected - slope) <= SUSPICIOUS * error:
+            own, _ = ladder_slope(scene, rays)
+            slope, error = own.derivative, _with_gap(own)
+        slopes.append(slope)
+        analytic.append(expected)
+        errors.append(error)
+    rounding = _rounding(scene, first, gradients)
+    numerical, known = np.array(slopes), np.array(analytic)
+    blocked = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
+    return Probing(
+        tuple(tensors), known - numerical, numerical, known, float(np.max(errors)) + rounding, steps, blocked
+    )
+
+
+def _with_gap(line: Line) -> float:
+    """The uncertainty of a slope; at a kink any slope between the one-sided ones is right."""
+    return line.uncertainty + abs(line.right - line.left) / 2
+
+
+def _rounding(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
+    """What rounding adds: of the analytic sum, and of the displaced entries (at the smallest usual step)."""
+    eps = np.finfo(np.float64).eps
+    return float(
+        sum(ray.scale * norm(gradients[ray.tensor]) * (4 * eps + scene.eps[ray.tensor] / _TOP * RATIO) for ray in rays)
+    )
+
+
+def norm(gradient: Array) -> float:
+    """2-norm of a flat array, block by block in double precision."""
+    blocks = (gradient[i : i + _BLOCK].astype(np.float64, copy=False) for i in range(0, gradient.size, _BLOCK))
+    return float(np.sqrt(sum(float(np.dot(block, block)) for block in blocks)))
+
+
+# --- which tensors share directions ---
+
+
+def groups(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array]) -> list[tuple[int, ...]]:
+    """Tensors that are probed together: each alone, unless there are very many.
+
+    Sharing leaves the noise of a slope as it is and adds up truncation errors, which are about as large as the slopes
+    themselves: so neighbours in the order of their analytic slopes share, four at most.
+    """
+    if len(tensors) <= _SHARED_FROM:
+        return [(t,) for t in tensors]
+    slopes = {t: scene.tensor_scales[t] * norm(gradients[t]) for t in tensors}
+    ordered = sorted(tensors, key=lambda t: (slopes[t], t))
+    together = min(_SHARED_BY, -(-len(tensors) // _SHARED_FROM))
+    return [tuple(ordered[i : i + together]) for i in range(0, len(ordered), together)]

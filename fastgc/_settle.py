@@ -1,0 +1,127 @@
+"""From quotients to verdicts: cheap ones first, ladders for what they leave open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._compare import FAIL, PASS, Judgement, Tolerances, gradient_scales, judge
+from fastgc._entries import Estimates, Scene, ladder_estimates, quotient_estimates
+from fastgc._layout import Array
+from fastgc._progress import Progress
+from fastgc._stencil import Stencil
+
+Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+_SOME = 3  # entries without which no remark is made
+_ROUND_OFF = 100  # eps of the loss: noise below it is round-off, and above it noise
+
+
+@dataclass(frozen=True)
+class Site:
+    """One point of a check: what estimating and judging its entries needs.
+
+    Attributes
+    ----------
+    gradients : the analytic gradient, one flat array for each tensor
+    sizes : root mean square of each tensor's analytic gradient, which stands for the numerical one until that is known
+    """
+
+    scene: Scene
+    gradients: Sequence[Array]
+    sizes: Floats
+    tolerances: Tolerances
+    stencil: Stencil
+    step: float | None
+
+    def analytic(self, positions: Positions) -> Floats:
+        """The analytic gradient at positions of the flat vector."""
+        layout = self.scene.layout
+        tensors = layout.tensor_of(positions)
+        out = np.empty(positions.size)
+        for t in np.unique(tensors):
+            mine = tensors == t
+            out[mine] = self.gradients[t][positions[mine] - layout.starts[t]]
+        return out
+
+    def verdicts(self, estimates: Estimates, scales: Floats) -> Judgement:
+        """The verdict on every estimated entry."""
+        tensors = self.scene.layout.tensor_of(estimates.positions)
+        analytic = self.analytic(estimates.positions)
+        return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reason(self.scene))
+
+    def scales(self, estimates: Estimates) -> Floats:
+        """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
+        tensors = self.scene.layout.tensor_of(estimates.positions)
+        return gradient_scales(estimates.numerical, tensors, self.sizes)
+
+
+def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
+    """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
+    quotients = _quotients(site, positions, bar)
+    estimates, judgement = quotients, site.verdicts(quotients, site.scales(quotients))
+    suspects = np.flatnonzero((judgement.verdict != PASS) | judgement.unsure)
+    if suspects.size:
+        estimates = quotients.updated(suspects, _ladders(site, positions[suspects], bar))
+        judgement = site.verdicts(estimates, site.scales(estimates))
+    close = np.flatnonzero(judgement.close)
+    if close.size:
+        estimates = estimates.bettered(close, ladder_estimates(site.scene, positions[close], shift=2.0))
+        judgement = site.verdicts(estimates, site.scales(estimates))
+    bar.failed(int(np.count_nonzero(judgement.verdict == FAIL)))
+    return estimates if site.step is None else _with_textbook_quotients(estimates, quotients), judgement
+
+
+def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
+    tensors = site.scene.layout.tensor_of(positions)
+    parts = []
+    for t in np.unique(tensors):
+        bar.enter(site.scene.layout.names[t])
+        parts.append(quotient_estimates(site.scene, positions[tensors == t], site.stencil, site.step, bar.advance))
+    return Estimates.joined(parts)
+
+
+def _ladders(site: Site, positions: Positions, bar: Progress) -> Estimates:
+    """Tensor by tensor, so that the bar says where the work is."""
+    tensors = site.scene.layout.tensor_of(positions)
+    parts = []
+    for t in np.unique(tensors):
+        bar.enter(f"{site.scene.layout.names[t]} (in doubt)")
+        parts.append(ladder_estimates(site.scene, positions[tensors == t]))
+    return Estimates.joined(parts)
+
+
+def _with_textbook_quotients(estimates: Estimates, quotients: Estimates) -> Estimates:
+    """Under a step of the caller's own, ``numerical`` is the quotient with that step, as uncertain as it has proved."""
+    off = np.abs(quotients.numerical - estimates.numerical)
+    plain = np.isfinite(off) & (estimates.trouble == "") & (off > 0)
+    uncertainty = np.where(plain, estimates.uncertainty + off, estimates.uncertainty)
+    numerical = np.where(plain, quotients.numerical, estimates.numerical)
+    return replace(estimates, numerical=numerical, uncertainty=uncertainty, step=quotients.step)
+
+
+def _noise_reason(scene: Scene) -> str:
+    if scene.noise.single:
+        return "round-off of float32 hides the slope"
+    if scene.noise.at_point <= _ROUND_OFF * np.finfo(np.float64).eps * abs(scene.base):
+        return "the slope vanishes within round-off here: check at another point"
+    return "noise of the loss hides the slope"
+
+
+def remarks(site: Site, estimates: Estimates) -> Iterator[str]:
+    """Remarks on checks that show less than they seem to."""
+    analytic = site.analytic(estimates.positions)
+    if not analytic.size:
+        return
+    if not estimates.numerical.any():
+        yield "the loss did not respond to any entry: does it read its argument?"
+    elif not analytic.any():
+        yield "the analytic gradient is zero everywhere"
+    same = np.abs(analytic - estimates.numerical) <= 4 * np.finfo(np.float64).eps * np.abs(analytic)
+    apart = estimates.uncertainty > 1e4 * np.finfo(np.float64).eps * np.abs(analytic)
+    if np.count_nonzero(apart) >= _SOME and same[apart].all() and analytic[apart].all():
+        yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"
