@@ -16,6 +16,7 @@ from fastgc._progress import Progress
 from fastgc._report import Probe
 from fastgc._settle import Positions, Site
 
+_CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
 _USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
 _SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
 _WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor is wrong as a whole
@@ -51,10 +52,12 @@ class _Confirmed:
     scales: NDArray[np.float64]
     estimates: list[Estimates]
 
-    def __call__(self, positions: Positions) -> NDArray[np.bool_]:
-        estimates = ladder_estimates(self.site.scene, positions)
+    def __call__(self, positions: Positions) -> NDArray[np.float64]:
+        """Errors ``a - n`` of the entries that are wrong, 0 of the others."""
+        estimates = ladder_estimates(self.site.scene, positions, rungs=_CONFIRMING)
         self.estimates.append(estimates)
-        return np.asarray(self.site.verdicts(estimates, self.scales).verdict == FAIL)
+        judgement = self.site.verdicts(estimates, self.scales)
+        return np.where(judgement.verdict == FAIL, judgement.analytic - judgement.numerical, 0.0)
 
 
 def search(

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from fastgc._evaluate import Evaluator, Tick, silent
 from fastgc._layout import Array, ParameterLayout
-from fastgc._line import RATIO, Ladder, Line, analyse
+from fastgc._line import Ladder, Line, analyse
 from fastgc._noise import Noise, measure_noise
 from fastgc._point import tensor_scales
 from fastgc._stencil import Stencil, quotients, relative_step
 
 Floats = NDArray[np.float64]
 
+_RATIO = 4.0  # between neighbouring steps of a ladder
 _TOP = 0.125  # the largest step of a ladder, in units of the parameter's scale
 _FINEST = 128.0  # the smallest, in units of eps: seven bits of the displacement are left
 _RUNGS = 12  # of a ladder in double precision, from 0.125 down to 3e-8
@@ -214,28 +215,30 @@ def _quotients(
 # --- the ladder ---
 
 
-def ladder_estimates(scene: Scene, positions: NDArray[np.int64], *, shift: float = 1.0) -> Estimates:
-    """The derivative of every entry from a ladder of steps, ``shift`` times the usual ones."""
+def ladder_estimates(
+    scene: Scene, positions: NDArray[np.int64], *, shift: float = 1.0, rungs: int = _RUNGS
+) -> Estimates:
+    """The derivative of every entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
     lines: list[Line] = []
     for start in range(0, positions.size, _TOGETHER):
-        lines += _climb(scene, positions[start : start + _TOGETHER], shift)
+        lines += _climb(scene, positions[start : start + _TOGETHER], shift, rungs)
     numbers = np.array([(line.derivative, line.uncertainty, line.left, line.right, line.step) for line in lines])
     trouble = np.array([line.trouble for line in lines], dtype="<U10")
     numerical, uncertainty, left, right, step = numbers.reshape(-1, 5).T
     return Estimates(positions, numerical, uncertainty, left, right, step, trouble)
 
 
-def _climb(scene: Scene, positions: NDArray[np.int64], shift: float) -> list[Line]:
+def _climb(scene: Scene, positions: NDArray[np.int64], shift: float, longest: int) -> list[Line]:
     finest = _FINEST * scene.eps[scene.layout.tensor_of(positions)].max()
-    count = min(_RUNGS, max(3, 1 + int(np.log(_TOP / finest) / np.log(RATIO))))
-    rungs = _TOP * shift * RATIO ** -np.arange(count, dtype=np.float64)
+    count = min(longest, max(3, 1 + int(np.log(_TOP / finest) / np.log(_RATIO))))
+    rungs = _TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
     ladders = _ladders(scene, positions, rungs)
     lines = [analyse(ladder) for ladder in ladders]
-    downwards = rungs[-1] * RATIO ** -np.arange(1.0, 1 + _FINER)
+    downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
     extensions = [
         ("finer", downwards),
-        ("finer", downwards * RATIO**-_FINER),
-        ("coarser", rungs[0] * RATIO ** np.arange(_COARSER, 0, -1.0)),
+        ("finer", downwards * _RATIO**-_FINER),
+        ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0)),
     ]
     for wish, more in extensions:
         where = [i for i, line in enumerate(lines) if line.wish == wish and _worth_more(line) and more[-1] >= finest]

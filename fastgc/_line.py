@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-RATIO = 4.0  # between neighbouring steps of a ladder
 _FEWEST = 3  # steps without which nothing is concluded
 _VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
 _SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
@@ -59,6 +58,11 @@ class Ladder:
     plus: Floats
     base: float
     noise: Floats
+
+    @property
+    def ratio(self) -> float:
+        """Between neighbouring steps."""
+        return float(self.above[0] / self.above[1])
 
     def part(self, keep: NDArray[np.int64]) -> Ladder:
         """The ladder with some of its steps only."""
@@ -139,14 +143,14 @@ def _within_the_kinks(ladder: Ladder) -> Ladder:
     """Leave out the steps that reach across a kink (or a jump) beside the point.
 
     The gap of a smooth function shrinks in proportion to the step. Where it vanishes from one step to the next though
-    an eighth of it would still be seen, something was stepped over.
+    half of its due share would still be seen, something was stepped over.
     """
     visible = _visible_gaps(ladder)
     if not visible.size or visible[-1] == ladder.above.size - 1:
         return ladder
     last = visible[-1]
     gap = abs(ladder.forward[last] - ladder.backward[last])
-    would_show = _VISIBLE * 4 * ladder.scatter[last + 1] < gap / 8
+    would_show = _VISIBLE * 4 * ladder.scatter[last + 1] < gap / (2 * ladder.ratio)
     return ladder.part(np.arange(last + 1, ladder.above.size)) if would_show else ladder
 
 
@@ -166,7 +170,7 @@ def _gap(ladder: Ladder) -> tuple[NDArray[np.int64], float]:
 
 
 def _smooth(ladder: Ladder) -> Line:
-    value, uncertainty, best, wish = extrapolate(ladder.central, ladder.scatter, RATIO**2, RATIO**2)
+    value, uncertainty, best, wish = extrapolate(ladder.central, ladder.scatter, ladder.ratio**2)
     return Line(value, uncertainty, value, value, float(ladder.above[best]), wish=wish)
 
 
@@ -179,8 +183,8 @@ def _unsure_of_kinks(line: Line, ladder: Ladder, visible: NDArray[np.int64]) -> 
 def _kinked(ladder: Ladder) -> Line:
     """The slopes on both sides; the derivative is any value between them, here their mean."""
     noise = 2 * ladder.scatter  # one step instead of two
-    right, right_error, best, _ = extrapolate(ladder.forward, noise, RATIO, RATIO)
-    left, left_error, _, _ = extrapolate(ladder.backward, noise, RATIO, RATIO)
+    right, right_error, best, _ = extrapolate(ladder.forward, noise, ladder.ratio)
+    left, left_error, _, _ = extrapolate(ladder.backward, noise, ladder.ratio)
     step = float(ladder.above[best])
     return Line((left + right) / 2, max(left_error, right_error), left, right, step, trouble="kink")
 
@@ -194,30 +198,30 @@ def _one_sided(ladder: Ladder) -> Line:
     if keep.size < _FEWEST:
         return replace(_UNKNOWN, trouble="not finite", wish="finer")
     slopes, steps, noise = slopes[keep], steps[keep], 2 * ladder.noise[keep] / steps[keep]
-    value, uncertainty, best, wish = extrapolate(slopes, noise, RATIO, RATIO)
-    trouble = "jump" if _diverges(slopes, noise) else "edge"
+    value, uncertainty, best, wish = extrapolate(slopes, noise, ladder.ratio)
+    trouble = "jump" if _diverges(slopes, noise, ladder.ratio) else "edge"
     return Line(value, uncertainty, value, value, float(steps[best]), trouble, wish)
 
 
-def _diverges(slopes: Floats, noise: Floats) -> bool:
+def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
     """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0) or a jump."""
     clear = np.flatnonzero(np.abs(slopes) > _VISIBLE * noise)
     if clear.size < _FEWEST:
         return False
     last = np.abs(slopes[clear[-3:]])
-    return bool((last[1:] > last[:-1] * RATIO**_SMOOTH_GAP).all())
+    return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP).all())
 
 
-def extrapolate(quotients: Floats, scatter: Floats, first: float, growth: float) -> tuple[float, float, int, str]:
+def extrapolate(quotients: Floats, scatter: Floats, shrinkage: float) -> tuple[float, float, int, str]:
     """The limit of difference quotients as the step goes to 0, with its uncertainty (Richardson; Ridders 1982).
 
     Parameters
     ----------
     quotients, scatter : arrays, shape (steps,)
-        Quotients at steps that shrink by `RATIO`, and the noise of each.
-    first, growth : float
+        Quotients at steps that shrink by a constant ratio, and the noise of each.
+    shrinkage : float
         By how much the leading error term shrinks from one step to the next, and each further term more than the one
-        before: 16 and 16 for a central quotient (errors in h**2, h**4, ...), 4 and 4 for a one-sided one.
+        before: ratio**2 for a central quotient (errors in h**2, h**4, ...), the ratio itself for a one-sided one.
 
     Returns
     -------
@@ -232,8 +236,8 @@ def extrapolate(quotients: Floats, scatter: Floats, first: float, growth: float)
     """
     with np.errstate(all="ignore"):
         best: tuple[float, float, int, str] = (np.nan, np.inf, quotients.size - 1, "finer")
-        column, noise, factor = quotients, scatter, first
-        error = np.abs(np.diff(quotients, prepend=np.nan)) / (first - 1)
+        column, noise, factor = quotients, scatter, shrinkage
+        error = np.abs(np.diff(quotients, prepend=np.nan)) / (shrinkage - 1)
         for order in range(quotients.size):
             total = np.maximum(_SAFETY * error + noise, _contradiction(column, noise))
             k = int(np.nanargmin(total)) if np.isfinite(total).any() else -1
@@ -244,7 +248,7 @@ def extrapolate(quotients: Floats, scatter: Floats, first: float, growth: float)
             better = column[1:] + np.diff(column) / (factor - 1)
             error = np.maximum(np.abs(better - column[1:]), np.abs(better - column[:-1]))
             noise = (factor * noise[1:] + noise[:-1]) / (factor - 1)
-            column, factor = better, factor * growth
+            column, factor = better, factor * shrinkage
     value, uncertainty, index, wish = best
     smallest = max(np.finfo(np.float64).eps * abs(value), np.finfo(np.float64).tiny)
     return value, max(uncertainty, smallest), index, wish

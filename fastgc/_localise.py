@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from fastgc._entries import Scene
 from fastgc._evaluate import Ray
 from fastgc._layout import Array
-from fastgc._probes import SUSPICIOUS, Probing, analytic_slope, direction, short_slope
+from fastgc._probes import SUSPICIOUS, Probing, Shortcut, analytic_slope, direction, short_slope
 
 _MOST = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many
 _DRIFT = 3.0  # of the uncertainty: a half's residual is measured anew when inheriting it would cost more
 _TRIED = 3  # entries of a line (or of a tensor) that are looked at to call it wrong as a whole
 
-Confirm = Callable[[NDArray[np.int64]], NDArray[np.bool_]]  # positions of entries -> which of them are wrong
+_ROUNDS = 4  # of halving, each starting from the direction with the largest residual left
+_CLEAR = 20.0  # uncertainties above which a residual can be followed by quick slopes
+
+Confirm = Callable[[NDArray[np.int64]], NDArray[np.float64]]  # positions -> errors of those that are wrong, 0 elsewhere
 
 
 @dataclass(frozen=True)
@@ -53,50 +56,107 @@ class _Suspect:
 def localise(scene: Scene, probing: Probing, gradients: Sequence[Array], seed: int, confirm: Confirm) -> Located:
     """Find the wrong entries of the one tensor that was probed.
 
-    The residual of a stretch is the sum of those of its halves, signs kept: one half is measured and the other follows.
+    What the entries found so far do not explain of a residual is followed in a further round.
     """
-    number = int(np.argmax(np.abs(probing.residuals)))
-    (ray,) = direction(scene, probing.tensors, seed, number)
-    turns = itertools.count()
-    queue = [_suspect(ray, float(probing.residuals[number]), probing.uncertainty, turns)]
-    wrong: list[int] = []
-    fruitless = 0
-    while queue and len(wrong) < _MOST and fruitless < _FRUITLESS:
-        suspect = heapq.heappop(queue)
-        if abs(suspect.residual) <= SUSPICIOUS * suspect.uncertainty:
-            continue
-        if suspect.ray.signs.size > 1:
-            for half in _halves(scene, suspect, probing, gradients, turns):
-                heapq.heappush(queue, half)
-            continue
-        position = int(scene.layout.starts[suspect.ray.tensor]) + suspect.ray.start
-        found = bool(confirm(np.array([position]))[0])
-        wrong += [position] * found
-        fruitless = 0 if found else fruitless + 1
-        if len(wrong) == 1 and _open(queue) and (more := _wrong_as_a_whole(scene, ray.tensor, seed, confirm)):
-            return Located((*wrong, *more), complete=False)
-    return Located(tuple(wrong), not _open(queue))
+    search = _Search(scene, probing, gradients, seed, confirm)
+    wrong: dict[int, float] = {}
+    for _ in range(_ROUNDS):
+        left = search.unexplained(wrong)
+        number = int(np.argmax(np.abs(left)))
+        if abs(left[number]) <= SUSPICIOUS * probing.uncertainty:
+            return Located(tuple(wrong), complete=True)
+        found, everywhere = search.halve(number, float(left[number]), wrong)
+        wrong |= found
+        if everywhere or not found or len(wrong) >= _MOST:
+            break
+    return Located(tuple(wrong), complete=False)
 
 
-def _open(queue: Sequence[_Suspect]) -> bool:
-    return any(abs(suspect.residual) > SUSPICIOUS * suspect.uncertainty for suspect in queue)
+@dataclass(frozen=True)
+class _Search:
+    """A suspicious tensor and what is needed to halve its directions."""
+
+    scene: Scene
+    probing: Probing
+    gradients: Sequence[Array]
+    seed: int
+    confirm: Confirm
+
+    def unexplained(self, wrong: dict[int, float]) -> NDArray[np.float64]:
+        """The residuals less what the known wrong entries contribute, shape (probes,)."""
+        left = self.probing.residuals.copy()
+        for number in range(left.size) if wrong else ():
+            left[number] -= _contribution(self.ray(number), wrong, self._start)
+        return left
+
+    def ray(self, number: int) -> Ray:
+        """A direction of the probing."""
+        return direction(self.scene, self.probing.tensors, self.seed, number)[0]
+
+    @property
+    def _start(self) -> int:
+        return int(self.scene.layout.starts[self.probing.tensors[0]])
+
+    def halve(self, number: int, residual: float, known: dict[int, float]) -> tuple[dict[int, float], bool]:
+        """Follow a residual to wrong entries with their errors; also whether the tensor is wrong everywhere."""
+        quick = abs(residual) > _CLEAR * self.probing.quick.uncertainty
+        shortcut = self.probing.quick if quick else self.probing.fine
+        turns = itertools.count()
+        queue = [_suspect(self.ray(number), residual, max(shortcut.uncertainty, self.probing.uncertainty), turns)]
+        wrong: dict[int, float] = {}
+        fruitless = 0
+        while queue and len(known) + len(wrong) < _MOST and fruitless < _FRUITLESS:
+            suspect = heapq.heappop(queue)
+            if not _is_open(suspect):
+                continue
+            if suspect.ray.signs.size > 1:
+                for half in self._halves(suspect, shortcut, known, turns):
+                    heapq.heappush(queue, half)
+                continue
+            position = self._start + suspect.ray.start
+            error = float(self.confirm(np.array([position]))[0])
+            fruitless = 0 if error else fruitless + 1
+            wrong |= {position: error} if error else {}
+            if error and len(known) + len(wrong) == 1 and any(_is_open(each) for each in queue):
+                more = self._wrong_everywhere()
+                if more:
+                    return wrong | more, True
+        return wrong, False
+
+    def _halves(
+        self, suspect: _Suspect, shortcut: Shortcut, known: dict[int, float], turns: itertools.count[int]
+    ) -> list[_Suspect]:
+        """The residual of a stretch is the sum of its halves', signs kept: one half is measured, the other follows.
+
+        Where the uncertainty handed on would grow too much, both are measured.
+        """
+        first, second = _split(suspect.ray)
+        residual = self._residual(first, shortcut, known)
+        other, inherited = suspect.residual - residual, suspect.uncertainty + shortcut.uncertainty
+        if inherited > _DRIFT * shortcut.uncertainty:
+            other, inherited = self._residual(second, shortcut, known), shortcut.uncertainty
+        return [_suspect(first, residual, shortcut.uncertainty, turns), _suspect(second, other, inherited, turns)]
+
+    def _residual(self, ray: Ray, shortcut: Shortcut, known: dict[int, float]) -> float:
+        slope = short_slope(self.scene, [ray], shortcut)
+        return analytic_slope([ray], self.gradients) - slope - _contribution(ray, known, self._start)
+
+    def _wrong_everywhere(self) -> dict[int, float]:
+        """A few random entries with their errors, if all of them are wrong: then nothing needs to be searched for."""
+        tensor = self.probing.tensors[0]
+        size = self.scene.layout.sizes[tensor]
+        generator = np.random.default_rng([self.seed, tensor, 2])
+        tried = generator.choice(size, min(_TRIED, size), replace=False) + self._start
+        errors = self.confirm(tried)
+        return dict(zip(tried.tolist(), errors.tolist(), strict=True)) if errors.all() else {}
+
+
+def _is_open(suspect: _Suspect) -> bool:
+    return abs(suspect.residual) > SUSPICIOUS * suspect.uncertainty
 
 
 def _suspect(ray: Ray, residual: float, uncertainty: float, turns: itertools.count[int]) -> _Suspect:
     return _Suspect(-abs(residual), next(turns), ray, residual, uncertainty)
-
-
-def _halves(
-    scene: Scene, suspect: _Suspect, probing: Probing, gradients: Sequence[Array], turns: itertools.count[int]
-) -> list[_Suspect]:
-    first, second = _split(suspect.ray)
-    residual = _residual(scene, first, probing, gradients)
-    inherited = suspect.uncertainty + probing.uncertainty
-    if inherited <= _DRIFT * probing.uncertainty:
-        other = (suspect.residual - residual, inherited)
-    else:
-        other = (_residual(scene, second, probing, gradients), probing.uncertainty)
-    return [_suspect(first, residual, probing.uncertainty, turns), _suspect(second, *other, turns)]
 
 
 def _split(ray: Ray) -> tuple[Ray, Ray]:
@@ -105,16 +165,10 @@ def _split(ray: Ray) -> tuple[Ray, Ray]:
     return replace(ray, signs=ray.signs[:middle]), second
 
 
-def _residual(scene: Scene, ray: Ray, probing: Probing, gradients: Sequence[Array]) -> float:
-    return analytic_slope([ray], gradients) - short_slope(scene, [ray], probing.steps)
-
-
-def _wrong_as_a_whole(scene: Scene, tensor: int, seed: int, confirm: Confirm) -> list[int]:
-    """Positions of a few random entries, if all of them are wrong: then nothing needs to be searched for."""
-    size = scene.layout.sizes[tensor]
-    generator = np.random.default_rng([seed, tensor, 2])
-    tried = generator.choice(size, min(_TRIED, size), replace=False) + int(scene.layout.starts[tensor])
-    return tried.tolist() if confirm(tried).all() else []
+def _contribution(ray: Ray, wrong: dict[int, float], start: int) -> float:
+    """What entries with known errors add to the residual along a ray."""
+    inside = [(position - start - ray.start, error) for position, error in wrong.items()]
+    return sum(ray.scale * float(ray.signs[local]) * error for local, error in inside if 0 <= local < ray.signs.size)
 
 
 def whole_line(scene: Scene, located: Located, tensor: int, seed: int, confirm: Confirm) -> Located:
@@ -126,8 +180,7 @@ def whole_line(scene: Scene, located: Located, tensor: int, seed: int, confirm: 
     indices = np.stack(np.unravel_index(local, shape))
     for axis in np.flatnonzero((indices == indices[:, :1]).all(axis=1)):
         others = _others_of_line(shape, int(axis), int(indices[axis, 0]), local, seed) + scene.layout.starts[tensor]
-        wrong = confirm(others)
-        if others.size and wrong.all():
+        if others.size and confirm(others).all():
             line = (int(axis), int(indices[axis, 0]))
             return replace(located, wrong=(*located.wrong, *others.tolist()), line=line)
     return located

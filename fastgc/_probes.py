@@ -28,18 +28,28 @@ from numpy.typing import NDArray
 from fastgc._entries import Scene
 from fastgc._evaluate import Ray
 from fastgc._layout import Array
-from fastgc._line import RATIO, Ladder, Line, analyse
+from fastgc._line import Ladder, Line, analyse
 
 Floats = NDArray[np.float64]
 
 SUSPICIOUS = 2.0  # uncertainties beyond which a residual is looked into
+_RATIO = 8.0  # between neighbouring steps of a probe's ladder
 _TOP = 2.0**-5  # the largest step of a probe's ladder, in units of the tensor's scale in every entry
 _RUNGS = 6
-_MORE = 4  # steps that a ladder grows by, downwards or upwards, where it must
+_MORE = 3  # steps that a ladder grows by, downwards or upwards, where it must
+_NEARLY = 2.0  # two values are preferred to four that are not twice as good
 _DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, and the limits stay within a factor 2
 _BLOCK = 1 << 20  # entries at a time, in sums over a tensor
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """One or two steps from which a slope is measured without a ladder, and how uncertain it is."""
+
+    steps: Floats
+    uncertainty: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Probing:
     slopes : numerical slopes, shape (probes,)
     analytic : analytic slopes, shape (probes,)
     uncertainty : the largest of the slopes' uncertainties
-    steps : distances at which further directions in this tensor are measured
+    quick, fine : at which distances further directions in this tensor are measured, with one step or with two
     trouble : "" or what keeps the slopes from being known
     """
 
@@ -62,7 +72,8 @@ class Probing:
     slopes: Floats
     analytic: Floats
     uncertainty: float
-    steps: Floats
+    quick: Shortcut
+    fine: Shortcut
     trouble: str
 
     @property
@@ -112,11 +123,11 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
 
 def ladder_slope(scene: Scene, rays: Sequence[Ray]) -> tuple[Line, Ladder]:
     """The slope along a direction from a ladder of steps, longer where that promises more."""
-    rungs = _TOP * RATIO ** -np.arange(_RUNGS, dtype=np.float64)
+    rungs = _TOP * _RATIO ** -np.arange(_RUNGS, dtype=np.float64)
     ladder = _ladder(scene, rays, rungs)
     line = analyse(ladder)
-    below, above = rungs[-1] * RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * RATIO ** np.arange(2.0, 0, -1.0)
-    for wish, more in (("finer", below), ("finer", below * RATIO**-_MORE), ("coarser", above)):
+    below, above = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * _RATIO ** np.arange(1.0, 0, -1.0)
+    for wish, more in (("finer", below), ("finer", below * _RATIO**-_MORE), ("coarser", above)):
         if line.wish == wish and not line.uncertainty <= _DOUBTFUL * abs(line.derivative):
             ladder = ladder.extended(_ladder(scene, rays, more))
             line = analyse(ladder)
@@ -132,30 +143,32 @@ def _ladder(scene: Scene, rays: Sequence[Ray], rungs: Floats) -> Ladder:
     return Ladder(-rungs, rungs, minus, plus, scene.base, noise)
 
 
-def short_slope(scene: Scene, rays: Sequence[Ray], steps: Floats) -> float:
-    """The slope from central quotients at one step, or at two (h and 4h, extrapolated)."""
+def short_slope(scene: Scene, rays: Sequence[Ray], shortcut: Shortcut) -> float:
+    """The slope from central quotients at one step, or at two (extrapolated)."""
+    steps = shortcut.steps
     values = scene.evaluator.along_rays(rays, np.concatenate([steps, -steps])).real
     plus, minus = np.split(values, 2)
     quotients = (plus - minus) / (2 * steps)
-    return float(quotients[0] if steps.size == 1 else quotients[1] + (quotients[1] - quotients[0]) / (RATIO**2 - 1))
+    return float(quotients[0] if steps.size == 1 else quotients[1] + (quotients[1] - quotients[0]) / (_RATIO**2 - 1))
 
 
-def _short_steps(ladder: Ladder, line: Line) -> tuple[Floats, float]:
-    """The one or two steps of the ladder from which other directions' slopes come closest, and how close.
+def _shortcuts(ladder: Ladder, line: Line) -> tuple[Shortcut, Shortcut]:
+    """The step of the ladder, and the two neighbouring steps, from which other slopes come closest.
 
     On the calibrating direction the error of each short formula is known, up to the ladder's own uncertainty; it stands
-    for the others with a factor 3. Two values are preferred to four that are not twice as good.
+    for the others with a factor 3.
     """
     with np.errstate(all="ignore"):
         single = ladder.central
-        double = single[1:] + np.diff(single) / (RATIO**2 - 1)
+        double = single[1:] + np.diff(single) / (_RATIO**2 - 1)
         error_1 = 3 * np.abs(single - line.derivative) + ladder.scatter + line.uncertainty
         error_2 = 3 * np.abs(double - line.derivative) + 1.1 * ladder.scatter[1:] + line.uncertainty
     error_1, error_2 = np.nan_to_num(error_1, nan=np.inf), np.nan_to_num(error_2, nan=np.inf)
     one, two = int(np.argmin(error_1)), int(np.argmin(error_2))
-    if error_1[one] <= 2 * error_2[two]:
-        return ladder.above[one : one + 1], float(error_1[one])
-    return ladder.above[two : two + 2], float(error_2[two])
+    return (
+        Shortcut(ladder.above[one : one + 1], float(error_1[one])),
+        Shortcut(ladder.above[two : two + 2], float(error_2[two])),
+    )
 
 
 def probe(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], probes: int, seed: int) -> Probing:
@@ -165,23 +178,22 @@ def probe(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], prob
     """
     first = direction(scene, tensors, seed, 0)
     line, ladder = ladder_slope(scene, first)
-    steps, short_error = _short_steps(ladder, line)
+    quick, fine = _shortcuts(ladder, line)
+    short = quick if quick.uncertainty <= _NEARLY * fine.uncertainty else fine
     slopes, analytic, errors = [line.derivative], [analytic_slope(first, gradients)], [_with_gap(line)]
     for number in range(1, probes):
         rays = direction(scene, tensors, seed, number)
-        expected, slope, error = analytic_slope(rays, gradients), short_slope(scene, rays, steps), short_error
+        expected, slope, error = analytic_slope(rays, gradients), short_slope(scene, rays, short), short.uncertainty
         if not abs(expected - slope) <= SUSPICIOUS * error:
             own, _ = ladder_slope(scene, rays)
             slope, error = own.derivative, _with_gap(own)
         slopes.append(slope)
         analytic.append(expected)
         errors.append(error)
-    rounding = _rounding(scene, first, gradients)
-    numerical, known = np.array(slopes), np.array(analytic)
-    blocked = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
-    return Probing(
-        tuple(tensors), known - numerical, numerical, known, float(np.max(errors)) + rounding, steps, blocked
-    )
+    known, numerical = np.array(analytic), np.array(slopes)
+    uncertainty = float(np.max(errors)) + _rounding(scene, first, gradients)
+    trouble = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
+    return Probing(tuple(tensors), known - numerical, numerical, known, uncertainty, quick, fine, trouble)
 
 
 def _with_gap(line: Line) -> float:
@@ -193,7 +205,7 @@ def _rounding(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array]) -> 
     """What rounding adds: of the analytic sum, and of the displaced entries (at the smallest usual step)."""
     eps = np.finfo(np.float64).eps
     return float(
-        sum(ray.scale * norm(gradients[ray.tensor]) * (4 * eps + scene.eps[ray.tensor] / _TOP * RATIO) for ray in rays)
+        sum(ray.scale * norm(gradients[ray.tensor]) * (4 * eps + scene.eps[ray.tensor] / _TOP * _RATIO) for ray in rays)
     )
 
 
