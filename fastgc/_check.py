@@ -14,7 +14,12 @@ from fastgc._compare import DEFAULT_RTOL, UNDECIDED, Tolerances
 from fastgc._cover import cover, search
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
-from fastgc._engine import NotFiniteError, is_jitted, open_evaluator
+from fastgc._engine import (
+    NotFiniteError,
+    is_jitted,
+    open_evaluator,
+    readable_compilation,
+)
 from fastgc._entries import open_scene
 from fastgc._evaluate import Evaluator, outside_domain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients
@@ -45,7 +50,6 @@ class _Request:
 
     loss: Callable[..., Any]
     gradients: Any
-    params: Any
     args: tuple[Any, ...]
     layout: ParameterLayout
     counts: tuple[int | None, ...]  # entries to sample of each tensor; None: the tensor is not checked
@@ -148,7 +152,7 @@ def check_gradients(
     validate(layout, leaves, gradients, args=args, step=step, rtol=rtol, atol=atol, precision=precision, engine=engine,
              threads=threads, points=points, in_place=in_place, stencil=stencil, seed=seed, probes=probes)  # fmt: skip
     counts = _counts(layout, tensors, samples, probes)
-    request = _Request(loss, gradients, params, args, layout, counts, probes, stencil_named(stencil), step, rtol,
+    request = _Request(loss, gradients, args, layout, counts, probes, stencil_named(stencil), step, rtol,
                        atol, precision, engine, threads, in_place, crosscheck, seed)  # fmt: skip
     with Progress(points * sum(filter(None, counts)), shown=progress) as bar:
         findings = [_check_point(request, number, leaves, bar) for number in range(points)]
@@ -212,6 +216,7 @@ def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: P
 def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
     with _point(request, number, leaves, reach) as point:
         expected = 2 * sum(filter(None, request.counts))
+        before = fingerprint(point.leaves)
         evaluator, first = open_evaluator(
             request.loss, point, engine=request.engine, threads=request.threads, expected=expected,
             with_gradients=request.gradients is True,
@@ -227,6 +232,7 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             second: CrossCheck | None = None
             if request.crosscheck and number == 0:
                 second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
+            refuse_changed(point, before, "loss")
         return Findings(
             point=number,
             site=site,
@@ -246,8 +252,9 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
 def _point(request: _Request, number: int, leaves: Sequence[Array], reach: float) -> Iterator[Point]:
     """The given point, or a random one around it; the caller's arrays are as they were afterwards."""
     if request.in_place:
-        with moved(leaves, request.seed, number, reach, in_place=True) as places:
-            yield callers_point(request.layout, places, request.params, request.args)
+        point = callers_point(request.layout, leaves, request.args)
+        with moved(leaves, request.seed, number, reach, in_place=True):
+            yield point
     else:
         with moved(leaves, request.seed, number, reach, in_place=False) as places:
             complex_step = request.stencil.is_complex
@@ -261,7 +268,8 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
     function = request.loss if request.gradients is True else request.gradients
     point = point.real()
     before = fingerprint(point.leaves)
-    result = function(point.received_by(is_jitted(function)), *point.args)
+    with readable_compilation("the gradients"):
+        result = function(point.received_by(is_jitted(function)), *point.args)
     refuse_changed(point, before, "gradients" if function is request.gradients else "loss")
     gradients = result[1] if request.gradients is True else result
     return match_gradients(request.layout, gradients, by_position=is_jitted(function), copy=True)

@@ -29,14 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         chosen = vars(_parser().parse_args(arguments))
+    except SystemExit as error:  # of argparse: 0 for --help, 2 for wrong usage
+        return error.code if isinstance(error.code, int) else EXIT_ERROR
+    try:
         return int(chosen.pop("run")(chosen))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except SystemExit as error:  # argparse: 0 for --help, 2 for wrong usage
-        return error.code if isinstance(error.code, int) else EXIT_ERROR
-    except Exception as error:
-        if not isinstance(error, (TypeError, ValueError, OSError, ImportError)) or error.__traceback__ is None:
+    except (Exception, SystemExit) as error:  # a problem that exits by itself has not passed either
+        if not isinstance(error, (TypeError, ValueError, OSError, ImportError)):
             traceback.print_exc()
         print(f"fastgc: {type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_ERROR
@@ -162,13 +163,12 @@ def _bug_hunt() -> list[bool]:
 
 
 def _digits() -> list[bool]:
-    import numba
-
     from fastgc import _demo
+    from fastgc._engine import jitted
 
     problem = _demo.digits_network()
     begin = time.perf_counter()
-    loss = numba.njit(_demo.digits_loss)
+    loss = jitted(_demo.digits_loss)
     options: dict[str, Any] = {"args": problem.args, "samples": "all", "engine": "numba", "progress": True}
     print("\n2. A 64-100-10 network with weight decay on 100 handwritten digits, every entry, compiled:\n")
     right = fastgc.check_gradients(loss, problem.gradients, problem.params, **options)

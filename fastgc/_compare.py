@@ -95,8 +95,16 @@ def _same_shape(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
 def interpret(relative_error: float) -> str:
     """What a relative error in double precision usually means, in words.
 
-    Below 1e-7 correct with high confidence; to 1e-5 likely correct; to 1e-3 suspicious; above almost certainly a bug
-    (the bands of the gradient-checking tutorials). NaN is a bug.
+    Parameters
+    ----------
+    relative_error : float
+        Norm-wise or element-wise, of a gradient in double precision.
+
+    Returns
+    -------
+    str
+        Below 1e-7 "correct with high confidence", to 1e-5 "likely correct", to 1e-3 "suspicious, investigate", above
+        that, and for NaN, "almost certainly a bug": the bands that gradient-checking tutorials use.
     """
     if relative_error < 1e-7:
         return "correct with high confidence"
@@ -199,13 +207,14 @@ def judge(
         numerical = np.where(kink, np.clip(analytic, low, high), estimates.numerical)
         distance = np.abs(analytic - numerical)
         size = np.maximum(np.abs(analytic), np.abs(numerical))
+        extent = np.fmax(size, np.fmax(np.abs(low), np.abs(high)))  # of what the slopes are, at a kink at zero too
         scale = scales[tensors]
         allowed = tolerances.allowed(tensors, size, scale)
         u = estimates.uncertainty
-        resolved = u <= _USEFUL * np.maximum(size, scale)
+        resolved = u <= _USEFUL * np.maximum(extent, scale)
         agrees = distance <= allowed + u
         wrong = distance > allowed + _CERTAIN * u
-        unsure = ~(u <= _CHEAP * np.maximum(size, scale))
+        unsure = ~(u <= _CHEAP * np.maximum(extent, scale))
     blocked = np.isin(estimates.trouble, list(_REASONS)) | ~np.isfinite(estimates.numerical)
     conditions = [~np.isfinite(analytic), blocked, wrong, ~agrees, ~resolved]
     verdict = np.select(conditions, [FAIL, UNDECIDED, FAIL, UNDECIDED, UNDECIDED], PASS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
@@ -12,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fastgc._evaluate import Evaluator, NumbaEvaluator, PythonEvaluator, as_number
+from fastgc._evaluate import Evaluator, NumbaEvaluator, PythonEvaluator, as_number, outside_domain
+from fastgc._layout import listed
 from fastgc._point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._record import store
 
@@ -21,6 +23,7 @@ from fastgc._record import store
 _LOOP_SECONDS, _LOOP_PER_LOSS, _CALL_SECONDS = 0.3, 0.4, 6e-6
 _MEMORY_SHARE = 0.8  # of the available memory that the copies of the parameters may take
 _SAME_VALUE = 1e-8  # relative; NumPy and compiled code sum in another order
+_BESIDE = 1e-3  # how far from the point they are compared too
 
 
 class NotFiniteError(ValueError):
@@ -35,6 +38,7 @@ class FirstCall:
     seconds: float  # of a call
     compiling: float  # seconds that the first call took more than the second
     scratch: bool  # the loss writes into arrays of args
+    noisy: bool  # the two calls gave different values
     notes: tuple[str, ...]
 
 
@@ -69,18 +73,24 @@ def open_evaluator(
     Raises
     ------
     TypeError, ValueError
-        For a loss that does not return one finite real number, that changes its parameters, that Numba cannot compile,
-        or into which Numba froze other data than its Python function sees.
+        For a loss that does not return one finite real number, that changes its parameters, or that Numba cannot
+        compile.
     """
     if engine == "numba":
         loss = jitted(loss)
     compiled = is_jitted(loss)
+    half = [name for name, leaf in zip(point.layout.names, point.leaves, strict=True) if leaf.dtype == np.float16]
+    if compiled and half:
+        raise TypeError(f'Numba does not compute with float16: {listed(half)}; use precision="double"')
     call = (lambda params, *args: loss(params, *args)[0]) if with_gradients else loss
     direct = PythonEvaluator(call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources)
     first = _first_call(direct, point)
-    if engine == "python" or not compiled or point.stored is None:
+    if not compiled or point.stored is None:
         return direct, first
-    _refuse_frozen_data(loss, point, with_gradients)
+    if not first.noisy:
+        _refuse_frozen_data(loss, point, with_gradients)
+    if engine == "python":
+        return direct, first
     count, note = _affordable_threads(loss, point, first, threads)
     if engine == "auto" and not _loop_pays(loss, first, count, expected):
         return direct, first
@@ -101,7 +111,8 @@ def _first_call(direct: PythonEvaluator, point: Point) -> FirstCall:
         raise NotFiniteError(f"loss is {value} at params; a gradient can be checked only where the loss is finite")
     scratch = fingerprint(extra) != extra_before
     again, seconds = _timed(direct)
-    return FirstCall(value, seconds, max(0.0, slow - seconds), scratch, tuple(_first_notes(value, again, scratch)))
+    notes = tuple(_first_notes(value, again, scratch))
+    return FirstCall(value, seconds, max(0.0, slow - seconds), scratch, again != value, notes)
 
 
 def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]:
@@ -115,24 +126,23 @@ def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]
 
 def _timed(direct: PythonEvaluator) -> tuple[Any, float]:
     begin = time.perf_counter()
-    try:
+    with readable_compilation("the loss"):
         value = direct.value()
-    except Exception as error:
-        if is_compilation_error(error):
-            raise TypeError(_NOT_COMPILED.format(_first_lines(error))) from error
-        raise
     return value, time.perf_counter() - begin
 
 
-_NOT_COMPILED = (
-    'Numba cannot compile the loss: {}\nUse engine="python" to call it from Python, or make it nopython code '
-    "(params is indexed by literal names: params['W1'])"
-)
-
-
-def is_compilation_error(error: Exception) -> bool:
-    """Whether an exception is one of Numba's compiler."""
-    return type(error).__module__.startswith("numba.") and type(error).__name__ != "NumbaWarning"
+@contextlib.contextmanager
+def readable_compilation(what: str) -> Iterator[None]:
+    """Turn what Numba's compiler raises into a TypeError of a few lines that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith("numba."):
+            raise
+        raise TypeError(
+            f'Numba cannot compile {what}: {_first_lines(error)}\nUse engine="python" with a plain Python '
+            "function, or make it nopython code (params is indexed by literal names: params['W1'])"
+        ) from error
 
 
 def _first_lines(error: Exception, count: int = 6) -> str:
@@ -149,24 +159,52 @@ def _loop_pays(loss: Any, first: FirstCall, threads: int, expected: int) -> bool
 
 
 def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:
-    """Numba compiles globals and closures in as constants: compare with the Python function, away from an optimum."""
+    """Compare a jitted loss with its Python function: Numba compiles globals and closures in as constants.
+
+    They are compared at the point and a little away from it (at an optimum a constant may not show). Where they differ,
+    which ill-conditioned arithmetic can do too, the loss is compiled anew: then only constants make a difference.
+    """
     from fastgc import _kernels
 
-    if point.stored is None or not _kernels.freezes_data(loss):
+    if not _kernels.freezes_data(loss):
         return
+    for record in _records_beside(point):
+        compiled, plain = (_value_at(each, record, point.args, with_gradients) for each in (loss, loss.py_func))
+        if compiled is None or plain is None or _same(compiled, plain):
+            continue
+        fresh = _value_at(_kernels.compiled_anew(loss), record, point.args, with_gradients)
+        if fresh is None or not _same(compiled, fresh):
+            raise ValueError(
+                f"the compiled loss gives {compiled!r} where its Python function gives {plain!r}: Numba froze a global "
+                "or closure variable that was changed since; pass it through args, or compile the loss again"
+            )
+
+
+def _records_beside(point: Point) -> Iterator[Any]:
+    """Records of the parameters: all entries displaced, each displaced by a share of itself, and as they are."""
     generator = np.random.default_rng(0)
-    moved = [
-        leaf + 1e-3 * np.abs(leaf).mean() * generator.standard_normal(leaf.shape) if leaf.size else leaf
-        for leaf in point.leaves
-    ]
-    record = store(point.layout, moved, [leaf.dtype for leaf in point.leaves]).record()
-    values = [call(record, *point.args) for call in (loss, loss.py_func)]
-    compiled, plain = (as_number(value[0] if with_gradients else value, complex_allowed=True) for value in values)
-    if abs(compiled - plain) > _SAME_VALUE * max(abs(compiled), abs(plain)):
-        raise ValueError(
-            f"the compiled loss gives {compiled!r} where its Python function gives {plain!r}: Numba froze a global "
-            "or closure variable that was changed since; pass it through args, or compile the loss again"
-        )
+    dtypes = [leaf.dtype for leaf in point.leaves]
+    for shift, share in ((_BESIDE, _BESIDE), (0.0, _BESIDE), (0.0, 0.0)):
+        noise = [generator.standard_normal(leaf.shape) for leaf in point.leaves]
+        leaves = [leaf + each * (shift + share * leaf) for leaf, each in zip(point.leaves, noise, strict=True)]
+        yield store(point.layout, leaves, dtypes).record()
+
+
+def _value_at(loss: Any, record: Any, args: tuple[Any, ...], with_gradients: bool) -> Any:
+    """The loss, or None where it is not defined."""
+    try:
+        with np.errstate(all="ignore"):
+            value = loss(record, *args)
+    except Exception as error:
+        if outside_domain(error):
+            return None
+        raise
+    number = as_number(value[0] if with_gradients else value, complex_allowed=True)
+    return number if np.isfinite(number) else None
+
+
+def _same(value: complex, other: complex) -> bool:
+    return abs(value - other) <= _SAME_VALUE * max(abs(value), abs(other))
 
 
 def _affordable_threads(loss: Any, point: Point, first: FirstCall, threads: int | None) -> tuple[int, str | None]:

@@ -21,7 +21,8 @@ _RATIO = 4.0  # between neighbouring steps of a ladder
 _TOP = 0.125  # the largest step of a ladder, in units of the parameter's scale
 _FINEST = 128.0  # the smallest, in units of eps: seven bits of the displacement are left
 _RUNGS = 12  # of a ladder in double precision, from 0.125 down to 3e-8
-_FINER, _COARSER = 4, 3  # steps that a ladder grows by, downwards (at most twice) and upwards (once)
+_FINER, _COARSER = 4, 3  # steps that a ladder grows by, downwards and (once) upwards
+_DEEPER = 4  # times that it may grow downwards
 _GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder is not lengthened
 _TRIALS = 3  # entries of each tensor whose truncation error stands for the others'
 _TRIAL_RATIO = 4.0  # of the steps that show it
@@ -41,6 +42,7 @@ class Scene:
     noise: Noise
     tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros
     eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
+    swing: float = 0.0  # by how much the loss changes a little away from the point, per scale and entry
 
     def scales(self, positions: NDArray[np.int64]) -> Floats:
         """The length in which an entry's steps are measured: its own magnitude or its tensor's, whichever is larger."""
@@ -125,7 +127,10 @@ def open_scene(
     def values(distances: Floats) -> Floats:
         return evaluator.along(chosen, evaluator.rounded(chosen, (start + distances[:, None] * direction).T).T).real
 
-    return replace(scene, noise=measure_noise(values, base, float(scene.eps.max())))
+    noise = measure_noise(values, base, float(scene.eps.max()))
+    away = values(np.array([-noise.reach, noise.reach])) - base
+    swing = float(np.nan_to_num(np.abs(away), nan=0.0, posinf=0.0).max()) / noise.reach / chosen.size**0.5
+    return replace(scene, noise=noise, swing=swing)
 
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:
@@ -158,16 +163,17 @@ def quotient_estimates(
     numerical = _quotients(scene, positions, stencil, steps, step is not None, tick)
     tensors = scene.layout.tensor_of(positions)
     truncation = np.zeros(positions.size)
+    reach = steps / scene.scales(positions)  # relative, so that no power of it overflows
     trials = np.concatenate(
         [np.empty(0, np.int64), *(_trials(np.flatnonzero(tensors == t)) for t in np.unique(tensors))]
     )
     wide = _quotients(scene, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, silent)
     with np.errstate(all="ignore"):
-        errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / steps[trials] ** stencil.order
+        errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
     for t in np.unique(tensors):
         mine = tensors == t
         truncation[mine] = np.median(errors[tensors[trials] == t]) * _TRIAL_SAFETY
-    truncation *= steps**stencil.order
+    truncation *= reach**stencil.order
     spread = (
         sum(abs(weight) for weight in stencil.weights) * _noise_of(scene, stencil, numerical, steps, positions) / steps
     )
@@ -229,19 +235,16 @@ def ladder_estimates(
 
 
 def _climb(scene: Scene, positions: NDArray[np.int64], shift: float, longest: int) -> list[Line]:
-    finest = _FINEST * scene.eps[scene.layout.tensor_of(positions)].max()
-    count = min(longest, max(3, 1 + int(np.log(_TOP / finest) / np.log(_RATIO))))
+    eps = scene.eps[scene.layout.tensor_of(positions)]
+    finest = _FINEST * eps * np.abs(scene.evaluator.entries(positions)) / scene.scales(positions)
+    count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
     rungs = _TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
     ladders = _ladders(scene, positions, rungs)
     lines = [analyse(ladder) for ladder in ladders]
     downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
-    extensions = [
-        ("finer", downwards),
-        ("finer", downwards * _RATIO**-_FINER),
-        ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0)),
-    ]
-    for wish, more in extensions:
-        where = [i for i, line in enumerate(lines) if line.wish == wish and _worth_more(line) and more[-1] >= finest]
+    extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_DEEPER)]
+    for wish, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0))]:
+        where = [i for i, line in enumerate(lines) if line.wish == wish and _worth_more(line) and more[-1] >= finest[i]]
         for i, extra in zip(where, _ladders(scene, positions[where], more), strict=True):
             ladders[i] = ladders[i].extended(extra)
             lines[i] = analyse(ladders[i])

@@ -97,7 +97,10 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     """
     if type(value) is float:
         return value
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # nested lists of unequal lengths
+        array = np.asarray(None)
     if array.dtype.kind not in ("fiubc" if complex_allowed else "fiub"):
         what = "complex: not supported" if array.dtype.kind == "c" else "no real number"
         raise TypeError(f"loss returned {_short(value)} ({type(value).__name__}), {what}; return one real number")

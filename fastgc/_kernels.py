@@ -98,7 +98,7 @@ def _child_type(tree: RecordTree) -> Any:
     if isinstance(tree.node, int):
         ndim, dtype = tree.leaves[tree.node]
         return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
-    if tree.node.names:
+    if tree.node.is_dict:
         return RecordType(tree)
     return types.Tuple([_child_type(RecordTree(child, tree.leaves)) for child in tree.node.children])
 
@@ -108,7 +108,7 @@ def _build_child(context: Any, builder: Any, native: Any, tree: RecordTree) -> A
     if isinstance(tree.node, int):
         return _build_array(context, builder, native, tree)
     kind = _child_type(tree)
-    if tree.node.names:
+    if tree.node.is_dict:
         child = cgutils.create_struct_proxy(kind)(context, builder)
         child.buffer, child.table = native.buffer, native.table
         return child._getvalue()
@@ -319,6 +319,11 @@ def _is_data(value: Any) -> bool:
     if isinstance(value, ModuleType):
         return value.__name__.partition(".")[0] not in _LIBRARIES
     return not callable(value)
+
+
+def compiled_anew(loss: Any) -> Any:
+    """The same function compiled with the constants that it sees now."""
+    return numba.njit(**{key: value for key, value in loss.targetoptions.items() if key != "nopython"})(loss.py_func)
 
 
 def is_jitted(function: Any) -> bool:

@@ -23,6 +23,11 @@ class Branch:
     names: tuple[str, ...]
     children: tuple[Branch | int, ...]
 
+    @property
+    def is_dict(self) -> bool:
+        """Whether the children are reached by name."""
+        return self.container is dict
+
 
 Node = Branch | int
 
@@ -71,7 +76,7 @@ def build(node: Node, leaves: Sequence[Any], container: Callable[[Branch, list[A
 
 
 def _same_container(branch: Branch, children: list[Any]) -> Any:
-    if branch.names:
+    if branch.is_dict:
         return dict(zip(branch.names, children, strict=True))
     if hasattr(branch.container, "_make"):  # a named tuple
         return branch.container._make(children)
@@ -100,6 +105,14 @@ def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
         tuple(names), tuple(leaf.shape for leaf in leaves), tuple(leaf.dtype for leaf in leaves), starts, structure
     )
     return layout, leaves
+
+
+def named_leaves(params: Any) -> dict[str, Any]:
+    """The leaves of a structure by their joined names, whatever they are."""
+    names: list[str] = []
+    leaves: list[Array] = []
+    _walk(params, "", names, leaves)
+    return dict(zip(names, leaves, strict=True))
 
 
 def _walk(node: Any, path: str, names: list[str], leaves: list[Array]) -> Node:
@@ -188,7 +201,7 @@ def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: boo
         by_position
         and isinstance(gradients, (list, tuple))
         and isinstance(layout.structure, Branch)
-        and layout.structure.names
+        and layout.structure.is_dict
     ):
         gradients = _named_by_position(layout, gradients)
     else:
@@ -209,7 +222,7 @@ def _pairs(node: Node, gradients: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Pairs of joined name and leaf of ``gradients``, walked beside the structure of the parameters."""
     if isinstance(node, int):
         yield path or "params", gradients
-    elif node.names:
+    elif node.is_dict:
         if not hasattr(gradients, "keys"):
             raise TypeError(f"gradients{_at(path)} is a {_kind(gradients)}; params{_at(path)} is a dict: use its keys")
         children = dict(zip(node.names, node.children, strict=True))

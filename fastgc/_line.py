@@ -61,8 +61,8 @@ class Ladder:
 
     @property
     def ratio(self) -> float:
-        """Between neighbouring steps."""
-        return float(self.above[0] / self.above[1])
+        """Between neighbouring steps; infinite if there is but one."""
+        return float(self.above[0] / self.above[1]) if self.above.size > 1 else np.inf
 
     def part(self, keep: NDArray[np.int64]) -> Ladder:
         """The ladder with some of its steps only."""
@@ -116,7 +116,7 @@ def analyse(ladder: Ladder) -> Line:
         return replace(_UNKNOWN, trouble="quantised")
     inner = _within_the_kinks(whole)
     visible, exponent = _gap(inner)
-    if exponent < -_SMOOTH_GAP:
+    if exponent < -_SMOOTH_GAP or _diverges(inner.central, inner.scatter, inner.ratio):
         return replace(_smooth(inner), trouble="jump")
     if exponent < _SMOOTH_GAP:
         return _kinked(inner)
@@ -186,7 +186,8 @@ def _kinked(ladder: Ladder) -> Line:
     right, right_error, best, _ = extrapolate(ladder.forward, noise, ladder.ratio)
     left, left_error, _, _ = extrapolate(ladder.backward, noise, ladder.ratio)
     step = float(ladder.above[best])
-    return Line((left + right) / 2, max(left_error, right_error), left, right, step, trouble="kink")
+    error = max(left_error, right_error)
+    return Line((left + right) / 2, error, left, right, step, trouble="kink", wish="finer")  # may be beside the point
 
 
 def _one_sided(ladder: Ladder) -> Line:

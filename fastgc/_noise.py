@@ -14,6 +14,7 @@ Values = Callable[[NDArray[Any]], NDArray[np.float64]]  # loss values at multipl
 
 _POINTS = 8
 _FIRST_SPACING = 4096.0  # in units of eps; Moré and Wild (2011), section 5, recommend 1e-12 or so in double precision
+_FIRST_AT_MOST = 1e-4  # in units of the scale, for parameters of low precision
 _GROWTH = 10.0
 _WIDEST = 1e-2  # in units of the scale: farther apart, values show the function and not its noise
 _STAIR_POINTS = 64
@@ -54,8 +55,9 @@ def measure_noise(values: Values, base: float, eps: float) -> Noise:
     here, single_here = _noise_around(values, 0.0, eps)
     reach = _finite_reach(values)
     there, single_there = _noise_around(values, reach, eps)
-    rounding = np.finfo(np.float64).eps * abs(base) / 2
-    return Noise(max(rounding, here), max(rounding, there), reach, single_here and single_there)
+    single = single_here and single_there and bool(base) and float(np.float32(base)) == base
+    rounding = np.finfo(np.float32 if single else np.float64).eps * abs(base) / 2
+    return Noise(float(max(rounding, here)), float(max(rounding, there)), reach, single)
 
 
 def _finite_reach(values: Values) -> float:
@@ -67,7 +69,8 @@ def _finite_reach(values: Values) -> float:
 
 def _noise_around(values: Values, start: float, eps: float) -> tuple[float, bool]:
     """Noise from values so far apart that fewer than half of them tie, and whether they lie on the float32 grid."""
-    spacing = _FIRST_SPACING * eps
+    first = min(_FIRST_SPACING * eps, _FIRST_AT_MOST)
+    spacing = first
     while True:  # the start itself is left out: it may be a kink or a jump
         sample = values(start + spacing * np.arange(1, _POINTS + 1))
         sample = sample[np.isfinite(sample)]
@@ -76,13 +79,17 @@ def _noise_around(values: Values, start: float, eps: float) -> tuple[float, bool
             break
         spacing *= _GROWTH
         if spacing > _WIDEST:
-            return _stair(values(start + np.arange(_STAIR_POINTS) * (_REACH / _STAIR_POINTS))), False
+            sample = values(start + np.arange(_STAIR_POINTS) * (_REACH / _STAIR_POINTS))
+            return _stair(sample), _on_float32_grid(sample)
     noise = _SAFETY * difference_table_noise(sample)
-    if spacing > _FIRST_SPACING * eps:  # closer values tied: they lie on a grid, perhaps a regular one
+    if spacing > first:  # closer values tied: they lie on a grid, perhaps a regular one
         noise = max(noise, _smallest_change(sample) / 2)
+    return noise, _on_float32_grid(sample)
+
+
+def _on_float32_grid(sample: NDArray[np.float64]) -> bool:
     with np.errstate(over="ignore"):
-        single = bool((sample.astype(np.float32) == sample).all()) and np.unique(sample).size > 2
-    return noise, single
+        return bool((sample.astype(np.float32) == sample).all())
 
 
 def _smallest_change(sample: NDArray[np.float64]) -> float:

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._layout import Array, Branch, ParameterLayout, listed
+from fastgc._layout import Array, Branch, ParameterLayout, listed, named_leaves
 from fastgc._record import Storage, store
+
+_KEPT_BYTES = 2**26  # of the caller's arrays, kept in place against a loss that changes its parameters
+_LOOKED_AT = 4096  # entries of a tensor that tell its scale
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Point:
             return self.params
         if self.stored is not None:
             return self.stored.record()
-        if isinstance(self.layout.structure, Branch) and self.layout.structure.names:
+        if isinstance(self.layout.structure, Branch) and self.layout.structure.is_dict:
             raise ValueError("in_place=True cannot go with a jitted function of a dict, which works on copies")
         return self.params
 
@@ -67,7 +70,7 @@ def copied_point(
     return Point(layout, stored.leaves, layout.rebuild(stored.leaves), stored, leaves, args)
 
 
-def callers_point(layout: ParameterLayout, leaves: Sequence[Array], params: Any, args: tuple[Any, ...]) -> Point:
+def callers_point(layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...]) -> Point:
     """The caller's own arrays, to be displaced in place.
 
     Raises
@@ -80,11 +83,14 @@ def callers_point(layout: ParameterLayout, leaves: Sequence[Array], params: Any,
         raise ValueError(
             f"in_place=True, but params {', '.join(map(repr, fixed))} cannot be written to; use in_place=False"
         )
+    folded = [name for name, leaf in zip(layout.names, leaves, strict=True) if _extent(leaf) < leaf.nbytes]
+    if folded:
+        raise ValueError(f"in_place=True, but params {listed(folded)} share memory within; use in_place=False")
     for i, j in _overlapping(leaves):
         raise ValueError(
             f"in_place=True, but params {layout.names[i]!r} and {layout.names[j]!r} share memory; use in_place=False"
         )
-    return Point(layout, leaves, params, None, None, args)
+    return Point(layout, leaves, layout.rebuild(leaves), None, None, args)
 
 
 @contextlib.contextmanager
@@ -93,45 +99,59 @@ def moved(
 ) -> Iterator[Sequence[Array]]:
     """The leaves at point ``number``: themselves for 0, else displaced at random by ``reach`` mean magnitudes or so.
 
-    In place the caller's arrays are overwritten, and restored to the bit at the end.
+    In place the caller's arrays are overwritten, and restored to the bit at the end. At point 0 they are kept for that
+    only where they are small: what displaces single entries puts these back itself.
     """
-    if number == 0:
-        yield leaves
-        return
-    generator = np.random.default_rng([seed, number])
-    scales = tensor_scales(leaves)
-    places = [
-        (leaf + reach * scale * generator.standard_normal(leaf.shape)).astype(
-            leaf.dtype if in_place else np.result_type(leaf, np.float64)
-        )
-        for leaf, scale in zip(leaves, scales, strict=True)
-    ]
     if not in_place:
-        yield places
+        yield leaves if number == 0 else _displaced(leaves, seed, number, reach)
         return
-    originals = [leaf.copy() for leaf in leaves]
+    keep = number > 0 or sum(leaf.nbytes for leaf in leaves) <= _KEPT_BYTES
+    originals = [leaf.copy() for leaf in leaves] if keep else []
     try:
-        _overwrite(leaves, places)
+        if number > 0:
+            _overwrite(leaves, _displaced(leaves, seed, number, reach))
         yield leaves
     finally:
-        _overwrite(leaves, originals)
+        try:
+            _overwrite(leaves, originals)
+        finally:
+            _overwrite(leaves, originals)  # again: an interrupt may have fallen into the first time
+
+
+def _displaced(leaves: Sequence[Array], seed: int, number: int, reach: float) -> list[Array]:
+    generator = np.random.default_rng([seed, number])
+    scales = tensor_scales(leaves)
+    return [
+        np.asarray(leaf + reach * scale * generator.standard_normal(leaf.shape))
+        for leaf, scale in zip(leaves, scales, strict=True)
+    ]
 
 
 def _overwrite(leaves: Sequence[Array], values: Sequence[Array]) -> None:
-    for leaf, value in zip(leaves, values, strict=True):
+    for leaf, value in zip(leaves, values, strict=False):  # nothing to write where nothing was kept
         leaf[...] = value
 
 
 def tensor_scales(leaves: Sequence[Array]) -> NDArray[np.float64]:
-    """Mean magnitude of each tensor's entries; 1 for a tensor of zeros."""
-    means = np.array([_mean_magnitude(leaf) for leaf in leaves])
-    return np.where(means > 0, means, 1.0)
+    """The length in which steps in a tensor are measured: the mean magnitude of some 4,000 evenly spaced entries.
+
+    1 for a tensor of zeros.
+    """
+    return np.array([_mean_magnitude(leaf) for leaf in leaves])
 
 
-def _mean_magnitude(leaf: Array, block: int = 1 << 20) -> float:
-    flat = leaf.reshape(-1)
-    total = sum(float(np.abs(flat[i : i + block]).sum(dtype=np.float64)) for i in range(0, flat.size, block))
-    return total / max(1, flat.size)
+def _mean_magnitude(leaf: Array) -> float:
+    flat = leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat
+    some = np.abs(np.asarray(flat[:: max(1, leaf.size // _LOOKED_AT)])).astype(np.float64)
+    return float(some.mean()) if some.any() else 1.0
+
+
+def _extent(leaf: Array) -> int:
+    """Bytes from an array's first to its last; fewer than its entries need where these overlap."""
+    if not leaf.size:
+        return 0
+    low, high = np.lib.array_utils.byte_bounds(leaf)
+    return int(high - low)
 
 
 def _overlapping(leaves: Sequence[Array]) -> Iterator[tuple[int, int]]:
@@ -176,10 +196,24 @@ def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
 
 
 def refuse_changed(point: Point, before: tuple[int, ...], who: str) -> None:
-    """Raise a ValueError that names the parameters whose fingerprint is no longer ``before``."""
+    """Raise a ValueError that names the parameters that a user's function changed: their entries, or their places."""
     after = fingerprint(point.leaves)
     changed = [name for name, old, new in zip(point.layout.names, before, after, strict=True) if old != new]
+    changed += _misplaced(point)
     if changed:
         raise ValueError(
-            f"{who} changed params {listed(changed)}; it must leave its parameters as they are: copy them first"
+            f"{who} changed params {listed(list(dict.fromkeys(changed)))}; it must leave its parameters as they are: "
+            "copy them first"
         )
+
+
+def _misplaced(point: Point) -> list[str]:
+    """Names whose arrays were taken out of the structure that a plain function receives, or replaced there."""
+    try:
+        here = named_leaves(point.params)
+    except TypeError:  # something that is no parameter was put there
+        return list(point.layout.names)
+    pairs = zip(point.layout.names, point.leaves, strict=True)
+    return [name for name, leaf in pairs if here.get(name) is not leaf] + [
+        name for name in here if name not in point.layout.names
+    ]

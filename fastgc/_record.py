@@ -86,7 +86,7 @@ def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: Recor
         start, shape = int(table[row]), tuple(table[row + 1 : row + 1 + ndim].tolist())
         stop = start + int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         return buffer[start:stop].view(dtype).reshape(shape)
-    if tree.node.names:
+    if tree.node.is_dict:
         return Record(buffer, table, tree)
     return tuple(over_buffer(buffer, table, RecordTree(child, tree.leaves)) for child in tree.node.children)
 

@@ -224,6 +224,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
@@ -241,7 +243,7 @@ def _text(report: GradientReport) -> Iterable[str]:
     if len(tensors) > _ROWS:
         rest = [tensor.verdict for tensor in worst_first[_ROWS:]]
         counted = ", ".join(f"{rest.count(verdict)} {verdict}" for verdict in order if verdict in rest)
-        yield f"and {len(rest)} more tensors: {counted}"
+        yield f"and {len(rest)} more {_plural(len(rest), 'tensor', 'tensors')}: {counted}"
     if worst_first and worst_first[0].worst is not None:
         yield f"worst: {entry_text(worst_first[0].worst)}"
     yield from _limits(tensors)
@@ -338,7 +340,9 @@ def _remark(tensor: TensorSummary) -> str:
 
 
 def _excess(entry: Entry | None) -> float:
-    return 0.0 if entry is None or math.isnan(entry.relative_error) else entry.relative_error
+    if entry is None:
+        return 0.0
+    return math.inf if math.isnan(entry.relative_error) else entry.relative_error
 
 
 def entry_text(entry: Entry) -> str:

@@ -53,9 +53,19 @@ def _choose(name: str, gradient: Array, count: int, seed: int) -> tuple[NDArray[
         return np.arange(size, dtype=np.int64), size
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     fixed = _fixed_strata(gradient, count // 2, generator)
-    pool = generator.choice(size, size=count, replace=False)
-    drawn = pool[~np.isin(pool, fixed)][: count - fixed.size]
+    drawn = _drawn(generator, size, count - fixed.size, fixed)
     return np.sort(np.concatenate([fixed, drawn])).astype(np.int64), drawn.size
+
+
+def _drawn(generator: np.random.Generator, size: int, count: int, known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Different entries other than the known ones, drawn in room for a few times their number, whatever the size."""
+    found = np.empty(0, np.int64)
+    while found.size < count:
+        more = generator.integers(size, size=2 * (count - found.size) + 16)
+        candidates = np.concatenate([found, more[~np.isin(more, known)]])
+        _, first = np.unique(candidates, return_index=True)
+        found = candidates[np.sort(first)]
+    return found[:count]
 
 
 def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -78,11 +88,14 @@ def _largest(gradient: Array, count: int) -> NDArray[np.int64]:
     """Positions of the ``count`` largest magnitudes; NaN counts as the largest."""
     best = np.empty(0, np.int64)
     for start, block in _blocks(gradient):
-        part = np.argpartition(-np.abs(block), min(count, block.size) - 1)[:count] + start
+        part = np.argpartition(-_magnitude(block), min(count, block.size) - 1)[:count] + start
         best = np.concatenate([best, part])
-        magnitude = np.nan_to_num(np.abs(gradient[best]), nan=np.inf)
-        best = best[np.argsort(-magnitude, kind="stable")[:count]]
+        best = best[np.argsort(-_magnitude(gradient[best]), kind="stable")[:count]]
     return best
+
+
+def _magnitude(block: Array) -> Array:
+    return np.where(np.isnan(block), np.inf, np.abs(block))
 
 
 def _zeros(gradient: Array, count: int, generator: np.random.Generator) -> NDArray[np.int64]:

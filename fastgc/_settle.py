@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 _SOME = 3  # entries without which no remark is made
+_AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
 _ROUND_OFF = 100  # eps of the loss: noise below it is round-off, and above it noise
 
 
@@ -55,25 +56,38 @@ class Site:
         return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reason(self.scene))
 
     def scales(self, estimates: Estimates) -> Floats:
-        """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
+        """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured.
+
+        At least a millionth of the slopes around the point, which an optimum has too.
+        """
         tensors = self.scene.layout.tensor_of(estimates.positions)
-        return gradient_scales(estimates.numerical, tensors, self.sizes)
+        known = np.where(estimates.trouble == "", estimates.numerical, np.nan)
+        around = _AROUND * self.scene.swing / self.scene.tensor_scales
+        return np.asarray(np.maximum(gradient_scales(known, tensors, self.sizes), around))
 
 
 def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
     quotients = _quotients(site, positions, bar)
-    estimates, judgement = quotients, site.verdicts(quotients, site.scales(quotients))
-    suspects = np.flatnonzero((judgement.verdict != PASS) | judgement.unsure)
-    if suspects.size:
-        estimates = quotients.updated(suspects, _ladders(site, positions[suspects], bar))
-        judgement = site.verdicts(estimates, site.scales(estimates))
+    estimates, judgement = _settled(site, quotients, bar)
     close = np.flatnonzero(judgement.close)
     if close.size:
         estimates = estimates.bettered(close, ladder_estimates(site.scene, positions[close], shift=2.0))
         judgement = site.verdicts(estimates, site.scales(estimates))
     bar.failed(int(np.count_nonzero(judgement.verdict == FAIL)))
-    return estimates if site.step is None else _with_textbook_quotients(estimates, quotients), judgement
+    return (estimates, judgement) if site.step is None else _with_textbook_quotients(estimates, judgement, quotients)
+
+
+def _settled(site: Site, estimates: Estimates, bar: Progress) -> tuple[Estimates, Judgement]:
+    """Ladders for all suspects; these can change the tensors' scales, and so bring up more suspects."""
+    climbed = np.zeros(estimates.positions.size, bool)
+    while True:
+        judgement = site.verdicts(estimates, site.scales(estimates))
+        suspects = np.flatnonzero(((judgement.verdict != PASS) | judgement.unsure) & ~climbed)
+        if not suspects.size:
+            return estimates, judgement
+        estimates = estimates.updated(suspects, _ladders(site, estimates.positions[suspects], bar))
+        climbed[suspects] = True
 
 
 def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
@@ -95,19 +109,24 @@ def _ladders(site: Site, positions: Positions, bar: Progress) -> Estimates:
     return Estimates.joined(parts)
 
 
-def _with_textbook_quotients(estimates: Estimates, quotients: Estimates) -> Estimates:
+def _with_textbook_quotients(
+    estimates: Estimates, judgement: Judgement, quotients: Estimates
+) -> tuple[Estimates, Judgement]:
     """Under a step of the caller's own, ``numerical`` is the quotient with that step, as uncertain as it has proved."""
     off = np.abs(quotients.numerical - estimates.numerical)
-    plain = np.isfinite(off) & (estimates.trouble == "") & (off > 0)
+    plain = np.isfinite(off) & (estimates.trouble == "")
     uncertainty = np.where(plain, estimates.uncertainty + off, estimates.uncertainty)
-    numerical = np.where(plain, quotients.numerical, estimates.numerical)
-    return replace(estimates, numerical=numerical, uncertainty=uncertainty, step=quotients.step)
+    numerical = np.where(plain, quotients.numerical, judgement.numerical)
+    shown = replace(estimates, numerical=numerical, uncertainty=uncertainty, step=quotients.step)
+    return shown, replace(judgement, numerical=numerical)
 
 
 def _noise_reason(scene: Scene) -> str:
     if scene.noise.single:
         return "round-off of float32 hides the slope"
-    if scene.noise.at_point <= _ROUND_OFF * np.finfo(np.float64).eps * abs(scene.base):
+    if scene.noise.at_point <= max(
+        _ROUND_OFF * np.finfo(np.float64).eps * abs(scene.base), scene.noise.displaced / 100
+    ):
         return "the slope vanishes within round-off here: check at another point"
     return "noise of the loss hides the slope"
 
@@ -117,10 +136,12 @@ def remarks(site: Site, estimates: Estimates) -> Iterator[str]:
     analytic = site.analytic(estimates.positions)
     if not analytic.size:
         return
-    if not estimates.numerical.any():
+    if not (estimates.numerical.any() or estimates.left.any() or estimates.right.any()):
         yield "the loss did not respond to any entry: does it read its argument?"
     elif not analytic.any():
         yield "the analytic gradient is zero everywhere"
+    elif np.all(np.abs(estimates.numerical) <= estimates.uncertainty):
+        yield "the slope vanishes here: a wrong factor would not show; check at another point (points=2)"
     same = np.abs(analytic - estimates.numerical) <= 4 * np.finfo(np.float64).eps * np.abs(analytic)
     apart = estimates.uncertainty > 1e4 * np.finfo(np.float64).eps * np.abs(analytic)
     if np.count_nonzero(apart) >= _SOME and same[apart].all() and analytic[apart].all():

@@ -92,7 +92,7 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
     judged = Judgement.joined([each.judgement for each in checked])
     estimated = Estimates.joined([each.estimates for each in checked])
     entries = _entries(layout, tensor, checked, judged, estimated)
-    order = np.argsort(-_excess(judged, estimated), kind="stable")
+    order = np.lexsort((-_excess(judged, estimated), judged.verdict != FAIL))
     verdict, reason = _verdict(tensor, findings, checked, judged)
     return TensorSummary(
         name=layout.names[tensor],
@@ -142,10 +142,10 @@ def _entries(
 
 
 def _excess(judged: Judgement, estimated: Estimates) -> Floats:
-    """The difference in units of what was allowed; failures first, whatever could not be computed among them."""
+    """The difference in units of what was allowed; infinite where it could not be computed."""
     with np.errstate(all="ignore"):
         excess = np.abs(judged.analytic - judged.numerical) / (judged.allowed + estimated.uncertainty)
-    return np.where(np.isnan(excess), np.inf, excess) + np.where(judged.verdict == FAIL, 1e300, 0.0)
+    return np.where(np.isnan(excess), np.inf, excess)
 
 
 # --- the verdict on a tensor ---
@@ -160,10 +160,12 @@ def _verdict(
         for found, each in zip(findings, checked, strict=True)
         if tensor in found.coverages
     ]
-    failed = np.count_nonzero(judged.verdict == FAIL)
+    failed = int(np.count_nonzero(judged.verdict == FAIL))
     if failed:
         hints = [reason for _, reason in probed if reason]
-        return FAIL, "; ".join([f"{failed} of {judged.verdict.size} checked entries differ", *dict.fromkeys(hints)])
+        return FAIL, "; ".join(
+            [f"{_share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
+        )
     rtol = float(findings[0].site.tolerances.rtol[tensor])
     if any(normwise_wrong(each.judgement, each.estimates.uncertainty, rtol) for each in checked):
         return FAIL, "the checked entries together differ by more than rtol"
@@ -176,10 +178,16 @@ def _open_reason(judged: Judgement) -> str:
     unclear = judged.verdict == UNDECIDED
     if unclear.any():
         reasons, counts = np.unique(judged.reason[unclear].astype(str), return_counts=True)
-        size = judged.verdict.size
-        return "; ".join(f"{reason} ({count} of {size} entries)" for reason, count in zip(reasons, counts, strict=True))
-    kinks = np.count_nonzero((judged.reason == "kink") & (judged.verdict == PASS))
-    return f"kink at {kinks} of {judged.verdict.size} entries" if kinks else ""
+        return "; ".join(
+            f"{reason} ({_share(int(count), judged)})" for reason, count in zip(reasons, counts, strict=True)
+        )
+    kinks = int(np.count_nonzero((judged.reason == "kink") & (judged.verdict == PASS)))
+    return f"kink at {_share(kinks, judged)}" if kinks else ""
+
+
+def _share(count: int, judged: Judgement) -> str:
+    size = judged.verdict.size
+    return f"{count} of {size} checked {'entry' if size == 1 else 'entries'}"
 
 
 # --- what would have been seen ---

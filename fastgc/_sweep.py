@@ -68,9 +68,9 @@ class StepSweep:
         if ax is None:
             ax = Figure(figsize=(7, 5), layout="constrained").add_subplot()
         for name, errors in self.errors.items():
-            positive = np.where(errors > 0, errors, np.nan)
-            (line,) = ax.loglog(self.steps, positive, label=name, linewidth=1)
-            ax.plot(self.best_step[name], max(self.best_error[name], np.nanmin(positive)), "o", color=line.get_color())
+            drawn = np.maximum(errors, np.finfo(np.float64).eps ** 2)  # an exact quotient has a place on the axis too
+            (line,) = ax.loglog(self.steps, drawn, label=name, linewidth=1)
+            ax.plot(self.best_step[name], np.nanmin(drawn), "o", color=line.get_color())
         ax.set(xlabel="step h", ylabel="absolute error of the quotient")
         ax.legend()
         return ax

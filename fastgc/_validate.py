@@ -113,8 +113,12 @@ def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[
     """The names that ``tensors`` selects; a pattern that selects nothing is a ValueError."""
     if patterns is None:
         return set(names)
-    listed_patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    return {name for pattern in listed_patterns for name in _matching(pattern, names, "tensors")}
+    if not isinstance(patterns, Sequence):
+        raise TypeError(f"tensors is {patterns!r}; it must be a name, a pattern, or a list of these")
+    each = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not each:
+        raise ValueError(f"tensors is {patterns!r}, which selects nothing; None selects all")
+    return {name for pattern in each for name in _matching(pattern, names, "tensors")}
 
 
 def sample_counts(

@@ -1,0 +1,291 @@
+"""Who may import whom, what is public, and what the package promises about itself."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastgc
+
+HOME = Path(fastgc.__file__).parent
+MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in HOME.glob("*.py")}
+
+# A module may import only modules of the rows above its own.
+ROWS = [
+    ["_layout", "_stencil", "_line", "_noise", "_progress", "_demo"],
+    ["_record", "_sampling", "_validate", "_sweep"],
+    ["_kernels", "_point"],
+    ["_evaluate"],
+    ["_engine", "_entries", "_crosscheck"],
+    ["_classic", "_compare", "_probes"],
+    ["_diagnose", "_settle", "_localise"],
+    ["_report"],
+    ["_cover"],
+    ["_summary"],
+    ["_check"],
+    ["__init__"],
+    ["_cli"],
+    ["__main__"],
+]
+ROW = {module: number for number, row in enumerate(ROWS) for module in row}
+
+ESTIMATING = {"_line", "_noise", "_stencil", "_evaluate", "_kernels", "_entries", "_probes"}
+JUDGING = {"_compare", "_diagnose", "_report", "_summary"}
+LEAVES = {"_cli", "_demo", "_sweep", "_classic", "__main__"}
+
+# Third-party packages and the modules that may import them.
+IMPORTERS = {
+    "numba": {"_kernels"},
+    "llvmlite": {"_kernels"},
+    "tqdm": {"_progress"},
+    "threadpoolctl": {"_evaluate"},
+    "matplotlib": {"_sweep"},
+    "scipy.optimize": {"_crosscheck"},
+    "torch": set(),
+    "jax": set(),
+}
+
+CONTRACT = {
+    "check_gradients", "assert_gradients", "GradientMismatch", "GradientReport", "TensorSummary", "Entry", "Diagnosis",
+    "record", "numerical_gradient", "numerical_jacobian", "gradient_check", "relative_error", "max_relative_error",
+    "interpret", "step_sweep", "check_jacobian", "check_hessian", "torch", "jax", "__version__",
+}  # fmt: skip
+LATER = {"check_jacobian", "check_hessian", "torch", "jax"}
+SILENT = {"interpret"}  # raises nothing
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything imported, inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(tree: ast.AST) -> set[str]:
+    """Modules of this package that are imported; __init__ for the package itself."""
+    parts = [name.split(".") for name in imports(tree) if name.split(".")[0] == "fastgc"]
+    return {each[1] if len(each) > 1 and each[1] in MODULES else "__init__" for each in parts}
+
+
+# --- imports ---
+
+
+def test_the_table_names_every_module() -> None:
+    assert set(ROW) == set(MODULES), "a new module needs a place in ROWS"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_upwards_only(module: str) -> None:
+    assert {other: ROW[other] for other in own_imports(MODULES[module]) if ROW[other] >= ROW[module]} == {}
+
+
+def test_that_check_would_see_an_import_downwards() -> None:
+    tree = ast.parse("def f():\n    from fastgc._check import check_gradients\n    import fastgc\n")
+    assert own_imports(tree) == {"_check", "__init__"}
+    assert own_imports(ast.parse("from fastgc import _cli, record")) == {"_cli", "__init__"}
+
+
+def test_estimating_knows_nothing_of_judging() -> None:
+    assert [module for module in sorted(ESTIMATING) if own_imports(MODULES[module]) & JUDGING] == []
+
+
+def test_judging_knows_nothing_of_formulas() -> None:
+    formulas = {"_stencil", "_kernels"}
+    assert [module for module in sorted(JUDGING) if own_imports(MODULES[module]) & formulas] == []
+
+
+def test_nothing_imports_a_leaf_but_the_command_line() -> None:
+    others = set(MODULES) - {"_cli", "__main__"}
+    assert {module for module in others if own_imports(MODULES[module]) & LEAVES} == set()
+
+
+@pytest.mark.parametrize("package", sorted(IMPORTERS))
+def test_each_package_has_its_importers(package: str) -> None:
+    found = {
+        module
+        for module, tree in MODULES.items()
+        if any(name == package or name.startswith(f"{package}.") for name in imports(tree))
+    }
+    assert found <= IMPORTERS[package]
+
+
+def test_what_is_imported_is_declared() -> None:
+    """Dependencies, extras, and llvmlite, which is Numba's own."""
+    declared = {re.split(r"[^\w-]", line)[0] for line in metadata.requires("fastgc") or ()} | {"llvmlite", "fastgc"}
+    found = {name.split(".")[0] for tree in MODULES.values() for name in imports(tree)}
+    assert found - set(sys.stdlib_module_names) - declared == set()
+
+
+def test_only_the_command_line_prints() -> None:
+    printing = re.compile(r"\bprint\(|sys\.std(out|err)\b")
+    found = {module for module in MODULES if printing.search(ast.unparse(MODULES[module]))}
+    assert found <= {"_cli"}
+
+
+HEAVY = ["numba", "scipy.optimize", "scipy.stats", "tqdm", "torch", "jax", "matplotlib", "threadpoolctl", "llvmlite"]
+
+
+def left_imported(code: str) -> list[str]:
+    """Run code in a new process and tell which heavy packages it has imported."""
+    script = f"import sys\n{code}\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()  # fmt: skip
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert left_imported("import fastgc") == []
+    assert left_imported("import fastgc; dir(fastgc); fastgc.__version__") == []
+
+
+def test_that_check_would_see_an_import() -> None:
+    present = {"numba", "llvmlite", "scipy.optimize", "scipy.stats", "tqdm", "matplotlib", "threadpoolctl"}
+    assert present <= set(left_imported(f"import fastgc, {', '.join(sorted(present))}"))
+    assert left_imported("import fastgc, tqdm") == ["tqdm"]
+
+
+def test_a_check_in_python_needs_neither_numba_nor_matplotlib_nor_a_bar() -> None:
+    code = (
+        "import numpy as np, fastgc\n"
+        "assert fastgc.check_gradients(lambda p: p @ p, lambda p: 2 * p, np.ones(99), crosscheck=False).passed"
+    )
+    assert not {"numba", "llvmlite", "tqdm", "matplotlib", "scipy.stats"} & set(left_imported(code))
+
+
+# --- public names ---
+
+
+def test_only_names_of_the_contract_are_public() -> None:
+    assert set(dir(fastgc)) == set(fastgc.__all__)
+    assert set(fastgc.__all__) <= CONTRACT
+    assert set(fastgc.__all__) >= CONTRACT - LATER
+
+
+def test_every_public_name_loads() -> None:
+    for name in fastgc.__all__:
+        value = getattr(fastgc, name)
+        assert name == "__version__" or value.__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'fastgc' has no attribute 'check_gradient'"):
+        fastgc.check_gradient  # noqa: B018
+
+
+def test_modules_are_private() -> None:
+    assert {module for module in MODULES if not module.startswith("_")} <= CONTRACT
+
+
+def test_star_import_brings_the_public_names() -> None:
+    space: dict[str, Any] = {}
+    exec("from fastgc import *", space)
+    assert set(fastgc.__all__) <= set(space)
+
+
+# --- docstrings ---
+
+FUNCTIONS = [name for name in fastgc.__all__ if inspect.isfunction(getattr(fastgc, name))]
+METHODS = [
+    f"{name}.{key}"
+    for name in fastgc.__all__
+    if inspect.isclass(getattr(fastgc, name))
+    for key, value in vars(getattr(fastgc, name)).items()
+    if inspect.isfunction(value) and not key.startswith("_")
+]
+
+
+def sections(function: Callable[..., Any]) -> dict[str, str]:
+    """Texts of a docstring by the title of their section."""
+    parts = re.split(r"^(\w+)\n-+\n", inspect.getdoc(function) or "", flags=re.MULTILINE)
+    return dict(zip(["Summary", *parts[1::2]], parts[::2], strict=True))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_public_functions_have_their_sections(name: str) -> None:
+    found = sections(getattr(fastgc, name))
+    assert found["Summary"].splitlines()[0].endswith((".", "?"))
+    assert {"Parameters", "Returns"} | (set() if name in SILENT else {"Raises"}) <= found.keys()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_parameter_is_described(name: str) -> None:
+    function = getattr(fastgc, name)
+    parameters = inspect.signature(function).parameters.values()
+    named = {each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    headers = re.findall(r"^(\w[\w, ]*?)(?: :|$)", sections(function).get("Parameters", ""), re.MULTILINE)
+    described = {word for header in headers for word in header.split(", ")}
+    assert named <= described
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_public_methods_have_a_docstring(name: str) -> None:
+    kind, _, method = name.partition(".")
+    assert inspect.getdoc(getattr(getattr(fastgc, kind), method))
+
+
+@pytest.mark.parametrize("name", sorted(set(fastgc.__all__) - set(FUNCTIONS) - {"__version__"}))
+def test_public_classes_have_a_docstring_with_every_field(name: str) -> None:
+    kind = getattr(fastgc, name)
+    text = inspect.getdoc(kind) or ""
+    assert text
+    assert [field for field in getattr(kind, "__dataclass_fields__", ()) if not re.search(rf"\b{field}\b", text)] == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [module for module, tree in MODULES.items() if not ast.get_docstring(tree)] == []
+
+
+def test_every_signature_is_annotated() -> None:
+    bare = [
+        f"{module}.{node.name}"
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (node.returns is None or any(a.annotation is None for a in node.args.args if a.arg not in ("self", "cls")))
+    ]
+    assert bare == []
+
+
+# --- what is shipped ---
+
+
+def test_packaged_data_is_attributed() -> None:
+    data = [path.stem for path in HOME.rglob("*.npz")]
+    assert data
+    for stem in data:
+        text = resources.files("fastgc").joinpath(f"{stem}.md").read_text(encoding="utf-8")
+        assert "Alpaydin" in text
+        assert "10.24432/C50P49" in text
+        assert "CC BY 4.0" in text
+        assert "creativecommons.org/licenses/by/4.0" in text
+        assert re.search(r"[Cc]hange|modif", text), "the licence asks to say what was changed"
+
+
+def test_the_data_and_the_marker_of_types_are_in_the_distribution() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = project["tool"]["setuptools"]["package-data"]["fastgc"]
+    present = {path.name for path in HOME.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert present <= set(listed) | {"__pycache__"}
+    assert "py.typed" in present
+    assert project["tool"]["setuptools"]["packages"] == ["fastgc"]
+
+
+def test_the_licence_is_mit() -> None:
+    assert (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
+
+
+def test_the_version_comes_from_one_place() -> None:
+    assert metadata.version("fastgc") == fastgc.__version__

@@ -1,0 +1,251 @@
+"""Error measures, and the judgement of entries from numbers made by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+import fastgc
+from fastgc._compare import Judgement, Tolerances, gradient_scales, judge, worst_verdict
+from fastgc._entries import Estimates
+
+Floats = NDArray[np.float64]
+
+# --- error measures ---
+
+NUMBERS = st.floats(-1e100, 1e100, allow_subnormal=False).filter(lambda x: x == 0 or abs(x) > 1e-100)
+PAIRS = st.integers(1, 6).flatmap(
+    lambda n: st.tuples(arrays(np.float64, n, elements=NUMBERS), arrays(np.float64, n, elements=NUMBERS))
+)
+
+
+@given(PAIRS)
+def test_both_measures_are_symmetric_and_between_0_and_1(pair: tuple[Floats, Floats]) -> None:
+    a, b = pair
+    for measure in fastgc.relative_error, fastgc.max_relative_error:
+        assert measure(a, b) == measure(b, a)
+        assert 0 <= measure(a, b) <= 1 + 1e-15
+        assert measure(a, a) == 0
+
+
+@given(PAIRS)
+def test_the_measures_are_what_their_formulas_say(pair: tuple[Floats, Floats]) -> None:
+    a, b = pair
+    norms = np.linalg.norm(a) + np.linalg.norm(b)
+    if norms > 1e-14:
+        assert fastgc.relative_error(a, b) == pytest.approx(np.linalg.norm(a - b) / norms, rel=1e-12)
+    expected = max(abs(x - y) / max(abs(x) + abs(y), 1e-8) for x, y in zip(a, b, strict=True))
+    assert fastgc.max_relative_error(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+@given(PAIRS, st.integers(-20, 20))
+def test_the_norm_wise_measure_has_no_unit(pair: tuple[Floats, Floats], power: int) -> None:
+    a, b = pair
+    if np.linalg.norm(a) + np.linalg.norm(b) > 1e-3:
+        assert fastgc.relative_error(2.0**power * a, 2.0**power * b) == pytest.approx(
+            fastgc.relative_error(a, b), rel=1e-9
+        )
+
+
+def test_measures_of_lists_of_any_shape_and_of_nothing() -> None:
+    assert fastgc.relative_error([[1, 2], [3, 4]], [[1, 2], [3, 4]]) == 0
+    assert fastgc.max_relative_error(3.0, 1.0) == 0.5
+    assert fastgc.relative_error([], []) == 0 and fastgc.max_relative_error([], []) == 0
+    for measure in fastgc.relative_error, fastgc.max_relative_error:
+        assert type(measure([1.0], [2.0])) is float
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_measures_of_numbers_that_are_not_finite_never_look_good(bad: float) -> None:
+    for measure in fastgc.relative_error, fastgc.max_relative_error:
+        assert not measure([bad, 1.0], [1.0, 1.0]) < 1
+        assert not measure([1.0, 1.0], [1.0, bad]) < 1
+
+
+def test_huge_and_tiny_numbers_do_not_overflow_the_norm() -> None:
+    assert fastgc.relative_error([1e200, 1e200], [1e200, 1e200]) == 0
+    assert fastgc.relative_error([2e200], [1e200]) == pytest.approx(1 / 3)
+
+
+# --- judgements ---
+
+
+def estimates(numerical: Any, uncertainty: Any, left: Any = None, right: Any = None, trouble: Any = "") -> Estimates:
+    n = np.atleast_1d(np.asarray(numerical, np.float64))
+    u = np.broadcast_to(np.asarray(uncertainty, np.float64), n.shape).copy()
+    sides = [n if side is None else np.broadcast_to(np.asarray(side, np.float64), n.shape) for side in (left, right)]
+    kinds = np.broadcast_to(np.asarray(trouble, dtype="<U10"), n.shape).copy()
+    return Estimates(np.arange(n.size), n, u, *sides, np.full(n.size, 1e-5), kinds)
+
+
+def judged(
+    analytic: Any, found: Estimates, rtol: float = 1e-5, atol: float | None = None, scale: float = 1.0
+) -> Judgement:
+    """The judgement of the entries of one tensor of the given scale."""
+    a = np.atleast_1d(np.asarray(analytic, np.float64))
+    tolerances = Tolerances(np.array([rtol]), None if atol is None else np.array([atol]))
+    return judge(a, found, np.zeros(a.size, np.int64), np.array([scale]), tolerances, "noise hides the slope")
+
+
+def verdicts(*arguments: Any, **options: Any) -> list[str]:
+    return [str(each) for each in judged(*arguments, **options).verdict]
+
+
+def test_an_entry_passes_within_tolerance_and_uncertainty() -> None:
+    u = 1e-7
+    tol = 1e-5 * 1 + 1e-8  # rtol * max(|a|, |n|) + 1e-3 * rtol * scale
+    exact = estimates(np.ones(4), u)
+    assert verdicts(1 - np.array([0, 0.5, 0.999, 1.001]) * (tol + u), exact) == ["pass"] * 3 + ["undecided"]
+
+
+def test_an_entry_fails_beyond_tolerance_and_ten_uncertainties() -> None:
+    u = 1e-7
+    tol = 1e-5 + 1e-8
+    off = np.array([tol + 9.99 * u, tol + 10.01 * u, 1e-3, 1.0, 2.0, 1e6])
+    assert verdicts(1 - off[:5], estimates(np.ones(5), u)) == ["undecided"] + ["fail"] * 4
+    assert verdicts(1 + off[5], estimates(1.0, u)) == ["fail"]
+
+
+def test_between_them_it_is_undecided_and_says_so() -> None:
+    judgement = judged(1 - 1e-5 - 5e-7, estimates(1.0, 1e-7))
+    assert judgement.verdict.tolist() == ["undecided"]
+    assert "tolerance" in judgement.reason[0]
+    assert judgement.close.tolist() == [True]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("trouble", ["", "kink", "jump", "quantised", "not finite"])
+def test_an_analytic_value_that_is_not_finite_fails_whatever_was_measured(bad: float, trouble: str) -> None:
+    judgement = judged(bad, estimates(1.0, 1e-7, trouble=trouble))
+    assert judgement.verdict.tolist() == ["fail"] and "not finite" in judgement.reason[0]
+
+
+@pytest.mark.parametrize("trouble", ["jump", "quantised", "not finite"])
+@pytest.mark.parametrize("analytic", [0.0, 1.0, 1e9])
+def test_trouble_is_undecided_with_its_reason(trouble: str, analytic: float) -> None:
+    judgement = judged(analytic, estimates(1.0, 1e-7, trouble=trouble))
+    assert judgement.verdict.tolist() == ["undecided"]
+    assert {"jump": "jumps", "quantised": "stairs", "not finite": "not finite"}[trouble] in judgement.reason[0]
+
+
+@pytest.mark.parametrize("numerical", [math.nan, math.inf])
+@pytest.mark.parametrize("uncertainty", [1e-7, math.inf, math.nan])
+def test_a_derivative_that_could_not_be_had_never_passes_nor_fails(numerical: float, uncertainty: float) -> None:
+    assert verdicts(1.0, estimates(numerical, uncertainty)) == ["undecided"]
+
+
+@pytest.mark.parametrize("uncertainty", [math.inf, math.nan])
+def test_an_unknown_uncertainty_never_passes_nor_fails(uncertainty: float) -> None:
+    assert verdicts([1.0, 5.0], estimates([1.0, 1.0], uncertainty)) == ["undecided"] * 2
+
+
+def test_at_a_kink_the_distance_is_that_from_the_interval() -> None:
+    kink = estimates(np.zeros(7), 1e-7, left=-1, right=1, trouble="kink")
+    judgement = judged([-1, -0.3, 0, 1, 1 + 1e-8, 1.1, -2], kink)
+    assert judgement.verdict.tolist() == ["pass"] * 5 + ["fail"] * 2
+    assert judgement.reason.tolist()[:5] == ["kink"] * 5
+    np.testing.assert_array_equal(judgement.numerical[:4], [-1, -0.3, 0, 1])
+    reversed_sides = estimates(np.zeros(2), 1e-7, left=1, right=-1, trouble="kink")
+    assert verdicts([0.5, 1.5], reversed_sides) == ["pass", "fail"]
+
+
+def test_agreement_that_a_wrong_value_would_have_reached_too_is_undecided() -> None:
+    assert verdicts(1.0, estimates(1.0, 0.0999), scale=1.0) == ["pass"]
+    judgement = judged(1.0, estimates(1.0, 0.1001))
+    assert judgement.verdict.tolist() == ["undecided"] and judgement.reason.tolist() == ["noise hides the slope"]
+    assert verdicts(0.0, estimates(0.0, 0.05), scale=1.0) == ["pass"]
+    assert verdicts(0.0, estimates(0.0, 0.05), scale=0.1) == ["undecided"]
+    assert verdicts(5.0, estimates(5.0, 0.4), scale=0.1) == ["pass"]
+
+
+def test_a_clear_error_fails_however_large_the_uncertainty() -> None:
+    assert verdicts(100.0, estimates(1.0, 5.0)) == ["fail"]
+    assert verdicts(0.0, estimates(1.0, 0.05)) == ["fail"]
+
+
+def test_tolerances_are_relative_to_the_larger_value_and_absolute() -> None:
+    assert verdicts([1.1, 0.9], estimates([1.0, 1.0], 1e-9), rtol=0.1, atol=0) == ["pass", "pass"]
+    assert verdicts([1.12, 0.89], estimates([1.0, 1.0], 1e-9), rtol=0.1, atol=0) == ["fail", "fail"]
+    assert verdicts([0.01, 1.01, 0.02], estimates([0.0, 1.0, 0.0], 1e-9), rtol=0, atol=0.0101) == [
+        "pass",
+        "pass",
+        "fail",
+    ]
+
+
+def test_the_default_atol_is_a_thousandth_of_rtol_times_the_scale() -> None:
+    found = estimates(np.zeros(2), 1e-12)
+    assert verdicts([0.9e-5, 1.2e-5], found, rtol=1e-3, scale=10.0) == ["pass", "fail"]
+
+
+def test_each_entry_is_judged_by_the_tolerance_of_its_tensor() -> None:
+    tolerances = Tolerances(np.array([1e-5, 1e-1]), None)
+    a = np.array([1.01, 1.01])
+    judgement = judge(a, estimates(np.ones(2), 1e-9), np.array([0, 1]), np.ones(2), tolerances, "")
+    assert judgement.verdict.tolist() == ["fail", "pass"]
+
+
+@given(
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.floats(0, math.inf, exclude_min=True) | st.just(math.nan),
+    st.sampled_from(["", "kink", "jump", "quantised", "not finite", "edge"]),
+)
+def test_no_number_that_is_not_finite_ever_passes(a: float, n: float, u: float, trouble: str) -> None:
+    judgement = judged(a, estimates(n, u, trouble=trouble))
+    (verdict,) = judgement.verdict.tolist()
+    assert verdict in ("pass", "fail", "undecided")
+    if verdict == "pass":
+        assert all(map(math.isfinite, (a, n, u))) and trouble in ("", "kink", "edge")
+        assert abs(a - n) <= 1e-8 + 1e-5 * max(abs(a), abs(n)) + u + 1e-12 * (abs(a) + abs(n) + u)
+    if verdict == "fail":
+        assert not math.isfinite(a) or trouble in ("", "kink", "edge")
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1e-9, 1e3))
+def test_a_larger_uncertainty_never_turns_undecided_into_a_failure(a: float, n: float, u: float) -> None:
+    if verdicts(a, estimates(n, u)) != ["fail"]:
+        assert verdicts(a, estimates(n, 2 * u)) != ["fail"]
+
+
+# --- scales and verdicts of tensors ---
+
+
+def test_the_scale_of_a_tensor_is_the_root_mean_square_of_its_slopes() -> None:
+    tensors = np.array([0, 0, 1, 1, 1])
+    scales = gradient_scales(np.array([3.0, 4.0, 1.0, 1.0, -1.0]), tensors, np.zeros(2))
+    np.testing.assert_allclose(scales, [math.sqrt(12.5), 1.0])
+
+
+def test_a_tensor_without_slopes_has_a_millionth_of_the_largest_scale() -> None:
+    tensors = np.array([0, 1, 2])
+    scales = gradient_scales(np.array([5.0, 0.0, math.nan]), tensors, np.zeros(3))
+    np.testing.assert_allclose(scales, [5.0, 5e-6, 5e-6])
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-160, 1e160, 1e200])
+def test_scales_neither_overflow_nor_vanish(unit: float) -> None:
+    scales = gradient_scales(unit * np.array([3.0, 4.0]), np.zeros(2, np.int64), np.zeros(1))
+    np.testing.assert_allclose(scales, [unit * math.sqrt(12.5)])
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (["pass", "pass"], "pass"),
+        (["pass", "undecided"], "undecided"),
+        (["undecided", "fail", "pass"], "fail"),
+        (["fail"], "fail"),
+        (["undecided"], "undecided"),
+    ],
+)
+def test_the_worst_verdict_wins(found: list[str], verdict: str) -> None:
+    assert worst_verdict(found) == verdict
+    assert worst_verdict(reversed(found)) == verdict

@@ -1,0 +1,411 @@
+"""What is compiled: records inside jitted functions, in and out, and the loops over displaced entries."""
+
+from __future__ import annotations
+
+import gc
+import math
+import sys
+import weakref
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import pytest
+from numba.core.runtime import _nrt_python, rtsys
+from numpy.typing import NDArray
+from test_layout import Array, array
+
+import fastgc
+
+NETWORK = {
+    "layer1.weight": array(3, 2),
+    "b [0]*?": array(2),
+    "": np.array(0.3),
+    "none": np.empty((0, 4)),
+    "deep": {"ä": [array(2), {"w": array(1, 3)}], "pair": (array(2), np.array(1.5))},
+}
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def network_loss(params: Any) -> float:
+    """Every entry of every tensor counts, each in its own way; math.* only, so that it is the same to the bit."""
+    total = 0.0
+    weight = params["layer1.weight"]
+    for i in range(weight.shape[0]):
+        for j in range(weight.shape[1]):
+            total += (i + 1) * math.sin((j + 2) * weight[i, j])
+    for i in range(params["b [0]*?"].size):
+        total += math.exp(params["b [0]*?"][i]) * (i + 1)
+    total += params[""][()] ** 2 + params["none"].size + params["none"].shape[1]
+    deep = params["deep"]
+    for i in range(deep["ä"][0].size):
+        total += math.cos(deep["ä"][0][i] + i)
+    for value in deep["ä"][1]["w"].flat:
+        total += math.tanh(value) * 3
+    first, second = deep["pair"]
+    return total + first[0] * first[1] * second[()] + len(params) * 0.5
+
+
+def network_gradients(params: Any) -> dict[str, Any]:
+    weight, deep = params["layer1.weight"], params["deep"]
+    rows, columns = np.arange(1.0, 4)[:, None], np.arange(2.0, 4)
+    bias = params["b [0]*?"]
+    first, second = deep["pair"]
+    return {
+        "layer1.weight": rows * columns * np.cos(columns * weight),
+        "b [0]*?": np.exp(bias) * np.arange(1, 3),
+        "": np.asarray(2 * params[""]),
+        "none": np.empty((0, 4)),
+        "deep": {
+            "ä": [-np.sin(deep["ä"][0] + np.arange(2)), {"w": 3 / np.cosh(deep["ä"][1]["w"]) ** 2}],
+            "pair": (second * first[::-1], np.asarray(first[0] * first[1])),
+        },
+    }
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def filled(params: Any, value: float) -> Any:
+    """A record of the same shapes, made inside."""
+    out = fastgc.record(params)
+    out["w"][...] = value
+    out["inner"]["b"][...] = 2 * value
+    return out
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def unchanged(value: Any) -> Any:
+    return value
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def view_of_b(params: Any) -> Any:
+    return params["inner"]["b"]
+
+
+def small() -> Any:
+    return fastgc.record({"w": array(2, 3), "inner": {"b": array(4)}})
+
+
+# --- reading ---
+
+
+def test_any_name_and_any_nesting_is_reached_from_jitted_code() -> None:
+    record = fastgc.record(NETWORK)
+    assert network_loss(record) == network_loss.py_func(record)
+
+
+def test_one_compilation_serves_all_sizes_but_not_all_names() -> None:
+    before = len(view_of_b.signatures)
+    view_of_b(small())
+    middle = len(view_of_b.signatures)
+    larger = fastgc.record({"w": array(7, 5), "inner": {"b": array(1)}})
+    np.testing.assert_array_equal(view_of_b(larger), array(1))
+    assert len(view_of_b.signatures) == middle <= before + 1
+    named_otherwise = fastgc.record({"v": array(7, 5), "inner": {"b": array(2), "c": array(3)}})
+    np.testing.assert_array_equal(view_of_b(named_otherwise), array(2))
+    assert len(view_of_b.signatures) == middle + 1
+
+
+def test_writing_in_jitted_code_reaches_the_record() -> None:
+    record = small()
+    view_of_b(record)[...] = 7.0
+    assert record["inner"]["b"].tolist() == [7.0] * 4
+    np.testing.assert_array_equal(record["w"], array(2, 3))
+
+
+def test_a_list_is_indexed_by_position_and_an_array_is_itself() -> None:
+    first, second = unchanged(fastgc.record([array(2), array(1, 2)]))
+    np.testing.assert_array_equal(first, array(2))
+    np.testing.assert_array_equal(second, array(1, 2))
+    np.testing.assert_array_equal(unchanged(fastgc.record(array(3))), array(3))
+
+
+def test_a_name_that_does_not_exist_is_said_with_those_that_do() -> None:
+    @numba.njit  # type: ignore[untyped-decorator]
+    def mistaken(params: Any) -> float:
+        return float(params["W1"].sum())
+
+    with pytest.raises(numba.TypingError, match="params has no tensor 'W1'; it has 'w', 'inner'"):
+        mistaken(small())
+    params = {"w": array(2, 3), "inner": {"b": array(4)}}
+    for engine in "auto", "numba", "python":
+        with pytest.raises(TypeError, match="params has no tensor 'W1'; it has 'w', 'inner'"):
+            fastgc.check_gradients(mistaken, params, params, engine=engine)
+
+
+def test_a_name_that_is_no_literal_is_said() -> None:
+    @numba.njit  # type: ignore[untyped-decorator]
+    def by_number(params: Any) -> float:
+        return float(params[0].sum())
+
+    with pytest.raises(numba.TypingError, match=r"literal name, such as params\['W1'\]"):
+        by_number(small())
+
+
+# --- out of jitted code ---
+
+
+def test_a_record_comes_back_from_jitted_code() -> None:
+    record = small()
+    again = unchanged(record)
+    assert list(again) == ["w", "inner"] and list(again["inner"]) == ["b"]
+    np.testing.assert_array_equal(again["inner"]["b"], array(4))
+    again["w"][0, 0] = 9.0
+    assert record["w"][0, 0] == 9.0
+
+
+def test_a_record_made_in_jitted_code_is_a_copy() -> None:
+    record = small()
+    out = filled(record, 3.0)
+    assert out["w"].tolist() == [[3.0] * 3] * 2 and out["inner"]["b"].tolist() == [6.0] * 4
+    np.testing.assert_array_equal(record["w"], array(2, 3))
+    np.testing.assert_array_equal(record["inner"]["b"], array(4))
+
+
+def test_arrays_keep_the_buffer_of_a_deleted_record_alive() -> None:
+    views = [view_of_b(filled(small(), float(i))) for i in range(20)]
+    gc.collect()
+    noise = [np.full(4, np.nan) for _ in range(200)]
+    assert [view.tolist() for view in views] == [[2.0 * i] * 4 for i in range(20)]
+    assert len(noise) == 200
+
+
+def test_calls_hold_on_to_no_reference() -> None:
+    record = small()
+    unchanged(record), view_of_b(record), filled(record, 1.0)
+    counts = [sys.getrefcount(record), sys.getrefcount(record.buffer), sys.getrefcount(record.table)]
+    for _ in range(100):
+        unchanged(record), view_of_b(record), filled(record, 1.0)
+    assert [sys.getrefcount(record), sys.getrefcount(record.buffer), sys.getrefcount(record.table)] == counts
+
+
+def test_whatever_jitted_code_allocates_is_freed() -> None:
+    record = small()
+    view_of_b(filled(record, 1.0))
+    gc.collect()
+    _nrt_python.memsys_enable_stats()
+    try:
+        before = rtsys.get_allocation_stats()
+        for _ in range(100):
+            view_of_b(filled(unchanged(record), 1.0))
+        gc.collect()
+        after = rtsys.get_allocation_stats()
+    finally:
+        _nrt_python.memsys_disable_stats()
+    assert after.alloc - before.alloc == after.free - before.free >= 100
+    assert after.mi_alloc - before.mi_alloc == after.mi_free - before.mi_free
+
+
+def test_a_record_is_freed_with_its_last_array() -> None:
+    record = small()
+    died: list[bool] = []
+    weakref.finalize(record.buffer, died.append, True)
+    view = view_of_b(record)
+    del record
+    gc.collect()
+    assert not died
+    np.testing.assert_array_equal(view, array(4))
+    del view
+    gc.collect()
+    assert died == [True]
+
+
+def test_records_hold_arrays_of_one_width_in_jitted_code_at_native_precision() -> None:
+    params = {"s": array(3).astype(np.float32), "d": array(2), "t": np.float32(0.25)}
+
+    @numba.njit  # type: ignore[untyped-decorator]
+    def mixed(params: Any) -> float:
+        return params["s"].sum() * params["d"][0] + params["d"][1] ** 2 + params["t"][()] * 3
+
+    def slopes(params: Any) -> dict[str, Any]:
+        return {
+            "s": np.full(3, params["d"][0]),
+            "d": np.array([params["s"].astype(np.float64).sum(), 2 * params["d"][1]]),
+            "t": np.array(3.0),
+        }
+
+    for precision in "native", "double":
+        for engine in "numba", "python":
+            report = fastgc.check_gradients(mixed, slopes, params, precision=precision, engine=engine, rtol=1e-3)
+            assert report.passed, str(report)
+
+
+# --- compiled gradients ---
+
+
+class Pair(NamedTuple):
+    weight: Any
+    bias: Any
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def line_loss(params: Any, x: Any, y: Any) -> float:
+    total = 0.0
+    for i in range(x.size):
+        total += (params["w"][0] * x[i] + params["b"][()] - y[i]) ** 2
+    return total / x.size
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def line_record(params: Any, x: Any, y: Any) -> Any:
+    out = fastgc.record(params)
+    slope, offset = 0.0, 0.0
+    for i in range(x.size):
+        off = params["w"][0] * x[i] + params["b"][()] - y[i]
+        slope += 2 * off * x[i] / x.size
+        offset += 2 * off / x.size
+    out["w"][0] = slope
+    out["b"][()] = offset
+    return out
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def line_tuple(params: Any, x: Any, y: Any) -> Any:
+    out = line_record(params, x, y)
+    return out["w"], out["b"]
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def line_both(params: Any, x: Any, y: Any) -> Any:
+    return line_loss(params, x, y), line_record(params, x, y)
+
+
+LINE = {"w": np.array([0.7]), "b": np.array(-0.2)}
+DATA = (np.linspace(-1, 2, 7), np.cos(np.arange(7.0)))
+
+
+def line_plain(params: Any, x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
+    off = 2 * (params["w"][0] * x + params["b"] - y) / x.size
+    return {"w": np.array([np.sum(off * x)]), "b": np.array(np.sum(off))}
+
+
+def line_plain_both(params: Any, x: NDArray[np.float64], y: NDArray[np.float64]) -> Any:
+    return float(np.mean((params["w"][0] * x + params["b"] - y) ** 2)), line_plain(params, x, y)
+
+
+@pytest.mark.parametrize("engine", ["numba", "python", "auto"])
+@pytest.mark.parametrize("gradients", [line_record, line_tuple, line_plain], ids=["record", "tuple", "plain"])
+def test_gradients_may_be_compiled_or_not(gradients: Any, engine: str) -> None:
+    report = fastgc.check_gradients(line_loss, gradients, LINE, args=DATA, engine=engine)
+    assert report.passed, str(report)
+    assert engine == "auto" or report.engine.startswith(engine)
+
+
+@pytest.mark.parametrize("gradients", [line_record, line_tuple], ids=["record", "tuple"])
+def test_compiled_gradients_go_with_a_plain_loss(gradients: Any) -> None:
+    report = fastgc.check_gradients(lambda *a: line_plain_both(*a)[0], gradients, LINE, args=DATA)
+    assert report.passed and report.engine == "python"
+
+
+@pytest.mark.parametrize("engine", ["numba", "python"])
+@pytest.mark.parametrize("points", [1, 3])
+def test_a_compiled_loss_may_return_both(engine: str, points: int) -> None:
+    report = fastgc.check_gradients(line_both, True, LINE, args=DATA, engine=engine, points=points)
+    assert report.passed, str(report)
+
+
+def test_a_plain_loss_may_return_both() -> None:
+    report = fastgc.check_gradients(line_plain_both, True, LINE, args=DATA)
+    assert report.passed and report.engine == "python"
+
+
+def test_a_tuple_of_another_length_is_refused_with_both_numbers() -> None:
+    @numba.njit  # type: ignore[untyped-decorator]
+    def too_many(params: Any, x: Any, y: Any) -> Any:
+        return params["w"], params["b"], params["w"]
+
+    with pytest.raises(ValueError, match="gradients returned 3 arrays; params has 2 tensors"):
+        fastgc.check_gradients(line_loss, too_many, LINE, args=DATA)
+
+
+def test_a_record_of_other_shapes_is_refused() -> None:
+    @numba.njit  # type: ignore[untyped-decorator]
+    def swapped(params: Any, x: Any, y: Any) -> Any:
+        return params["b"], params["w"]
+
+    with pytest.raises(ValueError, match=r"gradients\['w'\] has shape \(\); params\['w'\] has shape \(1,\)"):
+        fastgc.check_gradients(line_loss, swapped, LINE, args=DATA)
+
+
+def test_compiled_gradients_that_give_back_the_parameters_are_copied_at_once() -> None:
+    @numba.njit  # type: ignore[untyped-decorator]
+    def half_square(params: Any) -> float:
+        return 0.5 * (np.sum(params["w"] ** 2) + np.sum(params["inner"]["b"] ** 2))
+
+    params = {"w": array(2, 3), "inner": {"b": array(4)}}
+    for engine in "numba", "python":
+        assert fastgc.check_gradients(half_square, unchanged, params, engine=engine).passed
+
+
+def test_compiled_gradients_that_numba_cannot_compile_are_a_readable_error() -> None:
+    @numba.njit  # type: ignore[untyped-decorator]
+    def impossible(params: Any, x: Any, y: Any) -> Any:
+        return params["w"].no_such_method()
+
+    with pytest.raises(TypeError, match=r"(?s)Numba cannot compile the gradients?.*no_such_method"):
+        fastgc.check_gradients(line_loss, impossible, LINE, args=DATA)
+
+
+def test_compiled_gradients_of_lists_and_arrays() -> None:
+    @numba.njit  # type: ignore[untyped-decorator]
+    def product(params: Any) -> float:
+        return params[0][0] * params[1][0, 0] * params[1][0, 1]
+
+    @numba.njit  # type: ignore[untyped-decorator]
+    def product_slopes(params: Any) -> Any:
+        first, second = fastgc.record(params[0]), fastgc.record(params[1])
+        first[0] = params[1][0, 0] * params[1][0, 1]
+        second[0, 0] = params[0][0] * params[1][0, 1]
+        second[0, 1] = params[0][0] * params[1][0, 0]
+        return first, second
+
+    for params in ([array(1), array(1, 2)], (array(1), array(1, 2)), Pair(array(1), array(1, 2))):
+        for engine in "numba", "python":
+            report = fastgc.check_gradients(product, product_slopes, params, engine=engine)
+            assert report.passed and list(report.tensors) == ["0", "1"]
+
+
+# --- the whole network, both engines ---
+
+
+@pytest.mark.parametrize("engine", ["numba", "python"])
+def test_every_entry_of_a_nested_network_is_checked(engine: str) -> None:
+    report = fastgc.check_gradients(network_loss, network_gradients, NETWORK, samples="all", engine=engine)
+    assert report.passed, str(report)
+    assert list(report.tensors) == [
+        "layer1.weight", "b [0]*?", "params", "none", "deep.ä.0", "deep.ä.1.w", "deep.pair.0", "deep.pair.1"
+    ]  # fmt: skip
+
+
+def test_every_tensor_of_a_nested_network_can_be_found_wrong() -> None:
+    paths: list[Array] = []
+
+    def leaves(node: Any) -> None:
+        for child in node.values() if isinstance(node, dict) else node:
+            leaves(child) if isinstance(child, (dict, list, tuple)) else paths.append(child)
+
+    right = network_gradients(NETWORK)
+    leaves(right)
+    names = list(fastgc.check_gradients(network_loss, right, NETWORK).tensors)
+    for name, leaf in zip(names, paths, strict=True):
+        if leaf.size:
+            leaf.flat[-1] += 0.5
+            report = fastgc.check_gradients(network_loss, right, NETWORK, samples="all", engine="numba")
+            leaf.flat[-1] -= 0.5
+            assert [tensor.name for tensor in report.tensors.values() if tensor.verdict == "fail"] == [name]
+
+
+def test_a_complex_step_runs_in_the_compiled_loop() -> None:
+    @numba.njit  # type: ignore[untyped-decorator]
+    def smooth(params: Any) -> Any:
+        return np.sum(np.sin(params["w"]) * params["w"]) + np.sum(np.exp(params["b"]))
+
+    params = {"w": array(2, 2), "b": array(3)}
+
+    def slopes(params: Any) -> dict[str, Any]:
+        return {"w": np.cos(params["w"]) * params["w"] + np.sin(params["w"]), "b": np.exp(params["b"])}
+
+    for engine in "numba", "python":
+        report = fastgc.check_gradients(smooth, slopes, params, stencil="complex_step", engine=engine)
+        assert report.passed, str(report)
+        assert max(tensor.max_relative_error for tensor in report.tensors.values()) < 1e-14
