@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -53,8 +54,13 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> float:
         For arrays of different shapes.
     """
     first, second = _same_shape(a, b)
+    largest = float(max(np.abs(first).max(initial=0.0), np.abs(second).max(initial=0.0)))
+    if not math.isfinite(largest):
+        return math.nan
+    scale = 2.0 ** min(math.frexp(largest)[1], 1023)  # exact, and no square overflows or vanishes
+    first, second = first / scale, second / scale
     norms = float(np.linalg.norm(first) + np.linalg.norm(second))
-    return 0.0 if norms <= _ZERO_NORM else float(np.linalg.norm(first - second)) / norms
+    return 0.0 if norms * scale <= _ZERO_NORM else float(np.linalg.norm(first - second)) / norms
 
 
 def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
@@ -182,6 +188,7 @@ def judge(
     scales: Floats,
     tolerances: Tolerances,
     noise_reason: str,
+    around: Floats | float = 0.0,
 ) -> Judgement:
     """The verdict on every entry.
 
@@ -194,6 +201,8 @@ def judge(
         See `gradient_scales`.
     noise_reason : str
         What hides a slope that cannot be resolved.
+    around : array, shape (tensors,), or 0
+        A small share of the slopes around the point: at an optimum, what a slope must be small against.
 
     Notes
     -----
@@ -211,7 +220,7 @@ def judge(
         scale = scales[tensors]
         allowed = tolerances.allowed(tensors, size, scale)
         u = estimates.uncertainty
-        resolved = u <= _USEFUL * np.maximum(extent, scale)
+        resolved = u <= _USEFUL * np.maximum(np.maximum(extent, scale), np.broadcast_to(around, scales.shape)[tensors])
         agrees = distance <= allowed + u
         wrong = distance > allowed + _CERTAIN * u
         unsure = ~(u <= _CHEAP * np.maximum(extent, scale))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastgc._compare import FAIL, PASS, UNDECIDED, Judgement
 from fastgc._entries import Estimates, ladder_estimates
 from fastgc._localise import Located, localise, whole_line
-from fastgc._probes import SUSPICIOUS, Probing, groups, norm, probe
+from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, norm, probe
 from fastgc._progress import Progress
 from fastgc._report import Probe
 from fastgc._settle import Positions, Site
@@ -19,6 +19,7 @@ from fastgc._settle import Positions, Site
 _CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
 _USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
 _SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
+_BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
 _WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor is wrong as a whole
 
 
@@ -28,6 +29,7 @@ class Coverage:
 
     probing: Probing
     located: Located | None = None
+    measured: float = 0.0  # the uncertainty of the residuals before what led nowhere was added to it
 
 
 def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress) -> dict[int, Probing]:
@@ -78,7 +80,7 @@ def search(
         bar.enter(f"{site.scene.layout.names[t]} (searched)")
         located = localise(site.scene, probing, site.gradients, seed, confirm)
         located = whole_line(site.scene, located, t, seed, confirm)
-        coverages[t] = Coverage(_less_certain(probing) if not located.wrong else probing, located)
+        coverages[t] = Coverage(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
     return coverages, Estimates.joined(confirm.estimates)
 
 
@@ -96,14 +98,14 @@ def probe_verdict(site: Site, tensor: int, coverage: Coverage, *, sampled: bool)
     probing, located = coverage.probing, coverage.located
     size = max(_norms(site, tensor, probing))
     floor = _SCALE_FLOOR * float(np.max(site.sizes)) * site.scene.layout.sizes[tensor] ** 0.5
-    if probing.trouble or not SUSPICIOUS * _limit(site, tensor, probing) <= _USEFUL * max(size, floor):
+    if probing.trouble or not CERTAIN * _limit(site, tensor, probing) <= _USEFUL * max(size, floor):
         reason = f"probes resolve nothing ({probing.trouble or 'noise, or kinks on the way'})"
         return (PASS if sampled else UNDECIDED), reason
     if located is None:
         return PASS, ""
     if located.wrong:
         return PASS, _whereabouts(located, len(site.scene.layout.shapes[tensor]))
-    low = _interval(probing, 1e-6)[0] / float(site.scene.tensor_scales[tensor])
+    low = (_interval(probing, 1e-6)[0] - _BEYOND * coverage.measured) / float(site.scene.tensor_scales[tensor])
     if low > float(site.tolerances.rtol[tensor]) * sum(_norms(site, tensor, probing)):
         return FAIL, "many small differences, together above rtol"
     return PASS, "differences below rtol"
@@ -122,7 +124,7 @@ def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[st
     limit = _limit(site, tensor, probing)
     norms = _norms(site, tensor, probing)
     with np.errstate(all="ignore"):
-        relative = float(np.float64(SUSPICIOUS * limit) / max(norms))
+        relative = float(np.float64(CERTAIN * limit) / max(norms))
         low, high = (float(bound / scale / sum(norms)) for bound in _interval(probing, 0.025))
         estimate = float(np.sqrt(np.mean(probing.residuals**2)) / scale / sum(norms))
     seen = coverage.located is not None or probing.suspicious
@@ -132,7 +134,7 @@ def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[st
         seen=seen,
         relative_error=estimate if seen else relative,
         interval=(low, high) if seen else (0.0, relative),
-        entry_limit=max(SUSPICIOUS * limit, _median_tolerance(site, tensor)),
+        entry_limit=max(CERTAIN * limit, _median_tolerance(site, tensor)),
         norm_limit=relative,
         miss_probability=0.5**probing.residuals.size,
         shared_with=tuple(names[t] for t in probing.tensors if t != tensor),

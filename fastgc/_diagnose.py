@@ -12,7 +12,8 @@ from fastgc._compare import FAIL, Judgement
 Floats = NDArray[np.float64]
 
 _FEWEST = 8  # entries that establish a pattern, unless the tensor has fewer
-_WITHIN = 3.0  # uncertainties (and tolerances) within which a pattern explains an entry
+_TELLING = 100.0  # tolerances and uncertainties that a value must exceed to tell one factor from another
+_WITHIN = 3.0  # of them, within which a pattern explains an entry
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,22 @@ class Diagnosis:
 def diagnose(judgement: Judgement, uncertainty: Floats, size: int) -> Diagnosis | None:
     """The diagnosis of a tensor from its checked entries, None where the numbers establish none.
 
-    A pattern must explain every checked entry within its uncertainty, and rest on eight entries or on all there are.
+    A pattern must explain every checked entry within its uncertainty. It must rest on eight entries, or on all there
+    are, whose values are large beside tolerance and uncertainty: the others agree with any pattern.
     """
     known = np.isfinite(judgement.analytic) & np.isfinite(judgement.numerical) & np.isfinite(uncertainty)
     a, n, u = judgement.analytic[known], judgement.numerical[known], uncertainty[known]
-    clear = np.abs(n) > _WITHIN * u
-    if FAIL not in judgement.verdict or (
-        not clear.all() & (known.sum() >= min(_FEWEST, size)) and clear.sum() < min(_FEWEST, size)
-    ):
+    slack = judgement.allowed[known] + u
+    telling = np.count_nonzero(np.abs(n) > _TELLING * slack)
+    if FAIL not in judgement.verdict or telling < min(_FEWEST, size):
         return None
-    return _constant_factor(a, n, u, judgement.allowed[known])
+    return _constant_factor(a, n, slack)
 
 
-def _constant_factor(a: Floats, n: Floats, u: Floats, allowed: Floats) -> Diagnosis | None:
-    weights = 1 / np.maximum(allowed + u, np.finfo(np.float64).tiny)
+def _constant_factor(a: Floats, n: Floats, slack: Floats) -> Diagnosis | None:
+    weights = 1 / slack
     factor = float(np.sum((weights * a) * (weights * n)) / np.sum((weights * n) ** 2))
-    residual = np.abs(a - factor * n)
-    if not np.all(residual <= _WITHIN * (allowed + abs(factor) * u)):
+    if not np.all(np.abs(a - factor * n) <= _WITHIN * slack * max(1.0, abs(factor))):
         return None
     message = f"consistent with a constant factor of {factor:.4g} (analytic / numerical)"
     return Diagnosis("factor", message, factor)

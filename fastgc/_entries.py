@@ -122,7 +122,9 @@ def open_scene(
     if not chosen.size:
         return scene
     signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], chosen.size)
-    start, direction = evaluator.entries(chosen), signs * scene.scales(chosen)
+    start = evaluator.entries(chosen)
+    lengths = np.where(start == 0, scene.scales(chosen), np.abs(start))  # each its own: a tiny one may bend much sooner
+    direction = signs * lengths
 
     def values(distances: Floats) -> Floats:
         return evaluator.along(chosen, evaluator.rounded(chosen, (start + distances[:, None] * direction).T).T).real

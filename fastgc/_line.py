@@ -115,6 +115,8 @@ def analyse(ladder: Ladder) -> Line:
     if _is_quantised(whole):
         return replace(_UNKNOWN, trouble="quantised")
     inner = _within_the_kinks(whole)
+    if inner.above.size < _FEWEST:
+        return replace(_unsure_of_kinks(_smooth(whole), whole, _visible_gaps(whole)), wish="finer")
     visible, exponent = _gap(inner)
     if exponent < -_SMOOTH_GAP or _diverges(inner.central, inner.scatter, inner.ratio):
         return replace(_smooth(inner), trouble="jump")

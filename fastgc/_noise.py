@@ -18,6 +18,7 @@ _FIRST_AT_MOST = 1e-4  # in units of the scale, for parameters of low precision
 _GROWTH = 10.0
 _WIDEST = 1e-2  # in units of the scale: farther apart, values show the function and not its noise
 _STAIR_POINTS = 64
+_SINGLE_TAIL, _SHORT_TAIL = 29, 44  # zero bits at the end of a float32 as float64, and of a number of few digits
 _REACH = 0.125  # how far away, relative to the parameters' scale, the second estimate is made
 _AGREEMENT = 4.0  # three estimates of successive orders that agree within this factor are believed
 _SAFETY = 3.0  # an estimate from eight values is rarely low by more
@@ -55,9 +56,9 @@ def measure_noise(values: Values, base: float, eps: float) -> Noise:
     here, single_here = _noise_around(values, 0.0, eps)
     reach = _finite_reach(values)
     there, single_there = _noise_around(values, reach, eps)
-    single = single_here and single_there and bool(base) and float(np.float32(base)) == base
+    single = single_here and single_there and _rounded_to_single(base)
     rounding = np.finfo(np.float32 if single else np.float64).eps * abs(base) / 2
-    return Noise(float(max(rounding, here)), float(max(rounding, there)), reach, single)
+    return Noise(max(float(rounding), here), max(float(rounding), there), reach, single)
 
 
 def _finite_reach(values: Values) -> float:
@@ -85,6 +86,13 @@ def _noise_around(values: Values, start: float, eps: float) -> tuple[float, bool
     if spacing > first:  # closer values tied: they lie on a grid, perhaps a regular one
         noise = max(noise, _smallest_change(sample) / 2)
     return noise, _on_float32_grid(sample)
+
+
+def _rounded_to_single(value: float) -> bool:
+    """Whether a number is one of float32, and not by chance as 2.0 or 0.75 is: its fraction is long, but ends."""
+    mantissa = int(math.frexp(value)[0] * 2.0**53) if math.isfinite(value) else 0
+    trailing = (mantissa & -mantissa).bit_length() - 1
+    return _SINGLE_TAIL <= trailing <= _SHORT_TAIL
 
 
 def _on_float32_grid(sample: NDArray[np.float64]) -> bool:

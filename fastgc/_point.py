@@ -108,14 +108,14 @@ def moved(
     keep = number > 0 or sum(leaf.nbytes for leaf in leaves) <= _KEPT_BYTES
     originals = [leaf.copy() for leaf in leaves] if keep else []
     try:
-        if number > 0:
-            _overwrite(leaves, _displaced(leaves, seed, number, reach))
-        yield leaves
-    finally:
         try:
-            _overwrite(leaves, originals)
+            if number > 0:
+                _overwrite(leaves, _displaced(leaves, seed, number, reach))
+            yield leaves
         finally:
-            _overwrite(leaves, originals)  # again: an interrupt may have fallen into the first time
+            _overwrite(leaves, originals)
+    finally:
+        _overwrite(leaves, originals)  # again: an interrupt may have fallen into the first time
 
 
 def _displaced(leaves: Sequence[Array], seed: int, number: int, reach: float) -> list[Array]:

@@ -1,8 +1,8 @@
 """Random-sign directions: two loss values that see every entry of a tensor, whatever its size.
 
 Let e = a - n be the error of a tensor's gradient and s independent random signs. The residual r = sum_i s_i e_i, which
-is the analytic slope along s minus the measured one, has the mean square ||e||**2. Let u bound the error of the
-measured slope, and call a direction suspicious where |r| > 2u.
+is the analytic slope along s minus the true one, has the mean square ||e||**2. Let u bound the error of the measured
+slope, and call a direction suspicious where the measured residual exceeds u: so it is wherever |r| > 2u.
 
 *An entry with |e_j| > 2u.* Flip its sign: r changes from R + e_j to R - e_j, and
 max(|R + e_j|, |R - e_j|) >= |e_j| > 2u. So of every such pair of sign vectors at least one is suspicious: one direction
@@ -32,10 +32,11 @@ from fastgc._line import Ladder, Line, analyse
 
 Floats = NDArray[np.float64]
 
-SUSPICIOUS = 2.0  # uncertainties beyond which a residual is looked into
+SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is looked into
+CERTAIN = 2.0  # uncertainties beyond which an error is bound to show
 _RATIO = 8.0  # between neighbouring steps of a probe's ladder
 _TOP = 2.0**-5  # the largest step of a probe's ladder, in units of the tensor's scale in every entry
-_RUNGS = 6
+_RUNGS = 5
 _MORE = 3  # steps that a ladder grows by, downwards or upwards, where it must
 _NEARLY = 2.0  # two values are preferred to four that are not twice as good
 _DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does

@@ -53,17 +53,14 @@ class Site:
         """The verdict on every estimated entry."""
         tensors = self.scene.layout.tensor_of(estimates.positions)
         analytic = self.analytic(estimates.positions)
-        return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reason(self.scene))
+        around = _AROUND * self.scene.swing / self.scene.tensor_scales
+        return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reason(self.scene), around)
 
     def scales(self, estimates: Estimates) -> Floats:
-        """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured.
-
-        At least a millionth of the slopes around the point, which an optimum has too.
-        """
+        """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
         tensors = self.scene.layout.tensor_of(estimates.positions)
         known = np.where(estimates.trouble == "", estimates.numerical, np.nan)
-        around = _AROUND * self.scene.swing / self.scene.tensor_scales
-        return np.asarray(np.maximum(gradient_scales(known, tensors, self.sizes), around))
+        return gradient_scales(known, tensors, self.sizes)
 
 
 def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
@@ -136,11 +133,11 @@ def remarks(site: Site, estimates: Estimates) -> Iterator[str]:
     analytic = site.analytic(estimates.positions)
     if not analytic.size:
         return
-    if not (estimates.numerical.any() or estimates.left.any() or estimates.right.any()):
+    if not (site.scene.swing or estimates.numerical.any()):
         yield "the loss did not respond to any entry: does it read its argument?"
     elif not analytic.any():
         yield "the analytic gradient is zero everywhere"
-    elif np.all(np.abs(estimates.numerical) <= estimates.uncertainty):
+    elif site.step is None and np.all(np.abs(estimates.numerical) <= estimates.uncertainty):
         yield "the slope vanishes here: a wrong factor would not show; check at another point (points=2)"
     same = np.abs(analytic - estimates.numerical) <= 4 * np.finfo(np.float64).eps * np.abs(analytic)
     apart = estimates.uncertainty > 1e4 * np.finfo(np.float64).eps * np.abs(analytic)

@@ -428,6 +428,18 @@ def test_a_bad_step_accuses_nobody_and_hides_nothing(stencil: str, step: float) 
     assert fastgc.check_gradients(smooth, 1.3 * np.exp(p), p, step=step, stencil=stencil).verdict == "fail"
 
 
+@pytest.mark.parametrize("step", [1e-20, 1e3])
+def test_a_senseless_step_changes_no_verdict_and_starts_no_rumour(step: float) -> None:
+    p = array(4)
+
+    def smooth(p: Array) -> float:
+        return float(np.sum(np.arctan(p)))
+
+    report = fastgc.check_gradients(smooth, 1 / (1 + p**2), p, step=step)
+    assert report.passed and report.notes == (), str(report)
+    assert fastgc.check_gradients(smooth, 2 / (1 + p**2), p, step=step).verdict == "fail"
+
+
 def test_a_given_step_gives_the_textbook_quotient() -> None:
     p = array(3)
     report = fastgc.check_gradients(lambda p: float(np.sum(np.exp(p))), np.exp, p, step=1e-4, samples="all")

@@ -91,7 +91,9 @@ def judged(
     """The judgement of the entries of one tensor of the given scale."""
     a = np.atleast_1d(np.asarray(analytic, np.float64))
     tolerances = Tolerances(np.array([rtol]), None if atol is None else np.array([atol]))
-    return judge(a, found, np.zeros(a.size, np.int64), np.array([scale]), tolerances, "noise hides the slope")
+    return judge(
+        a, found, np.zeros(a.size, np.int64), np.array([scale]), tolerances, noise_reason="noise hides the slope"
+    )
 
 
 def verdicts(*arguments: Any, **options: Any) -> list[str]:
@@ -188,7 +190,7 @@ def test_the_default_atol_is_a_thousandth_of_rtol_times_the_scale() -> None:
 def test_each_entry_is_judged_by_the_tolerance_of_its_tensor() -> None:
     tolerances = Tolerances(np.array([1e-5, 1e-1]), None)
     a = np.array([1.01, 1.01])
-    judgement = judge(a, estimates(np.ones(2), 1e-9), np.array([0, 1]), np.ones(2), tolerances, "")
+    judgement = judge(a, estimates(np.ones(2), 1e-9), np.array([0, 1]), np.ones(2), tolerances, noise_reason="")
     assert judgement.verdict.tolist() == ["fail", "pass"]
 
 

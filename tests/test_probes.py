@@ -237,7 +237,9 @@ def test_an_error_spread_over_many_entries_is_missed_no_more_often_than_stated()
         u = limit_of(loss, gradients, params, seed=seed, probes=1) / 2
         error = rng.standard_normal(200)
         error *= 8 * u / np.linalg.norm(error)
-        missed += not probed(loss, with_error(gradients, "w", error), params, seed=seed, probes=1).tensors["w"].probe.seen
+        missed += (
+            not probed(loss, with_error(gradients, "w", error), params, seed=seed, probes=1).tensors["w"].probe.seen
+        )
     assert missed <= 50
 
 
