@@ -1,12 +1,13 @@
 """What random directions see in large models: counts of evaluations, detection limits and peak memory, with targets.
 
-Run ``python bench/huge.py`` (about five minutes; ``--quick`` about one). It prints a table, writes it to a JSON file with
-``--json FILE``, and exits with status 1 where a target is missed. ``--only limits`` runs one part.
+Run ``python bench/huge.py`` (some fifteen minutes; ``--quick`` about two). It prints a table, also writes it to a file
+with ``--json FILE``, and exits with status 1 where a target is missed. ``--only limits`` runs one part.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import platform
@@ -57,7 +58,7 @@ def perceptron(
     """Dense layers and cross-entropy."""
     depth = len(widths) - 1
     params: Params = {}
-    for i, (rows, columns) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (rows, columns) in enumerate(itertools.pairwise(widths)):
         params[f"W{i}"] = rng.standard_normal((rows, columns)) * ((2 if activation == "relu" else 1) / rows) ** 0.5
         params[f"b{i}"] = biases * rng.standard_normal(columns)
     x, labels = rng.standard_normal((batch, widths[0])), rng.integers(widths[-1], size=batch)
@@ -158,7 +159,7 @@ def residual_chain(rng: np.random.Generator, layers: int, width: int, batch: int
 
 
 def embedding(rng: np.random.Generator, rows: int, columns: int, outputs: int, dtype: Any, batch: int = 256) -> Problem:
-    """A table of which each loss looks up a few thousand rows, a dense layer, a squared error; every page is touched."""
+    """A table of which each loss looks up some thousand rows, a dense layer, a squared error; all in memory."""
     words = 16
     params = {
         "table": filled(rng, (rows, columns), 1.0, dtype),
@@ -201,6 +202,22 @@ def probed(problem: Problem, gradients: Params | None = None, **options: Any) ->
     return fastgc.check_gradients(loss, slopes(params) if gradients is None else gradients, params, **options)
 
 
+def probe_evaluations(problem: Problem) -> dict[str, int]:
+    """How often the loss was asked for with (nearly) all entries of one tensor displaced, and of no other."""
+    loss, gradients, params = problem
+    counts = dict.fromkeys(params, 0)
+
+    def watched(p: Params) -> float:
+        moved = {name: np.count_nonzero(p[name] != original) for name, original in params.items()}
+        only = [name for name, count in moved.items() if count > 0.9 * params[name].size]
+        if len(only) == 1 == np.count_nonzero(list(moved.values())):
+            counts[only[0]] += 1
+        return loss(p)
+
+    probed((watched, gradients, params))
+    return counts
+
+
 def planted(gradients: Params, name: str, positions: Any, change: Callable[[Array], Array]) -> Params:
     """The gradient with some entries of one tensor changed."""
     wrong = gradients[name].copy()
@@ -236,11 +253,9 @@ def one_million(quick: bool) -> Iterator[Row]:
         problem = perceptron(np.random.default_rng(0), (1000, 1000, 10), activation)
         slopes = problem[1](problem[2])
         right = probed(problem, slopes)
-        alone = [probed(problem, slopes, tensors=[name]).evaluations for name in slopes]
-        opening = (sum(alone) - right.evaluations) / (len(alone) - 1)  # values that the tensors share
         yield Row(part, "correct: passes", right.passed, "== 1")
         yield Row(part, "evaluations in all", right.evaluations)
-        yield Row(part, "evaluations of a tensor's probes, most", max(alone) - opening, "<= 20")
+        yield Row(part, "evaluations of a tensor's probes, most", max(probe_evaluations(problem).values()), "<= 20")
         bound = max(probe_of(right, name).relative_error for name in slopes)
         yield Row(part, "bound of the relative error, largest", bound, "<= 1e-6")
         for count, limit in ((1, 150), (8, 600)):
@@ -448,26 +463,31 @@ def small_beside_large(quick: bool) -> Iterator[Row]:
     """One wrong entry in a tensor with gradients a million times smaller than another's, and with a large offset."""
     trials = 10 if quick else 50
     for offset in (0.0, 1.0, 1e3, 1e6, 1e9):
-        found = beyond = 0
-        limits, halves = [], 0
+        limits, halves, stated, other, silent = [], 0, 0, 0, 0
         for seed in range(trials):
             problem = two_sizes(seed, offset)
             slopes = problem[1](problem[2])
-            rng = np.random.default_rng(seed)
-            position = int(np.argsort(np.abs(slopes["small"]))[rng.integers(500, 1000)])
-            limit = probe_of(probed(problem, slopes, seed=seed), "small").entry_limit
-            size = float(np.median(np.abs(slopes["small"])))
-            limits.append(limit / size)
-            report = probed(problem, planted(slopes, "small", position, lambda g: 1.5 * g), seed=seed)  # noqa: B023
-            halves += located(report) == {("small", position)}
-            report = probed(problem, planted(slopes, "small", position, lambda g: g + 3 * limit), seed=seed)  # noqa: B023
-            found += report.tensors["small"].verdict == "fail"
-            beyond += report.tensors["large"].verdict == "fail"
+            order = np.argsort(np.abs(slopes["small"]))
+            middle, above = int(order[500]), int(order[np.random.default_rng(seed).integers(500, 1000)])
+            right = probed(problem, slopes, seed=seed)
+            limit = probe_of(right, "small").entry_limit
+            limits.append(limit / float(np.abs(slopes["small"][middle])))
+            if not np.isfinite(limit):  # nothing is promised, and then it must be said
+                stated += right.tensors["small"].verdict == "undecided"
+                silent += right.tensors["small"].verdict == "pass"
+                continue
+            half = probed(problem, planted(slopes, "small", above, lambda g: 1.5 * g), seed=seed)
+            halves += located(half) == {("small", above)}
+            silent += half.passed and 0.5 * abs(slopes["small"][above]) > limit
+            report = probed(problem, planted(slopes, "small", middle, lambda g, e=3 * limit: g + e), seed=seed)
+            stated += report.tensors["small"].verdict == "fail"
+            other += report.tensors["large"].verdict == "fail"
         part = f"1e6 times larger beside, offset {offset:.0e}"
         yield Row(part, "entry_limit / median entry, median", float(np.median(limits)))
         yield Row(part, "entry wrong by half: exactly this named", halves / trials, ">= 0.99" if offset <= 1 else "")
-        yield Row(part, "error of 3 x entry_limit: fails", found / trials, ">= 0.99")
-        yield Row(part, "the other tensor fails", beyond / trials, "== 0")
+        yield Row(part, "entry wrong by half: passes though above the limit", silent / trials, "<= 0.01")
+        yield Row(part, "median entry wrong by 3 x entry_limit: fails", stated / trials, ">= 0.99")
+        yield Row(part, "the other tensor fails", other / trials, "== 0")
 
 
 def two_sizes(seed: int, offset: float) -> Problem:
@@ -495,7 +515,7 @@ PARTS = {
 
 
 def shown(value: float) -> str:
-    if value == int(value) and abs(value) < 1e6:
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}"
     return f"{value:.3g}" if math.isfinite(value) else str(value)
 

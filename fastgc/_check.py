@@ -232,6 +232,7 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             second: CrossCheck | None = None
             if request.crosscheck and number == 0:
                 second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
+            notes = (*first.notes, *remarks(site, estimates))
             refuse_changed(point, before, "loss")
         return Findings(
             point=number,
@@ -244,7 +245,7 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             evaluations=evaluator.evaluations,
             engine=evaluator.name,
             crosscheck=second,
-            notes=(*first.notes, *remarks(site, estimates)),
+            notes=notes,
         )
 
 

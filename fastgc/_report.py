@@ -311,7 +311,7 @@ def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
             tensor.name,
             str(tensor.shape),
             f"{tensor.checked:,}/{tensor.size:,}",
-            f"{tensor.max_relative_error:.1e}" if tensor.checked else "-",
+            f"{tensor.max_relative_error:.2e}" if tensor.checked else "-",
             _whole_error(tensor),
             "  ".join(
                 filter(None, [tensor.verdict.upper() if tensor.verdict == FAIL else tensor.verdict, _remark(tensor)])
@@ -329,10 +329,10 @@ def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
 def _whole_error(tensor: TensorSummary) -> str:
     """The norm-wise error of all entries: exact, estimated from probes, or (without probes) of the checked ones."""
     if tensor.probe is not None:
-        return f"{'~' if tensor.probe.seen else '<'} {tensor.probe.relative_error:.1e}"
+        return f"{'~' if tensor.probe.seen else '<'} {tensor.probe.relative_error:.2e}"
     if tensor.checked == 0:
         return "-"
-    return f"{tensor.relative_error:.1e}" + ("" if tensor.checked == tensor.size else " of checked")
+    return f"{tensor.relative_error:.2e}" + ("" if tensor.checked == tensor.size else " of checked")
 
 
 def _remark(tensor: TensorSummary) -> str:

@@ -649,7 +649,6 @@ def test_near_the_edge_of_a_logarithm_the_step_shrinks(at: float) -> None:
     for value in (np.log, lambda p: np.array([math.log(each) for each in p])):
         assert verdict(value, [1 / at, 1.0], [at, 1.0])[0] == "pass"
         assert verdict(value, [1.01 / at, 1.0], [at, 1.0])[0] == "fail"
-        assert verdict(value, [1 / at, 1.01], [at, 1.0])[0] == "fail"
 
 
 def test_near_the_edges_of_other_domains() -> None:

@@ -1,7 +1,8 @@
-"""Random directions: their signs, what a residual means, how surely it shows an error, and that nothing is left moved."""
+"""Random directions: their signs, what a residual means, how surely it shows an error, and that nothing stays moved."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +55,7 @@ def network(
     rng = np.random.default_rng(seed)
     depth = len(widths) - 1
     params: Params = {}
-    for i, (rows, columns) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (rows, columns) in enumerate(itertools.pairwise(widths)):
         params[f"W{i}"] = rng.standard_normal((rows, columns)) * (2 / rows) ** 0.5
         params[f"b{i}"] = biases * rng.standard_normal(columns)
     x, labels = rng.standard_normal((batch, widths[0])), rng.integers(widths[-1], size=batch)
@@ -413,7 +414,7 @@ def test_every_probe_begins_where_the_caller_left_the_parameters() -> None:
 
 def jitted_loss() -> Any:
     @numba.njit
-    def loss(p):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def loss(p):  # type: ignore[no-untyped-def]
         value = 0.0
         w, b = p["w"], p["b"]
         for i in range(w.shape[0]):
@@ -458,7 +459,7 @@ def test_one_and_several_threads_agree_to_the_bit() -> None:
 
 def test_a_compiled_loss_that_raises_amid_a_probe_leaves_the_copies_usable() -> None:
     @numba.njit
-    def loss(p):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    def loss(p):  # type: ignore[no-untyped-def]
         value = 0.0
         for entry in p:
             if entry <= 0:
