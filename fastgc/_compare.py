@@ -223,7 +223,7 @@ def judge(
         resolved = u <= _USEFUL * np.maximum(np.maximum(extent, scale), np.broadcast_to(around, scales.shape)[tensors])
         agrees = distance <= allowed + u
         wrong = distance > allowed + _CERTAIN * u
-        unsure = ~(u <= _CHEAP * np.maximum(extent, scale))
+        unsure = ~(u <= _CHEAP * np.maximum(extent, scale)) | (distance > allowed)
     blocked = np.isin(estimates.trouble, list(_REASONS)) | ~np.isfinite(estimates.numerical)
     conditions = [~np.isfinite(analytic), blocked, wrong, ~agrees, ~resolved]
     verdict = np.select(conditions, [FAIL, UNDECIDED, FAIL, UNDECIDED, UNDECIDED], PASS)

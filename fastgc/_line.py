@@ -211,8 +211,8 @@ def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
     clear = np.flatnonzero(np.abs(slopes) > _VISIBLE * noise)
     if clear.size < _FEWEST:
         return False
-    last = np.abs(slopes[clear[-3:]])
-    return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP).all())
+    last, noise = np.abs(slopes[clear[-3:]]), noise[clear[-3:]]
+    return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP + _VISIBLE * noise[1:]).all())
 
 
 def extrapolate(quotients: Floats, scatter: Floats, shrinkage: float) -> tuple[float, float, int, str]:
