@@ -31,7 +31,7 @@ def summary(right: np.ndarray, analytic: np.ndarray, **options: Any) -> Any:
     return fastgc.check_gradients(loss, analytic, x, **options).tensors["params"]
 
 
-@pytest.mark.parametrize("factor", [2.0, 0.5, -1.0, 30.0, 1 / 30, 3.0, -2.0, 1.001, 1e6])
+@pytest.mark.parametrize("factor", [2.0, 0.5, -1.0, 30.0, 1 / 30, 3.0, -2.0, 1.001, 4096.0, 1 / 4096, 1e6])
 @pytest.mark.parametrize("samples", [32, "all"])
 def test_a_constant_factor_is_named(factor: float, samples: Any) -> None:
     found = summary(slopes(), factor * slopes(), samples=samples).diagnosis
