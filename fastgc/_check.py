@@ -33,6 +33,7 @@ from fastgc._stencil import Stencil, stencil_named
 from fastgc._summary import Findings, summarise
 from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
 
+_PER_TENSOR = 20  # evaluations, about, that probing a tensor takes
 _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitudes of each tensor
 
 
@@ -215,7 +216,9 @@ def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: P
 
 def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
     with _point(request, number, leaves, reach) as point:
-        expected = 2 * sum(filter(None, request.counts))
+        expected = 2 * sum(filter(None, request.counts)) + _PER_TENSOR * len(_unexhausted(request)) * bool(
+            request.probes
+        )
         before = fingerprint(point.leaves)
         evaluator, first = open_evaluator(
             request.loss, point, engine=request.engine, threads=request.threads, expected=expected,
@@ -228,7 +231,9 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             site = _site(request, point, evaluator, gradients, float(np.real(first.value)))
             probings = cover(site, _unexhausted(request), request.probes, request.seed, bar)
             estimates, judgement = settle(site, positions, bar)
-            coverages, looked_at = search(site, probings, estimates, judgement, request.seed, bar)
+            coverages, looked_at = search(
+                site, _unexhausted(request), probings, estimates, judgement, request.seed, bar
+            )
             second: CrossCheck | None = None
             if request.crosscheck and number == 0:
                 second = scipy_crosscheck(evaluator, positions, site.analytic(positions))

@@ -177,7 +177,8 @@ def gradient_scales(numerical: Floats, tensors: NDArray[np.int64], defaults: Flo
     peak = np.abs(finite).max(initial=0.0) or 1.0
     squares = np.bincount(tensors, (finite / peak) ** 2, minlength=defaults.size)
     counts = np.bincount(tensors, minlength=defaults.size)
-    scales = np.where(counts > 0, peak * np.sqrt(squares / np.maximum(counts, 1)), defaults)
+    known = np.where(np.isfinite(defaults), defaults, 0.0)
+    scales = np.where(counts > 0, peak * np.sqrt(squares / np.maximum(counts, 1)), known)
     return np.asarray(np.maximum(scales, _SCALE_FLOOR * scales.max(initial=0.0)))
 
 

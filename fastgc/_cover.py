@@ -20,6 +20,7 @@ _CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
 _USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
 _SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
 _BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
+_NOT_FINITE = 16  # entries of a tensor that are reported as not finite
 _WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor is wrong as a whole
 
 
@@ -35,7 +36,7 @@ class Coverage:
 def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress) -> dict[int, Probing]:
     """Probe the tensors, few of them together where there are many; a suspicious group is probed one by one."""
     found: dict[int, Probing] = {}
-    filled = [t for t in tensors if site.scene.layout.sizes[t]]
+    filled = [t for t in tensors if site.scene.layout.sizes[t] and np.isfinite(site.sizes[t])]
     for group in groups(site.scene, filled, site.gradients) if probes else []:
         bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
         together = probe(site.scene, group, site.gradients, probes, seed)
@@ -63,18 +64,28 @@ class _Confirmed:
 
 
 def search(
-    site: Site, probings: dict[int, Probing], sampled: Estimates, judged: Judgement, seed: int, bar: Progress
+    site: Site,
+    tensors: Sequence[int],
+    probings: dict[int, Probing],
+    sampled: Estimates,
+    judged: Judgement,
+    seed: int,
+    bar: Progress,
 ) -> tuple[dict[int, Coverage], Estimates]:
     """Follow every suspicious tensor to its wrong entries; also the estimates of all entries looked at on the way.
 
-    A tensor most of whose samples are wrong is not searched.
+    A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
+    be probed: the entries are wrong as they stand.
     """
-    tensors = site.scene.layout.tensor_of(sampled.positions)
+    owners = site.scene.layout.tensor_of(sampled.positions)
     confirm = _Confirmed(site, site.scales(sampled), [])
+    for t in tensors:
+        if not np.isfinite(site.sizes[t]):
+            confirm(_not_finite(site, t))
     coverages = {}
     for t, probing in probings.items():
         coverages[t] = Coverage(probing)
-        mine = judged.verdict[tensors == t] == FAIL
+        mine = judged.verdict[owners == t] == FAIL
         if not probing.suspicious or (mine.size and mine.mean() > _WHOLLY):
             continue
         bar.enter(f"{site.scene.layout.names[t]} (searched)")
@@ -82,6 +93,16 @@ def search(
         located = whole_line(site.scene, located, t, seed, confirm)
         coverages[t] = Coverage(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
     return coverages, Estimates.joined(confirm.estimates)
+
+
+def _not_finite(site: Site, tensor: int) -> Positions:
+    """Positions of the first entries whose analytic gradient is not finite."""
+    gradient, block = site.gradients[tensor], 1 << 20
+    for start in range(0, gradient.size, block):
+        found = np.flatnonzero(~np.isfinite(gradient[start : start + block]))[:_NOT_FINITE]
+        if found.size:
+            return found + start + int(site.scene.layout.starts[tensor])
+    return np.empty(0, np.int64)
 
 
 def _less_certain(probing: Probing) -> Probing:

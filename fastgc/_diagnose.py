@@ -42,7 +42,8 @@ def diagnose(judgement: Judgement, uncertainty: Floats, size: int) -> Diagnosis 
     a, n, u = judgement.analytic[known], judgement.numerical[known], uncertainty[known]
     slack = judgement.allowed[known] + u
     telling = np.count_nonzero(np.abs(n) > _TELLING * slack)
-    if FAIL not in judgement.verdict or telling < min(_FEWEST, size):
+    unexplained = FAIL in judgement.verdict[~known]
+    if FAIL not in judgement.verdict or unexplained or telling < min(_FEWEST, size):
         return None
     return _constant_factor(a, n, slack)
 
