@@ -112,16 +112,16 @@ def _problem(target: str) -> dict[str, Any]:
 
 def _module(place: str) -> Any:
     if not place.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))
+        sys.path.append(str(Path.cwd()))
         return importlib.import_module(place)
     path = Path(place).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {place}")
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"_fastgc_problem_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 

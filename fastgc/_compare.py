@@ -248,14 +248,6 @@ def worst_verdict(verdicts: Any) -> str:
     return FAIL if FAIL in found else UNDECIDED if UNDECIDED in found else PASS
 
 
-def normwise_wrong(judgement: Judgement, uncertainty: Floats, rtol: float) -> bool:
-    """Whether the norm-wise error of a tensor's checked entries exceeds rtol, beyond tolerance and uncertainty."""
-    a, n = judgement.analytic, judgement.numerical
-    known = np.isfinite(n) & np.isfinite(a) & (judgement.verdict != UNDECIDED)
-    limit = rtol * (np.linalg.norm(a[known]) + np.linalg.norm(n[known])) + np.linalg.norm(judgement.allowed[known])
-    return bool(np.linalg.norm((a - n)[known]) > limit + _CERTAIN * np.linalg.norm(uncertainty[known]))
-
-
 def smallest_failure(judgement: Judgement, uncertainty: Floats) -> Floats:
     """The smallest error of each entry that would have been called a failure: tolerance and ten uncertainties."""
     return judgement.allowed + _CERTAIN * uncertainty

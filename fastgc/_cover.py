@@ -136,7 +136,9 @@ def _whereabouts(located: Located, ndim: int) -> str:
     if located.line is not None:
         axis, index = located.line
         return f"all of [{', '.join(str(index) if k == axis else ':' for k in range(ndim))}] is wrong"
-    return "" if located.complete else f"at least {len(located.wrong)} entries are wrong"
+    if located.complete:
+        return ""
+    return f"at least {len(located.wrong)} {'entry is' if len(located.wrong) == 1 else 'entries are'} wrong"
 
 
 def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[str]) -> Probe:

@@ -39,19 +39,25 @@ def diagnose(judgement: Judgement, uncertainty: Floats, size: int) -> Diagnosis 
     are, whose values are large beside tolerance and uncertainty: the others agree with any pattern.
     """
     known = np.isfinite(judgement.analytic) & np.isfinite(judgement.numerical) & np.isfinite(uncertainty)
-    a, n, u = judgement.analytic[known], judgement.numerical[known], uncertainty[known]
-    slack = judgement.allowed[known] + u
-    telling = np.count_nonzero(np.abs(n) > _TELLING * slack)
+    a, n, u, allowed = (
+        each[known] for each in (judgement.analytic, judgement.numerical, uncertainty, judgement.allowed)
+    )
+    telling = np.count_nonzero(np.maximum(np.abs(a), np.abs(n)) > _TELLING * (allowed + u))
     unexplained = FAIL in judgement.verdict[~known]
     if FAIL not in judgement.verdict or unexplained or telling < min(_FEWEST, size):
         return None
-    return _constant_factor(a, n, slack)
+    return _constant_factor(a, n, u, allowed)
 
 
-def _constant_factor(a: Floats, n: Floats, slack: Floats) -> Diagnosis | None:
-    weights = 1 / slack
-    factor = float(np.sum((weights * a) * (weights * n)) / np.sum((weights * n) ** 2))
-    if not np.all(np.abs(a - factor * n) <= _WITHIN * slack * max(1.0, abs(factor))):
+def _constant_factor(a: Floats, n: Floats, u: Floats, allowed: Floats) -> Diagnosis | None:
+    scale = float(np.abs(n).max())
+    if scale == 0:
+        return None
+    n, a, weights = n / scale, a / scale, (allowed + u).min() / (allowed + u)  # no square overflows
+    squares = float(np.sum((weights * n) ** 2))
+    factor = float(np.sum((weights * a) * (weights * n))) / squares if squares else 0.0
+    slack = (allowed * min(1.0, abs(factor)) + abs(factor) * u) / scale  # what is allowed follows the larger of the two
+    if not np.all(np.abs(a - factor * n) <= _WITHIN * slack):
         return None
     message = f"consistent with a constant factor of {factor:.4g} (analytic / numerical)"
     return Diagnosis("factor", message, factor)

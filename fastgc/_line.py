@@ -208,11 +208,11 @@ def _one_sided(ladder: Ladder) -> Line:
 
 def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
     """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0) or a jump."""
-    clear = np.flatnonzero(np.abs(slopes) > _VISIBLE * noise)
+    clear = np.flatnonzero(np.abs(slopes) > 4 * _VISIBLE * noise)
     if clear.size < _FEWEST:
         return False
-    last, noise = np.abs(slopes[clear[-3:]]), noise[clear[-3:]]
-    return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP + _VISIBLE * noise[1:]).all())
+    last = np.abs(slopes[clear[-3:]])
+    return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP).all())
 
 
 def extrapolate(quotients: Floats, scatter: Floats, shrinkage: float) -> tuple[float, float, int, str]:

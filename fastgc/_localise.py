@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastgc._entries import Scene
 from fastgc._evaluate import Ray
 from fastgc._layout import Array
-from fastgc._probes import SUSPICIOUS, Probing, Shortcut, analytic_slope, direction, short_slope
+from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, Shortcut, analytic_slope, direction, ladder_slope, short_slope
 
 _MOST = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many
@@ -33,7 +33,7 @@ class Located:
     Attributes
     ----------
     wrong : positions of the entries confirmed as wrong, in the order of their discovery
-    complete : whether nothing suspicious is left; False where the search stopped at its bound
+    complete : whether the rest is within tolerance; False where the search stopped at its bound
     line : the axis and index of a row, column or block that is wrong as a whole, or None
     """
 
@@ -60,6 +60,7 @@ def localise(scene: Scene, probing: Probing, gradients: Sequence[Array], seed: i
     """
     search = _Search(scene, probing, gradients, seed, confirm)
     wrong: dict[int, float] = {}
+    everywhere = False
     for _ in range(_ROUNDS):
         left = search.unexplained(wrong)
         number = int(np.argmax(np.abs(left)))
@@ -69,7 +70,7 @@ def localise(scene: Scene, probing: Probing, gradients: Sequence[Array], seed: i
         wrong |= found
         if everywhere or not found or len(wrong) >= _MOST:
             break
-    return Located(tuple(wrong), complete=False)
+    return Located(tuple(wrong), complete=not everywhere and len(wrong) < _MOST)
 
 
 @dataclass(frozen=True)
@@ -99,15 +100,16 @@ class _Search:
 
     def halve(self, number: int, residual: float, known: dict[int, float]) -> tuple[dict[int, float], bool]:
         """Follow a residual to wrong entries with their errors; also whether the tensor is wrong everywhere."""
-        quick = abs(residual) > _CLEAR * self.probing.quick.uncertainty
-        shortcut = self.probing.quick if quick else self.probing.fine
+        shortcut = self._shortcut(abs(residual))
+        # A residual that shortcuts can follow is large beside them; ladders are as exact as can be, and trusted more.
+        open_above = CERTAIN if shortcut.steps.size else SUSPICIOUS
         turns = itertools.count()
         queue = [_suspect(self.ray(number), residual, max(shortcut.uncertainty, self.probing.uncertainty), turns)]
         wrong: dict[int, float] = {}
         fruitless = 0
         while queue and len(known) + len(wrong) < _MOST and fruitless < _FRUITLESS:
             suspect = heapq.heappop(queue)
-            if not _is_open(suspect):
+            if abs(suspect.residual) <= open_above * suspect.uncertainty and suspect.turn > 0:
                 continue
             if suspect.ray.signs.size > 1:
                 for half in self._halves(suspect, shortcut, known, turns):
@@ -117,11 +119,22 @@ class _Search:
             error = float(self.confirm(np.array([position]))[0])
             fruitless = 0 if error else fruitless + 1
             wrong |= {position: error} if error else {}
-            if error and len(known) + len(wrong) == 1 and any(_is_open(each) for each in queue):
+            if (
+                error
+                and len(known) + len(wrong) == 1
+                and any(abs(each.residual) > open_above * each.uncertainty for each in queue)
+            ):
                 more = self._wrong_everywhere()
                 if more:
                     return wrong | more, True
         return wrong, False
+
+    def _shortcut(self, residual: float) -> Shortcut:
+        """The cheapest way to measure slopes well enough to follow a residual; without steps, by ladders."""
+        for shortcut, clear in ((self.probing.quick, _CLEAR), (self.probing.fine, _CLEAR / 4)):
+            if residual > clear * shortcut.uncertainty:
+                return shortcut
+        return Shortcut(np.empty(0), self.probing.uncertainty)
 
     def _halves(
         self, suspect: _Suspect, shortcut: Shortcut, known: dict[int, float], turns: itertools.count[int]
@@ -131,15 +144,21 @@ class _Search:
         Where the uncertainty handed on would grow too much, both are measured.
         """
         first, second = _split(suspect.ray)
-        residual = self._residual(first, shortcut, known)
-        other, inherited = suspect.residual - residual, suspect.uncertainty + shortcut.uncertainty
+        residual, error = self._residual(first, shortcut, known)
+        other, inherited = suspect.residual - residual, suspect.uncertainty + error
         if inherited > _DRIFT * shortcut.uncertainty:
-            other, inherited = self._residual(second, shortcut, known), shortcut.uncertainty
-        return [_suspect(first, residual, shortcut.uncertainty, turns), _suspect(second, other, inherited, turns)]
+            other, inherited = self._residual(second, shortcut, known)
+        return [_suspect(first, residual, error, turns), _suspect(second, other, inherited, turns)]
 
-    def _residual(self, ray: Ray, shortcut: Shortcut, known: dict[int, float]) -> float:
-        slope = short_slope(self.scene, [ray], shortcut)
-        return analytic_slope([ray], self.gradients) - slope - _contribution(ray, known, self._start)
+    def _residual(self, ray: Ray, shortcut: Shortcut, known: dict[int, float]) -> tuple[float, float]:
+        """What known errors do not explain of the residual along a ray, and its uncertainty."""
+        if shortcut.steps.size:
+            slope, error = short_slope(self.scene, [ray], shortcut), shortcut.uncertainty
+        else:
+            line, _ = ladder_slope(self.scene, [ray])
+            slope, error = line.derivative, line.uncertainty
+        expected = analytic_slope([ray], self.gradients)
+        return expected - slope - _contribution(ray, known, self._start), error
 
     def _wrong_everywhere(self) -> dict[int, float]:
         """A few random entries with their errors, if all of them are wrong: then nothing needs to be searched for."""
@@ -149,10 +168,6 @@ class _Search:
         tried = generator.choice(size, min(_TRIED, size), replace=False) + self._start
         errors = self.confirm(tried)
         return dict(zip(tried.tolist(), errors.tolist(), strict=True)) if errors.all() else {}
-
-
-def _is_open(suspect: _Suspect) -> bool:
-    return abs(suspect.residual) > SUSPICIOUS * suspect.uncertainty
 
 
 def _suspect(ray: Ray, residual: float, uncertainty: float, turns: itertools.count[int]) -> _Suspect:
@@ -180,7 +195,7 @@ def whole_line(scene: Scene, located: Located, tensor: int, seed: int, confirm: 
     indices = np.stack(np.unravel_index(local, shape))
     for axis in np.flatnonzero((indices == indices[:, :1]).all(axis=1)):
         others = _others_of_line(shape, int(axis), int(indices[axis, 0]), local, seed) + scene.layout.starts[tensor]
-        if others.size and confirm(others).all():
+        if others.size == 0 or confirm(others).all():
             line = (int(axis), int(indices[axis, 0]))
             return replace(located, wrong=(*located.wrong, *others.tolist()), line=line)
     return located

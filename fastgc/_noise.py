@@ -57,8 +57,8 @@ def measure_noise(values: Values, base: float, eps: float) -> Noise:
     reach = _finite_reach(values)
     there, single_there = _noise_around(values, reach, eps)
     single = single_here and single_there and _rounded_to_single(base)
-    rounding = np.finfo(np.float32 if single else np.float64).eps * abs(base) / 2
-    return Noise(max(float(rounding), here), max(float(rounding), there), reach, single)
+    rounding = float(np.finfo(np.float32 if single else np.float64).eps) * abs(base) / 2
+    return Noise(max(rounding, here), max(rounding, there), reach, single)
 
 
 def _finite_reach(values: Values) -> float:
@@ -120,7 +120,8 @@ def difference_table_noise(values: NDArray[np.float64]) -> float:
     the variance s**2 * (2k)! / (k!)**2. The first of three successive orders that agree, with both signs among its
     differences, gives s; if none agree, the highest order, in which least of the function is left.
     """
-    differences, estimates, mixed = values, [], []
+    size = float(np.abs(values).max(initial=0.0)) or 1.0
+    differences, estimates, mixed = values / size, [], []  # so that no square overflows
     for k in range(1, values.size):
         differences = np.diff(differences)
         factor = math.factorial(k) ** 2 / math.factorial(2 * k)
@@ -129,5 +130,5 @@ def difference_table_noise(values: NDArray[np.float64]) -> float:
     for k in range(len(estimates) - 2):
         three = estimates[k : k + 3]
         if mixed[k] and max(three) <= _AGREEMENT * min(three):
-            return estimates[k]
-    return estimates[-1] if estimates else 0.0
+            return size * estimates[k]
+    return size * estimates[-1] if estimates else 0.0

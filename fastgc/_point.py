@@ -15,6 +15,7 @@ from fastgc._layout import Array, Branch, ParameterLayout, listed, named_leaves
 from fastgc._record import Storage, store
 
 _KEPT_BYTES = 2**26  # of the caller's arrays, kept in place against a loss that changes its parameters
+_TINY_SHARE = 1e-3
 _LOOKED_AT = 4096  # entries of a tensor that tell its scale
 
 
@@ -133,17 +134,23 @@ def _overwrite(leaves: Sequence[Array], values: Sequence[Array]) -> None:
 
 
 def tensor_scales(leaves: Sequence[Array]) -> NDArray[np.float64]:
-    """The length in which steps in a tensor are measured: the mean magnitude of some 4,000 evenly spaced entries.
+    """The length in which steps in a tensor are measured, from some 4,000 evenly spaced entries.
 
-    1 for a tensor of zeros.
+    The geometric mean of their magnitudes, so that a few huge ones do not set it for all, but at least a thousandth of
+    the arithmetic mean, for the many that may be tiny by chance. 1 for a tensor of zeros.
     """
-    return np.array([_mean_magnitude(leaf) for leaf in leaves])
+    return np.array([_typical_magnitude(leaf) for leaf in leaves])
 
 
-def _mean_magnitude(leaf: Array) -> float:
+def _typical_magnitude(leaf: Array) -> float:
     flat = leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat
     some = np.abs(np.asarray(flat[:: max(1, leaf.size // _LOOKED_AT)])).astype(np.float64)
-    return float(some.mean()) if some.any() else 1.0
+    some = some[some > 0]
+    if not some.size:
+        return 1.0
+    largest = float(some.max())
+    mean = largest * float((some / largest).mean())
+    return max(float(np.exp(np.log(some).mean())), _TINY_SHARE * mean)
 
 
 def _extent(leaf: Array) -> int:

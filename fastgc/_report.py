@@ -287,17 +287,27 @@ def _outcome(verdict: str, verdicts: Sequence[str]) -> str:
 
 def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
     """What the probes and the samples could not have seen."""
-    probed = [(tensor, tensor.probe) for tensor in tensors if tensor.probe is not None]
+    probed = [(tensor, tensor.probe) for tensor in tensors if tensor.probe and math.isfinite(tensor.probe.norm_limit)]
     if not probed:
         return
-    coarsest, probe = max(probed, key=lambda pair: pair[1].norm_limit)
+    entry = max(probe.entry_limit for _, probe in probed)
+    tensor = max(probe.norm_limit for _, probe in probed)
+    chance = max(probe.miss_probability for _, probe in probed)
     yield (
-        f"probes miss an error of one entry above {probe.entry_limit:.0e}, or of {coarsest.name} as a whole above "
-        f"{4 * probe.norm_limit:.0e} of it, with probability {probe.miss_probability:.0e} at most"
+        f"probes miss an error of one entry above {_upwards(entry)}, or of a tensor as a whole above "
+        f"{_upwards(4 * tensor)} of it, with probability {_upwards(chance)} at most"
     )
     share = max(tensor.unseen_share for tensor, _ in probed)
     if share < 1:
         yield f"samples alone leave room for {100 * share:.0f} % of wrong entries in a tensor (95 % confidence)"
+
+
+def _upwards(number: float) -> str:
+    """A bound, rounded upwards to two digits."""
+    if not number > 0:
+        return f"{number:.1g}"
+    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return f"{math.ceil(number / unit * (1 - 1e-12)) * unit:.2g}"
 
 
 def _plural(count: int, one: str, many: str) -> str:

@@ -120,7 +120,7 @@ def _with_textbook_quotients(
 
 def _noise_reason(scene: Scene) -> str:
     if scene.noise.single:
-        return "round-off of float32 hides the slope"
+        return "round-off (of float32, it seems) hides the slope"
     if scene.noise.at_point <= max(
         _ROUND_OFF * np.finfo(np.float64).eps * abs(scene.base), scene.noise.displaced / 100
     ):

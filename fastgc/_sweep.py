@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastgc._evaluate import outside_domain
 from fastgc._stencil import quotients, stencil_named
 
 Floats = NDArray[np.float64]
@@ -76,6 +77,15 @@ class StepSweep:
         return ax
 
 
+def _value(f: Callable[[Any], Any], x: Any) -> Any:
+    try:
+        return f(x)
+    except Exception as error:
+        if outside_domain(error):
+            return np.nan
+        raise
+
+
 def step_sweep(
     f: Callable[[Any], Any],
     derivative: float | Callable[[float], float],
@@ -115,6 +125,6 @@ def step_sweep(
     for name in stencils:
         stencil = stencil_named(name)
         with np.errstate(all="ignore"):
-            values = np.array([[f(x + offset * size) for offset in stencil.offsets] for size in sizes])
+            values = np.array([[_value(f, x + offset * size) for offset in stencil.offsets] for size in sizes])
         errors[name] = np.abs(quotients(stencil, values, sizes, None) - true)
     return StepSweep(sizes, errors)

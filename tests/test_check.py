@@ -477,6 +477,16 @@ def test_an_analytic_value_that_is_not_finite_fails_even_where_nothing_can_be_me
     assert verdict(lambda p: 0 * p, value, 0.0)[0] == "fail"
 
 
+@pytest.mark.parametrize("value", [1e155, 1e300, -1.7e308, 5e-324])
+@pytest.mark.parametrize("samples", [1, "all"])
+def test_analytic_values_of_any_size_are_compared_without_a_warning(value: float, samples: Any) -> None:
+    p = array(3)
+    wrong = np.array([value, 2 * p[1], 2 * p[2]])
+    report = fastgc.check_gradients(square, wrong, p, samples=samples)
+    assert report.verdict == "fail"
+    assert report.to_json() and str(report)
+
+
 @pytest.mark.parametrize("analytic", [-1.0, -0.5, 0.0, 0.5, 1.0])
 def test_at_a_kink_every_value_between_the_slopes_passes(analytic: float) -> None:
     found, reason = verdict(np.abs, analytic, 0.0)

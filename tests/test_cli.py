@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,13 @@ PROBLEMS = """
 
 
 @pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     path = tmp_path / "problems_for_cli.py"
     path.write_text(textwrap.dedent(PROBLEMS))
-    return path
+    yield path
+    for name in [name for name in sys.modules if name.endswith("_for_cli") or name.split(".")[0] == "package"]:
+        del sys.modules[name]  # the next test has a file of that name elsewhere
 
 
 @pytest.fixture

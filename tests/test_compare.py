@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ PAIRS = st.integers(1, 6).flatmap(
 
 
 @given(PAIRS)
+@settings(deadline=None)
 def test_both_measures_are_symmetric_and_between_0_and_1(pair: tuple[Floats, Floats]) -> None:
     a, b = pair
     for measure in fastgc.relative_error, fastgc.max_relative_error:
@@ -36,6 +37,7 @@ def test_both_measures_are_symmetric_and_between_0_and_1(pair: tuple[Floats, Flo
 
 
 @given(PAIRS)
+@settings(deadline=None)
 def test_the_measures_are_what_their_formulas_say(pair: tuple[Floats, Floats]) -> None:
     a, b = pair
     norms = np.linalg.norm(a) + np.linalg.norm(b)
@@ -46,6 +48,7 @@ def test_the_measures_are_what_their_formulas_say(pair: tuple[Floats, Floats]) -
 
 
 @given(PAIRS, st.integers(-20, 20))
+@settings(deadline=None)
 def test_the_norm_wise_measure_has_no_unit(pair: tuple[Floats, Floats], power: int) -> None:
     a, b = pair
     if np.linalg.norm(a) + np.linalg.norm(b) > 1e-3:
@@ -200,6 +203,7 @@ def test_each_entry_is_judged_by_the_tolerance_of_its_tensor() -> None:
     st.floats(0, math.inf, exclude_min=True) | st.just(math.nan),
     st.sampled_from(["", "kink", "jump", "quantised", "not finite", "edge"]),
 )
+@settings(deadline=None)
 def test_no_number_that_is_not_finite_ever_passes(a: float, n: float, u: float, trouble: str) -> None:
     judgement = judged(a, estimates(n, u, trouble=trouble))
     (verdict,) = judgement.verdict.tolist()
@@ -212,6 +216,7 @@ def test_no_number_that_is_not_finite_ever_passes(a: float, n: float, u: float, 
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1e-9, 1e3))
+@settings(deadline=None)
 def test_a_larger_uncertainty_never_turns_undecided_into_a_failure(a: float, n: float, u: float) -> None:
     if verdicts(a, estimates(n, u)) != ["fail"]:
         assert verdicts(a, estimates(n, 2 * u)) != ["fail"]

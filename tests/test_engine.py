@@ -47,9 +47,11 @@ def test_a_cheap_jitted_loss_is_compiled_into_a_loop_only_where_that_pays() -> N
     cheap = numba.njit(quad)
     x = array(3)
     cheap(array(3), x)  # compiled already, so that nothing is known of how long that takes
-    few = fastgc.check_gradients(cheap, quad_slopes, array(8), args=(x,), samples="all")
+    few = fastgc.check_gradients(cheap, quad_slopes, array(8), args=(x,), samples="all", threads=1)
     assert few.engine == "python" and few.passed
-    many = fastgc.check_gradients(cheap, quad_slopes, array(200_000), args=(x,), samples="all", crosscheck=False)
+    many = fastgc.check_gradients(
+        cheap, quad_slopes, array(200_000), args=(x,), samples="all", threads=1, crosscheck=False
+    )
     assert many.engine.startswith("numba") and many.passed
 
 
@@ -90,14 +92,14 @@ def test_args_are_passed_and_not_frozen() -> None:
 
 
 def test_args_of_many_kinds_reach_the_compiled_loss() -> None:
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def mixed(p: Any, power: int, scale: float, flag: bool, parts: Any, square_it: Any) -> float:
         total = 0.0
         for i in range(p.size):
             total += scale * square_it(p[i]) ** power * parts[0][i] + parts[1]
         return total if flag else 0.0
 
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def squared(x: float) -> float:
         return x * x
 
@@ -133,7 +135,7 @@ def test_a_plain_loss_with_names_from_elsewhere_says_what_is_missing() -> None:
 
 
 def test_half_precision_in_compiled_code_is_a_readable_error() -> None:
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def total(params: Any) -> float:
         return np.sum(params["w"] * params["w"])
 
@@ -145,7 +147,7 @@ def test_half_precision_in_compiled_code_is_a_readable_error() -> None:
 
 
 def test_a_jitted_loss_of_a_dict_works_on_copies_only() -> None:
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def total(params: Any) -> float:
         return params["w"].sum()
 
@@ -172,7 +174,7 @@ settings.scale = 2.0  # type: ignore[attr-defined]
 def with_closure() -> tuple[Any, Callable[[float], None]]:
     factor = 2.0
 
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def closed(p: Any) -> float:
         return factor * np.sum(p * p)
 
@@ -183,17 +185,17 @@ def with_closure() -> tuple[Any, Callable[[float], None]]:
     return closed, change
 
 
-@numba.njit  # type: ignore[untyped-decorator]
+@numba.njit
 def scaled(p: Any) -> float:
     return SCALE * np.sum(p * p)
 
 
-@numba.njit  # type: ignore[untyped-decorator]
+@numba.njit
 def weighted(p: Any) -> float:
     return np.sum(TABLE * p * p)
 
 
-@numba.njit  # type: ignore[untyped-decorator]
+@numba.njit
 def configured(p: Any) -> float:
     return settings.scale * np.sum(p * p)
 
@@ -256,7 +258,7 @@ def test_a_frozen_constant_is_noticed_where_it_does_not_show_at_the_given_point(
 
 
 def test_a_constant_in_a_noisy_loss_is_no_reason_for_an_alarm() -> None:
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def noisy(p: Any) -> float:
         return SCALE * np.sum(p * p) + 1e-3 * np.random.random()  # noqa: NPY002 - the one that Numba has
 
@@ -266,7 +268,7 @@ def test_a_constant_in_a_noisy_loss_is_no_reason_for_an_alarm() -> None:
 
 
 def test_a_constant_in_an_ill_conditioned_loss_is_no_reason_for_an_alarm() -> None:
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def variance(p: Any, x: Any) -> float:
         z = x + p[0]
         return SCALE * (np.mean(z * z) - np.mean(z) ** 2) * p[1]
@@ -277,7 +279,7 @@ def test_a_constant_in_an_ill_conditioned_loss_is_no_reason_for_an_alarm() -> No
 
 
 def test_a_constant_in_a_loss_near_the_edge_of_its_domain_is_no_reason_for_an_alarm() -> None:
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def barrier(p: Any) -> float:
         total = 0.0
         for value in p:
@@ -291,14 +293,14 @@ def test_a_constant_in_a_loss_near_the_edge_of_its_domain_is_no_reason_for_an_al
 # --- scratch buffers ---
 
 
-@numba.njit  # type: ignore[untyped-decorator]
+@numba.njit
 def with_buffer(p: Any, work: Any) -> float:
     for i in range(p.size):
         work[i] = p[i] * p[i]
     return work.sum()
 
 
-@numba.njit  # type: ignore[untyped-decorator]
+@numba.njit
 def with_memory(p: Any, work: Any) -> float:
     work[0] += 1.0
     return np.sum(p * p) + 1e-3 * work[0]
@@ -348,7 +350,7 @@ def test_a_buffer_of_single_precision_is_used_as_a_copy_in_double_precision() ->
 # --- losses that run in parallel themselves ---
 
 
-@numba.njit(parallel=True)  # type: ignore[untyped-decorator]
+@numba.njit(parallel=True)
 def parallel_sum(p: Any) -> float:
     total = 0.0
     for i in numba.prange(p.size):
@@ -356,7 +358,7 @@ def parallel_sum(p: Any) -> float:
     return total
 
 
-@numba.njit  # type: ignore[untyped-decorator]
+@numba.njit
 def calls_parallel(p: Any) -> float:
     return parallel_sum(p) * 1.0
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from test_layout import PARAMS, array
 
 import fastgc
@@ -117,5 +117,6 @@ def values_of(node: Any) -> Any:
 
 
 @given(PARAMS)
+@settings(deadline=None)
 def test_any_parameters_are_found_again_in_their_record(params: Any) -> None:
     assert values_of(fastgc.record(params)) == values_of(params)
