@@ -41,7 +41,7 @@ _MORE = 3  # steps that a ladder grows by, downwards or upwards, where it must
 _NEARLY = 2.0  # two values are preferred to four that are not twice as good
 _DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared
-_SHARED_BY = 4  # tensors at most: their truncation errors add up, and the limits stay within a factor 2
+_SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor 3
 _BLOCK = 1 << 20  # entries at a time, in sums over a tensor
 
 

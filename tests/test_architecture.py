@@ -23,10 +23,10 @@ MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for
 # A module may import only modules of the rows above its own.
 ROWS = [
     ["_layout", "_stencil", "_line", "_noise", "_progress", "_demo"],
-    ["_record", "_sampling", "_validate", "_sweep"],
+    ["_record", "_sampling", "_validate"],
     ["_kernels", "_point"],
     ["_evaluate"],
-    ["_engine", "_entries", "_crosscheck"],
+    ["_engine", "_entries", "_crosscheck", "_sweep"],
     ["_classic", "_compare", "_probes"],
     ["_diagnose", "_settle", "_localise"],
     ["_report"],

@@ -225,12 +225,12 @@ def test_sharing_is_mutual() -> None:
     ],
     ids=["equal", "three tiny", "one huge", "eight decades"],
 )
-def test_those_that_share_keep_their_limits_within_twice_their_own(slopes: list[float], looked_at: list[str]) -> None:
+def test_those_that_share_keep_limits_of_the_size_of_their_own(slopes: list[float], looked_at: list[str]) -> None:
     loss, gradients, params = many(len(slopes), slopes=slopes)
     together = probed(loss, gradients, params)
     for name in looked_at:
         alone = probed(loss, gradients, params, tensors=[name]).tensors[name].probe
-        assert together.tensors[name].probe.entry_limit <= 2 * alone.entry_limit, name
+        assert together.tensors[name].probe.entry_limit <= 3 * alone.entry_limit, name
 
 
 def test_a_wrong_entry_in_a_sharing_tensor_is_named_and_the_others_pass() -> None:
