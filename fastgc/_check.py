@@ -22,9 +22,8 @@ from fastgc._engine import (
 )
 from fastgc._entries import open_scene
 from fastgc._evaluate import Evaluator, outside_domain
-from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients
+from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
 from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
-from fastgc._probes import norm
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
 from fastgc._sampling import plan_samples

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from fastgc._compare import FAIL, PASS, UNDECIDED, Judgement
 from fastgc._entries import Estimates, ladder_estimates
+from fastgc._layout import norm
 from fastgc._localise import Located, localise, whole_line
-from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, norm, probe
+from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, probe
 from fastgc._progress import Progress
 from fastgc._report import Probe
 from fastgc._settle import Positions, Site
@@ -149,7 +150,7 @@ def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[st
     with np.errstate(all="ignore"):
         relative = float(np.float64(CERTAIN * limit) / max(norms))
         low, high = (float(bound / scale / sum(norms)) for bound in _interval(probing, 0.025))
-        estimate = float(np.sqrt(np.mean(probing.residuals**2)) / scale / sum(norms))
+        estimate = float(norm(probing.residuals) / probing.residuals.size**0.5 / scale / sum(norms))
     seen = coverage.located is not None or probing.suspicious
     return Probe(
         residuals=tuple((probing.residuals / scale).tolist()),
@@ -174,19 +175,19 @@ def _norms(site: Site, tensor: int, probing: Probing) -> tuple[np.float64, np.fl
     analytic = norm(site.gradients[tensor])
     if len(probing.tensors) > 1:  # the slopes are not this tensor's alone, and nothing was seen
         return np.float64(analytic), np.float64(analytic)
-    squares = float(np.sum(probing.analytic**2)), float(np.sum(probing.slopes**2))
     scale = float(site.scene.tensor_scales[tensor])
-    if squares[0] > 0:
-        return np.float64(analytic), np.float64(analytic * (squares[1] / squares[0]) ** 0.5)
-    return np.float64(analytic), np.float64((squares[1] / probing.slopes.size) ** 0.5 / scale)
+    slopes = norm(probing.slopes)
+    if probing.analytic.any():
+        return np.float64(analytic), np.float64(analytic * (slopes / norm(probing.analytic)))
+    return np.float64(analytic), np.float64(slopes / probing.slopes.size**0.5 / scale)
 
 
 def _interval(probing: Probing, tail: float) -> tuple[float, float]:
     """Interval of ||a - n|| times the scale: the residuals are nearly normal, their squares' sum chi-squared."""
     from scipy.special import chdtri
 
-    count, squares = probing.residuals.size, float(np.sum(probing.residuals**2))
-    return float(squares / chdtri(count, tail)) ** 0.5, float(squares / chdtri(count, 1 - tail)) ** 0.5
+    count, length = probing.residuals.size, norm(probing.residuals)
+    return length / float(chdtri(count, tail)) ** 0.5, length / float(chdtri(count, 1 - tail)) ** 0.5
 
 
 def _median_tolerance(site: Site, tensor: int) -> float:

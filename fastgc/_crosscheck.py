@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluate import Evaluator
+from fastgc._layout import norm
 
 _MOST = 32  # entries; SciPy evaluates the loss once for each, and once more
 
@@ -45,4 +46,4 @@ def crosscheck(evaluator: Evaluator, positions: NDArray[np.int64], analytic: NDA
 
     with np.errstate(all="ignore"):
         error = check_grad(loss, gradient_at_point, evaluator.entries(where))
-    return CrossCheck(float(error), float(np.linalg.norm(gradient)), int(where.size))
+    return CrossCheck(float(error), norm(gradient), int(where.size))

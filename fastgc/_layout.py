@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+_BLOCK = 1 << 20  # entries at a time, in sums over a flat array
+
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -275,3 +277,13 @@ def _refuse_unequal_shapes(layout: ParameterLayout, arrays: Sequence[Array]) -> 
     ]
     if wrong:
         raise ValueError("; ".join(wrong[:10]) + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""))
+
+
+def norm(gradient: Array) -> float:
+    """2-norm of a flat array, block by block in double precision; no square overflows."""
+    blocks = [gradient[i : i + _BLOCK] for i in range(0, gradient.size, _BLOCK)]
+    largest = max((float(np.abs(block).max()) for block in blocks), default=0.0)
+    if largest == 0 or not np.isfinite(largest):
+        return largest
+    scaled = (block.astype(np.float64) / largest for block in blocks)
+    return largest * float(np.sqrt(sum(float(np.dot(block, block)) for block in scaled)))

@@ -18,7 +18,7 @@ from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, Shortcut, analytic_slop
 _MOST = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many
 _DRIFT = 2.0  # of the uncertainty: a half's residual is measured anew when inheriting it would cost more
-_TRIED = 3  # entries of a line (or of a tensor) that are looked at to call it wrong as a whole
+_TRIED = 2  # entries of a line (or of a tensor) that are looked at to call it wrong as a whole
 
 _ROUNDS = 4  # of halving, each starting from the direction with the largest residual left
 _CLEAR = 20.0  # uncertainties above which a residual can be followed by quick slopes

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from fastgc._entries import Scene
 from fastgc._evaluate import Ray
-from fastgc._layout import Array
+from fastgc._layout import Array, norm
 from fastgc._line import Ladder, Line, analyse
 
 Floats = NDArray[np.float64]
@@ -42,6 +42,7 @@ _NEARLY = 2.0  # two values are preferred to four that are not twice as good
 _DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor 3
+_ALIKE = 10.0  # times the slope of another, with which a tensor may share directions at most
 _BLOCK = 1 << 20  # entries at a time, in sums over a tensor
 
 
@@ -210,12 +211,6 @@ def _rounding(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array]) -> 
     )
 
 
-def norm(gradient: Array) -> float:
-    """2-norm of a flat array, block by block in double precision."""
-    blocks = (gradient[i : i + _BLOCK].astype(np.float64, copy=False) for i in range(0, gradient.size, _BLOCK))
-    return float(np.sqrt(sum(float(np.dot(block, block)) for block in blocks)))
-
-
 # --- which tensors share directions ---
 
 
@@ -228,6 +223,11 @@ def groups(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array]) -> 
     if len(tensors) <= _SHARED_FROM:
         return [(t,) for t in tensors]
     slopes = {t: scene.tensor_scales[t] * norm(gradients[t]) for t in tensors}
-    ordered = sorted(tensors, key=lambda t: (slopes[t], t))
     together = min(_SHARED_BY, -(-len(tensors) // _SHARED_FROM))
-    return [tuple(ordered[i : i + together]) for i in range(0, len(ordered), together)]
+    found: list[tuple[int, ...]] = []
+    for t in sorted(tensors, key=lambda t: (slopes[t], t)):
+        if found and len(found[-1]) < together and slopes[t] <= _ALIKE * slopes[found[-1][0]]:
+            found[-1] = (*found[-1], t)
+        else:
+            found.append((t,))
+    return found
