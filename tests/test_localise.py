@@ -211,6 +211,17 @@ def test_a_few_wrong_entries_in_one_line_are_no_line() -> None:
     assert "all of" not in report.tensors["w"].reason
 
 
+@pytest.mark.parametrize(("shape", "count"), [((40, 3), 2), ((40, 6), 5), ((5, 4, 2), 7)])
+def test_a_short_line_with_one_right_entry_is_no_line(shape: tuple[int, ...], count: int) -> None:
+    loss, gradients, params = sines(w=shape)
+    wrong = {"w": gradients["w"].copy()}
+    wrong["w"][3].reshape(-1)[:count] *= 1.5
+    for seed in range(25):
+        report = probed(loss, wrong, params, seed=seed)
+        assert len(indices(report)) == count
+        assert "all of [3" not in report.tensors["w"].reason, seed
+
+
 def test_one_wrong_entry_is_no_line() -> None:
     loss, gradients, params = sines(w=(30, 1))
     report = probed(loss, with_error(gradients, "w", 0.5, (4, 0)), params)

@@ -137,14 +137,14 @@ def test_reasons_tell_noise_from_round_off_and_from_float32() -> None:
         return float(np.sum(q**2) + 1e17)
 
     def single(q: Array) -> float:
-        return float(np.float32(1e7 + np.sum(np.sin(40 * q)) / 7))
+        return float(np.float32(1e3 + np.sum(np.sin(40 * q)) / 7e3))
 
     reasons = {
         name: sampled(loss, gradient, p).tensors["params"].reason
         for name, loss, gradient in [
             ("noisy", noisy, 2 * p),
             ("drowned", drowned, 2 * p),
-            ("single", single, 40 / 7 * np.cos(40 * p)),
+            ("single", single, 40 / 7e3 * np.cos(40 * p)),
         ]
     }
     assert "noise of the loss hides the slope" in reasons["noisy"]
