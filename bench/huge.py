@@ -394,9 +394,9 @@ def correct_networks(quick: bool) -> Iterator[Row]:
 
 
 def correct_network(seed: int, kind: str, largest: float) -> Problem:
-    """Mostly small: the logarithm of the size is drawn so that its square root is uniform."""
+    """Mostly small: the square root of the logarithm of the size is uniform; the first six are of the largest size."""
     rng = np.random.default_rng(seed)
-    size = 100 * (largest / 100) ** (rng.uniform() ** 2) if seed % 50 > 2 else largest
+    size = 100 * (largest / 100) ** (rng.uniform() ** 2) if seed > 5 else largest
     batch, biases = int(rng.integers(1, 40)), (0.0, 0.1, 1.0)[seed % 5 % 3]
     if kind == "max-pool":
         filters = max(1, int(size**0.3 / 2))
@@ -417,21 +417,33 @@ def honest_limits(quick: bool) -> Iterator[Row]:
     trials = 60 if quick else 500
     strict = {"rtol": 1e-12}
     counts = dict.fromkeys(
-        ["seen", "failed", "named", "tenth seen", "tenth failed", "stated named", "stated tenth", "twenty seen"], 0
+        [
+            "seen",
+            "failed",
+            "named",
+            "tenth seen",
+            "tenth failed",
+            "stated named",
+            "stated tenth",
+            "twenty seen",
+            "right",
+        ],
+        0,
     )
     for trial in range(trials):
         rng = np.random.default_rng(trial)
         kind = ("tanh", "relu", "max-pool")[trial % 3]
         problem = correct_network(trial + 1000, kind, largest=3e3)
         slopes = problem[1](problem[2])
-        name = str(rng.choice([n for n in slopes if slopes[n].any()]))
+        right = probed(problem, slopes, seed=trial, **strict)
+        name = str(rng.choice([n for n in slopes if slopes[n].any() and np.isfinite(doubt(right, n))]))
         position = int(rng.integers(slopes[name].size))
         sign = rng.choice([-1.0, 1.0])
 
         def with_error(size: float, at: int) -> Params:
             return planted(slopes, name, at, lambda g: g + sign * size)  # noqa: B023 - called within the turn
 
-        limit = doubt(probed(problem, slopes, seed=trial, **strict), name)
+        limit = doubt(right, name)
         report = probed(problem, with_error(3 * limit, position), seed=trial, **strict)
         counts["seen"] += probe_of(report, name).seen
         counts["failed"] += report.tensors[name].verdict == "fail"
@@ -442,13 +454,16 @@ def honest_limits(quick: bool) -> Iterator[Row]:
         limit = doubt(probed(problem, slopes, seed=trial, probes=20, **strict), name)
         report = probed(problem, with_error(3 * limit, position), seed=trial, probes=20, **strict)
         counts["twenty seen"] += probe_of(report, name).seen
-        limit = probe_of(probed(problem, slopes, seed=trial), name).entry_limit
+        right = probed(problem, slopes, seed=trial)
+        counts["right"] += right.verdict == "fail"
+        limit = probe_of(right, name).entry_limit
         median = int(np.argsort(np.abs(slopes[name]).reshape(-1))[slopes[name].size // 2])
         report = probed(problem, with_error(3 * limit, median), seed=trial)
         counts["stated named"] += located(report) == {(name, median)}
         counts["stated tenth"] += probed(problem, with_error(0.1 * limit, median), seed=trial).verdict == "fail"
     part = f"limits, {trials} trials"
     shares = {key: count / trials for key, count in counts.items()}
+    yield Row(part, "correct: failures", counts["right"], "== 0")
     yield Row(part, "3 x twice the uncertainty: seen", shares["seen"], ">= 0.99")
     yield Row(part, "3 x twice the uncertainty: tensor fails", shares["failed"], ">= 0.99")
     yield Row(part, "3 x twice the uncertainty: entry named exactly", shares["named"])
@@ -480,13 +495,14 @@ def small_beside_large(quick: bool) -> Iterator[Row]:
             halves += located(half) == {("small", above)}
             silent += half.passed and 0.5 * abs(slopes["small"][above]) > limit
             report = probed(problem, planted(slopes, "small", middle, lambda g, e=3 * limit: g + e), seed=seed)
-            stated += report.tensors["small"].verdict == "fail"
+            lost = right.tensors["small"].verdict == "undecided"  # the limit is above the slopes, and this was said
+            stated += report.tensors["small"].verdict in (("fail", "undecided") if lost else ("fail",))
             other += report.tensors["large"].verdict == "fail"
         part = f"1e6 times larger beside, offset {offset:.0e}"
         yield Row(part, "entry_limit / median entry, median", float(np.median(limits)))
         yield Row(part, "entry wrong by half: exactly this named", halves / trials, ">= 0.99" if offset <= 1 else "")
         yield Row(part, "entry wrong by half: passes though above the limit", silent / trials, "<= 0.01")
-        yield Row(part, "median entry wrong by 3 x entry_limit: fails", stated / trials, ">= 0.99")
+        yield Row(part, "median entry wrong by 3 x entry_limit: fails (or was lost)", stated / trials, ">= 0.99")
         yield Row(part, "the other tensor fails", other / trials, "== 0")
 
 

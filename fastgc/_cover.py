@@ -18,6 +18,7 @@ from fastgc._report import Probe
 from fastgc._settle import Positions, Site
 
 _CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
+_PLAIN = 1000.0  # uncertainties beyond which a short ladder is enough to call an entry wrong
 _USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
 _SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
 _BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
@@ -59,8 +60,13 @@ class _Confirmed:
     def __call__(self, positions: Positions) -> NDArray[np.float64]:
         """Errors ``a - n`` of the entries that are wrong, 0 of the others."""
         estimates = ladder_estimates(self.site.scene, positions, rungs=_CONFIRMING)
-        self.estimates.append(estimates)
         judgement = self.site.verdicts(estimates, self.scales)
+        distance = np.abs(judgement.analytic - judgement.numerical)
+        narrow = np.flatnonzero((judgement.verdict == FAIL) & (distance < _PLAIN * estimates.uncertainty))
+        if narrow.size:  # no accusation by a narrow margin without all steps
+            estimates = estimates.updated(narrow, ladder_estimates(self.site.scene, positions[narrow]))
+            judgement = self.site.verdicts(estimates, self.scales)
+        self.estimates.append(estimates)
         return np.where(judgement.verdict == FAIL, judgement.analytic - judgement.numerical, 0.0)
 
 

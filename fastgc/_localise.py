@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,7 @@ _FRUITLESS = 3  # entries in a row, found within tolerance, after which the diff
 _DRIFT = 2.0  # of the uncertainty: a half's residual is measured anew when inheriting it would cost more
 _TRIED = 2  # entries of a line (or of a tensor) that are looked at to call it wrong as a whole
 
+_SHORT = 4096  # entries of a line that are listed to draw from them
 _ROUNDS = 4  # of halving, each starting from the direction with the largest residual left
 _CLEAR = 20.0  # uncertainties above which a residual can be followed by quick slopes
 
@@ -204,9 +206,11 @@ def whole_line(scene: Scene, located: Located, tensor: int, seed: int, confirm: 
 def _others_of_line(
     shape: tuple[int, ...], axis: int, index: int, known: NDArray[np.int64], seed: int
 ) -> NDArray[np.int64]:
-    """A few random entries with that index along the axis, not known yet."""
+    """A few random entries with that index along the axis, not known yet; none if all of them are known."""
     generator = np.random.default_rng([seed, axis, index])
-    columns = [generator.integers(0, length, 4 * _TRIED) for length in shape]
-    columns[axis][:] = index
+    length = math.prod(shape) // shape[axis]
+    places = np.arange(length) if length <= _SHORT else generator.integers(0, length, 4 * _TRIED)
+    columns = list(np.unravel_index(places, shape[:axis] + shape[axis + 1 :]))
+    columns.insert(axis, np.full(places.size, index))
     drawn = np.unique(np.ravel_multi_index(tuple(columns), shape))
     return generator.permutation(np.setdiff1d(drawn, known))[:_TRIED].astype(np.int64)
