@@ -422,6 +422,7 @@ def honest_limits(quick: bool) -> Iterator[Row]:
             "failed",
             "named",
             "tenth seen",
+            "tenth named",
             "tenth failed",
             "stated named",
             "stated tenth",
@@ -450,6 +451,7 @@ def honest_limits(quick: bool) -> Iterator[Row]:
         counts["named"] += located(report) == {(name, position)}
         report = probed(problem, with_error(0.1 * limit, position), seed=trial, **strict)
         counts["tenth seen"] += probe_of(report, name).seen
+        counts["tenth named"] += bool(located(report))
         counts["tenth failed"] += report.verdict == "fail"
         limit = doubt(probed(problem, slopes, seed=trial, probes=20, **strict), name)
         report = probed(problem, with_error(3 * limit, position), seed=trial, probes=20, **strict)
@@ -468,7 +470,8 @@ def honest_limits(quick: bool) -> Iterator[Row]:
     yield Row(part, "3 x twice the uncertainty: tensor fails", shares["failed"], ">= 0.99")
     yield Row(part, "3 x twice the uncertainty: entry named exactly", shares["named"])
     yield Row(part, "3 x twice the uncertainty, 20 probes: seen", shares["twenty seen"], ">= 0.99")
-    yield Row(part, "a tenth of twice the uncertainty: seen", shares["tenth seen"], "<= 0.01")
+    yield Row(part, "a tenth of twice the uncertainty: seen by a direction surer than others", shares["tenth seen"])
+    yield Row(part, "a tenth of twice the uncertainty: some entry named", shares["tenth named"], "<= 0.01")
     yield Row(part, "a tenth of twice the uncertainty: fails", shares["tenth failed"], "<= 0.01")
     yield Row(part, "3 x entry_limit, median entry: named exactly", shares["stated named"], ">= 0.99")
     yield Row(part, "a tenth of entry_limit, median entry: fails", shares["stated tenth"], "<= 0.01")

@@ -15,7 +15,7 @@ from fastgc._localise import Located, localise, whole_line
 from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, probe
 from fastgc._progress import Progress
 from fastgc._report import Probe
-from fastgc._settle import Positions, Site
+from fastgc._settle import Positions, Site, settle_close
 
 _CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
 _PLAIN = 1000.0  # uncertainties beyond which a short ladder is enough to call an entry wrong
@@ -57,17 +57,17 @@ class _Confirmed:
     scales: NDArray[np.float64]
     estimates: list[Estimates]
 
-    def __call__(self, positions: Positions) -> NDArray[np.float64]:
-        """Errors ``a - n`` of the entries that are wrong, 0 of the others."""
+    def __call__(self, positions: Positions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Errors ``a - n`` of the entries, and which are wrong; with all steps where a few leave doubt."""
         estimates = ladder_estimates(self.site.scene, positions, rungs=_CONFIRMING)
         judgement = self.site.verdicts(estimates, self.scales)
         distance = np.abs(judgement.analytic - judgement.numerical)
-        narrow = np.flatnonzero((judgement.verdict == FAIL) & (distance < _PLAIN * estimates.uncertainty))
-        if narrow.size:  # no accusation by a narrow margin without all steps
-            estimates = estimates.updated(narrow, ladder_estimates(self.site.scene, positions[narrow]))
-            judgement = self.site.verdicts(estimates, self.scales)
+        doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > _PLAIN * estimates.uncertainty))
+        if doubtful.size:
+            estimates = estimates.updated(doubtful, ladder_estimates(self.site.scene, positions[doubtful]))
+            estimates, judgement = settle_close(self.site, estimates, self.scales)
         self.estimates.append(estimates)
-        return np.where(judgement.verdict == FAIL, judgement.analytic - judgement.numerical, 0.0)
+        return judgement.analytic - judgement.numerical, judgement.verdict == FAIL
 
 
 def search(
@@ -115,7 +115,7 @@ def _not_finite(site: Site, tensor: int) -> Positions:
 def _less_certain(probing: Probing) -> Probing:
     """A residual that led to no wrong entry counts as uncertainty: it limits what this tensor's probes can show."""
     largest = float(np.abs(probing.residuals).max())
-    return replace(probing, uncertainty=max(probing.uncertainty, largest / SUSPICIOUS))
+    return replace(probing, uncertainties=np.maximum(probing.uncertainties, largest / SUSPICIOUS))
 
 
 # --- what probes say of a tensor ---
@@ -160,7 +160,7 @@ def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[st
     seen = coverage.located is not None or probing.suspicious
     return Probe(
         residuals=tuple((probing.residuals / scale).tolist()),
-        uncertainties=(limit,) * probing.residuals.size,
+        uncertainties=tuple((probing.uncertainties / scale).tolist()),
         seen=seen,
         relative_error=estimate if seen else relative,
         interval=(low, high) if seen else (0.0, relative),

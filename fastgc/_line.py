@@ -12,6 +12,8 @@ Floats = NDArray[np.float64]
 _FEWEST = 3  # steps without which nothing is concluded
 _VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
 _SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
+_ROUNDING = 4.0  # eps between values that are meant to be equal, at most
+_SURELY = 4.0  # times the noise of two estimates, by which they differ if they contradict each other
 _SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
 
 
@@ -122,6 +124,8 @@ def analyse(ladder: Ladder) -> Line:
         return replace(_smooth(inner), trouble="jump")
     if exponent < _SMOOTH_GAP:
         return _kinked(inner)
+    if _stalls(inner, visible):
+        return replace(_unsure_of_kinks(_smooth(inner), inner, visible), wish="finer")
     return _unsure_of_kinks(_smooth(inner), inner, visible) if 0 < visible.size < _FEWEST else _smooth(inner)
 
 
@@ -132,9 +136,13 @@ def _finite_tail(finite: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _is_quantised(ladder: Ladder) -> bool:
-    """Few different values, apart by no more than what was measured as noise: a staircase."""
+    """Few different values, apart by no more than what was measured as noise: a staircase.
+
+    A constant loss, whose values differ by the rounding of its sums alone, has a slope: 0.
+    """
     values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
-    return 1 < np.unique(values).size < 4 and np.ptp(values) <= 10 * ladder.noise.max()
+    rounding = _ROUNDING * np.finfo(np.float64).eps * np.abs(values).max()
+    return 1 < np.unique(values).size < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
 
 
 def _visible_gaps(ladder: Ladder) -> NDArray[np.int64]:
@@ -169,6 +177,15 @@ def _gap(ladder: Ladder) -> tuple[NDArray[np.int64], float]:
         return visible, 1.0
     steps = ladder.above[visible[-3:]]
     return visible, float(np.log(gaps[0] / gaps[-1]) / np.log(steps[0] / steps[-1]))
+
+
+def _stalls(ladder: Ladder, visible: NDArray[np.int64]) -> bool:
+    """Whether the gap shrinks too little between the two smallest steps that show it, as beside a kink nearer than both."""
+    if visible.size < 2:
+        return False
+    before, last = np.abs(ladder.forward - ladder.backward)[visible[-2:]]
+    shrinkage = ladder.above[visible[-2]] / ladder.above[visible[-1]]
+    return bool(last * shrinkage**_SMOOTH_GAP > before)
 
 
 def _smooth(ladder: Ladder) -> Line:
@@ -258,8 +275,11 @@ def extrapolate(quotients: Floats, scatter: Floats, shrinkage: float) -> tuple[f
 
 
 def _contradiction(column: Floats, noise: Floats) -> Floats:
-    """By how much the estimates from smaller steps deviate from each estimate, beyond the noise of both."""
-    deviation = np.abs(column[:, None] - column[None, :]) - noise[:, None] - noise[None, :]
+    """By how much the estimates from smaller steps deviate from each estimate, beyond several times the noise of both.
+
+    A wrong limit is contradicted from many steps and by much; the many noisy ones must not contradict a right one.
+    """
+    deviation = np.abs(column[:, None] - column[None, :]) - _SURELY * (noise[:, None] + noise[None, :])
     smaller = np.triu(np.ones(deviation.shape, bool), k=1)
     return np.asarray(np.where(smaller, deviation, 0.0).max(axis=1))
 

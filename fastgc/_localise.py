@@ -18,6 +18,7 @@ from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, Shortcut, analytic_slop
 
 _MOST = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many
+_SHARE = 0.5  # of the residual that led to an entry: with a smaller error, the residual misled
 _DRIFT = 2.0  # of the uncertainty: a half's residual is measured anew when inheriting it would cost more
 _TRIED = 2  # entries of a line (or of a tensor) that are looked at to call it wrong as a whole
 
@@ -25,7 +26,8 @@ _SHORT = 4096  # entries of a line that are listed to draw from them
 _ROUNDS = 4  # of halving, each starting from the direction with the largest residual left
 _CLEAR = 20.0  # uncertainties above which a residual can be followed by quick slopes
 
-Confirm = Callable[[NDArray[np.int64]], NDArray[np.float64]]  # positions -> errors of those that are wrong, 0 elsewhere
+# positions -> their errors a - n, and which of them are wrong
+Confirm = Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,34 @@ def localise(scene: Scene, probing: Probing, gradients: Sequence[Array], seed: i
     """
     search = _Search(scene, probing, gradients, seed, confirm)
     wrong: dict[int, float] = {}
-    everywhere = False
+    found = _Found({})
     for _ in range(_ROUNDS):
         left = search.unexplained(wrong)
-        number = int(np.argmax(np.abs(left)))
-        if abs(left[number]) <= SUSPICIOUS * probing.uncertainty:
+        excess = np.abs(left) / probing.uncertainties
+        number = int(np.argmax(excess))
+        if excess[number] <= SUSPICIOUS:
             return Located(tuple(wrong), complete=True)
-        found, everywhere = search.halve(number, float(left[number]), wrong)
-        wrong |= found
-        if everywhere or not found or len(wrong) >= _MOST:
+        found = search.follow(number, float(left[number]), wrong)
+        wrong |= found.wrong
+        if found.everywhere or not found.wrong or len(wrong) >= _MOST:
             break
-    return Located(tuple(wrong), complete=not everywhere and len(wrong) < _MOST)
+    return Located(tuple(wrong), complete=not found.everywhere and len(wrong) < _MOST)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one round of halving found: wrong entries with their errors, and what else was learnt.
+
+    Attributes
+    ----------
+    wrong : errors by position
+    everywhere : whether the tensor is wrong everywhere
+    misled : whether an entry did not have the error that the stretches around it seemed to have
+    """
+
+    wrong: dict[int, float]
+    everywhere: bool = False
+    misled: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,15 +119,25 @@ class _Search:
     def _start(self) -> int:
         return int(self.scene.layout.starts[self.probing.tensors[0]])
 
-    def halve(self, number: int, residual: float, known: dict[int, float]) -> tuple[dict[int, float], bool]:
-        """Follow a residual to wrong entries with their errors; also whether the tensor is wrong everywhere."""
-        shortcut = self._shortcut(abs(residual))
+    def follow(self, number: int, residual: float, known: dict[int, float]) -> _Found:
+        """Halve a direction by the cheapest slopes that are good enough, or by ladders where these misled.
+
+        The shortcuts were calibrated on whole directions. A stretch may bend more, or cross kinks that those did not.
+        """
+        uncertainty = float(self.probing.uncertainties[number])
+        shortcut, ladders = self._shortcut(abs(residual), uncertainty), Shortcut(np.empty(0), uncertainty)
+        found = self._halve(number, residual, known, shortcut)
+        return self._halve(number, residual, known, ladders) if found.misled and not found.wrong else found
+
+    def _halve(self, number: int, residual: float, known: dict[int, float], shortcut: Shortcut) -> _Found:
+        """Follow the residual of a direction to wrong entries."""
         # A residual that shortcuts can follow is large beside them; ladders are as exact as can be, and trusted more.
         open_above = CERTAIN if shortcut.steps.size else SUSPICIOUS
         turns = itertools.count()
-        queue = [_suspect(self.ray(number), residual, max(shortcut.uncertainty, self.probing.uncertainty), turns)]
+        uncertainty = max(shortcut.uncertainty, float(self.probing.uncertainties[number]))
+        queue = [_suspect(self.ray(number), residual, uncertainty, turns)]
         wrong: dict[int, float] = {}
-        fruitless = 0
+        fruitless, misled = 0, False
         while queue and len(known) + len(wrong) < _MOST and fruitless < _FRUITLESS:
             suspect = heapq.heappop(queue)
             if abs(suspect.residual) <= open_above * suspect.uncertainty and suspect.turn > 0:
@@ -118,25 +147,24 @@ class _Search:
                     heapq.heappush(queue, half)
                 continue
             position = self._start + suspect.ray.start
-            error = float(self.confirm(np.array([position]))[0])
-            fruitless = 0 if error else fruitless + 1
-            wrong |= {position: error} if error else {}
-            if (
-                error
-                and len(known) + len(wrong) == 1
-                and any(abs(each.residual) > open_above * each.uncertainty for each in queue)
-            ):
-                more = self._wrong_everywhere()
-                if more:
-                    return wrong | more, True
-        return wrong, False
+            (error,), (is_wrong,) = self.confirm(np.array([position]))
+            if not is_wrong:
+                fruitless += 1
+                misled |= not suspect.ray.scale * abs(error) > _SHARE * abs(suspect.residual)
+                continue
+            fruitless = 0
+            wrong[position] = float(error)
+            open_left = any(abs(each.residual) > open_above * each.uncertainty for each in queue)
+            if len(known) + len(wrong) == 1 and open_left and (more := self._wrong_everywhere()):
+                return _Found(wrong | more, everywhere=True)
+        return _Found(wrong, misled=misled)
 
-    def _shortcut(self, residual: float) -> Shortcut:
+    def _shortcut(self, residual: float, uncertainty: float) -> Shortcut:
         """The cheapest way to measure slopes well enough to follow a residual; without steps, by ladders."""
         for shortcut, clear in ((self.probing.quick, _CLEAR), (self.probing.fine, _CLEAR / 4)):
             if residual > clear * shortcut.uncertainty:
                 return shortcut
-        return Shortcut(np.empty(0), self.probing.uncertainty)
+        return Shortcut(np.empty(0), uncertainty)
 
     def _halves(
         self, suspect: _Suspect, shortcut: Shortcut, known: dict[int, float], turns: itertools.count[int]
@@ -168,8 +196,8 @@ class _Search:
         size = self.scene.layout.sizes[tensor]
         generator = np.random.default_rng([self.seed, tensor, 2])
         tried = generator.choice(size, min(_TRIED, size), replace=False) + self._start
-        errors = self.confirm(tried)
-        return dict(zip(tried.tolist(), errors.tolist(), strict=True)) if errors.all() else {}
+        errors, wrong = self.confirm(tried)
+        return dict(zip(tried.tolist(), errors.tolist(), strict=True)) if wrong.all() else {}
 
 
 def _suspect(ray: Ray, residual: float, uncertainty: float, turns: itertools.count[int]) -> _Suspect:
@@ -197,7 +225,7 @@ def whole_line(scene: Scene, located: Located, tensor: int, seed: int, confirm: 
     indices = np.stack(np.unravel_index(local, shape))
     for axis in np.flatnonzero((indices == indices[:, :1]).all(axis=1)):
         others = _others_of_line(shape, int(axis), int(indices[axis, 0]), local, seed) + scene.layout.starts[tensor]
-        if others.size == 0 or confirm(others).all():
+        if others.size == 0 or confirm(others)[1].all():
             line = (int(axis), int(indices[axis, 0]))
             return replace(located, wrong=(*located.wrong, *others.tolist()), line=line)
     return located

@@ -64,7 +64,7 @@ class Probing:
     residuals : analytic minus numerical slope along each direction, shape (probes,)
     slopes : numerical slopes, shape (probes,)
     analytic : analytic slopes, shape (probes,)
-    uncertainty : the largest of the slopes' uncertainties
+    uncertainties : bounds on the errors of the residuals, shape (probes,)
     quick, fine : at which distances further directions in this tensor are measured, with one step or with two
     trouble : "" or what keeps the slopes from being known
     """
@@ -73,15 +73,20 @@ class Probing:
     residuals: Floats
     slopes: Floats
     analytic: Floats
-    uncertainty: float
+    uncertainties: Floats
     quick: Shortcut
     fine: Shortcut
     trouble: str
 
     @property
+    def uncertainty(self) -> float:
+        """The largest of the uncertainties, which limits what all directions together are sure to show."""
+        return float(self.uncertainties.max())
+
+    @property
     def excess(self) -> float:
-        """The largest residual in units of the uncertainty."""
-        return float(np.abs(self.residuals).max()) / self.uncertainty
+        """The largest residual in units of its uncertainty."""
+        return float((np.abs(self.residuals) / self.uncertainties).max())
 
     @property
     def suspicious(self) -> bool:
@@ -193,9 +198,9 @@ def probe(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], prob
         analytic.append(expected)
         errors.append(error)
     known, numerical = np.array(analytic), np.array(slopes)
-    uncertainty = float(np.max(errors)) + _rounding(scene, first, gradients)
+    uncertainties = np.array(errors) + _rounding(scene, first, gradients)
     trouble = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
-    return Probing(tuple(tensors), known - numerical, numerical, known, uncertainty, quick, fine, trouble)
+    return Probing(tuple(tensors), known - numerical, numerical, known, uncertainties, quick, fine, trouble)
 
 
 def _with_gap(line: Line) -> float:

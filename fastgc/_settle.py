@@ -66,11 +66,8 @@ class Site:
 def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
     quotients = _quotients(site, positions, bar)
-    estimates, judgement = _settled(site, quotients, bar)
-    close = np.flatnonzero(judgement.close)
-    if close.size:
-        estimates = estimates.bettered(close, ladder_estimates(site.scene, positions[close], shift=2.0))
-        judgement = site.verdicts(estimates, site.scales(estimates))
+    estimates, _ = _settled(site, quotients, bar)
+    estimates, judgement = settle_close(site, estimates, site.scales(estimates))
     bar.failed(int(np.count_nonzero(judgement.verdict == FAIL)))
     return (estimates, judgement) if site.step is None else _with_textbook_quotients(estimates, judgement, quotients)
 
@@ -85,6 +82,17 @@ def _settled(site: Site, estimates: Estimates, bar: Progress) -> tuple[Estimates
             return estimates, judgement
         estimates = estimates.updated(suspects, _ladders(site, estimates.positions[suspects], bar))
         climbed[suspects] = True
+
+
+def settle_close(site: Site, estimates: Estimates, scales: Floats) -> tuple[Estimates, Judgement]:
+    """Judge the entries; those too close to the tolerance to call once more, after ladders of other steps."""
+    judgement = site.verdicts(estimates, scales)
+    close = np.flatnonzero(judgement.close)
+    if close.size:
+        again = ladder_estimates(site.scene, estimates.positions[close], shift=2.0)
+        estimates = estimates.bettered(close, again)
+        judgement = site.verdicts(estimates, scales)
+    return estimates, judgement
 
 
 def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:

@@ -146,6 +146,29 @@ def test_one_missing_value_is_no_obstacle(missing: int) -> None:
         assert abs(line.derivative - 1.0) <= line.uncertainty < math.inf
 
 
+def test_a_constant_that_rounding_shakes_is_no_staircase() -> None:
+    line = analyse(ladder(lambda x: 3.0 if math.frexp(abs(x) + 1e-9)[1] % 2 else 3.0 * (1 + EPS)))
+    assert line.trouble == ""
+    assert abs(line.derivative) <= line.uncertainty < 1e-12
+
+
+def test_a_kink_nearer_than_the_smallest_step_is_not_overlooked() -> None:
+    f, smallest = (lambda x: x**2 + 0.3 * max(0.0, x - 1e-6) - 1.5 * max(0.0, x - 1e-4)), 1e-5
+    coarse = analyse(ladder(f, top=smallest * 4**4, steps=5))  # the gaps of the larger steps have another sign
+    assert coarse.wish == "finer"
+    assert abs(coarse.derivative) <= coarse.uncertainty
+    fine = analyse(ladder(f, top=smallest * 4**4, steps=10))
+    assert abs(fine.derivative) <= fine.uncertainty < 1e-6
+
+
+def test_noise_of_the_smallest_steps_contradicts_nothing() -> None:
+    exact = ladder(math.sin, 1.0)
+    ulp, shaken = EPS, exact.plus.copy()
+    shaken[-4:] += [3 * ulp, -3 * ulp, 3 * ulp, -3 * ulp]  # twice the noise that is stated
+    line = analyse(replace(exact, plus=shaken))
+    assert abs(line.derivative - math.cos(1.0)) <= line.uncertainty < 1e-11
+
+
 def test_stairs_are_quantised() -> None:
     def stairs(x: float) -> float:
         return 0.2 * math.floor(x / 0.2 + 0.5)

@@ -313,6 +313,20 @@ def test_a_difference_just_below_rtol_everywhere_passes() -> None:
         assert report.tensors["w"].reason == "differences below rtol"
 
 
+def test_entries_that_bend_more_than_a_whole_direction_are_followed_by_ladders() -> None:
+    """Along equal signs the loss is straight, so that the first direction promises more than single entries keep."""
+    params = {"w": np.array([0.3, 0.5])}
+    loss = lambda p: float(np.sin(20 * (p["w"][0] - p["w"][1])) + p["w"].sum())  # noqa: E731
+    slope = 20 * np.cos(20 * (0.3 - 0.5))
+    gradients = {"w": np.array([1 + slope, 1 - slope])}
+    for seed in range(20):
+        right = probed(loss, gradients, params, seed=seed, rtol=1e-12)
+        assert right.passed
+        size = max(3 * right.tensors["w"].probe.entry_limit, 1e-9)  # some 50 uncertainties of the entry itself
+        wrong = with_error(gradients, "w", size, 1)
+        assert indices(probed(loss, wrong, params, seed=seed, rtol=1e-12)) == [(1,)]
+
+
 def test_what_led_nowhere_limits_what_is_claimed() -> None:
     loss, gradients, params = sines(w=(300, 20))
     right = probed(loss, gradients, params).tensors["w"].probe
