@@ -12,7 +12,7 @@ from fastgc._compare import FAIL, PASS, UNDECIDED, Judgement
 from fastgc._entries import Estimates, ladder_estimates
 from fastgc._layout import norm
 from fastgc._localise import Located, localise, whole_line
-from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, probe
+from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._progress import Progress
 from fastgc._report import Probe
 from fastgc._settle import Positions, Site, settle_close
@@ -36,17 +36,32 @@ class Coverage:
 
 
 def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress) -> dict[int, Probing]:
-    """Probe the tensors, few of them together where there are many; a suspicious group is probed one by one."""
+    """Probe the tensors, few of them together where there are many."""
     found: dict[int, Probing] = {}
     filled = [t for t in tensors if site.scene.layout.sizes[t] and np.isfinite(site.sizes[t])]
     for group in groups(site.scene, filled, site.gradients) if probes else []:
         bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
         together = probe(site.scene, group, site.gradients, probes, seed)
-        if len(group) > 1 and (together.suspicious or together.trouble):
-            found |= {t: probe(site.scene, [t], site.gradients, probes, seed) for t in group}
-        else:
-            found |= dict.fromkeys(group, together)
+        found |= _told_apart(site, together, probes, seed)
     return found
+
+
+def _told_apart(site: Site, together: Probing, probes: int, seed: int) -> dict[int, Probing]:
+    """The probing of each tensor of a group; where it is suspicious, that of the likeliest culprit by itself.
+
+    Its signs are the same, so that what it leaves of the residuals is the others'.
+    """
+    group = together.tensors
+    if len(group) == 1 or not (together.suspicious or together.trouble):
+        return dict.fromkeys(group, together)
+    found: dict[int, Probing] = {}
+    if not together.trouble:
+        culprit = largest_share(site.scene, together, site.gradients, seed)
+        found[culprit] = probe(site.scene, [culprit], site.gradients, probes, seed)
+        rest = without(together, found[culprit])
+        if not rest.suspicious:
+            return found | dict.fromkeys(rest.tensors, rest)
+    return {t: found.get(t) or probe(site.scene, [t], site.gradients, probes, seed) for t in group}
 
 
 @dataclass

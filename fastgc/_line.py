@@ -125,7 +125,8 @@ def analyse(ladder: Ladder) -> Line:
     if exponent < _SMOOTH_GAP:
         return _kinked(inner)
     if _stalls(inner, visible):
-        return replace(_unsure_of_kinks(_smooth(inner), inner, visible), wish="finer")
+        line, gap = _smooth(inner), abs((inner.forward - inner.backward)[visible[-1]])
+        return replace(line, uncertainty=line.uncertainty + gap / 2, wish="finer")
     return _unsure_of_kinks(_smooth(inner), inner, visible) if 0 < visible.size < _FEWEST else _smooth(inner)
 
 
@@ -167,7 +168,8 @@ def _within_the_kinks(ladder: Ladder) -> Ladder:
 def _gap(ladder: Ladder) -> tuple[NDArray[np.int64], float]:
     """The steps at which the one-sided slopes visibly differ, and the power of the step with which their gap shrinks.
 
-    1 for a smooth function, 1/2 for |x|**1.5, 0 for a kink, -1 for a jump; from the three smallest steps that show it.
+    1 for a smooth function, 1/2 for |x|**1.5, 0 for a kink, -1 for a jump; from the three smallest steps that show it,
+    and no less than from the two smallest: the largest may span whole periods of the function.
     """
     visible = _visible_gaps(ladder)
     if visible.size < _FEWEST:
@@ -176,11 +178,12 @@ def _gap(ladder: Ladder) -> tuple[NDArray[np.int64], float]:
     if not (np.all(gaps > 0) or np.all(gaps < 0)):
         return visible, 1.0
     steps = ladder.above[visible[-3:]]
-    return visible, float(np.log(gaps[0] / gaps[-1]) / np.log(steps[0] / steps[-1]))
+    powers = np.log(gaps[:2] / gaps[-1]) / np.log(steps[:2] / steps[-1])
+    return visible, float(powers.max())
 
 
 def _stalls(ladder: Ladder, visible: NDArray[np.int64]) -> bool:
-    """Whether the gap shrinks too little between the two smallest steps that show it, as beside a kink nearer than both."""
+    """Whether the gap shrinks too little between the two smallest steps that show it: perhaps beside a kink."""
     if visible.size < 2:
         return False
     before, last = np.abs(ladder.forward - ladder.backward)[visible[-2:]]
@@ -194,9 +197,14 @@ def _smooth(ladder: Ladder) -> Line:
 
 
 def _unsure_of_kinks(line: Line, ladder: Ladder, visible: NDArray[np.int64]) -> Line:
-    """Too few steps show a gap to tell a kink from curvature: the slope may lie anywhere between."""
-    gap = abs(ladder.forward[visible[-1]] - ladder.backward[visible[-1]])
-    return replace(line, uncertainty=line.uncertainty + gap / 2, wish="coarser")
+    """Too few steps show a gap to tell a kink from curvature: what does not shrink with the step may be a kink's.
+
+    A gap ``g + c * h`` has, from two steps of that ratio, ``g = (ratio * gap(h / ratio) - gap(h)) / (ratio - 1)``.
+    """
+    k = max(int(visible[-1]), 1)
+    before, last = (ladder.forward - ladder.backward)[k - 1 : k + 1]
+    remaining = abs(ladder.ratio * last - before) / (ladder.ratio - 1)
+    return replace(line, uncertainty=line.uncertainty + remaining / 2, wish="coarser")
 
 
 def _kinked(ladder: Ladder) -> Line:
@@ -262,7 +270,12 @@ def extrapolate(quotients: Floats, scatter: Floats, shrinkage: float) -> tuple[f
             total = np.maximum(_SAFETY * error + noise, _contradiction(column, noise))
             k = int(np.nanargmin(total)) if np.isfinite(total).any() else -1
             if k >= 0 and total[k] < best[1]:
-                best = (float(column[k]), float(total[k]), order + k, _wish(noise[k] > error[k], k, column.size))
+                best = (
+                    float(column[k]),
+                    float(total[k]),
+                    order + k,
+                    _wish(noise[k] > error[k], k, column.size),
+                )
             if column.size < 2:
                 break
             better = column[1:] + np.diff(column) / (factor - 1)

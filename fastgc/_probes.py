@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,9 @@ def ladder_slope(scene: Scene, rays: Sequence[Ray]) -> tuple[Line, Ladder]:
     line = analyse(ladder)
     below, above = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * _RATIO ** np.arange(1.0, 0, -1.0)
     for wish, more in (("finer", below), ("finer", below * _RATIO**-_MORE), ("coarser", above)):
-        if line.wish == wish and not line.uncertainty <= _DOUBTFUL * abs(line.derivative):
+        # The two largest steps are the fewest that an estimate of the error rests on: there noise prevails.
+        wished = "coarser" if not line.wish and line.step >= rungs[1] else line.wish
+        if wished == wish and not line.uncertainty <= _DOUBTFUL * abs(line.derivative):
             ladder = ladder.extended(_ladder(scene, rays, more))
             line = analyse(ladder)
     return line, ladder
@@ -183,24 +185,36 @@ def probe(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], prob
 
     A direction that looks suspicious is measured again by a ladder of its own.
     """
-    first = direction(scene, tensors, seed, 0)
-    line, ladder = ladder_slope(scene, first)
+    line, ladder, expected = _first_direction(scene, tensors, gradients, seed)
     quick, fine = _shortcuts(ladder, line)
     short = quick if quick.uncertainty <= _NEARLY * fine.uncertainty else fine
-    slopes, analytic, errors = [line.derivative], [analytic_slope(first, gradients)], [_with_gap(line)]
-    for number in range(1, probes):
-        rays = direction(scene, tensors, seed, number)
-        expected, slope, error = analytic_slope(rays, gradients), short_slope(scene, rays, short), short.uncertainty
-        if not abs(expected - slope) <= SUSPICIOUS * error:
-            own, _ = ladder_slope(scene, rays)
-            slope, error = own.derivative, _with_gap(own)
-        slopes.append(slope)
-        analytic.append(expected)
-        errors.append(error)
-    known, numerical = np.array(analytic), np.array(slopes)
-    uncertainties = np.array(errors) + _rounding(scene, first, gradients)
+    rows = [(expected, line.derivative, _with_gap(line))]
+    rows += [_further_direction(scene, tensors, gradients, seed, number, short) for number in range(1, probes)]
+    known, numerical, errors = np.array(rows).T
+    uncertainties = errors + _rounding(scene, tensors, gradients)
     trouble = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
     return Probing(tuple(tensors), known - numerical, numerical, known, uncertainties, quick, fine, trouble)
+
+
+def _first_direction(
+    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], seed: int
+) -> tuple[Line, Ladder, float]:
+    """What a ladder shows along it, and the analytic slope; its signs take room that the next direction needs."""
+    rays = direction(scene, tensors, seed, 0)
+    line, ladder = ladder_slope(scene, rays)
+    return line, ladder, analytic_slope(rays, gradients)
+
+
+def _further_direction(
+    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], seed: int, number: int, short: Shortcut
+) -> tuple[float, float, float]:
+    """Analytic and numerical slope along it, and the uncertainty; where they differ, by a ladder of its own."""
+    rays = direction(scene, tensors, seed, number)
+    expected, slope = analytic_slope(rays, gradients), short_slope(scene, rays, short)
+    if abs(expected - slope) <= SUSPICIOUS * short.uncertainty:
+        return expected, slope, short.uncertainty
+    own, _ = ladder_slope(scene, rays)
+    return expected, own.derivative, _with_gap(own)
 
 
 def _with_gap(line: Line) -> float:
@@ -208,12 +222,10 @@ def _with_gap(line: Line) -> float:
     return line.uncertainty + abs(line.right - line.left) / 2
 
 
-def _rounding(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
+def _rounding(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array]) -> float:
     """What rounding adds: of the analytic sum, and of the displaced entries (at the smallest usual step)."""
-    eps = np.finfo(np.float64).eps
-    return float(
-        sum(ray.scale * norm(gradients[ray.tensor]) * (4 * eps + scene.eps[ray.tensor] / _TOP * _RATIO) for ray in rays)
-    )
+    relative = 4 * np.finfo(np.float64).eps + scene.eps / _TOP * _RATIO
+    return float(sum(scene.tensor_scales[t] * norm(gradients[t]) * relative[t] for t in tensors))
 
 
 # --- which tensors share directions ---
@@ -236,3 +248,23 @@ def groups(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array]) -> 
         else:
             found.append((t,))
     return found
+
+
+def largest_share(scene: Scene, together: Probing, gradients: Sequence[Array], seed: int) -> int:
+    """Of tensors that share directions, the one with the largest part of the most suspicious residual."""
+    number = int(np.argmax(np.abs(together.residuals) / together.uncertainties))
+    rays = direction(scene, together.tensors, seed, number)
+    shares = [abs(analytic_slope([ray], gradients) - short_slope(scene, [ray], together.fine)) for ray in rays]
+    return together.tensors[int(np.argmax(shares))]
+
+
+def without(together: Probing, own: Probing) -> Probing:
+    """What shared directions say of the other tensors, once one of them was probed by itself with the same signs."""
+    return replace(
+        together,
+        tensors=tuple(t for t in together.tensors if t not in own.tensors),
+        residuals=together.residuals - own.residuals,
+        slopes=together.slopes - own.slopes,
+        analytic=together.analytic - own.analytic,
+        uncertainties=together.uncertainties + own.uncertainties,
+    )

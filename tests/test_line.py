@@ -161,6 +161,14 @@ def test_a_kink_nearer_than_the_smallest_step_is_not_overlooked() -> None:
     assert abs(fine.derivative) <= fine.uncertainty < 1e-6
 
 
+@pytest.mark.parametrize("noise", [1e-4, 3e-4, 1e-3])
+@pytest.mark.parametrize("x", [0.2, 0.3, 0.4])
+def test_steps_of_whole_periods_are_no_jump(x: float, noise: float) -> None:
+    line = analyse(ladder(math.sin, x, top=5.53, steps=9, noise=noise))
+    assert line.trouble == ""
+    assert abs(line.derivative - math.cos(x)) <= line.uncertainty
+
+
 def test_noise_of_the_smallest_steps_contradicts_nothing() -> None:
     exact = ladder(math.sin, 1.0)
     ulp, shaken = EPS, exact.plus.copy()
