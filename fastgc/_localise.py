@@ -185,7 +185,7 @@ class _Search:
         if shortcut.steps.size:
             slope, error = short_slope(self.scene, [ray], shortcut), shortcut.uncertainty
         else:
-            line, _ = ladder_slope(self.scene, [ray])
+            line, _ = ladder_slope(self.scene, [ray], self.gradients)
             slope, error = line.derivative, line.uncertainty
         expected = analytic_slope([ray], self.gradients)
         return expected - slope - _contribution(ray, known, self._start), error

@@ -128,28 +128,39 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
 # --- slopes along directions ---
 
 
-def ladder_slope(scene: Scene, rays: Sequence[Ray]) -> tuple[Line, Ladder]:
+def ladder_slope(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array]) -> tuple[Line, Ladder]:
     """The slope along a direction from a ladder of steps, longer where that promises more."""
     rungs = _TOP * _RATIO ** -np.arange(_RUNGS, dtype=np.float64)
-    ladder = _ladder(scene, rays, rungs)
+    jitter = _jitter(scene, rays, gradients)
+    ladder = _ladder(scene, rays, rungs, jitter)
     line = analyse(ladder)
     below, above = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * _RATIO ** np.arange(1.0, 0, -1.0)
     for wish, more in (("finer", below), ("finer", below * _RATIO**-_MORE), ("coarser", above)):
         # The two largest steps are the fewest that an estimate of the error rests on: there noise prevails.
         wished = "coarser" if not line.wish and line.step >= rungs[1] else line.wish
         if wished == wish and not line.uncertainty <= _DOUBTFUL * abs(line.derivative):
-            ladder = ladder.extended(_ladder(scene, rays, more))
+            ladder = ladder.extended(_ladder(scene, rays, more, jitter))
             line = analyse(ladder)
     return line, ladder
 
 
-def _ladder(scene: Scene, rays: Sequence[Ray], rungs: Floats) -> Ladder:
+def _ladder(scene: Scene, rays: Sequence[Ray], rungs: Floats, jitter: float) -> Ladder:
     values = scene.evaluator.along_rays(rays, np.concatenate([-rungs, rungs])).real
     minus, plus = np.split(values, 2)
     with np.errstate(all="ignore"):
         rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
-    noise = np.fmax(scene.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))
+    noise = np.fmax(scene.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0)) + jitter
     return Ladder(-rungs, rungs, minus, plus, scene.base, noise)
+
+
+def _jitter(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
+    """By how much rounding the displaced entries to their dtype shakes the loss.
+
+    Every entry is off by eps / 12**0.5 of its own size, or less; all together move the loss by about that share of
+    ``scale * ||gradient||``. Three times as much is eps of it.
+    """
+    parts = ((ray, gradients[ray.tensor][ray.start : ray.start + ray.signs.size]) for ray in rays)
+    return float(sum(scene.eps[ray.tensor] * ray.scale * norm(part) for ray, part in parts))
 
 
 def short_slope(scene: Scene, rays: Sequence[Ray], shortcut: Shortcut) -> float:
@@ -201,7 +212,7 @@ def _first_direction(
 ) -> tuple[Line, Ladder, float]:
     """What a ladder shows along it, and the analytic slope; its signs take room that the next direction needs."""
     rays = direction(scene, tensors, seed, 0)
-    line, ladder = ladder_slope(scene, rays)
+    line, ladder = ladder_slope(scene, rays, gradients)
     return line, ladder, analytic_slope(rays, gradients)
 
 
@@ -213,7 +224,7 @@ def _further_direction(
     expected, slope = analytic_slope(rays, gradients), short_slope(scene, rays, short)
     if abs(expected - slope) <= SUSPICIOUS * short.uncertainty:
         return expected, slope, short.uncertainty
-    own, _ = ladder_slope(scene, rays)
+    own, _ = ladder_slope(scene, rays, gradients)
     return expected, own.derivative, _with_gap(own)
 
 
@@ -223,9 +234,8 @@ def _with_gap(line: Line) -> float:
 
 
 def _rounding(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array]) -> float:
-    """What rounding adds: of the analytic sum, and of the displaced entries (at the smallest usual step)."""
-    relative = 4 * np.finfo(np.float64).eps + scene.eps / _TOP * _RATIO
-    return float(sum(scene.tensor_scales[t] * norm(gradients[t]) * relative[t] for t in tensors))
+    """What rounding adds to the analytic slope, a sum over all entries."""
+    return float(4 * np.finfo(np.float64).eps * sum(scene.tensor_scales[t] * norm(gradients[t]) for t in tensors))
 
 
 # --- which tensors share directions ---

@@ -530,6 +530,25 @@ def test_correct_networks_in_native_float32_never_fail(activation: str) -> None:
         assert report.verdict != "fail", (seed, str(report))
 
 
+def test_rounding_the_displaced_entries_to_float32_is_no_suspicion() -> None:
+    """The loss itself is computed in double precision and has no noise of its own to speak of."""
+    rng = np.random.default_rng(0)
+    table, ids = rng.standard_normal((3000, 8)).astype(np.float32), rng.integers(3000, size=(64, 4))
+    weights = rng.standard_normal((64, 4, 8))
+
+    def loss(p: Params) -> float:
+        return float(np.sum(weights * np.sin(p["table"][ids].astype(np.float64))))
+
+    gradient = np.zeros((3000, 8))
+    np.add.at(gradient, ids, weights * np.cos(table[ids].astype(np.float64)))
+    for seed in range(5):
+        report = probed(
+            loss, {"table": gradient.astype(np.float32)}, {"table": table}, seed=seed, rtol=1e-5, precision="native"
+        )
+        assert report.passed and report.evaluations < 100
+        assert report.tensors["table"].probe.norm_limit < 1e-3
+
+
 def test_a_wrong_entry_in_native_float32_is_found() -> None:
     loss, gradients, params = network(0, (60, 40, 5), "tanh")
     single = {name: value.astype(np.float32) for name, value in params.items()}
