@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -300,13 +301,8 @@ class NumbaEvaluator:
         from fastgc import _kernels
 
         self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
-        self._direct, self._loop, self._args, self._layout, self._stores = (
-            direct,
-            _kernels.loop(loss),
-            args,
-            layout,
-            stores,
-        )
+        self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
+        self._loop = partial(_kernels.displaced_values, _kernels.Entry(loss, (stores[0].record(), *args)))
         self._idle: queue.SimpleQueue[tuple[Storage, Any]] = queue.SimpleQueue()
         for each in stores:
             self._idle.put((each, each.record()))
