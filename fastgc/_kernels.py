@@ -289,7 +289,9 @@ class Entry:
 
     def __init__(self, loss: Any, arguments: tuple[Any, ...]) -> None:
         kinds = tuple(numba.typeof(argument) for argument in arguments)
-        self._compiled = _compiled_for(loss, kinds) or _compiled_for(_forwarded(loss), kinds)  # keeps the code alive
+        self._compiled = _compiled_for(loss, kinds) or _compiled_for(
+            _forwarded(loss, len(kinds)), kinds
+        )  # keeps the code alive
         assert self._compiled is not None
         name = self._compiled.fndesc.llvm_func_name
         self.address = self._compiled.library.get_pointer_to_function(name)
@@ -302,9 +304,10 @@ def _compiled_for(loss: Any, kinds: tuple[Any, ...]) -> Any:
     return loss.overloads.get(kinds)
 
 
-def _forwarded(loss: Any) -> Any:
-    """A function that hands all its arguments on to the loss, for which conversions and defaults are Numba's."""
-    return numba.njit(lambda *arguments: loss(*arguments))
+def _forwarded(loss: Any, count: int) -> Any:
+    """A function that hands its arguments on to the loss, for which conversions and defaults are Numba's."""
+    names = ", ".join(f"a{i}" for i in range(count))  # Numba would pack *arguments into one tuple
+    return numba.njit(eval(f"lambda {names}: loss({names})", {"loss": loss}))
 
 
 class EntryType(types.Type):
