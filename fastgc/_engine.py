@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import sys
 import time
@@ -59,7 +60,14 @@ def jitted(loss: Callable[..., Any]) -> Any:
 
 
 def open_evaluator(
-    loss: Any, point: Point, *, engine: str, threads: int | None, expected: int, with_gradients: bool
+    loss: Any,
+    point: Point,
+    *,
+    engine: str,
+    threads: int | None,
+    expected: int,
+    with_gradients: bool,
+    deadline: float = math.inf,
 ) -> tuple[Evaluator, FirstCall]:
     """The evaluator that suits the loss, and what its first call showed.
 
@@ -69,6 +77,8 @@ def open_evaluator(
         About how many evaluations will follow: ``engine="auto"`` compiles the loop when that pays.
     with_gradients : bool
         The loss returns ``(value, gradients)``.
+    deadline : float
+        See `PythonEvaluator`.
 
     Raises
     ------
@@ -83,7 +93,9 @@ def open_evaluator(
     if compiled and half:
         raise TypeError(f'Numba does not compute with float16: {listed(half)}; use precision="double"')
     call = (lambda params, *args: loss(params, *args)[0]) if with_gradients else loss
-    direct = PythonEvaluator(call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources)
+    direct = PythonEvaluator(
+        call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, deadline
+    )
     first = _first_call(direct, point)
     if not compiled or point.stored is None:
         return direct, first

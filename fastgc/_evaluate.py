@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import queue
 import re
 import time
@@ -21,6 +22,11 @@ from fastgc._layout import Array, ParameterLayout
 from fastgc._record import Storage
 
 Tick = Callable[[int], object]  # told how many entries were evaluated
+
+
+class OutOfTime(Exception):
+    """The time that a check may take is over."""
+
 
 _CHUNK_SECONDS = 0.05  # long beside handing a chunk to a thread, short beside a progress bar or Ctrl-C
 _CHUNKS_PER_THREAD = 16  # so that the last chunks leave no thread idle for long
@@ -155,6 +161,8 @@ class PythonEvaluator:
         The arrays that are displaced, in the order of the layout.
     sources : sequence of arrays, or None
         Where the entries were copied from and can be restored from; None where the leaves are the only ones.
+    deadline : float
+        In seconds of ``time.perf_counter``: displaced points are no longer evaluated afterwards (`OutOfTime`).
     """
 
     name = "python"
@@ -167,8 +175,9 @@ class PythonEvaluator:
         layout: ParameterLayout,
         leaves: Sequence[Array],
         sources: Sequence[Array] | None,
+        deadline: float = math.inf,
     ) -> None:
-        self.evaluations = 0
+        self.evaluations, self.deadline = 0, deadline
         self._loss, self._params, self._args, self._layout = loss, params, args, layout
         self._flat = [_flat_view(leaf) for leaf in leaves]
         self._sources = None if sources is None else [_flat_view(source) for source in sources]
@@ -266,6 +275,8 @@ class PythonEvaluator:
             yield self._flat[tensor], cell
 
     def _value_or_nan(self) -> Any:
+        if time.perf_counter() > self.deadline:
+            raise OutOfTime
         self.evaluations += 1
         try:
             value = self._loss(self._params, *self._args)
@@ -355,6 +366,8 @@ class NumbaEvaluator:
                 futures = [self._pool.submit(*call) for call in calls]
                 for future in as_completed(futures):
                     tick(future.result())
+                    if time.perf_counter() > self._direct.deadline:
+                        raise OutOfTime
             finally:  # after an exception, Ctrl-C included: no thread may outlive the call
                 for future in futures:
                     future.cancel()

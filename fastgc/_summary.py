@@ -39,6 +39,7 @@ class Findings:
     estimates, judgement : of the sampled entries
     coverages : by tensor, how random directions covered it
     looked_at : entries that a search looked at besides
+    unreached : by tensor, what of it the time did not suffice for
     """
 
     point: int
@@ -48,6 +49,7 @@ class Findings:
     judgement: Judgement
     coverages: Mapping[int, Coverage]
     looked_at: Estimates
+    unreached: Mapping[int, str]
     evaluations: int
     engine: str
     crosscheck: CrossCheck | None
@@ -168,6 +170,7 @@ def _verdict(
         return FAIL, "; ".join(
             [f"{_share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
         )
+    probed += [(UNDECIDED, found.unreached[tensor]) for found in findings if tensor in found.unreached]
     verdict = worst_verdict([*judged.verdict, *(verdict for verdict, _ in probed)])
     reasons = [_open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
     return verdict, "; ".join(dict.fromkeys(filter(None, reasons)))
@@ -202,9 +205,10 @@ def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
 def _unseen_share(layout: ParameterLayout, tensor: int, findings: Sequence[Findings]) -> float:
     """Share of wrong entries that m random ones, all right, would miss in one case of twenty: 1 - 0.05**(1/m)."""
     local = findings[0].plan.local[tensor]
-    if local is None or local.size == layout.sizes[tensor]:
+    reached = int(np.count_nonzero(layout.tensor_of(findings[0].estimates.positions) == tensor))
+    if local is None or reached == layout.sizes[tensor]:
         return 0.0
-    drawn = findings[0].plan.drawn[tensor]
+    drawn = findings[0].plan.drawn[tensor] * reached // max(1, local.size)  # those reached are a fair sample of these
     return 1 - 0.05 ** (1 / drawn) if drawn else 1.0
 
 

@@ -41,6 +41,7 @@ def validate(
     in_place: bool,
     seed: Any,
     probes: Any,
+    time_budget: Any,
 ) -> None:
     """Check every argument by itself, then those that exclude each other.
 
@@ -57,6 +58,7 @@ def validate(
     number("step", step, positive=True)
     number("rtol", rtol)
     number("atol", atol)
+    number("time_budget", time_budget, positive=True)
     whole("threads", threads, least=1, optional=True)
     whole("points", points, least=1)
     whole("seed", seed, least=0)

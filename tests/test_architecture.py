@@ -29,7 +29,7 @@ ROWS = [
     ["_engine", "_entries", "_crosscheck", "_sweep"],
     ["_classic", "_compare", "_probes"],
     ["_diagnose", "_settle", "_localise"],
-    ["_report"],
+    ["_report", "_budget"],
     ["_cover"],
     ["_summary"],
     ["_check"],
