@@ -45,12 +45,9 @@ class GradientMismatch(AssertionError):
 
 
 @dataclass(frozen=True)
-class _Request:
-    """The arguments of one check, validated."""
+class Scope:
+    """What of a gradient is checked, how closely and by which measure, whatever evaluates its loss."""
 
-    loss: Callable[..., Any]
-    gradients: Any
-    args: tuple[Any, ...]
     layout: ParameterLayout
     counts: tuple[int | None, ...]  # entries to sample of each tensor; None: the tensor is not checked
     probes: int
@@ -58,12 +55,37 @@ class _Request:
     step: float | None
     rtol: float | None
     atol: float | None
+    crosscheck: bool
+    seed: int
+
+    @property
+    def chosen(self) -> list[int]:
+        """The tensors that are checked."""
+        return [t for t, count in enumerate(self.counts) if count is not None]
+
+    @property
+    def unexhausted(self) -> list[int]:
+        """The tensors not all of whose entries are checked one by one."""
+        return [t for t in self.chosen if self.counts[t] != self.layout.sizes[t]]
+
+    @property
+    def samples(self) -> int:
+        """Entries checked one by one, in all tensors together."""
+        return sum(filter(None, self.counts))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of one check, validated."""
+
+    loss: Callable[..., Any]
+    gradients: Any
+    args: tuple[Any, ...]
+    scope: Scope
     precision: str
     engine: str
     threads: int | None
     in_place: bool
-    crosscheck: bool
-    seed: int
 
 
 def check_gradients(
@@ -151,10 +173,10 @@ def check_gradients(
     layout, leaves = flatten_parameters(params)
     validate(layout, leaves, gradients, args=args, step=step, rtol=rtol, atol=atol, precision=precision, engine=engine,
              threads=threads, points=points, in_place=in_place, stencil=stencil, seed=seed, probes=probes)  # fmt: skip
-    counts = _counts(layout, tensors, samples, probes)
-    request = _Request(loss, gradients, args, layout, counts, probes, stencil_named(stencil), step, rtol,
-                       atol, precision, engine, threads, in_place, crosscheck, seed)  # fmt: skip
-    with Progress(points * sum(filter(None, counts)), shown=progress) as bar:
+    counts = sampled_counts(layout, tensors, samples, probes)
+    scope = Scope(layout, counts, probes, stencil_named(stencil), step, rtol, atol, crosscheck, seed)
+    request = _Request(loss, gradients, args, scope, precision, engine, threads, in_place)
+    with Progress(points * scope.samples, shown=progress) as bar:
         findings = [_check_point(request, number, leaves, bar) for number in range(points)]
     return summarise(layout, counts, findings, seed, time.perf_counter() - begin)
 
@@ -182,7 +204,7 @@ def assert_gradients(*args: Any, allow_undecided: bool = False, **options: Any) 
     return report
 
 
-def _counts(
+def sampled_counts(
     layout: ParameterLayout,
     tensors: str | Sequence[str] | None,
     samples: int | str | Mapping[str, int | str],
@@ -214,10 +236,9 @@ def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: P
 
 
 def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
+    scope = request.scope
     with _point(request, number, leaves, reach) as point:
-        expected = 2 * sum(filter(None, request.counts)) + _PER_TENSOR * len(_unexhausted(request)) * bool(
-            request.probes
-        )
+        expected = 2 * scope.samples + _PER_TENSOR * len(scope.unexhausted) * bool(scope.probes)
         before = fingerprint(point.leaves)
         evaluator, first = open_evaluator(
             request.loss, point, engine=request.engine, threads=request.threads, expected=expected,
@@ -225,51 +246,78 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
         )  # fmt: skip
         with contextlib.closing(evaluator):
             gradients = _analytic(request, point)
-            plan = plan_samples(request.layout, gradients, request.counts, request.seed)
-            positions = plan.positions(request.layout)
-            site = _site(request, point, evaluator, gradients, float(np.real(first.value)))
-            probings = cover(site, _unexhausted(request), request.probes, request.seed, bar)
-            estimates, judgement = settle(site, positions, bar)
-            coverages, looked_at = search(
-                site, _unexhausted(request), probings, estimates, judgement, request.seed, bar
-            )
-            second: CrossCheck | None = None
-            if request.crosscheck and number == 0:
-                second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
-            notes = (*first.notes, *remarks(site, estimates))
+            base = float(np.real(first.value))
+            findings = examine(scope, number, evaluator, point.leaves, gradients, base, first.notes, bar)
             refuse_changed(point, before, "loss")
-        return Findings(
-            point=number,
-            site=site,
-            plan=plan,
-            estimates=estimates,
-            judgement=judgement,
-            coverages=coverages,
-            looked_at=looked_at,
-            evaluations=evaluator.evaluations,
-            engine=evaluator.name,
-            crosscheck=second,
-            notes=notes,
-        )
+        return findings
+
+
+def examine(
+    scope: Scope,
+    number: int,
+    evaluator: Evaluator,
+    leaves: Sequence[Array],
+    gradients: Sequence[Array],
+    base: float,
+    notes: Sequence[str],
+    bar: Progress,
+) -> Findings:
+    """The check at one point: probe, estimate and judge the samples, search what is suspicious.
+
+    Parameters
+    ----------
+    number : int
+        Of the point.
+    leaves : sequence of arrays
+        The parameters at the point, one array for each tensor; evenly spaced entries of each are enough.
+    gradients : sequence of arrays
+        The analytic gradient, one flat array for each tensor.
+    base : float
+        The loss at the point.
+    notes : sequence of str
+        What was noticed before, to stand first in the report.
+    """
+    plan = plan_samples(scope.layout, gradients, scope.counts, scope.seed)
+    positions = plan.positions(scope.layout)
+    site = _site(scope, evaluator, leaves, gradients, base)
+    probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar)
+    estimates, judgement = settle(site, positions, bar)
+    coverages, looked_at = search(site, scope.unexhausted, probings, estimates, judgement, scope.seed, bar)
+    second: CrossCheck | None = None
+    if scope.crosscheck and number == 0:
+        second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
+    return Findings(
+        point=number,
+        site=site,
+        plan=plan,
+        estimates=estimates,
+        judgement=judgement,
+        coverages=coverages,
+        looked_at=looked_at,
+        notes=(*notes, *remarks(site, estimates)),
+        evaluations=evaluator.evaluations,
+        engine=evaluator.name,
+        crosscheck=second,
+    )
 
 
 @contextlib.contextmanager
 def _point(request: _Request, number: int, leaves: Sequence[Array], reach: float) -> Iterator[Point]:
     """The given point, or a random one around it; the caller's arrays are as they were afterwards."""
     if request.in_place:
-        point = callers_point(request.layout, leaves, request.args)
-        with moved(leaves, request.seed, number, reach, in_place=True):
+        point = callers_point(request.scope.layout, leaves, request.args)
+        with moved(leaves, request.scope.seed, number, reach, in_place=True):
             yield point
     else:
-        with moved(leaves, request.seed, number, reach, in_place=False) as places:
-            complex_step = request.stencil.is_complex
-            yield copied_point(request.layout, places, request.args, request.precision, complex_step=complex_step)
+        with moved(leaves, request.scope.seed, number, reach, in_place=False) as places:
+            complex_step = request.scope.stencil.is_complex
+            yield copied_point(request.scope.layout, places, request.args, request.precision, complex_step=complex_step)
 
 
 def _analytic(request: _Request, point: Point) -> list[Array]:
     """The analytic gradient at the point, one flat array for each tensor, safe from being overwritten."""
     if not (callable(request.gradients) or request.gradients is True):
-        return match_gradients(request.layout, request.gradients, copy=False)
+        return match_gradients(request.scope.layout, request.gradients, copy=False)
     function = request.loss if request.gradients is True else request.gradients
     point = point.real()
     before = fingerprint(point.leaves)
@@ -277,27 +325,17 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
         result = function(point.received_by(is_jitted(function)), *point.args)
     refuse_changed(point, before, "gradients" if function is request.gradients else "loss")
     gradients = result[1] if request.gradients is True else result
-    return match_gradients(request.layout, gradients, by_position=is_jitted(function), copy=True)
+    return match_gradients(request.scope.layout, gradients, by_position=is_jitted(function), copy=True)
 
 
-def _unexhausted(request: _Request) -> list[int]:
-    """The tensors not all of whose entries are checked one by one."""
-    return [t for t in _chosen(request.counts) if request.counts[t] != request.layout.sizes[t]]
-
-
-def _chosen(counts: Sequence[int | None]) -> list[int]:
-    return [t for t, count in enumerate(counts) if count is not None]
-
-
-def _site(request: _Request, point: Point, evaluator: Evaluator, gradients: Sequence[Array], base: float) -> Site:
-    chosen = _chosen(request.counts)
-    scene = open_scene(evaluator, request.layout, point.leaves, chosen, base, request.seed)
+def _site(scope: Scope, evaluator: Evaluator, leaves: Sequence[Array], gradients: Sequence[Array], base: float) -> Site:
+    scene = open_scene(evaluator, scope.layout, leaves, scope.chosen, base, scope.seed)
     sizes = np.array([norm(each) / max(1.0, each.size) ** 0.5 for each in gradients])
-    return Site(scene, gradients, sizes, _tolerances(request, gradients), request.stencil, request.step)
+    return Site(scene, gradients, sizes, _tolerances(scope, gradients), scope.stencil, scope.step)
 
 
-def _tolerances(request: _Request, gradients: Sequence[Array]) -> Tolerances:
+def _tolerances(scope: Scope, gradients: Sequence[Array]) -> Tolerances:
     defaults = [DEFAULT_RTOL[gradient.dtype] for gradient in gradients]
-    rtol = np.array(defaults if request.rtol is None else [request.rtol] * len(gradients))
-    atol = None if request.atol is None else np.full(len(gradients), request.atol)
+    rtol = np.array(defaults if scope.rtol is None else [scope.rtol] * len(gradients))
+    atol = None if scope.atol is None else np.full(len(gradients), scope.atol)
     return Tolerances(rtol, atol)
