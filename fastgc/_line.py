@@ -12,6 +12,7 @@ Floats = NDArray[np.float64]
 _FEWEST = 3  # steps without which nothing is concluded
 _VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
 _SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
+_SLOWLY = 1.5  # times its due share of the gap at the step before, above which a gap does not vanish
 _SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
 
 
@@ -122,7 +123,13 @@ def analyse(ladder: Ladder) -> Line:
         return replace(_smooth(inner), trouble="jump")
     if exponent < _SMOOTH_GAP:
         return _kinked(inner)
-    return _unsure_of_kinks(_smooth(inner), inner, visible) if 0 < visible.size < _FEWEST else _smooth(inner)
+    if 0 < visible.size < _FEWEST:
+        return _unsure_of_kinks(_smooth(inner), inner, visible)
+    if _gap_stays(inner, visible):
+        line = _smooth(inner)
+        gap = np.abs(inner.forward - inner.backward)[-2:].max()
+        return replace(line, uncertainty=line.uncertainty + gap / 2, wish="finer")
+    return _smooth(inner)
 
 
 def _finite_tail(finite: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -169,6 +176,17 @@ def _gap(ladder: Ladder) -> tuple[NDArray[np.int64], float]:
         return visible, 1.0
     steps = ladder.above[visible[-3:]]
     return visible, float(np.log(gaps[0] / gaps[-1]) / np.log(steps[0] / steps[-1]))
+
+
+def _gap_stays(ladder: Ladder, visible: NDArray[np.int64]) -> bool:
+    """Whether the gap falls short of its due at the last step: many kinks are near, and there are more below.
+
+    Their gaps may have any sign, so that no power of the step shows.
+    """
+    if visible.size < _FEWEST or visible[-1] != ladder.above.size - 1:
+        return False
+    gaps = np.abs(ladder.forward - ladder.backward)[-3:]
+    return bool(np.any(gaps[1:] * ladder.ratio > _SLOWLY * gaps[:-1]))
 
 
 def _smooth(ladder: Ladder) -> Line:
