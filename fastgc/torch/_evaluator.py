@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgc._evaluate import Ray, Tick, outside_domain
+from fastgc._evaluate import Ray, Tick, agree, outside_domain
 from fastgc._layout import Array, ParameterLayout
 
 Loss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # told which tensors, by number, to replace by others
@@ -19,7 +19,6 @@ _BLOCK = 1 << 17  # entries displaced at a time
 _BATCH_ENTRIES = 1 << 19  # of a batch, and of what the loss computes for it: larger ones leave the cache
 _MOST, _FEWEST = 64, 8  # values computed at once; fewer are not worth it
 _TRIED = 6  # values computed both ways before the batched way is believed
-_TRIAL_SHARE, _TRIAL_EPS = 1e-3, 1e3  # by how much they may differ: of their change, and of their round-off
 
 
 class TorchEvaluator:
@@ -191,9 +190,7 @@ class TorchEvaluator:
                 together = self._together(t, cells[some], entries[some])
         except Exception:
             return False
-        eps = torch.finfo(self._flat[t].dtype).eps
-        slack = _TRIAL_SHARE * np.abs(plain - self._base).max() + _TRIAL_EPS * eps * np.abs(plain).max()
-        same = bool(np.all(np.abs(together - plain) <= slack))
+        same = agree(together, plain, self._base, torch.finfo(self._flat[t].dtype).eps)
         self.name = _name(self._flat, "vmap") if same else self.name
         return same
 
