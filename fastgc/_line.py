@@ -12,6 +12,7 @@ Floats = NDArray[np.float64]
 _FEWEST = 3  # steps without which nothing is concluded
 _VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
 _SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
+_LAST_PLACES = 4.0  # by which a constant, added up in double precision, changes at random
 _SLOWLY = 1.5  # times its due share of the gap at the step before, above which a gap does not vanish
 _SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
 
@@ -139,9 +140,13 @@ def _finite_tail(finite: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _is_quantised(ladder: Ladder) -> bool:
-    """Few different values, apart by no more than what was measured as noise: a staircase."""
+    """Few different values, apart by no more than what was measured as noise: a staircase.
+
+    Apart by a few units in the last place they are those of a constant: its round-off says how small the slope is.
+    """
     values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
-    return 1 < np.unique(values).size < 4 and np.ptp(values) <= 10 * ladder.noise.max()
+    rounding = _LAST_PLACES * np.spacing(np.abs(values).max())
+    return 1 < np.unique(values).size < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
 
 
 def _visible_gaps(ladder: Ladder) -> NDArray[np.int64]:

@@ -186,7 +186,7 @@ def test_odd_memory_is_fine() -> None:
     net.weight.data = torch.randn(4, 3).T
     net.bias.data = torch.randn(1).expand(3)
     assert check_module(net, torch.randn(4, 5).T).passed
-    assert check_module(Apply(lambda x, w: x.sum() * w.sum(), 0), torch.tensor(2.0)).passed
+    assert check_module(Apply(lambda x, w: x.sum() + w.sum(), 0), torch.tensor(2.0)).passed
 
 
 def test_a_sparse_gradient_is_checked() -> None:
@@ -207,12 +207,9 @@ def test_older_weight_norms_that_pytorch_does_not_copy_are_checked() -> None:
 
 
 def test_a_factorisation_that_fails_nearby_is_no_value() -> None:
-    w = torch.eye(2, dtype=torch.float64) * 1e-7
-    module = Apply(torch.linalg.cholesky, 2, 2).double()
-    module.function = lambda weight: torch.linalg.cholesky(weight)
-    module.weight.data = w
-    report = check_module(module, ())
-    assert report.verdict in ("pass", "undecided")
+    module = Apply(lambda w: torch.linalg.cholesky(w + w.T), 2, 2)
+    module.weight.data = torch.tensor([[0.5, 0.4999], [0.4999, 0.5]], dtype=torch.float64)
+    assert check_module(module, ()).passed
 
 
 # --- inputs and outputs ---
@@ -247,7 +244,7 @@ def test_frozen_parameters_and_infinite_masks_are_left_out_and_said() -> None:
     net = nn.Linear(3, 3)
     net.bias.requires_grad_(False)
     mask = torch.tensor([0.0, -torch.inf, 0.0])
-    report = check_module(Apply(lambda x, m: torch.softmax(net(x) + m, -1)), (torch.randn(2, 3), mask))
+    report = check_module(Apply(lambda x, m: torch.softmax(x + m, -1)), (torch.randn(2, 3), mask))
     assert report.passed
     assert "not checked, since not finite everywhere: 'inputs[1]'" in report.notes
     report = check_module(net, torch.randn(2, 3))
@@ -387,8 +384,6 @@ def test_values_are_computed_together_where_that_gives_the_same() -> None:
 def test_functions_without_a_rule_for_vmap_are_called_one_by_one() -> None:
     report = check_module(sigmoid_net(-1.0), torch.randn(4, 10), samples="all")
     assert report.passed
-    assert report.engine == "torch (cpu, vmap)"  # above the function, not below it
-    report = check_module(sigmoid_net(-1.0), torch.randn(4, 10), samples="all", tensors="0*")
     assert report.engine == "torch (cpu)"
 
 
