@@ -117,7 +117,7 @@ def test_complex_leaves_are_pairs_of_reals() -> None:
     assert check_gradients(lambda z: jnp.sum(z.real * z.imag), z, jnp.array([2 + 1j, -0.5])).verdict == "fail"
 
 
-@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float32])
 def test_any_dtype_is_checked_in_double(dtype: Any) -> None:
     report = check_gradients(network, jax.tree_util.tree_map(jnp.asarray, parameters(dtype)), args=(X, Y))
     assert report.passed

@@ -42,7 +42,7 @@ class JaxEvaluator:
         self._direct = PythonEvaluator(call, leaves, (), layout, leaves, None)
         self.base = self._direct.value()
         self._block: Callable[..., Any] | None = None
-        self._size = 0 if self._compiled else -1  # of a block; 0: not known yet, -1: there is none
+        self._size: int = 0 if self._compiled else -1  # of a block; 0: not known yet, -1: there is none
         self._in_blocks = 0
         self.name = f"jax ({jax.default_backend()})"
 
@@ -98,7 +98,7 @@ class JaxEvaluator:
             except Exception:  # no rule for vmap, a callback, no memory: one after the other, then
                 self._size = -1
             self.name = f"jax ({jax.default_backend()}, vmap)" if self._size > 0 else self.name
-        return self._size > displaced.shape[1]
+        return bool(self._size > displaced.shape[1])
 
     def _tried_block(self, positions: NDArray[np.int64], displaced: Array) -> int:
         """The size of a block, or -1 where some of its values are not those computed one by one."""

@@ -192,7 +192,7 @@ def _report(
         output, gradient, slope = compiled(derived, leaves)[0](leaves)
         _refuse_other_values(output, expected, title)
         _refuse_nonlinear(slope, gradient, title)
-        return gradient
+        return list(gradient)
 
     return report_on(loss, analytic, names, copies, criteria.notes,
                      rtol=criteria.rtol, atol=criteria.atol, step=criteria.step)  # fmt: skip
@@ -239,7 +239,7 @@ def _dot(weights: Leaves, output: Leaves) -> Any:
 
 
 def _normal(seed: int, like: Any) -> Array:
-    return np.random.default_rng([0, seed]).standard_normal(like.shape).astype(like.dtype)
+    return np.asarray(np.random.default_rng([0, seed]).standard_normal(like.shape), like.dtype)
 
 
 # --- what no gradient shows ---

@@ -166,7 +166,7 @@ class TorchEvaluator:
     # --- many at once ---
 
     def _batch_size(self, t: int) -> int:
-        return min(_MOST, _BATCH_ENTRIES // max(1, self._flat[t].numel(), self._footprint))
+        return min(_MOST, _BATCH_ENTRIES // max(1, self._layout.sizes[t], self._footprint))
 
     def _values(self, t: int, cells: NDArray[np.int64], entries: Array) -> Array:
         if entries.size < _FEWEST or self._batch_size(t) < _FEWEST:
