@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 _FEWEST = 3  # steps without which nothing is concluded
 _VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
 _SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
-_LAST_PLACES = 4.0  # by which a constant, added up in double precision, changes at random
+_LAST_PLACES = 64.0  # by which a constant, added up in double precision, changes at random
 _SLOWLY = 1.5  # times its due share of the gap at the step before, above which a gap does not vanish
 _SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
 
@@ -142,7 +142,7 @@ def _finite_tail(finite: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _is_quantised(ladder: Ladder) -> bool:
     """Few different values, apart by no more than what was measured as noise: a staircase.
 
-    Apart by a few units in the last place they are those of a constant: its round-off says how small the slope is.
+    Apart by some units in the last place they are those of a constant: its round-off says how small the slope is.
     """
     values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
     rounding = _LAST_PLACES * np.spacing(np.abs(values).max())

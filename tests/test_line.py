@@ -244,3 +244,12 @@ def test_many_kinks_at_every_distance_leave_the_slope_uncertain() -> None:
         allowed = line.uncertainty + abs(line.right - line.left) / 2
         misled += line.trouble != "jump" and abs(line.derivative - true) > 10 * allowed
     assert misled <= 6
+
+
+@pytest.mark.parametrize(("height", "trouble"), [(3e-16, ""), (1e-9, "quantised")])
+def test_a_constant_that_rounds_differently_is_no_staircase(height: float, trouble: str) -> None:
+    steps = 0.125 * 4.0 ** -np.arange(12)
+    values = 1.5 + height * np.random.default_rng(0).integers(0, 2, (2, 12))
+    line = analyse(Ladder(-steps, steps, values[0], values[1], 1.5, np.full(12, height)))
+    assert line.trouble == trouble
+    assert trouble or abs(line.derivative) <= line.uncertainty < 1e-13

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -145,6 +146,7 @@ MODULES: list[Callable[[], tuple[nn.Module, Any]]] = [
     lambda: (nn.LSTM(4, 5, num_layers=2, batch_first=True), torch.randn(2, 3, 4)),
     lambda: (nn.GRU(4, 5, bidirectional=True), torch.randn(3, 2, 4)),
     lambda: (nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), torch.randn(3, 2, 8, 8)),
+    lambda: (nn.Sequential(nn.Linear(5, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 2)), torch.randn(9, 5)),
     lambda: (nn.MultiheadAttention(8, 2, batch_first=True), (torch.randn(2, 5, 8),) * 3),
     lambda: (nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True).eval(), torch.randn(2, 5, 16)),
     lambda: (nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 4), nn.GELU(), nn.LogSoftmax(-1)), torch.randn(5, 6)),
@@ -509,9 +511,16 @@ def not_finite() -> nn.Module:
     return net
 
 
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated
+        return nn.Sequential(torch.jit.script(nn.Linear(2, 2)))
+
+
 ONES = torch.ones(2, 2)
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: check_module(torch.relu, ONES), TypeError, r"module is a builtin.*; it must be a torch.nn.Module"),
+    (lambda: check_module(scripted(), ONES), TypeError, r"module holds a ScriptModule, which cannot be checked; pass"),
     (lambda: check_module(nn.ReLU(), torch.arange(3)), ValueError, r"no floating tensor: nothing to check"),
     (lambda: check_module(nn.LazyLinear(2), ONES), ValueError, r"parameters 'weight', 'bias' have no shape yet"),
     (lambda: check_module(nn.Linear(2, 2, dtype=torch.complex64), ONES), TypeError, r"complex parameters .* 'weight'"),

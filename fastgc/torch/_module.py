@@ -107,6 +107,8 @@ def _originals(module: Any, inputs: Any, precision: str) -> tuple[dict[str, torc
     """The parameters and the floating inputs by name, and notes on those left out."""
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
+    if any(isinstance(each, torch.jit.ScriptModule) for each in module.modules()):
+        raise TypeError("module holds a ScriptModule, which cannot be checked; pass the module it was made from")
     parameters = dict(module.named_parameters())
     _refuse_parameters(parameters)
     found = _floating(inputs)
