@@ -29,6 +29,7 @@ class OutOfTime(Exception):
 
 
 _CHUNK_SECONDS = 0.05  # long beside handing a chunk to a thread, short beside a progress bar or Ctrl-C
+_SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways may differ: of change, and of round-off
 _CHUNKS_PER_THREAD = 16  # so that the last chunks leave no thread idle for long
 # What math.* says of an argument outside its domain (a ValueError, where NumPy returns nan).
 _DOMAIN_MESSAGE = re.compile(r"math domain error|expected a (positive|nonnegative|noninteger|finite|number)")
@@ -126,6 +127,12 @@ def outside_domain(error: Exception) -> bool:
     if isinstance(error, (ArithmeticError, np.linalg.LinAlgError)):
         return True
     return isinstance(error, ValueError) and bool(_DOMAIN_MESSAGE.search(str(error)))
+
+
+def agree(values: Array, others: Array, base: float, eps: float) -> bool:
+    """Whether values computed in two ways are the same, so far as their change from ``base`` shows; never with NaN."""
+    slack = _SAME_CHANGE * np.abs(others - base).max() + _SAME_EPS * eps * np.abs(others).max()
+    return bool(np.all(np.abs(values - others) <= slack))
 
 
 # --- displacing ---

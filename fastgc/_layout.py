@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_BLOCK = 1 << 20  # entries at a time, in sums over a flat array
+_BLOCK = 1 << 17  # entries at a time, in sums over a flat array
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
@@ -102,11 +102,28 @@ def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
         raise ValueError(f"params holds no array: got {params!r}; pass a dict of arrays, a list of arrays or one array")
     _refuse_repeated_names(names)
     _refuse_other_dtypes(names, leaves)
-    starts = np.concatenate([[0], np.cumsum([leaf.size for leaf in leaves])]).astype(np.int64)
-    layout = ParameterLayout(
-        tuple(names), tuple(leaf.shape for leaf in leaves), tuple(leaf.dtype for leaf in leaves), starts, structure
-    )
-    return layout, leaves
+    return _laid_out(names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves], structure), leaves
+
+
+def named_layout(
+    names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
+) -> ParameterLayout:
+    """The layout of tensors that stand elsewhere, one beside the other under their names.
+
+    Raises
+    ------
+    ValueError
+        For two tensors of one name.
+    """
+    _refuse_repeated_names(list(names))
+    return _laid_out(names, shapes, dtypes, Branch(dict, tuple(names), tuple(range(len(names)))))
+
+
+def _laid_out(
+    names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]], structure: Node
+) -> ParameterLayout:
+    starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)]).astype(np.int64)
+    return ParameterLayout(tuple(names), tuple(shapes), tuple(dtypes), starts, structure)
 
 
 def named_leaves(params: Any) -> dict[str, Any]:

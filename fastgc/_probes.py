@@ -43,7 +43,7 @@ _DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor 3
 _ALIKE = 10.0  # times the slope of another, with which a tensor may share directions at most
-_BLOCK = 1 << 20  # entries at a time, in sums over a tensor
+_BLOCK = 1 << 17  # entries at a time, in sums over a tensor
 
 
 @dataclass(frozen=True)

@@ -52,17 +52,13 @@ def validate(
     """
     if not isinstance(args, tuple):
         raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
+    validate_scope(step=step, rtol=rtol, atol=atol, seed=seed, probes=probes)
     chosen = stencil_named(stencil)
     one_of("precision", precision, ("double", "native"))
     one_of("engine", engine, ("auto", "numba", "python"))
-    number("step", step, positive=True)
-    number("rtol", rtol)
-    number("atol", atol)
     number("time_budget", time_budget, positive=True)
     whole("threads", threads, least=1, optional=True)
     whole("points", points, least=1)
-    whole("seed", seed, least=0)
-    whole("probes", probes, least=0)
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
     if in_place and chosen.is_complex:
@@ -70,6 +66,15 @@ def validate(
     if points > 1 and not (callable(gradients) or gradients is True):
         raise ValueError(f"points={points} needs gradients as a function, to have them at every point; got arrays")
     refuse_nonfinite(layout, leaves)
+
+
+def validate_scope(*, step: Any, rtol: Any, atol: Any, seed: Any, probes: Any) -> None:
+    """Check the numbers that say how closely a gradient is checked, whatever evaluates its loss."""
+    number("step", step, positive=True)
+    number("rtol", rtol)
+    number("atol", atol)
+    whole("seed", seed, least=0)
+    whole("probes", probes, least=0)
 
 
 def refuse_nonfinite(layout: ParameterLayout, leaves: Sequence[Array]) -> None:
