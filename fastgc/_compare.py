@@ -153,7 +153,7 @@ class Judgement:
     unsure: NDArray[np.bool_]  # less certain than a ladder of steps usually is
     close: NDArray[np.bool_]  # between the tolerance and where a difference is certain
 
-    def part(self, keep: NDArray[np.bool_]) -> Judgement:
+    def part(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> Judgement:
         """Some of the entries."""
         return Judgement(*(getattr(self, field.name)[keep] for field in fields(self)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,25 +66,34 @@ class Site:
 def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
     quotients = _quotients(site, positions, bar)
-    estimates, judgement = _settled(site, quotients, bar)
-    close = np.flatnonzero(judgement.close)
-    if close.size:
-        estimates = estimates.bettered(close, ladder_estimates(site.scene, positions[close], shift=2.0))
-        judgement = site.verdicts(estimates, site.scales(estimates))
+    estimates, judgement = decide(
+        quotients,
+        lambda estimates: site.verdicts(estimates, site.scales(estimates)),
+        lambda suspects, shift: _ladders(site, suspects, shift, bar),
+    )
     bar.failed(int(np.count_nonzero(judgement.verdict == FAIL)))
     return (estimates, judgement) if site.step is None else _with_textbook_quotients(estimates, judgement, quotients)
 
 
-def _settled(site: Site, estimates: Estimates, bar: Progress) -> tuple[Estimates, Judgement]:
-    """Ladders for all suspects; these can change the tensors' scales, and so bring up more suspects."""
+def decide(
+    estimates: Estimates,
+    verdicts: Callable[[Estimates], Judgement],
+    ladders: Callable[[Positions, float], Estimates],
+) -> tuple[Estimates, Judgement]:
+    """Ladders for all suspects, which can change the scales and so bring up more; a shifted one where it is close."""
     climbed = np.zeros(estimates.positions.size, bool)
     while True:
-        judgement = site.verdicts(estimates, site.scales(estimates))
+        judgement = verdicts(estimates)
         suspects = np.flatnonzero(((judgement.verdict != PASS) | judgement.unsure) & ~climbed)
         if not suspects.size:
-            return estimates, judgement
-        estimates = estimates.updated(suspects, _ladders(site, estimates.positions[suspects], bar))
+            break
+        estimates = estimates.updated(suspects, ladders(estimates.positions[suspects], 1.0))
         climbed[suspects] = True
+    close = np.flatnonzero(judgement.close)
+    if close.size:
+        estimates = estimates.bettered(close, ladders(estimates.positions[close], 2.0))
+        judgement = verdicts(estimates)
+    return estimates, judgement
 
 
 def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
@@ -96,13 +105,13 @@ def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
     return Estimates.joined(parts)
 
 
-def _ladders(site: Site, positions: Positions, bar: Progress) -> Estimates:
+def _ladders(site: Site, positions: Positions, shift: float, bar: Progress) -> Estimates:
     """Tensor by tensor, so that the bar says where the work is."""
     tensors = site.scene.layout.tensor_of(positions)
     parts = []
     for t in np.unique(tensors):
         bar.enter(f"{site.scene.layout.names[t]} (in doubt)")
-        parts.append(ladder_estimates(site.scene, positions[tensors == t]))
+        parts.append(ladder_estimates(site.scene, positions[tensors == t], shift=shift))
     return Estimates.joined(parts)
 
 
