@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._compare import DEFAULT_RTOL, Judgement, Tolerances, judge
+from fastgc._compare import Judgement, Tolerances, default_rtol, judge
 from fastgc._entries import Estimates, Scene, ladder_estimates, unmeasured_scene
 from fastgc._field import Component, Field
 from fastgc._operator import Operator
@@ -22,7 +22,7 @@ Positions = NDArray[np.int64]
 _CENTRAL = STENCILS["central"]
 _WIDE = 4.0  # a second quotient, at so many steps, shows the truncation error of the first: 15 times it
 _TRUNCATION_SAFETY = 3.0
-_SCALE_FLOOR = 1e-6  # the scale of an entry is at least this share of the largest output's
+_SCALE_FLOOR = 1e-6  # the scale of an entry is at least this share of its output's
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
 _MEASURED = 32  # outputs whose noise is measured at the start; that of others once they are in doubt
 _COARSEST = 1e-6  # relative noise that the first step is chosen for, at most
@@ -30,6 +30,7 @@ _MOST_LADDERS = 1024  # entries that climb a ladder; where more are in doubt, th
 _MARGIN = 100.0  # times the uncertainty of their quotients
 _TOGETHER = 64  # columns whose values are kept for all their outputs
 _STRAY = 100.0  # noises above which an output moves with inputs that should not move it
+_LEAST = 1e-300  # above the uncertainty of what is zero everywhere
 _NOISE_REASON = "noise or round-off of this output hides the slope"
 
 
@@ -76,8 +77,7 @@ def open_grid(field: Field, operator: Operator, step: float | None, rtol: float 
     m = field.base.size
     for output in np.unique(np.linspace(0, m - 1, min(m, _MEASURED)).astype(np.int64)).tolist():
         field.scene(output)
-    default = DEFAULT_RTOL.get(operator.dtype, DEFAULT_RTOL[np.dtype(np.float64)])
-    return Grid(field, operator, step, default if rtol is None else rtol, atol)
+    return Grid(field, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,8 @@ def verdicts(grid: Grid, estimates: Estimates) -> Judgement:
     tolerances = Tolerances(np.full(count, grid.rtol), None if grid.atol is None else np.full(count, grid.atol))
     analytic = grid.operator.entries(outputs, inputs)
     scales = _scales(grid, estimates, outputs, inputs)
-    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASON, _around(grid)[outputs])
+    around = np.where((analytic == 0) & (estimates.numerical == 0), _still(grid)[outputs], _around(grid)[outputs])
+    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASON, around)
 
 
 def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
@@ -213,8 +214,7 @@ def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positi
         peak * np.sqrt(np.bincount(of, (known / peak) ** 2, size) / np.maximum(1, np.bincount(of, minlength=size)))
         for of, size in ((outputs, m), (inputs, n))
     )
-    floor = _SCALE_FLOOR * by_output.max(initial=0.0)
-    return np.asarray(np.maximum(np.minimum(by_output[outputs], by_input[inputs]), floor))
+    return np.asarray(np.maximum(np.minimum(by_output[outputs], by_input[inputs]), _SCALE_FLOOR * by_output[outputs]))
 
 
 def _around(grid: Grid) -> Floats:
@@ -223,6 +223,12 @@ def _around(grid: Grid) -> Floats:
     for output, scene in grid.field.scenes.items():
         around[output] = max(around[output], _AROUND * scene.swing / scene.tensor_scales.max())
     return around
+
+
+def _still(grid: Grid) -> Floats:
+    """The same for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
+    sizes = np.abs(grid.field.base) / grid.unmeasured.tensor_scales.max()
+    return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
 
 
 # --- groups ---

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgc._compare import FAIL
+from fastgc._check import check_gradients
+from fastgc._compare import FAIL, default_rtol
 from fastgc._field import Field
 from fastgc._grid import Checked, Grid, Group, check_groups, open_grid
-from fastgc._jacobian_report import About, JacobianReport, jacobian_report
+from fastgc._jacobian_report import About, JacobianReport, failed, jacobian_report
 from fastgc._layout import flatten_parameters
 from fastgc._operator import Operator, jvp_operator, matrix_operator, vjp_operator
 from fastgc._progress import Progress
 from fastgc._projections import Projections, follow_strays, project
+from fastgc._report import entry_text
 from fastgc._validate import number, one_of, whole
 
 Floats = NDArray[np.float64]
@@ -27,7 +30,8 @@ _ALL_COLUMNS = 256  # up to so many are all checked by default
 _COLUMNS, _OUTPUTS = 32, 64  # that are drawn where there are more; outputs only where a row takes a product
 _MOST_ENTRIES = 1_000_000  # compared one by one by default
 _PAIRS = 3  # of random vectors on which a product and its transpose are compared
-_TRANSPOSE_RTOL = 1e-6  # of the terms of that product, in double precision: both are exact but for rounding
+_TRANSPOSE_RTOL = 1e-6  # of the terms of that product: both are exact but for rounding
+_SLACK = 1e-3  # of the largest entry, for the symmetry of entries near zero
 
 
 def check_jacobian(
@@ -102,7 +106,104 @@ def check_jacobian(
     with Progress(sum(group.columns.size for group in groups), shown=progress) as bar:
         checked, projections = _found(grid, groups, 0 if complete else probes, seed, bar)
     about = About(output_shape, point.shape, field.evaluations, time.perf_counter() - begin, seed, _notes(field))
-    return jacobian_report(checked, projections, about, reason)
+    report = jacobian_report(checked, projections, about)
+    return failed(report, reason) if reason else report
+
+
+def check_hessian(
+    f: Callable[..., Any] | None,
+    gradient: Callable[..., Any],
+    hessian: Any,
+    x: ArrayLike,
+    *,
+    args: tuple[Any, ...] = (),
+    hvp: Callable[..., Any] | None = None,
+    sparsity: Any = None,
+    columns: int | str | None = None,
+    probes: int = 3,
+    step: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> JacobianReport:
+    """Check an analytic Hessian as the Jacobian of the gradient, the gradient itself, and the symmetry.
+
+    Parameters
+    ----------
+    f : callable, or None
+        ``f(x, *args)`` returns one real number; the gradient is checked against it. None: the gradient is trusted.
+    gradient : callable
+        ``gradient(x, *args)`` returns the gradient, of the shape of x.
+    hessian : array, scipy.sparse array, callable, or None
+        Of shape (n, n), or the shape of x twice; or ``hessian(x, *args)`` that returns it. None with hvp.
+    x : array_like
+        The point, n real numbers, of any shape.
+    hvp : callable, optional
+        ``hvp(x, u, *args)``: the product H u, for u of the shape of x.
+    args, sparsity, columns, probes, step, rtol, atol, seed, progress
+        As in `check_jacobian`.
+
+    Returns
+    -------
+    JacobianReport
+        Of the Hessian. It fails also where the gradient does, or where the Hessian is not symmetric.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `check_jacobian`, and for a gradient that has not the shape of x.
+    """
+    point = _real_point(x)
+    if callable(hessian):
+        hessian = hessian(point.copy(), *args)
+
+    def slopes(at: Floats, *args: Any) -> Any:
+        value = np.asarray(gradient(at, *args))
+        if value.shape != point.shape:
+            raise ValueError(f"gradient returned shape {value.shape}; x has shape {point.shape}")
+        return value
+
+    report = check_jacobian(
+        slopes, hessian, point, args=args, jvp=hvp, sparsity=sparsity, columns=columns, probes=probes, step=step,
+        rtol=rtol, atol=atol, seed=seed, progress=progress,
+    )  # fmt: skip
+    skew = _asymmetry(hessian, hvp, point, args, rtol)
+    return _with_gradient(failed(report, skew) if skew else report, f, slopes, point, args, seed)
+
+
+def _with_gradient(
+    report: JacobianReport, f: Any, gradient: Any, point: Floats, args: tuple[Any, ...], seed: int
+) -> JacobianReport:
+    """The report, failed or with a note where the gradient whose Jacobian was taken is not known to be right."""
+    if f is None or not point.size:
+        return report
+    own = check_gradients(f, gradient, point, args=args, crosscheck=False, seed=seed)
+    (tensor,) = own.tensors.values()
+    report = replace(report, evaluations=report.evaluations + own.evaluations, seconds=report.seconds + own.seconds)
+    if own.verdict == FAIL:
+        where = f" ({entry_text(tensor.worst)})" if tensor.worst else ""
+        return failed(report, f"gradient itself is wrong{where}: the Hessian was compared with its Jacobian")
+    return report if own.passed else replace(report, notes=(*report.notes, f"gradient is undecided: {tensor.reason}"))
+
+
+def _asymmetry(hessian: Any, hvp: Any, point: Floats, args: tuple[Any, ...], rtol: float | None) -> str:
+    """How the Hessian is not symmetric, or ""."""
+    if hessian is None:
+        times = _product("hvp", hvp, point, point.shape, point.shape, args)
+        return _contradiction(times, times, point.size, point.size, "hvp is not symmetric: v'Hu is {} and u'Hv is {}")
+    matrix = _matrix(hessian, point.shape, point.shape)
+    rows, columns = (matrix - matrix.T).nonzero()
+    if not rows.size:
+        return ""
+    first, second = (np.asarray(matrix[i, j], np.float64).reshape(-1) for i, j in ((rows, columns), (columns, rows)))
+    largest = np.fmax(np.abs(first), np.abs(second))
+    excess = np.abs(first - second) - (default_rtol(matrix.dtype) if rtol is None else rtol) * (largest + _SLACK * largest.max())
+    worst = int(np.argmax(excess))
+    if not excess[worst] > 0:
+        return ""
+    i, j = int(rows[worst]), int(columns[worst])
+    return f"hessian is not symmetric: [{i}, {j}] is {first[worst]:.6g} and [{j}, {i}] is {second[worst]:.6g}"
 
 
 def _found(
@@ -225,7 +326,9 @@ def _operator(
         assert transposed is not None
         return vjp_operator(transposed, m, n, transposed(np.ones(m)).dtype), ""
     dtype = times(np.ones(n)).dtype
-    return jvp_operator(times, m, n, dtype), "" if transposed is None else _contradiction(times, transposed, m, n)
+    message = "vjp is not the transpose of jvp: v'Ju is {} by jvp and {} by vjp"
+    reason = "" if transposed is None else _contradiction(times, transposed, m, n, message)
+    return jvp_operator(times, m, n, dtype), reason
 
 
 def _product(
@@ -244,15 +347,17 @@ def _product(
     return on_vectors
 
 
-def _contradiction(times: Callable[[Floats], Floats], transposed: Callable[[Floats], Floats], m: int, n: int) -> str:
-    """Whether v^T (J u) and (v^T J) u differ for random signs u and v."""
+def _contradiction(
+    times: Callable[[Floats], Floats], transposed: Callable[[Floats], Floats], m: int, n: int, message: str
+) -> str:
+    """The message with both values where v^T (J u) and (v^T J) u differ for random signs u and v, or ""."""
     for pair in range(_PAIRS):
         generator = np.random.default_rng(pair)
         u, v = generator.choice([-1.0, 1.0], n), generator.choice([-1.0, 1.0], m)
         forward, backward = v * times(u), transposed(v) * u
         allowed = _TRANSPOSE_RTOL * (np.linalg.norm(forward) + np.linalg.norm(backward))
         if not abs(forward.sum() - backward.sum()) <= allowed:
-            return f"vjp is not the transpose of jvp: v'Ju is {forward.sum():.6g} by jvp and {backward.sum():.6g} by vjp"
+            return message.format(f"{forward.sum():.6g}", f"{backward.sum():.6g}")
     return ""
 
 

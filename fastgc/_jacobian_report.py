@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fastgc._compare import FAIL, PASS, UNDECIDED, Judgement, elementwise_error,
 from fastgc._diagnose import Diagnosis, diagnose
 from fastgc._grid import Checked
 from fastgc._projections import Projections
-from fastgc._report import Entries, Entry, json_text, plain
+from fastgc._report import Entries, Entry, json_text, plain, upwards
 from fastgc._summary import entry_columns, excess, open_reason, share
 
 _SCHEMA = 1  # of the JSON
@@ -134,17 +134,17 @@ class About:
     notes: tuple[str, ...]
 
 
-def jacobian_report(checked: Checked, projections: Projections | None, about: About, contradiction: str) -> JacobianReport:
-    """The report on checked entries; a contradiction within the analytic Jacobian makes it fail by itself."""
+def jacobian_report(checked: Checked, projections: Projections | None, about: About) -> JacobianReport:
+    """The report on checked entries."""
     judged, estimated = checked.judgement, checked.estimates
     size = math.prod(about.output_shape) * math.prod(about.input_shape)
     columns = entry_columns(np.zeros(estimated.positions.size, np.int64), judged, estimated)
     entries = Entries("jacobian", about.output_shape + about.input_shape, estimated.positions, columns)
     order = np.lexsort((-excess(judged, estimated), judged.verdict != FAIL))
-    verdict = FAIL if contradiction else worst_verdict(judged.verdict)
+    verdict = worst_verdict(judged.verdict)
     return JacobianReport(
         verdict=verdict,
-        reason="; ".join(filter(None, [contradiction, _reason(judged)])),
+        reason=_reason(judged),
         output_shape=about.output_shape,
         input_shape=about.input_shape,
         size=size,
@@ -166,6 +166,11 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
     )
 
 
+def failed(report: JacobianReport, reason: str) -> JacobianReport:
+    """The report, failed for a further reason."""
+    return replace(report, verdict=FAIL, reason="; ".join(filter(None, [reason, report.reason])))
+
+
 def _reason(judged: Judgement) -> str:
     failed = int(np.count_nonzero(judged.verdict == FAIL))
     return f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}" if failed else open_reason(judged)
@@ -182,10 +187,10 @@ def _text(report: JacobianReport) -> Iterable[str]:
         yield f"worst: {place_text(report, report.worst)}"
     if report.verdict == FAIL and max(report.shape) <= _SHOWN:
         yield from side_by_side(report)
-    if report.probes and report.entry_limit is not None and report.miss_probability is not None:
+    if report.entry_limit is not None and report.miss_probability is not None:
         yield (
             f"{report.probes} random directions over all inputs miss an error of one entry above "
-            f"{report.entry_limit:.1e} with probability {report.miss_probability:.2g} at most"
+            f"{upwards(report.entry_limit)} with probability {upwards(report.miss_probability)} at most"
         )
     yield from (f"note: {note}" for note in report.notes)
 
@@ -251,4 +256,4 @@ def _cells(matrix: NDArray[Any], marks: NDArray[Any]) -> Sequence[str]:
 
 
 def _number(value: float) -> str:
-    return "." if np.isnan(value) else f"{value:.5g}"
+    return "." if np.isnan(value) else f"{value + 0.0:.5g}"  # no "-0"

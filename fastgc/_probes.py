@@ -182,13 +182,13 @@ def probe(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], prob
     line, ladder = ladder_slope(scene, first)
     quick, fine = _shortcuts(ladder, line)
     short = quick if quick.uncertainty <= _NEARLY * fine.uncertainty else fine
-    slopes, analytic, errors = [line.derivative], [analytic_slope(first, gradients)], [_with_gap(line)]
+    slopes, analytic, errors = [line.derivative], [analytic_slope(first, gradients)], [with_gap(line)]
     for number in range(1, probes):
         rays = direction(scene, tensors, seed, number)
         expected, slope, error = analytic_slope(rays, gradients), short_slope(scene, rays, short), short.uncertainty
         if not abs(expected - slope) <= SUSPICIOUS * error:
             own, _ = ladder_slope(scene, rays)
-            slope, error = own.derivative, _with_gap(own)
+            slope, error = own.derivative, with_gap(own)
         slopes.append(slope)
         analytic.append(expected)
         errors.append(error)
@@ -198,7 +198,7 @@ def probe(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], prob
     return Probing(tuple(tensors), known - numerical, numerical, known, uncertainty, quick, fine, trouble)
 
 
-def _with_gap(line: Line) -> float:
+def with_gap(line: Line) -> float:
     """The uncertainty of a slope; at a kink any slope between the one-sided ones is right."""
     return line.uncertainty + abs(line.right - line.left) / 2
 

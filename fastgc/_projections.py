@@ -17,7 +17,7 @@ from fastgc._compare import FAIL, Judgement
 from fastgc._evaluate import Ray
 from fastgc._field import Weights
 from fastgc._grid import Checked, Grid, Group, check_groups
-from fastgc._probes import CERTAIN, SUSPICIOUS, direction, ladder_slope
+from fastgc._probes import CERTAIN, SUSPICIOUS, direction, ladder_slope, with_gap
 from fastgc._progress import Progress
 
 Floats = NDArray[np.float64]
@@ -50,17 +50,38 @@ class Projections:
 def project(grid: Grid, checked: Checked, count: int, seed: int, bar: Progress) -> tuple[Projections, list[Checked]]:
     """Compare along random directions, and check the columns to which what ``checked`` does not explain leads."""
     whole = grid.operator.times is not None
-    found = [checked]
-    limit = 0.0
+    found, limits = [checked], [0.0]
     for number in range(count):
         rays = direction(grid.unmeasured, range(len(grid.field.leaves)), seed, number)
-        slopes, uncertainty = _slopes(grid, rays)
-        limit = max(limit, float(np.nan_to_num(uncertainty, nan=np.inf).max(initial=0.0)))
-        suspects = _outputs_that_differ(grid, rays, slopes, uncertainty) if whole else [_evened(slopes, seed, number)]
-        for weights in suspects:
-            _follow(grid, weights, rays, found, bar)
-    scale = float(grid.unmeasured.tensor_scales.min(initial=np.inf))
-    return Projections(count, CERTAIN * limit / scale, (0.5 if whole else 0.75) ** count), found[1:]
+        limits.append((_compare_whole if whole else _compare_weighted)(grid, rays, found, [seed, number, 3], bar))
+    limit = CERTAIN * max(limits) / float(grid.unmeasured.tensor_scales.min())
+    return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
+
+
+def _compare_whole(grid: Grid, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress) -> float:
+    """Compare J u, output by output; the largest difference that is not explained in the end limits what shows."""
+    assert grid.operator.times is not None
+    u = _vector(grid, rays)
+    slopes, uncertainty = _slopes(grid, rays)
+    residuals = grid.operator.times(u) - slopes
+    with np.errstate(all="ignore"):
+        excess = np.abs(residuals) / uncertainty
+    excess = np.where(np.isnan(excess), np.inf, excess)
+    for output in np.argsort(-excess)[:_WORST]:
+        if excess[output] > SUSPICIOUS:
+            _follow(grid, int(output), rays, found, bar)
+    left = np.abs(residuals - _errors(grid, found).times(u, residuals.size))
+    return float(np.nan_to_num(np.fmax(left, uncertainty), nan=np.inf).max(initial=0.0))
+
+
+def _compare_weighted(grid: Grid, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress) -> float:
+    """Compare v^T J u for random signs v, each weighted so that its output's slope counts alike: none swamps others."""
+    size = np.nan_to_num(np.abs(_slopes(grid, rays)[0]))
+    floor = _EVEN * size.max(initial=0.0) or 1.0
+    weights = np.random.default_rng(seed).choice([-1.0, 1.0], size.size) / np.maximum(size, floor)
+    _follow(grid, weights, rays, found, bar)
+    residual, uncertainty = _residual(grid, weights, rays, _errors(grid, found))
+    return max(residual, uncertainty) / float(np.abs(weights).min())
 
 
 def follow_strays(grid: Grid, checked: Checked, bar: Progress) -> list[Checked]:
@@ -87,22 +108,6 @@ def _slopes(grid: Grid, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
     return near, uncertainty
 
 
-def _outputs_that_differ(grid: Grid, rays: Sequence[Ray], slopes: Floats, uncertainty: Floats) -> list[Weights]:
-    """The outputs whose slopes are not the analytic ones, worst first."""
-    assert grid.operator.times is not None
-    with np.errstate(all="ignore"):
-        excess = np.abs(grid.operator.times(_vector(grid, rays)) - slopes) / uncertainty
-    excess = np.where(np.isnan(excess), np.inf, excess)
-    return [int(output) for output in np.argsort(-excess)[:_WORST] if excess[output] > SUSPICIOUS]
-
-
-def _evened(slopes: Floats, seed: int, number: int) -> Floats:
-    """Random signs for all outputs, each weighted so that its slope counts alike: none swamps the others."""
-    size = np.nan_to_num(np.abs(slopes))
-    floor = _EVEN * size.max(initial=0.0) or 1.0
-    return np.random.default_rng([seed, number, 3]).choice([-1.0, 1.0], slopes.size) / np.maximum(size, floor)
-
-
 # --- from a direction to a column ---
 
 
@@ -123,24 +128,27 @@ def _follow(grid: Grid, weights: Weights, rays: Sequence[Ray], found: list[Check
 
 def _column(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> int | None:
     """Halve a direction, following the larger residual, down to one input; None where nothing is left of it."""
-    residual = _excess(grid, weights, rays, known)
-    while residual > SUSPICIOUS:
+    excess = _excess(grid, weights, rays, known)
+    while excess > SUSPICIOUS:
         if sum(ray.signs.size for ray in rays) == 1:
             return int(grid.field.direction(rays)[0][0])
         halves = [(_excess(grid, weights, half, known), half) for half in _halves(rays)]
-        residual, rays = max(halves, key=lambda each: each[0])
+        excess, rays = max(halves, key=lambda each: each[0])
     return None
 
 
 def _excess(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> float:
-    """The residual along a direction, less what known errors contribute, in units of its uncertainty."""
+    residual, uncertainty = _residual(grid, weights, rays, known)
+    return residual / uncertainty if np.isfinite(residual) else 0.0
+
+
+def _residual(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> tuple[float, float]:
+    """How far the analytic slope is off, less what known errors contribute, and the uncertainty of that."""
     line, _ = ladder_slope(grid.field.scene(weights), rays)
     u, v = _vector(grid, rays), _weights(grid, weights)
     expected, explained = grid.operator.bilinear(v, u), known.along(v, u)
     rounding = 4 * np.finfo(np.float64).eps * (abs(expected) + abs(explained))
-    uncertainty = line.uncertainty + abs(line.right - line.left) / 2 + rounding
-    residual = abs(expected - line.derivative - explained) / uncertainty
-    return residual if np.isfinite(residual) else 0.0
+    return abs(expected - line.derivative - explained), with_gap(line) + rounding
 
 
 def _halves(rays: Sequence[Ray]) -> Iterator[Sequence[Ray]]:
@@ -203,6 +211,10 @@ class _Errors:
     outputs: Positions
     inputs: Positions
     errors: Floats
+
+    def times(self, u: Floats, size: int) -> Floats:
+        """What they add to J u, with ``size`` outputs."""
+        return np.bincount(self.outputs, u[self.inputs] * self.errors, size)
 
     def along(self, v: Floats, u: Floats) -> float:
         """What they add to v^T J u."""

@@ -300,17 +300,17 @@ def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
     tensor = max(probe.norm_limit for _, probe in probed)
     chance = max(probe.miss_probability for _, probe in probed)
     yield (
-        f"probes miss an error of one entry above {_upwards(entry)}, or of a tensor as a whole above "
-        f"{_upwards(4 * tensor)} of it, with probability {_upwards(chance)} at most"
+        f"probes miss an error of one entry above {upwards(entry)}, or of a tensor as a whole above "
+        f"{upwards(4 * tensor)} of it, with probability {upwards(chance)} at most"
     )
     share = max(tensor.unseen_share for tensor, _ in probed)
     if share < 1:
         yield f"samples alone leave room for {100 * share:.0f} % of wrong entries in a tensor (95 % confidence)"
 
 
-def _upwards(number: float) -> str:
+def upwards(number: float) -> str:
     """A bound, rounded upwards to two digits."""
-    if not number > 0:
+    if not 0 < number < math.inf:
         return f"{number:.1g}"
     unit = 10.0 ** (math.floor(math.log10(number)) - 1)
     return f"{math.ceil(number / unit * (1 - 1e-12)) * unit:.2g}"
