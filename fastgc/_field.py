@@ -137,4 +137,3 @@ class Component:
 
     def _of(self, outputs: Floats) -> Floats:
         return outputs[:, self._weights] if isinstance(self._weights, int) else outputs @ self._weights
-

@@ -1,4 +1,4 @@
-"""Entries of a Jacobian: a quotient serves a whole column of outputs, ladders those in doubt, the verdicts are entries'."""
+"""Entries of a Jacobian: a quotient serves a whole column of outputs, ladders serve those in doubt."""
 
 from __future__ import annotations
 
@@ -152,7 +152,8 @@ def _steps(grid: Grid, columns: Positions) -> Floats:
 
 
 def _relative_noise(grid: Grid) -> float:
-    return max((scene.noise.at_point / abs(scene.base) for scene in grid.field.scenes.values() if scene.base), default=0.0)
+    scenes = [scene for scene in grid.field.scenes.values() if scene.base and np.isfinite(scene.base)]
+    return max((scene.noise.at_point / abs(scene.base) for scene in scenes), default=0.0)
 
 
 def _noise(grid: Grid) -> Floats:
@@ -179,7 +180,8 @@ def _ladders(grid: Grid, quotients: Estimates, positions: Positions, shift: floa
 def climbed(grid: Grid, positions: Positions, shift: float = 1.0) -> Estimates:
     """The entries from ladders of steps; the values along a column serve all its outputs."""
     outputs, inputs = grid.places(positions)
-    result = Estimates(positions, *np.full((5, positions.size), np.nan), np.full(positions.size, "", dtype="<U10"))
+    unknown = np.full(positions.size, np.nan)
+    result = Estimates(positions, *[unknown] * 5, np.full(positions.size, "", dtype="<U10"))  # type: ignore[call-arg]
     columns = np.unique(inputs)
     for begin in range(0, columns.size, _TOGETHER):
         block = np.isin(inputs, columns[begin : begin + _TOGETHER])
@@ -201,7 +203,8 @@ def verdicts(grid: Grid, estimates: Estimates) -> Judgement:
     tolerances = Tolerances(np.full(count, grid.rtol), None if grid.atol is None else np.full(count, grid.atol))
     analytic = grid.operator.entries(outputs, inputs)
     scales = _scales(grid, estimates, outputs, inputs)
-    around = np.where((analytic == 0) & (estimates.numerical == 0), _still(grid)[outputs], _around(grid)[outputs])
+    still = (analytic == 0) & (estimates.numerical == 0)
+    around = np.maximum(_around(grid)[outputs], np.where(still, _stillness(grid)[outputs], 0.0))
     return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASON, around)
 
 
@@ -225,7 +228,7 @@ def _around(grid: Grid) -> Floats:
     return around
 
 
-def _still(grid: Grid) -> Floats:
+def _stillness(grid: Grid) -> Floats:
     """The same for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
     sizes = np.abs(grid.field.base) / grid.unmeasured.tensor_scales.max()
     return np.asarray(np.maximum(_AROUND * sizes, _LEAST))

@@ -102,9 +102,9 @@ def check_jacobian(
     matrix = _matrix(jacobian(point.copy(), *args) if callable(jacobian) else jacobian, output_shape, point.shape)
     operator, reason = _operator(matrix, jvp, vjp, point, output_shape, args)
     grid = open_grid(field, operator, step, rtol, atol)
-    groups, complete = _plan(grid, _pattern(sparsity, matrix, grid.shape), columns, seed)
+    groups, complete = plan(grid, _pattern(sparsity, matrix, grid.shape), columns, seed)
     with Progress(sum(group.columns.size for group in groups), shown=progress) as bar:
-        checked, projections = _found(grid, groups, 0 if complete else probes, seed, bar)
+        checked, projections = find(grid, groups, 0 if complete else probes, seed, bar)
     about = About(output_shape, point.shape, field.evaluations, time.perf_counter() - begin, seed, _notes(field))
     report = jacobian_report(checked, projections, about)
     return failed(report, reason) if reason else report
@@ -198,7 +198,9 @@ def _asymmetry(hessian: Any, hvp: Any, point: Floats, args: tuple[Any, ...], rto
         return ""
     first, second = (np.asarray(matrix[i, j], np.float64).reshape(-1) for i, j in ((rows, columns), (columns, rows)))
     largest = np.fmax(np.abs(first), np.abs(second))
-    excess = np.abs(first - second) - (default_rtol(matrix.dtype) if rtol is None else rtol) * (largest + _SLACK * largest.max())
+    excess = np.abs(first - second) - (default_rtol(matrix.dtype) if rtol is None else rtol) * (
+        largest + _SLACK * largest.max()
+    )
     worst = int(np.argmax(excess))
     if not excess[worst] > 0:
         return ""
@@ -206,7 +208,7 @@ def _asymmetry(hessian: Any, hvp: Any, point: Floats, args: tuple[Any, ...], rto
     return f"hessian is not symmetric: [{i}, {j}] is {first[worst]:.6g} and [{j}, {i}] is {second[worst]:.6g}"
 
 
-def _found(
+def find(
     grid: Grid, groups: Sequence[Group], probes: int, seed: int, bar: Progress
 ) -> tuple[Checked, Projections | None]:
     """Entries one by one, then what moves outside the declared sparsity, then random directions."""
@@ -263,7 +265,9 @@ def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed
         raise ValueError("f changed x; it must leave its argument as it is: copy it first")
     if not np.isfinite(first).all():
         count = first.size - np.count_nonzero(np.isfinite(first))
-        raise ValueError(f"f(x) has {count} of {first.size} outputs that are not finite; a Jacobian needs a point where all are")
+        raise ValueError(
+            f"f(x) has {count} of {first.size} outputs that are not finite; a Jacobian needs a point where all are"
+        )
 
     def outputs(x: Floats) -> Floats:
         values = _real_outputs(f(x.reshape(point.shape), *args))
@@ -301,8 +305,8 @@ def _matrix(jacobian: Any, output_shape: tuple[int, ...], input_shape: tuple[int
     if jacobian.shape not in ((m, n), output_shape + input_shape):
         hint = ": that is the transpose" if jacobian.shape == (n, m) else ""
         raise ValueError(
-            f"jacobian has shape {jacobian.shape}; f(x) has shape {output_shape} and x {input_shape}: it must be ({m}, {n})"
-            + hint
+            f"jacobian has shape {jacobian.shape}; f(x) has shape {output_shape} and x {input_shape}: "
+            f"it must be ({m}, {n}){hint}"
         )
     return jacobian.tocsr() if _is_sparse(jacobian) else jacobian.reshape(m, n)
 
@@ -364,7 +368,7 @@ def _contradiction(
 # --- which entries ---
 
 
-def _plan(grid: Grid, pattern: Any, columns: int | str | None, seed: int) -> tuple[list[Group], bool]:
+def plan(grid: Grid, pattern: Any, columns: int | str | None, seed: int) -> tuple[list[Group], bool]:
     """The columns that are displaced, together where a sparsity is declared, and whether they leave nothing out."""
     if pattern is not None:
         return _shared_groups(pattern), True

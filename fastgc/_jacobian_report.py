@@ -181,18 +181,28 @@ def _reason(judged: Judgement) -> str:
 
 def _text(report: JacobianReport) -> Iterable[str]:
     yield _headline(report)
-    if report.verdict != PASS:
-        yield from _explanation(report)
-    if report.worst is not None:
-        yield f"worst: {place_text(report, report.worst)}"
-    if report.verdict == FAIL and max(report.shape) <= _SHOWN:
-        yield from side_by_side(report)
+    yield from details(report)
     if report.entry_limit is not None and report.miss_probability is not None:
         yield (
             f"{report.probes} random directions over all inputs miss an error of one entry above "
             f"{upwards(report.entry_limit)} with probability {upwards(report.miss_probability)} at most"
         )
     yield from (f"note: {note}" for note in report.notes)
+
+
+def details(report: JacobianReport) -> Iterable[str]:
+    """Where entries differ, the worst of them, and both matrices if they are small and differ."""
+    if report.diagnosis:
+        yield report.diagnosis.message
+    for name, counts in (("output", report.by_output), ("input", report.by_input)):
+        if counts:
+            parts = [f"{list(index)}: {count}" for index, count in list(counts.items())[:_LISTED]]
+            more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
+            yield f"wrong entries by {name}: {', '.join(parts)}{more}"
+    if report.worst is not None:
+        yield f"worst: {_entry_text(report, report.worst)}"
+    if report.wrong_entries and max(report.shape) <= _SHOWN:
+        yield from _side_by_side(report)
 
 
 def _headline(report: JacobianReport) -> str:
@@ -209,17 +219,7 @@ def _headline(report: JacobianReport) -> str:
     )
 
 
-def _explanation(report: JacobianReport) -> Iterable[str]:
-    if report.diagnosis:
-        yield report.diagnosis.message
-    for name, counts in (("output", report.by_output), ("input", report.by_input)):
-        if counts:
-            parts = [f"{list(index)}: {count}" for index, count in list(counts.items())[:_LISTED]]
-            more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
-            yield f"wrong entries by {name}: {', '.join(parts)}{more}"
-
-
-def place_text(report: JacobianReport, entry: Entry) -> str:
+def _entry_text(report: JacobianReport, entry: Entry) -> str:
     """One entry in one line."""
     split = len(report.output_shape)
     return (
@@ -229,7 +229,7 @@ def place_text(report: JacobianReport, entry: Entry) -> str:
     )
 
 
-def side_by_side(report: JacobianReport) -> Iterable[str]:
+def _side_by_side(report: JacobianReport) -> Iterable[str]:
     """Both matrices, an output in each row, with "*" at entries that differ and "?" at those undecided."""
     marks = np.full(report.size, " ")
     marks[report.entries.local] = _marks(report.entries.columns["verdict"])

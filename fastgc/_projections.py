@@ -214,7 +214,7 @@ class _Errors:
 
     def times(self, u: Floats, size: int) -> Floats:
         """What they add to J u, with ``size`` outputs."""
-        return np.bincount(self.outputs, u[self.inputs] * self.errors, size)
+        return np.bincount(self.outputs, u[self.inputs] * self.errors, size).astype(np.float64)
 
     def along(self, v: Floats, u: Floats) -> float:
         """What they add to v^T J u."""
