@@ -29,10 +29,14 @@ _HOME = {
     "step_sweep": "_sweep",
 }
 
-__all__ = [*_HOME, "__version__"]
+_PACKAGES = ("torch",)  # which need more than fastgc's own dependencies
+
+__all__ = [*_HOME, *_PACKAGES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"fastgc.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'fastgc' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"fastgc.{_HOME[name]}"), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ Positions = NDArray[np.int64]
 _CENTRAL = STENCILS["central"]
 _WIDE = 4.0  # a second quotient, at so many steps, shows the truncation error of the first: 15 times it
 _TRUNCATION_SAFETY = 3.0
+_TRIALS = 8  # groups of columns on which it is measured
 _SCALE_FLOOR = 1e-6  # the scale of an entry is at least this share of its output's
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
 _MEASURED = 32  # outputs whose noise is measured at the start; that of others once they are in doubt
@@ -66,7 +68,7 @@ class Grid:
         """Outputs and inputs of entries."""
         return np.divmod(positions, max(1, self.shape[1]))
 
-    @property
+    @cached_property
     def unmeasured(self) -> Scene:
         """For the inputs' scales only."""
         return unmeasured_scene(Component(self.field, 0), self.field.layout, self.field.leaves, 0.0)
@@ -102,9 +104,10 @@ class Checked:
 
 def check_groups(grid: Grid, groups: Sequence[Group], bar: Progress) -> Checked:
     """Quotients for all entries of the groups, ladders for those in doubt, and the verdicts."""
+    truncation = _truncation(grid, groups)
     parts, strays = [], []
     for group in groups:
-        quotients, loose = _quotients(grid, group)
+        quotients, loose = _quotients(grid, group, truncation)
         parts.append(quotients)
         strays += [(int(output), group) for output in loose]
         bar.advance(group.columns.size)
@@ -120,27 +123,46 @@ def check_groups(grid: Grid, groups: Sequence[Group], bar: Progress) -> Checked:
 # --- quotients ---
 
 
-def _quotients(grid: Grid, group: Group) -> tuple[Estimates, Positions]:
+def _quotients(grid: Grid, group: Group, truncation: Floats) -> tuple[Estimates, Positions]:
     """Of all outputs at once; also the outputs that move though they depend on no column of the group."""
     steps = _steps(grid, group.columns)
-    start = grid.field.point[group.columns]
-    displaced = start[:, None] + steps[:, None] * np.array([1.0, -1.0, _WIDE, -_WIDE])
-    displaced = grid.field.rounded(group.columns, displaced)
-    values = grid.field.outputs(group.columns, displaced.T)
+    values, taken = _displaced(grid, group.columns, steps)
     owned = np.flatnonzero(group.owner >= 0)
     mine = group.owner[owned]
     with np.errstate(all="ignore"):
-        noise = np.fmax(_noise(grid), np.finfo(np.float64).eps / 2 * np.fmax(np.abs(values[0]), np.abs(values[1])))
-        near, wide = values[0] - values[1], values[2] - values[3]
-        first = near[owned] / (displaced[:, 0] - displaced[:, 1])[mine]
-        second = wide[owned] / (displaced[:, 2] - displaced[:, 3])[mine]
-        truncation = _TRUNCATION_SAFETY * np.abs(second - first) / (_WIDE**2 - 1)
-        uncertainty = np.fmax(truncation + noise[owned] / steps[mine], np.finfo(np.float64).tiny)
-    still = (group.owner < 0) & group.declared
-    loose = np.flatnonzero(still & (np.fmax(np.abs(near), np.abs(wide)) > _STRAY * noise))
+        noise = np.fmax(_noise(grid), np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0))
+        change = values[0] - values[1]
+        quotients = change[owned] / taken[mine]
+        uncertainty = truncation[owned] / grid.unmeasured.scales(group.columns)[mine] + noise[owned] / steps[mine]
+    loose = np.flatnonzero((group.owner < 0) & group.declared & (np.abs(change) > _STRAY * noise))
     positions = owned * grid.shape[1] + group.columns[mine]
     trouble = np.full(owned.size, "", dtype="<U10")
-    return Estimates(positions, first, uncertainty, first, first, steps[mine], trouble), loose
+    uncertainty = np.fmax(uncertainty, np.finfo(np.float64).tiny)
+    return Estimates(positions, quotients, uncertainty, quotients, quotients, steps[mine], trouble), loose
+
+
+def _displaced(grid: Grid, columns: Positions, steps: Floats) -> tuple[Floats, Floats]:
+    """Outputs a step ahead of the point and a step behind it, shape (2, m), and the distances as rounded."""
+    start = grid.field.point[columns]
+    displaced = grid.field.rounded(columns, np.stack([start + steps, start - steps], axis=1))
+    return grid.field.outputs(columns, displaced.T), displaced[:, 0] - displaced[:, 1]
+
+
+def _truncation(grid: Grid, groups: Sequence[Group]) -> Floats:
+    """The truncation error of each output's quotients, times the input's scale, from a few of the groups.
+
+    An entry that a quotient does not settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
+    """
+    largest = np.zeros(grid.shape[0])
+    for k in np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _TRIALS)).astype(np.int64)):
+        columns, owner = groups[k].columns, groups[k].owner
+        steps = _steps(grid, columns)
+        (near, taken), (wide, taken_wide) = (_displaced(grid, columns, each) for each in (steps, _WIDE * steps))
+        with np.errstate(all="ignore"):
+            first, second = (near[0] - near[1]) / taken[owner], (wide[0] - wide[1]) / taken_wide[owner]
+            error = np.abs(second - first) / (_WIDE**2 - 1) * grid.unmeasured.scales(columns)[owner]
+        largest = np.fmax(largest, np.where(owner >= 0, error, 0.0))
+    return _TRUNCATION_SAFETY * largest
 
 
 def _steps(grid: Grid, columns: Positions) -> Floats:

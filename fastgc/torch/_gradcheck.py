@@ -327,7 +327,7 @@ def _requires_grad(value: Any) -> bool:
 
 
 def _real_size(tensor: torch.Tensor) -> int:
-    return tensor.numel() * (2 if tensor.is_complex() else 1)
+    return int(tensor.numel()) * (2 if tensor.is_complex() else 1)
 
 
 def _real_shape(tensor: torch.Tensor) -> tuple[int, ...]:
