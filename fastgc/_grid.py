@@ -224,10 +224,9 @@ def verdicts(grid: Grid, estimates: Estimates) -> Judgement:
     count = estimates.positions.size
     tolerances = Tolerances(np.full(count, grid.rtol), None if grid.atol is None else np.full(count, grid.atol))
     analytic = grid.operator.entries(outputs, inputs)
-    scales = _scales(grid, estimates, outputs, inputs)
     still = (analytic == 0) & (estimates.numerical == 0)
-    around = np.maximum(_around(grid)[outputs], np.where(still, _stillness(grid)[outputs], 0.0))
-    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASON, around)
+    scales = np.fmax(_scales(grid, estimates, outputs, inputs), np.where(still, _stillness(grid)[outputs], 0.0))
+    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASON, _around(grid)[outputs])
 
 
 def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
@@ -251,7 +250,7 @@ def _around(grid: Grid) -> Floats:
 
 
 def _stillness(grid: Grid) -> Floats:
-    """The same for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
+    """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
     sizes = np.abs(grid.field.base) / grid.unmeasured.tensor_scales.max()
     return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
 
