@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._compare import DEFAULT_RTOL, UNDECIDED, Tolerances
+from fastgc._complex_step import adjudicate
 from fastgc._cover import cover, search
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
@@ -21,7 +22,7 @@ from fastgc._engine import (
     readable_compilation,
 )
 from fastgc._entries import open_scene
-from fastgc._evaluate import Evaluator, outside_domain
+from fastgc._evaluate import Evaluator, PythonEvaluator, outside_domain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
 from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
 from fastgc._progress import Progress
@@ -230,13 +231,16 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             site = _site(request, point, evaluator, gradients, float(np.real(first.value)))
             probings = cover(site, _unexhausted(request), request.probes, request.seed, bar)
             estimates, judgement = settle(site, positions, bar)
+            estimates, judgement, decided = adjudicate(
+                site, estimates, judgement, request.loss, request.args, lambda: _complex_evaluator(request, point)
+            )
             coverages, looked_at = search(
                 site, _unexhausted(request), probings, estimates, judgement, request.seed, bar
             )
             second: CrossCheck | None = None
             if request.crosscheck and number == 0:
                 second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
-            notes = (*first.notes, *remarks(site, estimates))
+            notes = (*first.notes, *remarks(site, estimates), *decided)
             refuse_changed(point, before, "loss")
         return Findings(
             point=number,
@@ -278,6 +282,14 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
     refuse_changed(point, before, "gradients" if function is request.gradients else "loss")
     gradients = result[1] if request.gradients is True else result
     return match_gradients(request.layout, gradients, by_position=is_jitted(function), copy=True)
+
+
+def _complex_evaluator(request: _Request, point: Point) -> Evaluator:
+    """The loss at a complex copy of the point, called from Python (a jitted one too)."""
+    copy = copied_point(request.layout, point.real().leaves, point.args, request.precision, complex_step=True)
+    loss = request.loss
+    call = (lambda params, *args: loss(params, *args)[0]) if request.gradients is True else loss
+    return PythonEvaluator(call, copy.received_by(is_jitted(loss)), copy.args, request.layout, copy.leaves, None)
 
 
 def _unexhausted(request: _Request) -> list[int]:

@@ -31,7 +31,7 @@ ROWS = [
     ["_diagnose", "_settle", "_localise"],
     ["_report"],
     ["_cover"],
-    ["_summary", "_operator", "_field"],
+    ["_summary", "_operator", "_field", "_complex_step"],
     ["_grid"],
     ["_projections", "_check"],
     ["_jacobian_report"],
