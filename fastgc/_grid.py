@@ -25,8 +25,9 @@ _WIDE = 4.0  # a second quotient, at so many steps, shows the truncation error o
 _TRUNCATION_SAFETY = 3.0
 _TRIALS = 8  # groups of columns on which it is measured
 _SCALE_FLOOR = 1e-6  # the scale of an entry is at least this share of its output's
+_FEWEST = 4  # entries that make a scale of an input
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
-_MEASURED = 32  # outputs whose noise is measured at the start; that of others once they are in doubt
+_MEASURED = 8  # outputs whose noise is measured at the start; that of others once they are in doubt
 _COARSEST = 1e-6  # relative noise that the first step is chosen for, at most
 _MOST_LADDERS = 1024  # entries that climb a ladder; where more are in doubt, the rest is judged with a wide margin:
 _MARGIN = 100.0  # times the uncertainty of their quotients
@@ -230,15 +231,23 @@ def verdicts(grid: Grid, estimates: Estimates) -> Judgement:
 
 
 def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
-    """The root mean square of the entry's output or of its input, whichever is smaller: units differ in both."""
+    """The root mean square of the entry's output or of its input, whichever is smaller: units differ in both.
+
+    An input of which few entries are known has no scale of its own: an entry is no measure of itself.
+    """
     m, n = grid.shape
     known = np.where((estimates.trouble == "") & np.isfinite(estimates.numerical), estimates.numerical, 0.0)
-    peak = np.abs(known).max(initial=0.0) or 1.0
-    by_output, by_input = (
-        peak * np.sqrt(np.bincount(of, (known / peak) ** 2, size) / np.maximum(1, np.bincount(of, minlength=size)))
-        for of, size in ((outputs, m), (inputs, n))
-    )
-    return np.asarray(np.maximum(np.minimum(by_output[outputs], by_input[inputs]), _SCALE_FLOOR * by_output[outputs]))
+    by_output, _ = _root_mean_squares(known, outputs, m)
+    by_input, counts = _root_mean_squares(known, inputs, n)
+    of_output, of_input = by_output[outputs], np.where(counts < _FEWEST, np.inf, by_input)[inputs]
+    return np.asarray(np.maximum(np.minimum(of_output, of_input), _SCALE_FLOOR * of_output))
+
+
+def _root_mean_squares(values: Floats, owners: Positions, size: int) -> tuple[Floats, Positions]:
+    """Of the values of every owner, and how many each has."""
+    peak = np.abs(values).max(initial=0.0) or 1.0  # so that no square overflows
+    counts = np.bincount(owners, minlength=size)
+    return peak * np.sqrt(np.bincount(owners, (values / peak) ** 2, size) / np.maximum(1, counts)), counts
 
 
 def _around(grid: Grid) -> Floats:

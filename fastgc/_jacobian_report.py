@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._compare import FAIL, PASS, UNDECIDED, Judgement, elementwise_error, relative_error, worst_verdict
+from fastgc._compare import (
+    FAIL,
+    PASS,
+    UNDECIDED,
+    Judgement,
+    elementwise_error,
+    relative_error,
+    smallest_failure,
+    worst_verdict,
+)
 from fastgc._diagnose import Diagnosis, diagnose
 from fastgc._grid import Checked
 from fastgc._projections import Projections
@@ -144,7 +153,7 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
     verdict = worst_verdict(judged.verdict)
     return JacobianReport(
         verdict=verdict,
-        reason=_reason(judged),
+        reason="; ".join(filter(None, [_reason(judged), _transposition(checked, about) if verdict == FAIL else ""])),
         output_shape=about.output_shape,
         input_shape=about.input_shape,
         size=size,
@@ -164,6 +173,17 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
         seed=about.seed,
         notes=about.notes,
     )
+
+
+def _transposition(checked: Checked, about: About) -> str:
+    """Whether a wrong square Jacobian is right but for its orientation."""
+    m, n = math.prod(about.output_shape), math.prod(about.input_shape)
+    if m != n or checked.estimates.positions.size != m * n:
+        return ""
+    judged = checked.judgement
+    distance = np.abs(judged.analytic.reshape(m, n).T - judged.numerical.reshape(m, n)).reshape(-1)
+    within = distance <= smallest_failure(judged, checked.estimates.uncertainty)
+    return "the analytic Jacobian is the transpose of the numerical one" if within.all() else ""
 
 
 def failed(report: JacobianReport, reason: str) -> JacobianReport:

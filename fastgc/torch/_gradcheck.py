@@ -250,11 +250,12 @@ def _open_call(func: Callable[..., Any], inputs: Any) -> _Call:
 def _values(
     func: Callable[..., Any], inputs: tuple[Any, ...], checked: Sequence[int], compared: Sequence[int], sizes: list[int]
 ) -> Callable[[Floats], Floats]:
+    ranges = _ranges([inputs[k] for k in checked])
+
     def values(x: Floats) -> Floats:
-        parts = np.split(x, np.cumsum([_real_size(inputs[k]) for k in checked])[:-1])
         moved = list(inputs)
-        for k, part in zip(checked, parts, strict=True):
-            moved[k] = _like(inputs[k], part).requires_grad_()
+        for k, numbers in zip(checked, ranges, strict=True):
+            moved[k] = _like(inputs[k], x[numbers.start : numbers.stop]).requires_grad_()
         try:
             found = _tensors(func(*moved))
         except torch.linalg.LinAlgError:  # a singular matrix beside the point, say
@@ -359,8 +360,8 @@ def _joined(gradients: Sequence[torch.Tensor | None], like: Tensors) -> Floats:
 
 
 def _split(vector: Floats, like: Tensors) -> list[torch.Tensor]:
-    parts = np.split(vector, np.cumsum([_real_size(each) for each in like])[:-1])
-    return [_like(each.detach(), part) for each, part in zip(like, parts, strict=True)]
+    ranges = zip(like, _ranges(like), strict=True)
+    return [_like(each.detach(), vector[numbers.start : numbers.stop]) for each, numbers in ranges]
 
 
 def _random_grads(outputs: Tensors, apart: bool) -> tuple[torch.Tensor, ...]:
