@@ -191,6 +191,14 @@ def test_outputs_of_unlike_units_do_not_hide_each_other() -> None:
     assert check_jacobian(g, np.diag([1e10, 2e-10]), np.ones(2)).by_output == {(1,): 1}
 
 
+def test_inputs_of_unlike_units_do_not_hide_each_other() -> None:
+    a = np.random.default_rng(0).normal(size=(6, 3)) * [1, 1e-9, 1]
+    wrong = a.copy()
+    wrong[2, 1] *= 1.5
+    assert check_jacobian(lambda x: a @ x, a, np.ones(3)).passed
+    assert check_jacobian(lambda x: a @ x, wrong, np.ones(3)).by_input == {(1,): 1}
+
+
 def test_the_domains_edge_is_stepped_back_from() -> None:
     x = np.array([1e-9, 1.0])
     assert check_jacobian(np.sqrt, lambda x: np.diag(0.5 / np.sqrt(x)), x).passed
