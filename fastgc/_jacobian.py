@@ -30,7 +30,7 @@ _ALL_COLUMNS = 256  # up to so many are all checked by default
 _COLUMNS, _OUTPUTS = 32, 64  # that are drawn where there are more; outputs only where a row takes a product
 _MOST_ENTRIES = 1_000_000  # compared one by one by default
 _PAIRS = 3  # of random vectors on which a product and its transpose are compared
-_TRANSPOSE_RTOL = 1e-6  # of the terms of that product: both are exact but for rounding
+_TRANSPOSE_SHARE = 0.1  # of rtol, relative to the terms of that product: both are exact but for rounding
 _SLACK = 1e-3  # of the largest entry, for the symmetry of entries near zero
 
 
@@ -358,8 +358,10 @@ def _contradiction(
     for pair in range(_PAIRS):
         generator = np.random.default_rng(pair)
         u, v = generator.choice([-1.0, 1.0], n), generator.choice([-1.0, 1.0], m)
-        forward, backward = v * times(u), transposed(v) * u
-        allowed = _TRANSPOSE_RTOL * (np.linalg.norm(forward) + np.linalg.norm(backward))
+        ahead, behind = times(u), transposed(v)
+        forward, backward = v * ahead, behind * u
+        rtol = _TRANSPOSE_SHARE * max(default_rtol(ahead.dtype), default_rtol(behind.dtype))
+        allowed = rtol * (np.linalg.norm(forward) + np.linalg.norm(backward))
         if not abs(forward.sum() - backward.sum()) <= allowed:
             return message.format(f"{forward.sum():.6g}", f"{backward.sum():.6g}")
     return ""

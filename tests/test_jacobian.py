@@ -320,6 +320,15 @@ def test_products_that_are_no_transposes_of_each_other_fail() -> None:
     wrong = check_jacobian(layer, None, WIDE, jvp=lambda x, u: jacobian @ u, vjp=lambda x, v: v @ jacobian * 1.001)
     assert wrong.verdict == "fail"
     assert "vjp is not the transpose of jvp: v'Ju is" in str(wrong)
+    single = jacobian.astype(np.float32)
+    rounded = check_jacobian(
+        layer,
+        None,
+        WIDE,
+        jvp=lambda x, u: single @ u.astype(np.float32),
+        vjp=lambda x, v: v.astype(np.float32) @ single,
+    )
+    assert rounded.passed, str(rounded)
 
 
 # --- sparse ---
