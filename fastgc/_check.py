@@ -7,12 +7,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastgc._budget import representative, settle_in_time, together, unreached
-from fastgc._compare import DEFAULT_RTOL, UNDECIDED, Tolerances
+from fastgc._compare import DEFAULT_RTOL, UNDECIDED, Judgement, Tolerances
+from fastgc._complex_step import adjudicate
 from fastgc._cover import cover, search
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
@@ -22,8 +24,8 @@ from fastgc._engine import (
     open_evaluator,
     readable_compilation,
 )
-from fastgc._entries import open_scene, unmeasured_scene
-from fastgc._evaluate import Evaluator, OutOfTime, outside_domain
+from fastgc._entries import Estimates, open_scene, unmeasured_scene
+from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, outside_domain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
 from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
 from fastgc._progress import Progress
@@ -36,6 +38,9 @@ from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
 
 _PER_TENSOR = 20  # evaluations, about, that probing a tensor takes
 _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitudes of each tensor
+
+
+Adjudicator = Callable[[Site, Estimates, Judgement], tuple[Estimates, Judgement, tuple[str, ...]]]
 
 
 class GradientMismatch(AssertionError):
@@ -269,7 +274,11 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             gradients = _analytic(request, point)
             base = float(np.real(first.value))
             begin = time.perf_counter()
-            findings = examine(scope, number, evaluator, point.leaves, gradients, base, first.notes, bar)
+            findings = examine(
+                scope, number, evaluator, point.leaves, gradients, base, first.notes, bar,
+                partial(adjudicate, loss=request.loss, args=request.args,
+                        open_complex=lambda: _complex_evaluator(request, point)),
+            )  # fmt: skip
             refuse_changed(point, before, "loss")
         if not findings.unreached:
             return findings
@@ -291,6 +300,7 @@ def examine(
     base: float,
     notes: Sequence[str],
     bar: Progress,
+    adjudicator: Adjudicator | None = None,
 ) -> Findings:
     """The check at one point: probe, estimate and judge the samples, search what is suspicious.
 
@@ -306,6 +316,8 @@ def examine(
         The loss at the point.
     notes : sequence of str
         What was noticed before, to stand first in the report.
+    adjudicator : callable, optional
+        Decides entries that differences leave undecided, and says so in notes.
     """
     plan = plan_samples(scope.layout, gradients, scope.counts, scope.seed)
     positions = plan.positions(scope.layout)
@@ -318,6 +330,9 @@ def examine(
     coverages, looked_at = search(site, scope.unexhausted, probings, estimates, judgement, scope.seed, bar)
     if rest.size:
         estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
+    decided: tuple[str, ...] = ()
+    if adjudicator is not None:
+        estimates, judgement, decided = adjudicator(site, estimates, judgement)
     second: CrossCheck | None = None
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
@@ -334,7 +349,7 @@ def examine(
         coverages=coverages,
         looked_at=looked_at,
         unreached=unreached(scope.layout, plan.local, estimates.positions, unprobed),
-        notes=(*notes, *remarked),
+        notes=(*notes, *remarked, *decided),
         evaluations=evaluator.evaluations,
         engine=evaluator.name,
         crosscheck=second,
@@ -366,6 +381,14 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
     refuse_changed(point, before, "gradients" if function is request.gradients else "loss")
     gradients = result[1] if request.gradients is True else result
     return match_gradients(request.scope.layout, gradients, by_position=is_jitted(function), copy=True)
+
+
+def _complex_evaluator(request: _Request, point: Point) -> Evaluator:
+    """The loss at a complex copy of the point, called from Python (a jitted one too)."""
+    layout, loss = request.scope.layout, request.loss
+    copy = copied_point(layout, point.real().leaves, point.args, request.precision, complex_step=True)
+    call = (lambda params, *args: loss(params, *args)[0]) if request.gradients is True else loss
+    return PythonEvaluator(call, copy.received_by(is_jitted(loss)), copy.args, layout, copy.leaves, None)
 
 
 def _site(scope: Scope, evaluator: Evaluator, leaves: Sequence[Array], gradients: Sequence[Array], base: float) -> Site:

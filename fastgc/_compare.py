@@ -32,6 +32,11 @@ _REASONS = {
 }
 
 
+def default_rtol(dtype: np.dtype[Any]) -> float:
+    """The relative tolerance of derivatives of a dtype; what is no float counts as exact."""
+    return DEFAULT_RTOL.get(dtype, DEFAULT_RTOL[np.dtype(np.float64)])
+
+
 # --- error measures ---
 
 

@@ -17,7 +17,7 @@ from fastgc._localise import Located, localise, whole_line
 from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._progress import Progress
 from fastgc._report import Probe
-from fastgc._settle import Positions, Site, settle_close
+from fastgc._settle import Positions, Site, look_closer
 
 _CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
 _PLAIN = 1000.0  # uncertainties beyond which a short ladder is enough to call an entry wrong
@@ -83,7 +83,11 @@ class _Confirmed:
         doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > _PLAIN * estimates.uncertainty))
         if doubtful.size:
             estimates = estimates.updated(doubtful, ladder_estimates(self.site.scene, positions[doubtful]))
-            estimates, judgement = settle_close(self.site, estimates, self.scales)
+            estimates, judgement = look_closer(
+                estimates,
+                lambda found: self.site.verdicts(found, self.scales),
+                lambda close, shift: ladder_estimates(self.site.scene, close, shift=shift),
+            )
         self.estimates.append(estimates)
         return judgement.analytic - judgement.numerical, judgement.verdict == FAIL
 

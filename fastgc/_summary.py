@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +94,7 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
     judged = Judgement.joined([each.judgement for each in checked])
     estimated = Estimates.joined([each.estimates for each in checked])
     entries = _entries(layout, tensor, checked, judged, estimated)
-    order = np.lexsort((-_excess(judged, estimated), judged.verdict != FAIL))
+    order = np.lexsort((-excess(judged, estimated), judged.verdict != FAIL))
     verdict, reason = _verdict(tensor, findings, checked, judged)
     return TensorSummary(
         name=layout.names[tensor],
@@ -129,8 +130,15 @@ def _checked(layout: ParameterLayout, tensor: int, found: Findings) -> _Checked:
 def _entries(
     layout: ParameterLayout, tensor: int, checked: Sequence[_Checked], judged: Judgement, estimated: Estimates
 ) -> Entries:
-    columns = {
-        "point": np.concatenate([np.full(each.estimates.positions.size, each.point) for each in checked]),
+    points = np.concatenate([np.full(each.estimates.positions.size, each.point) for each in checked])
+    local = estimated.positions - layout.starts[tensor]
+    return Entries(layout.names[tensor], layout.shapes[tensor], local, entry_columns(points, judged, estimated))
+
+
+def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, NDArray[Any]]:
+    """What `Entries` tells of each entry."""
+    return {
+        "point": points,
         "analytic": judged.analytic,
         "numerical": judged.numerical,
         "uncertainty": estimated.uncertainty,
@@ -139,14 +147,13 @@ def _entries(
         "verdict": judged.verdict,
         "reason": judged.reason,
     }
-    return Entries(layout.names[tensor], layout.shapes[tensor], estimated.positions - layout.starts[tensor], columns)
 
 
-def _excess(judged: Judgement, estimated: Estimates) -> Floats:
+def excess(judged: Judgement, estimated: Estimates) -> Floats:
     """The difference in units of what was allowed; infinite where it could not be computed."""
     with np.errstate(all="ignore"):
-        excess = np.abs(judged.analytic - judged.numerical) / (judged.allowed + estimated.uncertainty)
-    return np.where(np.isnan(excess), np.inf, excess)
+        ratio = np.abs(judged.analytic - judged.numerical) / (judged.allowed + estimated.uncertainty)
+    return np.where(np.isnan(ratio), np.inf, ratio)
 
 
 # --- the verdict on a tensor ---
@@ -166,28 +173,30 @@ def _verdict(
     ]
     failed = int(np.count_nonzero(judged.verdict == FAIL))
     if failed:
-        hints = [reason for _, reason in probed if reason]
+        hints = [reason for verdict, reason in probed if reason and verdict != UNDECIDED]
         return FAIL, "; ".join(
-            [f"{_share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
+            [f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
         )
     probed += [(UNDECIDED, found.unreached[tensor]) for found in findings if tensor in found.unreached]
     verdict = worst_verdict([*judged.verdict, *(verdict for verdict, _ in probed)])
-    reasons = [_open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
+    reasons = [open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
     return verdict, "; ".join(dict.fromkeys(filter(None, reasons)))
 
 
-def _open_reason(judged: Judgement) -> str:
+def open_reason(judged: Judgement) -> str:
+    """What leaves entries undecided, or where kinks are."""
     unclear = judged.verdict == UNDECIDED
     if unclear.any():
         reasons, counts = np.unique(judged.reason[unclear].astype(str), return_counts=True)
         return "; ".join(
-            f"{reason} ({_share(int(count), judged)})" for reason, count in zip(reasons, counts, strict=True)
+            f"{reason} ({share(int(count), judged)})" for reason, count in zip(reasons, counts, strict=True)
         )
     kinks = int(np.count_nonzero((judged.reason == "kink") & (judged.verdict == PASS)))
-    return f"kink at {_share(kinks, judged)}" if kinks else ""
+    return f"kink at {share(kinks, judged)}" if kinks else ""
 
 
-def _share(count: int, judged: Judgement) -> str:
+def share(count: int, judged: Judgement) -> str:
+    """So many of the checked entries, in words."""
     size = judged.verdict.size
     return f"{count} of {size} checked {'entry' if size == 1 else 'entries'}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_HOME = {"check_module": "_module"}
+_HOME = {"gradcheck": "_gradcheck", "gradgradcheck": "_gradcheck", "check_module": "_module"}
 
 __all__ = [*_HOME]
 
