@@ -39,15 +39,17 @@ def representative(layout: ParameterLayout, positions: Positions, seed: int) -> 
 
 def settle_in_time(site: Site, positions: Positions, deadline: float, bar: Progress) -> tuple[Estimates, Judgement]:
     """Settle the entries in this order, batch by batch, until the time is over; the results are sorted by position."""
-    parts = [settle(site, positions[:0], bar)]
+    parts = []
     with contextlib.suppress(OutOfTime):
         for batch in _batches(positions, deadline):
             parts.append(settle(site, np.sort(batch), bar))
-    return together(parts)
+    return together(parts) if parts else settle(site, positions[:0], bar)
 
 
 def together(parts: Sequence[tuple[Estimates, Judgement]]) -> tuple[Estimates, Judgement]:
     """All entries of several parts, sorted by position."""
+    if len(parts) == 1:
+        return parts[0]
     estimates = Estimates.joined([part for part, _ in parts])
     order = np.argsort(estimates.positions)
     return estimates.part(order), Judgement.joined([part for _, part in parts]).part(order)

@@ -85,6 +85,7 @@ class _Confirmed:
             estimates = estimates.updated(doubtful, ladder_estimates(self.site.scene, positions[doubtful]))
             estimates, judgement = look_closer(
                 estimates,
+                self.site.verdicts(estimates, self.scales),
                 lambda found: self.site.verdicts(found, self.scales),
                 lambda close, shift: ladder_estimates(self.site.scene, close, shift=shift),
             )

@@ -28,8 +28,10 @@ class OutOfTime(Exception):
     """The time that a check may take is over."""
 
 
-_CHUNK_SECONDS = 0.05  # long beside handing a chunk to a thread, short beside a progress bar or Ctrl-C
+_CHUNK_SECONDS = 0.05  # short beside a progress bar or Ctrl-C
+_SHORTEST_SECONDS = 1e-3  # long beside handing a chunk to a thread
 _SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways may differ: of change, and of round-off
+_PILOT = 16  # entries that are evaluated first, in one thread
 _CHUNKS_PER_THREAD = 16  # so that the last chunks leave no thread idle for long
 # What math.* says of an argument outside its domain (a ValueError, where NumPy returns nan).
 _DOMAIN_MESSAGE = re.compile(r"math domain error|expected a (positive|nonnegative|noninteger|finite|number)")
@@ -253,18 +255,14 @@ class PythonEvaluator:
 
     def entries(self, positions: NDArray[np.int64]) -> Array:
         out = np.empty(positions.size)
-        tensors = self._layout.tensor_of(positions)
-        for t in np.unique(tensors):
-            mine = tensors == t
+        for t, mine in self._layout.parts(positions):
             out[mine] = self._flat[t][positions[mine] - self._layout.starts[t]].real
         return out
 
     def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
-        tensors = self._layout.tensor_of(positions)
         result = displaced.copy()
-        for dtype in set(self._dtypes) - {np.dtype(np.float64), np.dtype(np.complex128)}:
-            rows = np.isin(tensors, [t for t, other in enumerate(self._dtypes) if other == dtype])
-            result[rows] = displaced[rows].astype(dtype)
+        for t, mine in self._layout.parts(positions):
+            result[mine] = displaced[mine].astype(self._dtypes[t], copy=False)
         return result
 
     def close(self) -> None:
@@ -325,7 +323,8 @@ class NumbaEvaluator:
         for each in stores:
             self._idle.put((each, each.record()))
         self._pool = ThreadPoolExecutor(len(stores), thread_name_prefix="fastgc")
-        self._seconds, self._evaluations = 0.0, 0
+        self._seconds: float | None = None  # of an evaluation, once it is known
+        self._evaluations = 0
         # One BLAS thread in each of ours; also when there is one, since another number may change the last bits.
         self._blas = None if _kernels.runs_in_parallel(loss) else threadpoolctl.ThreadpoolController()
 
@@ -335,10 +334,7 @@ class NumbaEvaluator:
 
     def value(self) -> Any:
         with self._limited_blas():
-            begin = time.perf_counter()
-            value = self._direct.value()
-            self._seconds = time.perf_counter() - begin
-        return value
+            return self._direct.value()
 
     def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
         with self._limited_blas():
@@ -352,13 +348,19 @@ class NumbaEvaluator:
 
     def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._direct.result_dtype)
+        first = _PILOT if self._seconds is None else 0  # how long an evaluation takes decides on the chunks
+        for part in (slice(0, first), slice(first, positions.size)):
+            if positions[part].size:
+                self._run_chunks(positions[part], displaced[part], out[part], tick)
+        return out
+
+    def _run_chunks(self, positions: NDArray[np.int64], displaced: Array, out: Array, tick: Tick) -> None:
         chunks = self._chunks(positions, displaced.shape[1])
         begin = time.perf_counter()
         self._in_threads([(self._run, positions[chunk], displaced[chunk], out[chunk]) for chunk in chunks], tick)
-        busy = (time.perf_counter() - begin) * min(len(self._stores), max(1, len(chunks)))
-        self._seconds = busy / max(1, displaced.size)
+        busy = (time.perf_counter() - begin) * min(len(self._stores), len(chunks))
+        self._seconds = busy / displaced.size
         self._evaluations += displaced.size
-        return out
 
     def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
         out: Array = np.empty((distances.size, 1), self._direct.result_dtype)
@@ -389,8 +391,11 @@ class NumbaEvaluator:
     def _chunks(self, positions: NDArray[np.int64], columns: int) -> list[slice]:
         """Slices of the positions, each of tensors of one dtype, short enough for the bar and for an even load."""
         bounds = [0, *(np.flatnonzero(np.diff(self._dtype_numbers(positions))) + 1).tolist(), positions.size]
-        longest = _CHUNK_SECONDS / max(self._seconds * columns, 1e-9)
-        length = max(1, int(min(longest, positions.size / (len(self._stores) * _CHUNKS_PER_THREAD))))
+        length = positions.size
+        if self._seconds is not None:
+            cost = max(self._seconds * columns, 1e-9)
+            even = max(positions.size / (len(self._stores) * _CHUNKS_PER_THREAD), _SHORTEST_SECONDS / cost)
+            length = max(1, int(min(_CHUNK_SECONDS / cost, even)))
         return [
             slice(start, min(start + length, end))
             for begin, end in itertools.pairwise(bounds)

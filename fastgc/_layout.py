@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,16 @@ class ParameterLayout:
     def tensor_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of the tensor that holds each position of the flat vector."""
         return np.searchsorted(self.starts, positions, side="right") - 1
+
+    def parts(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+        """The tensors that hold some of the positions, and where in their array: slices, if they are sorted."""
+        if np.all(positions[1:] >= positions[:-1]):
+            bounds = [*np.searchsorted(positions, self.starts).tolist(), positions.size]
+            yield from ((t, slice(a, b)) for t, (a, b) in enumerate(itertools.pairwise(bounds)) if b > a)
+            return
+        tensors = self.tensor_of(positions)
+        for t in np.flatnonzero(np.bincount(tensors)).tolist():
+            yield t, np.flatnonzero(tensors == t)
 
     def index(self, tensor: int, local: int) -> tuple[int, ...]:
         """The index inside a tensor of its ``local``-th entry in C order."""

@@ -45,10 +45,8 @@ class Site:
     def analytic(self, positions: Positions) -> Floats:
         """The analytic gradient at positions of the flat vector."""
         layout = self.scene.layout
-        tensors = layout.tensor_of(positions)
         out = np.empty(positions.size)
-        for t in np.unique(tensors):
-            mine = tensors == t
+        for t, mine in layout.parts(positions):
             out[mine] = self.gradients[t][positions[mine] - layout.starts[t]]
         return out
 
@@ -62,7 +60,7 @@ class Site:
     def scales(self, estimates: Estimates) -> Floats:
         """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
         tensors = self.scene.layout.tensor_of(estimates.positions)
-        known = np.where(estimates.trouble == "", estimates.numerical, np.nan)
+        known = np.where(estimates.clear, estimates.numerical, np.nan)
         return gradient_scales(known, tensors, self.sizes)
 
 
@@ -85,15 +83,15 @@ def decide(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> tuple[
         judgement = verdicts(estimates)
         suspects = np.flatnonzero(((judgement.verdict != PASS) | judgement.unsure) & ~climbed)
         if not suspects.size:
-            break
+            return look_closer(estimates, judgement, verdicts, ladders)
         estimates = estimates.updated(suspects, ladders(estimates.positions[suspects], 1.0))
         climbed[suspects] = True
-    return look_closer(estimates, verdicts, ladders)
 
 
-def look_closer(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> tuple[Estimates, Judgement]:
-    """Judge the entries; those too close to the tolerance to call once more, after ladders of other steps."""
-    judgement = verdicts(estimates)
+def look_closer(
+    estimates: Estimates, judgement: Judgement, verdicts: Verdicts, ladders: Ladders
+) -> tuple[Estimates, Judgement]:
+    """Those too close to the tolerance to call once more, after ladders of other steps."""
     close = np.flatnonzero(judgement.close)
     if close.size:
         estimates = estimates.bettered(close, ladders(estimates.positions[close], 2.0))
@@ -102,21 +100,19 @@ def look_closer(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> t
 
 
 def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
-    tensors = site.scene.layout.tensor_of(positions)
     parts = []
-    for t in np.unique(tensors):
+    for t, mine in site.scene.layout.parts(positions):
         bar.enter(site.scene.layout.names[t])
-        parts.append(quotient_estimates(site.scene, positions[tensors == t], site.stencil, site.step, bar.advance))
+        parts.append(quotient_estimates(site.scene, positions[mine], site.stencil, site.step, bar.advance))
     return Estimates.joined(parts)
 
 
 def _ladders(site: Site, positions: Positions, shift: float, bar: Progress) -> Estimates:
     """Tensor by tensor, so that the bar says where the work is."""
-    tensors = site.scene.layout.tensor_of(positions)
     parts = []
-    for t in np.unique(tensors):
+    for t, mine in site.scene.layout.parts(positions):
         bar.enter(f"{site.scene.layout.names[t]} (in doubt)")
-        parts.append(ladder_estimates(site.scene, positions[tensors == t], shift=shift))
+        parts.append(ladder_estimates(site.scene, positions[mine], shift=shift))
     return Estimates.joined(parts)
 
 

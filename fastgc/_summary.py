@@ -100,7 +100,7 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
         name=layout.names[tensor],
         shape=layout.shapes[tensor],
         size=layout.sizes[tensor],
-        checked=int(np.unique(entries.local).size),
+        checked=int(np.unique(entries.local).size) if len(findings) > 1 else len(entries),
         verdict=verdict,
         reason=reason,
         max_relative_error=float(elementwise_error(judged.analytic, judged.numerical).max(initial=0.0)),
@@ -118,11 +118,13 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
 
 def _checked(layout: ParameterLayout, tensor: int, found: Findings) -> _Checked:
     """Sampled entries, and those that a search looked at besides."""
-    mine = layout.tensor_of(found.estimates.positions) == tensor
+    mine = dict(layout.parts(found.estimates.positions)).get(tensor, slice(0, 0))
     sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
     extra = found.looked_at.part(layout.tensor_of(found.looked_at.positions) == tensor)
     extra = extra.part(np.unique(extra.positions, return_index=True)[1])
     extra = extra.part(~np.isin(extra.positions, sampled.positions))
+    if not extra.positions.size:
+        return _Checked(found.point, sampled, judged)
     more = found.site.verdicts(extra, found.site.scales(found.estimates))
     return _Checked(found.point, Estimates.joined([sampled, extra]), Judgement.joined([judged, more]))
 
@@ -178,7 +180,8 @@ def _verdict(
             [f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
         )
     probed += [(UNDECIDED, found.unreached[tensor]) for found in findings if tensor in found.unreached]
-    verdict = worst_verdict([*judged.verdict, *(verdict for verdict, _ in probed)])
+    entries = [UNDECIDED] if np.any(judged.verdict == UNDECIDED) else []
+    verdict = worst_verdict([*entries, *(verdict for verdict, _ in probed)])
     reasons = [open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
     return verdict, "; ".join(dict.fromkeys(filter(None, reasons)))
 
