@@ -22,6 +22,7 @@ from fastgc._engine import (
 )
 from fastgc._entries import open_scene
 from fastgc._evaluate import Evaluator, outside_domain
+from fastgc._explain import explain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
 from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
 from fastgc._progress import Progress
@@ -233,6 +234,8 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             coverages, looked_at = search(
                 site, _unexhausted(request), probings, estimates, judgement, request.seed, bar
             )
+            everything = site.joined(estimates, judgement, looked_at, site.scales(estimates))
+            diagnoses = explain(site, *everything, request.args, request.seed, bar)
             second: CrossCheck | None = None
             if request.crosscheck and number == 0:
                 second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
@@ -246,6 +249,7 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             judgement=judgement,
             coverages=coverages,
             looked_at=looked_at,
+            diagnoses=diagnoses,
             evaluations=evaluator.evaluations,
             engine=evaluator.name,
             crosscheck=second,
