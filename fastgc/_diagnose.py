@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastgc import _patterns
 from fastgc._compare import FAIL, PASS
 from fastgc._layout import listed
-from fastgc import _patterns
 from fastgc._patterns import Pattern
 from fastgc._view import View
 
@@ -63,25 +61,27 @@ class Diagnosis:
 # --- one tensor ---
 
 
-def diagnose(view: View, others: Mapping[str, View], extra: int) -> Diagnosis | None:
+def diagnose(view: View, others: Mapping[str, View], factors: Mapping[str, float], extra: int) -> Diagnosis | None:
     """The simplest pattern that explains the measured entries of a tensor; None where they establish none.
 
     Parameters
     ----------
     others : by name, tensors of the same shape
+    factors : by name, the constant factors of other tensors
     extra : how many of the measured entries were measured for the diagnosis
     """
-    tiers = (
-        lambda: itertools.chain(_simple(view), _patterns.swapped(view, others), _patterns.broadcast(view)),
-        lambda: itertools.chain(_patterns.reordered(view), _patterns.two_terms(view)),
-        lambda: _patterns.sparse(view),
-        lambda: _patterns.unstructured(view),
-    )
-    for tier in tiers:
-        found = list(tier())
-        if found:
-            return _diagnosis(view, found, extra)
-    return None
+    found = next(filter(None, _tiers(view, others, factors)), [])
+    return _diagnosis(view, found, extra) if found else None
+
+
+def _tiers(view: View, others: Mapping[str, View], factors: Mapping[str, float]) -> Iterator[list[Pattern]]:
+    """Patterns that explain the entries, from simple ones to those that explain little."""
+    yield [*_simple(view), *_patterns.swapped(view, others), *_patterns.broadcast(view)]
+    yield [*_patterns.reordered(view), *_patterns.two_terms(view)]
+    yield [*_patterns.wrong_axis(view)]
+    yield [*_patterns.same_factor(view, factors)]
+    yield [*_patterns.sparse(view)]
+    yield [*_patterns.unstructured(view)]
 
 
 def _simple(view: View) -> Iterator[Pattern]:

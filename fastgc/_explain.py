@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from fastgc._compare import FAIL, PASS, Judgement
 from fastgc._diagnose import Diagnosis, diagnose, settled
 from fastgc._entries import Estimates, quotient_estimates
 from fastgc._evaluate import silent
+from fastgc._patterns import constant_factor
 from fastgc._point import arrays_in
 from fastgc._progress import Progress
 from fastgc._settle import Site
@@ -19,10 +20,11 @@ from fastgc._view import View, wanted
 
 _EVALUATIONS = 64  # for each failing tensor, at most
 _TRIALS = 3  # entries that `quotient_estimates` evaluates a second time
-_UNUSABLE = ("jump", "quantised", "not finite")
+_UNKNOWN = ("jump", "quantised", "not finite")  # troubles of entries without a derivative
 _OTHERS = 64  # tensors of one shape that a tensor is compared with
 
 
+@np.errstate(all="ignore")  # a pattern with a number that overflows explains nothing
 def explain(
     site: Site, estimates: Estimates, judgement: Judgement, args: Sequence[Any], seed: int, bar: Progress
 ) -> dict[int, Diagnosis | None]:
@@ -36,7 +38,7 @@ def explain(
     layout = site.scene.layout
     owners = layout.tensor_of(estimates.positions)
     failing = np.unique(owners[judgement.verdict == FAIL]).tolist()
-    lengths = dict(_lengths(args))
+    lengths = _lengths(args)
     views = {}
     shapes = {layout.shapes[t] for t in failing}
     for t in np.unique(owners).tolist():
@@ -45,40 +47,43 @@ def explain(
             views[t] = _view(site, t, estimates.part(mine), judgement.part(mine), lengths)
     extra = dict.fromkeys(failing, 0)
     for t in failing:
-        if not settled(views[t]):
+        local = wanted(views[t], _affordable(site), seed) if not settled(views[t]) else np.empty(0, np.int64)
+        if local.size:
             bar.enter(f"{layout.names[t]} (explained)")
-            more = _measured(site, t, wanted(views[t], _affordable(site), seed), site.scales(estimates), lengths)
-            views[t], extra[t] = views[t].joined(more), more.local.size
+            views[t] = views[t].joined(_measured(site, t, local, site.scales(estimates), lengths))
+            extra[t] = local.size
+    factors = {layout.names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(views[t])}
     return {
-        t: diagnose(views[t], {layout.names[s]: views[s] for s in _alike(site, t, views)}, extra[t]) for t in failing
+        t: diagnose(views[t], {layout.names[s]: views[s] for s in _alike(site, t, views)}, factors, extra[t])
+        for t in failing
     }
 
 
 def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, lengths: dict[int, str]) -> View:
-    """The entries whose derivative is known. At a kink it is what lies between the slopes."""
-    usable = np.isfinite(estimates.uncertainty) & ~np.isin(estimates.trouble, _UNUSABLE)
-    usable &= np.isfinite(estimates.left) & np.isfinite(estimates.right) & np.isfinite(estimates.numerical)
-    estimates, verdict = estimates.part(usable), judgement.verdict[usable]
-    kink = estimates.trouble == "kink"
-    gap = np.where(kink, np.abs(estimates.right - estimates.left) / 2, 0.0)
-    numerical = np.where(kink, estimates.left / 2 + estimates.right / 2, estimates.numerical)
-    scale = float(site.scales(estimates)[tensor])
-    allowed = site.tolerances.allowed(tensor, np.abs(numerical), scale)
+    """The measured entries: at a kink what lies between the slopes, and anything where no derivative is known."""
     layout = site.scene.layout
+    gap = np.abs(estimates.right - estimates.left) / 2
+    numerical = np.where(gap > 0, estimates.left / 2 + estimates.right / 2, estimates.numerical)
+    allowed = site.tolerances.allowed(tensor, np.abs(numerical), float(site.scales(estimates)[tensor]))
+    slack = allowed + estimates.uncertainty + gap
+    known = np.isfinite(slack) & np.isfinite(numerical) & ~np.isin(estimates.trouble, _UNKNOWN)
     return View(
         shape=layout.shapes[tensor] or (1,),
         gradient=site.gradients[tensor],
         local=estimates.positions - layout.starts[tensor],
-        numerical=numerical,
-        slack=allowed + estimates.uncertainty + gap,
+        numerical=np.where(known, numerical, 0.0),
+        slack=np.where(known, slack, np.inf),
         parameters=site.scene.evaluator.entries(estimates.positions),
-        wrong=verdict == FAIL,
-        right=verdict == PASS,
-        lengths=_own_lengths(layout.shapes[tensor]) | lengths,
+        wrong=judgement.verdict == FAIL,
+        right=judgement.verdict == PASS,
+        lengths=lengths,
     )
 
 
-def _measured(site: Site, tensor: int, local: NDArray[np.int64], scales: NDArray[np.float64], lengths: dict[int, str]) -> View:
+def _measured(
+    site: Site, tensor: int, local: NDArray[np.int64], scales: NDArray[np.float64], lengths: dict[int, str]
+) -> View:
+    """More entries, each by one quotient: they count for or against a pattern, and accuse nobody."""
     positions = local + site.scene.layout.starts[tensor]
     estimates = quotient_estimates(site.scene, positions, site.stencil, None, silent)
     return _view(site, tensor, estimates, site.verdicts(estimates, scales), lengths)
@@ -96,16 +101,12 @@ def _alike(site: Site, tensor: int, views: dict[int, View]) -> list[int]:
     return sorted(same, key=lambda t: abs(t - tensor))[:_OTHERS]
 
 
-def _lengths(args: Sequence[Any]) -> Iterator[tuple[int, str]]:
-    """Lengths of the axes of all arrays in args, the first of a length last: it is the one kept."""
-    places = [
-        (length, f"the {'batch axis' if axis == 0 else f'length of axis {axis}'} of args[{number}]")
-        for number, arg in enumerate(args)
-        for array in arrays_in(arg)
-        for axis, length in enumerate(array.shape)
-    ]
-    return reversed([(length, place) for length, place in places if length > 2])
-
-
-def _own_lengths(shape: tuple[int, ...]) -> dict[int, str]:
-    return {length: f"the length of axis {axis} of the tensor" for axis, length in enumerate(shape) if length > 2}
+def _lengths(args: Sequence[Any]) -> dict[int, str]:
+    """Where a length is found first among the axes of all arrays in args."""
+    found: dict[int, str] = {}
+    for number, arg in enumerate(args):
+        for array in arrays_in(arg):
+            for axis, length in enumerate(array.shape):
+                what = "the batch axis" if axis == 0 else f"the length of axis {axis}"
+                found.setdefault(length, f"{what} of args[{number}]")
+    return {length: place for length, place in found.items() if length > 2}

@@ -20,6 +20,7 @@ from fastgc._view import FEWEST, TELLING, WITHIN, View, is_level, long_axes, mov
 
 Floats = NDArray[np.float64]
 
+_FITTED = 3  # wrong entries, at least, for each constant that is fitted to them
 _EXACT = 1e-6  # relative precision in which a factor is recognised, at best
 _LONGEST = 2048  # lines of an axis among which every order is looked for
 
@@ -48,14 +49,14 @@ def zero(view: View) -> Iterator[Pattern]:
 def constant_factor(view: View) -> Iterator[Pattern]:
     """``analytic = c * numerical``. One entry alone shows only a factor that has a meaning."""
     a, n = view.analytic / view.slack, view.numerical / view.slack
-    with np.errstate(all="ignore"):
-        factor = float(np.sum(a * n) / np.sum(n * n))
-        residual = view.analytic / factor - view.numerical
+    factor = float(np.sum(a * n) / np.sum(n * n))
+    residual = view.analytic / factor - view.numerical
     if not (math.isfinite(factor) and factor):
         return
     precision = max(_EXACT, WITHIN * float(np.min(1 / np.abs(n[n != 0]), initial=1.0)))
-    meaning = named_factor(factor, precision, view.lengths)
-    if not view.explained(residual, 0 if meaning else 1):
+    own = {length: f"the length of axis {axis} of the tensor" for axis, length in enumerate(view.shape) if length > 2}
+    meaning = named_factor(factor, precision, own | dict(view.lengths))
+    if not view.explained(residual, 1 if meaning else _FITTED):
         return
     found = Pattern("factor", "", factor, deviation=view.deviation(residual))
     if meaning == "-1":
@@ -89,9 +90,18 @@ def lost_sign(view: View) -> Iterator[Pattern]:
     """``analytic = |numerical|``, or the reverse."""
     for sign, text in ((1, "|numerical|"), (-1, "-|numerical|")):
         residual = view.analytic - sign * np.abs(view.numerical)
-        if view.explained(residual, 1):
+        if view.explained(residual, 2):
             message = f"consistent with lost signs (analytic = {text})"
             yield Pattern("sign", message, deviation=view.deviation(residual))
+
+
+def same_factor(view: View, factors: Mapping[str, float]) -> Iterator[Pattern]:
+    """A factor that is another tensor's too, and so means something in a single entry."""
+    for name, factor in factors.items():
+        residual = view.analytic / factor - view.numerical
+        if view.explained(residual, 1):
+            text = f"consistent with a constant factor of {factor:.4g} (analytic / numerical), as in {name!r}"
+            yield Pattern("factor", text, factor, deviation=view.deviation(residual))
 
 
 # --- the same entries in fewer digits ---
@@ -104,15 +114,17 @@ def few_digits(view: View) -> Iterator[Pattern]:
     """
     some = view.at(view.some)
     mantissas = np.frexp(some[np.isfinite(some) & (some != 0)])[0]
-    size = float(np.sqrt(np.mean((view.numerical / view.slack) ** 2))) * view.slack if view.local.size else view.slack
+    typical = float(np.median(np.abs(view.numerical)))
     for bits, name in ((8, "bfloat16"), (11, "float16"), (24, "float32")):
         whole = [mantissas * 2.0**kept % 1 == 0 for kept in (bits, bits - 3)]
         if not (mantissas.size and whole[0].all() and whole[1].mean() < 0.5):
             continue
-        rounding = 8 * 2.0**-bits * np.fmax(np.abs(view.numerical), size)
+        rounding = 8 * 2.0**-bits * np.fmax(np.abs(view.numerical), typical)
         enough = np.count_nonzero(view.wrong) >= (2 if view.complete else FEWEST)
         if enough and np.all(np.abs(view.analytic - view.numerical) <= WITHIN * view.slack + rounding):
-            yield Pattern("scale_precision", f"consistent with a gradient that was computed in {name}: agrees to that only")
+            yield Pattern(
+                "scale_precision", f"consistent with a gradient that was computed in {name}: agrees to that only"
+            )
         return
 
 
@@ -123,7 +135,7 @@ def rearranged(view: View) -> Iterator[Pattern]:
     """Axes exchanged, reversed or shifted by one; entries read by rows and written by columns."""
     for found, source in itertools.chain(_transposed(view), _reversed(view), _shifted(view), _by_columns(view)):
         residual = view.at(source) - view.numerical
-        if view.explained(residual, 1):
+        if view.explained(residual, 2):
             yield replace(found, deviation=view.deviation(residual))
 
 
@@ -178,6 +190,8 @@ def swapped(view: View, others: Mapping[str, View]) -> Iterator[Pattern]:
 
 def reordered(view: View) -> Iterator[Pattern]:
     """The lines of an axis in any other order: each line's measured entries are looked up among all lines."""
+    if 2 * np.count_nonzero(view.wrong & view.valued) < np.count_nonzero(view.wrong):
+        return  # zeros fit anywhere
     for axis in long_axes(view.shape):
         length = view.shape[axis]
         if length > _LONGEST:
@@ -190,26 +204,22 @@ def reordered(view: View) -> Iterator[Pattern]:
         if sources is None:
             continue
         residual = residual[sources[view.index[axis]], np.arange(view.local.size)]
-        if view.explained(residual, 1):
+        if view.explained(residual, 2):
             yield Pattern("permutation", _order_text(sources, axis), axis=axis, deviation=view.deviation(residual))
 
 
-def _sources(
-    fits: NDArray[np.bool_], lines: NDArray[np.int64], telling: NDArray[np.bool_]
-) -> NDArray[np.int64] | None:
+def _sources(fits: NDArray[np.bool_], lines: NDArray[np.int64], telling: NDArray[np.bool_]) -> NDArray[np.int64] | None:
     """From which line each line's entries come, no two from one; its own where nothing tells; None where none fits."""
-    length = fits.shape[0]
-    sources = np.arange(length)
-    taken = []
-    for line in np.unique(lines):
-        candidates = np.flatnonzero(fits[:, lines == line].all(axis=1))
-        if not candidates.size:
+    sources = np.arange(fits.shape[0])
+    possible = {line: np.flatnonzero(fits[:, lines == line].all(axis=1)) for line in np.unique(lines[telling]).tolist()}
+    taken: set[int] = set()
+    for line in sorted(possible, key=lambda line: possible[line].size):
+        free = [int(source) for source in possible[line] if source not in taken]
+        if not free:
             return None
-        if line not in candidates:
-            sources[line] = candidates[0]
-        if telling[lines == line].any() and (candidates.size == 1 or sources[line] == line):
-            taken.append(sources[line])
-    return sources if len(set(taken)) == len(taken) else None
+        sources[line] = line if line in free else free[0]
+        taken.add(int(sources[line]))
+    return sources
 
 
 def _order_text(sources: NDArray[np.int64], axis: int) -> str:
@@ -246,16 +256,17 @@ def two_terms(view: View) -> Iterator[Pattern]:
 def _with_terms(view: View, names: tuple[str, ...]) -> Iterator[Pattern]:
     columns = {"parameter": view.parameters, "sign(parameter)": np.sign(view.parameters), "1": np.ones(view.local.size)}
     basis = np.stack([columns[name] for name in names], axis=1)
-    weighted = basis / view.slack[:, None]
-    lengths = np.sqrt(np.sum(weighted**2, axis=0))
     error = view.analytic - view.numerical
-    if not (np.isfinite(lengths).all() and lengths.all() and np.isfinite(error).all()):
+    peaks, peak = np.abs(basis).max(axis=0), float(np.abs(error).max())  # divided out: no square overflows
+    if not (np.isfinite(peaks).all() and peaks.all() and math.isfinite(peak) and peak):
         return
-    coefficients = np.linalg.lstsq(weighted / lengths, error / view.slack, rcond=1e-9)[0] / lengths
+    weights = view.slack.min() / view.slack
+    solution = np.linalg.lstsq(basis / peaks * weights[:, None], error / peak * weights, rcond=1e-9)[0]
+    coefficients = solution / peaks * peak
     parts = basis * coefficients
     residual = error - parts.sum(axis=1)
     resolved = np.abs(parts / view.slack[:, None]).max(axis=0) > TELLING / 10
-    if resolved.all() and view.explained(residual, 2 * len(names) - 1):
+    if resolved.all() and view.explained(residual, _FITTED * len(names)):
         sums = " + ".join(_product(c, name) for c, name in zip(coefficients.tolist(), names, strict=True))
         hint = f" ({_TERMS[names[0]][int(coefficients[0] > 0)]}?)" if len(names) == 1 else ""
         message = f"consistent with analytic - numerical = {sums.replace('+ -', '- ')}{hint}"
@@ -281,6 +292,21 @@ def broadcast(view: View) -> Iterator[Pattern]:
             if spread:
                 text = f"consistent with values spread along axis {axis}, where the numerical ones differ"
                 yield Pattern("broadcast", text + _reduced(view, axis, lines), axis=axis)
+
+
+def wrong_axis(view: View) -> Iterator[Pattern]:
+    """Sums of a square array over its other axis: other values, the same total."""
+    length = view.gradient.size
+    if not (view.complete and max(view.shape) == length and length in view.lengths):
+        return
+    n, total = view.numerical, float(view.numerical.sum())
+    telling = abs(total) > TELLING * max(float(view.slack.sum()), _EXACT * float(np.abs(n).sum()))
+    if telling and np.count_nonzero(view.strong) >= _FITTED:
+        if abs(float(view.analytic.sum()) - total) <= WITHIN * float(view.slack.max()):
+            text = (
+                f"consistent with a sum over the wrong axis: another vector of the same total (axes of {length} both)"
+            )
+            yield Pattern("broadcast", text, axis=int(np.argmax(view.shape)))
 
 
 def _varies(view: View, line: NDArray[np.bool_]) -> bool:

@@ -246,6 +246,7 @@ def _text(report: GradientReport) -> Iterable[str]:
         yield f"and {len(rest)} more {_plural(len(rest), 'tensor', 'tensors')}: {counted}"
     if worst_first and worst_first[0].worst is not None:
         yield f"worst: {entry_text(worst_first[0].worst)}"
+    yield from (line for tensor in worst_first[:_ROWS] for line in _evidence(tensor))
     yield from _limits(tensors)
     if report.crosscheck is not None:
         check = report.crosscheck
@@ -347,6 +348,19 @@ def _whole_error(tensor: TensorSummary) -> str:
 
 def _remark(tensor: TensorSummary) -> str:
     return tensor.diagnosis.message if tensor.diagnosis else tensor.reason
+
+
+def _evidence(tensor: TensorSummary) -> Iterable[str]:
+    """What a diagnosis rests on, and what would explain the entries as well."""
+    found = tensor.diagnosis
+    if found is None or found.kind == "unstructured":
+        return
+    counts = found.evidence
+    extra = f" ({counts.extra} measured for this)" if counts.extra else ""
+    fits = f", each within {counts.deviation:.0e} of what is allowed from the pattern" if counts.deviation else ""
+    entries, are = _plural(counts.entries, "entry", "entries"), _plural(counts.wrong, "is", "are")
+    yield f"{tensor.name}: {counts.wrong} of {counts.entries} {entries}{extra} {are} wrong{fits}"
+    yield from (f"{tensor.name}: also {message}" for message in found.alternatives)
 
 
 def _excess(entry: Entry | None) -> float:

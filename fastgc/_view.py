@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,9 @@ _LOOKED_AT = 4096  # analytic entries that tell what holds of a whole tensor
 _CANDIDATES = 512  # entries drawn to choose the next ones from
 
 
+_MEASURED = ("local", "numerical", "slack", "parameters", "wrong", "right")  # fields of a View, by entry
+
+
 @dataclass(frozen=True)
 class View:
     """One tensor: its analytic gradient as a whole, and its measured entries, arrays of shape (entries,).
@@ -31,10 +34,11 @@ class View:
     ----------
     shape, gradient : of the tensor (at least one axis), and its flat analytic gradient
     local : positions of the measured entries in C order
-    numerical, slack : their derivatives, and what these may differ by: tolerance and uncertainty
+    numerical, slack : their derivatives, and what these may differ by, tolerance and uncertainty; infinite where a
+        derivative could not be had
     parameters : their values
     wrong, right : which of them fail and which pass
-    lengths : what has a length, by that length
+    lengths : where in the arguments a length is found, by that length
     """
 
     shape: tuple[int, ...]
@@ -63,14 +67,19 @@ class View:
         return ~(np.fmax(np.abs(self.analytic), np.abs(self.numerical)) <= TELLING * self.slack)
 
     @property
+    def valued(self) -> NDArray[np.bool_]:
+        """Entries whose numerical derivative is telling by itself."""
+        return np.abs(self.numerical) > TELLING * self.slack
+
+    @property
     def strong(self) -> NDArray[np.bool_]:
         """Entries that are wrong and telling."""
         return self.wrong & self.telling
 
     @property
     def complete(self) -> bool:
-        """Whether every entry was measured."""
-        return self.local.size == self.gradient.size
+        """Whether every derivative is known."""
+        return self.local.size == self.gradient.size and bool(np.isfinite(self.slack).all())
 
     def at(self, index: Sequence[Array]) -> Floats:
         """The analytic gradient elsewhere."""
@@ -78,25 +87,27 @@ class View:
 
     def joined(self, other: View) -> View:
         """The measured entries of both."""
-        names = ("local", "numerical", "slack", "parameters", "wrong", "right")
-        return replace(self, **{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names})
+        return View(
+            self.shape,
+            self.gradient,
+            *(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _MEASURED),
+            lengths=self.lengths,
+        )
 
     def deviation(self, residual: Floats) -> float:
         """The largest of what a pattern leaves of the measured entries, in units of their slack."""
-        with np.errstate(all="ignore"):
-            return float(np.max(np.abs(residual) / self.slack))
+        return float(np.max(np.abs(residual) / self.slack))
 
-    def explained(self, residual: Floats, constants: int) -> bool:
-        """Whether what a pattern with fitted constants leaves is within slack everywhere, and little of the errors.
+    def explained(self, residual: Floats, fewest: int) -> bool:
+        """Whether what a pattern leaves is within slack everywhere, and little of the errors.
 
-        It must rest on eight wrong entries, or on all there are and one more than it has constants.
+        It must rest on eight wrong entries, or on ``fewest`` where all entries are known.
         """
-        needed = constants + 1 if self.complete else max(FEWEST, constants + 1)
-        if np.count_nonzero(self.strong) < needed or not self.deviation(residual) <= WITHIN:
+        if np.count_nonzero(self.strong) < (fewest if self.complete else max(fewest, FEWEST)):
             return False
-        with np.errstate(all="ignore"):
-            left, before = residual / self.slack, (self.analytic - self.numerical) / self.slack
-            return bool(np.sum(left**2) <= _UNEXPLAINED * np.sum(before**2))
+        left, before = residual / self.slack, (self.analytic - self.numerical) / self.slack
+        little = bool(np.sum(left**2) <= _UNEXPLAINED * np.sum(before**2))
+        return little and self.deviation(residual) <= WITHIN
 
     @cached_property
     def some(self) -> Indices:
