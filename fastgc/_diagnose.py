@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastgc import _patterns
+from fastgc import _patterns, _places
 from fastgc._compare import FAIL, PASS
 from fastgc._layout import listed
 from fastgc._patterns import Pattern
@@ -76,11 +76,11 @@ def diagnose(view: View, others: Mapping[str, View], factors: Mapping[str, float
 
 def _tiers(view: View, others: Mapping[str, View], factors: Mapping[str, float]) -> Iterator[list[Pattern]]:
     """Patterns that explain the entries, from simple ones to those that explain little."""
-    yield [*_simple(view), *_patterns.swapped(view, others), *_patterns.broadcast(view)]
-    yield [*_patterns.reordered(view), *_patterns.two_terms(view)]
-    yield [*_patterns.wrong_axis(view)]
+    yield [*_simple(view), *_places.swapped(view, others), *_places.broadcast(view)]
+    yield [*_places.reordered(view), *_patterns.two_terms(view)]
+    yield [*_places.wrong_axis(view)]
     yield [*_patterns.same_factor(view, factors)]
-    yield [*_patterns.sparse(view)]
+    yield [*_places.sparse(view)]
     yield [*_patterns.unstructured(view)]
 
 
@@ -90,7 +90,7 @@ def _simple(view: View) -> Iterator[Pattern]:
     yield from _patterns.constant_factor(view)
     yield from _patterns.lost_sign(view)
     yield from _patterns.few_digits(view)
-    yield from _patterns.rearranged(view)
+    yield from _places.rearranged(view)
     yield from _patterns.one_term(view)
 
 

@@ -347,7 +347,10 @@ def _whole_error(tensor: TensorSummary) -> str:
 
 
 def _remark(tensor: TensorSummary) -> str:
-    return tensor.diagnosis.message if tensor.diagnosis else tensor.reason
+    found = tensor.diagnosis
+    if found is not None and found.kind == "unstructured":
+        return f"{tensor.reason}; {found.message}"
+    return found.message if found else tensor.reason
 
 
 def _evidence(tensor: TensorSummary) -> Iterable[str]:

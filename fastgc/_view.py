@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,9 +21,6 @@ WITHIN = 3.0  # of them, within which a pattern explains an entry
 _UNEXPLAINED = 0.01  # share of the squared errors that a pattern may leave: R**2 >= 0.99
 _LOOKED_AT = 4096  # analytic entries that tell what holds of a whole tensor
 _CANDIDATES = 512  # entries drawn to choose the next ones from
-
-
-_MEASURED = ("local", "numerical", "slack", "parameters", "wrong", "right")  # fields of a View, by entry
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,14 @@ class View:
 
     def joined(self, other: View) -> View:
         """The measured entries of both."""
-        return View(
-            self.shape,
-            self.gradient,
-            *(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _MEASURED),
-            lengths=self.lengths,
+        return replace(
+            self,
+            local=np.concatenate([self.local, other.local]),
+            numerical=np.concatenate([self.numerical, other.numerical]),
+            slack=np.concatenate([self.slack, other.slack]),
+            parameters=np.concatenate([self.parameters, other.parameters]),
+            wrong=np.concatenate([self.wrong, other.wrong]),
+            right=np.concatenate([self.right, other.right]),
         )
 
     def deviation(self, residual: Floats) -> float:

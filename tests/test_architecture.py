@@ -25,7 +25,7 @@ ROWS = [
     ["_layout", "_stencil", "_line", "_noise", "_progress", "_demo"],
     ["_record", "_sampling", "_validate", "_view"],
     ["_kernels", "_point", "_patterns"],
-    ["_evaluate"],
+    ["_evaluate", "_places"],
     ["_engine", "_entries", "_crosscheck", "_sweep"],
     ["_classic", "_compare", "_probes"],
     ["_diagnose", "_settle", "_localise"],
@@ -40,7 +40,7 @@ ROWS = [
 ROW = {module: number for number, row in enumerate(ROWS) for module in row}
 
 ESTIMATING = {"_line", "_noise", "_stencil", "_evaluate", "_kernels", "_entries", "_probes"}
-JUDGING = {"_compare", "_diagnose", "_explain", "_patterns", "_report", "_summary", "_view"}
+JUDGING = {"_compare", "_diagnose", "_explain", "_patterns", "_places", "_report", "_summary", "_view"}
 LEAVES = {"_cli", "_demo", "_sweep", "_classic", "__main__"}
 
 # Third-party packages and the modules that may import them.
