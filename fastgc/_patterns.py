@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._view import FEWEST, TELLING, WITHIN, View
+from fastgc._view import BITS, FEWEST, TELLING, WITHIN, View
 
 Floats = NDArray[np.float64]
 
@@ -97,7 +97,7 @@ def same_factor(view: View, factors: Mapping[str, float]) -> Iterator[Pattern]:
     """A factor that is another tensor's too, and so means something in a single entry."""
     for name, factor in factors.items():
         residual = view.analytic / factor - view.numerical
-        if view.explained(residual, 1):
+        if view.explained(residual, 1, BITS / 2):
             text = f"consistent with a constant factor of {factor:.4g} (analytic / numerical), as in {name!r}"
             yield Pattern("factor", text, factor, deviation=view.deviation(residual))
 

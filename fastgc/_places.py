@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastgc._layout import Array, listed
 from fastgc._patterns import EXACT, FITTED, Pattern
-from fastgc._view import FEWEST, TELLING, WITHIN, Indices, View, is_level, long_axes, moved
+from fastgc._view import BITS, FEWEST, WITHIN, Indices, View, information, is_level, long_axes, moved
 
 _LONGEST = 2048  # lines of an axis among which every order is looked for
 _COMPARED = 1 << 22  # pairs of a line and a measured entry that are compared for that
@@ -81,8 +82,9 @@ def swapped(view: View, others: Mapping[str, View]) -> Iterator[Pattern]:
     """The analytic gradient is another tensor's: it agrees with the entries measured there."""
     for name, other in others.items():
         residual = np.asarray(view.gradient[other.local], np.float64) - other.numerical
-        telling = np.count_nonzero(np.abs(other.numerical) > TELLING * other.slack)
-        if telling >= (2 if other.complete else FEWEST) and other.deviation(residual) <= WITHIN:
+        enough = np.count_nonzero(other.valued) >= (2 if other.complete else FEWEST)
+        bits = information(other.numerical[other.valued], other.slack[other.valued]) - math.log2(len(others))
+        if enough and bits >= BITS and other.deviation(residual) <= WITHIN:
             text = f"consistent with the gradient of {name!r}: it agrees with the numerical one there"
             yield Pattern("swapped", text, deviation=other.deviation(residual))
 
@@ -103,7 +105,8 @@ def reordered(view: View) -> Iterator[Pattern]:
         if sources is None:
             continue
         residual = view.at(moved(view.index, axis, sources[view.index[axis]])) - view.numerical
-        if view.explained(residual, 2):
+        chosen = np.unique(view.index[axis][view.telling]).size * math.log2(length)  # bits that the order takes
+        if view.explained(residual, 2, BITS + chosen):
             yield Pattern("permutation", _order_text(sources, axis), axis=axis, deviation=view.deviation(residual))
 
 
@@ -157,7 +160,8 @@ def wrong_axis(view: View) -> Iterator[Pattern]:
     if not (view.complete and max(view.shape) == length and length in view.lengths):
         return
     n, total = view.numerical, float(view.numerical.sum())
-    telling = abs(total) > TELLING * max(float(view.slack.sum()), EXACT * float(np.abs(n).sum()))
+    slack = np.array([max(float(view.slack.sum()), EXACT * float(np.abs(n).sum()))])
+    telling = information(np.array([total]), slack) >= BITS
     same = abs(float(view.analytic.sum()) - total) <= WITHIN * float(view.slack.max())
     if same and telling and np.count_nonzero(view.strong) >= FITTED:
         text = f"consistent with a sum over the wrong axis: other values of the same total, and {length} = N,"

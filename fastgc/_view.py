@@ -19,8 +19,14 @@ FEWEST = 8  # wrong entries that establish a pattern, unless all entries are kno
 TELLING = 100.0  # tolerances and uncertainties that a value must exceed to tell one pattern from another
 WITHIN = 3.0  # of them, within which a pattern explains an entry
 _UNEXPLAINED = 0.01  # share of the squared errors that a pattern may leave: R**2 >= 0.99
+BITS = 12.0  # that a pattern must explain beyond what was free to be chosen: by chance it does so once in 4096 times
 _LOOKED_AT = 4096  # analytic entries that tell what holds of a whole tensor
 _CANDIDATES = 512  # entries drawn to choose the next ones from
+
+
+def information(sizes: Floats, slack: Floats) -> float:
+    """How many bits it tells that numbers of these sizes are met within their slack."""
+    return float(np.sum(np.log2(np.maximum(np.abs(sizes) / (WITHIN * slack), 1.0))))
 
 
 @dataclass(frozen=True)
@@ -98,16 +104,18 @@ class View:
         """The largest of what a pattern leaves of the measured entries, in units of their slack."""
         return float(np.max(np.abs(residual) / self.slack))
 
-    def explained(self, residual: Floats, fewest: int) -> bool:
+    def explained(self, residual: Floats, fewest: int, bits: float = BITS) -> bool:
         """Whether what a pattern leaves is within slack everywhere, and little of the errors.
 
-        It must rest on eight wrong entries, or on ``fewest`` where all entries are known.
+        It must rest on eight wrong entries, or on ``fewest`` where all entries are known, and these must tell enough
+        together: one value known to a percent fits one of many patterns by chance, one known to 1e-5 does not.
         """
         if np.count_nonzero(self.strong) < (fewest if self.complete else max(fewest, FEWEST)):
             return False
-        left, before = residual / self.slack, (self.analytic - self.numerical) / self.slack
-        little = bool(np.sum(left**2) <= _UNEXPLAINED * np.sum(before**2))
-        return little and self.deviation(residual) <= WITHIN
+        error = self.analytic - self.numerical
+        little = bool(np.sum((residual / self.slack) ** 2) <= _UNEXPLAINED * np.sum((error / self.slack) ** 2))
+        enough = information(error[self.strong], self.slack[self.strong]) >= bits
+        return little and enough and self.deviation(residual) <= WITHIN
 
     @cached_property
     def some(self) -> Indices:
