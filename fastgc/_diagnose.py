@@ -89,9 +89,9 @@ def _simple(view: View) -> Iterator[Pattern]:
     yield from _patterns.zero(view)
     yield from _patterns.constant_factor(view)
     yield from _patterns.lost_sign(view)
-    yield from _patterns.few_digits(view)
     yield from _places.rearranged(view)
     yield from _patterns.one_term(view)
+    yield from _patterns.few_digits(view)
 
 
 def _diagnosis(view: View, found: Sequence[Pattern], extra: int) -> Diagnosis:

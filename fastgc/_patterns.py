@@ -106,23 +106,28 @@ def same_factor(view: View, factors: Mapping[str, float]) -> Iterator[Pattern]:
 
 
 def few_digits(view: View) -> Iterator[Pattern]:
-    """All analytic values have the short mantissas of a coarser format, and differ by its rounding.
-
-    Whole numbers are short too: most values must need the last three bits of the format.
-    """
+    """All analytic values have the short mantissas of a coarser format, and differ by its rounding."""
     some = view.at(view.some)
-    mantissas = np.frexp(some[np.isfinite(some) & (some != 0)])[0]
-    typical = float(np.median(np.abs(view.numerical)))
+    some = some[np.isfinite(some) & (some != 0)]
     for bits, name in ((8, "bfloat16"), (11, "float16"), (24, "float32")):
-        whole = [mantissas * 2.0**kept % 1 == 0 for kept in (bits, bits - 3)]
-        if not (mantissas.size and whole[0].all() and whole[1].mean() < 0.5):
-            continue
-        rounding = 8 * 2.0**-bits * np.fmax(np.abs(view.numerical), typical)
-        enough = np.count_nonzero(view.wrong) >= (2 if view.complete else FEWEST)
-        if enough and np.all(np.abs(view.analytic - view.numerical) <= WITHIN * view.slack + rounding):
-            text = f"consistent with a gradient computed in {name}: it agrees to that precision only"
-            yield Pattern("scale_precision", text)
-        return
+        if some.size and _is_rounded(some, bits):
+            rounding = 4 * 2.0**-bits * np.fmax(np.abs(view.numerical), float(np.median(np.abs(view.numerical))))
+            enough = np.count_nonzero(view.wrong) >= (2 if view.complete else FEWEST)
+            if enough and np.all(np.abs(view.analytic - view.numerical) <= WITHIN * view.slack + rounding):
+                text = f"consistent with a gradient computed in {name}: it agrees to that precision only"
+                yield Pattern("scale_precision", text)
+            return
+
+
+def _is_rounded(values: Floats, bits: int) -> bool:
+    """Whether the mantissas fit into so many bits, most need the last three, and the values are no multiples of one.
+
+    Counts have short mantissas too, but are multiples of the last bit of the largest.
+    """
+    mantissas, exponents = np.frexp(values)
+    fits, fits_in_less = (mantissas * 2.0**kept % 1 == 0 for kept in (bits, bits - 3))
+    multiples = np.ldexp(mantissas, exponents - exponents.max() + bits) % 1 == 0
+    return bool(fits.all() and fits_in_less.mean() < 0.5 and not multiples.all())
 
 
 # --- something added or left out ---

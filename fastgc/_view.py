@@ -157,7 +157,7 @@ def wanted(view: View, count: int, seed: int) -> Positions:
     wrong = np.flatnonzero(view.wrong)
     if level:
         found = _along(view, int(wrong[0]), level[0], generator)
-    elif 2 * wrong.size <= np.count_nonzero(view.right):
+    elif wrong.size <= np.count_nonzero(view.right & view.telling):
         found = _near(view, wrong, generator)
     else:
         found = _spread(view, generator)
@@ -186,14 +186,15 @@ def _near(view: View, entries: Positions, generator: np.random.Generator) -> Pos
 def _spread(view: View, generator: np.random.Generator) -> Positions:
     """Entries whose analytic gradient is not zero first, and of them those in lines without any measured entry."""
     drawn = _unknown(view, [generator.integers(length, size=_CANDIDATES) for length in view.shape])
-    drawn = drawn[np.argsort(view.gradient[drawn] == 0, kind="stable")]
+    zero = view.gradient[drawn] == 0
+    drawn = drawn[np.argsort(zero, kind="stable")]
     seen = [set(each.tolist()) for each in view.index]
     last = np.zeros(drawn.size, bool)
     for i, place in enumerate(zip(*(each.tolist() for each in np.unravel_index(drawn, view.shape)), strict=True)):
         last[i] = all(k in lines for k, lines in zip(place, seen, strict=True))
         for k, lines in zip(place, seen, strict=True):
             lines.add(k)
-    return drawn[np.argsort(last, kind="stable")]
+    return drawn[np.lexsort((last, np.sort(zero)))]
 
 
 def _unknown(view: View, index: Sequence[Array]) -> Positions:
