@@ -164,7 +164,7 @@ def _with_terms(view: View, names: tuple[str, ...]) -> Iterator[Pattern]:
     parts = basis * coefficients
     residual = error - parts.sum(axis=1)
     resolved = np.abs(parts / view.slack[:, None]).max(axis=0) > TELLING / 10
-    if resolved.all() and view.explained(residual, FITTED * len(names)):
+    if resolved.all() and view.explained(residual, FITTED * len(names), term=parts.sum(axis=1)):
         sums = " + ".join(_product(c, name) for c, name in zip(coefficients.tolist(), names, strict=True))
         hint = f" ({_TERMS[names[0]][int(coefficients[0] > 0)]}?)" if len(names) == 1 else ""
         message = f"consistent with analytic - numerical = {sums.replace('+ -', '- ')}{hint}"

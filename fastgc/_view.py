@@ -104,17 +104,20 @@ class View:
         """The largest of what a pattern leaves of the measured entries, in units of their slack."""
         return float(np.max(np.abs(residual) / self.slack))
 
-    def explained(self, residual: Floats, fewest: int, bits: float = BITS) -> bool:
+    def explained(self, residual: Floats, fewest: int, bits: float = BITS, term: Floats | None = None) -> bool:
         """Whether what a pattern leaves is within slack everywhere, and little of the errors.
 
         It must rest on eight wrong entries, or on ``fewest`` where all entries are known, and these must tell enough
-        together: one value known to a percent fits one of many patterns by chance, one known to 1e-5 does not.
+        together: one value known to a percent fits one of many patterns by chance, one known to 1e-5 does not. What
+        tells is the numerical derivative (a slope of nearly zero fits any factor), or the term that was added.
         """
-        if np.count_nonzero(self.strong) < (fewest if self.complete else max(fewest, FEWEST)):
-            return False
         error = self.analytic - self.numerical
+        strong = self.wrong & self.valued if term is None else self.strong
+        sizes = np.minimum(np.abs(error), np.abs(self.numerical if term is None else term))
+        if np.count_nonzero(strong) < (fewest if self.complete else max(fewest, FEWEST)):
+            return False
         little = bool(np.sum((residual / self.slack) ** 2) <= _UNEXPLAINED * np.sum((error / self.slack) ** 2))
-        enough = information(error[self.strong], self.slack[self.strong]) >= bits
+        enough = information(sizes[strong], self.slack[strong]) >= bits
         return little and enough and self.deviation(residual) <= WITHIN
 
     @cached_property

@@ -70,6 +70,14 @@ def test_a_drifting_factor_is_none(spread: float) -> None:
     assert only(_patterns.constant_factor, view(N, drift * N)) is None
 
 
+def test_slopes_of_nearly_zero_show_no_factor() -> None:
+    """Divided by 1e15, any gradient agrees with slopes that vanish within their uncertainty."""
+    nothing = View(N.shape, P.ravel(), np.arange(120), 1e-15 * N.ravel(), np.full(120, 1e-14), P.ravel(),
+                   np.ones(120, bool), np.zeros(120, bool), {})  # fmt: skip
+    assert only(_patterns.constant_factor, nothing) is None
+    assert only(_patterns.same_factor, nothing, {"W": 1e15}) is None
+
+
 def test_lost_signs() -> None:
     found = [only(_patterns.lost_sign, view(N, sign * np.abs(N), SOME)) for sign in (1, -1)]
     assert [each is not None and each.message for each in found] == [
