@@ -359,10 +359,15 @@ def _evidence(tensor: TensorSummary) -> Iterable[str]:
     if found is None or found.kind == "unstructured":
         return
     counts = found.evidence
-    extra = f" ({counts.extra} measured for this)" if counts.extra else ""
-    fits = f", each within {counts.deviation:.0e} of what is allowed from the pattern" if counts.deviation else ""
-    entries, are = _plural(counts.entries, "entry", "entries"), _plural(counts.wrong, "is", "are")
-    yield f"{tensor.name}: {counts.wrong} of {counts.entries} {entries}{extra} {are} wrong{fits}"
+    extra = f" ({counts.extra} for this)" if counts.extra else ""
+    measured = f"{counts.entries} measured {_plural(counts.entries, 'entry', 'entries')}{extra}"
+    if counts.deviation:
+        yield (
+            f"{tensor.name}: that explains all of {measured}, {counts.wrong} of them wrong, to {counts.deviation:.0e} "
+            "of what is allowed"
+        )
+    else:
+        yield f"{tensor.name}: {counts.wrong} of {measured} {_plural(counts.wrong, 'is', 'are')} wrong"
     yield from (f"{tensor.name}: also {message}" for message in found.alternatives)
 
 
