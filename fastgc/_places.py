@@ -91,8 +91,6 @@ def swapped(view: View, others: Mapping[str, View]) -> Iterator[Pattern]:
 
 def reordered(view: View) -> Iterator[Pattern]:
     """The lines of an axis in any other order: each line's measured entries are looked up among all lines."""
-    if 2 * np.count_nonzero(view.wrong & view.valued) < np.count_nonzero(view.wrong):
-        return  # zeros fit anywhere
     for axis in long_axes(view.shape):
         length = view.shape[axis]
         if length > _LONGEST:

@@ -112,12 +112,11 @@ class View:
         tells is the numerical derivative (a slope of nearly zero fits any factor), or the term that was added.
         """
         error = self.analytic - self.numerical
-        strong = self.wrong & self.valued if term is None else self.strong
         sizes = np.minimum(np.abs(error), np.abs(self.numerical if term is None else term))
-        if np.count_nonzero(strong) < (fewest if self.complete else max(fewest, FEWEST)):
+        if np.count_nonzero(self.strong) < (fewest if self.complete else max(fewest, FEWEST)):
             return False
         little = bool(np.sum((residual / self.slack) ** 2) <= _UNEXPLAINED * np.sum((error / self.slack) ** 2))
-        enough = information(sizes[strong], self.slack[strong]) >= bits
+        enough = information(sizes[self.strong], self.slack[self.strong]) >= bits
         return little and enough and self.deviation(residual) <= WITHIN
 
     @cached_property

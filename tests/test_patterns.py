@@ -60,6 +60,7 @@ def test_one_entry_shows_only_a_factor_with_a_meaning() -> None:
     assert only(_patterns.constant_factor, view(one, 2 * one)) is not None
     assert only(_patterns.constant_factor, view(one, 7 * one, lengths={7: "here"})) is not None
     assert only(_patterns.constant_factor, view(one, 7 * one)) is None
+    assert only(_patterns.constant_factor, view(one, 2.0002 * one)) is None
     assert only(_patterns.same_factor, view(one, 7 * one), {"W": 7.0}) is not None
     assert only(_patterns.same_factor, view(one, 7 * one), {"W": 6.0}) is None
 

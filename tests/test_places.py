@@ -104,6 +104,13 @@ def test_an_order_that_changes_or_repeats_a_line_is_none(wrong: np.ndarray) -> N
     assert kinds(_places.reordered, view(N, wrong)) == []
 
 
+def test_two_equal_lines_do_not_come_from_one() -> None:
+    right, wrong = N.copy(), N.copy()
+    right[1] = right[0]
+    wrong[:3] = N[2], N[0], slopes(10, seed=8)
+    assert kinds(_places.reordered, view(right, wrong)) == []
+
+
 def test_zeros_fit_anywhere_and_show_no_order() -> None:
     """A slope of zero with an analytic gradient that is not: as the bias before a batch normalisation may have."""
     wrong = np.array([0.3, -0.2, 0.5, 0.0, 0.0, 0.0, 0.0])
@@ -132,6 +139,9 @@ def test_a_gradient_of_another_tensor() -> None:
     assert (found.kind, "'V'" in found.message) == ("swapped", True)
     assert kinds(_places.swapped, view(N, 1.001 * other), {"V": view(other, other)}) == []
     assert kinds(_places.swapped, view(N, other), {"V": view(other, other, range(7))}) == []
+    pair = slopes(2), slopes(2, seed=3)
+    assert kinds(_places.swapped, view(*pair), {"V": view(pair[1], pair[1], slack=1e-5)}) == ["swapped"]
+    assert kinds(_places.swapped, view(*pair), {"V": view(pair[1], pair[1], slack=9e-3)}) == []
     assert kinds(_places.swapped, view(N, 0 * N), {"V": view(0 * N, 0 * N)}) == []
 
 

@@ -33,10 +33,12 @@ def test_it_must_be_within_the_slack_of_every_entry() -> None:
 
 
 def test_it_must_explain_most_of_small_errors() -> None:
-    """Errors of twice the slack, in no order, are within the slack of any pattern."""
-    known = view(N, N * (1 + 2e-5 * slopes(12, 10, seed=1)))
-    assert known.wrong.any()
-    assert not known.explained(known.analytic - known.numerical, 1)
+    """Errors of eight times the slack, of which a pattern leaves a quarter."""
+    known = view(N, N * (1 + 8e-5 * np.sign(slopes(12, 10, seed=1))))
+    error = known.analytic - known.numerical
+    assert known.explained(0.05 * error, 1)
+    assert not known.explained(0.25 * error, 1)
+    assert known.deviation(0.25 * error) < 3
 
 
 def test_a_value_known_to_a_percent_tells_too_little_by_itself() -> None:
