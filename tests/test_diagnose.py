@@ -228,6 +228,13 @@ def test_the_batch_axis_is_named() -> None:
     )
 
 
+def test_the_text_says_where_no_pattern_was_found() -> None:
+    wrong = slopes(SIZE) + slopes(SIZE) ** 2
+    report = fastgc.check_gradients(lambda p: float(slopes(SIZE) @ np.sin(p)), wrong, np.zeros(SIZE))
+    row = str(report).splitlines()[2]
+    assert row.endswith("FAIL  32 of 32 checked entries differ; no simple pattern explains them")
+
+
 # --- where none is established ---
 
 

@@ -183,9 +183,9 @@ def test_kinks_beside_the_bug_do_not_hide_it() -> None:
     x[::4] = 0
 
     def loss(p: np.ndarray) -> float:
-        return float(np.abs(p) @ np.arange(1, 41))
+        return float(np.maximum(p, 0) @ np.arange(1, 41))
 
-    found = fastgc.check_gradients(loss, 3 * np.sign(x) * np.arange(1, 41), x, samples="all").tensors["params"]
+    found = fastgc.check_gradients(loss, 3.0 * (x > 0) * np.arange(1, 41), x, samples="all").tensors["params"]
     assert (found.diagnosis.kind, found.diagnosis.factor) == ("factor", pytest.approx(3))
 
 
