@@ -146,8 +146,7 @@ def broadcast(view: View) -> Iterator[Pattern]:
     for axis in long_axes(view.shape):
         if is_level(view, axis):
             lines = np.ravel_multi_index(tuple(moved(view.index, axis, np.zeros_like(view.local))), view.shape)
-            spread = [line for line in np.unique(lines) if _varies(view, lines == line)]
-            if spread:
+            if any(_varies(view, lines == line) for line in np.unique(lines)):
                 text = f"consistent with values spread along axis {axis}, where the numerical ones differ"
                 yield Pattern("broadcast", text + _reduced(view, axis, lines), axis=axis)
 
@@ -173,13 +172,13 @@ def _varies(view: View, line: NDArray[np.bool_]) -> bool:
 
 def _reduced(view: View, axis: int, lines: NDArray[np.int64]) -> str:
     """Whether the constant is the mean or the sum of the numerical values, where a line is known as a whole."""
-    for line in np.unique(lines):
+    found, counts = np.unique(lines, return_counts=True)
+    for line in found[counts == view.shape[axis]][:1]:
         here = lines == line
-        if np.count_nonzero(here) == view.shape[axis]:
-            constant, n, slack = view.analytic[here][0], view.numerical[here], view.slack[here]
-            for name, value, allowed in (("mean", n.mean(), slack.mean()), ("sum", n.sum(), slack.sum())):
-                if abs(constant - value) <= WITHIN * allowed:
-                    return f": their {name} along it"
+        constant, n, slack = view.analytic[here][0], view.numerical[here], view.slack[here]
+        for name, value, allowed in (("mean", n.mean(), slack.mean()), ("sum", n.sum(), slack.sum())):
+            if abs(constant - value) <= WITHIN * allowed:
+                return f": their {name} along it"
     return ""
 
 

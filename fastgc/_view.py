@@ -177,7 +177,7 @@ def _along(view: View, entry: int, axis: int, generator: np.random.Generator) ->
 def _near(view: View, entries: Positions, generator: np.random.Generator) -> Positions:
     """In turn for each entry and each axis: anywhere in its row or column, or in the one before or after."""
     turns = np.arange(_CANDIDATES)
-    owners, axes = entries[turns % entries.size], turns // entries.size % len(view.shape)
+    owners, axes = entries[turns // len(view.shape) % entries.size], turns % len(view.shape)
     index = [generator.integers(length, size=turns.size) for length in view.shape]
     for axis, length in enumerate(view.shape):
         beside = view.index[axis][owners] + generator.choice([0, 0, 0, -1, 1], turns.size)
