@@ -18,7 +18,6 @@ from fastgc._compare import (
     Judgement,
     elementwise_error,
     relative_error,
-    smallest_failure,
     worst_verdict,
 )
 from fastgc._diagnose import Diagnosis, diagnose
@@ -157,7 +156,7 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
     verdict = worst_verdict(judged.verdict)
     return JacobianReport(
         verdict=verdict,
-        reason="; ".join(filter(None, [_reason(judged), _transposition(checked, about) if verdict == FAIL else ""])),
+        reason=_reason(judged),
         output_shape=about.output_shape,
         input_shape=about.input_shape,
         size=size,
@@ -201,17 +200,6 @@ def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
     with np.errstate(all="ignore"):
         found = diagnose(view, {}, {}, 0)
     return found if columns.size == n or (found and found.kind in _PLACELESS) else None
-
-
-def _transposition(checked: Checked, about: About) -> str:
-    """Whether a wrong square Jacobian is right but for its orientation."""
-    m, n = math.prod(about.output_shape), math.prod(about.input_shape)
-    if m != n or checked.estimates.positions.size != m * n:
-        return ""
-    judged = checked.judgement
-    distance = np.abs(judged.analytic.reshape(m, n).T - judged.numerical.reshape(m, n)).reshape(-1)
-    within = distance <= smallest_failure(judged, checked.estimates.uncertainty)
-    return "the analytic Jacobian is the transpose of the numerical one" if within.all() else ""
 
 
 def failed(report: JacobianReport, reason: str) -> JacobianReport:
