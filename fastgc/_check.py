@@ -85,6 +85,8 @@ class _Request:
     precision: str
     engine: str
     threads: int | None
+    workers: int
+    vectorized: bool
     in_place: bool
 
 
@@ -104,6 +106,8 @@ def check_gradients(
     precision: str = "double",
     engine: str = "auto",
     threads: int | None = None,
+    workers: int = 1,
+    vectorized: bool = False,
     points: int = 1,
     in_place: bool = False,
     crosscheck: bool = True,
@@ -148,6 +152,14 @@ def check_gradients(
         loss; "python" calls the loss from Python.
     threads : int, optional
         Threads of the compiled loops; by default Numba's own setting. Results do not depend on it.
+    workers : int
+        Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: as many as there are
+        cores. The loss, what it refers to and args are pickled once, by value where they cannot be imported; arrays
+        are shared. BLAS runs in one thread in each. Results do not depend on their number. Needs joblib (``python -m
+        pip install 'fastgc[workers]'``).
+    vectorized : bool
+        The loss takes parameters with a leading batch axis in every array and returns one value for each, shape
+        ``(batch,)``; it is called with blocks of displaced parameters. ``gradients`` receives the plain parameters.
     points : int
         Check at params and at ``points - 1`` random points around them; needs callable gradients.
     in_place : bool
@@ -172,10 +184,11 @@ def check_gradients(
     begin = time.perf_counter()
     layout, leaves = flatten_parameters(params)
     validate(layout, leaves, gradients, args=args, step=step, rtol=rtol, atol=atol, precision=precision, engine=engine,
-             threads=threads, points=points, in_place=in_place, stencil=stencil, seed=seed, probes=probes)  # fmt: skip
+             threads=threads, workers=workers, vectorized=vectorized, points=points, in_place=in_place, stencil=stencil,
+             seed=seed, probes=probes)  # fmt: skip
     counts = sampled_counts(layout, tensors, samples, probes)
     scope = Scope(layout, counts, probes, stencil_named(stencil), step, rtol, atol, crosscheck, seed)
-    request = _Request(loss, gradients, args, scope, precision, engine, threads, in_place)
+    request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place)
     with Progress(points * scope.samples, shown=progress) as bar:
         findings = [_check_point(request, number, leaves, bar) for number in range(points)]
     return summarise(layout, counts, findings, seed, time.perf_counter() - begin)
@@ -242,7 +255,7 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
         before = fingerprint(point.leaves)
         evaluator, first = open_evaluator(
             request.loss, point, engine=request.engine, threads=request.threads, expected=expected,
-            with_gradients=request.gradients is True,
+            with_gradients=request.gradients is True, workers=request.workers, vectorized=request.vectorized,
         )  # fmt: skip
         with contextlib.closing(evaluator):
             gradients = _analytic(request, point)
