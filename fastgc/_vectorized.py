@@ -21,7 +21,9 @@ _TRIAL_STEP = 1e-3
 
 
 class VectorizedEvaluator:
-    """Calls a loss with blocks of parameters; tensors that are not displaced are read-only views of one copy.
+    """Calls a loss with blocks of parameters; tensors that are not displaced are views of one copy.
+
+    All arrays are read-only for the loss.
 
     Parameters
     ----------
@@ -172,8 +174,8 @@ class VectorizedEvaluator:
 
     def _called(self, blocks: Blocks, rows: int) -> Array:
         self.evaluations += rows
-        batched = [
-            blocks[t].reshape(rows, *leaf.shape) if t in blocks else np.broadcast_to(leaf, (rows, *leaf.shape))
+        batched = [  # read-only, all of them: what the loss wrote would be other rows' too
+            np.broadcast_to(blocks[t].reshape(rows, *leaf.shape) if t in blocks else leaf, (rows, *leaf.shape))
             for t, leaf in enumerate(self._leaves)
         ]
         return as_values(self._loss(self._layout.rebuild(batched), *self._args), rows, self._plain.result_dtype)

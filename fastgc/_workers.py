@@ -188,9 +188,7 @@ class WorkersEvaluator:
         """Number, values and seconds of every task as it is done; after an exception no worker is left at work."""
         self.name = f"python ({self._count} processes)"
         with joblib.parallel_config("loky", inner_max_num_threads=1):
-            parallel = joblib.Parallel(
-                self._count, return_as="generator_unordered", batch_size=1, pre_dispatch="all", max_nbytes=None
-            )
+            parallel = joblib.Parallel(self._count, return_as="generator_unordered", batch_size=1, max_nbytes=None)
         results = parallel(joblib.delayed(_run)(self._check, i, method, *task) for i, task in enumerate(tasks))
         try:
             for result in results:
