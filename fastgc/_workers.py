@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
@@ -175,8 +175,11 @@ class WorkersEvaluator:
         parts = [slice(start, min(start + length, count)) for start in range(0, count, length)]
         found: list[Any] = [None] * len(parts)
         done, spent = 0, 0.0
-        with contextlib.closing(self._results(method, [arguments(part) for part in parts])) as results:
-            for number, values, seconds in results:
+        with self._results(method, [arguments(part) for part in parts]) as results:
+            for result in results:
+                if isinstance(result, bytes):
+                    raise pickle.loads(result)
+                number, values, seconds = result
                 found[number], before = values, done
                 done, spent = done + len(values), spent + seconds
                 tick(before, done)
@@ -184,17 +187,15 @@ class WorkersEvaluator:
         self._seconds = max(spent / count, 1e-9)
         return np.concatenate(found)
 
-    def _results(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Generator[tuple[int, Array, float]]:
-        """Number, values and seconds of every task as it is done; after an exception no worker is left at work."""
+    @contextlib.contextmanager
+    def _results(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Iterator[Iterator[Any]]:
+        """What `_run` returns of every task, as it is done; after an exception no worker is left at work."""
         self.name = f"python ({self._count} processes)"
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             parallel = joblib.Parallel(self._count, return_as="generator_unordered", batch_size=1, max_nbytes=None)
         results = parallel(joblib.delayed(_run)(self._check, i, method, *task) for i, task in enumerate(tasks))
         try:
-            for result in results:
-                if isinstance(result, bytes):
-                    raise pickle.loads(result)
-                yield result
+            yield results
         except BrokenExecutor as error:
             raise RuntimeError(
                 f"a worker process died while it evaluated the loss (out of memory? a crash of compiled code?): "
