@@ -153,10 +153,9 @@ def check_gradients(
     threads : int, optional
         Threads of the compiled loops; by default Numba's own setting. Results do not depend on it.
     workers : int
-        Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: as many as there are
-        cores. The loss, what it refers to and args are pickled once, by value where they cannot be imported; arrays
-        are shared. BLAS runs in one thread in each. Results do not depend on their number. Needs joblib (``python -m
-        pip install 'fastgc[workers]'``).
+        Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: one for each core.
+        The loss, what it refers to and args are pickled once; arrays are shared by memory map. BLAS runs in one thread
+        in each; results do not depend on how many there are. Needs ``python -m pip install 'fastgc[workers]'``.
     vectorized : bool
         The loss takes parameters with a leading batch axis in every array and returns one value for each, shape
         ``(batch,)``; it is called with blocks of displaced parameters. ``gradients`` receives the plain parameters.

@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from fastgc._evaluate import PythonEvaluator, Ray, Tick, silent
-from fastgc._layout import Array, ParameterLayout
+from fastgc._layout import Array, ParameterLayout, listed
 from fastgc._record import store
 
 try:
@@ -30,9 +31,9 @@ try:
 except ImportError as error:
     raise ImportError("workers needs joblib: python -m pip install 'fastgc[workers]'") from error
 
-_CHUNK_SECONDS = 0.05  # long beside sending a chunk to a process (a millisecond), short beside a progress bar or Ctrl-C
+_CHUNK_SECONDS = 0.1  # long beside sending a chunk to a process (a millisecond), short beside a progress bar or Ctrl-C
 _CHUNKS_PER_WORKER = 16  # so that the last chunks leave no process idle for long
-_WORTHWHILE = 0.05  # seconds of work below which sharing it out (about 0.015 s) saves little
+_WORTHWHILE = 0.03  # seconds of work below which sharing it out (about 0.015 s) saves little
 _ALIGNMENT = 64  # bytes, of arrays in a file
 _TRIAL_ENTRIES, _TRIAL_STEP = 64, 1e-3  # displaced together, and how far, to compare a worker's loss with ours
 _SAME_VALUE = 1e-8  # relative; another process may, for instance, sum a set in another order
@@ -209,21 +210,35 @@ class WorkersEvaluator:
 
 # --- in a worker process ---
 
-_open: dict[Path, PythonEvaluator] = {}  # at most one: of the check at work
+
+@dataclass(frozen=True)
+class _Opened:
+    """A check in a worker: its evaluator, over the only copy of the parameters here, and what that is a copy of."""
+
+    evaluator: PythonEvaluator
+    names: tuple[str, ...]
+    leaves: Sequence[Array]
+    shared: Sequence[Array]
+
+
+_open: dict[Path, _Opened] = {}  # at most one: the check at work
 
 
 def _run(check: Path, number: int, method: str, first: Any, *rest: Any) -> Any:
     """One task: its number, what the evaluator's method returns and how long that took; or the exception, pickled."""
     try:
-        evaluator = _evaluator_of(check)
+        opened = _opened(check)
         subject = load(first) if isinstance(first, Path) else first
         begin = time.perf_counter()
-        return number, getattr(evaluator, method)(subject, *rest), time.perf_counter() - begin
+        values = getattr(opened.evaluator, method)(subject, *rest)
+        spent = time.perf_counter() - begin
+        _refuse_changed(opened)
+        return number, values, spent
     except Exception as error:
         return _portable(error)
 
 
-def _evaluator_of(check: Path) -> PythonEvaluator:
+def _opened(check: Path) -> _Opened:
     if check not in _open:
         _open.clear()  # frees the copy of the check before
         loss, args, layout, shared, trial = load(check)
@@ -231,8 +246,19 @@ def _evaluator_of(check: Path) -> PythonEvaluator:
         evaluator = PythonEvaluator(loss, layout.rebuild(own.leaves), args, layout, own.leaves, shared)
         if trial is not None:
             _refuse_other_values(evaluator, *trial)
-        _open[check] = evaluator
+        _open[check] = _Opened(evaluator, layout.names, own.leaves, shared)
     return _open[check]
+
+
+def _refuse_changed(opened: _Opened) -> None:
+    """Raise a ValueError that names the parameters that the loss changed in this process, where nobody else sees it."""
+    rows = zip(opened.names, opened.leaves, opened.shared, strict=True)
+    changed = [name for name, leaf, shared in rows if not np.array_equal(leaf, shared)]
+    if changed:
+        raise ValueError(
+            f"loss changed params {listed(changed)} in a worker process; it must leave its parameters as they are: "
+            "copy them first"
+        )
 
 
 def _refuse_other_values(

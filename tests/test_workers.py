@@ -415,6 +415,32 @@ def test_a_loss_undefined_beside_the_point_can_be_compared() -> None:
     evaluator.close()
 
 
+@pytest.mark.usefixtures("folder", "no_worker_here")
+def test_a_loss_that_changes_its_parameters_in_a_worker_is_refused() -> None:
+    harm = {"done": False}
+
+    def harmful(p: Any) -> float:
+        if harm["done"]:
+            p["b"][1] = 7.0
+        return float(np.sum(p["a"] ** 2))
+
+    evaluator = evaluator_for(harmful, {"a": np.ones(3), "b": np.ones(2)})
+    opened = _workers._opened(evaluator._check)
+    opened.evaluator._loss.__closure__[0].cell_contents["done"] = True
+    with pytest.raises(ValueError, match=r"loss changed params 'b' in a worker process; .* copy them first"):
+        task(evaluator, "values", np.array([0]), np.array([[2.0]]), silent)
+    evaluator.close()
+
+
+@pytest.mark.parametrize("engine", ["auto", "python"])
+def test_a_jitted_loss_is_refused(engine: str) -> None:
+    jitted = pytest.importorskip("numba").njit(lambda p: p.sum())
+    with pytest.raises(
+        ValueError, match="workers=2 is for a plain Python loss; this one is compiled by Numba: use thr"
+    ):
+        fastgc.check_gradients(jitted, double, array(3), workers=2, engine=engine)
+
+
 # --- modules ---
 
 BY_PATH = """
