@@ -302,6 +302,7 @@ def test_arrays_are_mapped_and_not_read(tmp_path: Path) -> None:
         assert arrays[name].dtype == value.dtype and arrays[name].shape == value.shape
         assert np.array_equal(arrays[name], value)
         assert type(arrays[name]) is np.ndarray
+        assert name in ("objects", "strided") or arrays[name].ctypes.data % 64 == 0  # the two are not mapped
     assert arrays["Fortran order"].flags.f_contiguous
     assert path.stat().st_size < captured.nbytes < path.with_suffix(".arrays").stat().st_size
     base = function()
