@@ -20,16 +20,23 @@ _HOME = {
     "numerical_gradient": "_classic",
     "numerical_jacobian": "_classic",
     "gradient_check": "_classic",
+    "check_jacobian": "_jacobian",
+    "check_hessian": "_jacobian",
+    "JacobianReport": "_jacobian_report",
     "relative_error": "_compare",
     "max_relative_error": "_compare",
     "interpret": "_compare",
     "step_sweep": "_sweep",
 }
 
-__all__ = [*_HOME, "__version__"]
+_PACKAGES = ("torch", "jax")  # which need more than fastgc's own dependencies
+
+__all__ = [*_HOME, *_PACKAGES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"fastgc.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'fastgc' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"fastgc.{_HOME[name]}"), name)

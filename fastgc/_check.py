@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fastgc._compare import DEFAULT_RTOL, UNDECIDED, Tolerances
+from fastgc._budget import representative, settle_in_time, together, unreached
+from fastgc._compare import DEFAULT_RTOL, UNDECIDED, Judgement, Tolerances
+from fastgc._complex_step import adjudicate
 from fastgc._cover import cover, search
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
@@ -20,20 +24,23 @@ from fastgc._engine import (
     open_evaluator,
     readable_compilation,
 )
-from fastgc._entries import open_scene
-from fastgc._evaluate import Evaluator, outside_domain
+from fastgc._entries import Estimates, open_scene, unmeasured_scene
+from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, outside_domain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
 from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
 from fastgc._sampling import plan_samples
-from fastgc._settle import Site, remarks, settle
+from fastgc._settle import Site, remarks
 from fastgc._stencil import Stencil, stencil_named
 from fastgc._summary import Findings, summarise
 from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
 
 _PER_TENSOR = 20  # evaluations, about, that probing a tensor takes
 _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitudes of each tensor
+
+
+Adjudicator = Callable[[Site, Estimates, Judgement], tuple[Estimates, Judgement, tuple[str, ...]]]
 
 
 class GradientMismatch(AssertionError):
@@ -57,6 +64,7 @@ class Scope:
     atol: float | None
     crosscheck: bool
     seed: int
+    deadline: float = math.inf  # of ``time.perf_counter``
 
     @property
     def chosen(self) -> list[int]:
@@ -67,6 +75,16 @@ class Scope:
     def unexhausted(self) -> list[int]:
         """The tensors not all of whose entries are checked one by one."""
         return [t for t in self.chosen if self.counts[t] != self.layout.sizes[t]]
+
+    @property
+    def probed(self) -> list[int]:
+        """The tensors in which random directions are measured."""
+        return [t for t in self.unexhausted if self.layout.sizes[t]] if self.probes else []
+
+    @property
+    def expected(self) -> int:
+        """About how many evaluations follow."""
+        return 2 * self.samples + _PER_TENSOR * len(self.probed)
 
     @property
     def samples(self) -> int:
@@ -111,6 +129,7 @@ def check_gradients(
     points: int = 1,
     in_place: bool = False,
     crosscheck: bool = True,
+    time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> GradientReport:
@@ -165,6 +184,9 @@ def check_gradients(
         Displace the caller's own arrays (restored to the bit), for a loss that reads them from elsewhere.
     crosscheck : bool
         Also show ``scipy.optimize.check_grad`` for at most 32 of the entries.
+    time_budget : float, optional
+        Seconds after which the check ends with what it has. A few entries of all tensors come first, and then more of
+        each; what was not reached is undecided.
     seed : int
         Of the sampled entries and the random points.
     progress : bool
@@ -184,12 +206,15 @@ def check_gradients(
     layout, leaves = flatten_parameters(params)
     validate(layout, leaves, gradients, args=args, step=step, rtol=rtol, atol=atol, precision=precision, engine=engine,
              threads=threads, workers=workers, vectorized=vectorized, points=points, in_place=in_place, stencil=stencil,
-             seed=seed, probes=probes)  # fmt: skip
+             seed=seed, probes=probes, time_budget=time_budget)  # fmt: skip
     counts = sampled_counts(layout, tensors, samples, probes)
     scope = Scope(layout, counts, probes, stencil_named(stencil), step, rtol, atol, crosscheck, seed)
     request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place)
     with Progress(points * scope.samples, shown=progress) as bar:
-        findings = [_check_point(request, number, leaves, bar) for number in range(points)]
+        findings = []
+        for number in range(points):
+            scope = replace(scope, deadline=begin + (time_budget or math.inf) * (number + 1) / points)
+            findings.append(_check_point(replace(request, scope=scope), number, leaves, bar))
     return summarise(layout, counts, findings, seed, time.perf_counter() - begin)
 
 
@@ -250,18 +275,32 @@ def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: P
 def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
     scope = request.scope
     with _point(request, number, leaves, reach) as point:
-        expected = 2 * scope.samples + _PER_TENSOR * len(scope.unexhausted) * bool(scope.probes)
         before = fingerprint(point.leaves)
         evaluator, first = open_evaluator(
-            request.loss, point, engine=request.engine, threads=request.threads, expected=expected,
-            with_gradients=request.gradients is True, workers=request.workers, vectorized=request.vectorized,
+            request.loss, point, engine=request.engine, threads=request.threads, expected=scope.expected,
+            with_gradients=request.gradients is True, deadline=scope.deadline,
+            workers=request.workers, vectorized=request.vectorized,
         )  # fmt: skip
         with contextlib.closing(evaluator):
+            bar.expect(first.seconds * scope.expected)
             gradients = _analytic(request, point)
             base = float(np.real(first.value))
-            findings = examine(scope, number, evaluator, point.leaves, gradients, base, first.notes, bar)
+            begin = time.perf_counter()
+            findings = examine(
+                scope, number, evaluator, point.leaves, gradients, base, first.notes, bar,
+                partial(adjudicate, loss=request.loss, args=request.args,
+                        open_complex=lambda: _complex_evaluator(request, point)),
+            )  # fmt: skip
             refuse_changed(point, before, "loss")
-        return findings
+        if not findings.unreached:
+            return findings
+        pace = (time.perf_counter() - begin) / findings.evaluations
+        note = f"time_budget was over; at this pace the whole check takes about {_rounded(pace * scope.expected)} s"
+        return replace(findings, notes=(*findings.notes, note))
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"
 
 
 def examine(
@@ -273,6 +312,7 @@ def examine(
     base: float,
     notes: Sequence[str],
     bar: Progress,
+    adjudicator: Adjudicator | None = None,
 ) -> Findings:
     """The check at one point: probe, estimate and judge the samples, search what is suspicious.
 
@@ -288,16 +328,30 @@ def examine(
         The loss at the point.
     notes : sequence of str
         What was noticed before, to stand first in the report.
+    adjudicator : callable, optional
+        Decides entries that differences leave undecided, and says so in notes.
     """
     plan = plan_samples(scope.layout, gradients, scope.counts, scope.seed)
     positions = plan.positions(scope.layout)
+    first, rest = positions, positions[:0]
+    if scope.deadline < math.inf:
+        first, rest = representative(scope.layout, positions, scope.seed)
     site = _site(scope, evaluator, leaves, gradients, base)
     probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar)
-    estimates, judgement = settle(site, positions, bar)
+    estimates, judgement = settle_in_time(site, first, scope.deadline, bar)
     coverages, looked_at = search(site, scope.unexhausted, probings, estimates, judgement, scope.seed, bar)
+    if rest.size:
+        estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
+    decided: tuple[str, ...] = ()
+    if adjudicator is not None:
+        estimates, judgement, decided = adjudicator(site, estimates, judgement)
     second: CrossCheck | None = None
-    if scope.crosscheck and number == 0:
-        second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
+    remarked: list[str] = []
+    with contextlib.suppress(OutOfTime):
+        remarked += remarks(site, estimates)
+        if scope.crosscheck and number == 0:
+            second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
+    unprobed = [t for t in scope.probed if np.isfinite(site.sizes[t]) and t not in coverages]
     return Findings(
         point=number,
         site=site,
@@ -306,7 +360,8 @@ def examine(
         judgement=judgement,
         coverages=coverages,
         looked_at=looked_at,
-        notes=(*notes, *remarks(site, estimates)),
+        unreached=unreached(scope.layout, plan.local, estimates.positions, unprobed),
+        notes=(*notes, *remarked, *decided),
         evaluations=evaluator.evaluations,
         engine=evaluator.name,
         crosscheck=second,
@@ -340,8 +395,22 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
     return match_gradients(request.scope.layout, gradients, by_position=is_jitted(function), copy=True)
 
 
+def _complex_evaluator(request: _Request, point: Point) -> Evaluator:
+    """The loss at a complex copy of the point, called from Python (a jitted one too)."""
+    layout, loss = request.scope.layout, request.loss
+    copy = copied_point(layout, point.real().leaves, point.args, request.precision, complex_step=True)
+    if request.vectorized:
+        return open_evaluator(loss, copy, engine="python", threads=None, expected=0, with_gradients=False,
+                              vectorized=True)[0]  # fmt: skip
+    call = (lambda params, *args: loss(params, *args)[0]) if request.gradients is True else loss
+    return PythonEvaluator(call, copy.received_by(is_jitted(loss)), copy.args, layout, copy.leaves, None)
+
+
 def _site(scope: Scope, evaluator: Evaluator, leaves: Sequence[Array], gradients: Sequence[Array], base: float) -> Site:
-    scene = open_scene(evaluator, scope.layout, leaves, scope.chosen, base, scope.seed)
+    try:
+        scene = open_scene(evaluator, scope.layout, leaves, scope.chosen, base, scope.seed)
+    except OutOfTime:
+        scene = unmeasured_scene(evaluator, scope.layout, leaves, base)
     sizes = np.array([norm(each) / max(1.0, each.size) ** 0.5 for each in gradients])
     return Site(scene, gradients, sizes, _tolerances(scope, gradients), scope.stencil, scope.step)
 

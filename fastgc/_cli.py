@@ -63,7 +63,7 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
     options.add_argument("--tensors", nargs="+", metavar="PATTERN")
     options.add_argument("--samples", nargs="+", metavar="N", help='a number, "all", or PATTERN=N ...')
     options.add_argument("--stencil", choices=list(STENCILS))
-    for name in ("step", "rtol", "atol"):
+    for name in ("step", "rtol", "atol", "time-budget"):
         options.add_argument(f"--{name}", type=float)
     options.add_argument("--precision", choices=["double", "native"])
     options.add_argument("--engine", choices=["auto", "numba", "python"])

@@ -32,6 +32,11 @@ _REASONS = {
 }
 
 
+def default_rtol(dtype: np.dtype[Any]) -> float:
+    """The relative tolerance of derivatives of a dtype; what is no float counts as exact."""
+    return DEFAULT_RTOL.get(dtype, DEFAULT_RTOL[np.dtype(np.float64)])
+
+
 # --- error measures ---
 
 
@@ -153,7 +158,7 @@ class Judgement:
     unsure: NDArray[np.bool_]  # less certain than a ladder of steps usually is
     close: NDArray[np.bool_]  # between the tolerance and where a difference is certain
 
-    def part(self, keep: NDArray[np.bool_]) -> Judgement:
+    def part(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Judgement:
         """Some of the entries."""
         return Judgement(*(getattr(self, field.name)[keep] for field in fields(self)))
 
@@ -212,7 +217,11 @@ def judge(
     a wrong value to be seen, and is undecided otherwise. Every comparison is false for NaN, and no NaN passes.
     """
     low, high = np.minimum(estimates.left, estimates.right), np.maximum(estimates.left, estimates.right)
-    kink = estimates.trouble == "kink"
+    troubled = np.flatnonzero(~estimates.clear)
+    trouble = estimates.trouble[troubled]
+    kink, blocked = np.zeros(analytic.size, bool), ~np.isfinite(estimates.numerical)
+    kink[troubled] = trouble == "kink"
+    blocked[troubled] |= np.isin(trouble, list(_REASONS))
     with np.errstate(all="ignore"):
         numerical = np.where(kink, np.clip(analytic, low, high), estimates.numerical)
         distance = np.abs(analytic - numerical)
@@ -225,19 +234,19 @@ def judge(
         agrees = distance <= allowed + u
         wrong = distance > allowed + _CERTAIN * u
         unsure = ~(u <= _CHEAP * np.maximum(extent, scale)) | (distance > allowed)
-    blocked = np.isin(estimates.trouble, list(_REASONS)) | ~np.isfinite(estimates.numerical)
-    conditions = [~np.isfinite(analytic), blocked, wrong, ~agrees, ~resolved]
-    verdict = np.select(conditions, [FAIL, UNDECIDED, FAIL, UNDECIDED, UNDECIDED], PASS)
-    reasons: list[Any] = [
-        "the analytic value is not finite",
-        "",
-        "",
-        "too close to the tolerance to call",
-        noise_reason,
-    ]
-    reason = np.select(conditions, reasons, np.where(kink, "kink", "")).astype(object)
-    for trouble, text in _REASONS.items():
-        reason[(verdict == UNDECIDED) & (estimates.trouble == trouble)] = text
+    verdict, reason = np.full(analytic.size, PASS, "<U9"), np.full(analytic.size, "", object)
+    reason[kink] = "kink"
+    for where, outcome, text in (  # the later ones count
+        (~resolved, UNDECIDED, noise_reason),
+        (~agrees, UNDECIDED, "too close to the tolerance to call"),
+        (wrong, FAIL, ""),
+        (blocked, UNDECIDED, ""),
+        (~np.isfinite(analytic), FAIL, "the analytic value is not finite"),
+    ):
+        verdict[where], reason[where] = outcome, text
+    for name, text in _REASONS.items():
+        stopped = troubled[trouble == name]
+        reason[stopped[verdict[stopped] == UNDECIDED]] = text
     close = (verdict == UNDECIDED) & ~agrees & ~blocked
     return Judgement(analytic, numerical, allowed, verdict, reason, unsure, close)
 

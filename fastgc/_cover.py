@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 
 from fastgc._compare import FAIL, PASS, UNDECIDED, Judgement
 from fastgc._entries import Estimates, ladder_estimates
+from fastgc._evaluate import OutOfTime
 from fastgc._layout import norm
 from fastgc._localise import Located, localise, whole_line
 from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._progress import Progress
 from fastgc._report import Probe
-from fastgc._settle import Positions, Site, settle_close
+from fastgc._settle import Positions, Site, look_closer
 
 _CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
 _PLAIN = 1000.0  # uncertainties beyond which a short ladder is enough to call an entry wrong
@@ -39,10 +41,11 @@ def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progr
     """Probe the tensors, few of them together where there are many."""
     found: dict[int, Probing] = {}
     filled = [t for t in tensors if site.scene.layout.sizes[t] and np.isfinite(site.sizes[t])]
-    for group in groups(site.scene, filled, site.gradients) if probes else []:
-        bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
-        together = probe(site.scene, group, site.gradients, probes, seed)
-        found |= _told_apart(site, together, probes, seed)
+    with contextlib.suppress(OutOfTime):
+        for group in groups(site.scene, filled, site.gradients) if probes else []:
+            bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
+            together = probe(site.scene, group, site.gradients, probes, seed)
+            found |= _told_apart(site, together, probes, seed)
     return found
 
 
@@ -80,7 +83,12 @@ class _Confirmed:
         doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > _PLAIN * estimates.uncertainty))
         if doubtful.size:
             estimates = estimates.updated(doubtful, ladder_estimates(self.site.scene, positions[doubtful]))
-            estimates, judgement = settle_close(self.site, estimates, self.scales)
+            estimates, judgement = look_closer(
+                estimates,
+                self.site.verdicts(estimates, self.scales),
+                lambda found: self.site.verdicts(found, self.scales),
+                lambda close, shift: ladder_estimates(self.site.scene, close, shift=shift),
+            )
         self.estimates.append(estimates)
         return judgement.analytic - judgement.numerical, judgement.verdict == FAIL
 
@@ -101,20 +109,23 @@ def search(
     """
     owners = site.scene.layout.tensor_of(sampled.positions)
     confirm = _Confirmed(site, site.scales(sampled), [])
-    for t in tensors:
-        if not np.isfinite(site.sizes[t]):
-            confirm(_not_finite(site, t))
-    coverages = {}
-    for t, probing in probings.items():
-        coverages[t] = Coverage(probing)
-        mine = judged.verdict[owners == t] == FAIL
-        if not probing.suspicious or (mine.size and mine.mean() > _WHOLLY):
-            continue
-        bar.enter(f"{site.scene.layout.names[t]} (searched)")
-        located = localise(site.scene, probing, site.gradients, seed, confirm)
-        located = whole_line(site.scene, located, t, seed, confirm)
-        coverages[t] = Coverage(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
+    coverages = {t: Coverage(probing) for t, probing in probings.items()}
+    with contextlib.suppress(OutOfTime):
+        for t in tensors:
+            if not np.isfinite(site.sizes[t]):
+                confirm(_not_finite(site, t))
+        for t, probing in probings.items():
+            mine = judged.verdict[owners == t] == FAIL
+            if probing.suspicious and not (mine.size and mine.mean() > _WHOLLY):
+                bar.enter(f"{site.scene.layout.names[t]} (searched)")
+                coverages[t] = _searched(site, t, probing, seed, confirm)
     return coverages, Estimates.joined(confirm.estimates)
+
+
+def _searched(site: Site, tensor: int, probing: Probing, seed: int, confirm: _Confirmed) -> Coverage:
+    located = localise(site.scene, probing, site.gradients, seed, confirm)
+    located = whole_line(site.scene, located, tensor, seed, confirm)
+    return Coverage(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
 
 
 def _not_finite(site: Site, tensor: int) -> Positions:
@@ -145,7 +156,7 @@ def probe_verdict(site: Site, tensor: int, coverage: Coverage, *, sampled: bool)
         reason = f"probes resolve nothing ({probing.trouble or 'noise, or kinks on the way'})"
         return (PASS if sampled else UNDECIDED), reason
     if located is None:
-        return PASS, ""
+        return (UNDECIDED, "a difference was seen and not followed") if probing.suspicious else (PASS, "")
     if located.wrong:
         return PASS, _whereabouts(located, len(site.scene.layout.shapes[tensor]))
     low = (_interval(probing, 1e-6)[0] - _BEYOND * coverage.measured) / float(site.scene.tensor_scales[tensor])

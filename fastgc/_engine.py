@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import sys
 import time
@@ -18,9 +19,9 @@ from fastgc._layout import listed
 from fastgc._point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._record import store
 
-# Measured: beyond the loss itself Numba spends on the loop about 0.3 s and 0.4 times what the loss took, while calling
-# a jitted loss from Python costs about 6 microseconds more than calling it from the loop.
-_LOOP_SECONDS, _LOOP_PER_LOSS, _CALL_SECONDS = 0.3, 0.4, 6e-6
+# Measured: compiling the loop for arguments of new types takes about 0.4 s, whatever the loss, and calling a jitted
+# loss from Python about 6 microseconds more than calling it from the loop.
+_LOOP_SECONDS, _CALL_SECONDS = 0.4, 6e-6
 _MEMORY_SHARE = 0.8  # of the available memory that the copies of the parameters may take
 _SAME_VALUE = 1e-8  # relative; NumPy and compiled code sum in another order
 _BESIDE = 1e-3  # how far from the point they are compared too
@@ -66,6 +67,7 @@ def open_evaluator(
     threads: int | None,
     expected: int,
     with_gradients: bool,
+    deadline: float = math.inf,
     workers: int = 1,
     vectorized: bool = False,
 ) -> tuple[Evaluator, FirstCall]:
@@ -77,6 +79,8 @@ def open_evaluator(
         About how many evaluations will follow: ``engine="auto"`` compiles the loop when that pays.
     with_gradients : bool
         The loss returns ``(value, gradients)``.
+    deadline : float
+        See `PythonEvaluator`.
 
     Raises
     ------
@@ -96,7 +100,9 @@ def open_evaluator(
     if compiled and half:
         raise TypeError(f'Numba does not compute with float16: {listed(half)}; use precision="double"')
     call = (lambda params, *args: loss(params, *args)[0]) if with_gradients else loss
-    direct = PythonEvaluator(call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources)
+    direct = PythonEvaluator(
+        call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, deadline
+    )
     if vectorized:
         return _open_vectorized(direct, call, point)
     if workers != 1:
@@ -109,7 +115,7 @@ def open_evaluator(
     if engine == "python":
         return direct, first
     count, note = _affordable_threads(loss, point, first, threads)
-    if engine == "auto" and not _loop_pays(loss, first, count, expected):
+    if engine == "auto" and not _loop_pays(point, first, count, expected):
         return direct, first
     copies = [point.stored] + [
         store(point.layout, point.leaves, [leaf.dtype for leaf in point.leaves]) for _ in range(count - 1)
@@ -198,11 +204,12 @@ def _first_lines(error: Exception, count: int = 6) -> str:
     return "\n  ".join(lines[:count])
 
 
-def _loop_pays(loss: Any, first: FirstCall, threads: int, expected: int) -> bool:
+def _loop_pays(point: Point, first: FirstCall, threads: int, expected: int) -> bool:
     """Whether the loop saves more time than Numba needs to compile it."""
     from fastgc import _kernels
 
-    cost = 0.0 if _kernels.has_loop(loss) else _LOOP_SECONDS + _LOOP_PER_LOSS * first.compiling
+    assert point.stored is not None
+    cost = 0.0 if _kernels.loop_is_compiled(point.stored.record(), point.args) else _LOOP_SECONDS
     return expected * (_CALL_SECONDS + first.seconds * (1 - 1 / threads)) > cost
 
 

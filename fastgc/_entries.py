@@ -72,7 +72,12 @@ class Estimates:
     step: Floats
     trouble: NDArray[np.str_]
 
-    def part(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> Estimates:
+    @property
+    def clear(self) -> NDArray[np.bool_]:
+        """Where nothing stood in the way, shape (entries,)."""
+        return np.asarray(self.trouble == "")
+
+    def part(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Estimates:
         """Some of the entries."""
         return Estimates(*(getattr(self, field.name)[keep] for field in fields(self)))
 
@@ -163,18 +168,16 @@ def quotient_estimates(
     """
     steps = _steps(scene, positions, stencil, step)
     numerical = _quotients(scene, positions, stencil, steps, step is not None, tick)
-    tensors = scene.layout.tensor_of(positions)
     truncation = np.zeros(positions.size)
     reach = steps / scene.scales(positions)  # relative, so that no power of it overflows
-    trials = np.concatenate(
-        [np.empty(0, np.int64), *(_trials(np.flatnonzero(tensors == t)) for t in np.unique(tensors))]
-    )
+    parts = list(scene.layout.parts(positions))
+    trials = np.concatenate([np.empty(0, np.int64), *(_trials(np.arange(positions.size)[mine]) for _, mine in parts)])
     wide = _quotients(scene, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, silent)
     with np.errstate(all="ignore"):
         errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
-    for t in np.unique(tensors):
-        mine = tensors == t
-        truncation[mine] = np.median(errors[tensors[trials] == t]) * _TRIAL_SAFETY
+    tried = scene.layout.tensor_of(positions[trials])
+    for t, mine in parts:
+        truncation[mine] = np.median(errors[tried == t]) * _TRIAL_SAFETY
     truncation *= reach**stencil.order
     spread = (
         sum(abs(weight) for weight in stencil.weights) * _noise_of(scene, stencil, numerical, steps, positions) / steps

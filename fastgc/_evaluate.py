@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import queue
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +23,15 @@ from fastgc._record import Storage
 
 Tick = Callable[[int], object]  # told how many entries were evaluated
 
-_CHUNK_SECONDS = 0.05  # long beside handing a chunk to a thread, short beside a progress bar or Ctrl-C
+
+class OutOfTime(Exception):
+    """The time that a check may take is over."""
+
+
+_CHUNK_SECONDS = 0.05  # short beside a progress bar or Ctrl-C
+_SHORTEST_SECONDS = 1e-3  # long beside handing a chunk to a thread
+_SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways may differ: of change, and of round-off
+_PILOT = 16  # entries that are evaluated first, in one thread
 _CHUNKS_PER_THREAD = 16  # so that the last chunks leave no thread idle for long
 # What math.* says of an argument outside its domain (a ValueError, where NumPy returns nan).
 _DOMAIN_MESSAGE = re.compile(r"math domain error|expected a (positive|nonnegative|noninteger|finite|number)")
@@ -121,6 +131,12 @@ def outside_domain(error: Exception) -> bool:
     return isinstance(error, ValueError) and bool(_DOMAIN_MESSAGE.search(str(error)))
 
 
+def agree(values: Array, others: Array, base: float, eps: float) -> bool:
+    """Whether values computed in two ways are the same, so far as their change from ``base`` shows; never with NaN."""
+    slack = _SAME_CHANGE * np.abs(others - base).max() + _SAME_EPS * eps * np.abs(others).max()
+    return bool(np.all(np.abs(values - others) <= slack))
+
+
 # --- displacing ---
 
 
@@ -154,6 +170,8 @@ class PythonEvaluator:
         The arrays that are displaced, in the order of the layout.
     sources : sequence of arrays, or None
         Where the entries were copied from and can be restored from; None where the leaves are the only ones.
+    deadline : float
+        In seconds of ``time.perf_counter``: displaced points are no longer evaluated afterwards (`OutOfTime`).
     """
 
     name = "python"
@@ -166,8 +184,9 @@ class PythonEvaluator:
         layout: ParameterLayout,
         leaves: Sequence[Array],
         sources: Sequence[Array] | None,
+        deadline: float = math.inf,
     ) -> None:
-        self.evaluations = 0
+        self.evaluations, self.deadline = 0, deadline
         self._loss, self._params, self._args, self._layout = loss, params, args, layout
         self._flat = [_flat_view(leaf) for leaf in leaves]
         self._sources = None if sources is None else [_flat_view(source) for source in sources]
@@ -236,18 +255,15 @@ class PythonEvaluator:
 
     def entries(self, positions: NDArray[np.int64]) -> Array:
         out = np.empty(positions.size)
-        tensors = self._layout.tensor_of(positions)
-        for t in np.unique(tensors):
-            mine = tensors == t
+        for t, mine in self._layout.parts(positions):
             out[mine] = self._flat[t][positions[mine] - self._layout.starts[t]].real
         return out
 
     def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
-        tensors = self._layout.tensor_of(positions)
         result = displaced.copy()
-        for dtype in set(self._dtypes) - {np.dtype(np.float64), np.dtype(np.complex128)}:
-            rows = np.isin(tensors, [t for t, other in enumerate(self._dtypes) if other == dtype])
-            result[rows] = displaced[rows].astype(dtype)
+        for t, mine in self._layout.parts(positions):
+            if self._dtypes[t] not in (np.float64, np.complex128):
+                result[mine] = displaced[mine].astype(self._dtypes[t])
         return result
 
     def close(self) -> None:
@@ -265,6 +281,8 @@ class PythonEvaluator:
             yield self._flat[tensor], cell
 
     def _value_or_nan(self) -> Any:
+        if time.perf_counter() > self.deadline:
+            raise OutOfTime
         self.evaluations += 1
         try:
             value = self._loss(self._params, *self._args)
@@ -300,18 +318,14 @@ class NumbaEvaluator:
         from fastgc import _kernels
 
         self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
-        self._direct, self._loop, self._args, self._layout, self._stores = (
-            direct,
-            _kernels.loop(loss),
-            args,
-            layout,
-            stores,
-        )
+        self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
+        self._loop = partial(_kernels.displaced_values, _kernels.Entry(loss, (stores[0].record(), *args)))
         self._idle: queue.SimpleQueue[tuple[Storage, Any]] = queue.SimpleQueue()
         for each in stores:
             self._idle.put((each, each.record()))
         self._pool = ThreadPoolExecutor(len(stores), thread_name_prefix="fastgc")
-        self._seconds, self._evaluations = 0.0, 0
+        self._seconds: float | None = None  # of an evaluation, once it is known
+        self._evaluations = 0
         # One BLAS thread in each of ours; also when there is one, since another number may change the last bits.
         self._blas = None if _kernels.runs_in_parallel(loss) else threadpoolctl.ThreadpoolController()
 
@@ -321,10 +335,7 @@ class NumbaEvaluator:
 
     def value(self) -> Any:
         with self._limited_blas():
-            begin = time.perf_counter()
-            value = self._direct.value()
-            self._seconds = time.perf_counter() - begin
-        return value
+            return self._direct.value()
 
     def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
         with self._limited_blas():
@@ -338,13 +349,19 @@ class NumbaEvaluator:
 
     def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._direct.result_dtype)
+        first = _PILOT if self._seconds is None else 0  # how long an evaluation takes decides on the chunks
+        for part in (slice(0, first), slice(first, positions.size)):
+            if positions[part].size:
+                self._run_chunks(positions[part], displaced[part], out[part], tick)
+        return out
+
+    def _run_chunks(self, positions: NDArray[np.int64], displaced: Array, out: Array, tick: Tick) -> None:
         chunks = self._chunks(positions, displaced.shape[1])
         begin = time.perf_counter()
         self._in_threads([(self._run, positions[chunk], displaced[chunk], out[chunk]) for chunk in chunks], tick)
-        busy = (time.perf_counter() - begin) * min(len(self._stores), max(1, len(chunks)))
-        self._seconds = busy / max(1, displaced.size)
+        busy = (time.perf_counter() - begin) * min(len(self._stores), len(chunks))
+        self._seconds = busy / displaced.size
         self._evaluations += displaced.size
-        return out
 
     def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
         out: Array = np.empty((distances.size, 1), self._direct.result_dtype)
@@ -359,6 +376,8 @@ class NumbaEvaluator:
                 futures = [self._pool.submit(*call) for call in calls]
                 for future in as_completed(futures):
                     tick(future.result())
+                    if time.perf_counter() > self._direct.deadline:
+                        raise OutOfTime
             finally:  # after an exception, Ctrl-C included: no thread may outlive the call
                 for future in futures:
                     future.cancel()
@@ -373,8 +392,11 @@ class NumbaEvaluator:
     def _chunks(self, positions: NDArray[np.int64], columns: int) -> list[slice]:
         """Slices of the positions, each of tensors of one dtype, short enough for the bar and for an even load."""
         bounds = [0, *(np.flatnonzero(np.diff(self._dtype_numbers(positions))) + 1).tolist(), positions.size]
-        longest = _CHUNK_SECONDS / max(self._seconds * columns, 1e-9)
-        length = max(1, int(min(longest, positions.size / (len(self._stores) * _CHUNKS_PER_THREAD))))
+        length = positions.size
+        if self._seconds is not None:
+            cost = max(self._seconds * columns, 1e-9)
+            even = max(positions.size / (len(self._stores) * _CHUNKS_PER_THREAD), _SHORTEST_SECONDS / cost)
+            length = max(1, int(min(_CHUNK_SECONDS / cost, even)))
         return [
             slice(start, min(start + length, end))
             for begin, end in itertools.pairwise(bounds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
+import zlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.dispatcher import Dispatcher
-from numba.core.imputils import impl_ret_borrowed
+from numba.core.imputils import impl_ret_borrowed, impl_ret_new_ref, lower_builtin
+from numba.core.typing.templates import AbstractTemplate, infer, signature
 from numba.extending import (
     NativeValue,
     box,
@@ -39,7 +42,7 @@ class RecordType(types.Type):
 
     def __init__(self, tree: RecordTree) -> None:
         self.tree = tree
-        super().__init__(f"fastgc.Record{self.branch.names}#{hash(tree) & 0xFFFFFFFFFFFF:x}")
+        super().__init__(f"fastgc.Record{self.branch.names}#{zlib.crc32(repr(tree).encode()):x}")
 
     @property
     def branch(self) -> Branch:
@@ -140,17 +143,42 @@ def _build_array(context: Any, builder: Any, native: Any, tree: RecordTree) -> A
     return array._getvalue()
 
 
+@infer
+class _RecordItem(AbstractTemplate):
+    """Typing of ``record["W1"]``; without a function to be compiled for every name."""
+
+    key = "static_getitem"
+
+    def generic(self, args: Any, kws: Any) -> Any:
+        record, name = args
+        if isinstance(record, RecordType) and name in record.branch.names:
+            return signature(_child_type(_child_tree(record, name)), *args)
+        return None  # the overload below says what is wrong
+
+
+@lower_builtin("static_getitem", RecordType, types.StringLiteral)
+def _record_item(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    native, name = args
+    return _lowered_child(context, builder, signature.args[0], native, name)
+
+
+def _child_tree(record: RecordType, name: str) -> RecordTree:
+    branch = record.branch
+    return RecordTree(branch.children[branch.names.index(name)], record.tree.leaves)
+
+
+def _lowered_child(context: Any, builder: Any, record: RecordType, value: Any, name: str) -> Any:
+    tree = _child_tree(record, name)
+    native = cgutils.create_struct_proxy(record)(context, builder, value)
+    return impl_ret_borrowed(context, builder, _child_type(tree), _build_child(context, builder, native, tree))
+
+
 @intrinsic(prefer_literal=True)
 def _child(typing_context: Any, record: RecordType, name: Any) -> Any:
-    branch = record.branch
-    tree = RecordTree(branch.children[branch.names.index(name.literal_value)], record.tree.leaves)
-    kind = _child_type(tree)
-
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        native = cgutils.create_struct_proxy(record)(context, builder, args[0])
-        return impl_ret_borrowed(context, builder, kind, _build_child(context, builder, native, tree))
+        return _lowered_child(context, builder, record, args[0], name.literal_value)
 
-    return kind(record, name), codegen
+    return _child_type(_child_tree(record, name.literal_value))(record, name), codegen
 
 
 @overload(operator.getitem, prefer_literal=True, strict=False)
@@ -243,39 +271,119 @@ def _number_in_jitted_code(value: Any) -> Any:
 
 
 def compile_loss(function: Callable[..., Any]) -> Any:
-    """A plain Python function compiled with ``numba.njit``, to be called by `loop`."""
+    """A plain Python function compiled with ``numba.njit``."""
     return numba.njit(function)
 
 
-def has_loop(loss: Any) -> bool:
-    """Whether the loop for this loss was made before."""
-    return hasattr(loss, "_fastgc_loop")
+class Entry:
+    """Where the machine code of a jitted loss begins that was compiled for certain arguments.
 
-
-def loop(loss: Any) -> Any:
-    """The compiled loop over displaced entries for one jitted loss, compiled once for each loss.
-
-    ``loop(loss)(params, args, flat, positions, displaced, out)`` sets ``flat[positions[i]]`` to ``displaced[i, j]``,
-    writes the loss to ``out[i, j]`` and assigns the entry back. ``flat`` shares memory with ``params``. Each loss gets
-    a function of its own, kept on the loss, so that both are freed together. It releases the global interpreter
-    lock: threads run it side by side, which compiles four times faster than ``parallel=True``.
+    Parameters
+    ----------
+    loss : jitted function
+    arguments : tuple
+        What it will be called with.
     """
-    if not has_loop(loss):
-        loss._fastgc_loop = numba.njit(nogil=True)(_make_loop(loss))
-    return loss._fastgc_loop
+
+    __slots__ = ("_compiled", "address", "numba_type")
+
+    def __init__(self, loss: Any, arguments: tuple[Any, ...]) -> None:
+        kinds = tuple(numba.typeof(argument) for argument in arguments)
+        self._compiled = _compiled_for(loss, kinds) or _compiled_for(
+            _forwarded(loss, len(kinds)), kinds
+        )  # keeps the code alive
+        assert self._compiled is not None
+        name = self._compiled.fndesc.llvm_func_name
+        self.address = self._compiled.library.get_pointer_to_function(name)
+        self.numba_type = EntryType(self._compiled.signature)
 
 
-def _make_loop(loss: Any) -> Callable[..., None]:
-    def displaced_values(params: Any, args: Any, flat: Any, positions: Any, displaced: Any, out: Any) -> None:
-        for i in range(positions.size):
-            position = positions[i]
-            original = flat[position]
-            for j in range(displaced.shape[1]):
-                flat[position] = displaced[i, j]
-                out[i, j] = _number(loss(params, *args))
-            flat[position] = original
+def _compiled_for(loss: Any, kinds: tuple[Any, ...]) -> Any:
+    """The compilation for just these types; None where there can be none: defaults to fill in, other layouts."""
+    loss.get_call_template(kinds, {})
+    return loss.overloads.get(kinds)
 
-    return displaced_values
+
+def _forwarded(loss: Any, count: int) -> Any:
+    """A function that hands its arguments on to the loss, for which conversions and defaults are Numba's."""
+    names = ", ".join(f"a{i}" for i in range(count))  # Numba would pack *arguments into one tuple
+    return numba.njit(eval(f"lambda {names}: loss({names})", {"loss": loss}))
+
+
+class EntryType(types.Type):
+    """Numba's type of an `Entry`: what the function takes and returns."""
+
+    def __init__(self, signature: Any) -> None:
+        self.signature = signature
+        super().__init__(f"fastgc.Entry({signature})")
+
+    @property
+    def key(self) -> Any:
+        return self.signature
+
+
+@register_model(EntryType)
+class _EntryModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: EntryType) -> None:
+        super().__init__(manager, kind, ir.IntType(64))
+
+
+@typeof_impl.register(Entry)
+def _typeof_entry(entry: Entry, context: Any) -> EntryType:
+    return entry.numba_type
+
+
+@unbox(EntryType)
+def _unbox_entry(kind: EntryType, obj: Any, c: Any) -> NativeValue:
+    attribute = c.pyapi.object_getattr_string(obj, "address")
+    address: NativeValue = c.unbox(types.int64, attribute)
+    c.pyapi.decref(attribute)
+    return address
+
+
+@intrinsic
+def _call(typing_context: Any, entry: EntryType, params: Any, args: Any) -> Any:
+    """Call the loss at its address, by Numba's own calling convention; what it raises is passed on."""
+    callee = entry.signature
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        address, first, rest = values
+        kind = context.call_conv.get_function_type(callee.return_type, callee.args)
+        function = builder.inttoptr(address, kind.as_pointer())
+        arguments = [first, *cgutils.unpack_tuple(builder, rest, len(callee.args) - 1)]
+        status, result = context.call_conv.call_function(builder, function, callee.return_type, callee.args, arguments)
+        with cgutils.if_unlikely(builder, status.is_error):
+            context.call_conv.return_status_propagate(builder, status)
+        return impl_ret_new_ref(context, builder, callee.return_type, result)
+
+    return callee.return_type(entry, params, args), codegen
+
+
+@numba.njit(nogil=True)
+def displaced_values(entry: Any, params: Any, args: Any, flat: Any, positions: Any, displaced: Any, out: Any) -> None:
+    """Set ``flat[positions[i]]`` to ``displaced[i, j]``, write the loss to ``out[i, j]`` and assign the entry back.
+
+    ``flat`` shares memory with ``params``. The loss comes as an `Entry`, so that one compilation serves all losses of
+    the same arguments, and costs nothing of the loss's own. The loop releases the global interpreter lock: threads run
+    it side by side, which compiles four times faster than ``parallel=True``.
+    """
+    for i in range(positions.size):
+        position = positions[i]
+        original = flat[position]
+        for j in range(displaced.shape[1]):
+            flat[position] = displaced[i, j]
+            out[i, j] = _number(_call(entry, params, args))  # type: ignore[call-arg]
+        flat[position] = original
+
+
+with contextlib.suppress(RuntimeError):  # no folder that can be written to
+    displaced_values.enable_caching()  # nothing of the user's is in it
+
+
+def loop_is_compiled(params: Any, args: tuple[Any, ...]) -> bool:
+    """Whether `displaced_values` was compiled for some loss of such arguments before, in this process."""
+    kinds = numba.typeof(params), numba.typeof(args)
+    return any(known[1:3] == kinds for known in displaced_values.overloads)
 
 
 def default_threads() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_BLOCK = 1 << 20  # entries at a time, in sums over a flat array
+_BLOCK = 1 << 17  # entries at a time, in sums over a flat array
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
@@ -61,6 +62,16 @@ class ParameterLayout:
         """The number of the tensor that holds each position of the flat vector."""
         return np.searchsorted(self.starts, positions, side="right") - 1
 
+    def parts(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
+        """The tensors that hold some of the positions, and where in their array: slices, if they are sorted."""
+        if np.all(positions[1:] >= positions[:-1]):
+            bounds = [*np.searchsorted(positions, self.starts).tolist(), positions.size]
+            yield from ((t, slice(a, b)) for t, (a, b) in enumerate(itertools.pairwise(bounds)) if b > a)
+            return
+        tensors = self.tensor_of(positions)
+        for t in np.flatnonzero(np.bincount(tensors)).tolist():
+            yield t, np.flatnonzero(tensors == t)
+
     def index(self, tensor: int, local: int) -> tuple[int, ...]:
         """The index inside a tensor of its ``local``-th entry in C order."""
         return tuple(int(i) for i in np.unravel_index(local, self.shapes[tensor])) if self.shapes[tensor] else ()
@@ -102,11 +113,28 @@ def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
         raise ValueError(f"params holds no array: got {params!r}; pass a dict of arrays, a list of arrays or one array")
     _refuse_repeated_names(names)
     _refuse_other_dtypes(names, leaves)
-    starts = np.concatenate([[0], np.cumsum([leaf.size for leaf in leaves])]).astype(np.int64)
-    layout = ParameterLayout(
-        tuple(names), tuple(leaf.shape for leaf in leaves), tuple(leaf.dtype for leaf in leaves), starts, structure
-    )
-    return layout, leaves
+    return _laid_out(names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves], structure), leaves
+
+
+def named_layout(
+    names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
+) -> ParameterLayout:
+    """The layout of tensors that stand elsewhere, one beside the other under their names.
+
+    Raises
+    ------
+    ValueError
+        For two tensors of one name.
+    """
+    _refuse_repeated_names(list(names))
+    return _laid_out(names, shapes, dtypes, Branch(dict, tuple(names), tuple(range(len(names)))))
+
+
+def _laid_out(
+    names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]], structure: Node
+) -> ParameterLayout:
+    starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)]).astype(np.int64)
+    return ParameterLayout(tuple(names), tuple(shapes), tuple(dtypes), starts, structure)
 
 
 def named_leaves(params: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ Floats = NDArray[np.float64]
 _FEWEST = 3  # steps without which nothing is concluded
 _VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
 _SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
-_ROUNDING = 4.0  # eps between values that are meant to be equal, at most
+_LAST_PLACES = 64.0  # by which a constant, added up in double precision, changes at random
+_SLOWLY = 1.5  # times its due share of the gap at the step before, above which a gap does not vanish
 _SURELY = 4.0  # times the noise of two estimates, by which they differ if they contradict each other
 _SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
 
@@ -124,8 +125,8 @@ def analyse(ladder: Ladder) -> Line:
         return replace(_smooth(inner), trouble="jump")
     if exponent < _SMOOTH_GAP:
         return _kinked(inner)
-    if _stalls(inner, visible):
-        line, gap = _smooth(inner), abs((inner.forward - inner.backward)[visible[-1]])
+    if _gap_stays(inner, visible):
+        line, gap = _smooth(inner), np.abs(inner.forward - inner.backward)[visible[-2:]].max()
         return replace(line, uncertainty=line.uncertainty + gap / 2, wish="finer")
     return _unsure_of_kinks(_smooth(inner), inner, visible) if 0 < visible.size < _FEWEST else _smooth(inner)
 
@@ -139,10 +140,10 @@ def _finite_tail(finite: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _is_quantised(ladder: Ladder) -> bool:
     """Few different values, apart by no more than what was measured as noise: a staircase.
 
-    A constant loss, whose values differ by the rounding of its sums alone, has a slope: 0.
+    Apart by some units in the last place they are those of a constant: its round-off says how small the slope is.
     """
     values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
-    rounding = _ROUNDING * np.finfo(np.float64).eps * np.abs(values).max()
+    rounding = _LAST_PLACES * np.spacing(np.abs(values).max())
     return 1 < np.unique(values).size < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
 
 
@@ -182,13 +183,19 @@ def _gap(ladder: Ladder) -> tuple[NDArray[np.int64], float]:
     return visible, float(powers.max())
 
 
-def _stalls(ladder: Ladder, visible: NDArray[np.int64]) -> bool:
-    """Whether the gap shrinks too little between the two smallest steps that show it: perhaps beside a kink."""
+def _gap_stays(ladder: Ladder, visible: NDArray[np.int64]) -> bool:
+    """Whether the gap vanishes more slowly than in proportion to the step: kinks are near, of any sign, or many.
+
+    Where the gap is seen down to the smallest step, nothing short of proportion will do; where noise hides it before,
+    it must at least shrink.
+    """
     if visible.size < 2:
         return False
-    before, last = np.abs(ladder.forward - ladder.backward)[visible[-2:]]
-    shrinkage = ladder.above[visible[-2]] / ladder.above[visible[-1]]
-    return bool(last * shrinkage**_SMOOTH_GAP > before)
+    gaps, steps = np.abs(ladder.forward - ladder.backward)[visible[-3:]], ladder.above[visible[-3:]]
+    powers = np.log(gaps[:-1] / gaps[1:]) / np.log(steps[:-1] / steps[1:])
+    if visible.size >= _FEWEST and visible[-1] == ladder.above.size - 1:
+        return bool(powers.min() < 1 - np.log(_SLOWLY) / np.log(ladder.ratio))
+    return bool(powers[-1] < _SMOOTH_GAP)
 
 
 def _smooth(ladder: Ladder) -> Line:

@@ -68,8 +68,12 @@ def _finite_reach(values: Values) -> float:
     return reach
 
 
-def _noise_around(values: Values, start: float, eps: float) -> tuple[float, bool]:
-    """Noise from values so far apart that fewer than half of them tie, and whether they lie on the float32 grid."""
+def _noise_around(values: Values, start: float, eps: float, *, flat: bool = False) -> tuple[float, bool]:
+    """Noise from values so far apart that fewer than half of them tie, and whether they lie on the float32 grid.
+
+    Values that tie up to a kink and move beyond it show no noise by that: they are looked at anew from beyond (once,
+    ``flat``).
+    """
     first = min(_FIRST_SPACING * eps, _FIRST_AT_MOST)
     spacing = first
     while True:  # the start itself is left out: it may be a kink or a jump
@@ -82,6 +86,9 @@ def _noise_around(values: Values, start: float, eps: float) -> tuple[float, bool
         if spacing > _WIDEST:
             sample = values(start + np.arange(_STAIR_POINTS) * (_REACH / _STAIR_POINTS))
             return _stair(sample), _on_float32_grid(sample)
+    still = _still_until(sample)
+    if spacing > first and still and not flat:
+        return _noise_around(values, start + spacing * (still + 2), eps, flat=True)
     noise = _SAFETY * difference_table_noise(sample)
     if spacing > first:  # closer values tied: they lie on a grid, perhaps a regular one
         noise = max(noise, _smallest_change(sample) / 2)
@@ -103,6 +110,12 @@ def _on_float32_grid(sample: NDArray[np.float64]) -> bool:
 def _smallest_change(sample: NDArray[np.float64]) -> float:
     changes = np.abs(np.diff(sample))
     return float(changes[changes > 0].min()) if (changes > 0).any() else 0.0
+
+
+def _still_until(sample: NDArray[np.float64]) -> int:
+    """How many changes are zero before the first that is not, if none is zero after it; else 0."""
+    moving = np.flatnonzero(np.diff(sample))
+    return int(moving[0]) if moving.size and moving.size == sample.size - 1 - moving[0] else 0
 
 
 def _stair(sample: NDArray[np.float64]) -> float:

@@ -43,7 +43,7 @@ _DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor 3
 _ALIKE = 10.0  # times the slope of another, with which a tensor may share directions at most
-_BLOCK = 1 << 20  # entries at a time, in sums over a tensor
+_BLOCK = 1 << 17  # entries at a time, in sums over a tensor
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,13 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
 # --- slopes along directions ---
 
 
-def ladder_slope(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array]) -> tuple[Line, Ladder]:
-    """The slope along a direction from a ladder of steps, longer where that promises more."""
+def ladder_slope(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array] = ()) -> tuple[Line, Ladder]:
+    """The slope along a direction from a ladder of steps, longer where that promises more.
+
+    The gradients tell how much rounding the displaced entries matters; in double precision they may be left out.
+    """
     rungs = _TOP * _RATIO ** -np.arange(_RUNGS, dtype=np.float64)
-    jitter = _jitter(scene, rays, gradients)
+    jitter = _jitter(scene, rays, gradients) if gradients else 0.0
     ladder = _ladder(scene, rays, rungs, jitter)
     line = analyse(ladder)
     below, above = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * _RATIO ** np.arange(1.0, 0, -1.0)
@@ -199,7 +202,7 @@ def probe(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], prob
     line, ladder, expected = _first_direction(scene, tensors, gradients, seed)
     quick, fine = _shortcuts(ladder, line)
     short = quick if quick.uncertainty <= _NEARLY * fine.uncertainty else fine
-    rows = [(expected, line.derivative, _with_gap(line))]
+    rows = [(expected, line.derivative, with_gap(line))]
     rows += [_further_direction(scene, tensors, gradients, seed, number, short) for number in range(1, probes)]
     known, numerical, errors = np.array(rows).T
     uncertainties = errors + _rounding(scene, tensors, gradients)
@@ -225,10 +228,10 @@ def _further_direction(
     if abs(expected - slope) <= SUSPICIOUS * short.uncertainty:
         return expected, slope, short.uncertainty
     own, _ = ladder_slope(scene, rays, gradients)
-    return expected, own.derivative, _with_gap(own)
+    return expected, own.derivative, with_gap(own)
 
 
-def _with_gap(line: Line) -> float:
+def with_gap(line: Line) -> float:
     """The uncertainty of a slope; at a kink any slope between the one-sided ones is right."""
     return line.uncertainty + abs(line.right - line.left) / 2
 

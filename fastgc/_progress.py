@@ -31,6 +31,11 @@ class Progress:
         if self._bar is not None:
             self._bar.set_description(tensor, refresh=False)
 
+    def expect(self, seconds: float) -> None:
+        """Say how long it will take, by the time of one evaluation."""
+        if self._bar is not None:
+            self._bar.set_description(f"about {seconds:.1f} s")
+
     def advance(self, entries: int) -> None:
         """Count entries as done."""
         if self._bar is not None:

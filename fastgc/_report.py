@@ -204,26 +204,32 @@ class GradientReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and numbers; "nan", "inf" and "-inf" stand for such numbers."""
-        return {"schema": _SCHEMA, "passed": self.passed, **_plain(self)}
+        return {"schema": _SCHEMA, "passed": self.passed, **plain(self)}
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as JSON text, also written to ``path`` if one is given."""
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
+        return json_text(self.to_dict(), path)
 
     def __str__(self) -> str:
         return "\n".join(_text(self))
 
 
-def _plain(value: Any) -> Any:
+def json_text(contents: dict[str, Any], path: str | Path | None) -> str:
+    """Plain contents as JSON text, also written to ``path`` if one is given."""
+    text = json.dumps(contents, indent=1, allow_nan=False)
+    if path is not None:
+        Path(path).write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, sequences and numbers as what JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -294,17 +300,17 @@ def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
     tensor = max(probe.norm_limit for _, probe in probed)
     chance = max(probe.miss_probability for _, probe in probed)
     yield (
-        f"probes miss an error of one entry above {_upwards(entry)}, or of a tensor as a whole above "
-        f"{_upwards(4 * tensor)} of it, with probability {_upwards(chance)} at most"
+        f"probes miss an error of one entry above {upwards(entry)}, or of a tensor as a whole above "
+        f"{upwards(4 * tensor)} of it, with probability {upwards(chance)} at most"
     )
     share = max(tensor.unseen_share for tensor, _ in probed)
     if share < 1:
         yield f"samples alone leave room for {100 * share:.0f} % of wrong entries in a tensor (95 % confidence)"
 
 
-def _upwards(number: float) -> str:
+def upwards(number: float) -> str:
     """A bound, rounded upwards to two digits."""
-    if not number > 0:
+    if not 0 < number < math.inf:
         return f"{number:.1g}"
     unit = 10.0 ** (math.floor(math.log10(number)) - 1)
     return f"{math.ceil(number / unit * (1 - 1e-12)) * unit:.2g}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastgc._layout import Array, ParameterLayout
 
-_BLOCK = 1 << 20  # entries looked at together: no second array of a tensor's size
+_BLOCK = 1 << 17  # entries looked at together: no second array of a tensor's size
 _LARGE_SHARE = 8  # one entry in eight is of the largest |analytic|, one in eight an exact zero
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,9 @@ from fastgc._stencil import Stencil
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
+
+Verdicts = Callable[[Estimates], Judgement]
+Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps that many times the usual ones
 
 _SOME = 3  # entries without which no remark is made
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
@@ -42,10 +45,8 @@ class Site:
     def analytic(self, positions: Positions) -> Floats:
         """The analytic gradient at positions of the flat vector."""
         layout = self.scene.layout
-        tensors = layout.tensor_of(positions)
         out = np.empty(positions.size)
-        for t in np.unique(tensors):
-            mine = tensors == t
+        for t, mine in layout.parts(positions):
             out[mine] = self.gradients[t][positions[mine] - layout.starts[t]]
         return out
 
@@ -59,58 +60,59 @@ class Site:
     def scales(self, estimates: Estimates) -> Floats:
         """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
         tensors = self.scene.layout.tensor_of(estimates.positions)
-        known = np.where(estimates.trouble == "", estimates.numerical, np.nan)
+        known = np.where(estimates.clear, estimates.numerical, np.nan)
         return gradient_scales(known, tensors, self.sizes)
 
 
 def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
     quotients = _quotients(site, positions, bar)
-    estimates, _ = _settled(site, quotients, bar)
-    estimates, judgement = settle_close(site, estimates, site.scales(estimates))
+    estimates, judgement = decide(
+        quotients,
+        lambda estimates: site.verdicts(estimates, site.scales(estimates)),
+        lambda suspects, shift: _ladders(site, suspects, shift, bar),
+    )
     bar.failed(int(np.count_nonzero(judgement.verdict == FAIL)))
     return (estimates, judgement) if site.step is None else _with_textbook_quotients(estimates, judgement, quotients)
 
 
-def _settled(site: Site, estimates: Estimates, bar: Progress) -> tuple[Estimates, Judgement]:
-    """Ladders for all suspects; these can change the tensors' scales, and so bring up more suspects."""
+def decide(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> tuple[Estimates, Judgement]:
+    """Ladders for all suspects, which can change the scales and so bring up more."""
     climbed = np.zeros(estimates.positions.size, bool)
     while True:
-        judgement = site.verdicts(estimates, site.scales(estimates))
+        judgement = verdicts(estimates)
         suspects = np.flatnonzero(((judgement.verdict != PASS) | judgement.unsure) & ~climbed)
         if not suspects.size:
-            return estimates, judgement
-        estimates = estimates.updated(suspects, _ladders(site, estimates.positions[suspects], bar))
+            return look_closer(estimates, judgement, verdicts, ladders)
+        estimates = estimates.updated(suspects, ladders(estimates.positions[suspects], 1.0))
         climbed[suspects] = True
 
 
-def settle_close(site: Site, estimates: Estimates, scales: Floats) -> tuple[Estimates, Judgement]:
-    """Judge the entries; those too close to the tolerance to call once more, after ladders of other steps."""
-    judgement = site.verdicts(estimates, scales)
+def look_closer(
+    estimates: Estimates, judgement: Judgement, verdicts: Verdicts, ladders: Ladders
+) -> tuple[Estimates, Judgement]:
+    """Those too close to the tolerance to call once more, after ladders of other steps."""
     close = np.flatnonzero(judgement.close)
     if close.size:
-        again = ladder_estimates(site.scene, estimates.positions[close], shift=2.0)
-        estimates = estimates.bettered(close, again)
-        judgement = site.verdicts(estimates, scales)
+        estimates = estimates.bettered(close, ladders(estimates.positions[close], 2.0))
+        judgement = verdicts(estimates)
     return estimates, judgement
 
 
 def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
-    tensors = site.scene.layout.tensor_of(positions)
     parts = []
-    for t in np.unique(tensors):
+    for t, mine in site.scene.layout.parts(positions):
         bar.enter(site.scene.layout.names[t])
-        parts.append(quotient_estimates(site.scene, positions[tensors == t], site.stencil, site.step, bar.advance))
+        parts.append(quotient_estimates(site.scene, positions[mine], site.stencil, site.step, bar.advance))
     return Estimates.joined(parts)
 
 
-def _ladders(site: Site, positions: Positions, bar: Progress) -> Estimates:
+def _ladders(site: Site, positions: Positions, shift: float, bar: Progress) -> Estimates:
     """Tensor by tensor, so that the bar says where the work is."""
-    tensors = site.scene.layout.tensor_of(positions)
     parts = []
-    for t in np.unique(tensors):
+    for t, mine in site.scene.layout.parts(positions):
         bar.enter(f"{site.scene.layout.names[t]} (in doubt)")
-        parts.append(ladder_estimates(site.scene, positions[tensors == t]))
+        parts.append(ladder_estimates(site.scene, positions[mine], shift=shift))
     return Estimates.joined(parts)
 
 

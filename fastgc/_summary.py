@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class Findings:
     estimates, judgement : of the sampled entries
     coverages : by tensor, how random directions covered it
     looked_at : entries that a search looked at besides
+    unreached : by tensor, what of it the time did not suffice for
     """
 
     point: int
@@ -48,6 +50,7 @@ class Findings:
     judgement: Judgement
     coverages: Mapping[int, Coverage]
     looked_at: Estimates
+    unreached: Mapping[int, str]
     evaluations: int
     engine: str
     crosscheck: CrossCheck | None
@@ -91,13 +94,13 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
     judged = Judgement.joined([each.judgement for each in checked])
     estimated = Estimates.joined([each.estimates for each in checked])
     entries = _entries(layout, tensor, checked, judged, estimated)
-    order = np.lexsort((-_excess(judged, estimated), judged.verdict != FAIL))
+    order = np.lexsort((-excess(judged, estimated), judged.verdict != FAIL))
     verdict, reason = _verdict(tensor, findings, checked, judged)
     return TensorSummary(
         name=layout.names[tensor],
         shape=layout.shapes[tensor],
         size=layout.sizes[tensor],
-        checked=int(np.unique(entries.local).size),
+        checked=int(np.unique(entries.local).size) if len(findings) > 1 else len(entries),
         verdict=verdict,
         reason=reason,
         max_relative_error=float(elementwise_error(judged.analytic, judged.numerical).max(initial=0.0)),
@@ -115,11 +118,13 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
 
 def _checked(layout: ParameterLayout, tensor: int, found: Findings) -> _Checked:
     """Sampled entries, and those that a search looked at besides."""
-    mine = layout.tensor_of(found.estimates.positions) == tensor
+    mine = dict(layout.parts(found.estimates.positions)).get(tensor, slice(0, 0))
     sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
     extra = found.looked_at.part(layout.tensor_of(found.looked_at.positions) == tensor)
     extra = extra.part(np.unique(extra.positions, return_index=True)[1])
     extra = extra.part(~np.isin(extra.positions, sampled.positions))
+    if not extra.positions.size:
+        return _Checked(found.point, sampled, judged)
     more = found.site.verdicts(extra, found.site.scales(found.estimates))
     return _Checked(found.point, Estimates.joined([sampled, extra]), Judgement.joined([judged, more]))
 
@@ -127,8 +132,15 @@ def _checked(layout: ParameterLayout, tensor: int, found: Findings) -> _Checked:
 def _entries(
     layout: ParameterLayout, tensor: int, checked: Sequence[_Checked], judged: Judgement, estimated: Estimates
 ) -> Entries:
-    columns = {
-        "point": np.concatenate([np.full(each.estimates.positions.size, each.point) for each in checked]),
+    points = np.concatenate([np.full(each.estimates.positions.size, each.point) for each in checked])
+    local = estimated.positions - layout.starts[tensor]
+    return Entries(layout.names[tensor], layout.shapes[tensor], local, entry_columns(points, judged, estimated))
+
+
+def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, NDArray[Any]]:
+    """What `Entries` tells of each entry."""
+    return {
+        "point": points,
         "analytic": judged.analytic,
         "numerical": judged.numerical,
         "uncertainty": estimated.uncertainty,
@@ -137,14 +149,13 @@ def _entries(
         "verdict": judged.verdict,
         "reason": judged.reason,
     }
-    return Entries(layout.names[tensor], layout.shapes[tensor], estimated.positions - layout.starts[tensor], columns)
 
 
-def _excess(judged: Judgement, estimated: Estimates) -> Floats:
+def excess(judged: Judgement, estimated: Estimates) -> Floats:
     """The difference in units of what was allowed; infinite where it could not be computed."""
     with np.errstate(all="ignore"):
-        excess = np.abs(judged.analytic - judged.numerical) / (judged.allowed + estimated.uncertainty)
-    return np.where(np.isnan(excess), np.inf, excess)
+        ratio = np.abs(judged.analytic - judged.numerical) / (judged.allowed + estimated.uncertainty)
+    return np.where(np.isnan(ratio), np.inf, ratio)
 
 
 # --- the verdict on a tensor ---
@@ -164,27 +175,31 @@ def _verdict(
     ]
     failed = int(np.count_nonzero(judged.verdict == FAIL))
     if failed:
-        hints = [reason for _, reason in probed if reason]
+        hints = [reason for verdict, reason in probed if reason and verdict != UNDECIDED]
         return FAIL, "; ".join(
-            [f"{_share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
+            [f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
         )
-    verdict = worst_verdict([*judged.verdict, *(verdict for verdict, _ in probed)])
-    reasons = [_open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
+    probed += [(UNDECIDED, found.unreached[tensor]) for found in findings if tensor in found.unreached]
+    entries = [UNDECIDED] if np.any(judged.verdict == UNDECIDED) else []
+    verdict = worst_verdict([*entries, *(verdict for verdict, _ in probed)])
+    reasons = [open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
     return verdict, "; ".join(dict.fromkeys(filter(None, reasons)))
 
 
-def _open_reason(judged: Judgement) -> str:
+def open_reason(judged: Judgement) -> str:
+    """What leaves entries undecided, or where kinks are."""
     unclear = judged.verdict == UNDECIDED
     if unclear.any():
         reasons, counts = np.unique(judged.reason[unclear].astype(str), return_counts=True)
         return "; ".join(
-            f"{reason} ({_share(int(count), judged)})" for reason, count in zip(reasons, counts, strict=True)
+            f"{reason} ({share(int(count), judged)})" for reason, count in zip(reasons, counts, strict=True)
         )
     kinks = int(np.count_nonzero((judged.reason == "kink") & (judged.verdict == PASS)))
-    return f"kink at {_share(kinks, judged)}" if kinks else ""
+    return f"kink at {share(kinks, judged)}" if kinks else ""
 
 
-def _share(count: int, judged: Judgement) -> str:
+def share(count: int, judged: Judgement) -> str:
+    """So many of the checked entries, in words."""
     size = judged.verdict.size
     return f"{count} of {size} checked {'entry' if size == 1 else 'entries'}"
 
@@ -202,9 +217,10 @@ def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
 def _unseen_share(layout: ParameterLayout, tensor: int, findings: Sequence[Findings]) -> float:
     """Share of wrong entries that m random ones, all right, would miss in one case of twenty: 1 - 0.05**(1/m)."""
     local = findings[0].plan.local[tensor]
-    if local is None or local.size == layout.sizes[tensor]:
+    reached = int(np.count_nonzero(layout.tensor_of(findings[0].estimates.positions) == tensor))
+    if local is None or reached == layout.sizes[tensor]:
         return 0.0
-    drawn = findings[0].plan.drawn[tensor]
+    drawn = findings[0].plan.drawn[tensor] * reached // max(1, local.size)  # those reached are a fair sample of these
     return 1 - 0.05 ** (1 / drawn) if drawn else 1.0
 
 

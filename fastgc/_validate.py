@@ -43,6 +43,7 @@ def validate(
     in_place: bool,
     seed: Any,
     probes: Any,
+    time_budget: Any,
 ) -> None:
     """Check every argument by itself, then those that exclude each other.
 
@@ -53,19 +54,16 @@ def validate(
     """
     if not isinstance(args, tuple):
         raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
+    validate_scope(step=step, rtol=rtol, atol=atol, seed=seed, probes=probes)
     chosen = stencil_named(stencil)
     one_of("precision", precision, ("double", "native"))
     one_of("engine", engine, ("auto", "numba", "python"))
-    number("step", step, positive=True)
-    number("rtol", rtol)
-    number("atol", atol)
+    number("time_budget", time_budget, positive=True)
     whole("threads", threads, least=1, optional=True)
     whole("workers", workers, least=-1)
     if workers == 0:
         raise ValueError("workers is 0; it must be at least 1, or -1 for all cores")
     whole("points", points, least=1)
-    whole("seed", seed, least=0)
-    whole("probes", probes, least=0)
     _refuse_conflicts(engine, workers, vectorized, in_place, gradients)
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
@@ -91,6 +89,15 @@ def _refuse_conflicts(engine: str, workers: int, vectorized: bool, in_place: boo
             "vectorized=True cannot go with gradients=True: the loss returns one value for each row and nothing else; "
             "pass gradients as a function of the plain parameters"
         )
+
+
+def validate_scope(*, step: Any, rtol: Any, atol: Any, seed: Any, probes: Any) -> None:
+    """Check the numbers that say how closely a gradient is checked, whatever evaluates its loss."""
+    number("step", step, positive=True)
+    number("rtol", rtol)
+    number("atol", atol)
+    whole("seed", seed, least=0)
+    whole("probes", probes, least=0)
 
 
 def refuse_nonfinite(layout: ParameterLayout, leaves: Sequence[Array]) -> None:

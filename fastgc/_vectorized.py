@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._evaluate import PythonEvaluator, Ray, Tick, outside_domain
+from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, outside_domain
 from fastgc._layout import Array, ParameterLayout
 
 Blocks = Mapping[int, Array]  # displaced tensors, shape (batch, entries), by number
@@ -28,7 +29,7 @@ class VectorizedEvaluator:
     Parameters
     ----------
     plain : PythonEvaluator
-        Over the same leaves: for what needs no call of the loss.
+        Over the same leaves: for what needs no call of the loss, and for the deadline.
     loss : callable
         ``loss(params, *args)`` of arrays of shape ``(batch, *shape)`` returns ``batch`` values.
     leaves : sequence of arrays
@@ -145,6 +146,8 @@ class VectorizedEvaluator:
         out: Array = np.empty(count, self._plain.result_dtype)
         length = self._rows(tensors)
         for start in range(0, count, length):
+            if time.perf_counter() > self._plain.deadline:
+                raise OutOfTime
             part = slice(start, min(start + length, count))
             blocks = {t: self._copies(t, part.stop - start) for t in tensors}
             fill(blocks, part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.machinery
 import itertools
+import math
 import pickle
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
-from fastgc._evaluate import PythonEvaluator, Ray, Tick, silent
+from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, silent
 from fastgc._layout import Array, ParameterLayout, listed
 from fastgc._record import store
 
@@ -56,7 +57,7 @@ class WorkersEvaluator:
     Parameters
     ----------
     direct : PythonEvaluator
-        The same loss, called in this process.
+        The same loss, called in this process; its deadline holds for the workers too.
     loss, args, layout, leaves
         As those of ``direct``.
     count : int
@@ -156,7 +157,10 @@ class WorkersEvaluator:
         positions = np.union1d(layout.starts[:-1][filled], spread)
         start = self._direct.entries(positions)
         rows = self._direct.rounded(positions, np.stack([start, start + _TRIAL_STEP * (1 + np.abs(start))], axis=1)).T
-        return positions, rows, np.asarray(self._here("along", positions, rows))
+        deadline, self._direct.deadline = self._direct.deadline, math.inf  # two values, before anything is checked
+        values = np.asarray(self._here("along", positions, rows))
+        self._direct.deadline = deadline
+        return positions, rows, values
 
     def _saved(self, payload: Any, module: Any = None) -> Path:
         path = Path(self._folder.name) / str(next(self._numbers))
@@ -183,8 +187,10 @@ class WorkersEvaluator:
                 number, values, seconds = result
                 found[number], before = values, done
                 done, spent = done + len(values), spent + seconds
+                self._evaluations += len(values)
                 tick(before, done)
-        self._evaluations += count
+                if time.perf_counter() > self._direct.deadline:
+                    raise OutOfTime
         self._seconds = max(spent / count, 1e-9)
         return np.concatenate(found)
 

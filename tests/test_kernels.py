@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from test_layout import Array, array
 
 import fastgc
+from fastgc import _kernels
 
 NETWORK = {
     "layer1.weight": array(3, 2),
@@ -419,3 +420,56 @@ def test_a_complex_step_runs_in_the_compiled_loop() -> None:
         report = fastgc.check_gradients(smooth, slopes, params, stencil="complex_step", engine=engine)
         assert report.passed, str(report)
         assert max(tensor.max_relative_error for tensor in report.tensors.values()) < 1e-14
+
+
+# --- the loop, which receives the loss as the address of its machine code ---
+
+
+def check(loss: Any, params: Any, slopes: Any, **options: Any) -> Any:
+    return fastgc.check_gradients(loss, slopes, params, engine="numba", crosscheck=False, **options)
+
+
+def test_losses_of_the_same_arguments_share_one_compilation_of_the_loop() -> None:
+    params = {"only this name": np.array([0.3, 0.7])}
+
+    def made(power: int) -> Any:
+        return numba.njit(lambda p: (p["only this name"] ** power).sum())
+
+    before = len(_kernels.displaced_values.overloads)
+    for power in (2, 3, 4):
+        slopes = {"only this name": power * params["only this name"] ** (power - 1)}
+        assert check(made(power), params, slopes).passed
+        assert not check(made(power + 1), params, slopes).passed
+    assert len(_kernels.displaced_values.overloads) == before + 1
+
+
+def test_defaults_of_a_compiled_loss_are_filled_in() -> None:
+    loss = numba.njit(lambda p, factor=3.0: factor * (p * p).sum())
+    assert check(loss, np.array([1.0, 2.0]), np.array([6.0, 12.0])).passed
+    assert check(loss, np.array([1.0, 2.0]), np.array([2.0, 4.0]), args=(1.0,)).passed
+
+
+@pytest.mark.parametrize("kind", ["float64(float64[:])", "float64(float64[::1])"])
+def test_a_loss_with_a_declared_signature_is_run(kind: str) -> None:
+    loss = numba.njit(kind)(lambda p: (p * p).sum())
+    assert check(loss, np.array([1.0, 2.0]), np.array([2.0, 4.0])).passed
+
+
+def test_what_a_loss_raises_comes_through_the_loop() -> None:
+    @numba.njit
+    def loss(p: Any, limit: float) -> float:
+        if p[0] > limit:
+            raise LookupError("beyond the table")
+        return p[0] * p[0]
+
+    with pytest.raises(LookupError, match="beyond the table"):
+        check(loss, np.array([1.0]), np.array([2.0]), args=(1.0,))
+
+
+def test_a_loss_that_is_no_longer_referred_to_stays_while_it_runs() -> None:
+    params = np.linspace(0.1, 0.9, 50)
+    entry = _kernels.Entry(numba.njit(lambda p: (p**3).sum()), (params,))
+    gc.collect()
+    out = np.empty((1, 1))
+    _kernels.displaced_values(entry, params, (), params, np.array([3]), np.array([[0.5]]), out)
+    assert out[0, 0] == pytest.approx((params**3).sum() - params[3] ** 3 + 0.125)

@@ -259,3 +259,28 @@ def assert_same(a: Line, b: Line) -> None:
     assert (a.trouble, a.wish) == (b.trouble, b.wish)
     numbers = [[each.derivative, each.uncertainty, each.left, each.right, each.step] for each in (a, b)]
     np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-12, atol=1e-270)
+
+
+def test_many_kinks_at_every_distance_leave_the_slope_uncertain() -> None:
+    """The gap of the one-sided slopes shrinks too slowly and changes its sign: the quotients only seem to converge."""
+    rng = np.random.default_rng(5)
+    steps = 2.0**-5 * 8.0 ** -np.arange(5)
+    misled = 0
+    for _ in range(300):
+        places, weights = rng.uniform(-0.03, 0.03, 3000), 1e-3 * rng.normal(size=3000)
+        plus, minus = (sign * steps + np.maximum(sign * steps[:, None] - places, 0.0) @ weights for sign in (1.0, -1.0))
+        base = float(np.maximum(-places, 0.0) @ weights)
+        line = analyse(Ladder(-steps, steps, minus, plus, base, np.full(5, 1e-16)))
+        true = 1.0 + float(weights[places < 0].sum())
+        allowed = line.uncertainty + abs(line.right - line.left) / 2
+        misled += line.trouble != "jump" and abs(line.derivative - true) > 10 * allowed
+    assert misled <= 6
+
+
+@pytest.mark.parametrize(("height", "trouble"), [(3e-16, ""), (1e-9, "quantised")])
+def test_a_constant_that_rounds_differently_is_no_staircase(height: float, trouble: str) -> None:
+    steps = 0.125 * 4.0 ** -np.arange(12)
+    values = 1.5 + height * np.random.default_rng(0).integers(0, 2, (2, 12))
+    line = analyse(Ladder(-steps, steps, values[0], values[1], 1.5, np.full(12, height)))
+    assert line.trouble == trouble
+    assert trouble or abs(line.derivative) <= line.uncertainty < 1e-13

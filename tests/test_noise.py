@@ -162,3 +162,11 @@ def test_a_sum_of_many_terms_is_noise_and_no_bug() -> None:
 
     report = fastgc.check_gradients(total, lambda p: np.array([-2 * np.sum(x - p[0])]), np.array([99.999]))
     assert report.verdict != "fail", str(report)
+
+
+def test_a_loss_that_is_flat_up_to_a_kink_is_not_noisy() -> None:
+    def values(distances: np.ndarray) -> np.ndarray:
+        return np.maximum(np.asarray(distances) - 0.1503, 0.0) - 1.0
+
+    noise = measure_noise(values, -1.0, np.finfo(np.float64).eps)
+    assert max(noise.at_point, noise.displaced) < 1e-14

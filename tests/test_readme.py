@@ -35,12 +35,15 @@ def normal(output: str) -> list[str]:
 
 TEXT = README.read_text(encoding="utf-8")
 BLOCKS = blocks(TEXT)
+FRAMEWORKS = re.compile(r"^(?:import|from) (?:fastgc\.)?(torch|jax)\b", re.MULTILINE)  # that may be missing
 
 
 @pytest.mark.parametrize(("line", "source", "output"), BLOCKS, ids=[f"line {line}" for line, _, _ in BLOCKS])
 def test_a_block_runs_and_prints_what_is_shown(
     line: int, source: str, output: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for framework in FRAMEWORKS.findall(source):
+        pytest.importorskip(framework, reason=f"{framework} is not installed: pip install 'fastgc[{framework}]'")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     printed = io.StringIO()
@@ -53,6 +56,11 @@ def test_a_block_runs_and_prints_what_is_shown(
 
 def test_a_grown_readme_has_blocks_to_run() -> None:
     assert BLOCKS or len(TEXT.splitlines()) <= 20
+
+
+def test_frameworks_of_a_block_are_seen() -> None:
+    assert set(FRAMEWORKS.findall("import jax.numpy as jnp\nimport fastgc.jax\n")) == {"jax"}
+    assert set(FRAMEWORKS.findall("import fastgc.torch\nimport torch\n")) == {"torch"}
 
 
 def test_blocks_are_found_with_what_they_print() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -209,6 +210,29 @@ def test_blocks_of_any_length_give_the_same_values_in_the_same_order(monkeypatch
     pieces, ticks_in_pieces, more_calls = check()
     assert whole == pieces
     assert ticks == ticks_in_pieces == 16 and more_calls > calls
+
+
+def test_a_vectorized_check_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_vectorized, "_MOST_ROWS", 8)
+
+    def slow(p: Array) -> Array:
+        time.sleep(1e-3 * len(p))
+        return square(p)
+
+    report = fastgc.check_gradients(slow, double, array(1000), vectorized=True, samples="all", time_budget=0.3)
+    assert report.evaluations < 400
+    assert report.verdict == "undecided" and "not reached" in report.tensors["params"].reason
+
+
+def test_the_complex_step_decides_what_noise_hides_from_blocks_too() -> None:
+    def offset(p: Array) -> Array:
+        return np.sum(p * p, axis=1) + 1e14
+
+    start = np.linspace(0.3, 1.5, 6)
+    together = fastgc.check_gradients(offset, double, start, vectorized=True, samples="all")
+    apart = fastgc.check_gradients(lambda p: np.sum(p * p) + 1e14, double, start, samples="all")
+    assert any("complex step decided" in note for note in apart.notes)
+    assert together.notes == apart.notes and together.verdict == apart.verdict == "pass"
 
 
 # --- what the loss may return ---

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,6 +145,20 @@ def test_a_loss_with_gradients_and_a_noisy_loss_may_run_in_processes() -> None:
 
     report = fastgc.check_gradients(noisy, double, array(20), workers=2)
     assert report.verdict != "fail" and any("noisy" in note for note in report.notes)
+
+
+@pytest.mark.usefixtures("shared_out")
+def test_a_check_in_processes_ends_when_its_time_is_over() -> None:
+    def slow(p: Array) -> float:
+        time.sleep(2e-3)
+        return float(np.sum(p**2))
+
+    assert fastgc.check_gradients(slow, double, array(20), workers=2).passed  # the processes have started
+    report = fastgc.check_gradients(slow, double, array(3000), samples="all", workers=2, time_budget=0.5)
+    assert report.engine == "python (2 processes)" and report.evaluations < 2500
+    assert report.verdict == "undecided" and "not reached" in str(report.tensors["params"].reason)
+    hopeless = fastgc.check_gradients(slow, double, array(30), workers=2, time_budget=1e-6)
+    assert hopeless.verdict == "undecided" and hopeless.evaluations < 10
 
 
 def test_what_is_too_little_runs_in_this_process() -> None:

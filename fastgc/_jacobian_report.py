@@ -1,0 +1,279 @@
+"""What a check of a Jacobian found: by output and by input, with both matrices where they are small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._compare import (
+    FAIL,
+    PASS,
+    UNDECIDED,
+    Judgement,
+    elementwise_error,
+    relative_error,
+    smallest_failure,
+    worst_verdict,
+)
+from fastgc._diagnose import Diagnosis, diagnose
+from fastgc._grid import Checked
+from fastgc._projections import Projections
+from fastgc._report import Entries, Entry, json_text, plain, upwards
+from fastgc._summary import entry_columns, excess, open_reason, share
+
+_SCHEMA = 1  # of the JSON
+_SHOWN = 16  # rows and columns of a matrix in the text, at most
+_WIDTH = 120
+_LISTED = 5  # outputs and inputs with wrong entries
+
+
+@dataclass(frozen=True)
+class JacobianReport:
+    """The result of a check of a Jacobian; ``str(report)`` is the text for people.
+
+    Attributes
+    ----------
+    verdict, reason : "pass" | "fail" | "undecided", and why
+    output_shape, input_shape : of f(x) and of x; the Jacobian has m rows, an output each, and n columns
+    size, checked : entries of the Jacobian, and those checked one by one
+    max_relative_error : max ``|a - n| / max(|a| + |n|, 1e-8)`` over the checked entries
+    max_absolute_error : max ``|a - n|`` over the checked entries
+    relative_error : ``||a - n|| / (||a|| + ||n||)`` over the checked entries
+    worst : the entry with the largest ``|a - n|`` relative to what was allowed, or None
+    entries : every entry checked; its index is that of the output followed by that of the input
+    wrong_entries : those that failed, worst first
+    diagnosis : the kind of bug that the numbers are consistent with, or None
+    probes : random directions over all inputs
+    entry_limit, miss_probability : an error of one entry above the limit is missed by them with this probability at
+        most; None without probes
+    evaluations : how often f was called
+    seconds : wall-clock time of the check
+    seed : that reproduces it
+    notes : what else a reader should know
+    """
+
+    verdict: str
+    reason: str
+    output_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    size: int
+    checked: int
+    max_relative_error: float
+    max_absolute_error: float
+    relative_error: float
+    worst: Entry | None
+    entries: Entries
+    wrong_entries: Entries
+    diagnosis: Diagnosis | None
+    probes: int
+    entry_limit: float | None
+    miss_probability: float | None
+    evaluations: int
+    seconds: float
+    seed: int
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is "pass"."""
+        return self.verdict == PASS
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the Jacobian: outputs and inputs."""
+        return math.prod(self.output_shape), math.prod(self.input_shape)
+
+    @property
+    def by_output(self) -> dict[tuple[int, ...], int]:
+        """Wrong entries of every output that has some, most first."""
+        return self._counted(0, self.output_shape)
+
+    @property
+    def by_input(self) -> dict[tuple[int, ...], int]:
+        """Wrong entries of every input that has some, most first."""
+        return self._counted(1, self.input_shape)
+
+    def _counted(self, side: int, shape: tuple[int, ...]) -> dict[tuple[int, ...], int]:
+        places = np.divmod(self.wrong_entries.local, max(1, self.shape[1]))[side]
+        found, counts = np.unique(places, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {_index(int(found[k]), shape): int(counts[k]) for k in order}
+
+    def matrix(self, column: str) -> NDArray[Any]:
+        """A column of the entries ("analytic", "numerical", "uncertainty", ...) as an (m, n) matrix, NaN elsewhere."""
+        values = self.entries.columns[column].astype(np.float64)
+        out = np.full(self.size, np.nan)
+        out[self.entries.local] = values
+        return out.reshape(self.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dicts, lists, strings and numbers; "nan", "inf" and "-inf" stand for such numbers."""
+        return {"schema": _SCHEMA, "passed": self.passed, **plain(self)}
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The report as JSON text, also written to ``path`` if one is given."""
+        return json_text(self.to_dict(), path)
+
+    def __str__(self) -> str:
+        return "\n".join(_text(self))
+
+
+def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
+
+
+# --- from judged entries to the report ---
+
+
+@dataclass(frozen=True)
+class About:
+    """What a report says of the check itself."""
+
+    output_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    evaluations: int
+    seconds: float
+    seed: int
+    notes: tuple[str, ...]
+
+
+def jacobian_report(checked: Checked, projections: Projections | None, about: About) -> JacobianReport:
+    """The report on checked entries."""
+    judged, estimated = checked.judgement, checked.estimates
+    size = math.prod(about.output_shape) * math.prod(about.input_shape)
+    columns = entry_columns(np.zeros(estimated.positions.size, np.int64), judged, estimated)
+    entries = Entries("jacobian", about.output_shape + about.input_shape, estimated.positions, columns)
+    order = np.lexsort((-excess(judged, estimated), judged.verdict != FAIL))
+    verdict = worst_verdict(judged.verdict)
+    return JacobianReport(
+        verdict=verdict,
+        reason="; ".join(filter(None, [_reason(judged), _transposition(checked, about) if verdict == FAIL else ""])),
+        output_shape=about.output_shape,
+        input_shape=about.input_shape,
+        size=size,
+        checked=len(entries),
+        max_relative_error=float(elementwise_error(judged.analytic, judged.numerical).max(initial=0.0)),
+        max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
+        relative_error=relative_error(judged.analytic, judged.numerical),
+        worst=entries[int(order[0])] if order.size else None,
+        entries=entries,
+        wrong_entries=entries.part(order[judged.verdict[order] == FAIL]),
+        diagnosis=diagnose(judged, estimated.uncertainty, size) if verdict == FAIL else None,
+        probes=projections.count if projections else 0,
+        entry_limit=projections.entry_limit if projections else None,
+        miss_probability=projections.miss_probability if projections else None,
+        evaluations=about.evaluations,
+        seconds=about.seconds,
+        seed=about.seed,
+        notes=about.notes,
+    )
+
+
+def _transposition(checked: Checked, about: About) -> str:
+    """Whether a wrong square Jacobian is right but for its orientation."""
+    m, n = math.prod(about.output_shape), math.prod(about.input_shape)
+    if m != n or checked.estimates.positions.size != m * n:
+        return ""
+    judged = checked.judgement
+    distance = np.abs(judged.analytic.reshape(m, n).T - judged.numerical.reshape(m, n)).reshape(-1)
+    within = distance <= smallest_failure(judged, checked.estimates.uncertainty)
+    return "the analytic Jacobian is the transpose of the numerical one" if within.all() else ""
+
+
+def failed(report: JacobianReport, reason: str) -> JacobianReport:
+    """The report, failed for a further reason."""
+    return replace(report, verdict=FAIL, reason="; ".join(filter(None, [reason, report.reason])))
+
+
+def _reason(judged: Judgement) -> str:
+    failed = int(np.count_nonzero(judged.verdict == FAIL))
+    return f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}" if failed else open_reason(judged)
+
+
+# --- text ---
+
+
+def _text(report: JacobianReport) -> Iterable[str]:
+    yield _headline(report)
+    yield from details(report)
+    if report.entry_limit is not None and report.miss_probability is not None:
+        yield (
+            f"{report.probes} random directions over all inputs miss an error of one entry above "
+            f"{upwards(report.entry_limit)} with probability {upwards(report.miss_probability)} at most"
+        )
+    yield from (f"note: {note}" for note in report.notes)
+
+
+def details(report: JacobianReport) -> Iterable[str]:
+    """Where entries differ, the worst of them, and both matrices if they are small and differ."""
+    if report.diagnosis:
+        yield report.diagnosis.message
+    for name, counts in (("output", report.by_output), ("input", report.by_input)):
+        if counts:
+            parts = [f"{list(index)}: {count}" for index, count in list(counts.items())[:_LISTED]]
+            more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
+            yield f"wrong entries by {name}: {', '.join(parts)}{more}"
+    if report.worst is not None:
+        yield f"worst: {_entry_text(report, report.worst)}"
+    if report.wrong_entries and max(report.shape) <= _SHOWN:
+        yield from _side_by_side(report)
+
+
+def _headline(report: JacobianReport) -> str:
+    m, n = report.shape
+    return "   ".join(
+        [
+            f"{report.verdict.upper()}  {report.reason or 'every checked entry agrees'}",
+            f"{report.checked:,} of {report.size:,} entries ({m:,} outputs, {n:,} inputs) checked one by one",
+            f"max rel err {report.max_relative_error:.2e}",
+            f"{report.evaluations:,} evaluations",
+            f"{report.seconds:.2f} s",
+            f"seed {report.seed}",
+        ]
+    )
+
+
+def _entry_text(report: JacobianReport, entry: Entry) -> str:
+    """One entry in one line."""
+    split = len(report.output_shape)
+    return (
+        f"output {list(entry.index[:split])} by input {list(entry.index[split:])}  analytic {entry.analytic:.6g}  "
+        f"numerical {entry.numerical:.6g} +- {entry.uncertainty:.0e}  (step {entry.step:.1e})"
+        + (f"  {entry.reason}" if entry.reason else "")
+    )
+
+
+def _side_by_side(report: JacobianReport) -> Iterable[str]:
+    """Both matrices, an output in each row, with "*" at entries that differ and "?" at those undecided."""
+    marks = np.full(report.size, " ")
+    marks[report.entries.local] = _marks(report.entries.columns["verdict"])
+    analytic = _cells(report.matrix("analytic"), marks.reshape(report.shape))
+    numerical = _cells(report.matrix("numerical"), np.full(report.shape, " "))
+    left = ["analytic (* differs)" + ("  (? undecided)" if "?" in marks else ""), *analytic]
+    right = ["numerical", *numerical]
+    width = max(map(len, left)) + 3
+    if width + max(map(len, right)) <= _WIDTH:
+        yield from (f"{a.ljust(width)}{b}".rstrip() for a, b in zip(left, right, strict=True))
+    else:
+        yield from (line.rstrip() for line in (*left, *right))
+
+
+def _marks(verdicts: NDArray[Any]) -> NDArray[np.str_]:
+    return np.select([verdicts == FAIL, verdicts == UNDECIDED], ["*", "?"], " ")
+
+
+def _cells(matrix: NDArray[Any], marks: NDArray[Any]) -> Sequence[str]:
+    cells = [[_number(value) for value in row] for row in matrix]
+    width = max((len(cell) for row in cells for cell in row), default=1)
+    pairs = zip(cells, marks, strict=True)
+    return ["  " + " ".join(cell.rjust(width) + mark for cell, mark in zip(*row, strict=True)) for row in pairs]
+
+
+def _number(value: float) -> str:
+    return "." if np.isnan(value) else f"{value + 0.0:.5g}"  # no "-0"

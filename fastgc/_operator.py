@@ -1,0 +1,92 @@
+"""An analytic Jacobian by what can be asked of it, be it a matrix or a product with one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
+Product = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An analytic Jacobian J of shape (m, n).
+
+    Attributes
+    ----------
+    entries : ``entries(outputs, inputs)``, both of shape (k,): the entries there
+    times : ``times(u)``: J u for a vector u, or None where only v^T J can be had
+    transposed : ``transposed(v)``: v^T J, or None where only J u can be had
+    eps : resolution of the dtype in which it is given
+    """
+
+    shape: tuple[int, int]
+    entries: Callable[[Positions, Positions], Floats]
+    times: Product | None
+    transposed: Product | None
+    dtype: np.dtype[Any]
+
+    def bilinear(self, v: Floats, u: Floats) -> float:
+        """v^T J u."""
+        if self.times is not None:
+            return float(v @ self.times(u))
+        assert self.transposed is not None
+        return float(self.transposed(v) @ u)
+
+
+def matrix_operator(matrix: Any) -> Operator:
+    """Of a NumPy array or a SciPy CSR array."""
+
+    def entries(outputs: Positions, inputs: Positions) -> Floats:
+        return np.asarray(matrix[outputs, inputs], np.float64).reshape(-1)
+
+    return Operator(matrix.shape, entries, lambda u: matrix @ u, lambda v: matrix.T @ v, matrix.dtype)
+
+
+def jvp_operator(jvp: Product, m: int, n: int, dtype: np.dtype[Any]) -> Operator:
+    """Of a function u -> J u; a column takes one call, and is kept."""
+
+    @cache
+    def column(j: int) -> Floats:
+        return jvp(_unit(n, j))
+
+    def entries(outputs: Positions, inputs: Positions) -> Floats:
+        return _gathered(column, inputs, outputs)
+
+    return Operator((m, n), entries, jvp, None, dtype)
+
+
+def vjp_operator(vjp: Product, m: int, n: int, dtype: np.dtype[Any]) -> Operator:
+    """Of a function v -> v^T J; a row takes one call, and is kept."""
+
+    @cache
+    def row(i: int) -> Floats:
+        return vjp(_unit(m, i))
+
+    def entries(outputs: Positions, inputs: Positions) -> Floats:
+        return _gathered(row, outputs, inputs)
+
+    return Operator((m, n), entries, None, vjp, dtype)
+
+
+def _gathered(vector: Callable[[int], Floats], vectors: Positions, places: Positions) -> Floats:
+    """Entry ``places[k]`` of vector number ``vectors[k]``."""
+    out = np.empty(vectors.size)
+    order = np.argsort(vectors, kind="stable")
+    numbers, first = np.unique(vectors[order], return_index=True)
+    for number, mine in zip(numbers.tolist(), np.split(order, first[1:]), strict=False):
+        out[mine] = vector(number)[places[mine]]
+    return out
+
+
+def _unit(size: int, place: int) -> Floats:
+    vector = np.zeros(size)
+    vector[place] = 1.0
+    return vector

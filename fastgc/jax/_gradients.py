@@ -1,0 +1,238 @@
+"""The check of a gradient over a pytree, and what both checks of JAX functions share."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastgc._check import Scope, examine, sampled_counts
+from fastgc._engine import NotFiniteError
+from fastgc._layout import FLOATS, Array, match_gradients, named_layout
+from fastgc._progress import Progress
+from fastgc._report import GradientReport
+from fastgc._stencil import stencil_named
+from fastgc._summary import summarise
+from fastgc._validate import DEFAULT_SAMPLES, one_of, refuse_nonfinite, validate_scope
+from fastgc.jax._evaluator import JaxEvaluator, Leaves, Loss, compiled
+
+_DTYPES = re.compile(r"dtype|float64|f64")  # in messages about arrays of two dtypes
+
+
+def check_gradients(
+    loss: Callable[..., Any],
+    params: Any,
+    gradients: Any = None,
+    *,
+    args: tuple[Any, ...] = (),
+    tensors: str | Sequence[str] | None = None,
+    samples: int | str | Mapping[str, int | str] = DEFAULT_SAMPLES,
+    probes: int = 3,
+    step: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    precision: str = "double",
+    seed: int = 0,
+    progress: bool = False,
+) -> GradientReport:
+    """Check a gradient over a pytree: by default the one that `jax.grad` derives, custom rules included.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(params, *args)`` returns one real number. It is compiled where it can be traced.
+    params : pytree
+        Its floating and complex leaves are checked, under the keys of their path joined by "."; all others are passed
+        on. A complex leaf is checked as its real and imaginary parts, in a last axis of 2.
+    gradients : callable or pytree, optional
+        ``gradients(params, *args)``, or its value: of the structure of ``params``, as `jax.grad` gives it.
+    args : tuple
+        Extra positional arguments of both functions.
+    tensors, samples, probes, step, rtol, atol, seed, progress
+        As in `fastgc.check_gradients`.
+    precision : {"double", "native"}
+        Evaluate at float64 copies of params and of floating arrays in args, for which ``jax_enable_x64`` is switched on
+        while the check runs; or in their own dtypes, as JAX is configured.
+
+    Returns
+    -------
+    GradientReport
+        ``engine`` names the backend, and "vmap" where values were computed in blocks.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that make no sense, a loss that is not one finite real number, and gradients of another structure
+        or shape. Exceptions of the functions pass through.
+    """
+    validate_scope(step=step, rtol=rtol, atol=atol, probes=probes, seed=seed)
+    one_of("precision", precision, ("double", "native"))
+    if not isinstance(args, tuple):
+        raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
+    with in_precision(precision) as notes, explained(precision):
+        tree = flatten(params, "", precision)
+        args = jax.tree_util.tree_map(_in_double, args) if precision == "double" else args
+
+        def value(leaves: Leaves) -> Any:
+            return loss(tree.rebuild(leaves), *args)
+
+        def analytic(leaves: Leaves) -> list[Any]:
+            if gradients is None:
+                return list(compiled(jax.grad(lambda each: _scalar(value(each))), leaves)[0](leaves))
+            found = gradients(tree.rebuild(leaves), *args) if callable(gradients) else gradients
+            return tree.matching(found)
+
+        return report_on(value, analytic, tree.names, tree.arrays, notes, tensors=tensors, samples=samples,
+                         probes=probes, step=step, rtol=rtol, atol=atol, seed=seed, progress=progress)  # fmt: skip
+
+
+def report_on(
+    loss: Loss,
+    analytic: Callable[[Leaves], Sequence[Any]],
+    names: Sequence[str],
+    arrays: Sequence[Array],
+    notes: Sequence[str] = (),
+    *,
+    tensors: str | Sequence[str] | None = None,
+    samples: int | str | Mapping[str, int | str] = DEFAULT_SAMPLES,
+    probes: int = 3,
+    step: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> GradientReport:
+    """The check of a real loss of real arrays, which are displaced in place and restored."""
+    begin = time.perf_counter()
+    layout = named_layout(names, [array.shape for array in arrays], [array.dtype for array in arrays])
+    refuse_nonfinite(layout, arrays)
+    counts = sampled_counts(layout, tensors, samples, probes)
+    scope = Scope(layout, counts, probes, stencil_named("central"), step, rtol, atol, crosscheck=False, seed=seed)
+    evaluator = JaxEvaluator(loss, layout, arrays)
+    base, again = evaluator.base, evaluator.value()
+    if not np.isfinite(base):
+        raise NotFiniteError(f"loss is {base} at params; a gradient can be checked only where the loss is finite")
+    noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r}"] if again != base else []
+    found = match_gradients(layout, dict(zip(names, map(np.asarray, analytic(arrays)), strict=True)), copy=True)
+    with Progress(scope.samples, shown=progress) as bar:
+        findings = examine(scope, 0, evaluator, arrays, found, base, [*notes, *noisy], bar)
+    return summarise(layout, counts, [findings], seed, time.perf_counter() - begin)
+
+
+# --- pytrees ---
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A pytree, the leaves of it that are checked, and the way back.
+
+    Attributes
+    ----------
+    given : all leaves
+    checked : numbers of those that are checked
+    names, arrays : of these, complex ones as real and imaginary parts in a last axis
+    """
+
+    structure: Any
+    given: tuple[Any, ...]
+    checked: tuple[int, ...]
+    names: tuple[str, ...]
+    arrays: tuple[Array, ...]
+
+    def rebuild(self, leaves: Leaves) -> Any:
+        """The caller's structure with these in place of the checked leaves."""
+        every = list(self.given)
+        for i, leaf in zip(self.checked, leaves, strict=True):
+            every[i] = jax.lax.complex(leaf[..., 0], leaf[..., 1]) if _is_complex(self.given[i]) else leaf
+        return jax.tree_util.tree_unflatten(self.structure, every)
+
+    def matching(self, gradients: Any) -> list[Array]:
+        """The checked leaves of a gradient of the same structure; JAX gives that of x + iy as (d/dx) - i(d/dy)."""
+        leaves, structure = jax.tree_util.tree_flatten(gradients)
+        if structure != self.structure:
+            raise ValueError(f"gradients has the structure {structure}; params has {self.structure}")
+        chosen = [leaves[i] for i in self.checked]
+        conjugate = [_parts(np.conj(np.asarray(leaf))) if _is_complex(leaf) else np.asarray(leaf) for leaf in chosen]
+        return conjugate
+
+
+def flatten(value: Any, prefix: str, precision: str) -> Tree:
+    """The tree of a pytree; names begin with the prefix."""
+    pairs, structure = jax.tree_util.tree_flatten_with_path(value)
+    given = tuple(leaf for _, leaf in pairs)
+    checked = tuple(i for i, leaf in enumerate(given) if jnp.issubdtype(_dtype(leaf), jnp.inexact))
+    if not checked:
+        raise ValueError(f"{prefix or 'params'} holds no floating array: nothing to check")
+    names = [".".join(filter(None, [prefix, *map(_key, pairs[i][0])])) or "params" for i in checked]
+    arrays = tuple(_array(name, given[i], precision) for name, i in zip(names, checked, strict=True))
+    return Tree(structure, given, checked, tuple(names), arrays)
+
+
+def _key(key: Any) -> str:
+    """A dict's key, a sequence's index, an attribute's name."""
+    return str(next((getattr(key, name) for name in ("key", "idx", "name") if hasattr(key, name)), key))
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def _is_complex(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(_dtype(leaf), jnp.complexfloating))
+
+
+def _array(name: str, leaf: Any, precision: str) -> Array:
+    """A copy of a leaf, real and writable, in double precision or in the dtype that JAX gives it."""
+    array = _parts(np.asarray(leaf)) if _is_complex(leaf) else np.asarray(leaf)
+    dtype = np.dtype(np.float64) if precision == "double" else jax.dtypes.canonicalize_dtype(array.dtype)
+    if dtype not in FLOATS:
+        raise TypeError(f'{name!r} is of {dtype}, which NumPy does not know; use precision="double"')
+    return np.array(array, dtype=dtype, order="C")
+
+
+def _parts(array: Array) -> Array:
+    return np.stack([array.real, array.imag], axis=-1)
+
+
+def _in_double(leaf: Any) -> Any:
+    """Floating and complex arrays in double precision, everything else as it is."""
+    if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return leaf
+    return jnp.asarray(leaf, jnp.complex128 if _is_complex(leaf) else jnp.float64)
+
+
+def _scalar(value: Any) -> Any:
+    return value.reshape(()) if hasattr(value, "reshape") and value.size == 1 else value
+
+
+# --- precision ---
+
+
+@contextlib.contextmanager
+def in_precision(precision: str) -> Iterator[list[str]]:
+    """Switch on float64 for a while, where it is off and asked for; yields notes that say so."""
+    off = not jax.config.jax_enable_x64
+    if precision == "native":
+        yield ["jax_enable_x64 is off: the loss runs in float32, whose round-off hides small errors"] if off else []
+        return
+    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    with enable_x64(True):
+        yield ["jax_enable_x64 is off: switched on while this check runs"] if off else []
+
+
+@contextlib.contextmanager
+def explained(precision: str) -> Iterator[None]:
+    """Say beside an exception about dtypes that the function runs in float64."""
+    try:
+        yield
+    except TypeError as error:
+        if precision == "double" and _DTYPES.search(str(error)):
+            error.add_note("fastgc evaluates the function in float64")
+        raise

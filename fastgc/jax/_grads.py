@@ -1,0 +1,282 @@
+"""JAX's check_grads, answered with verdicts: forward and reverse mode, of any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastgc._compare import PASS, UNDECIDED
+from fastgc._layout import Array
+from fastgc._report import GradientReport, TensorSummary
+from fastgc._validate import number, whole
+from fastgc.jax._evaluator import Leaves, compiled
+from fastgc.jax._gradients import Tree, explained, flatten, in_precision, report_on
+
+Function = Callable[[Leaves], list[Any]]  # of real arrays, returning real arrays
+
+_MODES = {"fwd": "JVP", "rev": "VJP", "lin": "LIN"}
+_TOGETHER = 64  # basis vectors pushed forward at once
+_DIRECTION = 1 << 20  # seed of a random direction
+_LINEAR = 1e-9  # relative to the sizes of what is added up, to which a JVP must be linear
+_SAME = 1e-6  # relative to the largest output, to which a custom rule must return the function's value
+
+
+def check_grads(
+    f: Callable[..., Any],
+    args: Sequence[Any],
+    order: int,
+    modes: str | Sequence[str] = ("fwd", "rev"),
+    atol: Any = None,
+    rtol: Any = None,
+    eps: float | None = None,
+    *,
+    allow_undecided: bool = False,
+) -> None:
+    """Check the derivatives that JAX takes of a function, in place of ``jax.test_util.check_grads``.
+
+    Every argument is covered by random directions and sampled entry by entry, along one random combination of the
+    outputs. The function runs in float64, for which ``jax_enable_x64`` is switched on while the check runs.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(*args)`` returns a pytree; its floating and complex leaves are differentiated.
+    args : tuple
+        Pytrees; their floating and complex leaves are checked.
+    order : int
+        Derivatives up to this order are checked.
+    modes : sequence of {"fwd", "rev", "lin"}
+        Forward mode (`jax.jvp`), reverse mode (`jax.vjp`), linearisation (`jax.linearize`).
+    atol, rtol : float or dict by dtype, optional
+        As in `fastgc.check_gradients`; from a dict the largest value for a dtype in ``args`` is taken.
+    eps : float, optional
+        An absolute step; by default one is chosen for each entry.
+    allow_undecided : bool
+        Accept what finite differences cannot decide.
+
+    Returns
+    -------
+    None
+
+    Raises
+    ------
+    AssertionError
+        Naming the mode, the argument's path, the entry and both values. The message begins with "undecided:" where
+        nothing was found to be wrong but something could not be decided.
+    TypeError, ValueError
+        For arguments that make no sense. Exceptions of the function pass through.
+    """
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    unknown = [mode for mode in modes if mode not in _MODES]
+    if unknown or not modes:
+        raise ValueError(f"modes has {unknown or 'nothing'}; it may hold {', '.join(map(repr, _MODES))}")
+    whole("order", order, least=1)
+    number("eps", eps, positive=True)
+    with in_precision("double") as notes, explained("double"):
+        tree = flatten(tuple(args), "args", "double")
+        criteria = _Criteria(modes, _tolerance("rtol", rtol, tree), _tolerance("atol", atol, tree), eps, tuple(notes))
+        arrays = [jnp.array(array) for array in tree.arrays]
+        undecided = list(_failures(_of_reals(f, tree), arrays, tree.names, order, criteria, ""))
+    if undecided and not allow_undecided:
+        raise AssertionError(f"undecided: {undecided[0]}")
+
+
+@dataclass(frozen=True)
+class _Criteria:
+    """By which measure derivatives of every order are checked."""
+
+    modes: tuple[str, ...]
+    rtol: float | None
+    atol: float | None
+    step: float | None
+    notes: tuple[str, ...]
+
+
+def _tolerance(name: str, value: Any, tree: Tree) -> float | None:
+    """A tolerance given as a number, or by dtype."""
+    if isinstance(value, Mapping):
+        by_dtype = {np.dtype(dtype): tolerance for dtype, tolerance in value.items()}
+        dtypes = {jnp.result_type(tree.given[i]) for i in tree.checked}
+        value = max((by_dtype[dtype] for dtype in dtypes if dtype in by_dtype), default=None)
+    number(name, value)
+    return None if value is None else float(value)
+
+
+def _of_reals(f: Callable[..., Any], tree: Tree) -> Function:
+    """The function of real arrays, returning real arrays, that checks ``f``."""
+
+    def function(arrays: Leaves) -> list[Any]:
+        output = jax.tree_util.tree_leaves(f(*tree.rebuild(arrays)))
+        parts = [jnp.asarray(each) for each in output if jnp.issubdtype(jnp.result_type(each), jnp.inexact)]
+        return [jnp.stack([p.real, p.imag], -1) if jnp.iscomplexobj(p) else p for p in parts]
+
+    return function
+
+
+# --- orders and modes ---
+
+
+def _failures(
+    f: Function, arrays: Leaves, names: Sequence[str], order: int, criteria: _Criteria, above: str
+) -> Iterator[str]:
+    """Check all modes and all lower orders; raises at the first failure, yields what is undecided."""
+    for mode in criteria.modes:
+        title = f"{_MODES[mode]} of {above}" if above else _MODES[mode]
+        report = _report(f, arrays, names, mode, criteria, title)
+        if report.verdict != PASS:
+            message = f"{title}: {_first_words(report)}\n{report}"
+            if report.verdict != UNDECIDED:
+                raise AssertionError(message)
+            yield message
+        if order > 1:
+            tangent = f"tangent {title.count(' of ') + 1}" if above else "tangent"
+            derived = _derivative(f, arrays, names, mode, tangent)
+            yield from _failures(*derived, order - 1, criteria, title)
+
+
+def _derivative(
+    f: Function, arrays: Leaves, names: Sequence[str], mode: str, label: str
+) -> tuple[Function, Leaves, Sequence[str]]:
+    """What a mode makes of a function, with its own arguments: as tangents, or as they are."""
+    if mode == "rev":
+        return _pulled_back(f), arrays, names
+    count = len(names)
+
+    def pushed(both: Leaves) -> list[Any]:
+        output, tangent = _push(f, both[:count], mode)
+        return [*output, *tangent(both[count:])]
+
+    return pushed, [*arrays, *arrays], [*names, *(f"{label} of {name}" for name in names)]
+
+
+def _pulled_back(f: Function) -> Function:
+    def pulled(arrays: Leaves) -> list[Any]:
+        output, pull = jax.vjp(f, list(arrays))
+        return list(pull(output)[0])
+
+    return pulled
+
+
+def _push(f: Function, arrays: Leaves, mode: str) -> tuple[list[Any], Callable[[Leaves], list[Any]]]:
+    """The function's value as a mode gives it, and its derivative along tangents."""
+    arrays = list(arrays)
+    if mode == "lin":
+        output, linear = jax.linearize(f, arrays)
+        return output, lambda tangents: linear(list(tangents))
+    output = jax.jvp(f, (arrays,), ([jnp.zeros_like(array) for array in arrays],))[0]
+    return output, lambda tangents: jax.jvp(f, (arrays,), (list(tangents),))[1]
+
+
+def _report(
+    f: Function, arrays: Leaves, names: Sequence[str], mode: str, criteria: _Criteria, title: str
+) -> GradientReport:
+    """The check of ``<weights, f>`` for fixed random weights."""
+    copies = [np.array(array) for array in arrays]
+    expected = compiled(f, copies)[0](copies)
+    if not expected:
+        raise ValueError("f returned no floating array: nothing to check")
+    weights = [_normal(i, each) / max(1, each.size) ** 0.5 for i, each in enumerate(expected)]
+
+    def loss(leaves: Leaves) -> Any:
+        return _dot(weights, f(leaves))
+
+    def derived(leaves: Leaves) -> tuple[list[Any], list[Any], Any]:
+        return _reverse(f, leaves, weights) if mode == "rev" else _forward(f, leaves, weights, mode)
+
+    def analytic(leaves: Leaves) -> list[Any]:
+        output, gradient, slope = compiled(derived, leaves)[0](leaves)
+        _refuse_other_values(output, expected, title)
+        _refuse_nonlinear(slope, gradient, title)
+        return list(gradient)
+
+    return report_on(loss, analytic, names, copies, criteria.notes,
+                     rtol=criteria.rtol, atol=criteria.atol, step=criteria.step)  # fmt: skip
+
+
+def _reverse(f: Function, arrays: Leaves, weights: Leaves) -> tuple[list[Any], list[Any], Any]:
+    """The function's value and its gradient from cotangents."""
+    output, pull = jax.vjp(f, list(arrays))
+    return output, list(pull(list(weights))[0]), None
+
+
+def _forward(f: Function, arrays: Leaves, weights: Leaves, mode: str) -> tuple[list[Any], list[Any], Any]:
+    """The function's value, its gradient from tangents, and the slope in a random direction, to compare with that.
+
+    The gradient is had by transposing the linear map of the tangents, or, where JAX cannot, from every basis vector.
+    """
+    output, tangent = _push(f, arrays, mode)
+
+    def slope(flat: Any) -> Any:
+        return _dot(weights, tangent(_like(flat, arrays)))
+
+    zero = jnp.zeros(sum(array.size for array in arrays))
+    try:
+        gradient = jax.linear_transpose(slope, zero)(jnp.ones(()))[0]
+    except Exception:  # the rule is not linear, or has a primitive that cannot be transposed
+        gradient = jnp.concatenate([zero[:0], *_basis_slopes(slope, zero)])
+    return output, _like(gradient, arrays), slope(_normal(_DIRECTION, zero))
+
+
+def _basis_slopes(slope: Callable[[Any], Any], zero: Any) -> Iterator[Any]:
+    together = jax.jit(jax.vmap(lambda i: slope(zero.at[i].set(1.0))))
+    for begin in range(0, zero.size, _TOGETHER):
+        yield together(jnp.arange(begin, min(begin + _TOGETHER, zero.size)))
+
+
+def _like(flat: Any, arrays: Leaves) -> list[Any]:
+    starts = np.cumsum([0, *(array.size for array in arrays)]).tolist()
+    pairs = zip(starts, starts[1:], arrays, strict=False)
+    return [flat[i:j].reshape(array.shape).astype(array.dtype) for i, j, array in pairs]
+
+
+def _dot(weights: Leaves, output: Leaves) -> Any:
+    return sum(jnp.vdot(weight, each) for weight, each in zip(weights, output, strict=True))
+
+
+def _normal(seed: int, like: Any) -> Array:
+    return np.asarray(np.random.default_rng([0, seed]).standard_normal(like.shape), like.dtype)
+
+
+# --- what no gradient shows ---
+
+
+def _refuse_other_values(output: Leaves, expected: Leaves, title: str) -> None:
+    """A custom rule returns the function's value too, and may get it wrong."""
+    for i, (value, true) in enumerate(zip(output, expected, strict=True)):
+        off = np.abs(np.asarray(value) - np.asarray(true))
+        if not np.all(off <= _SAME * np.abs(np.asarray(true)).max(initial=0.0)):
+            at = tuple(int(k) for k in np.unravel_index(np.argmax(np.nan_to_num(off, nan=np.inf)), off.shape))
+            raise AssertionError(f"{title}: output {i} is {value[at]} at {at}; the function itself gives {true[at]}")
+
+
+def _refuse_nonlinear(slope: Any, gradient: Leaves, title: str) -> None:
+    """Slopes along the axes give the right one in every direction only where a rule is linear in its tangents."""
+    if slope is None:
+        return
+    flat = np.concatenate([np.asarray(each).reshape(-1) for each in gradient])
+    products = flat * _normal(_DIRECTION, flat)
+    if not abs(float(slope) - products.sum()) <= _LINEAR * np.abs(products).sum() and np.isfinite(products).all():
+        raise AssertionError(
+            f"{title}: not linear in its tangents: {float(slope)} along a random direction, where its own slopes along "
+            f"the axes add up to {products.sum()}"
+        )
+
+
+def _first_words(report: GradientReport) -> str:
+    """The first argument that does not pass: its entry with both values, or the reason."""
+    tensor = next(each for each in report.tensors.values() if each.verdict == report.verdict)
+    entry = tensor.wrong_entries[0] if tensor.wrong_entries else tensor.worst
+    if entry is None or entry.verdict != report.verdict:
+        return f"{tensor.name}: {tensor.reason}"
+    return f"{_place(tensor, entry.index)}: analytic {entry.analytic:.6g}, numerical {entry.numerical:.6g} +- " + (
+        f"{entry.uncertainty:.0e}" + (f" ({entry.reason})" if entry.reason else "")
+    )
+
+
+def _place(tensor: TensorSummary, index: tuple[int, ...]) -> str:
+    return f"{tensor.name}[{', '.join(map(str, index))}]" if index else tensor.name

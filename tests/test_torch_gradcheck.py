@@ -1,0 +1,461 @@
+"""fastgc.torch.gradcheck in the place of torch.autograd.gradcheck."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastgc
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fastgc[torch]'")
+operations = importlib.import_module("torch_operations")
+gradcheck, gradgradcheck = fastgc.torch.gradcheck, fastgc.torch.gradgradcheck
+GradcheckError = importlib.import_module("torch.autograd.gradcheck").GradcheckError
+
+# PyTorch warns of itself when forward mode is first used.
+forward_mode = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+
+
+def double(*shape: int, seed: int = 0) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def function(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A custom function of one tensor; ``backward(input, output, grad_output)``."""
+
+    class Custom(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            y = forward(x)
+            ctx.save_for_backward(x, y)
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return backward(*ctx.saved_tensors, g)
+
+    return Custom.apply
+
+
+sigmoid = function(lambda x: 1 / (1 + torch.exp(-x)), lambda x, s, g: g * s * (1 - s))
+wrong_sigmoid = function(lambda x: 1 / (1 + torch.exp(-x)), lambda x, s, g: g * s * (1 + s))
+softmax = function(lambda x: torch.softmax(x, -1), lambda x, s, g: s * (g - (s * g).sum(-1, keepdim=True)))
+
+# --- the mission ---
+
+
+def test_the_wrong_sigmoid_fails_with_both_jacobians_visible() -> None:
+    with pytest.raises(GradcheckError) as caught:
+        gradcheck(wrong_sigmoid, (double(5),))
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("Jacobian mismatch for output 0 with respect to input 0: 5 of 25 checked entries differ")
+    assert any(line.startswith("worst: output [") and "analytic" in line and "+-" in line for line in lines)
+    start = next(k for k, line in enumerate(lines) if line.startswith("analytic (* differs)"))
+    rows = [line.split() for line in lines[start + 1 : start + 6]]
+    assert [len(row) for row in rows] == [10] * 5
+    assert [[k for k, cell in enumerate(row) if cell.endswith("*")] for row in rows] == [[k] for k in range(5)]
+    s = torch.sigmoid(double(5)).detach().numpy()
+    for k, row in enumerate(rows):
+        assert float(row[k].rstrip("*")) == pytest.approx(s[k] * (1 + s[k]), rel=1e-3)
+        assert float(row[5 + k]) == pytest.approx(s[k] * (1 - s[k]), rel=1e-3)
+
+
+def test_the_right_sigmoid_and_the_softmax_pass() -> None:
+    assert gradcheck(sigmoid, (double(5),))
+    assert gradcheck(softmax, double(3, 5))
+    assert gradgradcheck(softmax, double(3, 5))
+
+
+# --- in the place of torch's function ---
+
+
+def test_the_signatures_are_torchs_with_one_option_more() -> None:
+    for ours, theirs in (
+        (gradcheck, torch.autograd.gradcheck),
+        (gradgradcheck, torch.autograd.gradgradcheck),
+    ):
+        own, other = inspect.signature(ours).parameters, inspect.signature(theirs).parameters
+        assert set(own) - set(other) == {"allow_undecided"}
+        assert [(name, p.kind, p.default) for name, p in other.items()] == [
+            (name, own[name].kind, own[name].default) for name in other
+        ]
+
+
+REPRESENTATIVE = [
+    each
+    for each in operations.OPERATIONS
+    if each.name
+    in {
+        "F.relu", "F.hardtanh", "F.softmax", "F.layer_norm", "F.batch_norm", "F.pdist", "F.conv2d strided", "F.linear",
+        "F.embedding", "F.max_pool2d", "F.lp_pool1d", "F.cross_entropy", "F.ctc_loss", "F.huber_loss", "F.grid_sample",
+        "F.scaled_dot_product_attention causal", "F.interpolate bicubic", "F.triplet_margin_loss", "linalg.det",
+        "linalg.eigh", "linalg.svd", "linalg.solve", "linalg.cholesky", "linalg.matrix_exp", "linalg.eigvals",
+        "linalg.vector_norm inf", "linalg.lstsq", "linalg.multi_dot",
+    }
+]  # fmt: skip
+
+
+def test_the_list_of_operations_is_long() -> None:
+    assert len({each.name for each in operations.OPERATIONS}) == len(operations.OPERATIONS) >= 150
+    assert len(REPRESENTATIVE) == 28
+
+
+@pytest.mark.parametrize("operation", REPRESENTATIVE, ids=lambda each: each.name)
+def test_an_operation_gets_torchs_verdict_and_its_spoiled_backward_is_caught(operation: Any) -> None:
+    inputs = next(operation.inputs())
+    assert torch.autograd.gradcheck(operation.function, inputs)
+    assert gradcheck(operation.function, inputs)
+    right = operations.jacobian(operation.function, inputs)
+    for make in operations.SPOILS.values():
+        wrong = operations.spoiled(operation.function, make(inputs))
+        off = (operations.jacobian(wrong, inputs) - right).abs() - 2 * (1e-5 + 1e-3 * right.abs())
+        if off.max() > 0:
+            with pytest.raises(GradcheckError, match="Jacobian mismatch for output"):
+                gradcheck(wrong, inputs)
+
+
+def test_at_a_kink_torch_alarms_and_fastgc_does_not() -> None:
+    x = torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64, requires_grad=True)
+    assert not torch.autograd.gradcheck(torch.relu, x, raise_exception=False)
+    assert gradcheck(torch.relu, x)
+
+
+def test_the_errors_do_not_depend_on_the_step() -> None:
+    x = double(4)
+    for eps in (1e-10, 1e-3, 1.0):
+        assert gradcheck(lambda x: torch.sin(3 * x), x, eps=eps)
+        assert not gradcheck(wrong_sigmoid, x, eps=eps, raise_exception=False)
+
+
+def test_tolerances_are_torchs() -> None:
+    slightly = function(torch.sin, lambda x, y, g: g * torch.cos(x) * (1 + 5e-4))
+    assert gradcheck(slightly, double(4))
+    assert not gradcheck(slightly, double(4), rtol=1e-5, raise_exception=False)
+    offset = function(torch.sin, lambda x, y, g: g * (torch.cos(x) + 1e-3))
+    assert not gradcheck(offset, double(4), raise_exception=False)
+    assert gradcheck(offset, double(4), atol=1e-2)
+
+
+# --- inputs and outputs ---
+
+
+def test_only_tensors_that_require_grad_are_checked_and_others_pass_through() -> None:
+    x, index, plain = double(3), torch.tensor([2, 0]), torch.ones(2, dtype=torch.float64)
+    seen = []
+
+    def func(x: Any, index: Any, plain: Any, power: int) -> Any:
+        seen.append((index is given[1], plain is given[2], power))
+        return x[index] ** power + plain
+
+    given = (x, index, plain, 2)
+    assert gradcheck(func, given)
+    assert set(seen) == {(True, True, 2)}
+
+
+def test_every_pair_of_an_output_and_an_input_is_looked_at() -> None:
+    class Two(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: Any, b: Any) -> Any:
+            ctx.save_for_backward(a, b)
+            return a * b, a + b
+
+        @staticmethod
+        def backward(ctx: Any, g: Any, h: Any) -> Any:
+            a, b = ctx.saved_tensors
+            return g * b + h, g * a + 2 * h
+
+    with pytest.raises(GradcheckError, match="Jacobian mismatch for output 1 with respect to input 2: 3 of 9"):
+        gradcheck(lambda a, n, b: (Two.apply(a, b)[0], *Two.apply(a, b)[1:]), (double(3), 5, double(3, seed=1)))
+
+
+def test_outputs_without_grad_are_passed_over_unless_all_are() -> None:
+    assert gradcheck(lambda x: (x**2, x.detach() ** 3, x.argmax()), double(3))
+    assert gradcheck(lambda x: x.argmax(), double(3))
+    with pytest.raises(GradcheckError, match="Jacobian mismatch for output 0 with respect to input 0: 3 of 9"):
+        gradcheck(lambda x: x.detach() ** 3, double(3))
+
+
+def test_inputs_may_be_scattered_in_memory_or_no_leaves() -> None:
+    base = double(4, 6)
+    for x in (base.detach()[::2, 1::2].requires_grad_(), base.T, base[1:3] * 2):
+        before = x.detach().clone()
+        assert gradcheck(lambda x: torch.sin(x).sum(0), x)
+        assert not gradcheck(lambda x: wrong_sigmoid(x), x, raise_exception=False)
+        assert torch.equal(x.detach(), before)
+    assert base.grad is None
+
+
+def test_inputs_whose_entries_share_memory_are_refused_as_torch_does() -> None:
+    x = torch.ones(1, dtype=torch.float64).expand(3).requires_grad_()
+    with pytest.raises(
+        RuntimeError, match=r"input 0 has a dimension with stride 0: .* call \.contiguous\(\) on it first"
+    ):
+        gradcheck(torch.sin, x)
+    folded = torch.arange(4.0, dtype=torch.float64).as_strided((3, 2), (1, 1)).requires_grad_()
+    assert gradcheck(lambda x: x**2, folded)
+
+
+def test_nothing_to_check_is_an_error() -> None:
+    with pytest.raises(ValueError, match="inputs hold no tensor with requires_grad=True: nothing would be checked"):
+        gradcheck(torch.sin, torch.ones(2))
+    with pytest.raises(AssertionError, match="check_forward_ad and check_backward_ad are both False"):
+        gradcheck(torch.sin, double(2), check_backward_ad=False)
+
+
+def test_empty_inputs_and_outputs_pass() -> None:
+    assert gradcheck(torch.sin, double(0))
+    assert gradcheck(lambda x: x[:0], double(3))
+    assert gradcheck(lambda x: x.sum(), torch.empty(0, 3, dtype=torch.float64, requires_grad=True))
+
+
+def test_single_precision_warns_and_is_decided_where_it_can_be() -> None:
+    x = double(3).detach().float().requires_grad_()
+    with pytest.warns(
+        UserWarning, match=r"Input #0 requires gradient and is of dtype torch.float32: round-off may leave"
+    ):
+        assert gradcheck(torch.sin, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert not gradcheck(wrong_sigmoid, x, raise_exception=False)
+        assert not torch.autograd.gradcheck(torch.sin, x, raise_exception=False)
+
+
+# --- complex numbers ---
+
+
+@forward_mode
+def test_complex_inputs_and_outputs_are_pairs_of_real_ones() -> None:
+    z = torch.randn(3, dtype=torch.complex128, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert gradcheck(lambda z, x: (z * z.conj() * x, z.abs(), torch.exp(z)), (z, double(3)), check_forward_ad=True)
+    assert gradgradcheck(lambda z: z**2 * z.conj(), z)
+    unconjugated = function(lambda z: z**2, lambda z, y, g: g * 2 * z)
+    with pytest.raises(GradcheckError, match="Jacobian mismatch for output 0 with respect to input 0") as caught:
+        gradcheck(unconjugated, z)
+    assert "(complex numbers as pairs: the last index is 0 for the real and 1 for the imaginary part)" in str(
+        caught.value
+    )
+    assert gradcheck(function(lambda z: z**2, lambda z, y, g: g * 2 * z.conj()), z)
+
+
+# --- what else a backward must do ---
+
+
+def test_a_backward_that_does_something_else_each_time_is_caught() -> None:
+    calls = iter(range(10**6))
+    restless = function(torch.sin, lambda x, y, g: g * torch.cos(x) * (1 + 1e-7 * next(calls)))
+    with pytest.raises(GradcheckError, match="Backward is not reentrant: run twice on the same input and grad_output"):
+        gradcheck(restless, double(3))
+    calls = iter(range(10**6))
+    assert gradcheck(restless, double(3), nondet_tol=1e-3, check_undefined_grad=False)
+
+
+def test_a_backward_that_ignores_its_grad_output_is_caught() -> None:
+    deaf = function(lambda x: (x**2).sum(), lambda x, y, g: 2 * x)
+    with pytest.raises(GradcheckError, match="backward is not multiplied by grad_output: for zeros it gives up to"):
+        gradcheck(deaf, double(3))
+    bent = function(lambda x: (x**2).sum(), lambda x, y, g: 2 * x * g.abs())
+    assert torch.autograd.gradcheck(bent, double(3))
+    with pytest.raises(
+        GradcheckError, match="backward is not linear in grad_output: the gradients of a sum are off by"
+    ):
+        gradcheck(bent, double(3))
+
+
+class Pair(torch.autograd.Function):
+    """Two outputs, of which either may have an undefined gradient, which is not handled."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        ctx.set_materialize_grads(False)
+        return x * 2, x * 3
+
+    @staticmethod
+    def backward(ctx: Any, g: Any, h: Any) -> Any:
+        return 2 * g + 3 * h
+
+
+class Handling(Pair):
+    @staticmethod
+    def backward(ctx: Any, g: Any, h: Any) -> Any:
+        return (0 if g is None else 2 * g) + (0 if h is None else 3 * h) if g is not None or h is not None else None
+
+
+def test_an_undefined_gradient_must_be_taken_for_zero() -> None:
+    message = r"backward does not take an undefined grad_output \(None\) for zero; handle it, or use check_undefined"
+    summed = lambda kind: lambda x: kind.apply(x)[0] + kind.apply(x)[1]  # noqa: E731
+    with pytest.raises((GradcheckError, TypeError)):
+        gradcheck(summed(Pair), double(2))
+    assert gradcheck(Handling.apply, double(2))
+    once = function(lambda x: x * 2, lambda x, y, g: 2 * g)
+
+    class Strict(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.set_materialize_grads(False)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return 2 * g
+
+    assert gradcheck(once, double(2))
+    with pytest.raises(GradcheckError, match=message):
+        gradcheck(Strict.apply, double(2))
+    assert gradcheck(Strict.apply, double(2), check_undefined_grad=False)
+
+
+def test_a_gradient_of_another_dtype_is_caught_on_request() -> None:
+    def func(x: Any) -> Any:
+        return torch.sin(x)
+
+    assert gradcheck(func, double(2), check_grad_dtypes=True)
+
+
+@forward_mode
+def test_forward_mode_is_checked_on_request() -> None:
+    class Forward(torch.autograd.Function):
+        @staticmethod
+        def forward(x: Any) -> Any:
+            return x**2
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            ctx.save_for_backward(*inputs)
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return 2 * ctx.saved_tensors[0] * g
+
+        @staticmethod
+        def jvp(ctx: Any, t: Any) -> Any:
+            return 3 * ctx.saved_tensors[0] * t
+
+    assert gradcheck(Forward.apply, double(3))
+    with pytest.raises(GradcheckError, match=r"output 0 with respect to input 0 \(forward mode\): 3 of 9"):
+        gradcheck(Forward.apply, double(3), check_forward_ad=True)
+    assert gradcheck(torch.sin, double(3), check_forward_ad=True, check_backward_ad=False)
+
+
+# --- second derivatives ---
+
+
+@forward_mode
+def test_second_derivatives_are_checked_over_inputs_and_grad_outputs() -> None:
+    class Once(torch.autograd.Function):
+        """A first derivative whose own derivative is wrong."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            (x,) = ctx.saved_tensors
+            return g * 3 * (x * x.detach())
+
+    assert gradcheck(Once.apply, double(3))
+    with pytest.raises(GradcheckError, match="Jacobian mismatch for output 0 with respect to input 0"):
+        gradgradcheck(Once.apply, double(3))
+    assert not gradgradcheck(Once.apply, double(3), raise_exception=False)
+    assert gradgradcheck(torch.sin, double(3), gen_non_contig_grad_outputs=True)
+    assert gradgradcheck(torch.sin, double(3), grad_outputs=double(3, seed=1), check_fwd_over_rev=True)
+    assert gradgradcheck(lambda x, w: x @ w, (double(2, 3), double(3, 2)), fast_mode=True)
+
+
+# --- undecided, fast, refused ---
+
+
+def test_what_cannot_be_decided_fails_unless_it_is_allowed() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(x: Any) -> Any:
+        return 1e-3 * x + torch.rand(3, generator=generator, dtype=torch.float64)
+
+    with pytest.raises(
+        GradcheckError, match=r"^undecided: the Jacobian of output 0 with respect to input 0: noise or round"
+    ):
+        gradcheck(noisy, double(3))
+    assert not gradcheck(noisy, double(3), raise_exception=False)
+    assert gradcheck(noisy, double(3), allow_undecided=True)
+
+
+def test_dropout_does_not_pass() -> None:
+    torch.manual_seed(0)
+    assert not gradcheck(lambda x: torch.nn.functional.dropout(x, 0.5), double(8), raise_exception=False)
+
+
+def test_fast_mode_finds_one_wrong_entry_among_many() -> None:
+    w = double(60, 50)
+    place = 1234
+
+    def backward(x: Any, y: Any, g: Any) -> Any:
+        result = (1 - y**2) * g
+        result.view(-1)[place] *= 1.5
+        return result
+
+    wrong = function(torch.tanh, backward)
+    x = double(50, seed=1).detach()
+    assert gradcheck(lambda w: torch.tanh(w) @ x, w, fast_mode=True)
+    with pytest.raises(GradcheckError, match="1 of") as caught:
+        gradcheck(lambda w: wrong(w) @ x, w, fast_mode=True)
+    assert f"worst: output [{place // 50}] by input [{place // 50}, {place % 50}]" in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["check_batched_grad", "check_batched_forward_grad", "masked"])
+def test_options_that_are_not_implemented_are_refused_by_name(option: str) -> None:
+    with pytest.raises(NotImplementedError, match=f"{option}=True is not implemented by fastgc"):
+        gradcheck(torch.sin, double(2), **{option: True})
+
+
+def test_tensors_that_are_not_supported_are_refused() -> None:
+    with pytest.raises(
+        NotImplementedError, match=r"input 0 has layout torch\.sparse_coo; fastgc checks dense inputs only"
+    ):
+        gradcheck(lambda x: x.to_dense(), torch.eye(2, dtype=torch.float64).to_sparse().requires_grad_())
+    with pytest.raises(
+        NotImplementedError, match=r"input 0 is of dtype torch\.bfloat16; fastgc checks float16 to float64"
+    ):
+        gradcheck(torch.sin, torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
+    with pytest.raises(ValueError, match=r"output 0 has layout torch.sparse_coo; call to_dense\(\) on it in func"):
+        gradcheck(lambda x: x.to_sparse(), double(2, 2))
+    with pytest.raises(TypeError, match="func returned str; it must return a tensor or a tuple of tensors"):
+        gradcheck(lambda x: "x", double(2))
+
+
+def test_outputs_of_another_size_beside_the_inputs_are_an_error() -> None:
+    x = double(3)
+    with pytest.raises(ValueError, match=r"func returned \[2\] numbers beside its inputs, and \[3\] there"):
+        gradcheck(lambda y: y * 1 if torch.equal(y, x) else y[:2] * 1, x)
+
+
+def test_an_exception_of_func_passes_through_and_singular_matrices_beside_the_point_do_not() -> None:
+    def picky(y: Any) -> Any:
+        if not torch.equal(y, x):
+            raise KeyError("only here")
+        return y * 1
+
+    x = double(2)
+    with pytest.raises(KeyError, match="only here"):
+        gradcheck(picky, x)
+    edge = torch.diag(torch.tensor([1e-9, 1.0], dtype=torch.float64)).requires_grad_()
+    assert gradcheck(lambda a: torch.linalg.cholesky((a + a.mT) / 2)[1, 1], edge, allow_undecided=True)
+
+
+def test_global_state_is_left_alone() -> None:
+    x = double(3)
+    state = torch.get_rng_state()
+    numbers = np.random.get_state()[1].copy()  # noqa: NPY002
+    assert gradgradcheck(torch.sin, x)
+    assert torch.equal(state, torch.get_rng_state())
+    assert (np.random.get_state()[1] == numbers).all()  # noqa: NPY002
+    assert x.grad is None
+    assert fastgc.torch.gradcheck is gradcheck
