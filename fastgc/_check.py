@@ -18,6 +18,7 @@ from fastgc._complex_step import adjudicate
 from fastgc._cover import cover, search
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
+from fastgc._diagnose import Diagnosis
 from fastgc._engine import (
     NotFiniteError,
     is_jitted,
@@ -26,6 +27,7 @@ from fastgc._engine import (
 )
 from fastgc._entries import Estimates, open_scene, unmeasured_scene
 from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, outside_domain
+from fastgc._explain import explain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
 from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
 from fastgc._progress import Progress
@@ -289,7 +291,7 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
             findings = examine(
                 scope, number, evaluator, point.leaves, gradients, base, first.notes, bar,
                 partial(adjudicate, loss=request.loss, args=request.args,
-                        open_complex=lambda: _complex_evaluator(request, point)),
+                        open_complex=lambda: _complex_evaluator(request, point)), request.args,
             )  # fmt: skip
             refuse_changed(point, before, "loss")
         if not findings.unreached:
@@ -313,6 +315,7 @@ def examine(
     notes: Sequence[str],
     bar: Progress,
     adjudicator: Adjudicator | None = None,
+    args: tuple[Any, ...] = (),
 ) -> Findings:
     """The check at one point: probe, estimate and judge the samples, search what is suspicious.
 
@@ -330,6 +333,8 @@ def examine(
         What was noticed before, to stand first in the report.
     adjudicator : callable, optional
         Decides entries that differences leave undecided, and says so in notes.
+    args : tuple
+        Of the loss: the lengths of its arrays' axes are names for factors.
     """
     plan = plan_samples(scope.layout, gradients, scope.counts, scope.seed)
     positions = plan.positions(scope.layout)
@@ -345,9 +350,12 @@ def examine(
     decided: tuple[str, ...] = ()
     if adjudicator is not None:
         estimates, judgement, decided = adjudicator(site, estimates, judgement)
+    diagnoses: dict[int, Diagnosis | None] = {}
     second: CrossCheck | None = None
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
+        everything = site.joined(estimates, judgement, looked_at, site.scales(estimates))
+        diagnoses |= explain(site, *everything, args, scope.seed, bar)
         remarked += remarks(site, estimates)
         if scope.crosscheck and number == 0:
             second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
@@ -360,6 +368,7 @@ def examine(
         judgement=judgement,
         coverages=coverages,
         looked_at=looked_at,
+        diagnoses=diagnoses,
         unreached=unreached(scope.layout, plan.local, estimates.positions, unprobed),
         notes=(*notes, *remarked, *decided),
         evaluations=evaluator.evaluations,

@@ -160,7 +160,8 @@ def _bug_hunt() -> list[bool]:
     right = fastgc.check_gradients(problem.loss, problem.gradients, problem.params, **options)
     print(right)
     diagnosis = wrong.tensors["W1"].diagnosis
-    return [_failing(wrong) == ["W1"], diagnosis is not None and round(diagnosis.factor, 6) == 2, right.passed]
+    doubled = diagnosis is not None and diagnosis.factor is not None and round(diagnosis.factor, 6) == 2
+    return [_failing(wrong) == ["W1"], doubled, right.passed]
 
 
 def _digits() -> list[bool]:

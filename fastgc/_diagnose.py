@@ -1,19 +1,36 @@
-"""Which kind of bug the numbers of a failing tensor are consistent with."""
+"""Which kind of bug the numbers of a failing tensor are consistent with, and what tensors say together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastgc._compare import FAIL, Judgement
+from fastgc import _patterns, _places
+from fastgc._compare import FAIL, PASS
+from fastgc._layout import listed
+from fastgc._patterns import Pattern
+from fastgc._view import View
 
-Floats = NDArray[np.float64]
+_SAME = 1e-4  # relative difference below which two factors are the same
 
-_FEWEST = 8  # entries that establish a pattern, unless the tensor has fewer
-_TELLING = 100.0  # tolerances and uncertainties that a value must exceed to tell one factor from another
-_WITHIN = 3.0  # of them, within which a pattern explains an entry
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a diagnosis rests on.
+
+    Attributes
+    ----------
+    entries, wrong : measured entries of the tensor, and how many of them are wrong
+    extra : how many of them were measured for the diagnosis
+    deviation : the largest distance of an entry from the pattern, in units of its tolerance and uncertainty
+    """
+
+    entries: int
+    wrong: int
+    extra: int
+    deviation: float
 
 
 @dataclass(frozen=True)
@@ -22,42 +39,118 @@ class Diagnosis:
 
     Attributes
     ----------
-    kind : "factor"
-    message : one line for people, with the evidence
-    factor : analytic / numerical
+    kind : "sign" | "factor" | "zero" | "scale_precision" | "transpose" | "permutation" | "swapped" | "missing_term" |
+        "broadcast" | "sparse" | "unstructured" (enough wrong entries to show a pattern, and none does)
+    message : one line for people
+    factor : analytic / numerical, or the coefficient of a missing term, or None
+    axis : along which entries are exchanged, reordered, spread or wrong, or None
+    indices : of few wrong entries; with an axis, of the wrong lines along it, each a tuple of one
+    evidence : the `Evidence`
+    alternatives : messages of other patterns that explain the entries as well
     """
 
     kind: str
     message: str
-    factor: float
+    factor: float | None
+    axis: int | None
+    indices: tuple[tuple[int, ...], ...]
+    evidence: Evidence
+    alternatives: tuple[str, ...]
 
 
-def diagnose(judgement: Judgement, uncertainty: Floats, size: int) -> Diagnosis | None:
-    """The diagnosis of a tensor from its checked entries, None where the numbers establish none.
+# --- one tensor ---
 
-    A pattern must explain every checked entry within its uncertainty. It must rest on eight entries, or on all there
-    are, whose values are large beside tolerance and uncertainty: the others agree with any pattern.
+
+def diagnose(view: View, others: Mapping[str, View], factors: Mapping[str, float], extra: int) -> Diagnosis | None:
+    """The simplest pattern that explains the measured entries of a tensor; None where they establish none.
+
+    Parameters
+    ----------
+    others : by name, tensors of the same shape
+    factors : by name, the constant factors of other tensors
+    extra : how many of the measured entries were measured for the diagnosis
     """
-    known = np.isfinite(judgement.analytic) & np.isfinite(judgement.numerical) & np.isfinite(uncertainty)
-    a, n, u, allowed = (
-        each[known] for each in (judgement.analytic, judgement.numerical, uncertainty, judgement.allowed)
-    )
-    telling = np.count_nonzero(np.maximum(np.abs(a), np.abs(n)) > _TELLING * (allowed + u))
-    unexplained = FAIL in judgement.verdict[~known]
-    if FAIL not in judgement.verdict or unexplained or telling < min(_FEWEST, size):
-        return None
-    return _constant_factor(a, n, u, allowed)
+    found = next(filter(None, _tiers(view, others, factors)), [])
+    return _diagnosis(view, found, extra) if found else None
 
 
-def _constant_factor(a: Floats, n: Floats, u: Floats, allowed: Floats) -> Diagnosis | None:
-    scale = float(np.abs(n).max())
-    if scale == 0:
+def _tiers(view: View, others: Mapping[str, View], factors: Mapping[str, float]) -> Iterator[list[Pattern]]:
+    """Patterns that explain the entries, from simple ones to those that explain little."""
+    yield [*_simple(view), *_places.swapped(view, others), *_places.broadcast(view)]
+    yield [*_places.reordered(view), *_patterns.two_terms(view)]
+    yield [*_places.wrong_axis(view)]
+    yield [*_patterns.same_factor(view, factors)]
+    yield [*_places.sparse(view)]
+    yield [*_patterns.unstructured(view)]
+
+
+def _simple(view: View) -> Iterator[Pattern]:
+    """Patterns that the tensor's own samples usually establish, the simplest first."""
+    yield from _patterns.zero(view)
+    yield from _patterns.constant_factor(view)
+    yield from _patterns.lost_sign(view)
+    yield from _places.rearranged(view)
+    yield from _patterns.one_term(view)
+    yield from _patterns.few_digits(view)
+
+
+def _diagnosis(view: View, found: Sequence[Pattern], extra: int) -> Diagnosis:
+    best = found[0]
+    evidence = Evidence(view.local.size, int(np.count_nonzero(view.wrong)), extra, best.deviation)
+    ties = tuple(dict.fromkeys(other.message for other in found[1:] if other.message != best.message))
+    return Diagnosis(best.kind, best.message, best.factor, best.axis, best.indices, evidence, ties)
+
+
+def settled(view: View) -> bool:
+    """Whether more entries would add nothing: all are known, or a simple pattern is established."""
+    return view.complete or next(_simple(view), None) is not None
+
+
+def agreed(diagnoses: Sequence[Diagnosis | None]) -> Diagnosis | None:
+    """The diagnosis at the first of several points where a tensor fails, if those at the others are the same."""
+    first = diagnoses[0] if diagnoses else None
+    if first is None or any(other is None or not _alike(first, other) for other in diagnoses):
         return None
-    n, a, weights = n / scale, a / scale, (allowed + u).min() / (allowed + u)  # no square overflows
-    squares = float(np.sum((weights * n) ** 2))
-    factor = float(np.sum((weights * a) * (weights * n))) / squares if squares else 0.0
-    slack = (allowed * min(1.0, abs(factor)) + abs(factor) * u) / scale  # what is allowed follows the larger of the two
-    if not np.all(np.abs(a - factor * n) <= _WITHIN * slack):
-        return None
-    message = f"consistent with a constant factor of {factor:.4g} (analytic / numerical)"
-    return Diagnosis("factor", message, factor)
+    return first
+
+
+# --- tensors together ---
+
+
+def compared(verdicts: Mapping[str, str], diagnoses: Mapping[str, Diagnosis | None]) -> Iterator[str]:
+    """Which tensors are right and which are wrong, in the order of the parameters, and what the wrong ones share."""
+    wrong = [name for name, verdict in verdicts.items() if verdict == FAIL]
+    right = [name for name, verdict in verdicts.items() if verdict == PASS]
+    if not wrong or len(verdicts) < 2:
+        return
+    known = [each for name in wrong if (each := diagnoses[name]) is not None and each.factor]
+    shared = len(wrong) > 1 and len(known) == len(wrong) and all(_alike(known[0], other) for other in known)
+    if shared and len(wrong) == len(verdicts):
+        yield f"all {len(wrong)} tensors are wrong by the same {_shared(known[0])}"
+        return
+    names = listed(wrong, quote=False)
+    if shared:
+        yield f"{_are(right)}{names} are wrong by the same {_shared(known[0])}: look at what {names} share"
+    elif right:
+        yield f"{_are(right)}{names} {'is' if len(wrong) == 1 else 'are'} wrong"
+
+
+def _are(right: Sequence[str]) -> str:
+    return f"{listed(right, quote=False)} {'is' if len(right) == 1 else 'are'} right, " if right else ""
+
+
+def _alike(one: Diagnosis, other: Diagnosis) -> bool:
+    first, second = one.factor or 0.0, other.factor or 0.0
+    return (one.kind, one.axis) == (other.kind, other.axis) and abs(first - second) <= _SAME * abs(first)
+
+
+def _shared(diagnosis: Diagnosis) -> str:
+    """What tensors have in common, with what it usually comes from."""
+    factor = f"{diagnosis.factor:.4g}"
+    if diagnosis.kind == "missing_term":
+        return f"term: {diagnosis.message.removeprefix('consistent with ')}"
+    if diagnosis.kind == "sign":
+        return "sign: the gradient is of the negative loss"
+    length = diagnosis.message.partition("N, ")[2]
+    hint = f": the loss is a mean where the gradient is of a sum, or the reverse: {length}" if length else ""
+    return f"factor {factor}{hint}"

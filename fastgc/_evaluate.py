@@ -262,8 +262,8 @@ class PythonEvaluator:
     def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
         result = displaced.copy()
         for t, mine in self._layout.parts(positions):
-            if self._dtypes[t].kind == "f":  # complex parameters hold what float64 does
-                result[mine] = displaced[mine].astype(self._dtypes[t], copy=False)
+            if self._dtypes[t] not in (np.float64, np.complex128):
+                result[mine] = displaced[mine].astype(self._dtypes[t])
         return result
 
     def close(self) -> None:

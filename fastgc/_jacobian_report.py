@@ -26,11 +26,15 @@ from fastgc._grid import Checked
 from fastgc._projections import Projections
 from fastgc._report import Entries, Entry, json_text, plain, upwards
 from fastgc._summary import entry_columns, excess, open_reason, share
+from fastgc._view import View
 
 _SCHEMA = 1  # of the JSON
 _SHOWN = 16  # rows and columns of a matrix in the text, at most
 _WIDTH = 120
 _LISTED = 5  # outputs and inputs with wrong entries
+
+
+_PLACELESS = ("factor", "sign", "zero")  # kinds of bugs that say nothing of places
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
         worst=entries[int(order[0])] if order.size else None,
         entries=entries,
         wrong_entries=entries.part(order[judged.verdict[order] == FAIL]),
-        diagnosis=diagnose(judged, estimated.uncertainty, size) if verdict == FAIL else None,
+        diagnosis=_diagnosis(checked, about) if verdict == FAIL else None,
         probes=projections.count if projections else 0,
         entry_limit=projections.entry_limit if projections else None,
         miss_probability=projections.miss_probability if projections else None,
@@ -173,6 +177,30 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
         seed=about.seed,
         notes=about.notes,
     )
+
+
+def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
+    """The kind of bug, from the columns that were checked as a whole; of some of them, only what needs no places."""
+    m, n = math.prod(about.output_shape), math.prod(about.input_shape)
+    estimates, judged = checked.estimates, checked.judgement
+    columns = np.unique(estimates.positions % n)
+    if not columns.size or estimates.positions.size != m * columns.size:
+        return None
+    known = np.isfinite(estimates.uncertainty) & np.isfinite(judged.numerical)
+    view = View(
+        shape=(m, columns.size),
+        gradient=judged.analytic,
+        local=np.arange(judged.analytic.size),
+        numerical=np.where(known, judged.numerical, 0.0),
+        slack=np.where(known, judged.allowed + estimates.uncertainty, np.inf),
+        parameters=np.zeros(judged.analytic.size),
+        wrong=judged.verdict == FAIL,
+        right=judged.verdict == PASS,
+        lengths={},
+    )
+    with np.errstate(all="ignore"):
+        found = diagnose(view, {}, {}, 0)
+    return found if columns.size == n or (found and found.kind in _PLACELESS) else None
 
 
 def _transposition(checked: Checked, about: About) -> str:

@@ -38,11 +38,13 @@ class Located:
     ----------
     wrong : positions of the entries confirmed as wrong, in the order of their discovery
     complete : whether the rest is within tolerance; False where the search stopped at its bound
+    misled : whether the way ended at entries without the error that it followed, or nowhere: kinks, not entries
     line : the axis and index of a row, column or block that is wrong as a whole, or None
     """
 
     wrong: tuple[int, ...]
     complete: bool
+    misled: bool = False
     line: tuple[int, int] | None = None
 
 
@@ -75,7 +77,8 @@ def localise(scene: Scene, probing: Probing, gradients: Sequence[Array], seed: i
         wrong |= found.wrong
         if found.everywhere or not found.wrong or len(wrong) >= _MOST:
             break
-    return Located(tuple(wrong), complete=not found.everywhere and len(wrong) < _MOST)
+    complete = not found.everywhere and len(wrong) < _MOST
+    return Located(tuple(wrong), complete, misled=found.misled and not wrong)
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class _Found:
     ----------
     wrong : errors by position
     everywhere : whether the tensor is wrong everywhere
-    misled : whether an entry did not have the error that the stretches around it seemed to have
+    misled : whether an entry did not have the error that the stretches around it seemed to have, or none was reached
     """
 
     wrong: dict[int, float]
@@ -157,7 +160,7 @@ class _Search:
             open_left = any(abs(each.residual) > open_above * each.uncertainty for each in queue)
             if len(known) + len(wrong) == 1 and open_left and (more := self._wrong_everywhere()):
                 return _Found(wrong | more, everywhere=True)
-        return _Found(wrong, misled=misled)
+        return _Found(wrong, misled=misled or not (fruitless or wrong))
 
     def _shortcut(self, residual: float, uncertainty: float) -> Shortcut:
         """The cheapest way to measure slopes well enough to follow a residual; without steps, by ladders."""

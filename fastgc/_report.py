@@ -252,6 +252,7 @@ def _text(report: GradientReport) -> Iterable[str]:
         yield f"and {len(rest)} more {_plural(len(rest), 'tensor', 'tensors')}: {counted}"
     if worst_first and worst_first[0].worst is not None:
         yield f"worst: {entry_text(worst_first[0].worst)}"
+    yield from (line for tensor in worst_first[:_ROWS] for line in _evidence(tensor))
     yield from _limits(tensors)
     if report.crosscheck is not None:
         check = report.crosscheck
@@ -352,7 +353,28 @@ def _whole_error(tensor: TensorSummary) -> str:
 
 
 def _remark(tensor: TensorSummary) -> str:
-    return tensor.diagnosis.message if tensor.diagnosis else tensor.reason
+    found = tensor.diagnosis
+    if found is not None and found.kind == "unstructured":
+        return f"{tensor.reason}; {found.message}"
+    return found.message if found else tensor.reason
+
+
+def _evidence(tensor: TensorSummary) -> Iterable[str]:
+    """What a diagnosis rests on, and what would explain the entries as well."""
+    found = tensor.diagnosis
+    if found is None or found.kind == "unstructured":
+        return
+    counts = found.evidence
+    extra = f" ({counts.extra} for this)" if counts.extra else ""
+    measured = f"{counts.entries} measured {_plural(counts.entries, 'entry', 'entries')}{extra}"
+    if counts.deviation:
+        yield (
+            f"{tensor.name}: that explains all of {measured}, {counts.wrong} of them wrong, to {counts.deviation:.0e} "
+            "of what is allowed"
+        )
+    else:
+        yield f"{tensor.name}: {counts.wrong} of {measured} {_plural(counts.wrong, 'is', 'are')} wrong"
+    yield from (f"{tensor.name}: also {message}" for message in found.alternatives)
 
 
 def _excess(entry: Entry | None) -> float:

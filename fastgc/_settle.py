@@ -63,6 +63,15 @@ class Site:
         known = np.where(estimates.clear, estimates.numerical, np.nan)
         return gradient_scales(known, tensors, self.sizes)
 
+    def joined(
+        self, estimates: Estimates, judgement: Judgement, others: Estimates, scales: Floats
+    ) -> tuple[Estimates, Judgement]:
+        """Judged entries, and others that were looked at besides, each of these once."""
+        others = others.part(np.unique(others.positions, return_index=True)[1])
+        others = others.part(~np.isin(others.positions, estimates.positions))
+        more = self.verdicts(others, scales)
+        return Estimates.joined([estimates, others]), Judgement.joined([judgement, more])
+
 
 def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""

@@ -21,7 +21,7 @@ from fastgc._compare import (
 )
 from fastgc._cover import Coverage, probe_report, probe_verdict
 from fastgc._crosscheck import CrossCheck
-from fastgc._diagnose import diagnose
+from fastgc._diagnose import Diagnosis, agreed, compared
 from fastgc._entries import Estimates
 from fastgc._layout import ParameterLayout, listed
 from fastgc._report import Entries, GradientReport, Probe, Sensitivity, TensorSummary
@@ -41,6 +41,7 @@ class Findings:
     coverages : by tensor, how random directions covered it
     looked_at : entries that a search looked at besides
     unreached : by tensor, what of it the time did not suffice for
+    diagnoses : by tensor with wrong entries, what they are consistent with
     """
 
     point: int
@@ -51,6 +52,7 @@ class Findings:
     coverages: Mapping[int, Coverage]
     looked_at: Estimates
     unreached: Mapping[int, str]
+    diagnoses: Mapping[int, Diagnosis | None]
     evaluations: int
     engine: str
     crosscheck: CrossCheck | None
@@ -75,6 +77,7 @@ def summarise(
     }
     left_out = [name for t, name in enumerate(layout.names) if counts[t] is None]
     notes = [note for found in findings for note in found.notes]
+    notes += compared({n: t.verdict for n, t in tensors.items()}, {n: t.diagnosis for n, t in tensors.items()})
     notes += [f"not checked, since not among the tensors asked for: {listed(left_out)}"] if left_out else []
     return GradientReport(
         verdict=worst_verdict(tensor.verdict for tensor in tensors.values()),
@@ -112,7 +115,7 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
         sensitivity=_sensitivity(judged, estimated),
         unseen_share=_unseen_share(layout, tensor, findings),
         probe=_probe(layout, tensor, findings),
-        diagnosis=diagnose(judged, estimated.uncertainty, layout.sizes[tensor]) if verdict == FAIL else None,
+        diagnosis=agreed([found.diagnoses[tensor] for found in findings if tensor in found.diagnoses]),
     )
 
 
@@ -121,12 +124,7 @@ def _checked(layout: ParameterLayout, tensor: int, found: Findings) -> _Checked:
     mine = dict(layout.parts(found.estimates.positions)).get(tensor, slice(0, 0))
     sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
     extra = found.looked_at.part(layout.tensor_of(found.looked_at.positions) == tensor)
-    extra = extra.part(np.unique(extra.positions, return_index=True)[1])
-    extra = extra.part(~np.isin(extra.positions, sampled.positions))
-    if not extra.positions.size:
-        return _Checked(found.point, sampled, judged)
-    more = found.site.verdicts(extra, found.site.scales(found.estimates))
-    return _Checked(found.point, Estimates.joined([sampled, extra]), Judgement.joined([judged, more]))
+    return _Checked(found.point, *found.site.joined(sampled, judged, extra, found.site.scales(found.estimates)))
 
 
 def _entries(

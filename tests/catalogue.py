@@ -45,6 +45,30 @@ class Wrong:
     tensors: tuple[str, ...]
     factor: float | None = None
 
+    def named(self, tensor: str) -> str:
+        """The kind of bug that a diagnosis should name in a tensor; "" where the kind is no pattern."""
+        what = self.name.partition("/")[2]
+        found = NAMED_IN.get((self.name, tensor)) or next((k for w, k in NAMED_AS.items() if what.startswith(w)), None)
+        return NAMED.get(self.kind, "") if found is None else found
+
+
+# What a diagnosis should name, by the kind of a mistake, by the beginning of its name, and in single tensors.
+NAMED = {
+    "sign": "sign", "factor": "factor", "transpose": "transpose", "permutation": "permutation", "zero": "zero",
+    "broadcast": "broadcast", "sparse": "sparse", "swapped": "swapped", "precision": "scale_precision",
+    "entry": "sparse", "missing_term": "missing_term", "extra_term": "missing_term",
+}  # fmt: skip
+NAMED_AS = {
+    "absolute": "sign", "bias-mean": "factor", "bias-total": "broadcast", "bias-wrong-axis": "broadcast",
+    "scores-unscaled": "factor", "pool-": "", "repeats-lost": "", "decoder-": "", "mask-missing": "",
+    "adjoint-one-step": "", "curvature-diagonal": "", "determinant-missing": "", "chain-missing": "",
+}  # fmt: skip
+NAMED_IN = {
+    ("conv2d-maxpool-xent/pool-to-all", "b1"): "factor",  # each window of four sends its gradient to all
+    ("lasso-at-zero-sign/entry100%-b", "b"): "factor",  # of a tensor of one entry
+    ("layernorm-gelu-xent/mean-term-missing", "b1"): "missing_term",  # sums to a constant, behind a layer normalisation
+}
+
 
 def problem(
     name: str, model: Model, params: Params, *args: Array, tags: str = "smooth", exact: Model | None = None

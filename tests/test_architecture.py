@@ -23,15 +23,15 @@ MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for
 # A module may import only modules of the rows above its own.
 ROWS = [
     ["_layout", "_stencil", "_line", "_noise", "_progress", "_demo"],
-    ["_record", "_sampling", "_validate"],
-    ["_kernels", "_point"],
-    ["_evaluate"],
+    ["_record", "_sampling", "_validate", "_view"],
+    ["_kernels", "_point", "_patterns"],
+    ["_evaluate", "_places"],
     ["_workers", "_vectorized"],
     ["_engine", "_entries", "_crosscheck", "_sweep"],
     ["_classic", "_compare", "_probes"],
     ["_diagnose", "_settle", "_localise"],
     ["_report", "_budget"],
-    ["_cover"],
+    ["_cover", "_explain"],
     ["_summary", "_operator", "_field", "_complex_step"],
     ["_grid"],
     ["_projections", "_check"],
@@ -44,7 +44,7 @@ ROWS = [
 ROW = {module: number for number, row in enumerate(ROWS) for module in row}
 
 ESTIMATING = {"_line", "_noise", "_stencil", "_evaluate", "_kernels", "_entries", "_probes"}
-JUDGING = {"_compare", "_diagnose", "_report", "_summary"}
+JUDGING = {"_compare", "_diagnose", "_explain", "_patterns", "_places", "_report", "_summary", "_view"}
 LEAVES = {"_cli", "_demo", "_sweep", "_classic", "__main__"}
 
 # Third-party packages and the modules that may import them.

@@ -264,6 +264,7 @@ def test_the_bug_hunt_finds_w1_and_its_factor(in_place: bool) -> None:
     diagnosis = report.tensors["W1"].diagnosis
     assert diagnosis is not None and diagnosis.kind == "factor" and diagnosis.factor == pytest.approx(2, rel=1e-6)
     assert "factor of 2" in str(report)
+    assert "note: b1, W2, b2 are right, W1 is wrong" in str(report).splitlines()
     assert report.verdict == "fail" and str(report).startswith("FAIL")
     assert [value.tobytes() for value in net.params.values()] == before
 

@@ -255,7 +255,8 @@ KEYS = {
         "tensor", "index", "point", "analytic", "numerical", "uncertainty", "step", "relative_error", "verdict",
         "reason",
     },
-    "Diagnosis": {"kind", "message", "factor"},
+    "Diagnosis": {"kind", "message", "factor", "axis", "indices", "evidence", "alternatives"},
+    "Evidence": {"entries", "wrong", "extra", "deviation"},
 }  # fmt: skip
 
 
@@ -263,7 +264,7 @@ def plain(value: Any) -> Any:
     """An attribute as the dict should hold it."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [plain(each) for each in value] if isinstance(value, tuple) else value
 
 
 def compare(thing: Any, found: Any) -> None:

@@ -49,7 +49,7 @@ def test_only_entries_in_doubt_climb_a_ladder() -> None:
     right = cost(loss, gradients, params, samples=50)
     report = sampled(loss, with_error(gradients, "w", 1.0, (0, 0)), params, samples=50)
     assert [entry.index for entry in report.tensors["w"].wrong_entries] == [(0, 0)]
-    assert 10 <= report.evaluations - right <= 60
+    assert 10 <= report.evaluations - right <= 60 + 64  # a ladder, and what tells the kind of bug
 
 
 def test_entries_close_to_the_tolerance_are_measured_twice() -> None:
