@@ -105,6 +105,8 @@ class _Request:
     precision: str
     engine: str
     threads: int | None
+    workers: int
+    vectorized: bool
     in_place: bool
 
 
@@ -124,6 +126,8 @@ def check_gradients(
     precision: str = "double",
     engine: str = "auto",
     threads: int | None = None,
+    workers: int = 1,
+    vectorized: bool = False,
     points: int = 1,
     in_place: bool = False,
     crosscheck: bool = True,
@@ -169,6 +173,13 @@ def check_gradients(
         loss; "python" calls the loss from Python.
     threads : int, optional
         Threads of the compiled loops; by default Numba's own setting. Results do not depend on it.
+    workers : int
+        Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: one for each core.
+        The loss, what it refers to and args are pickled once; arrays are shared by memory map. BLAS runs in one thread
+        in each; results do not depend on how many there are. Needs ``python -m pip install 'fastgc[workers]'``.
+    vectorized : bool
+        The loss takes parameters with a leading batch axis in every array and returns one value for each, shape
+        ``(batch,)``; it is called with blocks of displaced parameters. ``gradients`` receives the plain parameters.
     points : int
         Check at params and at ``points - 1`` random points around them; needs callable gradients.
     in_place : bool
@@ -196,11 +207,11 @@ def check_gradients(
     begin = time.perf_counter()
     layout, leaves = flatten_parameters(params)
     validate(layout, leaves, gradients, args=args, step=step, rtol=rtol, atol=atol, precision=precision, engine=engine,
-             threads=threads, points=points, in_place=in_place, stencil=stencil, seed=seed, probes=probes,
-             time_budget=time_budget)  # fmt: skip
+             threads=threads, workers=workers, vectorized=vectorized, points=points, in_place=in_place, stencil=stencil,
+             seed=seed, probes=probes, time_budget=time_budget)  # fmt: skip
     counts = sampled_counts(layout, tensors, samples, probes)
     scope = Scope(layout, counts, probes, stencil_named(stencil), step, rtol, atol, crosscheck, seed)
-    request = _Request(loss, gradients, args, scope, precision, engine, threads, in_place)
+    request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place)
     with Progress(points * scope.samples, shown=progress) as bar:
         findings = []
         for number in range(points):
@@ -270,6 +281,7 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
         evaluator, first = open_evaluator(
             request.loss, point, engine=request.engine, threads=request.threads, expected=scope.expected,
             with_gradients=request.gradients is True, deadline=scope.deadline,
+            workers=request.workers, vectorized=request.vectorized,
         )  # fmt: skip
         with contextlib.closing(evaluator):
             bar.expect(first.seconds * scope.expected)
@@ -396,6 +408,9 @@ def _complex_evaluator(request: _Request, point: Point) -> Evaluator:
     """The loss at a complex copy of the point, called from Python (a jitted one too)."""
     layout, loss = request.scope.layout, request.loss
     copy = copied_point(layout, point.real().leaves, point.args, request.precision, complex_step=True)
+    if request.vectorized:
+        return open_evaluator(loss, copy, engine="python", threads=None, expected=0, with_gradients=False,
+                              vectorized=True)[0]  # fmt: skip
     call = (lambda params, *args: loss(params, *args)[0]) if request.gradients is True else loss
     return PythonEvaluator(call, copy.received_by(is_jitted(loss)), copy.args, layout, copy.leaves, None)
 

@@ -67,8 +67,9 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
         options.add_argument(f"--{name}", type=float)
     options.add_argument("--precision", choices=["double", "native"])
     options.add_argument("--engine", choices=["auto", "numba", "python"])
-    for name in ("probes", "threads", "points", "seed"):
+    for name in ("probes", "threads", "workers", "points", "seed"):
         options.add_argument(f"--{name}", type=int)
+    options.add_argument("--vectorized", action="store_true")
     options.add_argument("--in-place", action="store_true")
     options.add_argument("--no-crosscheck", dest="crosscheck", action="store_false")
     options.add_argument("--progress", action="store_true")

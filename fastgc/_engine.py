@@ -68,6 +68,8 @@ def open_evaluator(
     expected: int,
     with_gradients: bool,
     deadline: float = math.inf,
+    workers: int = 1,
+    vectorized: bool = False,
 ) -> tuple[Evaluator, FirstCall]:
     """The evaluator that suits the loss, and what its first call showed.
 
@@ -89,6 +91,11 @@ def open_evaluator(
     if engine == "numba":
         loss = jitted(loss)
     compiled = is_jitted(loss)
+    if compiled and (vectorized or workers != 1):
+        asked = "vectorized=True" if vectorized else f"workers={workers}"
+        raise ValueError(
+            f"{asked} is for a plain Python loss; this one is compiled by Numba: use threads, or its py_func"
+        )
     half = [name for name, leaf in zip(point.layout.names, point.leaves, strict=True) if leaf.dtype == np.float16]
     if compiled and half:
         raise TypeError(f'Numba does not compute with float16: {listed(half)}; use precision="double"')
@@ -96,6 +103,10 @@ def open_evaluator(
     direct = PythonEvaluator(
         call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, deadline
     )
+    if vectorized:
+        return _open_vectorized(direct, call, point)
+    if workers != 1:
+        return _open_workers(direct, call, point, workers)
     first = _first_call(direct, point)
     if not compiled or point.stored is None:
         return direct, first
@@ -114,7 +125,38 @@ def open_evaluator(
     return NumbaEvaluator(direct, loss, point.args, point.layout, copies), first
 
 
-def _first_call(direct: PythonEvaluator, point: Point) -> FirstCall:
+def _open_workers(
+    direct: PythonEvaluator, loss: Callable[..., Any], point: Point, workers: int
+) -> tuple[Evaluator, FirstCall]:
+    """Processes for a plain loss; none where only one can be had, or where the loss writes into args."""
+    from fastgc import _workers
+
+    assert point.stored is not None
+    with _workers.single_threaded():
+        first = _first_call(direct, point)
+    count, note = _affordable(_workers.process_count(workers), 0, point.stored.buffer.nbytes, "processes")
+    if note:
+        first = replace(first, notes=(*first.notes, note))
+    if count == 1 or first.scratch:
+        return direct, first
+    evaluator = _workers.WorkersEvaluator(
+        direct, loss, point.args, point.layout, point.leaves,
+        count=count, seconds=first.seconds, reproducible=not first.noisy,
+    )  # fmt: skip
+    return evaluator, first
+
+
+def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., Any], point: Point) -> tuple[Evaluator, FirstCall]:
+    from fastgc._vectorized import VectorizedEvaluator
+
+    evaluator = VectorizedEvaluator(direct, loss, point.args, point.layout, point.leaves, _available_memory())
+    first = _first_call(evaluator, point)
+    if not first.noisy:
+        evaluator.refuse_mixed_rows()
+    return evaluator, first
+
+
+def _first_call(direct: Evaluator, point: Point) -> FirstCall:
     extra = list(arrays_in(point.args))
     before, extra_before = fingerprint(point.leaves), fingerprint(extra)
     value, slow = _timed(direct)
@@ -136,7 +178,7 @@ def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]
         yield f"loss is noisy: a repeated call gave {again!r}, not {value!r} (dropout? no seed set?)"
 
 
-def _timed(direct: PythonEvaluator) -> tuple[Any, float]:
+def _timed(direct: Evaluator) -> tuple[Any, float]:
     begin = time.perf_counter()
     with readable_compilation("the loss"):
         value = direct.value()
@@ -230,14 +272,16 @@ def _affordable_threads(loss: Any, point: Point, first: FirstCall, threads: int 
         return 1, None  # noted already
     if wanted > 1 and _kernels.runs_in_parallel(loss):
         return 1, "loss was compiled with parallel=True: called from one thread"
-    room, copy = _available_memory() * _MEMORY_SHARE, max(1, point.stored.buffer.nbytes)
-    affordable = max(1, min(wanted, 1 + int(min(room / copy, wanted))))
-    if affordable < wanted:
-        return (
-            affordable,
-            f"{affordable} of {wanted} threads: each needs a copy of the parameters of {copy / 2**20:.0f} MiB",
-        )
-    return wanted, None
+    return _affordable(wanted, 1, point.stored.buffer.nbytes, "threads")
+
+
+def _affordable(wanted: int, made: int, size: int, what: str) -> tuple[int, str | None]:
+    """For how many threads or processes memory holds a copy of the parameters (``made`` exist), and a note if few."""
+    room, copy = _available_memory() * _MEMORY_SHARE, max(1, size)
+    affordable = max(1, min(wanted, made + int(min(room / copy, wanted))))
+    if affordable == wanted:
+        return wanted, None
+    return affordable, f"{affordable} of {wanted} {what}: each needs a copy of the parameters of {copy / 2**20:.0f} MiB"
 
 
 def _available_memory() -> float:

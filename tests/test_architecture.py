@@ -26,6 +26,7 @@ ROWS = [
     ["_record", "_sampling", "_validate", "_view"],
     ["_kernels", "_point", "_patterns"],
     ["_evaluate", "_places"],
+    ["_workers", "_vectorized"],
     ["_engine", "_entries", "_crosscheck", "_sweep"],
     ["_classic", "_compare", "_probes"],
     ["_diagnose", "_settle", "_localise"],
@@ -51,7 +52,9 @@ IMPORTERS = {
     "numba": {"_kernels"},
     "llvmlite": {"_kernels"},
     "tqdm": {"_progress"},
-    "threadpoolctl": {"_evaluate"},
+    "threadpoolctl": {"_evaluate", "_workers"},
+    "joblib": {"_workers"},
+    "cloudpickle": {"_workers"},
     "matplotlib": {"_sweep"},
     "scipy.optimize": {"_crosscheck", "_jacobian"},
     "scipy.sparse": {"_jacobian"},
@@ -138,7 +141,18 @@ def test_only_the_command_line_prints() -> None:
     assert found <= {"_cli"}
 
 
-HEAVY = ["numba", "scipy.optimize", "scipy.stats", "tqdm", "torch", "jax", "matplotlib", "threadpoolctl", "llvmlite"]
+HEAVY = [
+    "numba",
+    "scipy.optimize",
+    "scipy.stats",
+    "tqdm",
+    "torch",
+    "jax",
+    "matplotlib",
+    "threadpoolctl",
+    "llvmlite",
+    "joblib",
+]
 
 
 def left_imported(code: str) -> list[str]:

@@ -216,6 +216,34 @@ def test_counts_are_whole_numbers(name: str, value: Any) -> None:
         check(**{name: value})
 
 
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-2, ValueError), (1.0, TypeError), (None, TypeError)])
+def test_workers_are_a_number_of_processes_or_all(value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=rf"workers is {value}; it must be (at least|an integer)"):
+        check(workers=value)
+    assert check(workers=1).engine == "python"
+
+
+CONFLICTS: list[tuple[dict[str, Any], str]] = [
+    ({"workers": 2, "engine": "numba"}, 'workers=2 .*engine="numba"'),
+    ({"workers": -1, "engine": "numba"}, 'workers=-1 .*engine="numba"'),
+    ({"vectorized": True, "engine": "numba"}, 'vectorized=True .*engine="numba"'),
+    ({"workers": 2, "in_place": True}, "workers=2 .*in_place=True"),
+    ({"vectorized": True, "in_place": True}, "vectorized=True .*in_place=True"),
+    ({"workers": 2, "vectorized": True}, "workers=2 .*vectorized=True"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), CONFLICTS)
+def test_ways_to_run_a_loss_that_exclude_each_other_are_both_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(**options)
+
+
+def test_a_vectorized_loss_cannot_return_gradients() -> None:
+    with pytest.raises(ValueError, match="vectorized=True cannot go with gradients=True"):
+        fastgc.check_gradients(loss, True, PARAMS, vectorized=True)
+
+
 # --- words ---
 
 
