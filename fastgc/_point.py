@@ -16,6 +16,7 @@ from fastgc._record import Storage, store
 
 _KEPT_BYTES = 2**26  # of the caller's arrays, kept in place against a loss that changes its parameters
 _TINY_SHARE = 1e-3
+_AS_ZERO = 1e-12  # of the median magnitude: entries below are zeros that were rounded
 _LOOKED_AT = 4096  # entries of a tensor that tell its scale
 
 
@@ -137,7 +138,8 @@ def tensor_scales(leaves: Sequence[Array]) -> NDArray[np.float64]:
     """The length in which steps in a tensor are measured, from some 4,000 evenly spaced entries.
 
     The geometric mean of their magnitudes, so that a few huge ones do not set it for all, but at least a thousandth of
-    the arithmetic mean, for the many that may be tiny by chance. 1 for a tensor of zeros.
+    the arithmetic mean, for the many that may be tiny by chance. What is tiny beside the median counts as zero, and
+    zeros do not count. 1 for a tensor of zeros.
     """
     return np.array([_typical_magnitude(leaf) for leaf in leaves])
 
@@ -148,6 +150,7 @@ def _typical_magnitude(leaf: Array) -> float:
     some = some[some > 0]
     if not some.size:
         return 1.0
+    some = some[some > _AS_ZERO * np.median(some)]
     largest = float(some.max())
     mean = largest * float((some / largest).mean())
     return max(float(np.exp(np.log(some).mean())), _TINY_SHARE * mean)
