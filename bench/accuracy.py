@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from loops import agree, within
+from measure import machine
 
 import fastgc
 
@@ -353,7 +354,7 @@ def main() -> int:
     if chosen.json:
         columns = ("missed", "alarms", "undecided", "errors", "calls", "skipped", "seconds")
         numbers = {peer.name: {column: getattr(peer, column) for column in columns} for peer in found}
-        chosen.json.write_text(json.dumps({"met": met, "peers": numbers}, indent=1) + "\n")
+        chosen.json.write_text(json.dumps({"met": met, "machine": machine(), "peers": numbers}, indent=1) + "\n")
     return 0 if met else 1
 
 

@@ -1,15 +1,15 @@
 """What a check costs when nothing is warm: whole processes, and the compilation inside one.
 
-1. A plain NumPy loss (n = 2,762, all entries, crosscheck=False) in a process of its own, against the plain in-place loop
-   in one. Target: at most 1.1 times that plus 60 ms.
-2. A jitted loss in a process of its own: engine="auto" against calling it from Python and against the compiled loop, for
-   the samples taken by default and for all entries. Target: auto takes at most 1.1 times the faster of the two, plus 60 ms.
-3. Compilation of the loop beyond the loss's own, for losses of 2, 8 and 60 tensors: what the first check takes more than
-   the third, the loss having been called before. Targets: at most 1.0 s up to 8 tensors; and what the second check takes
-   more than the third is at most 0.05 s (nothing is compiled for a loss already seen).
+1. A plain NumPy loss (n = 2,762, all entries, crosscheck=False) in a process of its own, against the plain in-place
+   loop in one. Target: at most 1.1 times that plus 60 ms.
+2. A jitted loss in a process of its own: engine="auto" against calling it from Python and against the compiled loop,
+   for the samples taken by default and for all entries. Target: at most 1.1 times the faster of the two plus 60 ms.
+3. Compilation of the loop beyond the loss's own, for losses of 2, 8 and 60 tensors: what the first check takes more
+   than the third, the loss having been called before. Targets: at most 1.0 s up to 8 tensors; and what the second check
+   takes more than the third is at most 0.05 s (nothing is compiled for a loss already seen).
 
-Medians of processes run in turn. Run ``python bench/cold.py [--quick] [--json FILE]``; the exit status is 1 if a target is
-missed.
+Medians of processes run in turn, the bytecode of all modules cached. Run ``python bench/cold.py [--quick] [--json
+FILE]``; the exit status is 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ PROCESSES: dict[str, Callable[[], bool]] = {
 
 
 def compile_times(tensors: int) -> dict[str, float]:
-    """Seconds of the loss's first call and of three checks, then of a first check of another loss of the same layout."""
+    """Seconds of a loss's first call and of three checks of it, then the same for another loss of the same layout."""
     import numpy as np
 
     import fastgc

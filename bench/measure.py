@@ -148,8 +148,10 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> float:
 
 
 def process(script: str, *arguments: str) -> str:
-    """Run a script of this directory in a process of its own and return what it prints."""
-    return subprocess.run([sys.executable, script, *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
+    """Run a script in a process of its own, with the bytecode of modules kept, and return what it prints."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, script, *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=kept).stdout
 
 
 def resident(field: str) -> int:

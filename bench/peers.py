@@ -1,8 +1,8 @@
 """fastgc against every peer on the same networks: time of a coordinate, verdicts, whole-model checks.
 
-First *all entries, one by one*. Every peer checks the whole gradient once, with the right one and (up to n = 20,000)
-with one of which an entry is wrong by half, so that its verdict is known before it is timed. Then all are timed in turn, round
-by round; a peer that takes longer than a few seconds is stopped after so many evaluations of its loss ("timed" says how
+First *all entries, one by one*. Every peer checks the whole gradient once, the right one and (up to n = 20,000) one of
+which an entry is wrong by half, so that its verdicts are known before it is timed. Then all are timed in turn, round by
+round; a peer that takes longer than a few seconds is stopped after so many evaluations of its loss ("timed" says how
 many coordinates that were), by an exception or by asking for the first entries only. All compute in double precision:
 
 - fastgc: the loss compiled by Numba, warm (what compiling took stands apart), samples="all", probes as by default
