@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,10 +41,12 @@ SELECTIONS = [
     Selection("fastest of all these / certified check (20 probes)", "peers", "certified check$", "{:,.0f}"),
     Selection("verdict on the whole (3 probes) / torch's fast mode", "peers", "/ torch fast mode$", "{:.1f}"),
     Selection("full check / bare jitted loop; loss of 1 µs to 1 ms", "floor", "check / loop$", "{:.2f}"),
-    Selection("two threads / one; n = 11,110 and 68,362", "scaling", "^n .*2 threads: times as fast", "{:.2f}"),
+    Selection("two threads / one; n = 11,110 and 68,362", "scaling", "^n (11|68),.*2 threads: times as fast", "{:.2f}"),
     Selection("NumPy loss, cold: ms beyond 1.1 x the plain loop", "cold", "NumPy loss.* beyond", "{:.0f}"),
     Selection("compiling the loop for 2, 8, 60 tensors: seconds", "cold", "beyond it, first check", "{:.1f}"),
-    Selection("peak / (parameters + gradient + copies of threads)", "memory", r"peak / \(", "{:.2f}"),
+    Selection(
+        "peak / (parameters + gradient + copies of threads)", "memory", r"^(?!.*(called|every)).*peak / \(", "{:.2f}"
+    ),
     Selection("`import fastgc` beyond `import numpy`: ms", "startup", "beyond import numpy", "{:.0f}"),
 ]
 CATALOGUES = {
@@ -82,8 +85,8 @@ def described(machine: Mapping[str, Any]) -> str:
 
 def table(results: Results) -> Iterator[str]:
     """All lines between the markers."""
-    yield f"On {described(next(iter(results.values()))['machine'])}. Medians of runs taken in turn;"
-    yield "each script prints its targets and exits with an error when it misses one."
+    about = f"On {described(next(iter(results.values()))['machine'])}. Medians of runs taken in turn."
+    yield from textwrap.wrap(about, 120)
     yield ""
     if "peers" in results:
         yield from entry_by_entry(results["peers"]["lines"])
@@ -118,7 +121,8 @@ def entry_by_entry(lines: list[dict[str, Any]]) -> Iterator[str]:
 def cell(line: Mapping[str, Any]) -> str:
     wrong = ", accuses it wrongly" * (line["right"] == "fail")
     ratio = "" if line["peer"] == "fastgc" else f" ({line['ratio']:.1f})"
-    return f"{line['microseconds']:.3g}{ratio}{wrong}"
+    spent = line["microseconds"]
+    return f"{spent:,.0f}{ratio}{wrong}" if spent >= 1000 else f"{spent:.3g}{ratio}{wrong}"
 
 
 def catalogues(peers: Mapping[str, Any]) -> Iterator[str]:
