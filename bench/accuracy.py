@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from loops import agree, within
+from measure import machine
 
 import fastgc
 
@@ -109,9 +111,7 @@ def sampled_fastgc(case: Case) -> bool | None:
 
 def tutorial(h: float) -> Callable[[Case], bool]:
     def check(case: Case) -> bool:
-        a, n = case.slope(case.point), case.central(range(case.point.size), h)
-        norms = np.linalg.norm(a) + np.linalg.norm(n) + 1e-8
-        return bool(np.linalg.norm(a - n) / norms < 1e-5)
+        return agree(case.slope(case.point), case.central(range(case.point.size), h))
 
     return check
 
@@ -134,11 +134,6 @@ def scipy_check_derivative(case: Case) -> bool:
     from scipy.optimize._numdiff import check_derivative
 
     return bool(check_derivative(case.value, case.slope, case.point) < 1e-6)
-
-
-def within(a: Array, n: Array, error: Array) -> bool:
-    """Agreement to 1e-5 beyond a stated error."""
-    return bool(np.all(np.abs(a - n) <= 1e-5 * np.maximum(np.abs(a), np.abs(n)) + error))
 
 
 def scipy_differentiate(case: Case) -> bool:
@@ -359,7 +354,7 @@ def main() -> int:
     if chosen.json:
         columns = ("missed", "alarms", "undecided", "errors", "calls", "skipped", "seconds")
         numbers = {peer.name: {column: getattr(peer, column) for column in columns} for peer in found}
-        chosen.json.write_text(json.dumps({"met": met, "peers": numbers}, indent=1) + "\n")
+        chosen.json.write_text(json.dumps({"met": met, "machine": machine(), "peers": numbers}, indent=1) + "\n")
     return 0 if met else 1
 
 

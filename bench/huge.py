@@ -9,18 +9,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
-import platform
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measure import Row, conclude, forget_peak, headline, parser, process, resident, tell
 from numpy.typing import NDArray
 
 import fastgc
@@ -29,25 +24,6 @@ Array = NDArray[Any]
 Params = dict[str, Array]
 Problem = tuple[Callable[[Params], float], Callable[[Params], Params], Params]  # loss, gradients, parameters
 DIAGNOSIS = 64  # evaluations that tell the kind of bug in a failing tensor, at most; not counted as those of a search
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: what was measured, and the bound it is to keep (None: only told)."""
-
-    part: str
-    what: str
-    value: float
-    bound: str = ""  # such as "<= 20"
-
-    @property
-    def met(self) -> bool:
-        if not self.bound:
-            return True
-        relation, limit = self.bound.split()
-        return {"<=": self.value <= float(limit), ">=": self.value >= float(limit), "==": self.value == float(limit)}[
-            relation
-        ]
 
 
 # --- models ---
@@ -294,8 +270,7 @@ _SCRATCH = 1.15  # of the largest tensor: a copy of it and what the loss takes; 
 def one_hundred_million(quick: bool) -> Iterator[Row]:
     """A table of a hundred million entries (ten, if quick), each case in a process of its own."""
     for case, setting in _CASES.items():
-        command = [sys.executable, __file__, "--memory", case, *(["--quick"] if quick else [])]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        found = json.loads(process(__file__, "--memory", case, *(["--quick"] if quick else [])))
         part = f"{found['entries'] / 1e6:,.0f},000,000 {case}"
         yield Row(part, "decided", found["verdict"] != "undecided", "== 1")
         if setting.get("wrong"):
@@ -327,7 +302,7 @@ def memory_case(case: str, quick: bool) -> dict[str, Any]:
     wrong = ("table", 64 * (rows // 3) + 5)  # never looked up: its slope is 0
     if setting.get("wrong"):
         gradients[wrong[0]].reshape(-1)[wrong[1]] = 1e-3 * np.abs(gradients["dense"]).max()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    forget_peak()
     begin = time.perf_counter()
     report = fastgc.check_gradients(loss, gradients, params, samples=0, crosscheck=False, **setting["options"])
     return {
@@ -340,14 +315,6 @@ def memory_case(case: str, quick: bool) -> dict[str, Any]:
         "largest": max(p.nbytes for p in params.values()),
         "peak": resident("VmHWM") - before,
     }
-
-
-def resident(field: str) -> int:
-    """Bytes of resident memory now (VmRSS) or at most (VmHWM)."""
-    text = Path("/proc/self/status").read_text()
-    found = re.search(rf"{field}:\s+(\d+) kB", text)
-    assert found
-    return int(found[1]) * 1024
 
 
 def three_hundred_tensors(quick: bool) -> Iterator[Row]:
@@ -536,41 +503,22 @@ PARTS = {
 # --- table ---
 
 
-def shown(value: float) -> str:
-    if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
-        return f"{int(value):,}"
-    return f"{value:.3g}" if math.isfinite(value) else str(value)
-
-
 def main() -> int:
     """Run the parts, print the table, and say by the exit status whether all targets were met."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller models and fewer trials")
-    parser.add_argument("--json", metavar="FILE", help="also write the table there")
-    parser.add_argument("--only", choices=list(PARTS), action="append", help="run this part (may be repeated)")
-    parser.add_argument("--memory", choices=list(_CASES), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--only", choices=list(PARTS), action="append", help="run this part (may be repeated)")
+    arguments.add_argument("--memory", choices=list(_CASES), help=argparse.SUPPRESS)
+    options = arguments.parse_args()
     if options.memory:
         print(json.dumps(memory_case(options.memory, options.quick)))
         return 0
-    rows: list[Row] = []
-    seconds: dict[str, float] = {}
+    about, rows, spent = headline(), [], {}
     for name in options.only or PARTS:
         begin = time.perf_counter()
-        for row in PARTS[name](options.quick):
-            rows.append(row)
-            mark = "" if not row.bound else "met" if row.met else "MISSED"
-            print(f"{row.part:38}  {row.what:62}  {shown(row.value):>9}  {row.bound:8}  {mark}", flush=True)
-        seconds[name] = time.perf_counter() - begin
-        print(f"{name}: {seconds[name]:.1f} s", flush=True)
-    missed = [row for row in rows if not row.met]
-    print(f"{len(missed)} of {sum(bool(row.bound) for row in rows)} targets missed")
-    if options.json:
-        table = [{**asdict(row), "value": float(row.value), "met": bool(row.met)} for row in rows]
-        machine = {"platform": platform.platform(), "python": platform.python_version(), "numpy": np.__version__}
-        text = json.dumps({"quick": options.quick, "machine": machine, "seconds": seconds, "rows": table}, indent=1)
-        Path(options.json).write_text(text + "\n", encoding="utf-8")
-    return 1 if missed else 0
+        rows += [tell(row) for row in PARTS[name](options.quick)]
+        spent[name] = time.perf_counter() - begin
+        print(f"{name}: {spent[name]:.1f} s", flush=True)
+    return conclude(rows, options, about, seconds=spent)
 
 
 if __name__ == "__main__":
