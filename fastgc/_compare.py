@@ -165,6 +165,8 @@ class Judgement:
     @classmethod
     def joined(cls, parts: Sequence[Judgement]) -> Judgement:
         """The entries of several judgements, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 

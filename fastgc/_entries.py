@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ class Estimates:
     step: Floats
     trouble: NDArray[np.str_]
 
-    @property
+    @cached_property
     def clear(self) -> NDArray[np.bool_]:
         """Where nothing stood in the way, shape (entries,)."""
         return np.asarray(self.trouble == "")
@@ -84,6 +85,8 @@ class Estimates:
     @classmethod
     def joined(cls, parts: list[Estimates]) -> Estimates:
         """The entries of several estimates, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
         kinds = (np.int64, *[np.float64] * 5, "<U10")
         empty = [np.empty(0, kind) for kind in kinds]
         columns = (

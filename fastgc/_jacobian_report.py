@@ -24,7 +24,7 @@ from fastgc._diagnose import Diagnosis, diagnose
 from fastgc._grid import Checked
 from fastgc._projections import Projections
 from fastgc._report import Entries, Entry, json_text, plain, upwards
-from fastgc._summary import entry_columns, excess, open_reason, share
+from fastgc._summary import entry_columns, open_reason, share, worst_first
 from fastgc._view import View
 
 _SCHEMA = 1  # of the JSON
@@ -152,7 +152,7 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
     size = math.prod(about.output_shape) * math.prod(about.input_shape)
     columns = entry_columns(np.zeros(estimated.positions.size, np.int64), judged, estimated)
     entries = Entries("jacobian", about.output_shape + about.input_shape, estimated.positions, columns)
-    order = np.lexsort((-excess(judged, estimated), judged.verdict != FAIL))
+    worst, wrong = worst_first(judged, estimated)
     verdict = worst_verdict(judged.verdict)
     return JacobianReport(
         verdict=verdict,
@@ -164,9 +164,9 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
         max_relative_error=float(elementwise_error(judged.analytic, judged.numerical).max(initial=0.0)),
         max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
         relative_error=relative_error(judged.analytic, judged.numerical),
-        worst=entries[int(order[0])] if order.size else None,
+        worst=None if worst is None else entries[worst],
         entries=entries,
-        wrong_entries=entries.part(order[judged.verdict[order] == FAIL]),
+        wrong_entries=entries.part(wrong),
         diagnosis=_diagnosis(checked, about) if verdict == FAIL else None,
         probes=projections.count if projections else 0,
         entry_limit=projections.entry_limit if projections else None,

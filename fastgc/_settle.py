@@ -69,6 +69,8 @@ class Site:
         """Judged entries, and others that were looked at besides, each of these once."""
         others = others.part(np.unique(others.positions, return_index=True)[1])
         others = others.part(~np.isin(others.positions, estimates.positions))
+        if not others.positions.size:
+            return estimates, judgement
         more = self.verdicts(others, scales)
         return Estimates.joined([estimates, others]), Judgement.joined([judgement, more])
 

@@ -97,7 +97,7 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
     judged = Judgement.joined([each.judgement for each in checked])
     estimated = Estimates.joined([each.estimates for each in checked])
     entries = _entries(layout, tensor, checked, judged, estimated)
-    order = np.lexsort((-excess(judged, estimated), judged.verdict != FAIL))
+    worst, wrong = worst_first(judged, estimated)
     verdict, reason = _verdict(tensor, findings, checked, judged)
     return TensorSummary(
         name=layout.names[tensor],
@@ -109,9 +109,9 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
         max_relative_error=float(elementwise_error(judged.analytic, judged.numerical).max(initial=0.0)),
         max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
         relative_error=relative_error(judged.analytic, judged.numerical),
-        worst=entries[int(order[0])] if order.size else None,
+        worst=None if worst is None else entries[worst],
         entries=entries,
-        wrong_entries=entries.part(order[judged.verdict[order] == FAIL]),
+        wrong_entries=entries.part(wrong),
         sensitivity=_sensitivity(judged, estimated),
         unseen_share=_unseen_share(layout, tensor, findings),
         probe=_probe(layout, tensor, findings),
@@ -154,6 +154,16 @@ def excess(judged: Judgement, estimated: Estimates) -> Floats:
     with np.errstate(all="ignore"):
         ratio = np.abs(judged.analytic - judged.numerical) / (judged.allowed + estimated.uncertainty)
     return np.where(np.isnan(ratio), np.inf, ratio)
+
+
+def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, NDArray[np.int64]]:
+    """The entry that differs most, a wrong one if there are any, and all wrong ones, the worst first."""
+    over = excess(judged, estimated)
+    wrong = np.flatnonzero(judged.verdict == FAIL)
+    wrong = wrong[np.argsort(-over[wrong], kind="stable")]
+    if wrong.size:
+        return int(wrong[0]), wrong
+    return (int(np.argmax(over)) if over.size else None), wrong
 
 
 # --- the verdict on a tensor ---
