@@ -49,7 +49,8 @@ import fastgc
 
 SMALL, MEDIUM = 3_000, 20_000  # the largest n for the slowest peers, and for a verdict on the planted entry
 LONGEST = 300.0  # seconds that a peer may take for its verdict
-CHUNK = 64  # evaluations that a process is sent at a time
+CHUNK = 16  # evaluations that a process is sent at a time: the best of 4, 16, 64, 256 at each n
+SHORT = 256  # coordinates that show how fast a peer is, about
 CORES = len(os.sched_getaffinity(0))
 MARK = {True: "pass", False: "fail", None: "-"}
 
@@ -137,11 +138,14 @@ def three_point(f: OnVector, x: Array, a: Array, **options: Any) -> bool:
     return agree(a, approx_derivative(f, x, method="3-point", **options))
 
 
+def one_blas_thread() -> None:
+    threadpoolctl.threadpool_limits(1, user_api="blas")
+
+
 @functools.cache
 def pool() -> Any:
     """Processes with one BLAS thread each, for all of the run."""
-    limit = functools.partial(threadpoolctl.threadpool_limits, 1)
-    return multiprocessing.get_context("spawn").Pool(CORES, initializer=limit)
+    return multiprocessing.get_context("spawn").Pool(CORES, initializer=one_blas_thread)
 
 
 def three_point_in_processes(problem: Problem) -> Check:
@@ -281,7 +285,7 @@ def ready(peer: Peer, problem: Problem, budget: float) -> Contest:
     """The peer with the better number of threads, its verdict known, and stopped in time from now on."""
     contest = Contest(peer, problem, peer.prepare(problem))
     if peer.per_entry:
-        short = 4 * CHUNK * peer.per_entry
+        short = SHORT * peer.per_entry
         contest.stopped_after(short)  # warm
         if peer.threaded:
             speed = {}
