@@ -8,6 +8,7 @@ from typing import Any
 import networks
 import numba
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401 - the BLAS of jitted code: loaded, so that limits reach it
 
 
 @numba.njit(nogil=True)

@@ -37,7 +37,7 @@ def problems(quick: bool) -> dict[str, Problem]:
         "1 us": lookup(rows=5_000 if quick else 25_000),
         "10 us": network(100, 100, 10, batch=8),
         "50 us": network(*((32, 64, 10, 128) if quick else (100, 100, 10, 64))),
-        "1 ms": network(20, 40, 4, batch=400 if quick else 4_000),
+        "1 ms": network(40, 80, 10, batch=200 if quick else 2_000),
     }
 
 

@@ -120,7 +120,7 @@ def regression_gradients(params: Tensors, x: Array, sign: Array) -> Tensors:
 # --- a large table of which the loss reads few rows: cheap, whatever n ---
 
 
-def lookup(rows: int = 25_000, columns: int = 8, batch: int = 32, seed: int = 0) -> Problem:
+def lookup(rows: int = 25_000, columns: int = 8, batch: int = 110, seed: int = 0) -> Problem:
     rng = np.random.default_rng(seed)
     params = {"table": rng.normal(size=(rows, columns)), "weights": rng.normal(size=columns)}
     args = (rng.integers(rows, size=batch), rng.normal(size=batch))

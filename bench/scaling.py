@@ -1,7 +1,8 @@
 """How the time of a compiled full check grows: with threads, with the number of parameters, with the cost of the loss.
 
 Target: two threads are at least 1.85 times as fast as one wherever the check takes at least 0.2 s in two threads
-(median of pairs run in turn). How it compares with a bare loop, at each cost of the loss, is the subject of floor.py.
+(median of pairs run in turn, one BLAS thread throughout). How it compares with a bare loop, at each cost of the loss,
+is the subject of floor.py.
 Run ``python bench/scaling.py [--quick] [--json FILE]``; the exit status is 1 if a target is missed.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 import compiled
 import numba
+import threadpoolctl
 from floor import full_check, problems
 from measure import Row, conclude, headline, parser, ratio, seconds, tell, timed_in_turn
 from networks import NETWORKS, Problem, network
@@ -63,8 +65,9 @@ def main() -> int:
     sizes = [n for n in NETWORKS if n < 20_000 or not options.quick]
     cases |= {f"n {n:,}: network {'-'.join(map(str, NETWORKS[n][:3]))}": network(*NETWORKS[n]) for n in sizes}
     rows = []
-    for part, problem in cases.items():
-        rows += [tell(row) for row in scaled(part, problem, rounds if problem.n < 60_000 else min(3, rounds))]
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):  # one thread means one
+        for part, problem in cases.items():
+            rows += [tell(row) for row in scaled(part, problem, rounds if problem.n < 60_000 else min(3, rounds))]
     return conclude(rows, options, about, rounds=rounds)
 
 

@@ -102,6 +102,21 @@ def test_the_loops_agree_with_the_analytic_gradient_and_leave_the_parameters() -
     assert not loops.agree(right, 1.001 * right)
 
 
+BLAS_OF_JITTED_CODE = f"""
+import sys
+sys.path.insert(0, {str(BENCH)!r})
+import compiled, fastgc, networks, threadpoolctl
+before = len(threadpoolctl.threadpool_info())
+problem = networks.network(5, 7, 3, 4)
+compiled.network_loss(fastgc.record(problem.params), *problem.args)
+print(len(threadpoolctl.threadpool_info()) - before)
+"""
+
+
+def test_the_blas_of_jitted_code_is_loaded_before_threads_are_limited() -> None:
+    assert measure.process("-c", BLAS_OF_JITTED_CODE).strip() == "0"
+
+
 # --- rows and timing ---
 
 
