@@ -331,6 +331,7 @@ class _Weighted:
         if not parts:
             raise TypeError(f"module returned {type(output).__name__} without a floating tensor; pass loss=")
         reals = [torch.view_as_real(each.resolve_conj()) if each.is_complex() else each for each in parts]
+        reals = [each.to(_summing(each)) for each in reals]  # so that the sum adds no round-off to the outputs' own
         total = (self._weight(0, reals[0]) * reals[0]).sum()
         for i, each in enumerate(reals[1:], 1):
             total = total + (self._weight(i, each) * each).sum().to(total.device)
@@ -342,6 +343,11 @@ class _Weighted:
             scaled = torch.as_tensor(normal / max(1, like.numel()) ** 0.5)
             self._weights[number] = scaled.to(device=like.device, dtype=like.dtype)
         return self._weights[number]
+
+
+def _summing(output: torch.Tensor) -> torch.dtype:
+    """Double precision, on every device that has it."""
+    return output.dtype if output.device.type == "mps" else torch.float64
 
 
 def _tensors_in(output: Any) -> Iterator[torch.Tensor]:
