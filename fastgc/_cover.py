@@ -78,19 +78,22 @@ class _Confirmed:
     def __call__(self, positions: Positions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Errors ``a - n`` of the entries, and which are wrong; with all steps where a few leave doubt."""
         estimates = ladder_estimates(self.site.scene, positions, rungs=_CONFIRMING)
-        judgement = self.site.verdicts(estimates, self.scales)
+        judgement = self._judged(estimates)
         distance = np.abs(judgement.analytic - judgement.numerical)
         doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > _PLAIN * estimates.uncertainty))
         if doubtful.size:
             estimates = estimates.updated(doubtful, ladder_estimates(self.site.scene, positions[doubtful]))
             estimates, judgement = look_closer(
                 estimates,
-                self.site.verdicts(estimates, self.scales),
-                lambda found: self.site.verdicts(found, self.scales),
+                self._judged(estimates),
+                self._judged,
                 lambda close, shift: ladder_estimates(self.site.scene, close, shift=shift),
             )
         self.estimates.append(estimates)
         return judgement.analytic - judgement.numerical, judgement.verdict == FAIL
+
+    def _judged(self, estimates: Estimates) -> Judgement:
+        return self.site.verdicts(estimates, self.scales)
 
 
 def search(
