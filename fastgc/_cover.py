@@ -24,6 +24,7 @@ _PLAIN = 1000.0  # uncertainties beyond which a short ladder is enough to call a
 _USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
 _SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
 _BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
+_ENOUGH = 0.1  # of the tolerance of a median entry: an uncertainty that leaves the limits as they are
 _NOT_FINITE = 16  # entries of a tensor that are reported as not finite
 _WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor is wrong as a whole
 
@@ -44,9 +45,16 @@ def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progr
     with contextlib.suppress(OutOfTime):
         for group in groups(site.scene, filled, site.gradients) if probes else []:
             bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
-            together = probe(site.scene, group, site.gradients, probes, seed)
+            together = _probed(site, group, probes, seed)
             found |= _told_apart(site, together, probes, seed)
     return found
+
+
+def _probed(site: Site, tensors: Sequence[int], probes: int, seed: int) -> Probing:
+    """What lies far below the tolerance of a median entry need not be measured: the limits rest on that."""
+    scales = site.scene.tensor_scales
+    enough = _ENOUGH * min(_median_tolerance(site, t) * float(scales[t]) for t in tensors)
+    return probe(site.scene, tensors, site.gradients, probes, seed, enough)
 
 
 def _told_apart(site: Site, together: Probing, probes: int, seed: int) -> dict[int, Probing]:
@@ -60,11 +68,11 @@ def _told_apart(site: Site, together: Probing, probes: int, seed: int) -> dict[i
     found: dict[int, Probing] = {}
     if not together.trouble:
         culprit = largest_share(site.scene, together, site.gradients, seed)
-        found[culprit] = probe(site.scene, [culprit], site.gradients, probes, seed)
+        found[culprit] = _probed(site, [culprit], probes, seed)
         rest = without(together, found[culprit])
         if not rest.suspicious:
             return found | dict.fromkeys(rest.tensors, rest)
-    return {t: found.get(t) or probe(site.scene, [t], site.gradients, probes, seed) for t in group}
+    return {t: found.get(t) or _probed(site, [t], probes, seed) for t in group}
 
 
 @dataclass

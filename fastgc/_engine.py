@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgc._evaluate import Evaluator, NumbaEvaluator, PythonEvaluator, as_number, outside_domain
+from fastgc._evaluate import Evaluator, PythonEvaluator, as_number, outside_domain
 from fastgc._layout import listed
 from fastgc._point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._record import store
@@ -23,6 +23,7 @@ from fastgc._record import store
 # loss from Python about 6 microseconds more than calling it from the loop.
 _LOOP_SECONDS, _CALL_SECONDS = 0.4, 6e-6
 _MEMORY_SHARE = 0.8  # of the available memory that the copies of the parameters may take
+_ALWAYS_THERE = 1 << 20  # bytes for which nobody needs to ask
 _SAME_VALUE = 1e-8  # relative; NumPy and compiled code sum in another order
 _BESIDE = 1e-3  # how far from the point they are compared too
 
@@ -110,6 +111,8 @@ def open_evaluator(
     first = _first_call(direct, point)
     if not compiled or point.stored is None:
         return direct, first
+    from fastgc import _compiled
+
     if not first.noisy:
         _refuse_frozen_data(loss, point, with_gradients)
     if engine == "python":
@@ -122,7 +125,7 @@ def open_evaluator(
     ]
     if note:
         first = replace(first, notes=(*first.notes, note))
-    return NumbaEvaluator(direct, loss, point.args, point.layout, copies), first
+    return _compiled.NumbaEvaluator(direct, loss, point.args, point.layout, copies, first.seconds), first
 
 
 def _open_workers(
@@ -277,6 +280,8 @@ def _affordable_threads(loss: Any, point: Point, first: FirstCall, threads: int 
 
 def _affordable(wanted: int, made: int, size: int, what: str) -> tuple[int, str | None]:
     """For how many threads or processes memory holds a copy of the parameters (``made`` exist), and a note if few."""
+    if (wanted - made) * size <= _ALWAYS_THERE:
+        return wanted, None
     room, copy = _available_memory() * _MEMORY_SHARE, max(1, size)
     affordable = max(1, min(wanted, made + int(min(room / copy, wanted))))
     if affordable == wanted:

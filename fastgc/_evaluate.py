@@ -1,25 +1,18 @@
-"""Loss values at displaced points: one Python call after another, or compiled loops on all cores."""
+"""Loss values at displaced points, and how to get them by one Python call after another."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import math
-import queue
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
 from fastgc._layout import Array, ParameterLayout
-from fastgc._record import Storage
 
 Tick = Callable[[int], object]  # told how many entries were evaluated
 
@@ -28,11 +21,7 @@ class OutOfTime(Exception):
     """The time that a check may take is over."""
 
 
-_CHUNK_SECONDS = 0.05  # short beside a progress bar or Ctrl-C
-_SHORTEST_SECONDS = 1e-3  # long beside handing a chunk to a thread
 _SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways may differ: of change, and of round-off
-_PILOT = 16  # entries that are evaluated first, in one thread
-_CHUNKS_PER_THREAD = 16  # so that the last chunks leave no thread idle for long
 # What math.* says of an argument outside its domain (a ValueError, where NumPy returns nan).
 _DOMAIN_MESSAGE = re.compile(r"math domain error|expected a (positive|nonnegative|noninteger|finite|number)")
 
@@ -75,8 +64,8 @@ class Evaluator(Protocol):
     def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
         """The loss with all entries ``positions`` set to ``rows[j]`` together, shape (rows,)."""
 
-    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
-        """The loss at ``distances`` along the direction that all rays make together, shape (distances,)."""
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+        """The loss at ``distances`` along each direction, which its rays make together, (directions, distances)."""
 
     def entries(self, positions: NDArray[np.int64]) -> Array:
         """The entries at ``positions``, as float64."""
@@ -145,7 +134,7 @@ def _flat_view(array: Array) -> Any:
     return array.reshape(-1) if array.flags.c_contiguous else array.flat
 
 
-def _displace(flat: Any, original: Array, ray: Ray, distance: float) -> None:
+def displace(flat: Any, original: Array, ray: Ray, distance: float) -> None:
     """Write ``original + distance * scale * signs`` to a ray's entries, block by block."""
     step = distance * ray.scale
     for begin in range(0, ray.signs.size, _BLOCK):
@@ -231,7 +220,11 @@ class PythonEvaluator:
             self._restore()
         return out
 
-    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+        return np.stack([self.along_one(rays, distances) for rays in directions])
+
+    def along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+        """The loss at ``distances`` along one direction, shape (distances,)."""
         out: Array = np.empty(distances.size, self.result_dtype)
         self._displaced = [
             (self._flat[ray.tensor], slice(ray.start, ray.start + ray.signs.size), self.origin(ray)) for ray in rays
@@ -240,7 +233,7 @@ class PythonEvaluator:
             with np.errstate(all="ignore"):
                 for j, distance in enumerate(distances.tolist()):
                     for ray, (flat, _, original) in zip(rays, self._displaced, strict=True):
-                        _displace(flat, original, ray, distance)
+                        displace(flat, original, ray, distance)
                     out[j] = self._value_or_nan()
         finally:
             self._restore()
@@ -291,175 +284,3 @@ class PythonEvaluator:
                 return np.nan
             raise
         return value if type(value) is float else as_number(value, complex_allowed=self._complex)
-
-
-# --- compiled loops in threads ---
-
-
-class NumbaEvaluator:
-    """Calls the loss from a compiled loop, in threads that each displace a copy of the parameters of their own.
-
-    Parameters
-    ----------
-    direct : PythonEvaluator
-        The same jitted loss called from Python over ``stores[0]``: for the few values that need no loop.
-    stores : sequence of Storage
-        A copy of the parameters for each thread.
-    """
-
-    def __init__(
-        self,
-        direct: PythonEvaluator,
-        loss: Any,
-        args: tuple[Any, ...],
-        layout: ParameterLayout,
-        stores: Sequence[Storage],
-    ) -> None:
-        from fastgc import _kernels
-
-        self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
-        self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
-        self._loop = partial(_kernels.displaced_values, _kernels.Entry(loss, (stores[0].record(), *args)))
-        self._idle: queue.SimpleQueue[tuple[Storage, Any]] = queue.SimpleQueue()
-        for each in stores:
-            self._idle.put((each, each.record()))
-        self._pool = ThreadPoolExecutor(len(stores), thread_name_prefix="fastgc")
-        self._seconds: float | None = None  # of an evaluation, once it is known
-        self._evaluations = 0
-        # One BLAS thread in each of ours; also when there is one, since another number may change the last bits.
-        self._blas = None if _kernels.runs_in_parallel(loss) else threadpoolctl.ThreadpoolController()
-
-    @property
-    def evaluations(self) -> int:
-        return self._direct.evaluations + self._evaluations
-
-    def value(self) -> Any:
-        with self._limited_blas():
-            return self._direct.value()
-
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
-        with self._limited_blas():
-            return self._direct.along(positions, rows)
-
-    def entries(self, positions: NDArray[np.int64]) -> Array:
-        return self._direct.entries(positions)
-
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
-        return self._direct.rounded(positions, displaced)
-
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
-        out: Array = np.empty(displaced.shape, self._direct.result_dtype)
-        first = _PILOT if self._seconds is None else 0  # how long an evaluation takes decides on the chunks
-        for part in (slice(0, first), slice(first, positions.size)):
-            if positions[part].size:
-                self._run_chunks(positions[part], displaced[part], out[part], tick)
-        return out
-
-    def _run_chunks(self, positions: NDArray[np.int64], displaced: Array, out: Array, tick: Tick) -> None:
-        chunks = self._chunks(positions, displaced.shape[1])
-        begin = time.perf_counter()
-        self._in_threads([(self._run, positions[chunk], displaced[chunk], out[chunk]) for chunk in chunks], tick)
-        busy = (time.perf_counter() - begin) * min(len(self._stores), len(chunks))
-        self._seconds = busy / displaced.size
-        self._evaluations += displaced.size
-
-    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
-        out: Array = np.empty((distances.size, 1), self._direct.result_dtype)
-        self._in_threads([(self._run_rays, rays, distances[j], out[j : j + 1]) for j in range(distances.size)], silent)
-        self._evaluations += distances.size
-        return out[:, 0]
-
-    def _in_threads(self, calls: Sequence[tuple[Any, ...]], tick: Tick) -> None:
-        futures: list[Future[int]] = []
-        with self._limited_blas():
-            try:
-                futures = [self._pool.submit(*call) for call in calls]
-                for future in as_completed(futures):
-                    tick(future.result())
-                    if time.perf_counter() > self._direct.deadline:
-                        raise OutOfTime
-            finally:  # after an exception, Ctrl-C included: no thread may outlive the call
-                for future in futures:
-                    future.cancel()
-                wait(futures)
-
-    def close(self) -> None:
-        self._pool.shutdown()
-
-    def _limited_blas(self) -> Any:
-        return self._blas.limit(limits=1, user_api="blas") if self._blas else contextlib.nullcontext()
-
-    def _chunks(self, positions: NDArray[np.int64], columns: int) -> list[slice]:
-        """Slices of the positions, each of tensors of one dtype, short enough for the bar and for an even load."""
-        bounds = [0, *(np.flatnonzero(np.diff(self._dtype_numbers(positions))) + 1).tolist(), positions.size]
-        length = positions.size
-        if self._seconds is not None:
-            cost = max(self._seconds * columns, 1e-9)
-            even = max(positions.size / (len(self._stores) * _CHUNKS_PER_THREAD), _SHORTEST_SECONDS / cost)
-            length = max(1, int(min(_CHUNK_SECONDS / cost, even)))
-        return [
-            slice(start, min(start + length, end))
-            for begin, end in itertools.pairwise(bounds)
-            for start in range(begin, end, length)
-        ]
-
-    def _dtype_numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        kinds = [ord(leaf.dtype.char) for leaf in self._stores[0].leaves]
-        return np.array(kinds)[self._layout.tensor_of(positions)]
-
-    def _run(self, positions: NDArray[np.int64], displaced: Array, out: Array) -> int:
-        store, record = self._idle.get()
-        flat, cells = self._cells(store, positions)
-        originals = flat[cells]
-        try:
-            self._loop(record, self._args, flat, cells, displaced, out)
-        except Exception as error:
-            flat[cells] = originals
-            if not outside_domain(error):
-                raise
-            self._run_singly(record, flat, cells, displaced, out)
-        finally:
-            self._idle.put((store, record))
-        return positions.size
-
-    def _run_rays(self, rays: Sequence[Ray], distance: float, out: Array) -> int:
-        store, record = self._idle.get()
-        flats = [store.leaves[ray.tensor].reshape(-1) for ray in rays]
-        originals = [self._direct.origin(ray) for ray in rays]
-        try:
-            for ray, flat, original in zip(rays, flats, originals, strict=True):
-                _displace(flat, original, ray, distance)
-            first = self._layout.starts[rays[0].tensor] + rays[0].start
-            flat, cells = self._cells(store, np.array([first]))
-            self._run_singly(record, flat, cells, flat[cells][:, None], out)
-        finally:
-            for ray, flat, original in zip(rays, flats, originals, strict=True):
-                flat[ray.start : ray.start + ray.signs.size] = original
-            self._idle.put((store, record))
-        return 1
-
-    def _run_singly(self, record: Any, flat: Array, cells: NDArray[np.int64], displaced: Array, out: Array) -> None:
-        """Some value of a chunk raised: ask for each by itself, nan for those outside the loss's domain."""
-        for i, j in np.ndindex(displaced.shape):
-            original = flat[cells[i]]
-            try:
-                self._loop(
-                    record,
-                    self._args,
-                    flat,
-                    cells[i : i + 1],
-                    displaced[i : i + 1, j : j + 1],
-                    out[i : i + 1, j : j + 1],
-                )
-            except Exception as error:
-                flat[cells[i]] = original
-                if not outside_domain(error):
-                    raise
-                out[i, j] = np.nan
-
-    def _cells(self, store: Storage, positions: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
-        """The buffer as entries of the dtype of these positions, and where in it they stand."""
-        tensors = self._layout.tensor_of(positions)
-        dtype = store.leaves[tensors[0]].dtype
-        begins = store.offsets // dtype.itemsize
-        return store.buffer.view(dtype), positions - self._layout.starts[tensors] + begins[tensors]

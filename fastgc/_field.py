@@ -123,8 +123,8 @@ class Component:
     def along(self, positions: Positions, rows: Array) -> Array:
         return self._of(self._field.kept(positions, rows))
 
-    def along_rays(self, rays: Sequence[Ray], distances: Floats) -> Array:
-        return self._of(self._field.along(rays, distances))
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
+        return np.stack([self._of(self._field.along(rays, distances)) for rays in directions])
 
     def entries(self, positions: Positions) -> Array:
         return self._field.point[positions]

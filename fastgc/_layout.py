@@ -60,11 +60,13 @@ class ParameterLayout:
 
     def tensor_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The number of the tensor that holds each position of the flat vector."""
+        if _is_sorted(positions):
+            return np.repeat(np.arange(len(self.names)), np.diff(np.searchsorted(positions, self.starts)))
         return np.searchsorted(self.starts, positions, side="right") - 1
 
     def parts(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
         """The tensors that hold some of the positions, and where in their array: slices, if they are sorted."""
-        if np.all(positions[1:] >= positions[:-1]):
+        if _is_sorted(positions):
             bounds = [*np.searchsorted(positions, self.starts).tolist(), positions.size]
             yield from ((t, slice(a, b)) for t, (a, b) in enumerate(itertools.pairwise(bounds)) if b > a)
             return
@@ -79,6 +81,10 @@ class ParameterLayout:
     def rebuild(self, leaves: Sequence[Any]) -> Any:
         """The caller's own structure, with these leaves in place of the parameters."""
         return build(self.structure, leaves, _same_container)
+
+
+def _is_sorted(positions: NDArray[np.int64]) -> bool:
+    return bool(np.all(positions[1:] >= positions[:-1]))
 
 
 def build(node: Node, leaves: Sequence[Any], container: Callable[[Branch, list[Any]], Any]) -> Any:

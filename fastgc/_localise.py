@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastgc._entries import Scene
 from fastgc._evaluate import Ray
 from fastgc._layout import Array
-from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, Shortcut, analytic_slope, direction, ladder_slope, short_slope
+from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, Shortcut, analytic_slope, direction, ladder_slope, short_slopes
 
 _MOST = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many
@@ -186,7 +186,7 @@ class _Search:
     def _residual(self, ray: Ray, shortcut: Shortcut, known: dict[int, float]) -> tuple[float, float]:
         """What known errors do not explain of the residual along a ray, and its uncertainty."""
         if shortcut.steps.size:
-            slope, error = short_slope(self.scene, [ray], shortcut), shortcut.uncertainty
+            slope, error = float(short_slopes(self.scene, [[ray]], shortcut)[0]), shortcut.uncertainty
         else:
             line, _ = ladder_slope(self.scene, [ray], self.gradients)
             slope, error = line.derivative, line.uncertainty

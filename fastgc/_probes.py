@@ -19,7 +19,7 @@ Directions are independent, so k of them miss with probability at most 2**-k. An
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,12 +38,13 @@ _RATIO = 8.0  # between neighbouring steps of a probe's ladder
 _TOP = 2.0**-5  # the largest step of a probe's ladder, in units of the tensor's scale in every entry
 _RUNGS = 5
 _MORE = 3  # steps that a ladder grows by, downwards or upwards, where it must
-_NEARLY = 2.0  # two values are preferred to four that are not twice as good
+_NEARLY = 2.0  # fewer values, or nearer ones, are preferred to others that are not twice as good
 _DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor 3
 _ALIKE = 10.0  # times the slope of another, with which a tensor may share directions at most
 _BLOCK = 1 << 17  # entries at a time, in sums over a tensor
+_SIGNS_AT_A_TIME = 1 << 23  # of the directions that are measured together
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def ladder_slope(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array] =
 
 
 def _ladder(scene: Scene, rays: Sequence[Ray], rungs: Floats, jitter: float) -> Ladder:
-    values = scene.evaluator.along_rays(rays, np.concatenate([-rungs, rungs])).real
+    values = scene.evaluator.along_rays([rays], np.concatenate([-rungs, rungs]))[0].real
     minus, plus = np.split(values, 2)
     with np.errstate(all="ignore"):
         rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
@@ -166,20 +167,22 @@ def _jitter(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array]) -> fl
     return float(sum(scene.eps[ray.tensor] * ray.scale * norm(part) for ray, part in parts))
 
 
-def short_slope(scene: Scene, rays: Sequence[Ray], shortcut: Shortcut) -> float:
-    """The slope from central quotients at one step, or at two (extrapolated)."""
+def short_slopes(scene: Scene, directions: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
+    """The slope along each direction from central quotients at one step, or at two (extrapolated)."""
     steps = shortcut.steps
-    values = scene.evaluator.along_rays(rays, np.concatenate([steps, -steps])).real
-    plus, minus = np.split(values, 2)
+    values = scene.evaluator.along_rays(directions, np.concatenate([steps, -steps])).real
+    plus, minus = np.hsplit(values, 2)
     quotients = (plus - minus) / (2 * steps)
-    return float(quotients[0] if steps.size == 1 else quotients[1] + (quotients[1] - quotients[0]) / (_RATIO**2 - 1))
+    best = quotients[:, -1]
+    return np.asarray(best if steps.size == 1 else best + (best - quotients[:, 0]) / (_RATIO**2 - 1))
 
 
-def _shortcuts(ladder: Ladder, line: Line) -> tuple[Shortcut, Shortcut]:
-    """The step of the ladder, and the two neighbouring steps, from which other slopes come closest.
+def _shortcuts(ladder: Ladder, line: Line, enough: float) -> tuple[Shortcut, Shortcut]:
+    """A step of the ladder, and two neighbouring steps, from which other slopes come close enough.
 
     On the calibrating direction the error of each short formula is known, up to the ladder's own uncertainty; it stands
-    for the others with a factor 3.
+    for the others with a factor 3. Of the steps that serve the smallest is taken: where this direction met no kink, others
+    may, and the fewer the shorter the step is.
     """
     with np.errstate(all="ignore"):
         single = ladder.central
@@ -187,23 +190,34 @@ def _shortcuts(ladder: Ladder, line: Line) -> tuple[Shortcut, Shortcut]:
         error_1 = 3 * np.abs(single - line.derivative) + ladder.scatter + line.uncertainty
         error_2 = 3 * np.abs(double - line.derivative) + 1.1 * ladder.scatter[1:] + line.uncertainty
     error_1, error_2 = np.nan_to_num(error_1, nan=np.inf), np.nan_to_num(error_2, nan=np.inf)
-    one, two = int(np.argmin(error_1)), int(np.argmin(error_2))
+    one, two = _last_good(error_1, enough), _last_good(error_2, enough)
     return (
         Shortcut(ladder.above[one : one + 1], float(error_1[one])),
         Shortcut(ladder.above[two : two + 2], float(error_2[two])),
     )
 
 
-def probe(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], probes: int, seed: int) -> Probing:
+def _last_good(errors: Floats, enough: float) -> int:
+    return int(np.flatnonzero(errors <= max(enough, _NEARLY * errors.min()))[-1])
+
+
+def probe(
+    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], probes: int, seed: int, enough: float = 0.0
+) -> Probing:
     """Measure random directions in the tensors: the first by a ladder, the others at the steps it found best.
 
     A direction that looks suspicious is measured again by a ladder of its own.
+
+    Parameters
+    ----------
+    enough : float
+        An uncertainty of the residuals below which nothing is gained.
     """
     line, ladder, expected = _first_direction(scene, tensors, gradients, seed)
-    quick, fine = _shortcuts(ladder, line)
-    short = quick if quick.uncertainty <= _NEARLY * fine.uncertainty else fine
+    quick, fine = _shortcuts(ladder, line, enough)
+    short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
     rows = [(expected, line.derivative, with_gap(line))]
-    rows += [_further_direction(scene, tensors, gradients, seed, number, short) for number in range(1, probes)]
+    rows += _further_directions(scene, tensors, gradients, seed, range(1, probes), short, enough)
     known, numerical, errors = np.array(rows).T
     uncertainties = errors + _rounding(scene, tensors, gradients)
     trouble = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
@@ -219,16 +233,30 @@ def _first_direction(
     return line, ladder, analytic_slope(rays, gradients)
 
 
-def _further_direction(
-    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], seed: int, number: int, short: Shortcut
-) -> tuple[float, float, float]:
-    """Analytic and numerical slope along it, and the uncertainty; where they differ, by a ladder of its own."""
-    rays = direction(scene, tensors, seed, number)
-    expected, slope = analytic_slope(rays, gradients), short_slope(scene, rays, short)
-    if abs(expected - slope) <= SUSPICIOUS * short.uncertainty:
-        return expected, slope, short.uncertainty
-    own, _ = ladder_slope(scene, rays, gradients)
-    return expected, own.derivative, with_gap(own)
+def _further_directions(
+    scene: Scene,
+    tensors: Sequence[int],
+    gradients: Sequence[Array],
+    seed: int,
+    numbers: range,
+    short: Shortcut,
+    enough: float,
+) -> Iterator[tuple[float, float, float]]:
+    """Analytic and numerical slope along each, and the uncertainty; where they differ, by a ladder of its own.
+
+    A difference with which nothing would be gained counts as uncertainty.
+    """
+    together = max(1, _SIGNS_AT_A_TIME // sum(scene.layout.sizes[t] for t in tensors))
+    for begin in range(0, len(numbers), together):
+        directions = [direction(scene, tensors, seed, number) for number in numbers[begin : begin + together]]
+        for rays, slope in zip(directions, short_slopes(scene, directions, short).tolist(), strict=True):
+            expected = analytic_slope(rays, gradients)
+            difference = abs(expected - slope) / SUSPICIOUS
+            if difference <= max(short.uncertainty, enough):
+                yield expected, slope, max(short.uncertainty, difference)
+            else:
+                own, _ = ladder_slope(scene, rays, gradients)
+                yield expected, own.derivative, with_gap(own)
 
 
 def with_gap(line: Line) -> float:
@@ -267,7 +295,8 @@ def largest_share(scene: Scene, together: Probing, gradients: Sequence[Array], s
     """Of tensors that share directions, the one with the largest part of the most suspicious residual."""
     number = int(np.argmax(np.abs(together.residuals) / together.uncertainties))
     rays = direction(scene, together.tensors, seed, number)
-    shares = [abs(analytic_slope([ray], gradients) - short_slope(scene, [ray], together.fine)) for ray in rays]
+    slopes = short_slopes(scene, [[ray] for ray in rays], together.fine)
+    shares = np.abs([analytic_slope([ray], gradients) for ray in rays] - slopes)
     return together.tensors[int(np.argmax(shares))]
 
 

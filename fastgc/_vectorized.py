@@ -75,7 +75,10 @@ class VectorizedEvaluator:
 
         return self._in_blocks(len(rows), set(tensors.tolist()), fill)
 
-    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+        return np.stack([self._along_one(rays, distances) for rays in directions])
+
+    def _along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
         def fill(blocks: Blocks, part: slice) -> None:
             for ray in rays:
                 origin, where = self._plain.origin(ray), slice(ray.start, ray.start + ray.signs.size)

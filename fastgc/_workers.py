@@ -124,12 +124,15 @@ class WorkersEvaluator:
             return np.asarray(self._here("along", positions, rows))
         return self._shared_out("along", len(rows), lambda part: (positions, rows[part]))
 
-    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
-        if self._too_little(distances.size):
-            return np.asarray(self._here("along_rays", rays, distances))
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+        if self._too_little(len(directions) * distances.size):
+            return np.asarray(self._here("along_rays", directions, distances))
+        return np.stack([self._along_one(rays, distances) for rays in directions])
+
+    def _along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
         path = self._saved(list(rays))  # the signs may be many: written once, not sent with every distance
         try:
-            return self._shared_out("along_rays", distances.size, lambda part: (path, distances[part]))
+            return self._shared_out("along_one", distances.size, lambda part: (path, distances[part]))
         finally:
             _remove(path)
 

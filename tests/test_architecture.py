@@ -22,11 +22,11 @@ MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for
 
 # A module may import only modules of the rows above its own.
 ROWS = [
-    ["_layout", "_stencil", "_line", "_noise", "_progress", "_demo"],
+    ["_layout", "_stencil", "_line", "_noise", "_progress", "_threads", "_demo"],
     ["_record", "_sampling", "_validate", "_view"],
     ["_kernels", "_point", "_patterns"],
     ["_evaluate", "_places"],
-    ["_workers", "_vectorized"],
+    ["_workers", "_vectorized", "_compiled"],
     ["_engine", "_entries", "_crosscheck", "_sweep"],
     ["_classic", "_compare", "_probes"],
     ["_diagnose", "_settle", "_localise"],
@@ -43,7 +43,7 @@ ROWS = [
 ]
 ROW = {module: number for number, row in enumerate(ROWS) for module in row}
 
-ESTIMATING = {"_line", "_noise", "_stencil", "_evaluate", "_kernels", "_entries", "_probes"}
+ESTIMATING = {"_line", "_noise", "_stencil", "_evaluate", "_compiled", "_kernels", "_entries", "_probes"}
 JUDGING = {"_compare", "_diagnose", "_explain", "_patterns", "_places", "_report", "_summary", "_view"}
 LEAVES = {"_cli", "_demo", "_sweep", "_classic", "__main__"}
 
@@ -52,7 +52,7 @@ IMPORTERS = {
     "numba": {"_kernels"},
     "llvmlite": {"_kernels"},
     "tqdm": {"_progress"},
-    "threadpoolctl": {"_evaluate", "_workers"},
+    "threadpoolctl": {"_threads", "_workers"},
     "joblib": {"_workers"},
     "cloudpickle": {"_workers"},
     "matplotlib": {"_sweep"},

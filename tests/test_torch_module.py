@@ -440,7 +440,7 @@ def test_batched_and_single_values_agree_and_nothing_stays_displaced() -> None:
     rows = displaced.T
     assert np.allclose(together.along(positions, rows)[2], together.value(), rtol=0, atol=0)
     signs = np.tile(np.array([1, -1], np.int8), 60)
-    along = together.along_rays([Ray(0, 0, signs, 0.5), Ray(1, 3, signs[:4], 2.0)], np.array([0.25, -0.25]))
+    along = together.along_rays([[Ray(0, 0, signs, 0.5), Ray(1, 3, signs[:4], 2.0)]], np.array([0.25, -0.25]))[0]
     by_hand = copy.deepcopy(before)
     by_hand[0].reshape(-1)[:] += 0.125 * torch.from_numpy(signs)
     by_hand[1][3:7] += 0.5 * torch.from_numpy(signs[:4])
@@ -466,7 +466,7 @@ def test_an_exception_while_displaced_puts_the_entry_back() -> None:
     for call in (
         lambda: evaluator.values(np.array([3]), np.array([[9.0]]), silent),
         lambda: evaluator.along(np.array([3, 140]), np.array([[9.0, 9.0]])),
-        lambda: evaluator.along_rays([Ray(0, 2, np.ones(5, np.int8), 1.0)], np.array([1.0])),
+        lambda: evaluator.along_rays([[Ray(0, 2, np.ones(5, np.int8), 1.0)]], np.array([1.0])),
     ):
         with pytest.raises(KeyboardInterrupt):
             call()

@@ -72,9 +72,9 @@ class JaxEvaluator:
         """The loss with all entries ``positions`` set to ``rows[j]`` together."""
         return self._direct.along(positions, rows)
 
-    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
-        """The loss at ``distances`` along the direction that all rays make together."""
-        return self._direct.along_rays(rays, distances)
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+        """The loss at ``distances`` along each direction, which its rays make together."""
+        return self._direct.along_rays(directions, distances)
 
     def entries(self, positions: NDArray[np.int64]) -> Array:
         """The entries at ``positions``, as float64."""

@@ -89,8 +89,11 @@ class TorchEvaluator:
             self._restore()
         return out
 
-    def along_rays(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
-        """The loss at ``distances`` along the direction that all rays make together."""
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+        """The loss at ``distances`` along each direction, which its rays make together."""
+        return np.stack([self._along_one(rays, distances) for rays in directions])
+
+    def _along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
         out: Array = np.empty(distances.size)
         places = [slice(ray.start, ray.start + ray.signs.size) for ray in rays]
         self._displaced = [

@@ -1,0 +1,186 @@
+"""Loss values from compiled loops, in threads that each displace a copy of the parameters of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc import _kernels
+from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, displace, outside_domain, silent
+from fastgc._layout import Array, ParameterLayout
+from fastgc._record import Storage
+from fastgc._threads import Crew, Pieces, Work, single_threaded_blas
+
+_LONGEST = 0.05  # seconds that a piece of work takes: short beside a progress bar or Ctrl-C
+_SHORTEST = 3e-4  # long beside taking it
+_SHARE = 4  # a piece is that part of a thread's share of what is left, so that none waits long for the last one
+
+
+class NumbaEvaluator:
+    """Calls the loss from a compiled loop.
+
+    Parameters
+    ----------
+    direct : PythonEvaluator
+        The same jitted loss called from Python over ``stores[0]``: for the few values that need no loop.
+    stores : sequence of Storage
+        A copy of the parameters for each thread.
+    seconds : float
+        Of an evaluation, about.
+    """
+
+    def __init__(
+        self,
+        direct: PythonEvaluator,
+        loss: Any,
+        args: tuple[Any, ...],
+        layout: ParameterLayout,
+        stores: Sequence[Storage],
+        seconds: float,
+    ) -> None:
+        self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
+        self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
+        self._records = [store.record() for store in stores]
+        self._loop = partial(_kernels.displaced_values, _kernels.Entry(loss, (self._records[0], *args)))
+        self._seconds, self._evaluations = seconds, 0
+        self._crew, self._limits = Crew(len(stores)), contextlib.ExitStack()
+        self._uses_blas_alone = not _kernels.runs_in_parallel(loss)
+
+    @property
+    def evaluations(self) -> int:
+        return self._direct.evaluations + self._evaluations
+
+    def value(self) -> Any:
+        self._limit_blas()
+        return self._direct.value()
+
+    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+        self._limit_blas()
+        return self._direct.along(positions, rows)
+
+    def entries(self, positions: NDArray[np.int64]) -> Array:
+        return self._direct.entries(positions)
+
+    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+        return self._direct.rounded(positions, displaced)
+
+    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+        out: Array = np.empty(displaced.shape, self._direct.result_dtype)
+        for same in self._of_one_dtype(positions):
+            self._shared_out(positions[same], displaced[same], out[same], tick)
+        return out
+
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+        out: Array = np.empty((len(directions), distances.size), self._direct.result_dtype)
+        places = list(np.ndindex(out.shape))
+
+        def work(thread: int, piece: slice) -> None:
+            for i, j in places[piece]:
+                self._run_rays(thread, directions[i], float(distances[j]), out[i : i + 1, j : j + 1])
+
+        self._in_threads(out.size, 1, work, silent)
+        return out
+
+    def close(self) -> None:
+        self._crew.close()
+        self._limits.close()
+
+    # --- in threads ---
+
+    def _shared_out(self, positions: NDArray[np.int64], displaced: Array, out: Array, tick: Tick) -> None:
+        dtype, cells = self._cells(positions)
+
+        def work(thread: int, piece: slice) -> None:
+            self._run(thread, dtype, cells[piece], displaced[piece], out[piece])
+
+        self._in_threads(positions.size, displaced.shape[1], work, tick)
+
+    def _in_threads(self, count: int, columns: int, work: Work, tick: Tick) -> None:
+        """Have ``count`` items of so many evaluations each done."""
+        self._limit_blas()
+
+        def done(items: int) -> None:
+            self._evaluations += items * columns
+            tick(items)
+            if time.perf_counter() > self._direct.deadline:
+                raise OutOfTime
+
+        self._crew.run(Pieces(count, lambda left: self._length(left, columns)), work, done)
+
+    def _length(self, left: int, columns: int) -> int:
+        """Items of the next piece, when so many are left."""
+        cost = max(self._seconds * columns, 1e-9)
+        even = max(left / (_SHARE * self._crew.count), _SHORTEST / cost)
+        return int(min(_LONGEST / cost, even))
+
+    def _limit_blas(self) -> None:
+        """One BLAS thread in each of ours; also when there is one, since another number may change the last bits."""
+        if self._uses_blas_alone:
+            self._limits.enter_context(single_threaded_blas())
+            self._uses_blas_alone = False
+
+    # --- in one thread ---
+
+    def _run(self, thread: int, dtype: Any, cells: NDArray[np.int64], displaced: Array, out: Array) -> None:
+        flat = self._stores[thread].buffer.view(dtype)
+        originals = flat[cells]
+        begin = time.perf_counter()
+        try:
+            self._loop(self._records[thread], self._args, flat, cells, displaced, out)
+        except Exception as error:
+            flat[cells] = originals
+            if not outside_domain(error):
+                raise
+            self._run_singly(thread, flat, cells, displaced, out)
+        self._seconds = (time.perf_counter() - begin) / displaced.size
+
+    def _run_singly(self, thread: int, flat: Array, cells: NDArray[np.int64], displaced: Array, out: Array) -> None:
+        """Some value of a piece raised: ask for each by itself, nan for those outside the loss's domain."""
+        for i, j in np.ndindex(displaced.shape):
+            original = flat[cells[i]]
+            one = displaced[i : i + 1, j : j + 1], out[i : i + 1, j : j + 1]
+            try:
+                self._loop(self._records[thread], self._args, flat, cells[i : i + 1], *one)
+            except Exception as error:
+                flat[cells[i]] = original
+                if not outside_domain(error):
+                    raise
+                out[i, j] = np.nan
+
+    def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> None:
+        leaves = self._stores[thread].leaves
+        flats = [leaves[ray.tensor].reshape(-1) for ray in rays]
+        originals = [self._direct.origin(ray) for ray in rays]
+        try:
+            for ray, flat, original in zip(rays, flats, originals, strict=True):
+                displace(flat, original, ray, distance)
+            dtype, cell = self._cells(np.array([self._layout.starts[rays[0].tensor] + rays[0].start]))
+            self._run(thread, dtype, cell, flats[0][rays[0].start : rays[0].start + 1][:, None].astype(float), out)
+        finally:
+            for ray, flat, original in zip(rays, flats, originals, strict=True):
+                flat[ray.start : ray.start + ray.signs.size] = original
+
+    # --- where entries stand in the buffers ---
+
+    def _of_one_dtype(self, positions: NDArray[np.int64]) -> Iterator[slice]:
+        """Stretches of the positions in tensors of one dtype."""
+        kinds = [ord(leaf.dtype.char) for leaf in self._stores[0].leaves]
+        changes = np.empty(0, np.int64)
+        if len(set(kinds)) > 1:
+            changes = np.flatnonzero(np.diff(np.array(kinds)[self._layout.tensor_of(positions)])) + 1
+        bounds = itertools.pairwise([0, *changes.tolist(), positions.size])
+        yield from (slice(begin, end) for begin, end in bounds if end > begin)
+
+    def _cells(self, positions: NDArray[np.int64]) -> tuple[Any, NDArray[np.int64]]:
+        """The dtype of these positions, and where in a buffer of that dtype they stand."""
+        tensors = self._layout.tensor_of(positions)
+        dtype = self._stores[0].leaves[tensors[0]].dtype
+        shifts = self._stores[0].offsets // dtype.itemsize - self._layout.starts[:-1]
+        return dtype, positions + shifts[tensors]
