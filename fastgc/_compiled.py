@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,11 @@ class NumbaEvaluator:
         self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
         self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
         self._records = [store.record() for store in stores]
-        self._loop = partial(_kernels.displaced_values, _kernels.Entry(loss, (self._records[0], *args)))
+        entry = _kernels.Entry(loss, (self._records[0], *args))
+        dtypes = {leaf.dtype for leaf in stores[0].leaves}
+        self._loops = {dtype: _kernels.open_loop(entry, self._records[0], args, dtype) for dtype in dtypes}
+        # Where each tensor begins in the buffer, in entries of its own dtype.
+        self._begins = stores[0].offsets // [leaf.dtype.itemsize for leaf in stores[0].leaves]
         self._seconds, self._evaluations = seconds, 0
         self._crew, self._limits = Crew(len(stores)), contextlib.ExitStack()
         self._uses_blas_alone = not _kernels.runs_in_parallel(loss)
@@ -72,13 +75,13 @@ class NumbaEvaluator:
         return self._direct.rounded(positions, displaced)
 
     def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
-        out: Array = np.empty(displaced.shape, self._direct.result_dtype)
+        out, displaced = np.empty(displaced.shape), np.ascontiguousarray(displaced, np.float64)
         for same in self._of_one_dtype(positions):
             self._shared_out(positions[same], displaced[same], out[same], tick)
         return out
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
-        out: Array = np.empty((len(directions), distances.size), self._direct.result_dtype)
+        out = np.empty((len(directions), distances.size))
         places = list(np.ndindex(out.shape))
 
         def work(thread: int, piece: slice) -> None:
@@ -128,12 +131,12 @@ class NumbaEvaluator:
 
     # --- in one thread ---
 
-    def _run(self, thread: int, dtype: Any, cells: NDArray[np.int64], displaced: Array, out: Array) -> None:
+    def _run(self, thread: int, dtype: np.dtype[Any], cells: NDArray[np.int64], displaced: Array, out: Array) -> None:
         flat = self._stores[thread].buffer.view(dtype)
         originals = flat[cells]
         begin = time.perf_counter()
         try:
-            self._loop(self._records[thread], self._args, flat, cells, displaced, out)
+            self._loops[dtype](self._records[thread], self._args, flat, cells, displaced, out)
         except Exception as error:
             flat[cells] = originals
             if not outside_domain(error):
@@ -145,9 +148,9 @@ class NumbaEvaluator:
         """Some value of a piece raised: ask for each by itself, nan for those outside the loss's domain."""
         for i, j in np.ndindex(displaced.shape):
             original = flat[cells[i]]
-            one = displaced[i : i + 1, j : j + 1], out[i : i + 1, j : j + 1]
+            one = displaced[i : i + 1, j : j + 1], out[i : i + 1, j : j + 1]  # of one number: contiguous
             try:
-                self._loop(self._records[thread], self._args, flat, cells[i : i + 1], *one)
+                self._loops[flat.dtype](self._records[thread], self._args, flat, cells[i : i + 1], *one)
             except Exception as error:
                 flat[cells[i]] = original
                 if not outside_domain(error):
@@ -161,8 +164,9 @@ class NumbaEvaluator:
         try:
             for ray, flat, original in zip(rays, flats, originals, strict=True):
                 displace(flat, original, ray, distance)
-            dtype, cell = self._cells(np.array([self._layout.starts[rays[0].tensor] + rays[0].start]))
-            self._run(thread, dtype, cell, flats[0][rays[0].start : rays[0].start + 1][:, None].astype(float), out)
+            # The loop displaces an entry: the first one, to where it stands.
+            cell = self._begins[rays[0].tensor : rays[0].tensor + 1] + rays[0].start
+            self._run(thread, flats[0].dtype, cell, flats[0][rays[0].start].reshape(1, 1).astype(np.float64), out)
         finally:
             for ray, flat, original in zip(rays, flats, originals, strict=True):
                 flat[ray.start : ray.start + ray.signs.size] = original
@@ -182,5 +186,4 @@ class NumbaEvaluator:
         """The dtype of these positions, and where in a buffer of that dtype they stand."""
         tensors = self._layout.tensor_of(positions)
         dtype = self._stores[0].leaves[tensors[0]].dtype
-        shifts = self._stores[0].offsets // dtype.itemsize - self._layout.starts[:-1]
-        return dtype, positions + shifts[tensors]
+        return dtype, positions + (self._begins - self._layout.starts[:-1])[tensors]

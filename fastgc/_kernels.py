@@ -6,6 +6,7 @@ import contextlib
 import operator
 import zlib
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -41,8 +42,11 @@ class RecordType(types.Type):
     """Numba's type of a `Record`; sizes are no part of it, so that one compilation serves all sizes."""
 
     def __init__(self, tree: RecordTree) -> None:
-        self.tree = tree
+        self.tree, self._hash = tree, hash(tree)  # which Numba asks for at every call
         super().__init__(f"fastgc.Record{self.branch.names}#{zlib.crc32(repr(tree).encode()):x}")
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def branch(self) -> Branch:
@@ -289,9 +293,8 @@ class Entry:
 
     def __init__(self, loss: Any, arguments: tuple[Any, ...]) -> None:
         kinds = tuple(numba.typeof(argument) for argument in arguments)
-        self._compiled = _compiled_for(loss, kinds) or _compiled_for(
-            _forwarded(loss, len(kinds)), kinds
-        )  # keeps the code alive
+        found = loss.overloads.get(kinds) or _compiled_for(loss, kinds)
+        self._compiled = found or _compiled_for(_forwarded(loss, len(kinds)), kinds)  # keeps the code alive
         assert self._compiled is not None
         name = self._compiled.fndesc.llvm_func_name
         self.address = self._compiled.library.get_pointer_to_function(name)
@@ -378,6 +381,22 @@ def displaced_values(entry: Any, params: Any, args: Any, flat: Any, positions: A
 
 with contextlib.suppress(RuntimeError):  # no folder that can be written to
     displaced_values.enable_caching()  # nothing of the user's is in it
+
+
+def open_loop(entry: Entry, params: Any, args: tuple[Any, ...], dtype: np.dtype[Any]) -> Callable[..., None]:
+    """`displaced_values` for a loss and parameters of a dtype, as a function of the other arguments, from ``params`` on.
+
+    It does without Numba's look at the type of every argument, at every call (30 microseconds): positions and the
+    other arrays must be of int64 and float64 and contiguous.
+    """
+    arrays = [types.Array(kind, ndim, "C") for kind, ndim in _loop_arrays(dtype)]
+    kinds = (entry.numba_type, numba.typeof(params), numba.typeof(args), *arrays)
+    displaced_values.compile(kinds)
+    return partial(displaced_values.overloads[kinds].entry_point, entry)
+
+
+def _loop_arrays(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:
+    return [(numba.from_dtype(dtype), 1), (types.int64, 1), (types.float64, 2), (types.float64, 2)]
 
 
 def loop_is_compiled(params: Any, args: tuple[Any, ...]) -> bool:
