@@ -344,17 +344,20 @@ def examine(
     site = _site(scope, evaluator, leaves, gradients, base)
     probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar)
     estimates, judgement = settle_in_time(site, first, scope.deadline, bar)
-    coverages, looked_at = search(site, scope.unexhausted, probings, estimates, judgement, scope.seed, bar)
+    scales = site.scales(estimates)
+    coverages, looked_at = search(site, scope.unexhausted, probings, estimates, judgement, scales, scope.seed, bar)
     if rest.size:
         estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
     decided: tuple[str, ...] = ()
     if adjudicator is not None:
         estimates, judgement, decided = adjudicator(site, estimates, judgement)
+    if rest.size or decided:
+        scales = site.scales(estimates)
     diagnoses: dict[int, Diagnosis | None] = {}
     second: CrossCheck | None = None
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
-        everything = site.joined(estimates, judgement, looked_at, site.scales(estimates))
+        everything = site.joined(estimates, judgement, looked_at, scales)
         diagnoses |= explain(site, *everything, args, scope.seed, bar)
         remarked += remarks(site, estimates)
         if scope.crosscheck and number == 0:
@@ -366,6 +369,7 @@ def examine(
         plan=plan,
         estimates=estimates,
         judgement=judgement,
+        scales=scales,
         coverages=coverages,
         looked_at=looked_at,
         diagnoses=diagnoses,

@@ -23,6 +23,7 @@ _CHEAP = 1e-2  # the same for one quotient: what is less certain climbs a ladder
 _ATOL_SHARE = 1e-3  # the default atol in units of rtol times the tensor's scale
 _SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
 _ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero
+_BLOCK = 1 << 13  # entries judged at a time: what is computed on the way stays in the cache
 _TINY = 1e-8  # floor of the denominators of relative errors
 
 _REASONS = {
@@ -153,10 +154,26 @@ class Judgement:
     analytic: Floats
     numerical: Floats
     allowed: Floats
-    verdict: NDArray[np.str_]
+    failed: NDArray[np.bool_]
+    undecided: NDArray[np.bool_]
     reason: NDArray[np.object_]
     unsure: NDArray[np.bool_]  # less certain than a ladder of steps usually is
     close: NDArray[np.bool_]  # between the tolerance and where a difference is certain
+
+    @property
+    def passed(self) -> NDArray[np.bool_]:
+        """Where neither doubt nor a difference is left."""
+        return ~(self.failed | self.undecided)
+
+    @property
+    def verdict(self) -> NDArray[np.object_]:
+        """In words."""
+        return np.array([PASS, UNDECIDED, FAIL], object)[self.undecided + 2 * self.failed.astype(np.int8)]
+
+    @property
+    def worst(self) -> str:
+        """The verdict on all of them together."""
+        return FAIL if self.failed.any() else UNDECIDED if self.undecided.any() else PASS
 
     def part(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Judgement:
         """Some of the entries."""
@@ -218,39 +235,52 @@ def judge(
     the one-sided slopes, at a kink), an entry fails if d > tol + 10u, passes if d <= tol + u and u is small enough for
     a wrong value to be seen, and is undecided otherwise. Every comparison is false for NaN, and no NaN passes.
     """
+    around = np.broadcast_to(around, scales.shape)
+    blocks = [slice(begin, begin + _BLOCK) for begin in range(0, max(1, analytic.size), _BLOCK)]
+    rest = scales, tolerances, noise_reason, around
+    return Judgement.joined([_judged(analytic[each], estimates.part(each), tensors[each], *rest) for each in blocks])
+
+
+def _judged(
+    analytic: Floats,
+    estimates: Estimates,
+    tensors: NDArray[np.int64],
+    scales: Floats,
+    tolerances: Tolerances,
+    noise_reason: str,
+    around: Floats,
+) -> Judgement:
+    """`judge`, for as many entries as the cache holds."""
     low, high = np.minimum(estimates.left, estimates.right), np.maximum(estimates.left, estimates.right)
-    troubled = np.flatnonzero(~estimates.clear)
-    trouble = estimates.trouble[troubled]
-    kink, blocked = np.zeros(analytic.size, bool), ~np.isfinite(estimates.numerical)
-    kink[troubled] = trouble == "kink"
-    blocked[troubled] |= np.isin(trouble, list(_REASONS))
+    kink = estimates.troubled_by("kink")
+    blocked = estimates.troubled_by(*_REASONS) | ~np.isfinite(estimates.numerical)
     with np.errstate(all="ignore"):
         numerical = np.where(kink, np.clip(analytic, low, high), estimates.numerical)
         distance = np.abs(analytic - numerical)
         size = np.maximum(np.abs(analytic), np.abs(numerical))
         extent = np.fmax(size, np.fmax(np.abs(low), np.abs(high)))  # of what the slopes are, at a kink at zero too
-        scale = scales[tensors]
-        allowed = tolerances.allowed(tensors, size, scale)
+        extent = np.maximum(extent, scales[tensors])
+        allowed = tolerances.allowed(tensors, size, scales[tensors])
         u = estimates.uncertainty
-        resolved = u <= _USEFUL * np.maximum(np.maximum(extent, scale), np.broadcast_to(around, scales.shape)[tensors])
+        resolved = u <= _USEFUL * np.maximum(extent, around[tensors])
         agrees = distance <= allowed + u
         wrong = distance > allowed + _CERTAIN * u
-        unsure = ~(u <= _CHEAP * np.maximum(extent, scale)) | (distance > allowed)
-    verdict, reason = np.full(analytic.size, PASS, "<U9"), np.full(analytic.size, "", object)
-    reason[kink] = "kink"
-    for where, outcome, text in (  # the later ones count
-        (~resolved, UNDECIDED, noise_reason),
-        (~agrees, UNDECIDED, "too close to the tolerance to call"),
-        (wrong, FAIL, ""),
-        (blocked, UNDECIDED, ""),
-        (~np.isfinite(analytic), FAIL, "the analytic value is not finite"),
-    ):
-        verdict[where], reason[where] = outcome, text
-    for name, text in _REASONS.items():
-        stopped = troubled[trouble == name]
-        reason[stopped[verdict[stopped] == UNDECIDED]] = text
-    close = (verdict == UNDECIDED) & ~agrees & ~blocked
-    return Judgement(analytic, numerical, allowed, verdict, reason, unsure, close)
+        unsure = ~(u <= _CHEAP * extent) | (distance > allowed)
+    failed = (wrong & ~blocked) | ~np.isfinite(analytic)
+    undecided = ~(failed | (resolved & agrees & ~blocked))
+    close = undecided & ~agrees & ~blocked
+    reason = np.full(analytic.size, "", object)
+    if (kink | failed | undecided).any():
+        for where, text in (  # the later ones count
+            (kink & ~failed, "kink"),
+            (undecided & ~resolved, noise_reason),
+            (close, "too close to the tolerance to call"),
+            (undecided & blocked, ""),
+            *((undecided & estimates.troubled_by(trouble), text) for trouble, text in _REASONS.items()),
+            (~np.isfinite(analytic), "the analytic value is not finite"),
+        ):
+            reason[where] = text
+    return Judgement(analytic, numerical, allowed, failed, undecided, reason, unsure, close)
 
 
 def worst_verdict(verdicts: Any) -> str:

@@ -51,7 +51,8 @@ class NumbaEvaluator:
         dtypes = {leaf.dtype for leaf in stores[0].leaves}
         self._loops = {dtype: _kernels.open_loop(entry, self._records[0], args, dtype) for dtype in dtypes}
         # Where each tensor begins in the buffer, in entries of its own dtype.
-        self._begins = stores[0].offsets // [leaf.dtype.itemsize for leaf in stores[0].leaves]
+        sizes = np.array([leaf.dtype.itemsize for leaf in stores[0].leaves])
+        self._begins: NDArray[np.int64] = stores[0].offsets // sizes
         self._seconds, self._evaluations = seconds, 0
         self._crew, self._limits = Crew(len(stores)), contextlib.ExitStack()
         self._uses_blas_alone = not _kernels.runs_in_parallel(loss)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._compare import UNDECIDED, Judgement
+from fastgc._compare import Judgement
 from fastgc._entries import Estimates
 from fastgc._evaluate import Evaluator, silent
 from fastgc._settle import Site
@@ -130,7 +130,7 @@ def adjudicate(
     open_complex : callable
         Gives an evaluator of the loss at a complex copy of the point.
     """
-    hidden = (judgement.verdict == UNDECIDED) & (estimates.trouble == "") & np.isfinite(estimates.numerical)
+    hidden = judgement.undecided & estimates.clear & np.isfinite(estimates.numerical)
     where = np.flatnonzero(hidden)
     if not where.size or site.step is not None or not (is_analytic(loss) and is_data(args)):
         return estimates, judgement, ()

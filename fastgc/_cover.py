@@ -98,7 +98,7 @@ class _Confirmed:
                 lambda close, shift: ladder_estimates(self.site.scene, close, shift=shift),
             )
         self.estimates.append(estimates)
-        return judgement.analytic - judgement.numerical, judgement.verdict == FAIL
+        return judgement.analytic - judgement.numerical, judgement.failed
 
     def _judged(self, estimates: Estimates) -> Judgement:
         return self.site.verdicts(estimates, self.scales)
@@ -110,6 +110,7 @@ def search(
     probings: dict[int, Probing],
     sampled: Estimates,
     judged: Judgement,
+    scales: NDArray[np.float64],
     seed: int,
     bar: Progress,
 ) -> tuple[dict[int, Coverage], Estimates]:
@@ -119,14 +120,14 @@ def search(
     be probed: the entries are wrong as they stand.
     """
     owners = site.scene.layout.tensor_of(sampled.positions)
-    confirm = _Confirmed(site, site.scales(sampled), [])
+    confirm = _Confirmed(site, scales, [])
     coverages = {t: Coverage(probing) for t, probing in probings.items()}
     with contextlib.suppress(OutOfTime):
         for t in tensors:
             if not np.isfinite(site.sizes[t]):
                 confirm(_not_finite(site, t))
         for t, probing in probings.items():
-            mine = judged.verdict[owners == t] == FAIL
+            mine = judged.failed[owners == t]
             if probing.suspicious and not (mine.size and mine.mean() > _WHOLLY):
                 bar.enter(f"{site.scene.layout.names[t]} (searched)")
                 coverages[t] = _searched(site, t, probing, seed, confirm)

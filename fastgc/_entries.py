@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastgc._evaluate import Evaluator, Tick, silent
 from fastgc._layout import Array, ParameterLayout
-from fastgc._line import Ladder, Line, analyse
+from fastgc._line import TROUBLES, Ladder, Line, analyse
 from fastgc._noise import Noise, measure_noise
 from fastgc._point import tensor_scales
 from fastgc._stencil import Stencil, quotients, relative_step
@@ -62,7 +62,7 @@ class Estimates:
     numerical, uncertainty : the derivative and a bound on its error
     left, right : one-sided slopes, equal to ``numerical`` where no kink was seen
     step : the step that the derivative rests on
-    trouble : "" or what stood in the way (see `fastgc._line.Line`)
+    trouble : what stood in the way, as its number among `fastgc._line.TROUBLES`
     """
 
     positions: NDArray[np.int64]
@@ -71,12 +71,16 @@ class Estimates:
     left: Floats
     right: Floats
     step: Floats
-    trouble: NDArray[np.str_]
+    trouble: NDArray[np.int8]
 
     @cached_property
     def clear(self) -> NDArray[np.bool_]:
         """Where nothing stood in the way, shape (entries,)."""
-        return np.asarray(self.trouble == "")
+        return np.asarray(self.trouble == 0)
+
+    def troubled_by(self, *troubles: str) -> NDArray[np.bool_]:
+        """Where one of these stood in the way, shape (entries,)."""
+        return np.array([trouble in troubles for trouble in TROUBLES])[self.trouble]
 
     def part(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Estimates:
         """Some of the entries."""
@@ -87,7 +91,7 @@ class Estimates:
         """The entries of several estimates, one after the other."""
         if len(parts) == 1:
             return parts[0]
-        kinds = (np.int64, *[np.float64] * 5, "<U10")
+        kinds = (np.int64, *[np.float64] * 5, np.int8)
         empty = [np.empty(0, kind) for kind in kinds]
         columns = (
             zip(*[[getattr(part, field.name) for field in fields(cls)] for part in parts], strict=True) if parts else []
@@ -186,8 +190,7 @@ def quotient_estimates(
         sum(abs(weight) for weight in stencil.weights) * _noise_of(scene, stencil, numerical, steps, positions) / steps
     )
     uncertainty = np.maximum(truncation + spread, np.finfo(np.float64).tiny)
-    trouble = np.full(positions.size, "", dtype="<U10")
-    return Estimates(positions, numerical, uncertainty, numerical, numerical, steps, trouble)
+    return Estimates(positions, numerical, uncertainty, numerical, numerical, steps, np.zeros(positions.size, np.int8))
 
 
 def plain_quotients(
@@ -237,7 +240,7 @@ def ladder_estimates(
     for start in range(0, positions.size, _TOGETHER):
         lines += _climb(scene, positions[start : start + _TOGETHER], shift, rungs)
     numbers = np.array([(line.derivative, line.uncertainty, line.left, line.right, line.step) for line in lines])
-    trouble = np.array([line.trouble for line in lines], dtype="<U10")
+    trouble = np.array([TROUBLES.index(line.trouble) for line in lines], np.int8)
     numerical, uncertainty, left, right, step = numbers.reshape(-1, 5).T
     return Estimates(positions, numerical, uncertainty, left, right, step, trouble)
 

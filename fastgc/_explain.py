@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._compare import FAIL, PASS, Judgement
+from fastgc._compare import Judgement
 from fastgc._diagnose import Diagnosis, diagnose, settled
 from fastgc._entries import Estimates, quotient_estimates
 from fastgc._evaluate import silent
@@ -37,7 +37,9 @@ def explain(
     """
     layout = site.scene.layout
     owners = layout.tensor_of(estimates.positions)
-    failing = np.unique(owners[judgement.verdict == FAIL]).tolist()
+    failing = np.unique(owners[judgement.failed]).tolist()
+    if not failing:
+        return {}
     lengths = _lengths(args)
     views = {}
     shapes = {layout.shapes[t] for t in failing}
@@ -66,7 +68,7 @@ def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, l
     numerical = np.where(gap > 0, estimates.left / 2 + estimates.right / 2, estimates.numerical)
     allowed = site.tolerances.allowed(tensor, np.abs(numerical), float(site.scales(estimates)[tensor]))
     slack = allowed + estimates.uncertainty + gap
-    known = np.isfinite(slack) & np.isfinite(numerical) & ~np.isin(estimates.trouble, _UNKNOWN)
+    known = np.isfinite(slack) & np.isfinite(numerical) & ~estimates.troubled_by(*_UNKNOWN)
     return View(
         shape=layout.shapes[tensor] or (1,),
         gradient=site.gradients[tensor],
@@ -74,8 +76,8 @@ def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, l
         numerical=np.where(known, numerical, 0.0),
         slack=np.where(known, slack, np.inf),
         parameters=site.scene.evaluator.entries(estimates.positions),
-        wrong=judgement.verdict == FAIL,
-        right=judgement.verdict == PASS,
+        wrong=judgement.failed,
+        right=judgement.passed,
         lengths=lengths,
     )
 

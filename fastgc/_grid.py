@@ -204,7 +204,7 @@ def climbed(grid: Grid, positions: Positions, shift: float = 1.0) -> Estimates:
     """The entries from ladders of steps; the values along a column serve all its outputs."""
     outputs, inputs = grid.places(positions)
     unknown = np.full(positions.size, np.nan)
-    result = Estimates(positions, *[unknown] * 5, np.full(positions.size, "", dtype="<U10"))  # type: ignore[call-arg]
+    result = Estimates(positions, *[unknown] * 5, np.zeros(positions.size, np.int8))  # type: ignore[call-arg]
     columns = np.unique(inputs)
     for begin in range(0, columns.size, _TOGETHER):
         block = np.isin(inputs, columns[begin : begin + _TOGETHER])
@@ -236,7 +236,7 @@ def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positi
     An input of which few entries are known has no scale of its own: an entry is no measure of itself.
     """
     m, n = grid.shape
-    known = np.where((estimates.trouble == "") & np.isfinite(estimates.numerical), estimates.numerical, 0.0)
+    known = np.where(estimates.clear & np.isfinite(estimates.numerical), estimates.numerical, 0.0)
     by_output, _ = _root_mean_squares(known, outputs, m)
     by_input, counts = _root_mean_squares(known, inputs, n)
     of_output, of_input = by_output[outputs], np.where(counts < _FEWEST, np.inf, by_input)[inputs]

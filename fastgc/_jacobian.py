@@ -218,7 +218,7 @@ def find(
     if probes and math.prod(grid.shape):
         projections, more = project(grid, Checked.joined(found), probes, seed, bar)
         found += more
-    bar.failed(sum(int(np.count_nonzero(each.judgement.verdict == FAIL)) for each in found))
+    bar.failed(sum(int(np.count_nonzero(each.judgement.failed)) for each in found))
     return Checked.joined(found), projections
 
 

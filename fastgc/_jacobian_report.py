@@ -16,9 +16,7 @@ from fastgc._compare import (
     PASS,
     UNDECIDED,
     Judgement,
-    elementwise_error,
     relative_error,
-    worst_verdict,
 )
 from fastgc._diagnose import Diagnosis, diagnose
 from fastgc._grid import Checked
@@ -153,7 +151,7 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
     columns = entry_columns(np.zeros(estimated.positions.size, np.int64), judged, estimated)
     entries = Entries("jacobian", about.output_shape + about.input_shape, estimated.positions, columns)
     worst, wrong = worst_first(judged, estimated)
-    verdict = worst_verdict(judged.verdict)
+    verdict = judged.worst
     return JacobianReport(
         verdict=verdict,
         reason=_reason(judged),
@@ -161,7 +159,7 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
         input_shape=about.input_shape,
         size=size,
         checked=len(entries),
-        max_relative_error=float(elementwise_error(judged.analytic, judged.numerical).max(initial=0.0)),
+        max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
         max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
         relative_error=relative_error(judged.analytic, judged.numerical),
         worst=None if worst is None else entries[worst],
@@ -193,8 +191,8 @@ def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
         numerical=np.where(known, judged.numerical, 0.0),
         slack=np.where(known, judged.allowed + estimates.uncertainty, np.inf),
         parameters=np.zeros(judged.analytic.size),
-        wrong=judged.verdict == FAIL,
-        right=judged.verdict == PASS,
+        wrong=judged.failed,
+        right=judged.passed,
         lengths={},
     )
     with np.errstate(all="ignore"):
@@ -208,7 +206,7 @@ def failed(report: JacobianReport, reason: str) -> JacobianReport:
 
 
 def _reason(judged: Judgement) -> str:
-    failed = int(np.count_nonzero(judged.verdict == FAIL))
+    failed = int(np.count_nonzero(judged.failed))
     return f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}" if failed else open_reason(judged)
 
 

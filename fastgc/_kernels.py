@@ -384,7 +384,7 @@ with contextlib.suppress(RuntimeError):  # no folder that can be written to
 
 
 def open_loop(entry: Entry, params: Any, args: tuple[Any, ...], dtype: np.dtype[Any]) -> Callable[..., None]:
-    """`displaced_values` for a loss and parameters of a dtype, as a function of the other arguments, from ``params`` on.
+    """`displaced_values` for a loss and parameters of a dtype, as a function of its arguments from ``params`` on.
 
     It does without Numba's look at the type of every argument, at every call (30 microseconds): positions and the
     other arrays must be of int64 and float64 and contiguous.
@@ -392,7 +392,8 @@ def open_loop(entry: Entry, params: Any, args: tuple[Any, ...], dtype: np.dtype[
     arrays = [types.Array(kind, ndim, "C") for kind, ndim in _loop_arrays(dtype)]
     kinds = (entry.numba_type, numba.typeof(params), numba.typeof(args), *arrays)
     displaced_values.compile(kinds)
-    return partial(displaced_values.overloads[kinds].entry_point, entry)
+    compiled: Any = displaced_values.overloads[kinds]
+    return partial(compiled.entry_point, entry)
 
 
 def _loop_arrays(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:

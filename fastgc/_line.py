@@ -27,7 +27,7 @@ class Line:
     derivative, uncertainty : the derivative and a bound on its error, truncation and noise together (never 0)
     left, right : the one-sided slopes; equal to the derivative where there is no kink
     step : the smallest step that the derivative rests on
-    trouble : "" | "kink" | "jump" | "edge" | "quantised" | "not finite"
+    trouble : one of `TROUBLES`, "" for none
     wish : "" | "finer" | "coarser": steps that would lower the uncertainty, were they there
     """
 
@@ -39,6 +39,8 @@ class Line:
     trouble: str = ""
     wish: str = ""
 
+
+TROUBLES = ("", "kink", "jump", "edge", "quantised", "not finite")
 
 _UNKNOWN = Line(np.nan, np.inf, np.nan, np.nan, np.nan)
 

@@ -181,8 +181,8 @@ def _shortcuts(ladder: Ladder, line: Line, enough: float) -> tuple[Shortcut, Sho
     """A step of the ladder, and two neighbouring steps, from which other slopes come close enough.
 
     On the calibrating direction the error of each short formula is known, up to the ladder's own uncertainty; it stands
-    for the others with a factor 3. Of the steps that serve the smallest is taken: where this direction met no kink, others
-    may, and the fewer the shorter the step is.
+    for the others with a factor 3. Of the steps that serve the smallest is taken: where this direction met no kink,
+    others may, and the fewer the shorter the step is.
     """
     with np.errstate(all="ignore"):
         single = ladder.central

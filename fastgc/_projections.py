@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._compare import FAIL, Judgement
+from fastgc._compare import Judgement
 from fastgc._evaluate import Ray
 from fastgc._field import Weights
 from fastgc._grid import Checked, Grid, Group, check_groups
@@ -122,7 +122,7 @@ def _follow(grid: Grid, weights: Weights, rays: Sequence[Ray], found: list[Check
             owner = np.full(grid.shape[0], -1, np.int64)
             owner[_output(grid, weights, column, _errors(grid, found))] = 0
         found.append(check_groups(grid, [Group(np.array([column]), owner)], bar))
-        if FAIL not in found[-1].judgement.verdict:
+        if not found[-1].judgement.failed.any():
             return
 
 
@@ -225,6 +225,6 @@ def _errors(grid: Grid, found: Sequence[Checked]) -> _Errors:
     judged = Judgement.joined([each.judgement for each in found])
     positions = np.concatenate([each.estimates.positions for each in found])
     error = judged.analytic - judged.numerical
-    wrong = np.flatnonzero((judged.verdict == FAIL) & np.isfinite(error))
+    wrong = np.flatnonzero(judged.failed & np.isfinite(error))
     wrong = wrong[np.unique(positions[wrong], return_index=True)[1]]
     return _Errors(*grid.places(positions[wrong]), error[wrong])

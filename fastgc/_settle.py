@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._compare import FAIL, PASS, Judgement, Tolerances, gradient_scales, judge
+from fastgc._compare import Judgement, Tolerances, gradient_scales, judge
 from fastgc._entries import Estimates, Scene, ladder_estimates, quotient_estimates
 from fastgc._layout import Array
 from fastgc._progress import Progress
@@ -20,6 +20,7 @@ Positions = NDArray[np.int64]
 Verdicts = Callable[[Estimates], Judgement]
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps that many times the usual ones
 
+_BLOCK = 1 << 15  # entries of which quotients are made at a time: their values stay in the cache
 _SOME = 3  # entries without which no remark is made
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
 _ROUND_OFF = 100  # eps of the loss: noise below it is round-off, and above it noise
@@ -67,6 +68,8 @@ class Site:
         self, estimates: Estimates, judgement: Judgement, others: Estimates, scales: Floats
     ) -> tuple[Estimates, Judgement]:
         """Judged entries, and others that were looked at besides, each of these once."""
+        if not others.positions.size:
+            return estimates, judgement
         others = others.part(np.unique(others.positions, return_index=True)[1])
         others = others.part(~np.isin(others.positions, estimates.positions))
         if not others.positions.size:
@@ -83,7 +86,7 @@ def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, 
         lambda estimates: site.verdicts(estimates, site.scales(estimates)),
         lambda suspects, shift: _ladders(site, suspects, shift, bar),
     )
-    bar.failed(int(np.count_nonzero(judgement.verdict == FAIL)))
+    bar.failed(int(np.count_nonzero(judgement.failed)))
     return (estimates, judgement) if site.step is None else _with_textbook_quotients(estimates, judgement, quotients)
 
 
@@ -92,7 +95,7 @@ def decide(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> tuple[
     climbed = np.zeros(estimates.positions.size, bool)
     while True:
         judgement = verdicts(estimates)
-        suspects = np.flatnonzero(((judgement.verdict != PASS) | judgement.unsure) & ~climbed)
+        suspects = np.flatnonzero((judgement.failed | judgement.undecided | judgement.unsure) & ~climbed)
         if not suspects.size:
             return look_closer(estimates, judgement, verdicts, ladders)
         estimates = estimates.updated(suspects, ladders(estimates.positions[suspects], 1.0))
@@ -114,7 +117,9 @@ def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
     parts = []
     for t, mine in site.scene.layout.parts(positions):
         bar.enter(site.scene.layout.names[t])
-        parts.append(quotient_estimates(site.scene, positions[mine], site.stencil, site.step, bar.advance))
+        for begin in range(0, positions[mine].size, _BLOCK):
+            some = positions[mine][begin : begin + _BLOCK]
+            parts.append(quotient_estimates(site.scene, some, site.stencil, site.step, bar.advance))
     return Estimates.joined(parts)
 
 
@@ -132,7 +137,7 @@ def _with_textbook_quotients(
 ) -> tuple[Estimates, Judgement]:
     """Under a step of the caller's own, ``numerical`` is the quotient with that step, as uncertain as it has proved."""
     off = np.abs(quotients.numerical - estimates.numerical)
-    plain = np.isfinite(off) & (estimates.trouble == "")
+    plain = np.isfinite(off) & estimates.clear
     uncertainty = np.where(plain, estimates.uncertainty + off, estimates.uncertainty)
     numerical = np.where(plain, quotients.numerical, judgement.numerical)
     shown = replace(estimates, numerical=numerical, uncertainty=uncertainty, step=quotients.step)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from fastgc._compare import (
     FAIL,
-    PASS,
     UNDECIDED,
     Judgement,
     elementwise_error,
@@ -38,6 +37,7 @@ class Findings:
     Attributes
     ----------
     estimates, judgement : of the sampled entries
+    scales : of the tensors (see `fastgc._compare.gradient_scales`)
     coverages : by tensor, how random directions covered it
     looked_at : entries that a search looked at besides
     unreached : by tensor, what of it the time did not suffice for
@@ -49,6 +49,7 @@ class Findings:
     plan: SamplePlan
     estimates: Estimates
     judgement: Judgement
+    scales: Floats
     coverages: Mapping[int, Coverage]
     looked_at: Estimates
     unreached: Mapping[int, str]
@@ -106,7 +107,7 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
         checked=int(np.unique(entries.local).size) if len(findings) > 1 else len(entries),
         verdict=verdict,
         reason=reason,
-        max_relative_error=float(elementwise_error(judged.analytic, judged.numerical).max(initial=0.0)),
+        max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
         max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
         relative_error=relative_error(judged.analytic, judged.numerical),
         worst=None if worst is None else entries[worst],
@@ -124,7 +125,7 @@ def _checked(layout: ParameterLayout, tensor: int, found: Findings) -> _Checked:
     mine = dict(layout.parts(found.estimates.positions)).get(tensor, slice(0, 0))
     sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
     extra = found.looked_at.part(layout.tensor_of(found.looked_at.positions) == tensor)
-    return _Checked(found.point, *found.site.joined(sampled, judged, extra, found.site.scales(found.estimates)))
+    return _Checked(found.point, *found.site.joined(sampled, judged, extra, found.scales))
 
 
 def _entries(
@@ -159,7 +160,7 @@ def excess(judged: Judgement, estimated: Estimates) -> Floats:
 def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, NDArray[np.int64]]:
     """The entry that differs most, a wrong one if there are any, and all wrong ones, the worst first."""
     over = excess(judged, estimated)
-    wrong = np.flatnonzero(judged.verdict == FAIL)
+    wrong = np.flatnonzero(judged.failed)
     wrong = wrong[np.argsort(-over[wrong], kind="stable")]
     if wrong.size:
         return int(wrong[0]), wrong
@@ -181,14 +182,14 @@ def _verdict(
         for found, each in zip(findings, checked, strict=True)
         if tensor in found.coverages
     ]
-    failed = int(np.count_nonzero(judged.verdict == FAIL))
+    failed = int(np.count_nonzero(judged.failed))
     if failed:
         hints = [reason for verdict, reason in probed if reason and verdict != UNDECIDED]
         return FAIL, "; ".join(
             [f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
         )
     probed += [(UNDECIDED, found.unreached[tensor]) for found in findings if tensor in found.unreached]
-    entries = [UNDECIDED] if np.any(judged.verdict == UNDECIDED) else []
+    entries = [UNDECIDED] if judged.undecided.any() else []
     verdict = worst_verdict([*entries, *(verdict for verdict, _ in probed)])
     reasons = [open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
     return verdict, "; ".join(dict.fromkeys(filter(None, reasons)))
@@ -196,19 +197,19 @@ def _verdict(
 
 def open_reason(judged: Judgement) -> str:
     """What leaves entries undecided, or where kinks are."""
-    unclear = judged.verdict == UNDECIDED
+    unclear = judged.undecided
     if unclear.any():
         reasons, counts = np.unique(judged.reason[unclear].astype(str), return_counts=True)
         return "; ".join(
             f"{reason} ({share(int(count), judged)})" for reason, count in zip(reasons, counts, strict=True)
         )
-    kinks = int(np.count_nonzero((judged.reason == "kink") & (judged.verdict == PASS)))
+    kinks = int(np.count_nonzero((judged.reason == "kink") & judged.passed))
     return f"kink at {share(kinks, judged)}" if kinks else ""
 
 
 def share(count: int, judged: Judgement) -> str:
     """So many of the checked entries, in words."""
-    size = judged.verdict.size
+    size = judged.failed.size
     return f"{count} of {size} checked {'entry' if size == 1 else 'entries'}"
 
 
@@ -216,7 +217,7 @@ def share(count: int, judged: Judgement) -> str:
 
 
 def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
-    if not judged.verdict.size:
+    if not judged.failed.size:
         return None
     smallest = smallest_failure(judged, estimated.uncertainty)
     return Sensitivity(float(smallest.max()), float(np.median(smallest)))

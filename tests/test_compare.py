@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import fastgc
 from fastgc._compare import Judgement, Tolerances, gradient_scales, judge, worst_verdict
 from fastgc._entries import Estimates
+from fastgc._line import TROUBLES
 
 Floats = NDArray[np.float64]
 
@@ -84,7 +85,7 @@ def estimates(numerical: Any, uncertainty: Any, left: Any = None, right: Any = N
     n = np.atleast_1d(np.asarray(numerical, np.float64))
     u = np.broadcast_to(np.asarray(uncertainty, np.float64), n.shape).copy()
     sides = [n if side is None else np.broadcast_to(np.asarray(side, np.float64), n.shape) for side in (left, right)]
-    kinds = np.broadcast_to(np.asarray(trouble, dtype="<U10"), n.shape).copy()
+    kinds = np.broadcast_to(np.asarray(TROUBLES.index(trouble), np.int8), n.shape).copy()
     return Estimates(np.arange(n.size), n, u, *sides, np.full(n.size, 1e-5), kinds)
 
 

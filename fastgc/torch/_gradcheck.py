@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
-from fastgc._compare import FAIL, UNDECIDED, worst_verdict
+from fastgc._compare import FAIL, UNDECIDED
 from fastgc._field import Field
 from fastgc._grid import Checked, Grid, open_grid
 from fastgc._jacobian import find, plan
@@ -444,7 +444,7 @@ def _compare(call: _Call, operator: Operator, tolerances: _Tolerances, mode: str
     groups, complete = plan(grid, None, _DRAWN if tolerances.fast else "all", 0)
     with Progress(0, shown=False) as bar:
         checked, _ = find(grid, groups, 0 if complete else _PROJECTIONS, 0, bar)
-    verdict = worst_verdict(checked.judgement.verdict)
+    verdict = checked.judgement.worst
     if verdict == FAIL or (verdict == UNDECIDED and not tolerances.allow_undecided):
         raise GradcheckError(_message(call, grid, checked, verdict, mode))
 
