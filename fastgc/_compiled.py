@@ -76,13 +76,14 @@ class NumbaEvaluator:
         return self._direct.rounded(positions, displaced)
 
     def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
-        out, displaced = np.empty(displaced.shape), np.ascontiguousarray(displaced, np.float64)
+        out: Array = np.empty(displaced.shape, self._direct.result_dtype)
+        displaced = np.ascontiguousarray(displaced, self._direct.result_dtype)
         for same in self._of_one_dtype(positions):
             self._shared_out(positions[same], displaced[same], out[same], tick)
         return out
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
-        out = np.empty((len(directions), distances.size))
+        out: Array = np.empty((len(directions), distances.size), self._direct.result_dtype)
         places = list(np.ndindex(out.shape))
 
         def work(thread: int, piece: slice) -> None:
@@ -167,7 +168,7 @@ class NumbaEvaluator:
                 displace(flat, original, ray, distance)
             # The loop displaces an entry: the first one, to where it stands.
             cell = self._begins[rays[0].tensor : rays[0].tensor + 1] + rays[0].start
-            self._run(thread, flats[0].dtype, cell, flats[0][rays[0].start].reshape(1, 1).astype(np.float64), out)
+            self._run(thread, flats[0].dtype, cell, flats[0][rays[0].start].reshape(1, 1).astype(out.dtype), out)
         finally:
             for ray, flat, original in zip(rays, flats, originals, strict=True):
                 flat[ray.start : ray.start + ray.signs.size] = original

@@ -386,18 +386,15 @@ with contextlib.suppress(RuntimeError):  # no folder that can be written to
 def open_loop(entry: Entry, params: Any, args: tuple[Any, ...], dtype: np.dtype[Any]) -> Callable[..., None]:
     """`displaced_values` for a loss and parameters of a dtype, as a function of its arguments from ``params`` on.
 
-    It does without Numba's look at the type of every argument, at every call (30 microseconds): positions and the
-    other arrays must be of int64 and float64 and contiguous.
+    It does without Numba's look at the type of every argument, at every call (30 microseconds): all arrays must be
+    contiguous, positions of int64, displaced entries and values of float64, or of complex128 where ``dtype`` is.
     """
-    arrays = [types.Array(kind, ndim, "C") for kind, ndim in _loop_arrays(dtype)]
-    kinds = (entry.numba_type, numba.typeof(params), numba.typeof(args), *arrays)
+    value: Any = types.complex128 if dtype.kind == "c" else types.float64
+    arrays = ((numba.from_dtype(dtype), 1), (types.int64, 1), (value, 2), (value, 2))
+    kinds = (entry.numba_type, numba.typeof(params), numba.typeof(args), *(types.Array(*each, "C") for each in arrays))
     displaced_values.compile(kinds)
     compiled: Any = displaced_values.overloads[kinds]
     return partial(compiled.entry_point, entry)
-
-
-def _loop_arrays(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:
-    return [(numba.from_dtype(dtype), 1), (types.int64, 1), (types.float64, 2), (types.float64, 2)]
 
 
 def loop_is_compiled(params: Any, args: tuple[Any, ...]) -> bool:

@@ -1,0 +1,125 @@
+"""Values from compiled loops against values from one call after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import threadpoolctl
+from test_layout import Array
+
+from fastgc._compiled import NumbaEvaluator
+from fastgc._evaluate import PythonEvaluator, Ray, silent
+from fastgc._layout import flatten_parameters
+from fastgc._record import store
+
+PARAMS = {"a": np.linspace(-1, 2, 40).reshape(5, 8), "b": np.array(0.5), "c": np.linspace(1, 2, 700)}
+
+
+@numba.njit
+def smooth(params: Any) -> float:
+    return np.sum(np.sin(params["a"])) * params["b"][()] + np.sum(params["c"] ** 2)
+
+
+@numba.njit
+def picky(params: Any) -> float:
+    if params["c"][3] > 1.1:
+        params["c"][3] / 0.0
+    return np.sum(params["c"])
+
+
+@contextmanager
+def evaluators(loss: Any, threads: int, kinds: str = "ddd") -> Iterator[tuple[PythonEvaluator, NumbaEvaluator]]:
+    layout, leaves = flatten_parameters(PARAMS)
+    stores = [store(layout, leaves, [np.dtype(kind) for kind in kinds]) for _ in range(threads)]
+    own = store(layout, leaves, [np.dtype(kind) for kind in kinds])
+    plain = PythonEvaluator(loss, own.record(), (), layout, own.leaves, leaves)
+    direct = PythonEvaluator(loss, stores[0].record(), (), layout, stores[0].leaves, leaves)
+    compiled = NumbaEvaluator(direct, loss, (), layout, stores, 1e-6)
+    try:
+        yield plain, compiled
+        for each in stores:
+            pairs = zip(each.leaves, own.leaves, strict=True)
+            assert all(leaf.tobytes() == other.tobytes() for leaf, other in pairs), "every copy is as it was"
+    finally:
+        compiled.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kinds", ["ddd", "dfd", "fdf"])
+def test_values_are_those_of_single_calls(threads: int, kinds: str) -> None:
+    positions = np.random.default_rng(0).permutation(741)
+    with evaluators(smooth, threads, kinds) as (plain, compiled):
+        start = plain.entries(positions)
+        displaced = plain.rounded(positions, np.stack([start - 0.25, start, start + 0.5], axis=1))
+        expected = plain.values(positions, displaced, silent)
+        told: list[int] = []
+        np.testing.assert_array_equal(compiled.values(positions, displaced, told.append), expected)
+        np.testing.assert_array_equal(compiled.values(positions, np.asfortranarray(displaced), silent), expected)
+        assert sum(told) == positions.size
+        assert compiled.evaluations == 2 * displaced.size
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_values_along_directions_are_those_of_single_calls(threads: int) -> None:
+    generator = np.random.default_rng(1)
+
+    def signs(count: int) -> Any:
+        return generator.choice(np.array([-1, 1], np.int8), count)
+
+    directions = [
+        [Ray(0, 0, signs(40), 0.3), Ray(1, 0, signs(1), 2.0), Ray(2, 5, signs(600), 0.01)],
+        [Ray(2, 0, signs(700), 0.5)],
+        [Ray(1, 0, signs(1), 1.0)],
+    ]
+    distances = np.array([-0.5, 0.125, 1e-6])
+    with evaluators(smooth, threads) as (plain, compiled):
+        expected = plain.along_rays(directions, distances)
+        assert expected.shape == (3, 3)
+        np.testing.assert_array_equal(compiled.along_rays(directions, distances), expected)
+        assert compiled.evaluations == 9
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_value_outside_the_domain_is_nan_and_its_neighbours_are_not(threads: int) -> None:
+    positions = np.arange(741)
+    with evaluators(picky, threads) as (plain, compiled):
+        start = plain.entries(positions)
+        displaced = np.stack([start + 1.0, start - 1.0], axis=1)
+        values = compiled.values(positions, displaced, silent)
+        np.testing.assert_array_equal(values, plain.values(positions, displaced, silent))
+        assert np.isnan(values).sum() == 1 and np.isnan(values[41 + 3, 0])
+        ray = Ray(2, 0, np.ones(700, np.int8), 1.0)
+        assert np.isnan(compiled.along_rays([[ray]], np.array([-1.0, 1.0]))).tolist() == [[False, True]]
+
+
+def test_blas_has_one_thread_while_values_are_asked_for() -> None:
+    def blas_threads() -> list[int]:
+        return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        with evaluators(smooth, 2) as (_, compiled):
+            assert blas_threads() == before
+            compiled.along(np.array([0]), np.array([[0.5]]))
+            assert set(blas_threads()) == {1}
+        assert blas_threads() == before
+
+
+def test_a_raising_loss_leaves_every_copy_as_it_was() -> None:
+    with evaluators(fails_beside, 2) as (plain, compiled):
+        positions = np.arange(741)
+        displaced: Array = plain.entries(positions)[:, None] + 1.0
+        with pytest.raises(TypeError, match="too far"):
+            compiled.values(positions, displaced, silent)
+
+
+@numba.njit
+def fails_beside(params: Any) -> float:
+    if params["c"][600] > 2.5:
+        raise TypeError("too far")
+    return np.sum(params["c"])
