@@ -390,8 +390,9 @@ def open_loop(entry: Entry, params: Any, args: tuple[Any, ...], dtype: np.dtype[
     contiguous, positions of int64, displaced entries and values of float64, or of complex128 where ``dtype`` is.
     """
     value: Any = types.complex128 if dtype.kind == "c" else types.float64
-    arrays = ((numba.from_dtype(dtype), 1), (types.int64, 1), (value, 2), (value, 2))
-    kinds = (entry.numba_type, numba.typeof(params), numba.typeof(args), *(types.Array(*each, "C") for each in arrays))
+    arrays = [(numba.from_dtype(dtype), 1), (types.int64, 1), (value, 2), (value, 2)]
+    contiguous = [types.Array(kind, ndim, "C") for kind, ndim in arrays]
+    kinds = (entry.numba_type, numba.typeof(params), numba.typeof(args), *contiguous)
     displaced_values.compile(kinds)
     compiled: Any = displaced_values.overloads[kinds]
     return partial(compiled.entry_point, entry)
