@@ -137,7 +137,7 @@ def _quotients(grid: Grid, group: Group, truncation: Floats) -> tuple[Estimates,
         uncertainty = truncation[owned] / grid.unmeasured.scales(group.columns)[mine] + noise[owned] / steps[mine]
     loose = np.flatnonzero((group.owner < 0) & group.declared & (np.abs(change) > _STRAY * noise))
     positions = owned * grid.shape[1] + group.columns[mine]
-    trouble = np.full(owned.size, "", dtype="<U10")
+    trouble = np.zeros(owned.size, np.int8)
     uncertainty = np.fmax(uncertainty, np.finfo(np.float64).tiny)
     return Estimates(positions, quotients, uncertainty, quotients, quotients, steps[mine], trouble), loose
 
