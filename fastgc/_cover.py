@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastgc._compare import FAIL, PASS, UNDECIDED, Judgement
 from fastgc._entries import Estimates, ladder_estimates
 from fastgc._evaluate import OutOfTime
-from fastgc._layout import norm
+from fastgc._layout import median, norm
 from fastgc._localise import Located, localise, whole_line
 from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._progress import Progress
@@ -240,4 +240,4 @@ def _median_tolerance(site: Site, tensor: int) -> float:
     """The allowed difference of an entry of median magnitude (of some 4,000 evenly spaced ones)."""
     gradient = site.gradients[tensor]
     some = np.abs(gradient[:: max(1, gradient.size // 4096)].astype(np.float64))
-    return float(site.tolerances.allowed(tensor, float(np.median(some)), float(site.sizes[tensor])))
+    return float(site.tolerances.allowed(tensor, median(some), float(site.sizes[tensor])))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluate import Evaluator, Tick, silent
-from fastgc._layout import Array, ParameterLayout
+from fastgc._layout import Array, ParameterLayout, median
 from fastgc._line import TROUBLES, Ladder, Line, analyse
 from fastgc._noise import Noise, measure_noise
 from fastgc._point import tensor_scales
@@ -184,7 +184,7 @@ def quotient_estimates(
         errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
     tried = scene.layout.tensor_of(positions[trials])
     for t, mine in parts:
-        truncation[mine] = np.median(errors[tried == t]) * _TRIAL_SAFETY
+        truncation[mine] = median(errors[tried == t]) * _TRIAL_SAFETY
     truncation *= reach**stencil.order
     spread = (
         sum(abs(weight) for weight in stencil.weights) * _noise_of(scene, stencil, numerical, steps, positions) / steps

@@ -321,3 +321,17 @@ def norm(gradient: Array) -> float:
         return largest
     scaled = (block.astype(np.float64) / largest for block in blocks)
     return largest * float(np.sqrt(sum(float(np.dot(block, block)) for block in scaled)))
+
+
+def median(values: NDArray[np.float64]) -> float:
+    """As ``np.median``, NaN included, but without its import of ``numpy.ma``: ten milliseconds of a new process.
+
+    Parameters
+    ----------
+    values : array, shape (n,), n >= 1
+    """
+    middle = values.size // 2
+    ordered = np.partition(values, [middle - 1, middle, -1] if values.size > 1 else 0)  # NaN stands last
+    if np.isnan(ordered[-1]):
+        return float("nan")
+    return float(ordered[middle] if values.size % 2 else (ordered[middle - 1] + ordered[middle]) / 2)

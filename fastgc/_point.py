@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._layout import Array, Branch, ParameterLayout, listed, named_leaves
+from fastgc._layout import Array, Branch, ParameterLayout, listed, median, named_leaves
 from fastgc._record import Storage, store
 
 _KEPT_BYTES = 2**26  # of the caller's arrays, kept in place against a loss that changes its parameters
@@ -150,7 +150,7 @@ def _typical_magnitude(leaf: Array) -> float:
     some = some[some > 0]
     if not some.size:
         return 1.0
-    some = some[some > _AS_ZERO * np.median(some)]
+    some = some[some > _AS_ZERO * median(some)]
     largest = float(some.max())
     mean = largest * float((some / largest).mean())
     return max(float(np.exp(np.log(some).mean())), _TINY_SHARE * mean)

@@ -22,7 +22,7 @@ from fastgc._cover import Coverage, probe_report, probe_verdict
 from fastgc._crosscheck import CrossCheck
 from fastgc._diagnose import Diagnosis, agreed, compared
 from fastgc._entries import Estimates
-from fastgc._layout import ParameterLayout, listed
+from fastgc._layout import ParameterLayout, listed, median
 from fastgc._report import Entries, GradientReport, Probe, Sensitivity, TensorSummary
 from fastgc._sampling import SamplePlan
 from fastgc._settle import Site
@@ -220,7 +220,7 @@ def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
     if not judged.failed.size:
         return None
     smallest = smallest_failure(judged, estimated.uncertainty)
-    return Sensitivity(float(smallest.max()), float(np.median(smallest)))
+    return Sensitivity(float(smallest.max()), median(smallest))
 
 
 def _unseen_share(layout: ParameterLayout, tensor: int, findings: Sequence[Findings]) -> float:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._layout import flatten_parameters
+from fastgc._layout import flatten_parameters, median
 
 Array = NDArray[Any]
 
@@ -511,3 +511,17 @@ def test_floating_gradients_of_any_kind_are_compared(dtype: Any) -> None:
 def test_another_structure_is_refused(params: Any, answer: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         fastgc.check_gradients(loss, lambda p: answer, params)
+
+
+# --- sums and medians ---
+
+
+@pytest.mark.parametrize(
+    "values", [[3.0], [2.0, 1.0], [5.0, 1.0, 2.0], [4.0, 1.0, 3.0, 2.0], [np.inf, 1.0, np.inf], [1.0, np.nan, 2.0]]
+)
+def test_the_median_is_that_of_numpy(values: list[float]) -> None:
+    np.testing.assert_equal(median(np.array(values)), np.median(values))
+    generator = np.random.default_rng(len(values))
+    for size in (10, 11, 1000):
+        some = generator.integers(0, 50, size).astype(float)
+        assert median(some) == np.median(some)
