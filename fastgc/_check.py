@@ -95,6 +95,32 @@ class Scope:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What the check of one point starts from.
+
+    Attributes
+    ----------
+    evaluator : of the loss around the point
+    leaves : the parameters at the point, one array for each tensor; evenly spaced entries of each are enough
+    gradients : the analytic gradient, one flat array for each tensor
+    base : the loss at the point
+    notes : what was noticed before, to stand first in the report
+    number : of the point
+    args : of the loss: the lengths of their arrays' axes are names for factors
+    adjudicator : decides entries that differences leave undecided, and says so in notes; or None
+    """
+
+    evaluator: Evaluator
+    leaves: Sequence[Array]
+    gradients: Sequence[Array]
+    base: float
+    notes: Sequence[str]
+    number: int = 0
+    args: tuple[Any, ...] = ()
+    adjudicator: Adjudicator | None = None
+
+
+@dataclass(frozen=True)
 class _Request:
     """The arguments of one check, validated."""
 
@@ -285,14 +311,14 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
         )  # fmt: skip
         with contextlib.closing(evaluator):
             bar.expect(first.seconds * scope.expected)
-            gradients = _analytic(request, point)
-            base = float(np.real(first.value))
-            begin = time.perf_counter()
-            findings = examine(
-                scope, number, evaluator, point.leaves, gradients, base, first.notes, bar,
-                partial(adjudicate, loss=request.loss, args=request.args,
-                        open_complex=lambda: _complex_evaluator(request, point)), request.args,
+            base, gradients = float(np.real(first.value)), _analytic(request, point)
+            adjudicator = partial(
+                adjudicate, loss=request.loss, args=request.args,
+                open_complex=lambda: _complex_evaluator(request, point),
             )  # fmt: skip
+            start = Start(evaluator, point.leaves, gradients, base, first.notes, number, request.args, adjudicator)
+            begin = time.perf_counter()
+            findings = examine(scope, start, bar)
             refuse_changed(point, before, "loss")
         if not findings.unreached:
             return findings
@@ -305,63 +331,34 @@ def _rounded(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"
 
 
-def examine(
-    scope: Scope,
-    number: int,
-    evaluator: Evaluator,
-    leaves: Sequence[Array],
-    gradients: Sequence[Array],
-    base: float,
-    notes: Sequence[str],
-    bar: Progress,
-    adjudicator: Adjudicator | None = None,
-    args: tuple[Any, ...] = (),
-) -> Findings:
-    """The check at one point: probe, estimate and judge the samples, search what is suspicious.
-
-    Parameters
-    ----------
-    number : int
-        Of the point.
-    leaves : sequence of arrays
-        The parameters at the point, one array for each tensor; evenly spaced entries of each are enough.
-    gradients : sequence of arrays
-        The analytic gradient, one flat array for each tensor.
-    base : float
-        The loss at the point.
-    notes : sequence of str
-        What was noticed before, to stand first in the report.
-    adjudicator : callable, optional
-        Decides entries that differences leave undecided, and says so in notes.
-    args : tuple
-        Of the loss: the lengths of its arrays' axes are names for factors.
-    """
-    plan = plan_samples(scope.layout, gradients, scope.counts, scope.seed)
+def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
+    """The check at one point: probe, estimate and judge the samples, search what is suspicious."""
+    plan = plan_samples(scope.layout, start.gradients, scope.counts, scope.seed)
     positions = plan.positions(scope.layout)
     first, rest = positions, positions[:0]
     if scope.deadline < math.inf:
         first, rest = representative(scope.layout, positions, scope.seed)
-    site = _site(scope, evaluator, leaves, gradients, base)
+    site = _site(scope, start)
     probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar)
     estimates, judgement = settle_in_time(site, first, scope.deadline, bar)
     coverages, looked_at = search(site, scope.unexhausted, probings, estimates, judgement, scope.seed, bar)
     if rest.size:
         estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
     decided: tuple[str, ...] = ()
-    if adjudicator is not None:
-        estimates, judgement, decided = adjudicator(site, estimates, judgement)
+    if start.adjudicator is not None:
+        estimates, judgement, decided = start.adjudicator(site, estimates, judgement)
     diagnoses: dict[int, Diagnosis | None] = {}
     second: CrossCheck | None = None
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
         everything = site.joined(estimates, judgement, looked_at, site.scales(estimates))
-        diagnoses |= explain(site, *everything, args, scope.seed, bar)
+        diagnoses |= explain(site, *everything, start.args, scope.seed, bar)
         remarked += remarks(site, estimates)
-        if scope.crosscheck and number == 0:
-            second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
+        if scope.crosscheck and start.number == 0:
+            second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
     unprobed = [t for t in scope.probed if np.isfinite(site.sizes[t]) and t not in coverages]
     return Findings(
-        point=number,
+        point=start.number,
         site=site,
         plan=plan,
         estimates=estimates,
@@ -370,9 +367,9 @@ def examine(
         looked_at=looked_at,
         diagnoses=diagnoses,
         unreached=unreached(scope.layout, plan.local, estimates.positions, unprobed),
-        notes=(*notes, *remarked, *decided),
-        evaluations=evaluator.evaluations,
-        engine=evaluator.name,
+        notes=(*start.notes, *remarked, *decided),
+        evaluations=start.evaluator.evaluations,
+        engine=start.evaluator.name,
         crosscheck=second,
     )
 
@@ -415,13 +412,15 @@ def _complex_evaluator(request: _Request, point: Point) -> Evaluator:
     return PythonEvaluator(call, copy.received_by(is_jitted(loss)), copy.args, layout, copy.leaves, None)
 
 
-def _site(scope: Scope, evaluator: Evaluator, leaves: Sequence[Array], gradients: Sequence[Array], base: float) -> Site:
+def _site(scope: Scope, start: Start) -> Site:
+    around = start.evaluator, scope.layout, start.leaves
     try:
-        scene = open_scene(evaluator, scope.layout, leaves, scope.chosen, base, scope.seed)
+        scene = open_scene(*around, scope.chosen, start.base, scope.seed)
     except OutOfTime:
-        scene = unmeasured_scene(evaluator, scope.layout, leaves, base)
-    sizes = np.array([norm(each) / max(1.0, each.size) ** 0.5 for each in gradients])
-    return Site(scene, gradients, sizes, _tolerances(scope, gradients), scope.stencil, scope.step)
+        scene = unmeasured_scene(*around, start.base)
+    sizes = np.array([norm(each) / max(1.0, each.size) ** 0.5 for each in start.gradients])
+    tolerances = _tolerances(scope, start.gradients)
+    return Site(scene, start.gradients, sizes, tolerances, scope.stencil, scope.step)
 
 
 def _tolerances(scope: Scope, gradients: Sequence[Array]) -> Tolerances:

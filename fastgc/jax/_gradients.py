@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._check import Scope, examine, sampled_counts
+from fastgc._check import Scope, Start, examine, sampled_counts
 from fastgc._engine import NotFiniteError
 from fastgc._layout import FLOATS, Array, match_gradients, named_layout
 from fastgc._progress import Progress
@@ -122,7 +122,7 @@ def report_on(
     noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r}"] if again != base else []
     found = match_gradients(layout, dict(zip(names, map(np.asarray, analytic(arrays)), strict=True)), copy=True)
     with Progress(scope.samples, shown=progress) as bar:
-        findings = examine(scope, 0, evaluator, arrays, found, base, [*notes, *noisy], bar)
+        findings = examine(scope, Start(evaluator, arrays, found, base, [*notes, *noisy]), bar)
     return summarise(layout, counts, [findings], seed, time.perf_counter() - begin)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgc._check import Scope, examine, sampled_counts
+from fastgc._check import Scope, Start, examine, sampled_counts
 from fastgc._engine import NotFiniteError
 from fastgc._layout import Array, ParameterLayout, listed, named_layout
 from fastgc._progress import Progress
@@ -96,7 +96,7 @@ def check_module(
         evaluator = TorchEvaluator(subject, layout, subject.tensors, sources, base, footprint)
         leaves = [_some(tensor) for tensor in subject.tensors]
         with Progress(scope.samples, shown=progress) as bar:
-            findings = examine(scope, 0, evaluator, leaves, gradients, base, [*notes, *left_out], bar)
+            findings = examine(scope, Start(evaluator, leaves, gradients, base, [*notes, *left_out]), bar)
     return summarise(layout, counts, [findings], seed, time.perf_counter() - begin)
 
 
