@@ -18,8 +18,8 @@ from fastgc._complex_step import adjudicate
 from fastgc._cover import cover, search
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
-from fastgc._diagnose import Diagnosis
 from fastgc._engine import (
+    FirstCall,
     NotFiniteError,
     is_jitted,
     open_evaluator,
@@ -27,9 +27,10 @@ from fastgc._engine import (
 )
 from fastgc._entries import Estimates, open_scene, unmeasured_scene
 from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, outside_domain
-from fastgc._explain import explain
+from fastgc._explain import EVALUATIONS, Explanation, explain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
-from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
+from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed, replaced
+from fastgc._previous import Hindsight, LookBack, Measure, earlier_leaves, site_elsewhere
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
 from fastgc._sampling import plan_samples
@@ -37,6 +38,7 @@ from fastgc._settle import Site, remarks
 from fastgc._stencil import Stencil, stencil_named
 from fastgc._summary import Findings, summarise
 from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
+from fastgc._view import View
 
 _PER_TENSOR = 20  # evaluations, about, that probing a tensor takes
 _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitudes of each tensor
@@ -108,6 +110,7 @@ class Start:
     number : of the point
     args : of the loss: the lengths of their arrays' axes are names for factors
     adjudicator : decides entries that differences leave undecided, and says so in notes; or None
+    look_back : measures failing tensors at the parameters of an earlier moment; or None
     """
 
     evaluator: Evaluator
@@ -118,6 +121,7 @@ class Start:
     number: int = 0
     args: tuple[Any, ...] = ()
     adjudicator: Adjudicator | None = None
+    look_back: LookBack | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class _Request:
     workers: int
     vectorized: bool
     in_place: bool
+    previous: Sequence[Array] | None
 
 
 def check_gradients(
@@ -160,6 +165,7 @@ def check_gradients(
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
+    previous: Any = None,
 ) -> GradientReport:
     """Check an analytic gradient against numerical derivatives, entry by entry, each with its uncertainty.
 
@@ -219,6 +225,12 @@ def check_gradients(
         Of the sampled entries and the random points.
     progress : bool
         Show a tqdm progress bar.
+    previous : same structure as params, optional
+        Copies of the parameters of an earlier moment, of the same shapes and dtypes. Where a tensor fails, its analytic
+        gradient is also compared with the numerical one there, with at most 64 further evaluations: is it stale? At
+        every point it is compared with these same parameters, as a gradient that remembers is the same at all. Where
+        nothing fails they are not looked at. They are left as they are; with ``in_place`` the caller's own arrays hold
+        their values for a while.
 
     Returns
     -------
@@ -235,9 +247,10 @@ def check_gradients(
     validate(layout, leaves, gradients, args=args, step=step, rtol=rtol, atol=atol, precision=precision, engine=engine,
              threads=threads, workers=workers, vectorized=vectorized, points=points, in_place=in_place, stencil=stencil,
              seed=seed, probes=probes, time_budget=time_budget)  # fmt: skip
+    earlier = None if previous is None else earlier_leaves(layout, previous)
     counts = sampled_counts(layout, tensors, samples, probes)
     scope = Scope(layout, counts, probes, stencil_named(stencil), step, rtol, atol, crosscheck, seed)
-    request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place)
+    request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place, earlier)
     with Progress(points * scope.samples, shown=progress) as bar:
         findings = []
         for number in range(points):
@@ -302,13 +315,9 @@ def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: P
 
 def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
     scope = request.scope
-    with _point(request, number, leaves, reach) as point:
+    with _point(request, leaves, moved(leaves, scope.seed, number, reach, in_place=request.in_place)) as point:
         before = fingerprint(point.leaves)
-        evaluator, first = open_evaluator(
-            request.loss, point, engine=request.engine, threads=request.threads, expected=scope.expected,
-            with_gradients=request.gradients is True, deadline=scope.deadline,
-            workers=request.workers, vectorized=request.vectorized,
-        )  # fmt: skip
+        evaluator, first = _open(request, point, scope.expected)
         with contextlib.closing(evaluator):
             bar.expect(first.seconds * scope.expected)
             base, gradients = float(np.real(first.value)), _analytic(request, point)
@@ -316,7 +325,10 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
                 adjudicate, loss=request.loss, args=request.args,
                 open_complex=lambda: _complex_evaluator(request, point),
             )  # fmt: skip
-            start = Start(evaluator, point.leaves, gradients, base, first.notes, number, request.args, adjudicator)
+            look_back = None if request.previous is None else partial(_look_back, request, leaves, request.previous)
+            start = Start(
+                evaluator, point.leaves, gradients, base, first.notes, number, request.args, adjudicator, look_back
+            )
             begin = time.perf_counter()
             findings = examine(scope, start, bar)
             refuse_changed(point, before, "loss")
@@ -347,12 +359,12 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
     decided: tuple[str, ...] = ()
     if start.adjudicator is not None:
         estimates, judgement, decided = start.adjudicator(site, estimates, judgement)
-    diagnoses: dict[int, Diagnosis | None] = {}
+    explanation = Explanation({}, 0, ())
     second: CrossCheck | None = None
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
         everything = site.joined(estimates, judgement, looked_at, site.scales(estimates))
-        diagnoses |= explain(site, *everything, start.args, scope.seed, bar)
+        explanation = explain(site, *everything, start.args, scope.seed, bar, start.look_back)
         remarked += remarks(site, estimates)
         if scope.crosscheck and start.number == 0:
             second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
@@ -365,26 +377,56 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         judgement=judgement,
         coverages=coverages,
         looked_at=looked_at,
-        diagnoses=diagnoses,
+        diagnoses=explanation.diagnoses,
         unreached=unreached(scope.layout, plan.local, estimates.positions, unprobed),
-        notes=(*start.notes, *remarked, *decided),
-        evaluations=start.evaluator.evaluations,
+        notes=(*start.notes, *remarked, *decided, *explanation.notes),
+        evaluations=start.evaluator.evaluations + explanation.evaluations,
         engine=start.evaluator.name,
         crosscheck=second,
     )
 
 
 @contextlib.contextmanager
-def _point(request: _Request, number: int, leaves: Sequence[Array], reach: float) -> Iterator[Point]:
-    """The given point, or a random one around it; the caller's arrays are as they were afterwards."""
+def _point(
+    request: _Request, leaves: Sequence[Array], moving: contextlib.AbstractContextManager[Sequence[Array]]
+) -> Iterator[Point]:
+    """The point to which ``moving`` leads; the caller's arrays are as they were afterwards."""
     if request.in_place:
         point = callers_point(request.scope.layout, leaves, request.args)
-        with moved(leaves, request.scope.seed, number, reach, in_place=True):
+        with moving:
             yield point
     else:
-        with moved(leaves, request.scope.seed, number, reach, in_place=False) as places:
+        with moving as places:
             complex_step = request.scope.stencil.is_complex
             yield copied_point(request.scope.layout, places, request.args, request.precision, complex_step=complex_step)
+
+
+def _open(request: _Request, point: Point, expected: int) -> tuple[Evaluator, FirstCall]:
+    return open_evaluator(
+        request.loss, point, engine=request.engine, threads=request.threads, expected=expected,
+        with_gradients=request.gradients is True, deadline=request.scope.deadline,
+        workers=request.workers, vectorized=request.vectorized,
+    )  # fmt: skip
+
+
+def _look_back(
+    request: _Request, leaves: Sequence[Array], previous: Sequence[Array], site: Site, measure: Measure
+) -> Hindsight:
+    """Measure at the parameters of the earlier moment, if the loss is defined there."""
+    if all(map(np.array_equal, previous, leaves)):
+        return Hindsight(notes=("previous holds the values of params: were they changed in place? Keep a copy",))
+    views: dict[int, View] = {}
+    with _point(request, leaves, replaced(leaves, previous, in_place=request.in_place)) as point:
+        try:
+            evaluator, first = _open(request, point, EVALUATIONS)
+        except Exception as error:
+            if not (isinstance(error, NotFiniteError) or outside_domain(error)):
+                raise
+            return Hindsight(evaluations=1, notes=("the loss is not finite at previous: nothing was compared there",))
+        with contextlib.closing(evaluator), contextlib.suppress(OutOfTime):
+            base = float(np.real(first.value))
+            views.update(measure(site_elsewhere(site, evaluator, point.leaves, base)))
+    return Hindsight(views, evaluator.evaluations)
 
 
 def _analytic(request: _Request, point: Point) -> list[Array]:
