@@ -227,10 +227,9 @@ def check_gradients(
         Show a tqdm progress bar.
     previous : same structure as params, optional
         Copies of the parameters of an earlier moment, of the same shapes and dtypes. Where a tensor fails, its analytic
-        gradient is also compared with the numerical one there, with at most 64 further evaluations: is it stale? At
-        every point it is compared with these same parameters, as a gradient that remembers is the same at all. Where
-        nothing fails they are not looked at. They are left as they are; with ``in_place`` the caller's own arrays hold
-        their values for a while.
+        gradient is also compared with the numerical one there, with at most 64 further evaluations: is it stale?
+        Where nothing fails there are none. They are the same for every point: so is a gradient that remembers. They are
+        left as they are; with ``in_place`` the caller's own arrays hold their values for a while.
 
     Returns
     -------
