@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastgc._check import Scope, Start, examine, sampled_counts
-from fastgc._engine import NotFiniteError
+from fastgc._engine import NotFiniteError, noted
 from fastgc._layout import FLOATS, Array, match_gradients, named_layout
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
@@ -23,7 +22,7 @@ from fastgc._summary import summarise
 from fastgc._validate import DEFAULT_SAMPLES, one_of, refuse_nonfinite, validate_scope
 from fastgc.jax._evaluator import JaxEvaluator, Leaves, Loss, compiled
 
-_DTYPES = re.compile(r"dtype|float64|f64")  # in messages about arrays of two dtypes
+_DTYPES = "dtype|float64|f64"  # in messages about arrays of two dtypes
 
 
 def check_gradients(
@@ -227,12 +226,8 @@ def in_precision(precision: str) -> Iterator[list[str]]:
         yield ["jax_enable_x64 is off: switched on while this check runs"] if off else []
 
 
-@contextlib.contextmanager
-def explained(precision: str) -> Iterator[None]:
+def explained(precision: str) -> contextlib.AbstractContextManager[None]:
     """Say beside an exception about dtypes that the function runs in float64."""
-    try:
-        yield
-    except TypeError as error:
-        if precision == "double" and _DTYPES.search(str(error)):
-            error.add_note("fastgc evaluates the function in float64")
-        raise
+    if precision == "native":
+        return contextlib.nullcontext()
+    return noted(TypeError, _DTYPES, "fastgc evaluates the function in float64")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from fastgc._check import Scope, Start, examine, sampled_counts
-from fastgc._engine import NotFiniteError
+from fastgc._engine import NotFiniteError, noted
 from fastgc._layout import Array, ParameterLayout, listed, named_layout
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
@@ -25,7 +24,7 @@ from fastgc.torch._evaluator import TorchEvaluator
 
 _SEEN = 4096  # evenly spaced entries of a tensor that tell its scale
 _NATIVE = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
-_DTYPES = re.compile(r"dtype|Double|float64")  # in messages about tensors of two dtypes
+_DTYPES = "dtype|Double|float64"  # in messages about tensors of two dtypes
 
 
 def check_module(
@@ -304,15 +303,12 @@ def _own_state(tensors: Sequence[torch.Tensor], precision: str) -> Iterator[None
             torch.set_default_dtype(default)
 
 
-@contextlib.contextmanager
-def _explained(precision: str) -> Iterator[None]:
+def _explained(precision: str) -> contextlib.AbstractContextManager[None]:
     """Say beside an exception about dtypes that the module runs in float64."""
-    try:
-        yield
-    except RuntimeError as error:
-        if precision == "double" and _DTYPES.search(str(error)):
-            error.add_note('fastgc evaluates a copy of the module in float64; precision="native" keeps its own dtypes')
-        raise
+    if precision == "native":
+        return contextlib.nullcontext()
+    note = 'fastgc evaluates a copy of the module in float64; precision="native" keeps its own dtypes'
+    return noted(RuntimeError, _DTYPES, note)
 
 
 # --- one value ---
