@@ -75,6 +75,13 @@ def test_nothing_to_check_is_fine() -> None:
     assert check_jacobian(lambda x: np.ones(2), np.empty((2, 0)), np.empty(0)).passed
 
 
+@pytest.mark.parametrize(("m", "n"), [(2, 3), (0, 3), (2, 0)])
+def test_a_sparse_jacobian_without_any_entry_is_fine(m: int, n: int) -> None:
+    report = check_jacobian(lambda x: np.ones(m), sp.csr_array((m, n)), np.ones(n))
+    assert report.passed, str(report)
+    assert report.checked == 0
+
+
 def test_a_scalar_has_a_jacobian_of_one_entry() -> None:
     assert check_jacobian(lambda x: x**2, lambda x: np.asarray(2 * x), 3.0).passed
 

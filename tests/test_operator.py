@@ -28,6 +28,7 @@ def test_entries_come_in_the_order_asked_for(kind: str) -> None:
     operator = MAKERS[kind]()
     assert operator.shape == (4, 6)
     np.testing.assert_allclose(operator.entries(outputs, inputs), J[outputs, inputs])
+    assert operator.entries(outputs[:0], inputs[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("kind", MAKERS)
