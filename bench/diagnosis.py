@@ -1,6 +1,7 @@
 """Which kind of bug fastgc names over the catalogue of wrong gradients of the tests, and whether it is the right one.
 
-Counted are tensors that fail. Targets, and the exit status is 1 unless all are met:
+Counted are tensors that fail. Parameters of an earlier moment are given with all: those to which stale gradients
+belong, and other ones with everything else. Targets, and the exit status is 1 unless all are met:
 
 - the right kind in at least 95 % of those whose kind of bug has a name
 - a wrong kind in at most 1 % of all (any pattern is wrong where the bug has none; "unstructured" and silence never are)
@@ -26,14 +27,17 @@ import fastgc
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 RIGHT_AT_LEAST, WRONG_AT_MOST = 0.95, 0.01
+BESIDE = 1.03  # times the parameters: those of a moment to which no gradient belongs
 
 Found = tuple[str, str, str, str]  # problem, tensor, the kind expected ("": none), the kind named ("": none)
 
 
 def check(problem: Any, samples: int | str) -> fastgc.GradientReport:
+    previous = problem.previous or {name: BESIDE * p for name, p in problem.params.items()}
     return fastgc.check_gradients(
-        problem.loss, problem.gradients, problem.params, args=problem.args, samples=samples, crosscheck=False
-    )
+        problem.loss, problem.gradients, problem.params, args=problem.args, samples=samples, previous=previous,
+        crosscheck=False,
+    )  # fmt: skip
 
 
 def named(tensor: fastgc.TensorSummary) -> str:

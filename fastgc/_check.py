@@ -18,8 +18,8 @@ from fastgc._complex_step import adjudicate
 from fastgc._cover import cover, search
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
-from fastgc._diagnose import Diagnosis
 from fastgc._engine import (
+    FirstCall,
     NotFiniteError,
     is_jitted,
     open_evaluator,
@@ -27,9 +27,10 @@ from fastgc._engine import (
 )
 from fastgc._entries import Estimates, open_scene, unmeasured_scene
 from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, outside_domain
-from fastgc._explain import explain
+from fastgc._explain import EVALUATIONS, Explanation, explain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
-from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed
+from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed, replaced
+from fastgc._previous import Hindsight, LookBack, Measure, earlier_leaves, site_elsewhere
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
 from fastgc._sampling import plan_samples
@@ -37,6 +38,7 @@ from fastgc._settle import Site, remarks
 from fastgc._stencil import Stencil, stencil_named
 from fastgc._summary import Findings, summarise
 from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
+from fastgc._view import View
 
 _PER_TENSOR = 20  # evaluations, about, that probing a tensor takes
 _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitudes of each tensor
@@ -95,6 +97,34 @@ class Scope:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What the check of one point starts from.
+
+    Attributes
+    ----------
+    evaluator : of the loss around the point
+    leaves : the parameters at the point, one array for each tensor; evenly spaced entries of each are enough
+    gradients : the analytic gradient, one flat array for each tensor
+    base : the loss at the point
+    notes : what was noticed before, to stand first in the report
+    number : of the point
+    args : of the loss: the lengths of their arrays' axes are names for factors
+    adjudicator : decides entries that differences leave undecided, and says so in notes; or None
+    look_back : measures failing tensors at the parameters of an earlier moment; or None
+    """
+
+    evaluator: Evaluator
+    leaves: Sequence[Array]
+    gradients: Sequence[Array]
+    base: float
+    notes: Sequence[str]
+    number: int = 0
+    args: tuple[Any, ...] = ()
+    adjudicator: Adjudicator | None = None
+    look_back: LookBack | None = None
+
+
+@dataclass(frozen=True)
 class _Request:
     """The arguments of one check, validated."""
 
@@ -108,6 +138,7 @@ class _Request:
     workers: int
     vectorized: bool
     in_place: bool
+    previous: Sequence[Array] | None
 
 
 def check_gradients(
@@ -134,6 +165,7 @@ def check_gradients(
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
+    previous: Any = None,
 ) -> GradientReport:
     """Check an analytic gradient against numerical derivatives, entry by entry, each with its uncertainty.
 
@@ -193,6 +225,11 @@ def check_gradients(
         Of the sampled entries and the random points.
     progress : bool
         Show a tqdm progress bar.
+    previous : same structure as params, optional
+        Copies of the parameters of an earlier moment, of the same shapes and dtypes. Where a tensor fails, its analytic
+        gradient is also compared with the numerical one there, with at most 64 further evaluations: is it stale?
+        Where nothing fails there are none. They are the same for every point: so is a gradient that remembers. They are
+        left as they are; with ``in_place`` the caller's own arrays hold their values for a while.
 
     Returns
     -------
@@ -209,9 +246,10 @@ def check_gradients(
     validate(layout, leaves, gradients, args=args, step=step, rtol=rtol, atol=atol, precision=precision, engine=engine,
              threads=threads, workers=workers, vectorized=vectorized, points=points, in_place=in_place, stencil=stencil,
              seed=seed, probes=probes, time_budget=time_budget)  # fmt: skip
+    earlier = None if previous is None else earlier_leaves(layout, previous)
     counts = sampled_counts(layout, tensors, samples, probes)
     scope = Scope(layout, counts, probes, stencil_named(stencil), step, rtol, atol, crosscheck, seed)
-    request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place)
+    request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place, earlier)
     with Progress(points * scope.samples, shown=progress) as bar:
         findings = []
         for number in range(points):
@@ -276,23 +314,22 @@ def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: P
 
 def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
     scope = request.scope
-    with _point(request, number, leaves, reach) as point:
+    with _point(request, leaves, moved(leaves, scope.seed, number, reach, in_place=request.in_place)) as point:
         before = fingerprint(point.leaves)
-        evaluator, first = open_evaluator(
-            request.loss, point, engine=request.engine, threads=request.threads, expected=scope.expected,
-            with_gradients=request.gradients is True, deadline=scope.deadline,
-            workers=request.workers, vectorized=request.vectorized,
-        )  # fmt: skip
+        evaluator, first = _open(request, point, scope.expected)
         with contextlib.closing(evaluator):
             bar.expect(first.seconds * scope.expected)
-            gradients = _analytic(request, point)
-            base = float(np.real(first.value))
-            begin = time.perf_counter()
-            findings = examine(
-                scope, number, evaluator, point.leaves, gradients, base, first.notes, bar,
-                partial(adjudicate, loss=request.loss, args=request.args,
-                        open_complex=lambda: _complex_evaluator(request, point)), request.args,
+            base, gradients = float(np.real(first.value)), _analytic(request, point)
+            adjudicator = partial(
+                adjudicate, loss=request.loss, args=request.args,
+                open_complex=lambda: _complex_evaluator(request, point),
             )  # fmt: skip
+            look_back = None if request.previous is None else partial(_look_back, request, leaves, request.previous)
+            start = Start(
+                evaluator, point.leaves, gradients, base, first.notes, number, request.args, adjudicator, look_back
+            )
+            begin = time.perf_counter()
+            findings = examine(scope, start, bar)
             refuse_changed(point, before, "loss")
         if not findings.unreached:
             return findings
@@ -305,43 +342,14 @@ def _rounded(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"
 
 
-def examine(
-    scope: Scope,
-    number: int,
-    evaluator: Evaluator,
-    leaves: Sequence[Array],
-    gradients: Sequence[Array],
-    base: float,
-    notes: Sequence[str],
-    bar: Progress,
-    adjudicator: Adjudicator | None = None,
-    args: tuple[Any, ...] = (),
-) -> Findings:
-    """The check at one point: probe, estimate and judge the samples, search what is suspicious.
-
-    Parameters
-    ----------
-    number : int
-        Of the point.
-    leaves : sequence of arrays
-        The parameters at the point, one array for each tensor; evenly spaced entries of each are enough.
-    gradients : sequence of arrays
-        The analytic gradient, one flat array for each tensor.
-    base : float
-        The loss at the point.
-    notes : sequence of str
-        What was noticed before, to stand first in the report.
-    adjudicator : callable, optional
-        Decides entries that differences leave undecided, and says so in notes.
-    args : tuple
-        Of the loss: the lengths of its arrays' axes are names for factors.
-    """
-    plan = plan_samples(scope.layout, gradients, scope.counts, scope.seed)
+def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
+    """The check at one point: probe, estimate and judge the samples, search what is suspicious."""
+    plan = plan_samples(scope.layout, start.gradients, scope.counts, scope.seed)
     positions = plan.positions(scope.layout)
     first, rest = positions, positions[:0]
     if scope.deadline < math.inf:
         first, rest = representative(scope.layout, positions, scope.seed)
-    site = _site(scope, evaluator, leaves, gradients, base)
+    site = _site(scope, start)
     probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar)
     estimates, judgement = settle_in_time(site, first, scope.deadline, bar)
     scales = site.scales(estimates)
@@ -349,22 +357,22 @@ def examine(
     if rest.size:
         estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
     decided: tuple[str, ...] = ()
-    if adjudicator is not None:
-        estimates, judgement, decided = adjudicator(site, estimates, judgement)
+    if start.adjudicator is not None:
+        estimates, judgement, decided = start.adjudicator(site, estimates, judgement)
     if rest.size or decided:
         scales = site.scales(estimates)
-    diagnoses: dict[int, Diagnosis | None] = {}
+    explanation = Explanation({}, 0, ())
     second: CrossCheck | None = None
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
         everything = site.joined(estimates, judgement, looked_at, scales)
-        diagnoses |= explain(site, *everything, args, scope.seed, bar)
+        explanation = explain(site, *everything, start.args, scope.seed, bar, start.look_back)
         remarked += remarks(site, estimates)
-        if scope.crosscheck and number == 0:
-            second = scipy_crosscheck(evaluator, positions, site.analytic(positions))
+        if scope.crosscheck and start.number == 0:
+            second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
     unprobed = [t for t in scope.probed if np.isfinite(site.sizes[t]) and t not in coverages]
     return Findings(
-        point=number,
+        point=start.number,
         site=site,
         plan=plan,
         estimates=estimates,
@@ -372,26 +380,56 @@ def examine(
         scales=scales,
         coverages=coverages,
         looked_at=looked_at,
-        diagnoses=diagnoses,
+        diagnoses=explanation.diagnoses,
         unreached=unreached(scope.layout, plan.local, estimates.positions, unprobed),
-        notes=(*notes, *remarked, *decided),
-        evaluations=evaluator.evaluations,
-        engine=evaluator.name,
+        notes=(*start.notes, *remarked, *decided, *explanation.notes),
+        evaluations=start.evaluator.evaluations + explanation.evaluations,
+        engine=start.evaluator.name,
         crosscheck=second,
     )
 
 
 @contextlib.contextmanager
-def _point(request: _Request, number: int, leaves: Sequence[Array], reach: float) -> Iterator[Point]:
-    """The given point, or a random one around it; the caller's arrays are as they were afterwards."""
+def _point(
+    request: _Request, leaves: Sequence[Array], moving: contextlib.AbstractContextManager[Sequence[Array]]
+) -> Iterator[Point]:
+    """The point to which ``moving`` leads; the caller's arrays are as they were afterwards."""
     if request.in_place:
         point = callers_point(request.scope.layout, leaves, request.args)
-        with moved(leaves, request.scope.seed, number, reach, in_place=True):
+        with moving:
             yield point
     else:
-        with moved(leaves, request.scope.seed, number, reach, in_place=False) as places:
+        with moving as places:
             complex_step = request.scope.stencil.is_complex
             yield copied_point(request.scope.layout, places, request.args, request.precision, complex_step=complex_step)
+
+
+def _open(request: _Request, point: Point, expected: int) -> tuple[Evaluator, FirstCall]:
+    return open_evaluator(
+        request.loss, point, engine=request.engine, threads=request.threads, expected=expected,
+        with_gradients=request.gradients is True, deadline=request.scope.deadline,
+        workers=request.workers, vectorized=request.vectorized,
+    )  # fmt: skip
+
+
+def _look_back(
+    request: _Request, leaves: Sequence[Array], previous: Sequence[Array], site: Site, measure: Measure
+) -> Hindsight:
+    """Measure at the parameters of the earlier moment, if the loss is defined there."""
+    if all(map(np.array_equal, previous, leaves)):
+        return Hindsight(notes=("previous holds the values of params: were they changed in place? Keep a copy",))
+    views: dict[int, View] = {}
+    with _point(request, leaves, replaced(leaves, previous, in_place=request.in_place)) as point:
+        try:
+            evaluator, first = _open(request, point, EVALUATIONS)
+        except Exception as error:
+            if not (isinstance(error, NotFiniteError) or outside_domain(error)):
+                raise
+            return Hindsight(evaluations=1, notes=("the loss is not finite at previous: nothing was compared there",))
+        with contextlib.closing(evaluator), contextlib.suppress(OutOfTime):
+            base = float(np.real(first.value))
+            views.update(measure(site_elsewhere(site, evaluator, point.leaves, base)))
+    return Hindsight(views, evaluator.evaluations)
 
 
 def _analytic(request: _Request, point: Point) -> list[Array]:
@@ -419,13 +457,15 @@ def _complex_evaluator(request: _Request, point: Point) -> Evaluator:
     return PythonEvaluator(call, copy.received_by(is_jitted(loss)), copy.args, layout, copy.leaves, None)
 
 
-def _site(scope: Scope, evaluator: Evaluator, leaves: Sequence[Array], gradients: Sequence[Array], base: float) -> Site:
+def _site(scope: Scope, start: Start) -> Site:
+    around = start.evaluator, scope.layout, start.leaves
     try:
-        scene = open_scene(evaluator, scope.layout, leaves, scope.chosen, base, scope.seed)
+        scene = open_scene(*around, scope.chosen, start.base, scope.seed)
     except OutOfTime:
-        scene = unmeasured_scene(evaluator, scope.layout, leaves, base)
-    sizes = np.array([norm(each) / max(1.0, each.size) ** 0.5 for each in gradients])
-    return Site(scene, gradients, sizes, _tolerances(scope, gradients), scope.stencil, scope.step)
+        scene = unmeasured_scene(*around, start.base)
+    sizes = np.array([norm(each) / max(1.0, each.size) ** 0.5 for each in start.gradients])
+    tolerances = _tolerances(scope, start.gradients)
+    return Site(scene, start.gradients, sizes, tolerances, scope.stencil, scope.step)
 
 
 def _tolerances(scope: Scope, gradients: Sequence[Array]) -> Tolerances:

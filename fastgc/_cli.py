@@ -56,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_check_options(check: argparse.ArgumentParser) -> None:
-    """Options that mirror the keywords of `fastgc.check_gradients`; what is not given keeps its default there."""
+    """Options that mirror the keywords of `fastgc.check_gradients`; what is not given keeps its default there.
+
+    Arrays (``args``, ``previous``) come with the problem.
+    """
     check.add_argument("problem", help="FILE.py:NAME or PACKAGE.MODULE:NAME, where NAME is (a function that returns) "
                        "(loss, gradients, params) or a dict of check_gradients' arguments")  # fmt: skip
     options = check.add_argument_group("options of check_gradients", argument_default=argparse.SUPPRESS)

@@ -21,7 +21,7 @@ _CERTAIN = 10.0  # uncertainties beyond the tolerance at which an entry is wrong
 _USEFUL = 0.1  # an uncertainty above this share of the values would let a wrong one pass too
 _CHEAP = 1e-2  # the same for one quotient: what is less certain climbs a ladder first
 _ATOL_SHARE = 1e-3  # the default atol in units of rtol times the tensor's scale
-_SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
+SCALE_FLOOR = 1e-6  # a scale is at least this share of the largest: of all tensors, or of an output's entries
 _ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero
 _BLOCK = 1 << 13  # entries judged at a time: what is computed on the way stays in the cache
 _TINY = 1e-8  # floor of the denominators of relative errors
@@ -203,7 +203,7 @@ def gradient_scales(numerical: Floats, tensors: NDArray[np.int64], defaults: Flo
     counts = np.bincount(tensors, minlength=defaults.size)
     known = np.where(np.isfinite(defaults), defaults, 0.0)
     scales = np.where(counts > 0, peak * np.sqrt(squares / np.maximum(counts, 1)), known)
-    return np.asarray(np.maximum(scales, _SCALE_FLOOR * scales.max(initial=0.0)))
+    return np.asarray(np.maximum(scales, SCALE_FLOOR * scales.max(initial=0.0)))
 
 
 def judge(

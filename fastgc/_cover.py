@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._compare import FAIL, PASS, UNDECIDED, Judgement
+from fastgc._compare import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judgement
 from fastgc._entries import Estimates, ladder_estimates
 from fastgc._evaluate import OutOfTime
 from fastgc._layout import median, norm
@@ -22,7 +22,6 @@ from fastgc._settle import Positions, Site, look_closer
 _CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
 _PLAIN = 1000.0  # uncertainties beyond which a short ladder is enough to call an entry wrong
 _USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
-_SCALE_FLOOR = 1e-6  # a tensor's scale is at least this share of the largest tensor's
 _BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
 _ENOUGH = 0.1  # of the tolerance of a median entry: an uncertainty that leaves the limits as they are
 _NOT_FINITE = 16  # entries of a tensor that are reported as not finite
@@ -163,7 +162,7 @@ def probe_verdict(site: Site, tensor: int, coverage: Coverage, *, sampled: bool)
     """The verdict of the probes alone, and a reason or a remark; wrong entries are counted elsewhere."""
     probing, located = coverage.probing, coverage.located
     size = max(_norms(site, tensor, probing))
-    floor = _SCALE_FLOOR * float(np.max(site.sizes)) * site.scene.layout.sizes[tensor] ** 0.5
+    floor = SCALE_FLOOR * float(np.max(site.sizes)) * site.scene.layout.sizes[tensor] ** 0.5
     if probing.trouble or not CERTAIN * _limit(site, tensor, probing) <= _USEFUL * max(size, floor):
         reason = f"probes resolve nothing ({probing.trouble or 'noise, or kinks on the way'})"
         return (PASS if sampled else UNDECIDED), reason

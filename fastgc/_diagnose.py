@@ -40,7 +40,7 @@ class Diagnosis:
     Attributes
     ----------
     kind : "sign" | "factor" | "zero" | "scale_precision" | "transpose" | "permutation" | "swapped" | "missing_term" |
-        "broadcast" | "sparse" | "unstructured" (enough wrong entries to show a pattern, and none does)
+        "stale" | "broadcast" | "sparse" | "unstructured" (enough wrong entries to show a pattern, and none does)
     message : one line for people
     factor : analytic / numerical, or the coefficient of a missing term, or None
     axis : along which entries are exchanged, reordered, spread or wrong, or None
@@ -61,7 +61,9 @@ class Diagnosis:
 # --- one tensor ---
 
 
-def diagnose(view: View, others: Mapping[str, View], factors: Mapping[str, float], extra: int) -> Diagnosis | None:
+def diagnose(
+    view: View, others: Mapping[str, View], factors: Mapping[str, float], extra: int, stale: Sequence[Pattern] = ()
+) -> Diagnosis | None:
     """The simplest pattern that explains the measured entries of a tensor; None where they establish none.
 
     Parameters
@@ -69,14 +71,17 @@ def diagnose(view: View, others: Mapping[str, View], factors: Mapping[str, float
     others : by name, tensors of the same shape
     factors : by name, the constant factors of other tensors
     extra : how many of the measured entries were measured for the diagnosis
+    stale : that it is the gradient of an earlier moment, if it is consistent with that
     """
-    found = next(filter(None, _tiers(view, others, factors)), [])
+    found = next(filter(None, _tiers(view, others, factors, stale)), [])
     return _diagnosis(view, found, extra) if found else None
 
 
-def _tiers(view: View, others: Mapping[str, View], factors: Mapping[str, float]) -> Iterator[list[Pattern]]:
+def _tiers(
+    view: View, others: Mapping[str, View], factors: Mapping[str, float], stale: Sequence[Pattern]
+) -> Iterator[list[Pattern]]:
     """Patterns that explain the entries, from simple ones to those that explain little."""
-    yield [*_simple(view), *_places.swapped(view, others), *_places.broadcast(view)]
+    yield [*_simple(view), *_places.swapped(view, others), *stale, *_places.broadcast(view)]
     yield [*_places.reordered(view), *_patterns.two_terms(view)]
     yield [*_places.wrong_axis(view)]
     yield [*_patterns.same_factor(view, factors)]

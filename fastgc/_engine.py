@@ -202,6 +202,17 @@ def readable_compilation(what: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def noted(kind: type[Exception], words: str, note: str) -> Iterator[None]:
+    """Say something beside exceptions of a kind whose text has a word (a regular expression) of these."""
+    try:
+        yield
+    except kind as error:
+        if re.search(words, str(error)):
+            error.add_note(note)
+        raise
+
+
 def _first_lines(error: Exception, count: int = 6) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return "\n  ".join(lines[:count])

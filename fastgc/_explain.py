@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,56 +13,93 @@ from fastgc._compare import Judgement
 from fastgc._diagnose import Diagnosis, diagnose, settled
 from fastgc._entries import Estimates, quotient_estimates
 from fastgc._evaluate import silent
-from fastgc._patterns import constant_factor
+from fastgc._patterns import constant_factor, stale_together
 from fastgc._point import arrays_in
+from fastgc._previous import NOTHING, LookBack
 from fastgc._progress import Progress
 from fastgc._settle import Site
-from fastgc._view import View, wanted
+from fastgc._view import View, strongest, wanted
 
-_EVALUATIONS = 64  # for each failing tensor, at most
+EVALUATIONS = 64  # for each failing tensor, at most; as many again at the parameters of an earlier moment
 _TRIALS = 3  # entries that `quotient_estimates` evaluates a second time
 _UNKNOWN = ("jump", "quantised", "not finite")  # troubles of entries without a derivative
 _OTHERS = 64  # tensors of one shape that a tensor is compared with
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """What failing tensors are consistent with.
+
+    Attributes
+    ----------
+    diagnoses : by tensor with wrong entries (None: the numbers establish none)
+    evaluations : that were made elsewhere, at the parameters of an earlier moment
+    notes : what a reader should know of these
+    """
+
+    diagnoses: Mapping[int, Diagnosis | None]
+    evaluations: int
+    notes: tuple[str, ...]
+
+
 @np.errstate(all="ignore")  # a pattern with a number that overflows explains nothing
 def explain(
-    site: Site, estimates: Estimates, judgement: Judgement, args: Sequence[Any], seed: int, bar: Progress
-) -> dict[int, Diagnosis | None]:
+    site: Site,
+    estimates: Estimates,
+    judgement: Judgement,
+    args: Sequence[Any],
+    seed: int,
+    bar: Progress,
+    look_back: LookBack | None = None,
+) -> Explanation:
     """The diagnosis of every tensor with wrong entries (None: the numbers establish none).
 
     Parameters
     ----------
     estimates, judgement : of all entries that were looked at, sampled or not
     args : whose lengths may be a factor
+    look_back : measures failing tensors at the parameters of an earlier moment
     """
+    failing = np.unique(site.scene.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
+    if not failing:
+        return Explanation({}, 0, ())
+    lengths, scales = _lengths(args), site.scales(estimates)
+    views = _views(site, estimates, judgement, failing, lengths)
+    extra = {t: _wanted(site, views[t], seed) for t in failing}
+    for t, local in extra.items():
+        if local.size:
+            bar.enter(f"{site.scene.layout.names[t]} (explained)")
+            views[t] = views[t].joined(_measured(site, t, local, scales, lengths))
+    suspects = {t: views[t] for t in failing}
+    hindsight = look_back(site, lambda there: _elsewhere(there, suspects, scales, seed, bar)) if look_back else NOTHING
+    stale, names = stale_together(views, hindsight.views), site.scene.layout.names
+    factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(views[t])}
+    diagnoses = {
+        t: diagnose(views[t], _alike(site, t, views), factors, extra[t].size, stale.get(t, ())) for t in failing
+    }
+    return Explanation(diagnoses, hindsight.evaluations, hindsight.notes)
+
+
+def _views(
+    site: Site, estimates: Estimates, judgement: Judgement, failing: Sequence[int], lengths: Mapping[int, str]
+) -> dict[int, View]:
+    """The failing tensors, and all others of their shapes."""
     layout = site.scene.layout
     owners = layout.tensor_of(estimates.positions)
-    failing = np.unique(owners[judgement.failed]).tolist()
-    if not failing:
-        return {}
-    lengths = _lengths(args)
-    views = {}
     shapes = {layout.shapes[t] for t in failing}
-    for t in np.unique(owners).tolist():
-        if layout.shapes[t] in shapes:
-            mine = owners == t
-            views[t] = _view(site, t, estimates.part(mine), judgement.part(mine), lengths)
-    extra = dict.fromkeys(failing, 0)
-    for t in failing:
-        local = wanted(views[t], _affordable(site), seed) if not settled(views[t]) else np.empty(0, np.int64)
-        if local.size:
-            bar.enter(f"{layout.names[t]} (explained)")
-            views[t] = views[t].joined(_measured(site, t, local, site.scales(estimates), lengths))
-            extra[t] = local.size
-    factors = {layout.names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(views[t])}
     return {
-        t: diagnose(views[t], {layout.names[s]: views[s] for s in _alike(site, t, views)}, factors, extra[t])
-        for t in failing
+        t: _view(site, t, estimates.part(owners == t), judgement.part(owners == t), lengths)
+        for t in np.unique(owners).tolist()
+        if layout.shapes[t] in shapes
     }
 
 
-def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, lengths: dict[int, str]) -> View:
+def _wanted(site: Site, view: View, seed: int) -> NDArray[np.int64]:
+    """More entries to measure, if they could add something."""
+    return np.empty(0, np.int64) if settled(view) else wanted(view, _affordable(site), seed)
+
+
+def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, lengths: Mapping[int, str]) -> View:
     """The measured entries: at a kink what lies between the slopes, and anything where no derivative is known."""
     layout = site.scene.layout
     gap = np.abs(estimates.right - estimates.left) / 2
@@ -83,7 +121,7 @@ def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, l
 
 
 def _measured(
-    site: Site, tensor: int, local: NDArray[np.int64], scales: NDArray[np.float64], lengths: dict[int, str]
+    site: Site, tensor: int, local: NDArray[np.int64], scales: NDArray[np.float64], lengths: Mapping[int, str]
 ) -> View:
     """More entries, each by one quotient: they count for or against a pattern, and accuse nobody."""
     positions = local + site.scene.layout.starts[tensor]
@@ -91,16 +129,26 @@ def _measured(
     return _view(site, tensor, estimates, site.verdicts(estimates, scales), lengths)
 
 
-def _affordable(site: Site) -> int:
-    """Entries that quotients can measure with what a diagnosis may cost."""
-    return _EVALUATIONS // len(site.stencil.offsets) - _TRIALS
+def _elsewhere(
+    there: Site, views: Mapping[int, View], scales: NDArray[np.float64], seed: int, bar: Progress
+) -> Iterator[tuple[int, View]]:
+    """Measured entries of the views, as they are at another site."""
+    count = _affordable(there, there.scene.evaluator.evaluations)
+    for t, view in views.items():
+        bar.enter(f"{there.scene.layout.names[t]} (previous)")
+        yield t, _measured(there, t, strongest(view, count, seed), scales, {})
 
 
-def _alike(site: Site, tensor: int, views: dict[int, View]) -> list[int]:
-    """Other tensors of the same shape, the nearest ones in the order of the parameters."""
-    shapes = site.scene.layout.shapes
-    same = [t for t in views if t != tensor and shapes[t] == shapes[tensor]]
-    return sorted(same, key=lambda t: abs(t - tensor))[:_OTHERS]
+def _affordable(site: Site, spent: int = 0) -> int:
+    """Entries that quotients can measure with what a diagnosis may cost and has not spent."""
+    return (EVALUATIONS - spent) // len(site.stencil.offsets) - _TRIALS
+
+
+def _alike(site: Site, tensor: int, views: dict[int, View]) -> dict[str, View]:
+    """Other tensors of the same shape by name, the nearest ones in the order of the parameters."""
+    layout = site.scene.layout
+    same = [t for t in views if t != tensor and layout.shapes[t] == layout.shapes[tensor]]
+    return {layout.names[t]: views[t] for t in sorted(same, key=lambda t: abs(t - tensor))[:_OTHERS]}
 
 
 def _lengths(args: Sequence[Any]) -> dict[int, str]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._compare import Judgement, Tolerances, default_rtol, judge
+from fastgc._compare import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
 from fastgc._entries import Estimates, Scene, ladder_estimates, unmeasured_scene
 from fastgc._field import Component, Field
 from fastgc._operator import Operator
@@ -24,7 +24,6 @@ _CENTRAL = STENCILS["central"]
 _WIDE = 4.0  # a second quotient, at so many steps, shows the truncation error of the first: 15 times it
 _TRUNCATION_SAFETY = 3.0
 _TRIALS = 8  # groups of columns on which it is measured
-_SCALE_FLOOR = 1e-6  # the scale of an entry is at least this share of its output's
 _FEWEST = 4  # entries that make a scale of an input
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
 _MEASURED = 8  # outputs whose noise is measured at the start; that of others once they are in doubt
@@ -240,7 +239,7 @@ def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positi
     by_output, _ = _root_mean_squares(known, outputs, m)
     by_input, counts = _root_mean_squares(known, inputs, n)
     of_output, of_input = by_output[outputs], np.where(counts < _FEWEST, np.inf, by_input)[inputs]
-    return np.asarray(np.maximum(np.minimum(of_output, of_input), _SCALE_FLOOR * of_output))
+    return np.asarray(np.maximum(np.minimum(of_output, of_input), SCALE_FLOOR * of_output))
 
 
 def _root_mean_squares(values: Floats, owners: Positions, size: int) -> tuple[Floats, Positions]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from fastgc._compare import (
     FAIL,
-    PASS,
     UNDECIDED,
     Judgement,
     relative_error,
@@ -21,11 +19,10 @@ from fastgc._compare import (
 from fastgc._diagnose import Diagnosis, diagnose
 from fastgc._grid import Checked
 from fastgc._projections import Projections
-from fastgc._report import Entries, Entry, json_text, plain, upwards
+from fastgc._report import Entries, Entry, Report, upwards
 from fastgc._summary import entry_columns, open_reason, share, worst_first
 from fastgc._view import View
 
-_SCHEMA = 1  # of the JSON
 _SHOWN = 16  # rows and columns of a matrix in the text, at most
 _WIDTH = 120
 _LISTED = 5  # outputs and inputs with wrong entries
@@ -35,7 +32,7 @@ _PLACELESS = ("factor", "sign", "zero")  # kinds of bugs that say nothing of pla
 
 
 @dataclass(frozen=True)
-class JacobianReport:
+class JacobianReport(Report):
     """The result of a check of a Jacobian; ``str(report)`` is the text for people.
 
     Attributes
@@ -81,11 +78,6 @@ class JacobianReport:
     notes: tuple[str, ...]
 
     @property
-    def passed(self) -> bool:
-        """Whether the verdict is "pass"."""
-        return self.verdict == PASS
-
-    @property
     def shape(self) -> tuple[int, int]:
         """Of the Jacobian: outputs and inputs."""
         return math.prod(self.output_shape), math.prod(self.input_shape)
@@ -112,14 +104,6 @@ class JacobianReport:
         out = np.full(self.size, np.nan)
         out[self.entries.local] = values
         return out.reshape(self.shape)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain dicts, lists, strings and numbers; "nan", "inf" and "-inf" stand for such numbers."""
-        return {"schema": _SCHEMA, "passed": self.passed, **plain(self)}
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The report as JSON text, also written to ``path`` if one is given."""
-        return json_text(self.to_dict(), path)
 
     def __str__(self) -> str:
         return "\n".join(_text(self))

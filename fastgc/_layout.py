@@ -169,17 +169,17 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _where(path: str) -> str:
-    return f"params[{path!r}]" if path else "params"
+def _where(path: str, what: str = "params") -> str:
+    return f"{what}[{path!r}]" if path else what
 
 
-def _as_leaf(node: Any, path: str) -> Array:
+def _as_leaf(node: Any, path: str, what: str = "params") -> Array:
     if isinstance(node, np.ndarray):
         return node
     if isinstance(node, (bool, int, float, complex, np.generic)):
         return np.asarray(node)
     raise TypeError(
-        f"{_where(path)} is a {type(node).__name__}; it must be a NumPy array of float16, float32 or float64"
+        f"{_where(path, what)} is a {type(node).__name__}; it must be a NumPy array of float16, float32 or float64"
     )
 
 
@@ -241,11 +241,32 @@ def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: boo
     ):
         gradients = _named_by_position(layout, gradients)
     else:
-        gradients = dict(_pairs(layout.structure, gradients, ""))
-    _refuse_unequal_names(layout, gradients)
+        gradients = dict(_pairs(layout.structure, gradients, "", "gradients"))
+    _refuse_unequal_names(layout, gradients, "gradients")
     arrays = [_as_gradient(name, gradients[name]) for name in layout.names]
-    _refuse_unequal_shapes(layout, arrays)
+    _refuse_unequal_shapes(layout, arrays, "gradients")
     return [np.array(a, order="C", copy=True if copy else None).reshape(-1) for a in arrays]
+
+
+def match_parameters(layout: ParameterLayout, values: Any, what: str) -> list[Array]:
+    """The arrays of other parameters, not copied, in the order of the layout.
+
+    Parameters
+    ----------
+    values : same structure as the parameters
+    what : the argument that holds them, for messages
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a structure, names, dtypes or shapes that differ from those of the parameters.
+    """
+    given = dict(_pairs(layout.structure, values, "", what))
+    _refuse_unequal_names(layout, given, what)
+    arrays = [_as_leaf(given[name], name, what) for name in layout.names]
+    _refuse_unequal_dtypes(layout, arrays, what)
+    _refuse_unequal_shapes(layout, arrays, what)
+    return arrays
 
 
 def _named_by_position(layout: ParameterLayout, gradients: Sequence[Any]) -> dict[str, Any]:
@@ -254,23 +275,21 @@ def _named_by_position(layout: ParameterLayout, gradients: Sequence[Any]) -> dic
     return dict(zip(layout.names, gradients, strict=True))
 
 
-def _pairs(node: Node, gradients: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Pairs of joined name and leaf of ``gradients``, walked beside the structure of the parameters."""
+def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str, Any]]:
+    """Pairs of joined name and leaf of ``values``, walked beside the structure of the parameters."""
     if isinstance(node, int):
-        yield path or "params", gradients
+        yield path or "params", values
     elif node.is_dict:
-        if not hasattr(gradients, "keys"):
-            raise TypeError(f"gradients{_at(path)} is a {_kind(gradients)}; params{_at(path)} is a dict: use its keys")
+        if not hasattr(values, "keys"):
+            raise TypeError(f"{what}{_at(path)} is a {_kind(values)}; params{_at(path)} is a dict: use its keys")
         children = dict(zip(node.names, node.children, strict=True))
-        for key in gradients.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
-            yield from _pairs(children.get(key, -1), gradients[key], _join(path, str(key)))
+        for key in values.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
+            yield from _pairs(children.get(key, -1), values[key], _join(path, str(key)), what)
     else:
-        if not isinstance(gradients, (list, tuple)):
-            raise TypeError(
-                f"gradients{_at(path)} is a {_kind(gradients)}; params{_at(path)} is a {node.container.__name__}"
-            )
-        for i, child in enumerate(gradients):
-            yield from _pairs(node.children[i] if i < len(node.children) else -1, child, _join(path, str(i)))
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f"{what}{_at(path)} is a {_kind(values)}; params{_at(path)} is a {node.container.__name__}")
+        for i, child in enumerate(values):
+            yield from _pairs(node.children[i] if i < len(node.children) else -1, child, _join(path, str(i)), what)
 
 
 def _kind(value: Any) -> str:
@@ -281,11 +300,11 @@ def _at(path: str) -> str:
     return f"[{path!r}]" if path else ""
 
 
-def _refuse_unequal_names(layout: ParameterLayout, gradients: Mapping[str, Any]) -> None:
-    missing = [name for name in layout.names if name not in gradients]
-    unknown = [name for name in gradients if name not in set(layout.names)]
-    parts = [f"gradients lacks {listed(missing)}"] if missing else []
-    parts += [f"gradients has {listed(unknown)}, unknown to params"] if unknown else []
+def _refuse_unequal_names(layout: ParameterLayout, values: Mapping[str, Any], what: str) -> None:
+    missing = [name for name in layout.names if name not in values]
+    unknown = [name for name in values if name not in set(layout.names)]
+    parts = [f"{what} lacks {listed(missing)}"] if missing else []
+    parts += [f"{what} has {listed(unknown)}, unknown to params"] if unknown else []
     if parts:
         raise ValueError("; ".join(parts) + f"; the names of params are {listed(layout.names)}")
 
@@ -303,14 +322,30 @@ def _as_gradient(name: str, gradient: Any) -> Array:
     return array if array.dtype in FLOATS else array.astype(np.float64)
 
 
-def _refuse_unequal_shapes(layout: ParameterLayout, arrays: Sequence[Array]) -> None:
+def _refuse_unequal_dtypes(layout: ParameterLayout, arrays: Sequence[Array], what: str) -> None:
     wrong = [
-        f"gradients[{name!r}] has shape {array.shape}; params[{name!r}] has shape {shape}"
+        f"{what}[{name!r}] is of {array.dtype}; params[{name!r}] is of {dtype}"
+        for name, dtype, array in zip(layout.names, layout.dtypes, arrays, strict=True)
+        if array.dtype != dtype
+    ]
+    if wrong:
+        raise TypeError(f"{'; '.join(_first(wrong))}: they must be the same")
+
+
+def _refuse_unequal_shapes(layout: ParameterLayout, arrays: Sequence[Array], what: str) -> None:
+    wrong = [
+        f"{what}[{name!r}] has shape {array.shape}; params[{name!r}] has shape {shape}"
         for name, shape, array in zip(layout.names, layout.shapes, arrays, strict=True)
         if array.shape != shape
     ]
     if wrong:
-        raise ValueError("; ".join(wrong[:10]) + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""))
+        raise ValueError("; ".join(_first(wrong)))
+
+
+def _first(problems: Sequence[str], limit: int = 10) -> list[str]:
+    """The first of many problems, and how many more there are."""
+    more = len(problems) - limit
+    return [*problems[:limit], f"and {more} more"] if more > 0 else [*problems]
 
 
 def norm(gradient: Array) -> float:

@@ -45,6 +45,8 @@ def matrix_operator(matrix: Any) -> Operator:
     """Of a NumPy array or a SciPy CSR array."""
 
     def entries(outputs: Positions, inputs: Positions) -> Floats:
+        if not outputs.size:  # SciPy gives a sparse array for no entries
+            return np.empty(0)
         return np.asarray(matrix[outputs, inputs], np.float64).reshape(-1)
 
     return Operator(matrix.shape, entries, lambda u: matrix @ u, lambda v: matrix.T @ v, matrix.dtype)

@@ -176,6 +176,30 @@ def _product(coefficient: float, name: str) -> str:
     return f"{coefficient:.4g}" if name == "1" else f"{coefficient:.4g} * {name}"
 
 
+# --- the gradient of another moment ---
+
+
+def stale(view: View, earlier: View, bits: float = BITS) -> Iterator[Pattern]:
+    """The analytic gradient is that of other parameters: it agrees with all entries measured there, and not here.
+
+    What tells is by how much the numerical gradient has changed in between.
+    """
+    here = view.part(np.isin(view.local, earlier.local))
+    both = replace(here, slack=np.fmax(here.slack, earlier.slack))
+    residual = earlier.analytic - earlier.numerical
+    agrees, change = earlier.deviation(residual) <= WITHIN, earlier.numerical - here.numerical
+    if agrees and both.explained(residual, 1, bits, change):
+        text = "consistent with the gradient at the parameters in `previous` (computed before the last update?)"
+        yield Pattern("stale", text, deviation=earlier.deviation(residual))
+
+
+def stale_together(views: Mapping[int, View], earlier: Mapping[int, View]) -> dict[int, list[Pattern]]:
+    """The same of several tensors: where one is stale, less is enough to show that another is."""
+    certain = {t: list(stale(views[t], there)) for t, there in earlier.items()}
+    bits = BITS / 2 if any(certain.values()) else BITS
+    return {t: list(stale(views[t], there, bits)) for t, there in earlier.items()}
+
+
 # --- none of these ---
 
 

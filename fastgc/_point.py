@@ -104,15 +104,24 @@ def moved(
     In place the caller's arrays are overwritten, and restored to the bit at the end. At point 0 they are kept for that
     only where they are small: what displaces single entries puts these back itself.
     """
-    if not in_place:
-        yield leaves if number == 0 else _displaced(leaves, seed, number, reach)
+    if number == 0 and in_place and sum(leaf.nbytes for leaf in leaves) > _KEPT_BYTES:
+        yield leaves
         return
-    keep = number > 0 or sum(leaf.nbytes for leaf in leaves) <= _KEPT_BYTES
-    originals = [leaf.copy() for leaf in leaves] if keep else []
+    values = leaves if number == 0 else _displaced(leaves, seed, number, reach)
+    with replaced(leaves, values, in_place=in_place) as places:
+        yield places
+
+
+@contextlib.contextmanager
+def replaced(leaves: Sequence[Array], values: Sequence[Array], *, in_place: bool) -> Iterator[Sequence[Array]]:
+    """Arrays that hold other values: these themselves; in place the caller's, which are restored to the bit."""
+    if not in_place:
+        yield values
+        return
+    originals = [leaf.copy() for leaf in leaves]
     try:
         try:
-            if number > 0:
-                _overwrite(leaves, _displaced(leaves, seed, number, reach))
+            _overwrite(leaves, values)
             yield leaves
         finally:
             _overwrite(leaves, originals)
@@ -130,7 +139,7 @@ def _displaced(leaves: Sequence[Array], seed: int, number: int, reach: float) ->
 
 
 def _overwrite(leaves: Sequence[Array], values: Sequence[Array]) -> None:
-    for leaf, value in zip(leaves, values, strict=False):  # nothing to write where nothing was kept
+    for leaf, value in zip(leaves, values, strict=True):
         leaf[...] = value
 
 

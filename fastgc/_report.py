@@ -165,8 +165,45 @@ class TensorSummary:
     diagnosis: Diagnosis | None
 
 
+class Report:
+    """What the dataclasses of reports can do alike."""
+
+    verdict: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is "pass"."""
+        return self.verdict == PASS
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dicts, lists, strings and numbers; "nan", "inf" and "-inf" stand for such numbers."""
+        return {"schema": _SCHEMA, "passed": self.passed, **_plain(self)}
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The report as JSON text, also written to ``path`` if one is given."""
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, sequences and numbers as what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
 @dataclass(frozen=True)
-class GradientReport:
+class GradientReport(Report):
     """The result of a check; ``str(report)`` is the text for people.
 
     Attributes
@@ -193,48 +230,12 @@ class GradientReport:
     notes: tuple[str, ...]
 
     @property
-    def passed(self) -> bool:
-        """Whether the verdict is "pass"."""
-        return self.verdict == PASS
-
-    @property
     def sensitivity(self) -> dict[str, Sensitivity | None]:
         """By tensor: the smallest error in one entry that this run would have called a failure."""
         return {name: tensor.sensitivity for name, tensor in self.tensors.items()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain dicts, lists, strings and numbers; "nan", "inf" and "-inf" stand for such numbers."""
-        return {"schema": _SCHEMA, "passed": self.passed, **plain(self)}
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The report as JSON text, also written to ``path`` if one is given."""
-        return json_text(self.to_dict(), path)
-
     def __str__(self) -> str:
         return "\n".join(_text(self))
-
-
-def json_text(contents: dict[str, Any], path: str | Path | None) -> str:
-    """Plain contents as JSON text, also written to ``path`` if one is given."""
-    text = json.dumps(contents, indent=1, allow_nan=False)
-    if path is not None:
-        Path(path).write_text(text + "\n", encoding="utf-8")
-    return text
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, sequences and numbers as what JSON can hold."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 # --- text ---

@@ -100,13 +100,13 @@ def validate_scope(*, step: Any, rtol: Any, atol: Any, seed: Any, probes: Any) -
     whole("probes", probes, least=0)
 
 
-def refuse_nonfinite(layout: ParameterLayout, leaves: Sequence[Array]) -> None:
+def refuse_nonfinite(layout: ParameterLayout, leaves: Sequence[Array], what: str = "params") -> None:
     """Raise a ValueError that counts the NaN and infinite entries of each tensor."""
     bad = {
         name: leaf.size - np.count_nonzero(np.isfinite(leaf)) for name, leaf in zip(layout.names, leaves, strict=True)
     }
     if any(bad.values()):
-        parts = [f"params[{name!r}] has {count} entries that are not finite" for name, count in bad.items() if count]
+        parts = [f"{what}[{name!r}] has {count} entries that are not finite" for name, count in bad.items() if count]
         raise ValueError(f"{listed(parts, quote=False)}; a derivative exists only at finite parameters")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ _UNEXPLAINED = 0.01  # share of the squared errors that a pattern may leave: R**
 BITS = 12.0  # that a pattern must explain beyond what was free to be chosen: by chance it does so once in 4096 times
 _LOOKED_AT = 4096  # analytic entries that tell what holds of a whole tensor
 _CANDIDATES = 512  # entries drawn to choose the next ones from
+_COLUMNS = ("local", "numerical", "slack", "parameters", "wrong", "right")  # of a view, one value for each entry
 
 
 def information(sizes: Floats, slack: Floats) -> float:
@@ -90,15 +92,15 @@ class View:
 
     def joined(self, other: View) -> View:
         """The measured entries of both."""
-        return replace(
-            self,
-            local=np.concatenate([self.local, other.local]),
-            numerical=np.concatenate([self.numerical, other.numerical]),
-            slack=np.concatenate([self.slack, other.slack]),
-            parameters=np.concatenate([self.parameters, other.parameters]),
-            wrong=np.concatenate([self.wrong, other.wrong]),
-            right=np.concatenate([self.right, other.right]),
-        )
+        return self._with(lambda name: np.concatenate([getattr(self, name), getattr(other, name)]))
+
+    def part(self, keep: NDArray[np.bool_]) -> View:
+        """Some of the measured entries."""
+        return self._with(lambda name: getattr(self, name)[keep])
+
+    def _with(self, column: Callable[[str], Array]) -> View:
+        columns: dict[str, Any] = {name: column(name) for name in _COLUMNS}
+        return replace(self, **columns)
 
     def deviation(self, residual: Floats) -> float:
         """The largest of what a pattern leaves of the measured entries, in units of their slack."""
@@ -164,6 +166,13 @@ def wanted(view: View, count: int, seed: int) -> Positions:
     else:
         found = _spread(view, generator)
     return np.sort(found[:count])
+
+
+def strongest(view: View, count: int, seed: int) -> Positions:
+    """At most ``count`` measured entries, in their order: wrong and telling ones first, drawn from all of them."""
+    drawn = np.random.default_rng([seed, 4]).permutation(view.local.size)
+    first = drawn[np.argsort(~view.strong[drawn], kind="stable")][:count]
+    return view.local[np.sort(first)]
 
 
 def _along(view: View, entry: int, axis: int, generator: np.random.Generator) -> Positions:

@@ -32,6 +32,7 @@ class Problem:
     args: tuple[Any, ...] = ()
     tags: frozenset[str] = frozenset()
     exact: Callable[..., Any] | None = None  # the loss without rounding or solver noise, where that differs
+    previous: Params | None = None  # the parameters to which stale gradients belong
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ NAMED = {
     "sign": "sign", "factor": "factor", "transpose": "transpose", "permutation": "permutation", "zero": "zero",
     "broadcast": "broadcast", "sparse": "sparse", "swapped": "swapped", "precision": "scale_precision",
     "entry": "sparse", "missing_term": "missing_term", "extra_term": "missing_term",
+    "stale": "stale",
 }  # fmt: skip
 NAMED_AS = {
     "absolute": "sign", "bias-mean": "factor", "bias-total": "broadcast", "bias-wrong-axis": "broadcast",
@@ -987,7 +989,8 @@ def displaced(base: dict[str, Problem]) -> Iterator[Wrong]:
     )
     for given, (share,) in picked(base, steps):
         gradients = partial(stale, given, float(share))
-        yield mistaken(given, "stale", f"stale{100 * float(share):g}%", tuple(given.params), gradients)
+        before = replace(given, previous=larger(given.params, float(share)))
+        yield mistaken(before, "stale", f"stale{100 * float(share):g}%", tuple(given.params), gradients)
     sampled = (
         "mlp-tanh-mse mlp-relu-xent layernorm-gelu-xent conv1d-tanh-mse transformer-xent regression-logistic "
         "gaussian-mixture gaussian-process regression-multinomial-float32-gradients"
@@ -998,7 +1001,12 @@ def displaced(base: dict[str, Problem]) -> Iterator[Wrong]:
 
 def stale(given: Problem, share: float, params: Params, *args: Any) -> Params:
     """Gradients where every parameter was larger by a share of itself."""
-    return given.gradients({name: (1 + share) * p for name, p in params.items()}, *args)
+    return given.gradients(larger(params, share), *args)
+
+
+def larger(params: Params, share: float) -> Params:
+    """Every parameter larger by a share of itself."""
+    return {name: (1 + share) * p for name, p in params.items()}
 
 
 def shortened(given: Problem, params: Params, *args: Any) -> Params:

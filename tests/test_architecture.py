@@ -30,7 +30,7 @@ ROWS = [
     ["_engine", "_entries", "_crosscheck", "_sweep"],
     ["_classic", "_compare", "_probes"],
     ["_diagnose", "_settle", "_localise"],
-    ["_report", "_budget"],
+    ["_report", "_budget", "_previous"],
     ["_cover", "_explain"],
     ["_summary", "_operator", "_field", "_complex_step"],
     ["_grid"],

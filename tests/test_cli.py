@@ -66,6 +66,8 @@ PROBLEMS = """
         raise SystemExit(0)
 
     number = 7
+    previous = {name: v + 0.1 for name, v in params.items()}
+    stale = {"loss": loss, "gradients": gradients(previous), "params": params, "previous": previous}
     short = (loss, gradients)
     shapes = (loss, {"W1": np.ones((4, 3)), "b1": np.ones(40), "b2": np.ones(2)}, params)
     misspelt = {"loss": loss, "gradients": gradients, "params": params, "sample": 3}
@@ -112,6 +114,15 @@ def test_a_problem_may_bring_its_own_options(file: Path, asked: dict[str, Any]) 
     assert asked["samples"] == 3
     main(["check", f"{file}:as_dict", "--samples", "7"])
     assert asked["samples"] == 7
+
+
+def test_a_problem_may_bring_the_parameters_of_an_earlier_moment(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", f"{file}:stale", "--json", str(tmp_path / "report.json")]) == 1
+    assert "the parameters in `previous`" in capsys.readouterr().out
+    tensors = json.loads((tmp_path / "report.json").read_text())["tensors"]
+    assert {tensor["diagnosis"]["kind"] for tensor in tensors.values()} == {"stale"}
 
 
 @pytest.mark.parametrize("target", ["problems_for_cli:as_tuple", "package.inner:as_tuple"])
@@ -268,7 +279,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
 KEYWORDS = [
     name
     for name, parameter in inspect.signature(fastgc.check_gradients).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name != "args"  # a problem carries its args itself
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in ("args", "previous")  # a problem carries these itself
 ]
 
 

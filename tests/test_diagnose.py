@@ -35,9 +35,8 @@ def problems() -> dict[str, Problem]:
 
 
 def check(problem: Problem, **options: Any) -> Any:
-    return fastgc.check_gradients(
-        problem.loss, problem.gradients, problem.params, args=problem.args, crosscheck=False, **options
-    )
+    given = {"args": problem.args, "previous": problem.previous, "crosscheck": False}
+    return fastgc.check_gradients(problem.loss, problem.gradients, problem.params, **given, **options)
 
 
 def diagnosed(item: str, change: Callable[..., np.ndarray], **options: Any) -> Any:

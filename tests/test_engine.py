@@ -13,6 +13,7 @@ import pytest
 from test_layout import Array, array, gradients, loss
 
 import fastgc
+from fastgc._engine import noted
 
 
 def double(p: Array) -> Array:
@@ -409,3 +410,16 @@ def test_numbas_configuration_is_left_alone() -> None:
     before = {name: getattr(numba.config, name) for name in dir(numba.config) if name.isupper()}
     fastgc.check_gradients(jitted_quad, quad_slopes, array(5), args=(array(3),), engine="numba", threads=2)
     assert {name: getattr(numba.config, name) for name in dir(numba.config) if name.isupper()} == before
+
+
+# --- what is said beside exceptions ---
+
+
+def test_a_note_goes_with_exceptions_of_its_kind_and_words_alone() -> None:
+    with pytest.raises(TypeError, match="dtypes differ") as said, noted(TypeError, "dtype|f64", "in float64"):
+        raise TypeError("dtypes differ")
+    with pytest.raises(TypeError, match="no number") as other, noted(TypeError, "dtype|f64", "in float64"):
+        raise TypeError("no number")
+    with pytest.raises(ValueError, match="dtype") as kind, noted(TypeError, "dtype|f64", "in float64"):
+        raise ValueError("dtype")
+    assert [getattr(each.value, "__notes__", []) for each in (said, other, kind)] == [["in float64"], [], []]

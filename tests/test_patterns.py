@@ -187,3 +187,48 @@ def test_enough_wrong_entries_without_a_pattern_are_said() -> None:
     assert only(_patterns.unstructured, view(N[0, :2], P[0, :2])) is not None
     assert only(_patterns.unstructured, view(N[0, :1], 3.3 * N[0, :1])) is None
     assert only(_patterns.unstructured, view(N, np.nan * N)) is None
+
+
+# --- the gradient of another moment ---
+
+THEN = N * (1 + 0.1 * slopes(12, 10, seed=5))  # the numerical gradient at other parameters
+
+
+@pytest.mark.parametrize("known", [None, SOME, SOME[:8]], ids=["all", "some", "eight"])
+def test_a_gradient_of_another_moment_is_found(known: Any) -> None:
+    found = only(_patterns.stale, view(N, THEN, known), view(THEN, THEN, known))
+    assert found is not None
+    assert (found.kind, found.deviation) == ("stale", 0)
+
+
+def test_eight_entries_are_needed_unless_all_are_known() -> None:
+    assert not only(_patterns.stale, view(N, THEN), view(THEN, THEN, SOME[:7]))
+    assert only(_patterns.stale, view(N[0], THEN[0]), view(THEN[0], THEN[0]))
+
+
+def test_every_entry_that_was_measured_then_must_agree() -> None:
+    analytic = THEN.copy()
+    analytic.flat[SOME[3]] *= 1.01
+    assert not only(_patterns.stale, view(N, analytic), view(THEN, analytic, SOME))
+    assert only(_patterns.stale, view(N, analytic), view(THEN, analytic, np.delete(SOME, 3)))
+
+
+def test_entries_must_differ_now() -> None:
+    assert not only(_patterns.stale, view(N, N), view(N, N))
+    assert not only(_patterns.stale, view(N, N * (1 + 2e-5)), view(N * (1 + 2e-5), N * (1 + 2e-5)))
+
+
+def test_the_slack_of_both_moments_counts() -> None:
+    near = THEN * (1 + 1e-3)
+    assert not only(_patterns.stale, view(N, near), view(THEN, near))
+    assert not only(_patterns.stale, view(N, near, slack=1e-3), view(THEN, near))
+    assert only(_patterns.stale, view(N, near), view(THEN, near, slack=1e-3))
+
+
+def test_less_is_enough_where_another_tensor_shows_it() -> None:
+    n, then = np.array([1.0]), np.array([1.01])
+    weak, strong = (view(n, then), view(then, then)), (view(N, THEN), view(THEN, THEN))
+    assert _patterns.stale_together({0: weak[0]}, {0: weak[1]}) == {0: []}
+    found = _patterns.stale_together({0: weak[0], 1: strong[0], 2: weak[0]}, {0: weak[1], 1: strong[1]})
+    assert [[each.kind for each in found[t]] for t in (0, 1)] == [["stale"], ["stale"]]
+    assert 2 not in found

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from test_layout import PARAMS, Array, array, gradients, leaves_of, loss
 
 import fastgc
+from fastgc._point import replaced
 
 
 def square(p: Array) -> float:
@@ -239,6 +240,25 @@ def test_any_parameters_are_restored_in_place(params: Any) -> None:
 
 
 # --- several points ---
+
+
+def test_other_values_stand_in_the_callers_arrays_for_a_while() -> None:
+    leaves, values = [np.ones(3), np.full((2, 2), -0.0)], [np.arange(3.0), np.full((2, 2), 7.0)]
+    before = [leaf.tobytes() for leaf in leaves]
+    with replaced(leaves, values, in_place=True) as places:
+        assert all(place is leaf for place, leaf in zip(places, leaves, strict=True))
+        assert all(np.array_equal(leaf, value) for leaf, value in zip(leaves, values, strict=True))
+    assert [leaf.tobytes() for leaf in leaves] == before
+    with pytest.raises(KeyError), replaced(leaves, values, in_place=True):
+        raise KeyError
+    assert [leaf.tobytes() for leaf in leaves] == before
+
+
+def test_elsewhere_the_other_values_are_arrays_of_their_own() -> None:
+    leaves, values = [np.ones(3)], [np.arange(3.0)]
+    with replaced(leaves, values, in_place=False) as places:
+        assert places is values
+        assert np.array_equal(leaves[0], np.ones(3))
 
 
 def test_the_first_point_is_the_given_one_and_the_others_are_around_it() -> None:

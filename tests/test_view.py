@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from views import drawn, slopes, view
 
-from fastgc._view import BITS, FEWEST, information, is_level, wanted
+from fastgc._view import BITS, FEWEST, information, is_level, strongest, wanted
 
 N = slopes(12, 10)
 
@@ -145,3 +145,35 @@ def test_any_shape_is_served(shape: tuple[int, ...]) -> None:
     for wrong in 2 * right, np.where(np.arange(right.size).reshape(shape) == 0, 9, right), np.full(shape, 9.0):
         known = view(right, wrong, [0])
         assert wanted(known, 29, 0).size <= 29
+
+
+# --- which measured entries to measure elsewhere ---
+
+
+def test_the_strongest_are_wrong_and_telling_and_from_everywhere() -> None:
+    wrong = np.where(np.arange(120).reshape(N.shape) % 3 == 0, 2 * N, N)
+    known = view(N, wrong, drawn(120, 60))
+    found = strongest(known, 10, seed=0)
+    assert found.size == 10
+    assert np.all(found % 3 == 0)
+    assert found.max() > 60 > found.min()
+    assert np.all(np.diff(np.flatnonzero(np.isin(known.local, found))) > 0)
+    assert np.array_equal(found, known.local[np.isin(known.local, found)])
+
+
+def test_where_few_are_strong_others_fill_up() -> None:
+    wrong = N.copy()
+    wrong[3, 4] *= 2
+    found = strongest(view(N, wrong), 10, seed=0)
+    assert found.size == 10
+    assert 34 in found
+    assert strongest(view(N, wrong), 500, seed=0).tolist() == list(range(120))
+
+
+def test_a_part_of_a_view_and_a_joined_one_keep_entries_together() -> None:
+    known = view(N, 2 * N, drawn(120, 30), parameters=slopes(12, 10, seed=3))
+    even = known.local % 2 == 0
+    again = known.part(even).joined(known.part(~even))
+    order = np.argsort(again.local)
+    for name in ("local", "numerical", "slack", "parameters", "wrong", "right"):
+        assert np.array_equal(getattr(again, name)[order], getattr(known, name)), name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._check import Scope, examine, sampled_counts
-from fastgc._engine import NotFiniteError
+from fastgc._check import Scope, Start, examine, sampled_counts
+from fastgc._engine import NotFiniteError, noted
 from fastgc._layout import FLOATS, Array, match_gradients, named_layout
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
@@ -23,7 +22,7 @@ from fastgc._summary import summarise
 from fastgc._validate import DEFAULT_SAMPLES, one_of, refuse_nonfinite, validate_scope
 from fastgc.jax._evaluator import JaxEvaluator, Leaves, Loss, compiled
 
-_DTYPES = re.compile(r"dtype|float64|f64")  # in messages about arrays of two dtypes
+_DTYPES = "dtype|float64|f64"  # in messages about arrays of two dtypes
 
 
 def check_gradients(
@@ -122,7 +121,7 @@ def report_on(
     noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r}"] if again != base else []
     found = match_gradients(layout, dict(zip(names, map(np.asarray, analytic(arrays)), strict=True)), copy=True)
     with Progress(scope.samples, shown=progress) as bar:
-        findings = examine(scope, 0, evaluator, arrays, found, base, [*notes, *noisy], bar)
+        findings = examine(scope, Start(evaluator, arrays, found, base, [*notes, *noisy]), bar)
     return summarise(layout, counts, [findings], seed, time.perf_counter() - begin)
 
 
@@ -227,12 +226,8 @@ def in_precision(precision: str) -> Iterator[list[str]]:
         yield ["jax_enable_x64 is off: switched on while this check runs"] if off else []
 
 
-@contextlib.contextmanager
-def explained(precision: str) -> Iterator[None]:
+def explained(precision: str) -> contextlib.AbstractContextManager[None]:
     """Say beside an exception about dtypes that the function runs in float64."""
-    try:
-        yield
-    except TypeError as error:
-        if precision == "double" and _DTYPES.search(str(error)):
-            error.add_note("fastgc evaluates the function in float64")
-        raise
+    if precision == "native":
+        return contextlib.nullcontext()
+    return noted(TypeError, _DTYPES, "fastgc evaluates the function in float64")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgc._check import Scope, examine, sampled_counts
-from fastgc._engine import NotFiniteError
+from fastgc._check import Scope, Start, examine, sampled_counts
+from fastgc._engine import NotFiniteError, noted
 from fastgc._layout import Array, ParameterLayout, listed, named_layout
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
@@ -25,7 +24,7 @@ from fastgc.torch._evaluator import TorchEvaluator
 
 _SEEN = 4096  # evenly spaced entries of a tensor that tell its scale
 _NATIVE = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
-_DTYPES = re.compile(r"dtype|Double|float64")  # in messages about tensors of two dtypes
+_DTYPES = "dtype|Double|float64"  # in messages about tensors of two dtypes
 
 
 def check_module(
@@ -96,7 +95,7 @@ def check_module(
         evaluator = TorchEvaluator(subject, layout, subject.tensors, sources, base, footprint)
         leaves = [_some(tensor) for tensor in subject.tensors]
         with Progress(scope.samples, shown=progress) as bar:
-            findings = examine(scope, 0, evaluator, leaves, gradients, base, [*notes, *left_out], bar)
+            findings = examine(scope, Start(evaluator, leaves, gradients, base, [*notes, *left_out]), bar)
     return summarise(layout, counts, [findings], seed, time.perf_counter() - begin)
 
 
@@ -304,15 +303,12 @@ def _own_state(tensors: Sequence[torch.Tensor], precision: str) -> Iterator[None
             torch.set_default_dtype(default)
 
 
-@contextlib.contextmanager
-def _explained(precision: str) -> Iterator[None]:
+def _explained(precision: str) -> contextlib.AbstractContextManager[None]:
     """Say beside an exception about dtypes that the module runs in float64."""
-    try:
-        yield
-    except RuntimeError as error:
-        if precision == "double" and _DTYPES.search(str(error)):
-            error.add_note('fastgc evaluates a copy of the module in float64; precision="native" keeps its own dtypes')
-        raise
+    if precision == "native":
+        return contextlib.nullcontext()
+    note = 'fastgc evaluates a copy of the module in float64; precision="native" keeps its own dtypes'
+    return noted(RuntimeError, _DTYPES, note)
 
 
 # --- one value ---

@@ -1,0 +1,76 @@
+"""Functions of several outputs with their Jacobians, right and wrong, and ways to give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from fastgc import JacobianReport, check_jacobian
+
+Floats = NDArray[np.float64]
+
+
+def f(x: Floats) -> Floats:
+    return np.array([x[0] ** 2 + x[1], x[0] * x[1] - x[1] ** 2])
+
+
+def df(x: Floats) -> Floats:
+    return np.array([[2 * x[0], 1], [x[1], x[0] - 2 * x[1]]])
+
+
+RNG = np.random.default_rng(0)
+
+
+A, WIDE = RNG.normal(size=(40, 600)) / 25, RNG.normal(size=600)
+
+
+def layer(x: Floats) -> Floats:
+    return np.tanh(A @ x)
+
+
+def layer_jacobian(x: Floats) -> Floats:
+    return (1 - layer(x) ** 2)[:, None] * A
+
+
+def spoiled(place: tuple[int, int], factor: float) -> Callable[[Floats], Floats]:
+    def jacobian(x: Floats) -> Floats:
+        result = layer_jacobian(x)
+        result[place] *= factor
+        return result
+
+    return jacobian
+
+
+def by_kind(kind: str, jacobian: Callable[[Floats], Floats], x: Floats, **options: Any) -> JacobianReport:
+    """The same Jacobian as a matrix, a function or one of the products."""
+    if kind == "array":
+        return check_jacobian(layer, jacobian(x), x, **options)
+    if kind == "callable":
+        return check_jacobian(layer, jacobian, x, **options)
+    if kind == "jvp":
+        return check_jacobian(layer, None, x, jvp=lambda x, u: jacobian(x) @ u, **options)
+    return check_jacobian(layer, None, x, vjp=lambda x, v: v @ jacobian(x), **options)
+
+
+KINDS = ["array", "callable", "jvp", "vjp"]
+
+
+N = 400
+
+
+def band(x: Floats) -> Floats:
+    result = -2 * x**2
+    result[1:] += x[:-1]
+    result[:-1] += np.sin(x[1:])
+    return result
+
+
+def band_jacobian(x: Floats) -> Any:
+    return sp.diags_array([np.ones(N - 1), -4 * x, np.cos(x[1:])], offsets=[-1, 0, 1])
+
+
+POINT = RNG.normal(size=N)
