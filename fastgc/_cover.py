@@ -192,17 +192,19 @@ def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[st
     probing, scale = coverage.probing, float(site.scene.tensor_scales[tensor])
     limit = _limit(site, tensor, probing)
     norms = _norms(site, tensor, probing)
+    seen = coverage.located is not None or probing.suspicious
     with np.errstate(all="ignore"):
         relative = float(np.float64(CERTAIN * limit) / max(norms))
-        low, high = (float(bound / scale / sum(norms)) for bound in _interval(probing, 0.025))
+        low, high = (
+            (bound / scale / float(sum(norms)) for bound in _interval(probing, 0.025)) if seen else (0.0, relative)
+        )
         estimate = float(norm(probing.residuals) / probing.residuals.size**0.5 / scale / sum(norms))
-    seen = coverage.located is not None or probing.suspicious
     return Probe(
         residuals=tuple((probing.residuals / scale).tolist()),
         uncertainties=tuple((probing.uncertainties / scale).tolist()),
         seen=seen,
         relative_error=estimate if seen else relative,
-        interval=(low, high) if seen else (0.0, relative),
+        interval=(low, high),
         entry_limit=max(CERTAIN * limit, _median_tolerance(site, tensor)),
         norm_limit=relative,
         miss_probability=0.5**probing.residuals.size,

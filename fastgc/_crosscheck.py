@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluate import Evaluator
-from fastgc._layout import norm
+from fastgc._layout import norm, spread
 
 _MOST = 32  # entries; SciPy evaluates the loss once for each, and once more
 
@@ -35,7 +35,7 @@ def crosscheck(evaluator: Evaluator, positions: NDArray[np.int64], analytic: NDA
         return None
     from scipy.optimize import check_grad
 
-    chosen = np.unique(np.linspace(0, positions.size - 1, min(positions.size, _MOST)).astype(np.int64))
+    chosen = spread(positions.size, _MOST)
     where, gradient = positions[chosen], analytic[chosen]
 
     def loss(x: NDArray[np.float64]) -> float:

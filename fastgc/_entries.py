@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluate import Evaluator, Tick, silent
-from fastgc._layout import Array, ParameterLayout, median
+from fastgc._layout import Array, ParameterLayout, median, spread
 from fastgc._line import TROUBLES, Ladder, Line, analyse
 from fastgc._noise import Noise, measure_noise
 from fastgc._point import tensor_scales
@@ -149,17 +149,9 @@ def open_scene(
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:
     """A few positions in every tensor, a few hundred in all."""
-    few = [
-        layout.starts[t] + np.unique(np.linspace(0, layout.sizes[t] - 1, _NOISE_ENTRIES).astype(np.int64))
-        for t in tensors
-        if layout.sizes[t]
-    ]
+    few = [layout.starts[t] + spread(layout.sizes[t], _NOISE_ENTRIES) for t in tensors if layout.sizes[t]]
     together = np.concatenate([np.empty(0, np.int64), *few])
-    return (
-        together[:0]
-        if not together.size
-        else together[np.unique(np.linspace(0, together.size - 1, _NOISE_IN_ALL).astype(np.int64))]
-    )
+    return together[spread(together.size, _NOISE_IN_ALL)]
 
 
 # --- the cheap pass ---
@@ -201,7 +193,7 @@ def plain_quotients(
 
 
 def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
-    return members[np.unique(np.linspace(0, members.size - 1, _TRIALS).astype(np.int64))]
+    return members[spread(members.size, _TRIALS)]
 
 
 def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None) -> Floats:

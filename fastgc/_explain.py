@@ -60,9 +60,9 @@ def explain(
     args : whose lengths may be a factor
     look_back : measures failing tensors at the parameters of an earlier moment
     """
-    failing = np.unique(site.scene.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
-    if not failing:
+    if not judgement.failed.any():
         return Explanation({}, 0, ())
+    failing = np.unique(site.scene.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
     lengths, scales = _lengths(args), site.scales(estimates)
     views = _views(site, estimates, judgement, failing, lengths)
     extra = {t: _wanted(site, views[t], seed) for t in failing}

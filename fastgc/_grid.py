@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastgc._compare import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
 from fastgc._entries import Estimates, Scene, ladder_estimates, unmeasured_scene
 from fastgc._field import Component, Field
+from fastgc._layout import spread
 from fastgc._operator import Operator
 from fastgc._progress import Progress
 from fastgc._settle import decide
@@ -77,7 +78,7 @@ class Grid:
 def open_grid(field: Field, operator: Operator, step: float | None, rtol: float | None, atol: float | None) -> Grid:
     """Measure the noise of some outputs; the default tolerance is that of the Jacobian's dtype."""
     m = field.base.size
-    for output in np.unique(np.linspace(0, m - 1, min(m, _MEASURED)).astype(np.int64)).tolist():
+    for output in spread(m, _MEASURED).tolist():
         field.scene(output)
     return Grid(field, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
 
@@ -154,7 +155,7 @@ def _truncation(grid: Grid, groups: Sequence[Group]) -> Floats:
     An entry that a quotient does not settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
     """
     largest = np.zeros(grid.shape[0])
-    for k in np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _TRIALS)).astype(np.int64)):
+    for k in spread(len(groups), _TRIALS).tolist():
         columns, owner = groups[k].columns, groups[k].owner
         steps = _steps(grid, columns)
         (near, taken), (wide, taken_wide) = (_displaced(grid, columns, each) for each in (steps, _WIDE * steps))
@@ -191,7 +192,7 @@ def _noise(grid: Grid) -> Floats:
 
 def _ladders(grid: Grid, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
     """Ladders for the entries; where there are too many, for some, and less certain quotients for the others."""
-    some = np.unique(np.linspace(0, positions.size - 1, min(positions.size, _MOST_LADDERS)).astype(np.int64))
+    some = spread(positions.size, _MOST_LADDERS)
     order = np.argsort(quotients.positions, kind="stable")
     where = order[np.searchsorted(quotients.positions, positions, sorter=order)]
     result = quotients.part(where)

@@ -358,6 +358,12 @@ def norm(gradient: Array) -> float:
     return largest * float(np.sqrt(sum(float(np.dot(block, block)) for block in scaled)))
 
 
+def spread(size: int, count: int) -> NDArray[np.int64]:
+    """``count`` evenly spaced indices of ``size`` items, from the first to the last; all, if there are no more."""
+    count = min(size, count)
+    return np.arange(count) * max(0, size - 1) // max(1, count - 1)
+
+
 def median(values: NDArray[np.float64]) -> float:
     """As ``np.median``, NaN included, but without its import of ``numpy.ma``: ten milliseconds of a new process.
 

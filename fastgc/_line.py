@@ -146,7 +146,7 @@ def _is_quantised(ladder: Ladder) -> bool:
     """
     values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
     rounding = _LAST_PLACES * np.spacing(np.abs(values).max())
-    return 1 < np.unique(values).size < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
+    return 1 < len(set(values.tolist())) < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
 
 
 def _visible_gaps(ladder: Ladder) -> NDArray[np.int64]:

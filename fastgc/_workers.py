@@ -23,7 +23,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, silent
-from fastgc._layout import Array, ParameterLayout, listed
+from fastgc._layout import Array, ParameterLayout, listed, spread
 from fastgc._record import store
 
 try:
@@ -156,8 +156,7 @@ class WorkersEvaluator:
     def _trial(self, layout: ParameterLayout) -> tuple[NDArray[np.int64], Array, Array]:
         """Entries of all tensors, as they are and displaced, and our values there."""
         filled = np.array(layout.sizes) > 0
-        spread = np.linspace(0, max(0, layout.size - 1), min(_TRIAL_ENTRIES, layout.size)).astype(np.int64)
-        positions = np.union1d(layout.starts[:-1][filled], spread)
+        positions = np.union1d(layout.starts[:-1][filled], spread(layout.size, _TRIAL_ENTRIES))
         start = self._direct.entries(positions)
         rows = self._direct.rounded(positions, np.stack([start, start + _TRIAL_STEP * (1 + np.abs(start))], axis=1)).T
         deadline, self._direct.deadline = self._direct.deadline, math.inf  # two values, before anything is checked

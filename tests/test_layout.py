@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._layout import flatten_parameters, median
+from fastgc._layout import flatten_parameters, median, spread
 
 Array = NDArray[Any]
 
@@ -513,7 +513,18 @@ def test_another_structure_is_refused(params: Any, answer: Any, message: str) ->
         fastgc.check_gradients(loss, lambda p: answer, params)
 
 
-# --- sums and medians ---
+# --- medians, evenly spaced indices ---
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64])
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 7, 64, 65, 1000, 10**9])
+def test_evenly_spaced_indices_are_different_and_reach_both_ends(size: int, count: int) -> None:
+    found = spread(size, count)
+    assert found.dtype == np.int64 and found.size == min(size, count)
+    assert found.tolist() == sorted(set(found.tolist()))
+    if size and count > 1:
+        assert (found[0], found[-1]) == (0, size - 1)
+    assert np.ptp(np.diff(found)) <= 1 if found.size > 2 else True
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluate import PythonEvaluator, Ray, Tick, agree, silent
-from fastgc._layout import Array, ParameterLayout
+from fastgc._layout import Array, ParameterLayout, spread
 
 Leaves = Sequence[Any]
 Loss = Callable[[Leaves], Any]
@@ -105,7 +105,7 @@ class JaxEvaluator:
         self._size = self._open_block()
         if self._size < _FEWEST:
             return -1
-        some = np.unique(np.linspace(0, positions.size - 1, _TRIED).astype(np.int64))
+        some = spread(positions.size, _TRIED)
         single = self._direct.values(positions[some], displaced[some, :1], silent)[:, 0]
         together = self._together(positions[some], displaced[some, 0])
         eps = max(float(np.finfo(leaf.dtype).eps) for leaf in self._leaves)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastgc._evaluate import Ray, Tick, agree, outside_domain
-from fastgc._layout import Array, ParameterLayout
+from fastgc._layout import Array, ParameterLayout, spread
 
 Loss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # told which tensors, by number, to replace by others
 
@@ -185,7 +185,7 @@ class TorchEvaluator:
 
     def _can_be_batched(self, t: int, cells: NDArray[np.int64], entries: Array) -> bool:
         """Whether some values are the same both ways, so far as their change shows; warnings count as a no."""
-        some = np.unique(np.linspace(0, entries.size - 1, _TRIED).astype(np.int64))
+        some = spread(entries.size, _TRIED)
         plain = self._one_by_one(t, cells[some], entries[some])
         try:
             with warnings.catch_warnings():
