@@ -34,8 +34,8 @@ CHUNKS = 16  # for each thread and tensor: neither waits long for the other
 def problems(quick: bool) -> dict[str, Problem]:
     """One for each cost of the loss; how much it costs here is measured and printed."""
     return {
-        "1 us": lookup(rows=5_000 if quick else 25_000),
-        "10 us": network(100, 100, 10, batch=8),
+        "1 us": lookup(rows=5_000 if quick else 25_000, batch=250),
+        "10 us": network(100, 100, 10, batch=20),
         "50 us": network(*((32, 64, 10, 128) if quick else (100, 100, 10, 64))),
         "1 ms": network(40, 80, 10, batch=200 if quick else 2_000),
     }

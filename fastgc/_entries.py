@@ -165,10 +165,9 @@ def quotient_estimates(
     The uncertainty adds the noise of the values, ``noise * sum(|weights|) / h``, to the tensor's truncation error,
     which grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
     """
-    steps = _steps(scene, positions, stencil, step)
+    reach, steps = _steps(scene, positions, stencil, step)
     numerical = _quotients(scene, positions, stencil, steps, step is not None, tick)
     truncation = np.zeros(positions.size)
-    reach = steps / scene.scales(positions)  # relative, so that no power of it overflows
     parts = list(scene.layout.parts(positions))
     trials = np.concatenate([np.empty(0, np.int64), *(_trials(np.arange(positions.size)[mine]) for _, mine in parts)])
     wide = _quotients(scene, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, silent)
@@ -178,10 +177,8 @@ def quotient_estimates(
     for t, mine in parts:
         truncation[mine] = median(errors[tried == t]) * _TRIAL_SAFETY
     truncation *= reach**stencil.order
-    spread = (
-        sum(abs(weight) for weight in stencil.weights) * _noise_of(scene, stencil, numerical, steps, positions) / steps
-    )
-    uncertainty = np.maximum(truncation + spread, np.finfo(np.float64).tiny)
+    noise = sum(map(abs, stencil.weights)) * _noise_of(scene, stencil, numerical, steps, reach) / steps
+    uncertainty = np.maximum(truncation + noise, np.finfo(np.float64).tiny)
     return Estimates(positions, numerical, uncertainty, numerical, numerical, steps, np.zeros(positions.size, np.int8))
 
 
@@ -189,26 +186,27 @@ def plain_quotients(
     scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
 ) -> Floats:
     """One difference quotient for every entry, and nothing else."""
-    return _quotients(scene, positions, stencil, _steps(scene, positions, stencil, step), step is not None, tick)
+    return _quotients(scene, positions, stencil, _steps(scene, positions, stencil, step)[1], step is not None, tick)
 
 
 def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
     return members[spread(members.size, _TRIALS)]
 
 
-def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None) -> Floats:
+def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None) -> tuple[Floats, Floats]:
+    """The step of every entry in units of its scale, of which no power overflows, and as it is."""
+    scales = scene.scales(positions)
     if step is not None:
-        return np.full(positions.size, float(step))
+        return step / scales, np.full(positions.size, float(step))
     relative_noise = scene.noise.at_point / abs(scene.base) if scene.base else 0.0
-    eps = scene.eps[scene.layout.tensor_of(positions)]
-    precision = np.clip(relative_noise, eps, 1e-6)
-    return relative_step(stencil, precision) * scene.scales(positions)
+    reach = relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6))[scene.layout.tensor_of(positions)]
+    return reach, reach * scales
 
 
-def _noise_of(scene: Scene, stencil: Stencil, numerical: Floats, steps: Floats, positions: NDArray[np.int64]) -> Floats:
+def _noise_of(scene: Scene, stencil: Stencil, numerical: Floats, steps: Floats, reach: Floats) -> Floats:
     if stencil.is_complex:  # nothing is subtracted: the rounding is that of the imaginary part itself
         return 4 * np.finfo(np.float64).eps * np.abs(numerical) * steps
-    return scene.noise.at(steps / scene.scales(positions))
+    return scene.noise.at(reach)
 
 
 def _quotients(
