@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -78,8 +78,7 @@ class Grid:
 def open_grid(field: Field, operator: Operator, step: float | None, rtol: float | None, atol: float | None) -> Grid:
     """Measure the noise of some outputs; the default tolerance is that of the Jacobian's dtype."""
     m = field.base.size
-    for output in np.unique(np.linspace(0, m - 1, min(m, _MEASURED)).astype(np.int64)).tolist():
-        field.scene(output)
+    field.measure(np.unique(np.linspace(0, m - 1, min(m, _MEASURED)).astype(np.int64)).tolist())
     return Grid(field, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
 
 
@@ -105,14 +104,7 @@ class Checked:
 
 def check_groups(grid: Grid, groups: Sequence[Group], bar: Progress) -> Checked:
     """Quotients for all entries of the groups, ladders for those in doubt, and the verdicts."""
-    truncation = _truncation(grid, groups)
-    parts, strays = [], []
-    for group in groups:
-        quotients, loose = _quotients(grid, group, truncation)
-        parts.append(quotients)
-        strays += [(int(output), group) for output in loose]
-        bar.advance(group.columns.size)
-    quotients = Estimates.joined(parts)
+    quotients, strays = _quotients(grid, groups, bar)
     estimates, judgement = decide(
         quotients,
         lambda each: verdicts(grid, each),
@@ -124,46 +116,105 @@ def check_groups(grid: Grid, groups: Sequence[Group], bar: Progress) -> Checked:
 # --- quotients ---
 
 
-def _quotients(grid: Grid, group: Group, truncation: Floats) -> tuple[Estimates, Positions]:
-    """Of all outputs at once; also the outputs that move though they depend on no column of the group."""
-    steps = _steps(grid, group.columns)
-    values, taken = _displaced(grid, group.columns, steps)
-    owned = np.flatnonzero(group.owner >= 0)
-    mine = group.owner[owned]
-    with np.errstate(all="ignore"):
-        noise = np.fmax(_noise(grid), np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0))
-        change = values[0] - values[1]
-        quotients = change[owned] / taken[mine]
-        uncertainty = truncation[owned] / grid.unmeasured.scales(group.columns)[mine] + noise[owned] / steps[mine]
-    loose = np.flatnonzero((group.owner < 0) & group.declared & (np.abs(change) > _STRAY * noise))
-    positions = owned * grid.shape[1] + group.columns[mine]
-    trouble = np.full(owned.size, "", dtype="<U10")
-    uncertainty = np.fmax(uncertainty, np.finfo(np.float64).tiny)
-    return Estimates(positions, quotients, uncertainty, quotients, quotients, steps[mine], trouble), loose
+@dataclass(frozen=True)
+class _Quotients:
+    """Quotients of the outputs that groups own, all arrays of shape (quotients,).
 
-
-def _displaced(grid: Grid, columns: Positions, steps: Floats) -> tuple[Floats, Floats]:
-    """Outputs a step ahead of the point and a step behind it, shape (2, m), and the distances as rounded."""
-    start = grid.field.point[columns]
-    displaced = grid.field.rounded(columns, np.stack([start + steps, start - steps], axis=1))
-    return grid.field.outputs(columns, displaced.T), displaced[:, 0] - displaced[:, 1]
-
-
-def _truncation(grid: Grid, groups: Sequence[Group]) -> Floats:
-    """The truncation error of each output's quotients, times the input's scale, from a few of the groups.
-
-    An entry that a quotient does not settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
+    Attributes
+    ----------
+    move : which displacement of which group, by its place among those asked for
+    outputs, inputs : of what by what
+    values, steps : quotients, and the distances that they were taken over
+    spread : what the noise of the outputs adds to a quotient's error
+    loose : (displacement, output) where an output moves that depends on no column of the group, shape (k, 2)
     """
+
+    move: Positions
+    outputs: Positions
+    inputs: Positions
+    values: Floats
+    steps: Floats
+    spread: Floats
+    loose: Positions
+
+    def part(self, keep: NDArray[np.bool_]) -> _Quotients:
+        """Some of them."""
+        return replace(self, **{name: getattr(self, name)[keep] for name in _OF_EACH})
+
+
+_OF_EACH = ("move", "outputs", "inputs", "values", "steps", "spread")
+
+
+def _quotients(grid: Grid, groups: Sequence[Group], bar: Progress) -> tuple[Estimates, list[tuple[int, Group]]]:
+    """Of all outputs at once; also the outputs that move though they depend on no column of their group.
+
+    The truncation error of each output's quotients is taken from wider quotients of a few groups. An entry that a
+    quotient does not settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
+    """
+    if not groups:
+        return Estimates.joined([]), []
+    trials = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _TRIALS)).astype(np.int64))
+    moves = [(group, 1.0) for group in groups] + [(groups[k], _WIDE) for k in trials.tolist()]
+    both = _measured(grid, moves, bar)
+    near, wide = both.part(both.move < len(groups)), both.part(both.move >= len(groups))
+    truncation = _truncation(grid, near.part(np.isin(near.move, trials)), wide)
+    with np.errstate(all="ignore"):
+        uncertainty = truncation[near.outputs] / grid.unmeasured.scales(near.inputs) + near.spread
+    estimates = Estimates(
+        positions=near.outputs * grid.shape[1] + near.inputs,
+        numerical=near.values,
+        uncertainty=np.fmax(uncertainty, np.finfo(np.float64).tiny),
+        left=near.values,
+        right=near.values,
+        step=near.steps,
+        trouble=np.full(near.move.size, "", dtype="<U10"),
+    )
+    return estimates, [(output, groups[k]) for k, output in near.loose.tolist() if k < len(groups)]
+
+
+def _truncation(grid: Grid, near: _Quotients, wide: _Quotients) -> Floats:
+    """The truncation error of each output's quotients, times the input's scale, from quotients at two steps."""
     largest = np.zeros(grid.shape[0])
-    for k in np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _TRIALS)).astype(np.int64)):
-        columns, owner = groups[k].columns, groups[k].owner
-        steps = _steps(grid, columns)
-        (near, taken), (wide, taken_wide) = (_displaced(grid, columns, each) for each in (steps, _WIDE * steps))
-        with np.errstate(all="ignore"):
-            first, second = (near[0] - near[1]) / taken[owner], (wide[0] - wide[1]) / taken_wide[owner]
-            error = np.abs(second - first) / (_WIDE**2 - 1) * grid.unmeasured.scales(columns)[owner]
-        largest = np.fmax(largest, np.where(owner >= 0, error, 0.0))
+    with np.errstate(all="ignore"):
+        error = np.abs(wide.values - near.values) / (_WIDE**2 - 1) * grid.unmeasured.scales(near.inputs)
+        np.fmax.at(largest, near.outputs, error)
     return _TRUNCATION_SAFETY * largest
+
+
+def _measured(grid: Grid, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
+    """Quotients at multiples of the usual steps of the groups, block by block."""
+    noise, length = _noise(grid), max(1, grid.field.together // 2)
+    parts = []
+    for begin in range(0, len(moves), length):
+        part = _block(grid, moves[begin : begin + length], noise)
+        parts.append(replace(part, move=part.move + begin, loose=part.loose + [begin, 0]))
+        bar.advance(sum(group.columns.size for group, multiple in moves[begin : begin + length] if multiple == 1.0))
+    if len(parts) == 1:
+        return parts[0]
+    return _Quotients(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(_Quotients)))
+
+
+def _block(grid: Grid, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
+    """Each group a step ahead of the point and a step behind it; distances are what they are after rounding."""
+    groups, sizes = [group for group, _ in moves], [group.columns.size for group, _ in moves]
+    columns, move = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(moves)), sizes)
+    steps = _steps(grid, columns) * np.repeat([multiple for _, multiple in moves], sizes)
+    displaced = grid.field.point[columns][:, None] + steps[:, None] * [1.0, -1.0]
+    displaced = grid.field.rounded(columns, displaced)
+    points = grid.field.points(2 * len(moves)).reshape(2, len(moves), -1)
+    points[:, move, columns] = displaced.T
+    values = grid.field.at(points.reshape(2 * len(moves), -1)).reshape(2, len(moves), -1)
+    owner = np.stack([group.owner for group in groups])
+    at, outputs = np.nonzero(owner >= 0)
+    mine = (np.cumsum([0, *sizes])[:-1])[at] + owner[at, outputs]
+    with np.errstate(all="ignore"):
+        noise = np.fmax(noise, np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0))
+        change = values[0] - values[1]
+        quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
+        spread = noise[at, outputs] / steps[mine]
+        declared = np.array([group.declared for group in groups])
+        loose = np.argwhere(declared[:, None] & (owner < 0) & (np.abs(change) > _STRAY * noise))
+    return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
 
 
 def _steps(grid: Grid, columns: Positions) -> Floats:
@@ -208,7 +259,9 @@ def climbed(grid: Grid, positions: Positions, shift: float = 1.0) -> Estimates:
     columns = np.unique(inputs)
     for begin in range(0, columns.size, _TOGETHER):
         block = np.isin(inputs, columns[begin : begin + _TOGETHER])
-        for output in np.unique(outputs[block]).tolist():
+        chosen = np.unique(outputs[block]).tolist()
+        grid.field.measure(chosen)
+        for output in chosen:
             where = np.flatnonzero(block & (outputs == output))
             found = ladder_estimates(grid.field.scene(output), inputs[where], shift=shift)
             result = result.updated(where, replace(found, positions=positions[where]))

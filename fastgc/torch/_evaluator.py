@@ -134,7 +134,7 @@ class TorchEvaluator:
             with torch.no_grad():
                 return float(self._loss({}))
         except Exception as error:
-            if outside_domain(error) or isinstance(error, torch.linalg.LinAlgError):
+            if not_defined(error):
                 return np.nan
             raise
 
@@ -209,6 +209,11 @@ class TorchEvaluator:
             values = torch.func.vmap(lambda one: self._loss({t: one}))(batch.view(count + 1, *self._layout.shapes[t]))
         numbers = _numbers(values)
         return np.asarray(numbers[:-1] - (numbers[-1] - self._base))
+
+
+def not_defined(error: Exception) -> bool:
+    """Whether an exception says that a function has no value beside the point: a singular matrix, say."""
+    return outside_domain(error) or isinstance(error, torch.linalg.LinAlgError)
 
 
 def _name(tensors: Sequence[torch.Tensor], *ways: str) -> str:

@@ -1,0 +1,130 @@
+"""Outputs of a function of tensors at many points: together by vmap where that gives the same, or one by one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastgc.torch._evaluator import not_defined
+from fastgc.torch._flat import Floats, Tensors, flat, joined, placed, real_size, stacked
+
+_FEWEST = 12  # points that pay for evaluating them together
+_SAME = 1e3  # by so many units of round-off values computed in two ways may differ
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """Arguments or outputs, be it one or several."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def tensors(value: Any) -> tuple[torch.Tensor, ...]:
+    """What a function returned, which must be tensors."""
+    found = as_tuple(value)
+    wrong = [type(each).__name__ for each in found if not isinstance(each, torch.Tensor)]
+    if wrong:
+        raise TypeError(f"func returned {wrong[0]}; it must return a tensor or a tuple of tensors")
+    return found
+
+
+class Outputs:
+    """Calls ``func`` with the checked inputs replaced.
+
+    Parameters
+    ----------
+    func, inputs : callable, tuple
+        The function and all its arguments.
+    checked, compared : sequences of int
+        Which arguments are replaced, and which outputs are of interest.
+    here : sequence of tensors
+        Those outputs at the arguments as they are.
+    together : bool
+        Whether `torch.func.vmap` is to be tried. It is given up for good where it raises (in functions without a rule
+        for it, that draw random numbers, or whose control flow depends on values), where it warns, and where one of the
+        points that are evaluated both ways, some of every call, shows another value beyond round-off.
+
+    Attributes
+    ----------
+    base : the outputs of interest at the inputs, shape (m,)
+    batched : whether some were computed by vmap
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        inputs: tuple[Any, ...],
+        checked: Sequence[int],
+        compared: Sequence[int],
+        here: Tensors,
+        together: bool = True,
+    ) -> None:
+        self.batched, self.base = False, joined(here, here)[0]
+        self._together = together
+        self._func, self._inputs, self._checked, self._compared, self._here = func, inputs, checked, compared, here
+        self._leaves = [inputs[k].detach() for k in checked]
+        self._point = joined(self._leaves, self._leaves)
+        self._eps = max(torch.finfo(leaf.dtype).eps for leaf in self._leaves)
+
+    def __call__(self, points: Floats) -> Floats:
+        """The outputs, shape (k, m), at points of shape (k, n); NaN where they are not defined."""
+        if self._together and len(points) >= _FEWEST:
+            found = self._both_ways(points)
+            if found is not None:
+                self.batched = True
+                return found
+            self._together = False
+        return self._one_by_one(points)
+
+    def one_by_one(self) -> Outputs:
+        """The same without vmap."""
+        return Outputs(self._func, self._inputs, self._checked, self._compared, self._here, together=False)
+
+    def _both_ways(self, points: Floats) -> Floats | None:
+        """All together, and None if the first, the last or the inputs themselves show another value one by one.
+
+        Batched arithmetic rounds in another order. What the inputs themselves deviate by is taken off all values: a
+        constant offset would look like a jump at the point.
+        """
+        plain = self._one_by_one(points[[0, -1]])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                found = self._all_together(np.concatenate([points, self._point]))
+        except Exception:
+            return None
+        offset = found[-1] - self.base
+        off = np.abs(np.concatenate([found[[0, -2]] - plain, offset[None, :]]))
+        slack = _SAME * self._eps * np.abs(plain).max(initial=np.abs(self.base).max(initial=0.0))
+        return found[:-1] - offset if (off <= slack).all() else None
+
+    def _all_together(self, points: Floats) -> Floats:
+        with torch.no_grad():
+            found = torch.func.vmap(self._called)(*stacked(points, self._leaves))
+        return joined(found, self._here, len(points))
+
+    def _one_by_one(self, points: Floats) -> Floats:
+        out, blocks = np.empty((len(points), self.base.size)), stacked(points, self._leaves)
+        for i, row in enumerate(out):
+            pairs = zip(blocks, self._leaves, strict=True)
+            try:
+                found = self._called(*(placed(block[i], leaf).requires_grad_() for block, leaf in pairs))
+                np.concatenate([row[:0], *map(flat, found)], out=row)
+            except Exception as error:
+                if not not_defined(error):
+                    raise
+                row[:] = np.nan
+        return out
+
+    def _called(self, *moved: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        arguments = list(self._inputs)
+        for k, each in zip(self._checked, moved, strict=True):
+            arguments[k] = each
+        found = tensors(self._func(*arguments))
+        chosen = tuple(found[k] for k in self._compared)
+        sizes, expected = [real_size(each) for each in chosen], [real_size(each) for each in self._here]
+        if sizes != expected:
+            raise ValueError(f"func returned {sizes} numbers beside its inputs, and {expected} there")
+        return chosen
