@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluate import Evaluator, Tick, silent
-from fastgc._layout import Array, ParameterLayout
+from fastgc._layout import Array, ParameterLayout, spread
 from fastgc._line import Ladder, Line, analyse
 from fastgc._noise import Noise, measure_noises
 from fastgc._point import tensor_scales
@@ -151,33 +151,15 @@ def measured_scenes(
 
     bases = np.array([each.base for each in scenes])
     noises = measure_noises(values, bases, float(scene.eps.max()))
-    swings = _swings(values, bases, np.array([noise.reach for noise in noises])) / chosen.size**0.5
-    rows = zip(scenes, noises, swings.tolist(), strict=True)
-    return [replace(each, noise=noise, swing=swing) for each, noise, swing in rows]
-
-
-def _swings(values: Callable[[Floats], Floats], bases: Floats, reaches: Floats) -> Floats:
-    """By how much each loss changes at its reach, in proportion to that."""
-    swings = np.zeros(bases.size)
-    for reach in np.unique(reaches):
-        away = np.abs(values(np.array([-reach, reach])) - bases)
-        swings = np.where(reaches == reach, np.nan_to_num(away, nan=0.0, posinf=0.0).max(axis=0) / reach, swings)
-    return swings
+    sizes = [noise.change / noise.reach / chosen.size**0.5 for noise in noises]
+    return [replace(scenes[i], noise=noise, swing=sizes[i]) for i, noise in enumerate(noises)]
 
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:
     """A few positions in every tensor, a few hundred in all."""
-    few = [
-        layout.starts[t] + np.unique(np.linspace(0, layout.sizes[t] - 1, _NOISE_ENTRIES).astype(np.int64))
-        for t in tensors
-        if layout.sizes[t]
-    ]
+    few = [layout.starts[t] + spread(layout.sizes[t], _NOISE_ENTRIES) for t in tensors if layout.sizes[t]]
     together = np.concatenate([np.empty(0, np.int64), *few])
-    return (
-        together[:0]
-        if not together.size
-        else together[np.unique(np.linspace(0, together.size - 1, _NOISE_IN_ALL).astype(np.int64))]
-    )
+    return together[spread(together.size, _NOISE_IN_ALL)]
 
 
 # --- the cheap pass ---
@@ -220,7 +202,7 @@ def plain_quotients(
 
 
 def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
-    return members[np.unique(np.linspace(0, members.size - 1, _TRIALS).astype(np.int64))]
+    return members[spread(members.size, _TRIALS)]
 
 
 def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None) -> Floats:

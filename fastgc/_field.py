@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ Positions = NDArray[np.int64]
 Weights = int | Floats  # one output by its number, or a factor for every output
 Function = Callable[[Floats], Floats]  # outputs, shape (k, m), at points of shape (k, n)
 
+_AWAY = 2.0**-5  # in units of the inputs' scales: a coarse grid shows, and few kinks are crossed
 _NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
 
 
@@ -60,10 +62,22 @@ class Field:
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
         self.scenes: dict[int, Scene] = {}  # of the outputs whose noise was measured so far
 
-    @property
+    @cached_property
+    def unmeasured(self) -> Scene:
+        """For the inputs' scales only."""
+        return unmeasured_scene(Component(self, 0), self.layout, self.leaves, 0.0)
+
+    @cached_property
     def together(self) -> int:
         """Points that are evaluated at a time."""
         return max(1, _NUMBERS // max(1, self.point.size + self.base.size))
+
+    @cached_property
+    def moves(self) -> NDArray[np.bool_]:
+        """Which outputs change if all inputs move a little, one way or the other."""
+        signs = np.random.default_rng([self.seed, 1]).choice([-1.0, 1.0], self.point.size)
+        lengths = _AWAY * signs * self.unmeasured.scales(np.arange(self.point.size))
+        return np.asarray((self.at(self.point + lengths * [[-1.0], [1.0]]) != self.base).any(axis=0))
 
     def kept(self, columns: Positions, rows: Floats) -> Floats:
         """What `outputs` gives, from memory where the same was asked for before."""
@@ -115,8 +129,7 @@ class Field:
 
     def _measured(self, losses: Sequence[Weights]) -> list[Scene]:
         components = [Component(self, each) for each in losses]
-        common = unmeasured_scene(components[0], self.layout, self.leaves, 0.0)
-        scenes = [replace(common, evaluator=each, base=each.value()) for each in components]
+        scenes = [replace(self.unmeasured, evaluator=each, base=each.value()) for each in components]
 
         def along(columns: Positions, rows: Floats) -> Floats:
             found = self.kept(columns, rows)

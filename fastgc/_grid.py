@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._compare import Judgement, Tolerances, default_rtol, judge
-from fastgc._entries import Estimates, Scene, ladder_estimates, unmeasured_scene
-from fastgc._field import Component, Field
+from fastgc._entries import Estimates, ladder_estimates
+from fastgc._field import Field
+from fastgc._layout import spread
 from fastgc._operator import Operator
 from fastgc._progress import Progress
 from fastgc._settle import decide
@@ -21,13 +21,13 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 _CENTRAL = STENCILS["central"]
-_WIDE = 4.0  # a second quotient, at so many steps, shows the truncation error of the first: 15 times it
-_TRUNCATION_SAFETY = 3.0
+_WIDE = 4.0  # a second quotient, at so many steps, shows the error of the first
+_DEVIATION_SAFETY = 3.0
 _TRIALS = 8  # groups of columns on which it is measured
 _SCALE_FLOOR = 1e-6  # the scale of an entry is at least this share of its output's
 _FEWEST = 4  # entries that make a scale of an input
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
-_MEASURED = 8  # outputs whose noise is measured at the start; that of others once they are in doubt
+_MEASURED = 8  # outputs whose noise is measured though nothing is in doubt
 _COARSEST = 1e-6  # relative noise that the first step is chosen for, at most
 _MOST_LADDERS = 1024  # entries that climb a ladder; where more are in doubt, the rest is judged with a wide margin:
 _MARGIN = 100.0  # times the uncertainty of their quotients
@@ -69,16 +69,11 @@ class Grid:
         """Outputs and inputs of entries."""
         return np.divmod(positions, max(1, self.shape[1]))
 
-    @cached_property
-    def unmeasured(self) -> Scene:
-        """For the inputs' scales only."""
-        return unmeasured_scene(Component(self.field, 0), self.field.layout, self.field.leaves, 0.0)
-
 
 def open_grid(field: Field, operator: Operator, step: float | None, rtol: float | None, atol: float | None) -> Grid:
-    """Measure the noise of some outputs; the default tolerance is that of the Jacobian's dtype."""
-    m = field.base.size
-    field.measure(np.unique(np.linspace(0, m - 1, min(m, _MEASURED)).astype(np.int64)).tolist())
+    """Measure the noise of some outputs, if it decides the step; the default rtol is that of the Jacobian's dtype."""
+    if step is None:
+        field.measure(spread(field.base.size, _MEASURED).tolist())
     return Grid(field, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
 
 
@@ -125,7 +120,7 @@ class _Quotients:
     move : which displacement of which group, by its place among those asked for
     outputs, inputs : of what by what
     values, steps : quotients, and the distances that they were taken over
-    spread : what the noise of the outputs adds to a quotient's error
+    spread : what round-off and noise of the outputs add to a quotient's error
     loose : (displacement, output) where an output moves that depends on no column of the group, shape (k, 2)
     """
 
@@ -137,7 +132,7 @@ class _Quotients:
     spread: Floats
     loose: Positions
 
-    def part(self, keep: NDArray[np.bool_]) -> _Quotients:
+    def part(self, keep: NDArray[np.bool_] | slice) -> _Quotients:
         """Some of them."""
         return replace(self, **{name: getattr(self, name)[keep] for name in _OF_EACH})
 
@@ -148,18 +143,22 @@ _OF_EACH = ("move", "outputs", "inputs", "values", "steps", "spread")
 def _quotients(grid: Grid, groups: Sequence[Group], bar: Progress) -> tuple[Estimates, list[tuple[int, Group]]]:
     """Of all outputs at once; also the outputs that move though they depend on no column of their group.
 
-    The truncation error of each output's quotients is taken from wider quotients of a few groups. An entry that a
-    quotient does not settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
+    How far each output's quotients are off is taken from wider ones of a few groups. An entry that a quotient does not
+    settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
     """
     if not groups:
         return Estimates.joined([]), []
-    trials = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), _TRIALS)).astype(np.int64))
+    trials = spread(len(groups), _TRIALS)
     moves = [(group, 1.0) for group in groups] + [(groups[k], _WIDE) for k in trials.tolist()]
-    both = _measured(grid, moves, bar)
-    near, wide = both.part(both.move < len(groups)), both.part(both.move >= len(groups))
-    truncation = _truncation(grid, near.part(np.isin(near.move, trials)), wide)
+    both = _with_noise(grid, _measured(grid, moves, bar))
+    count = int(np.searchsorted(both.move, len(groups)))
+    near, wide = both.part(slice(count)), both.part(slice(count, None))
+    tried = np.zeros(len(groups), bool)
+    tried[trials] = True
+    scales = grid.field.unmeasured.scales(np.arange(grid.shape[1]))
+    off = _deviation(grid.shape[0], near.part(tried[near.move]), wide, scales)
     with np.errstate(all="ignore"):
-        uncertainty = truncation[near.outputs] / grid.unmeasured.scales(near.inputs) + near.spread
+        uncertainty = off[near.outputs] / scales[near.inputs] + near.spread
     estimates = Estimates(
         positions=near.outputs * grid.shape[1] + near.inputs,
         numerical=near.values,
@@ -172,13 +171,29 @@ def _quotients(grid: Grid, groups: Sequence[Group], bar: Progress) -> tuple[Esti
     return estimates, [(output, groups[k]) for k, output in near.loose.tolist() if k < len(groups)]
 
 
-def _truncation(grid: Grid, near: _Quotients, wide: _Quotients) -> Floats:
-    """The truncation error of each output's quotients, times the input's scale, from quotients at two steps."""
-    largest = np.zeros(grid.shape[0])
+def _deviation(size: int, near: _Quotients, wide: _Quotients, scales: Floats) -> Floats:
+    """By how much each output's quotients at two steps differ, times the input's scale.
+
+    By 15 times the truncation error of the nearer ones, or by their noise, which need not have been measured.
+    """
+    largest = np.zeros(size)
     with np.errstate(all="ignore"):
-        error = np.abs(wide.values - near.values) / (_WIDE**2 - 1) * grid.unmeasured.scales(near.inputs)
-        np.fmax.at(largest, near.outputs, error)
-    return _TRUNCATION_SAFETY * largest
+        np.fmax.at(largest, near.outputs, np.abs(wide.values - near.values) * scales[near.inputs])
+    return _DEVIATION_SAFETY * largest
+
+
+def _with_noise(grid: Grid, quotients: _Quotients) -> _Quotients:
+    """The quotients with the noise of outputs, as far as it was measured.
+
+    It is now of some outputs that stand still, but move a little away from the point: values on a coarse grid, perhaps.
+    """
+    moved = np.bincount(quotients.outputs, quotients.values != 0, grid.shape[0]) > 0
+    if not moved.all():
+        still = np.flatnonzero(~moved & grid.field.moves)
+        grid.field.measure(still[spread(still.size, _MEASURED)].tolist())
+    with np.errstate(all="ignore"):
+        noise = _noise(grid)[quotients.outputs] / quotients.steps
+    return replace(quotients, spread=np.fmax(quotients.spread, noise))
 
 
 def _measured(grid: Grid, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
@@ -187,7 +202,7 @@ def _measured(grid: Grid, moves: Sequence[tuple[Group, float]], bar: Progress) -
     parts = []
     for begin in range(0, len(moves), length):
         part = _block(grid, moves[begin : begin + length], noise)
-        parts.append(replace(part, move=part.move + begin, loose=part.loose + [begin, 0]))
+        parts.append(replace(part, move=part.move + begin, loose=np.add(part.loose, (begin, 0))))
         bar.advance(sum(group.columns.size for group, multiple in moves[begin : begin + length] if multiple == 1.0))
     if len(parts) == 1:
         return parts[0]
@@ -208,19 +223,19 @@ def _block(grid: Grid, moves: Sequence[tuple[Group, float]], noise: Floats) -> _
     at, outputs = np.nonzero(owner >= 0)
     mine = (np.cumsum([0, *sizes])[:-1])[at] + owner[at, outputs]
     with np.errstate(all="ignore"):
-        noise = np.fmax(noise, np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0))
+        rounding = np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0)
         change = values[0] - values[1]
         quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
-        spread = noise[at, outputs] / steps[mine]
+        spread = rounding[at, outputs] / steps[mine]
         declared = np.array([group.declared for group in groups])
-        loose = np.argwhere(declared[:, None] & (owner < 0) & (np.abs(change) > _STRAY * noise))
+        loose = np.argwhere(declared[:, None] & (owner < 0) & (np.abs(change) > _STRAY * np.fmax(noise, rounding)))
     return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
 
 
 def _steps(grid: Grid, columns: Positions) -> Floats:
     if grid.step is not None:
         return np.full(columns.size, grid.step)
-    scene = grid.unmeasured
+    scene = grid.field.unmeasured
     precision = np.clip(_relative_noise(grid), scene.eps[grid.field.layout.tensor_of(columns)], _COARSEST)
     return relative_step(_CENTRAL, precision) * scene.scales(columns)
 
@@ -243,7 +258,7 @@ def _noise(grid: Grid) -> Floats:
 
 def _ladders(grid: Grid, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
     """Ladders for the entries; where there are too many, for some, and less certain quotients for the others."""
-    some = np.unique(np.linspace(0, positions.size - 1, min(positions.size, _MOST_LADDERS)).astype(np.int64))
+    some = spread(positions.size, _MOST_LADDERS)
     order = np.argsort(quotients.positions, kind="stable")
     where = order[np.searchsorted(quotients.positions, positions, sorter=order)]
     result = quotients.part(where)
@@ -313,7 +328,7 @@ def _around(grid: Grid) -> Floats:
 
 def _stillness(grid: Grid) -> Floats:
     """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
-    sizes = np.abs(grid.field.base) / grid.unmeasured.tensor_scales.max()
+    sizes = np.abs(grid.field.base) / grid.field.unmeasured.tensor_scales.max()
     return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
 
 

@@ -81,6 +81,11 @@ class ParameterLayout:
         return build(self.structure, leaves, _same_container)
 
 
+def spread(size: int, most: int) -> NDArray[np.int64]:
+    """Evenly spaced places of an array, the first and the last among them: all of them, or so many."""
+    return np.arange(size) if size <= most else np.unique(np.linspace(0, size - 1, most).astype(np.int64))
+
+
 def build(node: Node, leaves: Sequence[Any], container: Callable[[Branch, list[Any]], Any]) -> Any:
     """Replace each leaf number by its leaf and each branch by ``container(branch, children)``."""
     if isinstance(node, int):

@@ -32,6 +32,7 @@ class Noise:
     displaced: float
     reach: float  # the distance of the second estimate, in units of the parameters' scale
     single: bool  # all values fall on the float32 grid
+    change: float = 0.0  # by how much the loss changes there, or on the other side
 
     def at(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
         """The noise at a distance in units of the scale: what the second estimate exceeds the first by grows linearly.
@@ -48,19 +49,21 @@ def measure_noises(values: Values, bases: NDArray[np.float64], eps: float) -> li
     other.
     """
     near = _first_spacing(eps) * np.arange(1, _POINTS + 1)
-    looks = np.concatenate([near, _REACH + near, [_REACH]])
-    sample = values(looks)
-    here, there = sample[:_POINTS], sample[_POINTS:-1]
-    moving = np.isfinite(sample).all(axis=0) & ~(_ties(here) | _ties(there))
-    still = (sample == bases).all(axis=0)
+    sample = values(np.concatenate([near, _REACH + near, [-_REACH, _REACH]]))
+    tables = np.concatenate([sample[:_POINTS], sample[_POINTS : 2 * _POINTS]], axis=1)  # here and there
+    moves, same = ~_ties(tables).reshape(2, -1), (tables == tables[0]).all(axis=0).reshape(2, -1)
+    still = (sample == bases).all(axis=0)  # everywhere; beside values that move, those that stand still have no noise
+    clear = np.isfinite(sample).all(axis=0) & (still | ((moves | same).all(axis=0) & moves.any(axis=0)))
     with np.errstate(all="ignore"):
-        estimates = [np.where(moving, _SAFETY * difference_table_noise(each), 0.0) for each in (here, there)]
-    single = _on_float32_grid(here) & _on_float32_grid(there)
+        tabled = np.where(moves, _SAFETY * difference_table_noise(tables).reshape(2, -1), 0.0)
+        here, there = np.where(same, tabled.max(axis=0), tabled).tolist()
+        changes = np.abs(sample[-2:] - bases).max(axis=0).tolist()
+    single = _on_float32_grid(tables).reshape(2, -1).all(axis=0).tolist()
     return [
-        _rounded_up(bases[i], estimates[0][i], estimates[1][i], _REACH, bool(single[i]))
-        if moving[i] or still[i]
-        else measure_noise(lambda distances, i=i: values(distances)[:, i], bases[i], eps)  # type: ignore[misc]
-        for i in range(bases.size)
+        _rounded_up(base, here[i], there[i], _REACH, single[i], changes[i])
+        if clear[i]
+        else measure_noise(lambda distances, i=i: values(distances)[:, i], base, eps)  # type: ignore[misc]
+        for i, base in enumerate(bases.tolist())
     ]
 
 
@@ -79,14 +82,16 @@ def measure_noise(values: Values, base: float, eps: float) -> Noise:
     here, single_here = _noise_around(values, 0.0, eps)
     reach = _finite_reach(values)
     there, single_there = _noise_around(values, reach, eps)
-    return _rounded_up(base, here, there, reach, single_here and single_there)
+    away = np.abs(values(np.array([-reach, reach])) - base)
+    change = float(np.nan_to_num(away, nan=0.0, posinf=0.0).max())
+    return _rounded_up(base, here, there, reach, single_here and single_there, change)
 
 
-def _rounded_up(base: float, here: float, there: float, reach: float, on_grid: bool) -> Noise:
+def _rounded_up(base: float, here: float, there: float, reach: float, on_grid: bool, change: float) -> Noise:
     """The noise, at least that of rounding; values on the float32 grid are of that precision if the loss itself is."""
     single = on_grid and _rounded_to_single(base)
     rounding = float(np.finfo(np.float32 if single else np.float64).eps) * abs(base) / 2
-    return Noise(max(rounding, float(here)), max(rounding, float(there)), reach, single)
+    return Noise(max(rounding, here), max(rounding, there), reach, single, change)
 
 
 def _first_spacing(eps: float) -> float:

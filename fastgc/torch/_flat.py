@@ -15,19 +15,9 @@ Floats = NDArray[np.float64]
 Tensors = Sequence[torch.Tensor]
 
 
-def real_size(tensor: torch.Tensor) -> int:
-    """How many real numbers a tensor holds."""
-    return math.prod(real_shape(tensor))
-
-
 def real_shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    """Its shape, with one dimension more for the pairs of complex numbers."""
+    """The shape of a tensor, with one dimension more for the pairs of complex numbers."""
     return (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
-
-
-def ranges(tensors: Tensors) -> list[range]:
-    """Where the numbers of each tensor stand among those of all."""
-    return [range(start, end) for start, end in pairwise(accumulate(map(real_size, tensors), initial=0))]
 
 
 def flat(tensor: torch.Tensor) -> NDArray[Any]:
@@ -38,34 +28,44 @@ def flat(tensor: torch.Tensor) -> NDArray[Any]:
     return numbers.reshape(-1)
 
 
-def joined(tensors: Sequence[torch.Tensor | None], like: Tensors, count: int = 1) -> Floats:
-    """The numbers of ``count`` tensors like each of these, stacked in the given ones: shape (count, all sizes).
+class Packing:
+    """How the numbers of several tensors stand one after the other.
 
-    None stands for zeros.
+    Attributes
+    ----------
+    shapes : of the tensors, with one dimension more for the pairs of complex numbers
+    slices : where the numbers of each stand among those of all
+    size : the count of all
     """
-    places = ranges(like)
-    out = np.zeros((count, places[-1].stop if places else 0))
-    for place, each in zip(places, tensors, strict=True):
-        if each is not None:
-            out[:, place.start : place.stop] = flat(each).reshape(count, len(place))
-    return out
 
+    def __init__(self, tensors: Tensors) -> None:
+        self._like = [tensor.detach() for tensor in tensors]
+        self.shapes = [real_shape(tensor) for tensor in tensors]
+        ends = [*accumulate(map(math.prod, self.shapes), initial=0)]
+        self.slices, self.size = [slice(*pair) for pair in pairwise(ends)], ends[-1]
 
-def stacked(numbers: Floats, like: Tensors) -> list[torch.Tensor]:
-    """Numbers of shape (k, all sizes) as new tensors with a leading axis, otherwise like the given ones."""
-    found = []
-    for place, each in zip(ranges(like), like, strict=True):
-        part = torch.from_numpy(numbers[:, place.start : place.stop].copy()).reshape(-1, *real_shape(each))
-        part = torch.view_as_complex(part) if each.is_complex() else part
-        found.append(part.to(device=each.device, dtype=each.dtype))
-    return found
+    def joined(self, tensors: Sequence[torch.Tensor | None], count: int = 1) -> Floats:
+        """The numbers, shape (count, size), of tensors that hold ``count`` each; None stands for zeros."""
+        out = np.zeros((count, self.size))
+        for place, each in zip(self.slices, tensors, strict=True):
+            if each is not None:
+                out[:, place] = flat(each).reshape(count, place.stop - place.start)
+        return out
 
+    def stacked(self, numbers: Floats) -> list[torch.Tensor]:
+        """Numbers of shape (count, size) as new tensors with a leading axis, otherwise like those packed."""
+        found = []
+        for place, shape, like in zip(self.slices, self.shapes, self._like, strict=True):
+            part = torch.from_numpy(numbers[:, place].copy()).view(len(numbers), *shape)
+            part = torch.view_as_complex(part) if like.is_complex() else part
+            found.append(part.to(device=like.device, dtype=like.dtype))
+        return found
 
-def placed(member: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A member of what is stacked, in memory as the given tensor is."""
-    return member if like.is_contiguous() else torch.empty_like(like, requires_grad=False).copy_(member)
-
-
-def split(vector: Floats, like: Tensors) -> list[torch.Tensor]:
-    """Numbers as new tensors like the given ones."""
-    return [placed(each[0], one) for each, one in zip(stacked(vector[None, :], like), like, strict=True)]
+    def members(self, numbers: Floats) -> list[list[torch.Tensor]]:
+        """Each row of numbers as tensors of their own, in memory as those packed are."""
+        stacks = self.stacked(numbers)
+        pairs = [(stack, like, like.is_contiguous()) for stack, like in zip(stacks, self._like, strict=True)]
+        return [
+            [stack[i] if plain else torch.empty_like(like).copy_(stack[i]) for stack, like, plain in pairs]
+            for i in range(len(numbers))
+        ]

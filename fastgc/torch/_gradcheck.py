@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from fastgc._layout import flatten_parameters
 from fastgc._operator import Operator, matrix_operator, vjp_operator
 from fastgc._progress import Progress
 from fastgc.torch._backward import Backward, check_linearity, check_undefined
-from fastgc.torch._flat import Floats, Tensors, flat, joined, ranges, real_shape, real_size, split
+from fastgc.torch._flat import Floats, Packing, Tensors, flat
 from fastgc.torch._outputs import Outputs, as_tuple, tensors
 
 _REAL_DTYPES = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -305,8 +305,8 @@ def _requires_grad(value: Any) -> bool:
 
 def _random_grads(outputs: Tensors, apart: bool) -> tuple[torch.Tensor, ...]:
     """Random gradients in [-1, 1]; ``apart``: every second number of a larger tensor."""
-    generator = np.random.default_rng(0)
-    drawn = [split(generator.uniform(-1, 1, real_size(each)), [each.detach()])[0] for each in outputs]
+    packing = Packing(outputs)
+    drawn = packing.members(np.random.default_rng(0).uniform(-1, 1, (1, packing.size)))[0]
     return tuple((torch.stack([each, each], -1)[..., 0] if apart else each).requires_grad_() for each in drawn)
 
 
@@ -338,10 +338,10 @@ def _pushed(call: _Call, tangent: Floats) -> Floats:
     """J u by forward mode."""
     arguments = list(call.inputs)
     with forward_ad.dual_level():
-        for k, part in zip(call.checked, split(tangent, call.leaves), strict=True):
+        for k, part in zip(call.checked, Packing(call.leaves).members(tangent[None, :])[0], strict=True):
             arguments[k] = forward_ad.make_dual(call.inputs[k].detach().clone().requires_grad_(), part)
         found = tensors(call.func(*arguments))
-        return joined([forward_ad.unpack_dual(found[k]).tangent for k in call.compared], call.here)[0]
+        return Packing(call.here).joined([forward_ad.unpack_dual(found[k]).tangent for k in call.compared])[0]
 
 
 def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:
@@ -350,7 +350,7 @@ def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:
     if not call.has_backward:
         return matrix_operator(np.zeros((m, n)))
     if criteria.fast:
-        return vjp_operator(call.backward.pulled, m, n, np.dtype(np.float64))
+        return vjp_operator(lambda v: call.backward.pulled(v[None, :])[0], m, n, np.dtype(np.float64))
     return matrix_operator(call.backward.jacobian(criteria.nondeterminism))
 
 
@@ -368,11 +368,12 @@ def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) ->
 
 def _message(call: _Call, grid: Grid, checked: Checked, verdict: str, mode: str) -> str:
     """The first pair of an output and an input that has this verdict, in full, and which others have it."""
+    rows, columns = Packing(call.here), Packing(call.leaves)
     blocks = [
         (f"output {call.compared[k]} with respect to input {call.checked[j]}", block)
-        for k, rows in enumerate(ranges(call.here))
-        for j, columns in enumerate(ranges(call.leaves))
-        for block in [_block(call, grid, checked, (k, rows), (j, columns))]
+        for k in range(len(call.here))
+        for j in range(len(call.leaves))
+        for block in [_block(call, grid, checked, rows, columns, k, j)]
         if block.verdict == verdict
     ]
     (name, first), others = blocks[0], [name for name, _ in blocks[1:]]
@@ -384,14 +385,13 @@ def _message(call: _Call, grid: Grid, checked: Checked, verdict: str, mode: str)
 
 
 def _block(
-    call: _Call, grid: Grid, checked: Checked, output: tuple[int, range], leaf: tuple[int, range]
+    call: _Call, grid: Grid, checked: Checked, rows: Packing, columns: Packing, k: int, j: int
 ) -> JacobianReport:
     """The report on the Jacobian of one output with respect to one input."""
-    (k, rows), (j, columns) = output, leaf
+    own, along = rows.slices[k], columns.slices[j]
     i, at = grid.places(checked.estimates.positions)
-    mine = np.flatnonzero((i >= rows.start) & (i < rows.stop) & (at >= columns.start) & (at < columns.stop))
+    mine = np.flatnonzero((i >= own.start) & (i < own.stop) & (at >= along.start) & (at < along.stop))
     part = checked.part(mine)
-    local = (i[mine] - rows.start) * len(columns) + at[mine] - columns.start
+    local = (i[mine] - own.start) * (along.stop - along.start) + at[mine] - along.start
     part = replace(part, estimates=replace(part.estimates, positions=local))
-    shapes = real_shape(call.here[k]), real_shape(call.leaves[j])
-    return jacobian_report(part, None, About(*shapes, call.field.evaluations, 0.0, 0, ()))
+    return jacobian_report(part, None, About(rows.shapes[k], columns.shapes[j], call.field.evaluations, 0.0, 0, ()))

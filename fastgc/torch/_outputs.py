@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 
 from fastgc.torch._evaluator import not_defined
-from fastgc.torch._flat import Floats, Tensors, flat, joined, placed, real_size, stacked
+from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
 
 _FEWEST = 12  # points that pay for evaluating them together
 _SAME = 1e3  # by so many units of round-off values computed in two ways may differ
@@ -61,12 +63,13 @@ class Outputs:
         here: Tensors,
         together: bool = True,
     ) -> None:
-        self.batched, self.base = False, joined(here, here)[0]
+        self._here, self._leaves = Packing(here), Packing([inputs[k] for k in checked])
+        self.batched, self.base = False, self._here.joined(here)[0]
         self._together = together
-        self._func, self._inputs, self._checked, self._compared, self._here = func, inputs, checked, compared, here
-        self._leaves = [inputs[k].detach() for k in checked]
-        self._point = joined(self._leaves, self._leaves)
-        self._eps = max(torch.finfo(leaf.dtype).eps for leaf in self._leaves)
+        self._func, self._inputs, self._checked, self._compared = func, inputs, checked, compared
+        self._sizes = [math.prod(shape) for shape in self._here.shapes]
+        self._point = self._leaves.joined([inputs[k] for k in checked])
+        self._eps = max(torch.finfo(inputs[k].dtype).eps for k in checked)
 
     def __call__(self, points: Floats) -> Floats:
         """The outputs, shape (k, m), at points of shape (k, n); NaN where they are not defined."""
@@ -80,7 +83,9 @@ class Outputs:
 
     def one_by_one(self) -> Outputs:
         """The same without vmap."""
-        return Outputs(self._func, self._inputs, self._checked, self._compared, self._here, together=False)
+        other = copy.copy(self)
+        other.batched = other._together = False
+        return other
 
     def _both_ways(self, points: Floats) -> Floats | None:
         """All together, and None if the first, the last or the inputs themselves show another value one by one.
@@ -102,16 +107,16 @@ class Outputs:
 
     def _all_together(self, points: Floats) -> Floats:
         with torch.no_grad():
-            found = torch.func.vmap(self._called)(*stacked(points, self._leaves))
-        return joined(found, self._here, len(points))
+            found = torch.func.vmap(self._called)(*self._leaves.stacked(points))
+        return self._here.joined(found, len(points))
 
     def _one_by_one(self, points: Floats) -> Floats:
-        out, blocks = np.empty((len(points), self.base.size)), stacked(points, self._leaves)
-        for i, row in enumerate(out):
-            pairs = zip(blocks, self._leaves, strict=True)
+        out = np.empty((len(points), self.base.size))
+        for row, moved in zip(out, self._leaves.members(points), strict=True):
             try:
-                found = self._called(*(placed(block[i], leaf).requires_grad_() for block, leaf in pairs))
-                np.concatenate([row[:0], *map(flat, found)], out=row)
+                found = self._called(*(each.requires_grad_() for each in moved))
+                for place, each in zip(self._here.slices, found, strict=True):
+                    row[place] = flat(each)
             except Exception as error:
                 if not not_defined(error):
                     raise
@@ -124,7 +129,7 @@ class Outputs:
             arguments[k] = each
         found = tensors(self._func(*arguments))
         chosen = tuple(found[k] for k in self._compared)
-        sizes, expected = [real_size(each) for each in chosen], [real_size(each) for each in self._here]
-        if sizes != expected:
-            raise ValueError(f"func returned {sizes} numbers beside its inputs, and {expected} there")
+        sizes = [math.prod(real_shape(each)) for each in chosen]
+        if sizes != self._sizes:
+            raise ValueError(f"func returned {sizes} numbers beside its inputs, and {self._sizes} there")
         return chosen
