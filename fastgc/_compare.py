@@ -222,8 +222,9 @@ def judge(
     troubled = np.flatnonzero(~estimates.clear)
     trouble = estimates.trouble[troubled]
     kink, blocked = np.zeros(analytic.size, bool), ~np.isfinite(estimates.numerical)
-    kink[troubled] = trouble == "kink"
-    blocked[troubled] |= np.isin(trouble, list(_REASONS))
+    if troubled.size:
+        kink[troubled] = trouble == "kink"
+        blocked[troubled] |= np.isin(trouble, list(_REASONS))
     with np.errstate(all="ignore"):
         numerical = np.where(kink, np.clip(analytic, low, high), estimates.numerical)
         distance = np.abs(analytic - numerical)
@@ -246,7 +247,7 @@ def judge(
         (~np.isfinite(analytic), FAIL, "the analytic value is not finite"),
     ):
         verdict[where], reason[where] = outcome, text
-    for name, text in _REASONS.items():
+    for name, text in _REASONS.items() if troubled.size else ():
         stopped = troubled[trouble == name]
         reason[stopped[verdict[stopped] == UNDECIDED]] = text
     close = (verdict == UNDECIDED) & ~agrees & ~blocked

@@ -49,10 +49,10 @@ def measure_noises(values: Values, bases: NDArray[np.float64], eps: float) -> li
     other.
     """
     near = _first_spacing(eps) * np.arange(1, _POINTS + 1)
-    sample = values(np.concatenate([near, _REACH + near, [-_REACH, _REACH]]))
+    sample = values(np.concatenate([near, _REACH + near, [_REACH, -_REACH]]))
     tables = np.concatenate([sample[:_POINTS], sample[_POINTS : 2 * _POINTS]], axis=1)  # here and there
     moves, same = ~_ties(tables).reshape(2, -1), (tables == tables[0]).all(axis=0).reshape(2, -1)
-    still = (sample == bases).all(axis=0)  # everywhere; beside values that move, those that stand still have no noise
+    still = (sample[:-1] == bases).all(axis=0)  # beside values that move, those that stand still have no noise either
     clear = np.isfinite(sample).all(axis=0) & (still | ((moves | same).all(axis=0) & moves.any(axis=0)))
     with np.errstate(all="ignore"):
         tabled = np.where(moves, _SAFETY * difference_table_noise(tables).reshape(2, -1), 0.0)

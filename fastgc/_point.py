@@ -150,7 +150,7 @@ def _typical_magnitude(leaf: Array) -> float:
     some = some[some > 0]
     if not some.size:
         return 1.0
-    some = some[some > _AS_ZERO * np.median(some)]
+    some = some[some > _AS_ZERO * np.sort(some)[some.size // 2]]  # the median, had cheaply
     largest = float(some.max())
     mean = largest * float((some / largest).mean())
     return max(float(np.exp(np.log(some).mean())), _TINY_SHARE * mean)

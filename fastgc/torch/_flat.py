@@ -22,7 +22,7 @@ def real_shape(tensor: torch.Tensor) -> tuple[int, ...]:
 
 def flat(tensor: torch.Tensor) -> NDArray[Any]:
     """The numbers, not copied where that can be avoided."""
-    numbers = tensor.numpy(force=True)
+    numbers: NDArray[Any] = tensor.numpy(force=True)
     if numbers.dtype.kind == "c":
         numbers = np.ascontiguousarray(numbers).view(numbers.real.dtype)
     return numbers.reshape(-1)

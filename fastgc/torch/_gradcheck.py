@@ -341,7 +341,8 @@ def _pushed(call: _Call, tangent: Floats) -> Floats:
         for k, part in zip(call.checked, Packing(call.leaves).members(tangent[None, :])[0], strict=True):
             arguments[k] = forward_ad.make_dual(call.inputs[k].detach().clone().requires_grad_(), part)
         found = tensors(call.func(*arguments))
-        return Packing(call.here).joined([forward_ad.unpack_dual(found[k]).tangent for k in call.compared])[0]
+        tangents = [forward_ad.unpack_dual(found[k]).tangent for k in call.compared]
+        return np.asarray(Packing(call.here).joined(tangents)[0])
 
 
 def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:

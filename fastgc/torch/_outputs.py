@@ -14,7 +14,7 @@ import torch
 from fastgc.torch._evaluator import not_defined
 from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
 
-_FEWEST = 12  # points that pay for evaluating them together
+_FEWEST = 16  # points that pay for evaluating them together
 _SAME = 1e3  # by so many units of round-off values computed in two ways may differ
 
 
