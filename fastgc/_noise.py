@@ -45,20 +45,23 @@ class Noise:
 def measure_noises(values: Values, bases: NDArray[np.float64], eps: float) -> list[Noise]:
     """The noise of several losses of the same parameters; ``values`` gives shape (distances, losses).
 
-    A first look serves all of them: those whose values move from one to the next, and those that never change, need no
-    other.
+    A first look serves all of them. No other is needed by those whose values move from one to the next, or never
+    change, or stand still at one of the two places: they have no noise there.
     """
     near = _first_spacing(eps) * np.arange(1, _POINTS + 1)
     sample = values(np.concatenate([near, _REACH + near, [_REACH, -_REACH]]))
     tables = np.concatenate([sample[:_POINTS], sample[_POINTS : 2 * _POINTS]], axis=1)  # here and there
-    moves, same = ~_ties(tables).reshape(2, -1), (tables == tables[0]).all(axis=0).reshape(2, -1)
-    still = (sample[:-1] == bases).all(axis=0)  # beside values that move, those that stand still have no noise either
-    clear = np.isfinite(sample).all(axis=0) & (still | ((moves | same).all(axis=0) & moves.any(axis=0)))
+    moves, same, on_grid = (
+        each.reshape(2, -1) for each in (~_ties(tables), (tables == tables[0]).all(axis=0), _on_float32_grid(tables))
+    )
+    still = (sample[:-1] == bases).all(axis=0)
+    beside = same.any(axis=0) & (moves & ~on_grid).any(axis=0)  # as a rectifier does, and no coarse grid
+    clear = np.isfinite(sample).all(axis=0) & (still | beside | moves.all(axis=0))
     with np.errstate(all="ignore"):
         tabled = np.where(moves, _SAFETY * difference_table_noise(tables).reshape(2, -1), 0.0)
         here, there = np.where(same, tabled.max(axis=0), tabled).tolist()
         changes = np.abs(sample[-2:] - bases).max(axis=0).tolist()
-    single = _on_float32_grid(tables).reshape(2, -1).all(axis=0).tolist()
+    single = on_grid.all(axis=0).tolist()
     return [
         _rounded_up(base, here[i], there[i], _REACH, single[i], changes[i])
         if clear[i]
