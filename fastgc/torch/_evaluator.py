@@ -16,8 +16,8 @@ from fastgc._layout import Array, ParameterLayout
 Loss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # told which tensors, by number, to replace by others
 
 _BLOCK = 1 << 17  # entries displaced at a time
-_BATCH_ENTRIES = 1 << 19  # of a batch, and of what the loss computes for it: larger ones leave the cache
-_MOST, _FEWEST = 64, 8  # values computed at once; fewer are not worth it
+_BATCH_ENTRIES = 1 << 20  # of a batch, and of what the loss computes for it: larger ones leave the cache
+_MOST, _FEWEST = 256, 8  # values computed at once; fewer are not worth it
 _TRIED = 6  # values computed both ways before the batched way is believed
 
 
