@@ -474,11 +474,14 @@ def test_blocks_are_bounded_and_change_nothing(monkeypatch: pytest.MonkeyPatch) 
         return mapped
 
     monkeypatch.setattr("torch.func.vmap", measured)
-    monkeypatch.setattr("fastgc._field._NUMBERS", 100 * 24)
-    assert gradcheck(lambda x: x.reshape(50, 2).prod(1)[:20], double(100))
+    monkeypatch.setattr("fastgc.torch._outputs._NUMBERS", 20 * 120)
+    assert gradcheck(lambda x: x[:20] ** 2, double(100))
     assert max(sizes) <= 21
     assert len(sizes) >= 10
-    monkeypatch.setattr("fastgc.torch._backward._NUMBERS", 100)
+    sizes.clear()
+    assert gradcheck(lambda x: (x * torch.ones(40, 1, dtype=x.dtype)).exp().sum(0)[:20], double(100))
+    assert not sizes  # it computes 4,000 numbers: more than there is room for
+    monkeypatch.setattr("fastgc.torch._backward._NUMBERS", 200)
     assert gradcheck(softmax, double(3, 5))
     assert not gradcheck(wrong_sigmoid, double(30), raise_exception=False)
 

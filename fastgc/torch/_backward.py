@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from fastgc.torch._flat import Floats, Packing, Tensors
 
 _LINEARITY = {True: 1e-6, False: 1e-2}  # by how much a backward may fail to be linear, in double precision and others
 _FEWEST = 4  # rows that pay for computing them together
-_NUMBERS = 1 << 18  # of grad_outputs and gradients that are computed at a time
+_NUMBERS = 1 << 20  # that are computed for them at a time
 _SAME = 1e3  # by so many units of round-off gradients computed in two ways may differ
 
 
@@ -30,9 +31,9 @@ class Backward:
         The numbers of the inputs, for messages.
     dtypes : bool
         Whether each gradient must have the dtype of its input.
-    together : bool
-        Whether rows are to be computed many at a time (by ``is_grads_batched``), which is given up where a random
-        combination of them is another one row by row.
+    room : int
+        About how many numbers a call computes, which limits the rows that are computed at a time, by
+        ``is_grads_batched``. That is given up where a combination of all rows is another one row by row.
 
     Attributes
     ----------
@@ -40,12 +41,11 @@ class Backward:
     batched : whether some were computed together
     """
 
-    def __init__(
-        self, outputs: Tensors, leaves: Tensors, names: Sequence[int], dtypes: bool, together: bool = True
-    ) -> None:
+    def __init__(self, outputs: Tensors, leaves: Tensors, names: Sequence[int], dtypes: bool, room: int) -> None:
         self._rows_of, self._columns_of = Packing(outputs), Packing(leaves)
         self.batched, self.size = False, self._rows_of.size
-        self._together = together and self.size >= _FEWEST
+        self._most = max(1, _NUMBERS // max(1, room, self.size + self._columns_of.size))
+        self._together = min(self.size, self._most) >= _FEWEST
         self._outputs, self._leaves, self._names, self._dtypes = outputs, leaves, names, dtypes
         self._eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
 
@@ -63,7 +63,9 @@ class Backward:
 
     def one_by_one(self) -> Backward:
         """The same, row by row."""
-        return Backward(self._outputs, self._leaves, self._names, self._dtypes, together=False)
+        other = copy.copy(self)
+        other.batched = other._together = False
+        return other
 
     def pulled(self, vectors: Floats) -> Floats:
         """v^T J for each of several vectors, shape (k, n)."""
@@ -90,7 +92,7 @@ class Backward:
         return np.concatenate([np.empty((0, self._columns_of.size)), *map(self.pulled, self._units())])
 
     def _many_at_once(self) -> Floats | None:
-        """None where they cannot be had so, or where a random combination of them is another one row by row."""
+        """None where they cannot be had so, or where a combination of all is another one row by row."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -106,9 +108,8 @@ class Backward:
         return self._columns_of.joined(gradients, len(block))
 
     def _units(self) -> Iterator[Floats]:
-        length = max(1, _NUMBERS // max(1, self.size + self._columns_of.size))
-        for begin in range(0, self.size, length):
-            yield np.eye(min(length, self.size - begin), self.size, begin)
+        for begin in range(0, self.size, self._most):
+            yield np.eye(min(self._most, self.size - begin), self.size, begin)
 
     def _gradients(self, weights: Tensors, **options: bool) -> Sequence[torch.Tensor | None]:
         gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(

@@ -211,6 +211,19 @@ class TorchEvaluator:
         return np.asarray(numbers[:-1] - (numbers[-1] - self._base))
 
 
+def footprint(call: Callable[[], Any]) -> int:
+    """About how many numbers a call computes: those that it would keep for its gradient."""
+    sizes: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        call()
+    return sum(sizes)
+
+
 def not_defined(error: Exception) -> bool:
     """Whether an exception says that a function has no value beside the point: a singular matrix, say."""
     return outside_domain(error) or isinstance(error, torch.linalg.LinAlgError)

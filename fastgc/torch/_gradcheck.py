@@ -21,6 +21,7 @@ from fastgc._layout import flatten_parameters
 from fastgc._operator import Operator, matrix_operator, vjp_operator
 from fastgc._progress import Progress
 from fastgc.torch._backward import Backward, check_linearity, check_undefined
+from fastgc.torch._evaluator import footprint
 from fastgc.torch._flat import Floats, Packing, Tensors, flat
 from fastgc.torch._outputs import Outputs, as_tuple, tensors
 
@@ -255,7 +256,9 @@ def _open_call(func: Callable[..., Any], inputs: Any, dtypes: bool) -> _Call:
         k for k, each in enumerate(found) if each.is_floating_point() or each.is_complex()
     )
     here = [found[k] for k in compared]
-    outputs, backward = Outputs(func, given, checked, compared, here), Backward(here, leaves, checked, dtypes)
+    room = footprint(lambda: func(*given))
+    outputs = Outputs(func, given, checked, compared, here, room)
+    backward = Backward(here, leaves, checked, dtypes, room)
     layout, arrays = flatten_parameters([flat(leaf).copy() for leaf in leaves])
     field = Field(outputs, layout, arrays, outputs.base, 0)
     return _Call(func, given, checked, compared, here, outputs, backward, field)

@@ -15,6 +15,7 @@ from fastgc.torch._evaluator import not_defined
 from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
 
 _FEWEST = 16  # points that pay for evaluating them together
+_NUMBERS = 1 << 20  # that are computed for them at a time
 _SAME = 1e3  # by so many units of round-off values computed in two ways may differ
 
 
@@ -43,10 +44,14 @@ class Outputs:
         Which arguments are replaced, and which outputs are of interest.
     here : sequence of tensors
         Those outputs at the arguments as they are.
-    together : bool
-        Whether `torch.func.vmap` is to be tried. It is given up for good where it raises (in functions without a rule
-        for it, that draw random numbers, or whose control flow depends on values), where it warns, and where one of the
-        points that are evaluated both ways, some of every call, shows another value beyond round-off.
+    room : int
+        About how many numbers a call computes, which limits the points that `torch.func.vmap` is given at a time.
+
+    Notes
+    -----
+    Vmap is given up for good where it raises (in functions without a rule for it, that draw random numbers, or whose
+    control flow depends on values), where it warns, and where one of the points that are evaluated both ways, some of
+    every call, shows another value beyond round-off.
 
     Attributes
     ----------
@@ -61,11 +66,12 @@ class Outputs:
         checked: Sequence[int],
         compared: Sequence[int],
         here: Tensors,
-        together: bool = True,
+        room: int,
     ) -> None:
         self._here, self._leaves = Packing(here), Packing([inputs[k] for k in checked])
         self.batched, self.base = False, self._here.joined(here)[0]
-        self._together = together
+        self._most = _NUMBERS // max(1, room, self._here.size + self._leaves.size)
+        self._together = self._most >= _FEWEST
         self._func, self._inputs, self._checked, self._compared = func, inputs, checked, compared
         self._sizes = [math.prod(shape) for shape in self._here.shapes]
         self._point = self._leaves.joined([inputs[k] for k in checked])
@@ -73,13 +79,17 @@ class Outputs:
 
     def __call__(self, points: Floats) -> Floats:
         """The outputs, shape (k, m), at points of shape (k, n); NaN where they are not defined."""
-        if self._together and len(points) >= _FEWEST:
-            found = self._both_ways(points)
-            if found is not None:
-                self.batched = True
-                return found
-            self._together = False
-        return self._one_by_one(points)
+        if not self._together or len(points) < _FEWEST:
+            return self._one_by_one(points)
+        found = []
+        for begin in range(0, len(points), self._most):
+            block = self._both_ways(points[begin : begin + self._most])
+            if block is None:
+                self._together = False
+                return self._one_by_one(points)
+            found.append(block)
+        self.batched = True
+        return np.concatenate(found)
 
     def one_by_one(self) -> Outputs:
         """The same without vmap."""
