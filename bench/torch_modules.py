@@ -2,7 +2,7 @@
 
 Speed: every entry of a 32-64-10 ReLU network (n = 2,762) with cross-entropy, in float64 and one thread; gradcheck is
 given the same loss of the same parameters, which is its fastest way to the same answer. Target: 5 times faster, in the
-median of pairs, at a batch of 8. Larger batches are shown: there both spend their time on the same matrix products.
+median of pairs, at a batch of 8, 16 and 32; the larger it is, the more both spend on the same matrix products.
 
 Memory: the peak beyond what the process held before the check, in units of the parameters as they are evaluated, that
 is in float64. Target: below 3 for a module in float64. One in float32 is shown besides: its copy is twice its size.
@@ -139,9 +139,9 @@ def main() -> int:
             "transformer block in {dtype}, {parameters:,} parameters: {verdict}, {seconds:.1f} s, {evaluations:,} "
             "evaluations, peak {per_float64:.2f} times the float64 copy, {per_own:.2f} times the module".format(**row)
         )
-    fast = speeds[0]["ratio"] >= FASTER and all(row["verdicts"] == ["pass"] for row in speeds)
+    fast = all(row["ratio"] >= FASTER and row["verdicts"] == ["pass"] for row in speeds)
     small = memories[0]["per_float64"] < SMALLER and all(row["verdict"] == "pass" for row in memories)
-    print(f"{FASTER:g} times faster at a batch of {BATCHES[0]}: {'met' if fast else 'MISSED'}")
+    print(f"{FASTER:g} times faster at every batch: {'met' if fast else 'MISSED'}")
     print(f"decided with a peak below {SMALLER:g} times the parameters: {'met' if small else 'MISSED'}")
     if options.json:
         options.json.write_text(json.dumps({"speed": speeds, "memory": memories}, indent=1))

@@ -285,7 +285,7 @@ def _judged(
 
 def worst_verdict(verdicts: Any) -> str:
     """Fail if any fails; else undecided if any is; else pass."""
-    found = set(verdicts)
+    found = set(verdicts.tolist() if isinstance(verdicts, np.ndarray) else verdicts)  # NumPy's own strings are slow
     return FAIL if FAIL in found else UNDECIDED if UNDECIDED in found else PASS
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastgc._evaluate import Evaluator, Tick, silent
 from fastgc._layout import Array, ParameterLayout, median, spread
 from fastgc._line import TROUBLES, Ladder, Line, analyse
-from fastgc._noise import Noise, measure_noise
+from fastgc._noise import Noise, measure_noises
 from fastgc._point import tensor_scales
 from fastgc._stencil import Stencil, quotients, relative_step
 
@@ -130,21 +130,33 @@ def open_scene(
 ) -> Scene:
     """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
     scene = unmeasured_scene(evaluator, layout, leaves, base)
-    chosen = _spread(layout, tensors)
+    along = evaluator.along
+    return measured_scenes([scene], tensors, seed, lambda positions, rows: along(positions, rows)[:, None])[0]
+
+
+def measured_scenes(
+    scenes: Sequence[Scene], tensors: Sequence[int], seed: int, along: Callable[[NDArray[np.int64], Array], Array]
+) -> list[Scene]:
+    """Scenes of several losses of the same parameters, with their noise.
+
+    ``along(positions, rows)`` gives the losses, shape (rows, losses), with the entries set to each row together.
+    """
+    scene, chosen = scenes[0], _spread(scenes[0].layout, tensors)
     if not chosen.size:
-        return scene
+        return list(scenes)
     signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], chosen.size)
-    start = evaluator.entries(chosen)
+    start = scene.evaluator.entries(chosen)
     lengths = np.where(start == 0, scene.scales(chosen), np.abs(start))  # each its own: a tiny one may bend much sooner
     direction = signs * lengths
 
     def values(distances: Floats) -> Floats:
-        return evaluator.along(chosen, evaluator.rounded(chosen, (start + distances[:, None] * direction).T).T).real
+        displaced = (start + distances[:, None] * direction).T
+        return along(chosen, scene.evaluator.rounded(chosen, displaced).T).real
 
-    noise = measure_noise(values, base, float(scene.eps.max()))
-    away = values(np.array([-noise.reach, noise.reach])) - base
-    swing = float(np.nan_to_num(np.abs(away), nan=0.0, posinf=0.0).max()) / noise.reach / chosen.size**0.5
-    return replace(scene, noise=noise, swing=swing)
+    bases = np.array([each.base for each in scenes])
+    noises = measure_noises(values, bases, float(scene.eps.max()))
+    sizes = [noise.change / noise.reach / chosen.size**0.5 for noise in noises]
+    return [replace(scenes[i], noise=noise, swing=sizes[i]) for i, noise in enumerate(noises)]
 
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:

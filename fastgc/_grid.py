@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._compare import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
-from fastgc._entries import Estimates, Scene, ladder_estimates, unmeasured_scene
-from fastgc._field import Component, Field
+from fastgc._entries import Estimates, ladder_estimates
+from fastgc._field import Field
 from fastgc._layout import spread
 from fastgc._operator import Operator
 from fastgc._progress import Progress
@@ -22,12 +21,12 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 _CENTRAL = STENCILS["central"]
-_WIDE = 4.0  # a second quotient, at so many steps, shows the truncation error of the first: 15 times it
-_TRUNCATION_SAFETY = 3.0
+_WIDE = 4.0  # a second quotient, at so many steps, shows the error of the first
+_DEVIATION_SAFETY = 3.0
 _TRIALS = 8  # groups of columns on which it is measured
 _FEWEST = 4  # entries that make a scale of an input
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
-_MEASURED = 8  # outputs whose noise is measured at the start; that of others once they are in doubt
+_MEASURED = 8  # outputs whose noise is measured though nothing is in doubt
 _COARSEST = 1e-6  # relative noise that the first step is chosen for, at most
 _MOST_LADDERS = 1024  # entries that climb a ladder; where more are in doubt, the rest is judged with a wide margin:
 _MARGIN = 100.0  # times the uncertainty of their quotients
@@ -69,17 +68,11 @@ class Grid:
         """Outputs and inputs of entries."""
         return np.divmod(positions, max(1, self.shape[1]))
 
-    @cached_property
-    def unmeasured(self) -> Scene:
-        """For the inputs' scales only."""
-        return unmeasured_scene(Component(self.field, 0), self.field.layout, self.field.leaves, 0.0)
-
 
 def open_grid(field: Field, operator: Operator, step: float | None, rtol: float | None, atol: float | None) -> Grid:
-    """Measure the noise of some outputs; the default tolerance is that of the Jacobian's dtype."""
-    m = field.base.size
-    for output in spread(m, _MEASURED).tolist():
-        field.scene(output)
+    """Measure the noise of some outputs, if it decides the step; the default rtol is that of the Jacobian's dtype."""
+    if step is None:
+        field.measure(spread(field.base.size, _MEASURED).tolist())
     return Grid(field, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
 
 
@@ -105,14 +98,7 @@ class Checked:
 
 def check_groups(grid: Grid, groups: Sequence[Group], bar: Progress) -> Checked:
     """Quotients for all entries of the groups, ladders for those in doubt, and the verdicts."""
-    truncation = _truncation(grid, groups)
-    parts, strays = [], []
-    for group in groups:
-        quotients, loose = _quotients(grid, group, truncation)
-        parts.append(quotients)
-        strays += [(int(output), group) for output in loose]
-        bar.advance(group.columns.size)
-    quotients = Estimates.joined(parts)
+    quotients, strays = _quotients(grid, groups, bar)
     estimates, judgement = decide(
         quotients,
         lambda each: verdicts(grid, each),
@@ -124,52 +110,131 @@ def check_groups(grid: Grid, groups: Sequence[Group], bar: Progress) -> Checked:
 # --- quotients ---
 
 
-def _quotients(grid: Grid, group: Group, truncation: Floats) -> tuple[Estimates, Positions]:
-    """Of all outputs at once; also the outputs that move though they depend on no column of the group."""
-    steps = _steps(grid, group.columns)
-    values, taken = _displaced(grid, group.columns, steps)
-    owned = np.flatnonzero(group.owner >= 0)
-    mine = group.owner[owned]
-    with np.errstate(all="ignore"):
-        noise = np.fmax(_noise(grid), np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0))
-        change = values[0] - values[1]
-        quotients = change[owned] / taken[mine]
-        uncertainty = truncation[owned] / grid.unmeasured.scales(group.columns)[mine] + noise[owned] / steps[mine]
-    loose = np.flatnonzero((group.owner < 0) & group.declared & (np.abs(change) > _STRAY * noise))
-    positions = owned * grid.shape[1] + group.columns[mine]
-    trouble = np.zeros(owned.size, np.int8)
-    uncertainty = np.fmax(uncertainty, np.finfo(np.float64).tiny)
-    return Estimates(positions, quotients, uncertainty, quotients, quotients, steps[mine], trouble), loose
+@dataclass(frozen=True)
+class _Quotients:
+    """Quotients of the outputs that groups own, all arrays of shape (quotients,).
 
-
-def _displaced(grid: Grid, columns: Positions, steps: Floats) -> tuple[Floats, Floats]:
-    """Outputs a step ahead of the point and a step behind it, shape (2, m), and the distances as rounded."""
-    start = grid.field.point[columns]
-    displaced = grid.field.rounded(columns, np.stack([start + steps, start - steps], axis=1))
-    return grid.field.outputs(columns, displaced.T), displaced[:, 0] - displaced[:, 1]
-
-
-def _truncation(grid: Grid, groups: Sequence[Group]) -> Floats:
-    """The truncation error of each output's quotients, times the input's scale, from a few of the groups.
-
-    An entry that a quotient does not settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
+    Attributes
+    ----------
+    move : which displacement of which group, by its place among those asked for
+    outputs, inputs : of what by what
+    values, steps : quotients, and the distances that they were taken over
+    spread : what round-off and noise of the outputs add to a quotient's error
+    loose : (displacement, output) where an output moves that depends on no column of the group, shape (k, 2)
     """
-    largest = np.zeros(grid.shape[0])
-    for k in spread(len(groups), _TRIALS).tolist():
-        columns, owner = groups[k].columns, groups[k].owner
-        steps = _steps(grid, columns)
-        (near, taken), (wide, taken_wide) = (_displaced(grid, columns, each) for each in (steps, _WIDE * steps))
-        with np.errstate(all="ignore"):
-            first, second = (near[0] - near[1]) / taken[owner], (wide[0] - wide[1]) / taken_wide[owner]
-            error = np.abs(second - first) / (_WIDE**2 - 1) * grid.unmeasured.scales(columns)[owner]
-        largest = np.fmax(largest, np.where(owner >= 0, error, 0.0))
-    return _TRUNCATION_SAFETY * largest
+
+    move: Positions
+    outputs: Positions
+    inputs: Positions
+    values: Floats
+    steps: Floats
+    spread: Floats
+    loose: Positions
+
+    def part(self, keep: NDArray[np.bool_] | slice) -> _Quotients:
+        """Some of them."""
+        return replace(self, **{name: getattr(self, name)[keep] for name in _OF_EACH})
+
+
+_OF_EACH = ("move", "outputs", "inputs", "values", "steps", "spread")
+
+
+def _quotients(grid: Grid, groups: Sequence[Group], bar: Progress) -> tuple[Estimates, list[tuple[int, Group]]]:
+    """Of all outputs at once; also the outputs that move though they depend on no column of their group.
+
+    How far each output's quotients are off is taken from wider ones of a few groups. An entry that a quotient does not
+    settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
+    """
+    if not groups:
+        return Estimates.joined([]), []
+    trials = spread(len(groups), _TRIALS)
+    moves = [(group, 1.0) for group in groups] + [(groups[k], _WIDE) for k in trials.tolist()]
+    both = _with_noise(grid, _measured(grid, moves, bar))
+    count = int(np.searchsorted(both.move, len(groups)))
+    near, wide = both.part(slice(count)), both.part(slice(count, None))
+    tried = np.zeros(len(groups), bool)
+    tried[trials] = True
+    scales = grid.field.unmeasured.scales(np.arange(grid.shape[1]))
+    off = _deviation(grid.shape[0], near.part(tried[near.move]), wide, scales)
+    with np.errstate(all="ignore"):
+        uncertainty = off[near.outputs] / scales[near.inputs] + near.spread
+    estimates = Estimates(
+        positions=near.outputs * grid.shape[1] + near.inputs,
+        numerical=near.values,
+        uncertainty=np.fmax(uncertainty, np.finfo(np.float64).tiny),
+        left=near.values,
+        right=near.values,
+        step=near.steps,
+        trouble=np.zeros(near.move.size, np.int8),
+    )
+    return estimates, [(output, groups[k]) for k, output in near.loose.tolist() if k < len(groups)]
+
+
+def _deviation(size: int, near: _Quotients, wide: _Quotients, scales: Floats) -> Floats:
+    """By how much each output's quotients at two steps differ, times the input's scale.
+
+    By 15 times the truncation error of the nearer ones, or by their noise, which need not have been measured.
+    """
+    largest = np.zeros(size)
+    with np.errstate(all="ignore"):
+        np.fmax.at(largest, near.outputs, np.abs(wide.values - near.values) * scales[near.inputs])
+    return _DEVIATION_SAFETY * largest
+
+
+def _with_noise(grid: Grid, quotients: _Quotients) -> _Quotients:
+    """The quotients with the noise of outputs, as far as it was measured.
+
+    It is now of some outputs that stand still, but move a little away from the point: values on a coarse grid, perhaps.
+    """
+    moved = np.bincount(quotients.outputs, quotients.values != 0, grid.shape[0]) > 0
+    if not moved.all():
+        still = np.flatnonzero(~moved & grid.field.moves)
+        grid.field.measure(still[spread(still.size, _MEASURED)].tolist())
+    with np.errstate(all="ignore"):
+        noise = _noise(grid)[quotients.outputs] / quotients.steps
+    return replace(quotients, spread=np.fmax(quotients.spread, noise))
+
+
+def _measured(grid: Grid, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
+    """Quotients at multiples of the usual steps of the groups, block by block."""
+    noise, length = _noise(grid), max(1, grid.field.together // 2)
+    parts = []
+    for begin in range(0, len(moves), length):
+        part = _block(grid, moves[begin : begin + length], noise)
+        parts.append(replace(part, move=part.move + begin, loose=np.add(part.loose, (begin, 0))))
+        bar.advance(sum(group.columns.size for group, multiple in moves[begin : begin + length] if multiple == 1.0))
+    if len(parts) == 1:
+        return parts[0]
+    return _Quotients(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(_Quotients)))
+
+
+def _block(grid: Grid, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
+    """Each group a step ahead of the point and a step behind it; distances are what they are after rounding."""
+    groups, sizes = [group for group, _ in moves], [group.columns.size for group, _ in moves]
+    columns, move = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(moves)), sizes)
+    steps = _steps(grid, columns) * np.repeat([multiple for _, multiple in moves], sizes)
+    displaced = grid.field.point[columns][:, None] + steps[:, None] * [1.0, -1.0]
+    displaced = grid.field.rounded(columns, displaced)
+    points = grid.field.points(2 * len(moves)).reshape(2, len(moves), -1)
+    points[:, move, columns] = displaced.T
+    values = grid.field.at(points.reshape(2 * len(moves), -1)).reshape(2, len(moves), -1)
+    owner = np.stack([group.owner for group in groups])
+    at, outputs = np.nonzero(owner >= 0)
+    mine = (np.cumsum([0, *sizes])[:-1])[at] + owner[at, outputs]
+    with np.errstate(all="ignore"):
+        rounding = np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0)
+        change = values[0] - values[1]
+        quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
+        spread = rounding[at, outputs] / steps[mine]
+        declared = np.array([group.declared for group in groups])
+        loose = np.argwhere(declared[:, None] & (owner < 0) & (np.abs(change) > _STRAY * np.fmax(noise, rounding)))
+    return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
 
 
 def _steps(grid: Grid, columns: Positions) -> Floats:
     if grid.step is not None:
         return np.full(columns.size, grid.step)
-    scene = grid.unmeasured
+    scene = grid.field.unmeasured
     precision = np.clip(_relative_noise(grid), scene.eps[grid.field.layout.tensor_of(columns)], _COARSEST)
     return relative_step(_CENTRAL, precision) * scene.scales(columns)
 
@@ -208,7 +273,9 @@ def climbed(grid: Grid, positions: Positions, shift: float = 1.0) -> Estimates:
     columns = np.unique(inputs)
     for begin in range(0, columns.size, _TOGETHER):
         block = np.isin(inputs, columns[begin : begin + _TOGETHER])
-        for output in np.unique(outputs[block]).tolist():
+        chosen = np.unique(outputs[block]).tolist()
+        grid.field.measure(chosen)
+        for output in chosen:
             where = np.flatnonzero(block & (outputs == output))
             found = ladder_estimates(grid.field.scene(output), inputs[where], shift=shift)
             result = result.updated(where, replace(found, positions=positions[where]))
@@ -260,7 +327,7 @@ def _around(grid: Grid) -> Floats:
 
 def _stillness(grid: Grid) -> Floats:
     """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
-    sizes = np.abs(grid.field.base) / grid.unmeasured.tensor_scales.max()
+    sizes = np.abs(grid.field.base) / grid.field.unmeasured.tensor_scales.max()
     return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
 
 

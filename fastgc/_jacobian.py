@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgc._check import check_gradients
 from fastgc._compare import FAIL, default_rtol
-from fastgc._field import Field
+from fastgc._field import Field, one_by_one
 from fastgc._grid import Checked, Grid, Group, check_groups, open_grid
 from fastgc._jacobian_report import About, JacobianReport, failed, jacobian_report
 from fastgc._layout import flatten_parameters
@@ -276,7 +276,8 @@ def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed
         return values.reshape(-1)
 
     layout, leaves = flatten_parameters(point)
-    return Field(outputs, layout, leaves, seed), first.shape
+    base = first.reshape(-1)
+    return Field(one_by_one(outputs, base.size), layout, leaves, base, seed), first.shape
 
 
 def _real_outputs(value: Any) -> Floats:

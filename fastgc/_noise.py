@@ -32,6 +32,7 @@ class Noise:
     displaced: float
     reach: float  # the distance of the second estimate, in units of the parameters' scale
     single: bool  # all values fall on the float32 grid
+    change: float = 0.0  # by how much the loss changes there, or on the other side
 
     def at(self, distance: NDArray[np.float64]) -> NDArray[np.float64]:
         """The noise at a distance in units of the scale: what the second estimate exceeds the first by grows linearly.
@@ -39,6 +40,34 @@ class Noise:
         A residual that is rounded before it is squared has noise in proportion to the distance from its zero.
         """
         return np.maximum(self.at_point, self.displaced * np.minimum(distance / self.reach, 1.0))
+
+
+def measure_noises(values: Values, bases: NDArray[np.float64], eps: float) -> list[Noise]:
+    """The noise of several losses of the same parameters; ``values`` gives shape (distances, losses).
+
+    A first look serves all of them. No other is needed by those whose values move from one to the next, or never
+    change, or stand still at one of the two places: they have no noise there.
+    """
+    near = _first_spacing(eps) * np.arange(1, _POINTS + 1)
+    sample = values(np.concatenate([near, _REACH + near, [_REACH, -_REACH]]))
+    tables = np.concatenate([sample[:_POINTS], sample[_POINTS : 2 * _POINTS]], axis=1)  # here and there
+    moves, same, on_grid = (
+        each.reshape(2, -1) for each in (~_ties(tables), (tables == tables[0]).all(axis=0), _on_float32_grid(tables))
+    )
+    still = (sample[:-1] == bases).all(axis=0)
+    beside = same.any(axis=0) & (moves & ~on_grid).any(axis=0)  # as a rectifier does, and no coarse grid
+    clear = np.isfinite(sample).all(axis=0) & (still | beside | moves.all(axis=0))
+    with np.errstate(all="ignore"):
+        tabled = np.where(moves, _SAFETY * difference_table_noise(tables).reshape(2, -1), 0.0)
+        here, there = np.where(same, tabled.max(axis=0), tabled).tolist()
+        changes = np.abs(sample[-2:] - bases).max(axis=0).tolist()
+    single = on_grid.all(axis=0).tolist()
+    return [
+        _rounded_up(base, here[i], there[i], _REACH, single[i], changes[i])
+        if clear[i]
+        else measure_noise(lambda distances, i=i: values(distances)[:, i], base, eps)  # type: ignore[misc]
+        for i, base in enumerate(bases.tolist())
+    ]
 
 
 def measure_noise(values: Values, base: float, eps: float) -> Noise:
@@ -56,9 +85,20 @@ def measure_noise(values: Values, base: float, eps: float) -> Noise:
     here, single_here = _noise_around(values, 0.0, eps)
     reach = _finite_reach(values)
     there, single_there = _noise_around(values, reach, eps)
-    single = single_here and single_there and _rounded_to_single(base)
+    away = np.abs(values(np.array([-reach, reach])) - base)
+    change = float(np.nan_to_num(away, nan=0.0, posinf=0.0).max())
+    return _rounded_up(base, here, there, reach, single_here and single_there, change)
+
+
+def _rounded_up(base: float, here: float, there: float, reach: float, on_grid: bool, change: float) -> Noise:
+    """The noise, at least that of rounding; values on the float32 grid are of that precision if the loss itself is."""
+    single = on_grid and _rounded_to_single(base)
     rounding = float(np.finfo(np.float32 if single else np.float64).eps) * abs(base) / 2
-    return Noise(max(rounding, here), max(rounding, there), reach, single)
+    return Noise(max(rounding, here), max(rounding, there), reach, single, change)
+
+
+def _first_spacing(eps: float) -> float:
+    return min(_FIRST_SPACING * eps, _FIRST_AT_MOST)
 
 
 def _finite_reach(values: Values) -> float:
@@ -74,25 +114,28 @@ def _noise_around(values: Values, start: float, eps: float, *, flat: bool = Fals
     Values that tie up to a kink and move beyond it show no noise by that: they are looked at anew from beyond (once,
     ``flat``).
     """
-    first = min(_FIRST_SPACING * eps, _FIRST_AT_MOST)
-    spacing = first
+    spacing = first = _first_spacing(eps)
     while True:  # the start itself is left out: it may be a kink or a jump
         sample = values(start + spacing * np.arange(1, _POINTS + 1))
         sample = sample[np.isfinite(sample)]
-        ties = np.count_nonzero(np.diff(sample) == 0)
-        if sample.size < 4 or 2 * ties < sample.size - 1:
+        if sample.size < 4 or not _ties(sample):
             break
         spacing *= _GROWTH
         if spacing > _WIDEST:
             sample = values(start + np.arange(_STAIR_POINTS) * (_REACH / _STAIR_POINTS))
-            return _stair(sample), _on_float32_grid(sample)
+            return _stair(sample), bool(_on_float32_grid(sample))
     still = _still_until(sample)
     if spacing > first and still and not flat:
         return _noise_around(values, start + spacing * (still + 2), eps, flat=True)
-    noise = _SAFETY * difference_table_noise(sample)
+    noise = _SAFETY * float(difference_table_noise(sample))
     if spacing > first:  # closer values tied: they lie on a grid, perhaps a regular one
         noise = max(noise, _smallest_change(sample) / 2)
-    return noise, _on_float32_grid(sample)
+    return noise, bool(_on_float32_grid(sample))
+
+
+def _ties(sample: NDArray[np.float64]) -> Any:
+    """Whether half or more of the values equal the one before."""
+    return 2 * np.count_nonzero(sample[1:] == sample[:-1], axis=0) >= len(sample) - 1
 
 
 def _rounded_to_single(value: float) -> bool:
@@ -102,9 +145,9 @@ def _rounded_to_single(value: float) -> bool:
     return _SINGLE_TAIL <= trailing <= _SHORT_TAIL
 
 
-def _on_float32_grid(sample: NDArray[np.float64]) -> bool:
+def _on_float32_grid(sample: NDArray[np.float64]) -> Any:
     with np.errstate(over="ignore"):
-        return bool((sample.astype(np.float32) == sample).all())
+        return (sample.astype(np.float32) == sample).all(axis=0)
 
 
 def _smallest_change(sample: NDArray[np.float64]) -> float:
@@ -126,22 +169,24 @@ def _stair(sample: NDArray[np.float64]) -> float:
     return float(changes.max(initial=0.0)) if 2 * together < np.count_nonzero(rising) else 0.0
 
 
-def difference_table_noise(values: NDArray[np.float64]) -> float:
+def difference_table_noise(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Standard deviation of the noise in equally spaced values of a smooth function (Moré & Wild 2011, section 3).
 
     The k-th differences of a smooth function vanish with the spacing; those of independent noise of variance s**2 have
     the variance s**2 * (2k)! / (k!)**2. The first of three successive orders that agree, with both signs among its
-    differences, gives s; if none agree, the highest order, in which least of the function is left.
+    differences, gives s; if none agree, the highest order, in which least of the function is left. Of every column.
     """
-    size = float(np.abs(values).max(initial=0.0)) or 1.0
-    differences, estimates, mixed = values / size, [], []  # so that no square overflows
-    for k in range(1, values.size):
-        differences = np.diff(differences)
+    size = np.abs(values).max(axis=0, initial=0.0)
+    size = np.where(size > 0, size, 1.0)
+    differences, estimates, mixed = values / size, [np.zeros(values.shape[1:])], []  # so that no square overflows
+    for k in range(1, len(values)):
+        differences = differences[1:] - differences[:-1]
         factor = math.factorial(k) ** 2 / math.factorial(2 * k)
-        estimates.append(math.sqrt(factor * float(np.mean(differences**2))))
-        mixed.append(bool((differences > 0).any() and (differences < 0).any()))
-    for k in range(len(estimates) - 2):
-        three = estimates[k : k + 3]
-        if mixed[k] and max(three) <= _AGREEMENT * min(three):
-            return size * estimates[k]
-    return size * estimates[-1] if estimates else 0.0
+        estimates.append(np.sqrt(factor * (differences**2).sum(axis=0) / len(differences)))
+        mixed.append((differences.max(axis=0) > 0) & (differences.min(axis=0) < 0))
+    result = estimates[-1]
+    for k in reversed(range(1, len(estimates) - 2)):
+        three = np.stack(estimates[k : k + 3])
+        believed = mixed[k - 1] & (three.max(axis=0) <= _AGREEMENT * three.min(axis=0))
+        result = np.where(believed, three[0], result)
+    return np.asarray(size * result)

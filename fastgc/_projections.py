@@ -52,9 +52,9 @@ def project(grid: Grid, checked: Checked, count: int, seed: int, bar: Progress) 
     whole = grid.operator.times is not None
     found, limits = [checked], [0.0]
     for number in range(count):
-        rays = direction(grid.unmeasured, range(len(grid.field.leaves)), seed, number)
+        rays = direction(grid.field.unmeasured, range(len(grid.field.leaves)), seed, number)
         limits.append((_compare_whole if whole else _compare_weighted)(grid, rays, found, [seed, number, 3], bar))
-    limit = CERTAIN * max(limits) / float(grid.unmeasured.tensor_scales.min())
+    limit = CERTAIN * max(limits) / float(grid.field.unmeasured.tensor_scales.min())
     return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
 
 
@@ -200,7 +200,7 @@ def _unit_ray(grid: Grid, column: int) -> Ray:
     """One input alone, as far as its tensor is large."""
     layout = grid.field.layout
     tensor = int(layout.tensor_of(np.array([column]))[0])
-    scale = float(grid.unmeasured.tensor_scales[tensor])
+    scale = float(grid.field.unmeasured.tensor_scales[tensor])
     return Ray(tensor, column - int(layout.starts[tensor]), np.ones(1, np.int8), scale)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._noise import Noise, measure_noise
+from fastgc._noise import Noise, measure_noise, measure_noises
 
 Floats = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
@@ -170,3 +170,18 @@ def test_a_loss_that_is_flat_up_to_a_kink_is_not_noisy() -> None:
 
     noise = measure_noise(values, -1.0, np.finfo(np.float64).eps)
     assert max(noise.at_point, noise.displaced) < 1e-14
+
+
+def test_losses_together_have_the_noise_that_each_has_alone() -> None:
+    def rounded(t: Floats) -> Floats:
+        return np.round(np.sin(3 * t) + t, 4)
+
+    losses = [*TRENDS.values(), rounded, lambda t: np.abs(t - 0.05), lambda t: np.where(t > 0.1, np.nan, t),
+              lambda t: np.sin(t).astype(np.float32).astype(np.float64)]  # fmt: skip
+    bases = np.array([float(each(np.zeros(1))[0]) for each in losses])
+    together = measure_noises(lambda t: np.stack([each(t) for each in losses], axis=1), bases, EPS)
+    for mine, alone in zip(together, map(measured, losses), strict=True):
+        assert (mine.reach, mine.single, mine.change) == (alone.reach, alone.single, alone.change)
+        assert (mine.at_point, mine.displaced) == pytest.approx((alone.at_point, alone.displaced), rel=0.1)
+    assert together[0].change == 0
+    assert together[1].change == pytest.approx(0.125)

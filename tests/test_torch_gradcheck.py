@@ -344,7 +344,160 @@ def test_forward_mode_is_checked_on_request() -> None:
     assert gradcheck(torch.sin, double(3), check_forward_ad=True, check_backward_ad=False)
 
 
+# --- many points at once ---
+
+
+def spying(func: Callable[..., Any]) -> tuple[Callable[..., Any], list[bool]]:
+    """The function, and for each of its calls whether it came from vmap."""
+    calls: list[bool] = []
+
+    def spied(*inputs: Any) -> Any:
+        calls.append(bool(torch._C._functorch.is_batchedtensor(inputs[0])))
+        return func(*inputs)
+
+    return spied, calls
+
+
+def branching(x: Any) -> Any:
+    return x * 2 if x.sum() > -100 else x
+
+
+def in_numpy(x: Any) -> Any:
+    return torch.sin(x) + 0 * torch.from_numpy(np.cos(x.detach().numpy()))
+
+
+def in_place(x: Any) -> Any:
+    y = x.clone()
+    y.mul_(x)
+    y[0] += 1
+    return y
+
+
+def seeded(x: Any) -> Any:
+    return x * torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+
+
+def several(x: Any) -> Any:
+    return x.sin(), x.argmax(), (x**2).sum(), x.exp()[None, :]
+
+
+BATCHED = {"sine": torch.sin, "in place": in_place, "several": several, "einsum": lambda x: torch.outer(x, x)}
+UNBATCHED = {"branching": branching, "numpy": in_numpy, "seeded": seeded, "custom": sigmoid}
+
+
+@pytest.mark.parametrize("name", [*BATCHED, *UNBATCHED])
+@pytest.mark.parametrize("real", [True, False], ids=["real", "complex"])
+def test_points_are_evaluated_at_once_where_that_works_and_else_one_by_one(name: str, real: bool) -> None:
+    x = double(20) if real else torch.complex(double(20), double(20, seed=1)).detach().requires_grad_()
+    if not real and name in ("several", "branching", "custom"):  # they have no order, or their backward no conjugate
+        return
+    func, calls = spying((BATCHED | UNBATCHED)[name])
+    assert gradcheck(func, x)
+    assert (len(calls) < 10) == (name in BATCHED)
+    assert any(calls)
+    before = len(calls)
+    wrong = operations.spoiled(func, operations.SPOILS["one entry off"]((x,)))
+    assert not gradcheck(wrong, x, raise_exception=False)
+    assert len(calls) - before > 2 * x.numel()  # a custom function without a rule for vmap, called one by one
+
+
+class Forked(torch.autograd.Function):
+    """Doubles in a plain call, and triples under vmap; its backward doubles or triples."""
+
+    factor = 2
+
+    @staticmethod
+    def forward(x: Any) -> Any:
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Any) -> Any:
+        return 3 * x, 0
+
+    @classmethod
+    def backward(cls, ctx: Any, g: Any) -> Any:
+        return cls.factor * g
+
+
+class ForkedWrongly(Forked):
+    factor = 3
+
+
+def test_what_plain_calls_give_counts() -> None:
+    func, calls = spying(Forked.apply)
+    assert gradcheck(func, double(20))
+    assert any(calls)
+    assert calls.count(False) > 40
+    assert not gradcheck(ForkedWrongly.apply, double(20), raise_exception=False)
+
+
+def test_what_a_plain_backward_gives_counts() -> None:
+    def forked(right_at_once: bool) -> Callable[..., Any]:
+        def backward(x: Any, y: Any, g: Any) -> Any:
+            return g * torch.cos(x) * (1 + (right_at_once != torch._C._functorch.is_batchedtensor(g)))
+
+        return function(torch.sin, backward)
+
+    assert gradcheck(forked(False), double(6))
+    with pytest.raises(GradcheckError, match="6 of 36 checked entries differ"):
+        gradcheck(forked(True), double(6))
+
+
+def test_an_accusation_rests_on_plain_calls() -> None:
+    func, calls = spying(lambda x: x.sin() * x.detach())
+    with pytest.raises(GradcheckError, match="Jacobian mismatch"):
+        gradcheck(func, double(20))
+    last = len(calls) - 1 - calls[::-1].index(True)
+    assert calls[last + 1 :].count(False) >= 40
+
+
+def test_a_noisy_function_is_not_evaluated_at_once() -> None:
+    generator = np.random.default_rng(0)
+    func, calls = spying(lambda x: x + 1e-3 * float(generator.standard_normal()))
+    assert not gradcheck(func, double(20), raise_exception=False)
+    assert calls.count(False) > 40
+
+
+def test_blocks_are_bounded_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    vmap = torch.func.vmap
+
+    def measured(func: Any) -> Any:
+        def mapped(*stacks: Any) -> Any:
+            sizes.append(len(stacks[0]))
+            return vmap(func)(*stacks)
+
+        return mapped
+
+    monkeypatch.setattr("torch.func.vmap", measured)
+    monkeypatch.setattr("fastgc.torch._outputs._NUMBERS", 20 * 120)
+    assert gradcheck(lambda x: x[:20] ** 2, double(100))
+    assert max(sizes) <= 21
+    assert len(sizes) >= 10
+    sizes.clear()
+    assert gradcheck(lambda x: (x * torch.ones(40, 1, dtype=x.dtype)).exp().sum(0)[:20], double(100))
+    assert not sizes  # it computes 4,000 numbers: more than there is room for
+    monkeypatch.setattr("fastgc.torch._backward._NUMBERS", 200)
+    assert gradcheck(softmax, double(3, 5))
+    assert not gradcheck(wrong_sigmoid, double(30), raise_exception=False)
+
+
+def test_a_computation_in_single_precision_does_not_hide_a_missing_gradient() -> None:
+    missing = function(lambda x: (1 + 1e-3 * x.float()).double(), lambda x, y, g: 0 * g)
+    assert not gradcheck(missing, double(4), raise_exception=False)
+
+
 # --- second derivatives ---
+
+
+def test_second_derivatives_that_are_zero_to_torch_pass() -> None:
+    inputs = double(4, 3), double(4, 3, seed=1)
+    assert torch.autograd.gradgradcheck(torch.nn.functional.l1_loss, inputs)
+    assert gradgradcheck(torch.nn.functional.l1_loss, inputs)
 
 
 @forward_mode

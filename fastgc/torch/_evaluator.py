@@ -16,8 +16,8 @@ from fastgc._layout import Array, ParameterLayout, spread
 Loss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # told which tensors, by number, to replace by others
 
 _BLOCK = 1 << 17  # entries displaced at a time
-_BATCH_ENTRIES = 1 << 19  # of a batch, and of what the loss computes for it: larger ones leave the cache
-_MOST, _FEWEST = 64, 8  # values computed at once; fewer are not worth it
+_BATCH_ENTRIES = 1 << 20  # of a batch, and of what the loss computes for it: larger ones leave the cache
+_MOST, _FEWEST = 256, 8  # values computed at once; fewer are not worth it
 _TRIED = 6  # values computed both ways before the batched way is believed
 
 
@@ -137,7 +137,7 @@ class TorchEvaluator:
             with torch.no_grad():
                 return float(self._loss({}))
         except Exception as error:
-            if outside_domain(error) or isinstance(error, torch.linalg.LinAlgError):
+            if not_defined(error):
                 return np.nan
             raise
 
@@ -212,6 +212,24 @@ class TorchEvaluator:
             values = torch.func.vmap(lambda one: self._loss({t: one}))(batch.view(count + 1, *self._layout.shapes[t]))
         numbers = _numbers(values)
         return np.asarray(numbers[:-1] - (numbers[-1] - self._base))
+
+
+def footprint(call: Callable[[], Any]) -> int:
+    """About how many numbers a call computes: those that it would keep for its gradient."""
+    sizes: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        call()
+    return sum(sizes)
+
+
+def not_defined(error: Exception) -> bool:
+    """Whether an exception says that a function has no value beside the point: a singular matrix, say."""
+    return outside_domain(error) or isinstance(error, torch.linalg.LinAlgError)
 
 
 def _name(tensors: Sequence[torch.Tensor], *ways: str) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
@@ -22,12 +20,12 @@ from fastgc._jacobian_report import About, JacobianReport, details, jacobian_rep
 from fastgc._layout import flatten_parameters
 from fastgc._operator import Operator, matrix_operator, vjp_operator
 from fastgc._progress import Progress
-
-Floats = NDArray[np.float64]
-Tensors = Sequence[torch.Tensor]
+from fastgc.torch._backward import Backward, check_linearity, check_undefined
+from fastgc.torch._evaluator import footprint
+from fastgc.torch._flat import Floats, Packing, Tensors, flat
+from fastgc.torch._outputs import Outputs, as_tuple, tensors
 
 _REAL_DTYPES = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
-_LINEARITY = {True: 1e-6, False: 1e-2}  # by how much a backward may fail to be linear, in double precision and others
 _DRAWN, _PROJECTIONS = 8, 8  # in fast mode: inputs drawn at random, and random directions
 _LISTED = 10  # pairs of an output and an input
 
@@ -97,21 +95,15 @@ def gradcheck(
                     masked=masked)  # fmt: skip
     if not (check_forward_ad or check_backward_ad):
         raise AssertionError("check_forward_ad and check_backward_ad are both False: nothing would be checked")
-    call = _open_call(func, inputs)
-    tolerances = _Tolerances(eps if call.in_double else None, atol, rtol, nondet_tol, fast_mode, allow_undecided)
-    try:
-        if check_forward_ad:
-            _compare(call, _forward_operator(call), tolerances, " (forward mode)")
-        if check_backward_ad:
-            _compare(call, _backward_operator(call, tolerances, check_grad_dtypes), tolerances, "")
-            _check_linearity(call)
-            if check_undefined_grad:
-                _check_undefined(call)
-    except GradcheckError:
-        if raise_exception:
-            raise
-        return False
-    return True
+    call = _open_call(func, inputs, check_grad_dtypes)
+    criteria = _Criteria(eps if call.in_double else None, atol, rtol, nondet_tol, fast_mode, allow_undecided,
+                         check_forward_ad, check_backward_ad, check_undefined_grad)  # fmt: skip
+    error = _failure(call, criteria)
+    if error and call.batched:  # nothing is held against a function but what plain calls show
+        error = _failure(call.one_by_one(), criteria)
+    if error and raise_exception:
+        raise error
+    return error is None
 
 
 def gradgradcheck(
@@ -161,11 +153,11 @@ def gradgradcheck(
     torch.autograd.gradcheck.GradcheckError, ValueError, RuntimeError, NotImplementedError
         As in `gradcheck`.
     """
-    given = _as_tuple(inputs)
+    given = as_tuple(inputs)
     wanted = [_requires_grad(each) for each in given]
     if grad_outputs is None:
         grad_outputs = _random_grads(_differentiable(func(*given)), gen_non_contig_grad_outputs)
-    weights = _as_tuple(grad_outputs)
+    weights = as_tuple(grad_outputs)
 
     def gradients(*arguments: Any) -> tuple[torch.Tensor, ...]:
         ahead, behind = arguments[: len(given)], arguments[len(given) :]
@@ -186,13 +178,18 @@ def gradgradcheck(
 
 
 @dataclass(frozen=True)
-class _Tolerances:
+class _Criteria:
+    """What is checked, and by which measure."""
+
     step: float | None
     atol: float
     rtol: float
     nondeterminism: float
     fast: bool
     allow_undecided: bool
+    forward: bool
+    backward: bool
+    undefined: bool
 
 
 @dataclass(frozen=True)
@@ -203,13 +200,19 @@ class _Call:
     ----------
     checked : the numbers of the inputs that are checked
     compared : the numbers of the outputs that are compared: those that require grad, or all real and complex ones
-    field : the compared outputs as a function of the checked inputs, both flat, complex numbers as pairs
+    here : these outputs, with their graph
+    outputs : them as numbers, at any point
+    backward : their Jacobian
+    field : them as a function of the checked inputs, both flat
     """
 
     func: Callable[..., Any]
     inputs: tuple[Any, ...]
     checked: tuple[int, ...]
     compared: tuple[int, ...]
+    here: Tensors
+    outputs: Outputs
+    backward: Backward
     field: Field
 
     @property
@@ -222,52 +225,43 @@ class _Call:
         """Whether they are in double precision."""
         return all(leaf.dtype in (torch.float64, torch.complex128) for leaf in self.leaves)
 
-    def outputs(self, *arguments: Any) -> Tensors:
-        """The compared outputs, at the inputs or at other ones."""
-        found = _tensors(self.func(*(arguments or self.inputs)))
-        return [found[k] for k in self.compared]
+    @property
+    def has_backward(self) -> bool:
+        """Whether there are gradients at all."""
+        return any(each.requires_grad for each in self.here)
+
+    @property
+    def batched(self) -> bool:
+        """Whether anything was computed many at a time."""
+        return self.outputs.batched or self.backward.batched
+
+    def one_by_one(self) -> _Call:
+        """The same by plain calls only."""
+        outputs, backward = self.outputs.one_by_one(), self.backward.one_by_one()
+        field = Field(outputs, self.field.layout, self.field.leaves, outputs.base, 0)
+        return replace(self, outputs=outputs, backward=backward, field=field)
 
 
-def _open_call(func: Callable[..., Any], inputs: Any) -> _Call:
-    given = _as_tuple(inputs)
+def _open_call(func: Callable[..., Any], inputs: Any, dtypes: bool) -> _Call:
+    given = as_tuple(inputs)
     checked = tuple(k for k, each in enumerate(given) if _requires_grad(each))
     if not checked:
         raise ValueError("inputs hold no tensor with requires_grad=True: nothing would be checked")
-    for k in checked:
-        _refuse_input(k, given[k])
-    outputs = _tensors(func(*given))
-    _refuse_outputs(outputs)
-    compared = tuple(k for k, each in enumerate(outputs) if each.requires_grad) or tuple(
-        k for k, each in enumerate(outputs) if each.is_floating_point() or each.is_complex()
+    leaves = [given[k] for k in checked]
+    for k, leaf in zip(checked, leaves, strict=True):
+        _refuse_input(k, leaf)
+    found = tensors(func(*given))
+    _refuse_outputs(found)
+    compared = tuple(k for k, each in enumerate(found) if each.requires_grad) or tuple(
+        k for k, each in enumerate(found) if each.is_floating_point() or each.is_complex()
     )
-    layout, leaves = flatten_parameters([_flat(given[k]) for k in checked])
-    sizes = [_real_size(outputs[k]) for k in compared]
-    return _Call(
-        func, given, checked, compared, Field(_values(func, given, checked, compared, sizes), layout, leaves, 0)
-    )
-
-
-def _values(
-    func: Callable[..., Any], inputs: tuple[Any, ...], checked: Sequence[int], compared: Sequence[int], sizes: list[int]
-) -> Callable[[Floats], Floats]:
-    ranges = _ranges([inputs[k] for k in checked])
-
-    def values(x: Floats) -> Floats:
-        moved = list(inputs)
-        for k, numbers in zip(checked, ranges, strict=True):
-            moved[k] = _like(inputs[k], x[numbers.start : numbers.stop]).requires_grad_()
-        try:
-            found = _tensors(func(*moved))
-        except torch.linalg.LinAlgError:  # a singular matrix beside the point, say
-            return np.full(sum(sizes), np.nan)
-        flat = [_flat(found[k]).astype(np.float64) for k in compared]
-        if [each.size for each in flat] != sizes:
-            raise ValueError(
-                f"func returned {[each.size for each in flat]} numbers beside its inputs, and {sizes} there"
-            )
-        return np.concatenate([np.empty(0), *flat])
-
-    return values
+    here = [found[k] for k in compared]
+    room = footprint(lambda: func(*given))
+    outputs = Outputs(func, given, checked, compared, here, room)
+    backward = Backward(here, leaves, checked, dtypes, room)
+    layout, arrays = flatten_parameters([flat(leaf).copy() for leaf in leaves])
+    field = Field(outputs, layout, arrays, outputs.base, 0)
+    return _Call(func, given, checked, compared, here, outputs, backward, field)
 
 
 # --- refusals ---
@@ -304,74 +298,37 @@ def _refuse_outputs(outputs: Tensors) -> None:
             raise ValueError(f"output {k} has layout {each.layout}; call to_dense() on it in func")
 
 
-# --- tensors and flat arrays ---
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
-
-def _tensors(value: Any) -> tuple[torch.Tensor, ...]:
-    found = _as_tuple(value)
-    wrong = [type(each).__name__ for each in found if not isinstance(each, torch.Tensor)]
-    if wrong:
-        raise TypeError(f"func returned {wrong[0]}; it must return a tensor or a tuple of tensors")
-    return found
-
-
 def _differentiable(value: Any) -> tuple[torch.Tensor, ...]:
-    return tuple(each for each in _tensors(value) if each.requires_grad)
+    return tuple(each for each in tensors(value) if each.requires_grad)
 
 
 def _requires_grad(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
 
 
-def _real_size(tensor: torch.Tensor) -> int:
-    return int(tensor.numel()) * (2 if tensor.is_complex() else 1)
-
-
-def _real_shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    return (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
-
-
-def _flat(tensor: torch.Tensor) -> NDArray[Any]:
-    """A flat copy of the numbers, complex ones as pairs."""
-    plain = tensor.detach().resolve_conj().resolve_neg()
-    real = torch.view_as_real(plain) if plain.is_complex() else plain
-    return np.array(real.cpu().numpy()).reshape(-1)
-
-
-def _like(tensor: torch.Tensor, numbers: Floats) -> torch.Tensor:
-    """A new tensor of these numbers, otherwise like the given one."""
-    flat = torch.from_numpy(np.array(numbers, np.float64)).reshape(_real_shape(tensor))
-    return torch.empty_like(tensor, requires_grad=False).copy_(
-        torch.view_as_complex(flat) if tensor.is_complex() else flat
-    )
-
-
-def _joined(gradients: Sequence[torch.Tensor | None], like: Tensors) -> Floats:
-    """Gradients as one flat array; None stands for zeros."""
-    parts = [
-        np.zeros(_real_size(leaf)) if each is None else _flat(each).astype(np.float64)
-        for each, leaf in zip(gradients, like, strict=True)
-    ]
-    return np.concatenate([np.empty(0), *parts])
-
-
-def _split(vector: Floats, like: Tensors) -> list[torch.Tensor]:
-    ranges = zip(like, _ranges(like), strict=True)
-    return [_like(each.detach(), vector[numbers.start : numbers.stop]) for each, numbers in ranges]
-
-
 def _random_grads(outputs: Tensors, apart: bool) -> tuple[torch.Tensor, ...]:
     """Random gradients in [-1, 1]; ``apart``: every second number of a larger tensor."""
-    generator = np.random.default_rng(0)
-    drawn = [_like(each.detach(), generator.uniform(-1, 1, _real_size(each))) for each in outputs]
+    packing = Packing(outputs)
+    drawn = packing.members(np.random.default_rng(0).uniform(-1, 1, (1, packing.size)))[0]
     return tuple((torch.stack([each, each], -1)[..., 0] if apart else each).requires_grad_() for each in drawn)
 
 
-# --- the analytic Jacobian ---
+# --- the checks ---
+
+
+def _failure(call: _Call, criteria: _Criteria) -> GradcheckError | None:
+    try:
+        if criteria.forward:
+            _compare(call, _forward_operator(call), criteria, " (forward mode)")
+        if criteria.backward:
+            _compare(call, _backward_operator(call, criteria), criteria, "")
+            if call.has_backward:
+                check_linearity(call.backward, call.in_double)
+                if criteria.undefined:
+                    check_undefined(call.here, call.leaves)
+    except GradcheckError as error:
+        return error
+    return None
 
 
 def _forward_operator(call: _Call) -> Operator:
@@ -384,156 +341,61 @@ def _pushed(call: _Call, tangent: Floats) -> Floats:
     """J u by forward mode."""
     arguments = list(call.inputs)
     with forward_ad.dual_level():
-        for k, part in zip(call.checked, _split(tangent, call.leaves), strict=True):
+        for k, part in zip(call.checked, Packing(call.leaves).members(tangent[None, :])[0], strict=True):
             arguments[k] = forward_ad.make_dual(call.inputs[k].detach().clone().requires_grad_(), part)
-        outputs = call.outputs(*arguments)
-        return _joined([forward_ad.unpack_dual(each).tangent for each in outputs], outputs)
+        found = tensors(call.func(*arguments))
+        tangents = [forward_ad.unpack_dual(found[k]).tangent for k in call.compared]
+        return np.asarray(Packing(call.here).joined(tangents)[0])
 
 
-def _backward_operator(call: _Call, tolerances: _Tolerances, dtypes: bool) -> Operator:
-    """By backward mode, a row for each number of the outputs, twice: the backward must do the same again."""
+def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:
+    """By backward mode, a row for each number of the outputs."""
     m, n = call.field.base.size, call.field.point.size
-    outputs = call.outputs()
-    if not any(each.requires_grad for each in outputs):
+    if not call.has_backward:
         return matrix_operator(np.zeros((m, n)))
-
-    def pulled(v: Floats) -> Floats:
-        return _pulled(call, outputs, v, dtypes)
-
-    if tolerances.fast:
-        return vjp_operator(pulled, m, n, np.dtype(np.float64))
-    first, again = (np.array([pulled(unit) for unit in np.eye(m)]).reshape(m, n) for _ in range(2))
-    _refuse_nondeterminism(first, again, tolerances.nondeterminism)
-    return matrix_operator(first)
+    if criteria.fast:
+        return vjp_operator(lambda v: call.backward.pulled(v[None, :])[0], m, n, np.dtype(np.float64))
+    return matrix_operator(call.backward.jacobian(criteria.nondeterminism))
 
 
-def _pulled(call: _Call, outputs: Tensors, v: Floats, dtypes: bool = False) -> Floats:
-    """v^T J by backward mode."""
-    gradients = torch.autograd.grad(outputs, call.leaves, _split(v, outputs), retain_graph=True, allow_unused=True)
-    _refuse_gradients(call, gradients, dtypes)
-    return _joined(gradients, call.leaves)
-
-
-def _refuse_gradients(call: _Call, gradients: Sequence[torch.Tensor | None], dtypes: bool) -> None:
-    for k, gradient in zip(call.checked, gradients, strict=True):
-        leaf = call.inputs[k]
-        if gradient is not None and gradient.shape != leaf.shape:
-            raise GradcheckError(
-                f"the gradient of input {k} has shape {tuple(gradient.shape)}; the input {tuple(leaf.shape)}"
-            )
-        if dtypes and gradient is not None and gradient.dtype != leaf.dtype:
-            raise GradcheckError(f"the gradient of input {k} is of dtype {gradient.dtype}; the input {leaf.dtype}")
-
-
-def _refuse_nondeterminism(first: Floats, again: Floats, allowed: float) -> None:
-    off = float(np.nan_to_num(np.abs(first - again), nan=0.0).max(initial=0.0))
-    if off > allowed:
-        raise GradcheckError(
-            f"Backward is not reentrant: run twice on the same input and grad_output it gives gradients that differ by "
-            f"{off:.1e}; nondet_tol is {allowed}"
-        )
-
-
-# --- the comparison ---
-
-
-def _compare(call: _Call, operator: Operator, tolerances: _Tolerances, mode: str) -> None:
+def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) -> None:
     if not operator.shape[0] * operator.shape[1]:
         return
-    grid = open_grid(call.field, operator, tolerances.step, tolerances.rtol, tolerances.atol)
-    groups, complete = plan(grid, None, _DRAWN if tolerances.fast else "all", 0)
+    grid = open_grid(call.field, operator, criteria.step, criteria.rtol, criteria.atol)
+    groups, complete = plan(grid, None, _DRAWN if criteria.fast else "all", 0)
     with Progress(0, shown=False) as bar:
         checked, _ = find(grid, groups, 0 if complete else _PROJECTIONS, 0, bar)
     verdict = checked.judgement.worst
-    if verdict == FAIL or (verdict == UNDECIDED and not tolerances.allow_undecided):
+    if verdict == FAIL or (verdict == UNDECIDED and not criteria.allow_undecided):
         raise GradcheckError(_message(call, grid, checked, verdict, mode))
 
 
 def _message(call: _Call, grid: Grid, checked: Checked, verdict: str, mode: str) -> str:
     """The first pair of an output and an input that has this verdict, in full, and which others have it."""
+    rows, columns = Packing(call.here), Packing(call.leaves)
     blocks = [
         (f"output {call.compared[k]} with respect to input {call.checked[j]}", block)
-        for k, rows in enumerate(_ranges(call.outputs()))
-        for j, columns in enumerate(_ranges(call.leaves))
-        for block in [_block(call, grid, checked, (k, rows), (j, columns))]
+        for k in range(len(call.here))
+        for j in range(len(call.leaves))
+        for block in [_block(call, grid, checked, rows, columns, k, j)]
         if block.verdict == verdict
     ]
     (name, first), others = blocks[0], [name for name, _ in blocks[1:]]
     head = "Jacobian mismatch for" if verdict == FAIL else "undecided: the Jacobian of"
     lines = [f"{head} {name}{mode}: {first.reason}", *details(first)]
-    if any(each.is_complex() for each in (*call.leaves, *call.outputs())):
+    if any(each.is_complex() for each in (*call.leaves, *call.here)):
         lines.append("(complex numbers as pairs: the last index is 0 for the real and 1 for the imaginary part)")
     return "\n".join([*lines, *([f"so too {', '.join(others[:_LISTED])}"] if others else [])])
 
 
-def _ranges(tensors: Tensors) -> list[range]:
-    ends = np.cumsum([0, *(_real_size(each) for each in tensors)]).tolist()
-    return [range(start, end) for start, end in pairwise(ends)]
-
-
 def _block(
-    call: _Call, grid: Grid, checked: Checked, output: tuple[int, range], leaf: tuple[int, range]
+    call: _Call, grid: Grid, checked: Checked, rows: Packing, columns: Packing, k: int, j: int
 ) -> JacobianReport:
     """The report on the Jacobian of one output with respect to one input."""
-    (k, rows), (j, columns) = output, leaf
+    own, along = rows.slices[k], columns.slices[j]
     i, at = grid.places(checked.estimates.positions)
-    mine = np.flatnonzero((i >= rows.start) & (i < rows.stop) & (at >= columns.start) & (at < columns.stop))
+    mine = np.flatnonzero((i >= own.start) & (i < own.stop) & (at >= along.start) & (at < along.stop))
     part = checked.part(mine)
-    local = (i[mine] - rows.start) * len(columns) + at[mine] - columns.start
+    local = (i[mine] - own.start) * (along.stop - along.start) + at[mine] - along.start
     part = replace(part, estimates=replace(part.estimates, positions=local))
-    shapes = _real_shape(call.outputs()[k]), _real_shape(call.leaves[j])
-    return jacobian_report(part, None, About(*shapes, call.field.evaluations, 0.0, 0, ()))
-
-
-# --- what else a backward must do ---
-
-
-def _check_linearity(call: _Call) -> None:
-    """A backward is linear in grad_output: zero for zero, and the sum for a sum."""
-    outputs = call.outputs()
-    if not any(each.requires_grad for each in outputs):
-        return
-    generator = np.random.default_rng(0)
-    v, w = generator.standard_normal((2, call.field.base.size))
-    of_zero, of_v, of_w, of_both = (_pulled(call, outputs, each) for each in (0 * v, v, w, v + w))
-    if of_zero.any():
-        raise GradcheckError(
-            f"backward is not multiplied by grad_output: for zeros it gives up to {np.abs(of_zero).max():.3g}"
-        )
-    allowed = _LINEARITY[call.in_double] * (np.abs(of_v) + np.abs(of_w) + np.abs(of_both)).max(initial=0.0)
-    off = float(np.abs(of_v + of_w - of_both).max(initial=0.0))
-    if off > allowed:
-        raise GradcheckError(f"backward is not linear in grad_output: the gradients of a sum are off by {off:.3g}")
-
-
-class _Undefined(torch.autograd.Function):
-    """The identity, whose gradient is None."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> None:
-        return None
-
-
-def _check_undefined(call: _Call) -> None:
-    """A backward must take None for zero: for all outputs, and for each of several."""
-    count = len(call.compared)
-    for chosen in [range(count), *([[k] for k in range(count)] if count > 1 else [])]:
-        outputs = [_Undefined.apply(each) if k in chosen else each for k, each in enumerate(call.outputs())]
-        if not all(each.requires_grad for each in outputs):
-            return
-        zeros = [torch.zeros_like(each) for each in outputs]
-        try:
-            gradients = torch.autograd.grad(outputs, call.leaves, zeros, allow_unused=True)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise GradcheckError(
-                "backward does not take an undefined grad_output (None) for zero; handle it, or use "
-                f"check_undefined_grad=False ({error})"
-            ) from error
-        if _joined(gradients, call.leaves).any():
-            raise GradcheckError(
-                "backward gives gradients that are not zero where grad_output is undefined (None) or zero"
-            )
+    return jacobian_report(part, None, About(rows.shapes[k], columns.shapes[j], call.field.evaluations, 0.0, 0, ()))

@@ -20,7 +20,7 @@ from fastgc._report import GradientReport
 from fastgc._stencil import stencil_named
 from fastgc._summary import summarise
 from fastgc._validate import DEFAULT_SAMPLES, one_of, validate_scope
-from fastgc.torch._evaluator import TorchEvaluator
+from fastgc.torch._evaluator import TorchEvaluator, footprint
 
 _SEEN = 4096  # evenly spaced entries of a tensor that tell its scale
 _NATIVE = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -91,8 +91,8 @@ def check_module(
         subject = _subject(module, inputs, loss, originals, precision, seeded, seed)
         base, notes = _first_values(subject)
         gradients = _gradients(subject)
-        sources, footprint = [*originals.values()], _footprint(subject)
-        evaluator = TorchEvaluator(subject, layout, subject.tensors, sources, base, footprint)
+        sources, room = [*originals.values()], footprint(lambda: subject({}))
+        evaluator = TorchEvaluator(subject, layout, subject.tensors, sources, base, room)
         leaves = [_some(tensor) for tensor in subject.tensors]
         with Progress(scope.samples, shown=progress) as bar:
             findings = examine(scope, Start(evaluator, leaves, gradients, base, [*notes, *left_out]), bar)
@@ -419,18 +419,6 @@ def _gradients(subject: _Subject) -> list[Array]:
 def _flat_array(gradient: torch.Tensor) -> Array:
     dense = gradient if gradient.layout == torch.strided else gradient.to_dense()
     return np.asarray(dense.detach().reshape(-1).numpy(force=True))
-
-
-def _footprint(subject: _Subject) -> int:
-    """About how many numbers the loss computes: those that it would keep for its gradient."""
-    sizes: list[int] = []
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()), _never):
-        subject({})
-    return sum(sizes)
-
-
-def _never(packed: Any) -> torch.Tensor:
-    raise AssertionError("no gradient is computed here")
 
 
 def _some(tensor: torch.Tensor) -> Array:

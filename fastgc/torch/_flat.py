@@ -1,0 +1,71 @@
+"""Tensors as flat arrays of real numbers, complex numbers as pairs, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Tensors = Sequence[torch.Tensor]
+
+
+def real_shape(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape of a tensor, with one dimension more for the pairs of complex numbers."""
+    return (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
+
+
+def flat(tensor: torch.Tensor) -> NDArray[Any]:
+    """The numbers, not copied where that can be avoided."""
+    numbers: NDArray[Any] = tensor.numpy(force=True)
+    if numbers.dtype.kind == "c":
+        numbers = np.ascontiguousarray(numbers).view(numbers.real.dtype)
+    return numbers.reshape(-1)
+
+
+class Packing:
+    """How the numbers of several tensors stand one after the other.
+
+    Attributes
+    ----------
+    shapes : of the tensors, with one dimension more for the pairs of complex numbers
+    slices : where the numbers of each stand among those of all
+    size : the count of all
+    """
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._like = [tensor.detach() for tensor in tensors]
+        self.shapes = [real_shape(tensor) for tensor in tensors]
+        ends = [*accumulate(map(math.prod, self.shapes), initial=0)]
+        self.slices, self.size = [slice(*pair) for pair in pairwise(ends)], ends[-1]
+
+    def joined(self, tensors: Sequence[torch.Tensor | None], count: int = 1) -> Floats:
+        """The numbers, shape (count, size), of tensors that hold ``count`` each; None stands for zeros."""
+        out = np.zeros((count, self.size))
+        for place, each in zip(self.slices, tensors, strict=True):
+            if each is not None:
+                out[:, place] = flat(each).reshape(count, place.stop - place.start)
+        return out
+
+    def stacked(self, numbers: Floats) -> list[torch.Tensor]:
+        """Numbers of shape (count, size) as new tensors with a leading axis, otherwise like those packed."""
+        found = []
+        for place, shape, like in zip(self.slices, self.shapes, self._like, strict=True):
+            part = torch.from_numpy(numbers[:, place].copy()).view(len(numbers), *shape)
+            part = torch.view_as_complex(part) if like.is_complex() else part
+            found.append(part.to(device=like.device, dtype=like.dtype))
+        return found
+
+    def members(self, numbers: Floats) -> list[list[torch.Tensor]]:
+        """Each row of numbers as tensors of their own, in memory as those packed are."""
+        stacks = self.stacked(numbers)
+        pairs = [(stack, like, like.is_contiguous()) for stack, like in zip(stacks, self._like, strict=True)]
+        return [
+            [stack[i] if plain else torch.empty_like(like).copy_(stack[i]) for stack, like, plain in pairs]
+            for i in range(len(numbers))
+        ]
