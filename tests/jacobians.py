@@ -10,6 +10,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from fastgc import JacobianReport, check_jacobian
+from fastgc._field import Field, one_by_one
+from fastgc._layout import flatten_parameters
 
 Floats = NDArray[np.float64]
 
@@ -74,3 +76,10 @@ def band_jacobian(x: Floats) -> Any:
 
 
 POINT = RNG.normal(size=N)
+
+
+def field_of(function: Callable[[Floats], Floats], x: Any) -> Field:
+    """A function of one flat vector around a point, as the checks of Jacobians see it."""
+    layout, leaves = flatten_parameters(x)
+    base = function(np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64))
+    return Field(one_by_one(function, base.size), layout, leaves, base, seed=0)

@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jacobians import (
-    Floats,
-)
+from jacobians import Floats, field_of
 
 import fastgc
 from fastgc import check_jacobian
 from fastgc._evaluate import Ray, silent
 from fastgc._field import Component, Field
-from fastgc._layout import flatten_parameters
 
 
 def test_noise_is_said_and_hides_small_slopes() -> None:
@@ -63,7 +60,7 @@ def test_a_function_may_reuse_one_buffer() -> None:
 
 
 def field(x: Any, function: Callable[[Floats], Floats] = lambda x: np.array([x.sum(), x[0] * x[1]])) -> Field:
-    return Field(function, *flatten_parameters(x), seed=0)
+    return field_of(function, x)
 
 
 def test_outputs_are_those_at_displaced_inputs_and_the_point_stays() -> None:

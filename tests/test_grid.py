@@ -11,12 +11,12 @@ from jacobians import (
     band_jacobian,
     df,
     f,
+    field_of,
 )
 
 from fastgc import check_jacobian
 from fastgc._field import Field
 from fastgc._grid import Checked, Group, check_groups, open_grid
-from fastgc._layout import flatten_parameters
 from fastgc._operator import matrix_operator
 from fastgc._progress import Progress
 
@@ -107,7 +107,7 @@ def test_a_wrong_entry_of_a_sparse_jacobian_is_named() -> None:
 
 
 def checked(groups: list[Group], matrix: Floats, x: Floats) -> tuple[Field, Checked]:
-    field = Field(lambda x: matrix @ np.sin(x), *flatten_parameters(x), seed=0)
+    field = field_of(lambda x: matrix @ np.sin(x), x)
     grid = open_grid(field, matrix_operator(matrix * np.cos(x)), None, None, None)
     before = field.evaluations
     with Progress(1, shown=False) as bar:

@@ -13,15 +13,14 @@ from jacobians import (
     band,
     band_jacobian,
     by_kind,
+    field_of,
     layer,
     layer_jacobian,
     spoiled,
 )
 
 from fastgc import check_jacobian
-from fastgc._field import Field
 from fastgc._grid import Group, check_groups, open_grid
-from fastgc._layout import flatten_parameters
 from fastgc._operator import matrix_operator, vjp_operator
 from fastgc._progress import Progress
 from fastgc._projections import project
@@ -105,7 +104,7 @@ def test_they_lead_from_no_entry_at_all_to_the_wrong_one(whole: bool, chance: fl
     x = np.random.default_rng(1).normal(size=60)
     wrong = A[:9, :60] * np.cos(x)
     wrong[4, 37] *= 3
-    field = Field(lambda x: A[:9, :60] @ np.sin(x), *flatten_parameters(x), seed=0)
+    field = field_of(lambda x: A[:9, :60] @ np.sin(x), x)
     operator = matrix_operator(wrong) if whole else vjp_operator(lambda v: v @ wrong, 9, 60, np.dtype(np.float64))
     grid = open_grid(field, operator, None, None, None)
     with Progress(1, shown=False) as bar:
