@@ -29,7 +29,7 @@ from fastgc._entries import Estimates, open_scene, unmeasured_scene
 from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, outside_domain
 from fastgc._explain import EVALUATIONS, Explanation, explain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
-from fastgc._point import Point, callers_point, copied_point, fingerprint, moved, refuse_changed, replaced
+from fastgc._point import Point, callers_point, copied_point, moved, refuse_changed, replaced
 from fastgc._previous import Hindsight, LookBack, Measure, earlier_leaves, site_elsewhere
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
@@ -315,7 +315,7 @@ def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: P
 def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
     scope = request.scope
     with _point(request, leaves, moved(leaves, scope.seed, number, reach, in_place=request.in_place)) as point:
-        before = fingerprint(point.leaves)
+        before = point.checksums
         evaluator, first = _open(request, point, scope.expected)
         with contextlib.closing(evaluator):
             bar.expect(first.seconds * scope.expected)
@@ -438,7 +438,7 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
         return match_gradients(request.scope.layout, request.gradients, copy=False)
     function = request.loss if request.gradients is True else request.gradients
     point = point.real()
-    before = fingerprint(point.leaves)
+    before = point.checksums
     with readable_compilation("the gradients"):
         result = function(point.received_by(is_jitted(function)), *point.args)
     refuse_changed(point, before, "gradients" if function is request.gradients else "loss")

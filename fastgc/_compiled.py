@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc import _kernels
-from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, displace, outside_domain, silent
+from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, outside_domain, silent
 from fastgc._layout import Array, ParameterLayout
 from fastgc._record import Storage
 from fastgc._threads import Crew, Pieces, Work, single_threaded_blas
@@ -66,8 +66,15 @@ class NumbaEvaluator:
         return self._direct.value()
 
     def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
-        self._limit_blas()
-        return self._direct.along(positions, rows)
+        out: Array = np.empty((len(rows), 1), self._direct.result_dtype)
+        parts = [(t, positions[mine] - self._layout.starts[t], mine) for t, mine in self._layout.parts(positions)]
+
+        def work(thread: int, piece: slice) -> None:
+            for j in range(piece.start, piece.stop):
+                self._run_row(thread, [(t, local, rows[j][mine]) for t, local, mine in parts], out[j : j + 1])
+
+        self._in_threads(len(rows), 1, work, silent)
+        return out[:, 0]
 
     def entries(self, positions: NDArray[np.int64]) -> Array:
         return self._direct.entries(positions)
@@ -159,21 +166,38 @@ class NumbaEvaluator:
                     raise
                 out[i, j] = np.nan
 
+    def _run_row(self, thread: int, parts: Sequence[tuple[int, NDArray[np.int64], Array]], out: Array) -> None:
+        """With entries of several tensors displaced together."""
+        flats = [self._flat(thread, t) for t, _, _ in parts]
+        originals = [flat[local] for flat, (_, local, _) in zip(flats, parts, strict=True)]
+        try:
+            for flat, (_, local, entries) in zip(flats, parts, strict=True):
+                flat[local] = entries
+            self._run_as_it_is(thread, parts[0][0], out)
+        finally:
+            for flat, (_, local, _), original in zip(flats, parts, originals, strict=True):
+                flat[local] = original
+
     def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> None:
-        leaves = self._stores[thread].leaves
-        flats = [leaves[ray.tensor].reshape(-1) for ray in rays]
-        originals = [self._direct.origin(ray) for ray in rays]
+        flats = [self._flat(thread, ray.tensor)[ray.start : ray.start + ray.signs.size] for ray in rays]
+        originals = [_for_kernels(self._direct.origin(ray)) for ray in rays]
         try:
             for ray, flat, original in zip(rays, flats, originals, strict=True):
-                displace(flat, original, ray, distance)
-            # The loop displaces an entry: the first one, to where it stands.
-            cell = self._begins[rays[0].tensor : rays[0].tensor + 1] + rays[0].start
-            self._run(thread, flats[0].dtype, cell, flats[0][rays[0].start].reshape(1, 1).astype(out.dtype), out)
+                _kernels.displace(flat, original, ray.signs, distance * ray.scale)
+            self._run_as_it_is(thread, rays[0].tensor, out)
         finally:
-            for ray, flat, original in zip(rays, flats, originals, strict=True):
-                flat[ray.start : ray.start + ray.signs.size] = original
+            for flat, original in zip(flats, originals, strict=True):
+                flat[...] = original
+
+    def _run_as_it_is(self, thread: int, tensor: int, out: Array) -> None:
+        """The loop displaces an entry: the first of a tensor, to where it stands."""
+        flat = self._flat(thread, tensor)
+        self._run(thread, flat.dtype, self._begins[tensor : tensor + 1], flat[:1, None].astype(out.dtype), out)
 
     # --- where entries stand in the buffers ---
+
+    def _flat(self, thread: int, tensor: int) -> Array:
+        return self._stores[thread].leaves[tensor].reshape(-1)
 
     def _of_one_dtype(self, positions: NDArray[np.int64]) -> Iterator[slice]:
         """Stretches of the positions in tensors of one dtype."""
@@ -189,3 +213,10 @@ class NumbaEvaluator:
         tensors = self._layout.tensor_of(positions)
         dtype = self._stores[0].leaves[tensors[0]].dtype
         return dtype, positions + (self._begins - self._layout.starts[:-1])[tensors]
+
+
+def _for_kernels(array: Array) -> Array:
+    """A view of the same kind of the caller's arrays, writable or not; a copy of float16, which Numba does not know."""
+    view = array.astype(np.float32) if array.dtype == np.float16 else array.view()
+    view.flags.writeable = False
+    return view

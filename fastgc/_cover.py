@@ -219,7 +219,7 @@ def _limit(site: Site, tensor: int, probing: Probing) -> float:
 
 def _norms(site: Site, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
     """Norms of the analytic and of the numerical gradient; of the latter E[slope**2] is the square."""
-    analytic = norm(site.gradients[tensor])
+    analytic = float(site.sizes[tensor]) * site.scene.layout.sizes[tensor] ** 0.5
     if len(probing.tensors) > 1:  # the slopes are not this tensor's alone, and nothing was seen
         return np.float64(analytic), np.float64(analytic)
     scale = float(site.scene.tensor_scales[tensor])

@@ -161,7 +161,7 @@ def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., Any], point: P
 
 def _first_call(direct: Evaluator, point: Point) -> FirstCall:
     extra = list(arrays_in(point.args))
-    before, extra_before = fingerprint(point.leaves), fingerprint(extra)
+    before, extra_before = point.checksums, fingerprint(extra)
     value, slow = _timed(direct)
     refuse_changed(point, before, "loss")
     if not np.isfinite(value):

@@ -134,7 +134,7 @@ def _flat_view(array: Array) -> Any:
     return array.reshape(-1) if array.flags.c_contiguous else array.flat
 
 
-def displace(flat: Any, original: Array, ray: Ray, distance: float) -> None:
+def _displace(flat: Any, original: Array, ray: Ray, distance: float) -> None:
     """Write ``original + distance * scale * signs`` to a ray's entries, block by block."""
     step = distance * ray.scale
     for begin in range(0, ray.signs.size, _BLOCK):
@@ -233,7 +233,7 @@ class PythonEvaluator:
             with np.errstate(all="ignore"):
                 for j, distance in enumerate(distances.tolist()):
                     for ray, (flat, _, original) in zip(rays, self._displaced, strict=True):
-                        displace(flat, original, ray, distance)
+                        _displace(flat, original, ray, distance)
                     out[j] = self._value_or_nan()
         finally:
             self._restore()

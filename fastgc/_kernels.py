@@ -383,6 +383,17 @@ with contextlib.suppress(RuntimeError):  # no folder that can be written to
     displaced_values.enable_caching()  # nothing of the user's is in it
 
 
+@numba.njit(nogil=True)
+def displace(flat: Any, original: Any, signs: Any, step: float) -> None:
+    """Write ``original + step * signs`` to ``flat``; all of one length."""
+    for i in range(flat.size):
+        flat[i] = original[i] + step * signs[i]
+
+
+with contextlib.suppress(RuntimeError):
+    displace.enable_caching()
+
+
 def open_loop(entry: Entry, params: Any, args: tuple[Any, ...], dtype: np.dtype[Any]) -> Callable[..., None]:
     """`displaced_values` for a loss and parameters of a dtype, as a function of its arguments from ``params`` on.
 

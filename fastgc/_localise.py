@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from fastgc._entries import Scene
 from fastgc._evaluate import Ray
 from fastgc._layout import Array
-from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, Shortcut, analytic_slope, direction, ladder_slope, short_slopes
+from fastgc._probes import (
+    CERTAIN,
+    SUSPICIOUS,
+    Probing,
+    Shortcut,
+    analytic_slope,
+    direction,
+    jitter_along,
+    ladder_slope,
+    short_slopes,
+)
 
 _MOST = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many
@@ -188,7 +198,7 @@ class _Search:
         if shortcut.steps.size:
             slope, error = float(short_slopes(self.scene, [[ray]], shortcut)[0]), shortcut.uncertainty
         else:
-            line, _ = ladder_slope(self.scene, [ray], self.gradients)
+            line, _ = ladder_slope(self.scene, [ray], jitter_along(self.scene, ray, self.gradients))
             slope, error = line.derivative, line.uncertainty
         expected = analytic_slope([ray], self.gradients)
         return expected - slope - _contribution(ray, known, self._start), error

@@ -6,6 +6,7 @@ import contextlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,11 @@ class Point:
     stored: Storage | None
     sources: Sequence[Array] | None
     args: tuple[Any, ...]
+
+    @cached_property
+    def checksums(self) -> tuple[int, ...]:
+        """Of the leaves as they are when first asked for, before any function of the caller's saw them."""
+        return fingerprint(self.leaves)
 
     def received_by(self, jitted: bool) -> Any:
         """The parameters as a plain or a jitted function receives them, sharing memory with the leaves."""

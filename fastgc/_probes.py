@@ -21,6 +21,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,13 +130,12 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
 # --- slopes along directions ---
 
 
-def ladder_slope(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array] = ()) -> tuple[Line, Ladder]:
+def ladder_slope(scene: Scene, rays: Sequence[Ray], jitter: float) -> tuple[Line, Ladder]:
     """The slope along a direction from a ladder of steps, longer where that promises more.
 
-    The gradients tell how much rounding the displaced entries matters; in double precision they may be left out.
+    ``jitter`` is by how much rounding the displaced entries shakes the loss.
     """
     rungs = _TOP * _RATIO ** -np.arange(_RUNGS, dtype=np.float64)
-    jitter = _jitter(scene, rays, gradients) if gradients else 0.0
     ladder = _ladder(scene, rays, rungs, jitter)
     line = analyse(ladder)
     below, above = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * _RATIO ** np.arange(1.0, 0, -1.0)
@@ -157,14 +157,14 @@ def _ladder(scene: Scene, rays: Sequence[Ray], rungs: Floats, jitter: float) -> 
     return Ladder(-rungs, rungs, minus, plus, scene.base, noise)
 
 
-def _jitter(scene: Scene, rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
+def jitter_along(scene: Scene, ray: Ray, gradients: Sequence[Array]) -> float:
     """By how much rounding the displaced entries to their dtype shakes the loss.
 
     Every entry is off by eps / 12**0.5 of its own size, or less; all together move the loss by about that share of
     ``scale * ||gradient||``. Three times as much is eps of it.
     """
-    parts = ((ray, gradients[ray.tensor][ray.start : ray.start + ray.signs.size]) for ray in rays)
-    return float(sum(scene.eps[ray.tensor] * ray.scale * norm(part) for ray, part in parts))
+    part = gradients[ray.tensor][ray.start : ray.start + ray.signs.size]
+    return float(scene.eps[ray.tensor] * ray.scale * norm(part))
 
 
 def short_slopes(scene: Scene, directions: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
@@ -213,60 +213,69 @@ def probe(
     enough : float
         An uncertainty of the residuals below which nothing is gained.
     """
-    line, ladder, expected = _first_direction(scene, tensors, gradients, seed)
+    group = _Group(scene, tensors, gradients, seed)
+    line, ladder, expected = group.first()
     quick, fine = _shortcuts(ladder, line, enough)
     short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
-    rows = [(expected, line.derivative, with_gap(line))]
-    rows += _further_directions(scene, tensors, gradients, seed, range(1, probes), short, enough)
+    rows = [(expected, line.derivative, with_gap(line)), *group.others(probes, short, enough)]
     known, numerical, errors = np.array(rows).T
-    uncertainties = errors + _rounding(scene, tensors, gradients)
+    uncertainties = errors + group.rounding
     trouble = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
     return Probing(tuple(tensors), known - numerical, numerical, known, uncertainties, quick, fine, trouble)
 
 
-def _first_direction(
-    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], seed: int
-) -> tuple[Line, Ladder, float]:
-    """What a ladder shows along it, and the analytic slope; its signs take room that the next direction needs."""
-    rays = direction(scene, tensors, seed, 0)
-    line, ladder = ladder_slope(scene, rays, gradients)
-    return line, ladder, analytic_slope(rays, gradients)
+@dataclass(frozen=True)
+class _Group:
+    """Tensors that share directions."""
 
+    scene: Scene
+    tensors: Sequence[int]
+    gradients: Sequence[Array]
+    seed: int
 
-def _further_directions(
-    scene: Scene,
-    tensors: Sequence[int],
-    gradients: Sequence[Array],
-    seed: int,
-    numbers: range,
-    short: Shortcut,
-    enough: float,
-) -> Iterator[tuple[float, float, float]]:
-    """Analytic and numerical slope along each, and the uncertainty; where they differ, by a ladder of its own.
+    def first(self) -> tuple[Line, Ladder, float]:
+        """What a ladder shows along the first direction, and the analytic slope; its signs take room no longer."""
+        rays = direction(self.scene, self.tensors, self.seed, 0)
+        line, ladder = ladder_slope(self.scene, rays, self.jitter)
+        return line, ladder, analytic_slope(rays, self.gradients)
 
-    A difference with which nothing would be gained counts as uncertainty.
-    """
-    together = max(1, _SIGNS_AT_A_TIME // sum(scene.layout.sizes[t] for t in tensors))
-    for begin in range(0, len(numbers), together):
-        directions = [direction(scene, tensors, seed, number) for number in numbers[begin : begin + together]]
-        for rays, slope in zip(directions, short_slopes(scene, directions, short).tolist(), strict=True):
-            expected = analytic_slope(rays, gradients)
-            difference = abs(expected - slope) / SUSPICIOUS
-            if difference <= max(short.uncertainty, enough):
-                yield expected, slope, max(short.uncertainty, difference)
-            else:
-                own, _ = ladder_slope(scene, rays, gradients)
-                yield expected, own.derivative, with_gap(own)
+    def others(self, probes: int, short: Shortcut, enough: float) -> Iterator[tuple[float, float, float]]:
+        """Analytic and numerical slope along each, and the uncertainty; where they differ, by a ladder of its own.
+
+        A difference with which nothing would be gained counts as uncertainty.
+        """
+        together = max(1, _SIGNS_AT_A_TIME // sum(self.scene.layout.sizes[t] for t in self.tensors))
+        for begin in range(1, probes, together):
+            numbers = range(begin, min(begin + together, probes))
+            directions = [direction(self.scene, self.tensors, self.seed, number) for number in numbers]
+            for rays, slope in zip(directions, short_slopes(self.scene, directions, short).tolist(), strict=True):
+                expected = analytic_slope(rays, self.gradients)
+                difference = abs(expected - slope) / SUSPICIOUS
+                if difference <= max(short.uncertainty, enough):
+                    yield expected, slope, max(short.uncertainty, difference)
+                else:
+                    own, _ = ladder_slope(self.scene, rays, self.jitter)
+                    yield expected, own.derivative, with_gap(own)
+
+    @cached_property
+    def lengths(self) -> Floats:
+        """Of the gradients, in units of the scales: as large as slopes are, about. Shape (tensors,)."""
+        return np.array([self.scene.tensor_scales[t] * norm(self.gradients[t]) for t in self.tensors])
+
+    @property
+    def jitter(self) -> float:
+        """By how much rounding the displaced entries shakes the loss."""
+        return float(np.sum(self.scene.eps[list(self.tensors)] * self.lengths))
+
+    @property
+    def rounding(self) -> float:
+        """What it adds to the analytic slope, a sum over all entries."""
+        return float(4 * np.finfo(np.float64).eps * self.lengths.sum())
 
 
 def with_gap(line: Line) -> float:
     """The uncertainty of a slope; at a kink any slope between the one-sided ones is right."""
     return line.uncertainty + abs(line.right - line.left) / 2
-
-
-def _rounding(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array]) -> float:
-    """What rounding adds to the analytic slope, a sum over all entries."""
-    return float(4 * np.finfo(np.float64).eps * sum(scene.tensor_scales[t] * norm(gradients[t]) for t in tensors))
 
 
 # --- which tensors share directions ---

@@ -144,7 +144,7 @@ def _excess(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -
 
 def _residual(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> tuple[float, float]:
     """How far the analytic slope is off, less what known errors contribute, and the uncertainty of that."""
-    line, _ = ladder_slope(grid.field.scene(weights), rays)
+    line, _ = ladder_slope(grid.field.scene(weights), rays, 0.0)
     u, v = _vector(grid, rays), _weights(grid, weights)
     expected, explained = grid.operator.bilinear(v, u), known.along(v, u)
     rounding = 4 * np.finfo(np.float64).eps * (abs(expected) + abs(explained))
