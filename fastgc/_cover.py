@@ -24,6 +24,8 @@ _PLAIN = 1000.0  # uncertainties beyond which a short ladder is enough to call a
 _USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
 _BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
 _ENOUGH = 0.1  # of the tolerance of a median entry: an uncertainty that leaves the limits as they are
+_OWN = 3  # directions of each tensor, or of a few together; more go through all tensors at once
+_TWICE = 2.0  # what limits may grow by where directions are shared
 _NOT_FINITE = 16  # entries of a tensor that are reported as not finite
 _WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor is wrong as a whole
 
@@ -41,22 +43,48 @@ def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progr
     """Probe the tensors, few of them together where there are many."""
     found: dict[int, Probing] = {}
     filled = [t for t in tensors if site.scene.layout.sizes[t] and np.isfinite(site.sizes[t])]
+    numbers = range(min(probes, _OWN))
     with contextlib.suppress(OutOfTime):
         for group in groups(site.scene, filled, site.gradients) if probes else []:
             bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
-            together = _probed(site, group, probes, seed)
-            found |= _told_apart(site, together, probes, seed)
+            found |= _told_apart(site, _probed(site, group, numbers, seed), numbers, seed)
+        if probes > _OWN:
+            bar.enter("all (probes)")
+            found |= _followed_up(site, found, range(_OWN, probes), seed)
     return found
 
 
-def _probed(site: Site, tensors: Sequence[int], probes: int, seed: int) -> Probing:
+def _probed(site: Site, tensors: Sequence[int], numbers: range, seed: int) -> Probing:
     """What lies far below the tolerance of a median entry need not be measured: the limits rest on that."""
-    scales = site.scene.tensor_scales
-    enough = _ENOUGH * min(_median_tolerance(site, t) * float(scales[t]) for t in tensors)
-    return probe(site.scene, tensors, site.gradients, probes, seed, enough)
+    return probe(site.scene, tensors, site.gradients, numbers, seed, _ENOUGH * _harmless(site, tensors))
 
 
-def _told_apart(site: Site, together: Probing, probes: int, seed: int) -> dict[int, Probing]:
+def _harmless(site: Site, tensors: Sequence[int]) -> float:
+    """Errors of a slope below which no entry of median magnitude is out of tolerance."""
+    return min(_median_tolerance(site, t) * float(site.scene.tensor_scales[t]) for t in tensors)
+
+
+def _followed_up(site: Site, found: dict[int, Probing], numbers: range, seed: int) -> dict[int, Probing]:
+    """The probings with more directions: through all tensors at once, for those that keep their limits, or nearly."""
+    groups = list({id(probing): probing for probing in found.values()}.values())
+    more: dict[int, Probing] = {}
+    if len(groups) > 1 and not any(group.suspicious or group.trouble for group in groups):
+        shared = _probed(site, list(found), numbers, seed)
+        if not (shared.suspicious or shared.trouble):
+            more = {t: shared for t, own in found.items() if _nearly_as_good(site, t, shared, own)}
+    for group in groups:
+        rest = [t for t in group.tensors if found[t] is group and t not in more]
+        if rest:
+            more |= _told_apart(site, _probed(site, rest, numbers, seed), numbers, seed)
+    return {t: probing.extended(more[t]) for t, probing in found.items()}
+
+
+def _nearly_as_good(site: Site, tensor: int, shared: Probing, own: Probing) -> bool:
+    """Whether the smallest error of an entry that shows stays within twice what it is by its own directions."""
+    return shared.uncertainty <= _TWICE * max(own.uncertainty, _harmless(site, [tensor]) / CERTAIN)
+
+
+def _told_apart(site: Site, together: Probing, numbers: range, seed: int) -> dict[int, Probing]:
     """The probing of each tensor of a group; where it is suspicious, that of the likeliest culprit by itself.
 
     Its signs are the same, so that what it leaves of the residuals is the others'.
@@ -67,11 +95,11 @@ def _told_apart(site: Site, together: Probing, probes: int, seed: int) -> dict[i
     found: dict[int, Probing] = {}
     if not together.trouble:
         culprit = largest_share(site.scene, together, site.gradients, seed)
-        found[culprit] = _probed(site, [culprit], probes, seed)
+        found[culprit] = _probed(site, [culprit], numbers, seed)
         rest = without(together, found[culprit])
         if not rest.suspicious:
             return found | dict.fromkeys(rest.tensors, rest)
-    return {t: found.get(t) or _probed(site, [t], probes, seed) for t in group}
+    return {t: found.get(t) or _probed(site, [t], numbers, seed) for t in group}
 
 
 @dataclass
@@ -208,7 +236,7 @@ def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[st
         entry_limit=max(CERTAIN * limit, _median_tolerance(site, tensor)),
         norm_limit=relative,
         miss_probability=0.5**probing.residuals.size,
-        shared_with=tuple(names[t] for t in probing.tensors if t != tensor),
+        shared_with=tuple(names[t] for t in (*probing.tensors, *probing.beside) if t != tensor),
     )
 
 

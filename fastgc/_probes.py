@@ -69,6 +69,8 @@ class Probing:
     uncertainties : bounds on the errors of the residuals, shape (probes,)
     quick, fine : at which distances further directions in this tensor are measured, with one step or with two
     trouble : "" or what keeps the slopes from being known
+    first : the number of the first direction; the others follow
+    beside : tensors that share some of the directions
     """
 
     tensors: tuple[int, ...]
@@ -79,6 +81,20 @@ class Probing:
     quick: Shortcut
     fine: Shortcut
     trouble: str
+    first: int = 0
+    beside: tuple[int, ...] = ()
+
+    def extended(self, more: Probing) -> Probing:
+        """With further directions, which more tensors may share."""
+        return replace(
+            self,
+            residuals=np.append(self.residuals, more.residuals),
+            slopes=np.append(self.slopes, more.slopes),
+            analytic=np.append(self.analytic, more.analytic),
+            uncertainties=np.append(self.uncertainties, more.uncertainties),
+            trouble=self.trouble or more.trouble,
+            beside=tuple(t for t in more.tensors if t not in self.tensors),
+        )
 
     @property
     def uncertainty(self) -> float:
@@ -202,7 +218,7 @@ def _last_good(errors: Floats, enough: float) -> int:
 
 
 def probe(
-    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], probes: int, seed: int, enough: float = 0.0
+    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], numbers: range, seed: int, enough: float = 0.0
 ) -> Probing:
     """Measure random directions in the tensors: the first by a ladder, the others at the steps it found best.
 
@@ -210,18 +226,21 @@ def probe(
 
     Parameters
     ----------
+    numbers : range
+        Of the directions.
     enough : float
         An uncertainty of the residuals below which nothing is gained.
     """
     group = _Group(scene, tensors, gradients, seed)
-    line, ladder, expected = group.first()
+    line, ladder, expected = group.first(numbers[0])
     quick, fine = _shortcuts(ladder, line, enough)
     short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
-    rows = [(expected, line.derivative, with_gap(line)), *group.others(probes, short, enough)]
+    rows = [(expected, line.derivative, with_gap(line)), *group.others(numbers[1:], short, enough)]
     known, numerical, errors = np.array(rows).T
     uncertainties = errors + group.rounding
     trouble = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
-    return Probing(tuple(tensors), known - numerical, numerical, known, uncertainties, quick, fine, trouble)
+    measured = known - numerical, numerical, known, uncertainties
+    return Probing(tuple(tensors), *measured, quick, fine, trouble, numbers[0])
 
 
 @dataclass(frozen=True)
@@ -233,21 +252,21 @@ class _Group:
     gradients: Sequence[Array]
     seed: int
 
-    def first(self) -> tuple[Line, Ladder, float]:
+    def first(self, number: int) -> tuple[Line, Ladder, float]:
         """What a ladder shows along the first direction, and the analytic slope; its signs take room no longer."""
-        rays = direction(self.scene, self.tensors, self.seed, 0)
+        rays = direction(self.scene, self.tensors, self.seed, number)
         line, ladder = ladder_slope(self.scene, rays, self.jitter)
         return line, ladder, analytic_slope(rays, self.gradients)
 
-    def others(self, probes: int, short: Shortcut, enough: float) -> Iterator[tuple[float, float, float]]:
+    def others(self, numbers: range, short: Shortcut, enough: float) -> Iterator[tuple[float, float, float]]:
         """Analytic and numerical slope along each, and the uncertainty; where they differ, by a ladder of its own.
 
         A difference with which nothing would be gained counts as uncertainty.
         """
         together = max(1, _SIGNS_AT_A_TIME // sum(self.scene.layout.sizes[t] for t in self.tensors))
-        for begin in range(1, probes, together):
-            numbers = range(begin, min(begin + together, probes))
-            directions = [direction(self.scene, self.tensors, self.seed, number) for number in numbers]
+        for begin in range(0, len(numbers), together):
+            some = numbers[begin : begin + together]
+            directions = [direction(self.scene, self.tensors, self.seed, number) for number in some]
             for rays, slope in zip(directions, short_slopes(self.scene, directions, short).tolist(), strict=True):
                 expected = analytic_slope(rays, self.gradients)
                 difference = abs(expected - slope) / SUSPICIOUS
@@ -303,7 +322,7 @@ def groups(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array]) -> 
 def largest_share(scene: Scene, together: Probing, gradients: Sequence[Array], seed: int) -> int:
     """Of tensors that share directions, the one with the largest part of the most suspicious residual."""
     number = int(np.argmax(np.abs(together.residuals) / together.uncertainties))
-    rays = direction(scene, together.tensors, seed, number)
+    rays = direction(scene, together.tensors, seed, together.first + number)
     slopes = short_slopes(scene, [[ray] for ray in rays], together.fine)
     shares = np.abs([analytic_slope([ray], gradients) for ray in rays] - slopes)
     return together.tensors[int(np.argmax(shares))]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from test_probes import Params, limit_of, network, probed, sines, with_error
 
 import fastgc
+from fastgc._probes import random_signs
 
 Array = NDArray[Any]
 
@@ -250,6 +251,42 @@ def test_wrong_entries_in_two_tensors_that_share_are_both_named() -> None:
     wrong = with_error(with_error(gradients, "t41", 0.02, 3), other, -0.03, 8)
     for seed in range(4):
         assert set(indices(probed(loss, wrong, params, seed=seed))) == {("t41", (3,)), (other, (8,))}
+
+
+# --- many directions ---
+
+
+def test_many_directions_go_through_all_tensors_at_once() -> None:
+    loss, gradients, params = sines(a=500, b=(20, 20), c=40, d=7)
+    few, many_ = (probed(loss, gradients, params, probes=probes) for probes in (3, 20))
+    assert few.passed and many_.passed
+    assert many_.evaluations - few.evaluations <= 10 + 4 * 17  # of a ladder, and of the others at one or two steps
+    for name, tensor in many_.tensors.items():
+        assert set(tensor.probe.shared_with) == set(params) - {name}
+        assert len(tensor.probe.residuals) == 20 and tensor.probe.miss_probability == 0.5**20
+        assert tensor.probe.entry_limit <= 2 * few.tensors[name].probe.entry_limit
+        assert few.tensors[name].probe.shared_with == ()
+
+
+def test_a_tensor_whose_limit_would_suffer_has_directions_of_its_own() -> None:
+    loss, gradients, params = sines(slopes={"small": 1e-8}, large=500, other=300, small=400)
+    few, report = (probed(loss, gradients, params, probes=probes) for probes in (3, 12))
+    assert report.passed
+    assert report.tensors["small"].probe.shared_with == ()
+    assert report.tensors["small"].probe.entry_limit <= 2 * few.tensors["small"].probe.entry_limit
+    error = 3 * report.tensors["small"].probe.entry_limit
+    assert indices(probed(loss, with_error(gradients, "small", error, 123), params, probes=12)) == [("small", (123,))]
+
+
+def test_an_error_that_only_later_directions_show_is_found() -> None:
+    loss, gradients, params = sines(a=500, b=400)
+    signs = np.array([random_signs(0, number, "b", 400) for number in range(3)])
+    hidden = next(j for j in range(1, 400) if (signs[:, j] == -signs[:, 0]).all())
+    wrong = with_error(with_error(gradients, "b", 0.25, 0), "b", 0.25, hidden)
+    assert probed(loss, wrong, params).passed, "in all three directions the two cancel"
+    report = probed(loss, wrong, params, probes=20)
+    assert sorted(indices(report)) == [("b", (0,)), ("b", (hidden,))]
+    assert report.tensors["a"].verdict == "pass"
 
 
 # --- order of the work ---
