@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastgc._budget import representative, settle_in_time, together, unreached
 from fastgc._compare import DEFAULT_RTOL, UNDECIDED, Judgement, Tolerances
-from fastgc._complex_step import adjudicate
 from fastgc._cover import cover, search
 from fastgc._crosscheck import CrossCheck
 from fastgc._crosscheck import crosscheck as scipy_crosscheck
+from fastgc._diagnosis import Explanation
 from fastgc._engine import (
     FirstCall,
     NotFiniteError,
@@ -27,7 +27,6 @@ from fastgc._engine import (
 )
 from fastgc._entries import Estimates, open_scene, unmeasured_scene
 from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, outside_domain
-from fastgc._explain import EVALUATIONS, Explanation, explain
 from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
 from fastgc._point import Point, callers_point, copied_point, moved, refuse_changed, replaced
 from fastgc._previous import Hindsight, LookBack, Measure, earlier_leaves, site_elsewhere
@@ -38,7 +37,9 @@ from fastgc._settle import Site, remarks
 from fastgc._stencil import Stencil, stencil_named
 from fastgc._summary import Findings, summarise
 from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
-from fastgc._view import View
+
+if TYPE_CHECKING:
+    from fastgc._view import View
 
 _PER_TENSOR = 20  # evaluations, about, that probing a tensor takes
 _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitudes of each tensor
@@ -320,10 +321,7 @@ def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: fl
         with contextlib.closing(evaluator):
             bar.expect(first.seconds * scope.expected)
             base, gradients = float(np.real(first.value)), _analytic(request, point)
-            adjudicator = partial(
-                adjudicate, loss=request.loss, args=request.args,
-                open_complex=lambda: _complex_evaluator(request, point),
-            )  # fmt: skip
+            adjudicator = partial(_adjudicated, request, point)
             look_back = None if request.previous is None else partial(_look_back, request, leaves, request.previous)
             start = Start(
                 evaluator, point.leaves, gradients, base, first.notes, number, request.args, adjudicator, look_back
@@ -357,7 +355,7 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
     if rest.size:
         estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
     decided: tuple[str, ...] = ()
-    if start.adjudicator is not None:
+    if start.adjudicator is not None and judgement.undecided.any():
         estimates, judgement, decided = start.adjudicator(site, estimates, judgement)
     if rest.size or decided:
         scales = site.scales(estimates)
@@ -366,7 +364,10 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
         everything = site.joined(estimates, judgement, looked_at, scales)
-        explanation = explain(site, *everything, start.args, scope.seed, bar, start.look_back)
+        if everything[1].failed.any():
+            from fastgc._explain import explain  # for few checks, as are the other imports inside functions
+
+            explanation = explain(site, *everything, start.args, scope.seed, bar, start.look_back)
         remarked += remarks(site, estimates)
         if scope.crosscheck and start.number == 0:
             second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
@@ -416,6 +417,8 @@ def _look_back(
     request: _Request, leaves: Sequence[Array], previous: Sequence[Array], site: Site, measure: Measure
 ) -> Hindsight:
     """Measure at the parameters of the earlier moment, if the loss is defined there."""
+    from fastgc._explain import EVALUATIONS
+
     if all(map(np.array_equal, previous, leaves)):
         return Hindsight(notes=("previous holds the values of params: were they changed in place? Keep a copy",))
     views: dict[int, View] = {}
@@ -444,6 +447,15 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
     refuse_changed(point, before, "gradients" if function is request.gradients else "loss")
     gradients = result[1] if request.gradients is True else result
     return match_gradients(request.scope.layout, gradients, by_position=is_jitted(function), copy=True)
+
+
+def _adjudicated(
+    request: _Request, point: Point, site: Site, estimates: Estimates, judgement: Judgement
+) -> tuple[Estimates, Judgement, tuple[str, ...]]:
+    from fastgc._complex_step import adjudicate
+
+    open_complex = partial(_complex_evaluator, request, point)
+    return adjudicate(site, estimates, judgement, request.loss, request.args, open_complex)
 
 
 def _complex_evaluator(request: _Request, point: Point) -> Evaluator:

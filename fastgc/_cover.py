@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,13 @@ from fastgc._compare import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judgement
 from fastgc._entries import Estimates, ladder_estimates
 from fastgc._evaluate import OutOfTime
 from fastgc._layout import median, norm
-from fastgc._localise import Located, localise, whole_line
 from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._progress import Progress
 from fastgc._report import Probe
 from fastgc._settle import Positions, Site, look_closer
+
+if TYPE_CHECKING:
+    from fastgc._localise import Located
 
 _CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
 _PLAIN = 1000.0  # uncertainties beyond which a short ladder is enough to call an entry wrong
@@ -162,6 +165,8 @@ def search(
 
 
 def _searched(site: Site, tensor: int, probing: Probing, seed: int, confirm: _Confirmed) -> Coverage:
+    from fastgc._localise import localise, whole_line  # for few checks: it takes its time
+
     located = localise(site.scene, probing, site.gradients, seed, confirm)
     located = whole_line(site.scene, located, tensor, seed, confirm)
     return Coverage(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._compare import Judgement
-from fastgc._diagnose import Diagnosis, diagnose, settled
+from fastgc._diagnose import diagnose, settled
+from fastgc._diagnosis import Explanation
 from fastgc._entries import Estimates, quotient_estimates
 from fastgc._evaluate import silent
 from fastgc._patterns import constant_factor, stale_together
@@ -24,22 +24,6 @@ EVALUATIONS = 64  # for each failing tensor, at most; as many again at the param
 _TRIALS = 3  # entries that `quotient_estimates` evaluates a second time
 _UNKNOWN = ("jump", "quantised", "not finite")  # troubles of entries without a derivative
 _OTHERS = 64  # tensors of one shape that a tensor is compared with
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What failing tensors are consistent with.
-
-    Attributes
-    ----------
-    diagnoses : by tensor with wrong entries (None: the numbers establish none)
-    evaluations : that were made elsewhere, at the parameters of an earlier moment
-    notes : what a reader should know of these
-    """
-
-    diagnoses: Mapping[int, Diagnosis | None]
-    evaluations: int
-    notes: tuple[str, ...]
 
 
 @np.errstate(all="ignore")  # a pattern with a number that overflows explains nothing

@@ -16,7 +16,8 @@ from fastgc._compare import (
     Judgement,
     relative_error,
 )
-from fastgc._diagnose import Diagnosis, diagnose
+from fastgc._diagnose import diagnose
+from fastgc._diagnosis import Diagnosis
 from fastgc._grid import Checked
 from fastgc._projections import Projections
 from fastgc._report import Entries, Entry, Report, upwards

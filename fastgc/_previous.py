@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from fastgc._evaluate import Evaluator
 from fastgc._layout import Array, ParameterLayout, match_parameters
 from fastgc._settle import Site
 from fastgc._validate import refuse_nonfinite
-from fastgc._view import View
+
+if TYPE_CHECKING:
+    from fastgc._view import View
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Hindsight:
 
 
 NOTHING = Hindsight()
-Measure = Callable[[Site], Iterable[tuple[int, View]]]  # failing tensors at the site, one after the other
+Measure = Callable[[Site], "Iterable[tuple[int, View]]"]  # failing tensors at the site, one after the other
 LookBack = Callable[[Site, Measure], Hindsight]  # opens the site of the earlier moment and measures there
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastgc._compare import FAIL, PASS, UNDECIDED
 from fastgc._crosscheck import CrossCheck
-from fastgc._diagnose import Diagnosis
+from fastgc._diagnosis import Diagnosis
 
 _ROWS = 20  # tensors in the text of a report
 _SCHEMA = 1  # of the JSON

@@ -20,7 +20,7 @@ from fastgc._compare import (
 )
 from fastgc._cover import Coverage, probe_report, probe_verdict
 from fastgc._crosscheck import CrossCheck
-from fastgc._diagnose import Diagnosis, agreed, compared
+from fastgc._diagnosis import Diagnosis, agreed, compared
 from fastgc._entries import Estimates
 from fastgc._layout import ParameterLayout, listed, median
 from fastgc._report import Entries, GradientReport, Probe, Sensitivity, TensorSummary

@@ -29,7 +29,8 @@ ROWS = [
     ["_workers", "_vectorized", "_compiled"],
     ["_engine", "_entries", "_crosscheck", "_sweep"],
     ["_classic", "_compare", "_probes"],
-    ["_diagnose", "_settle", "_localise"],
+    ["_diagnosis", "_settle", "_localise"],
+    ["_diagnose"],
     ["_report", "_budget", "_previous"],
     ["_cover", "_explain"],
     ["_summary", "_operator", "_field", "_complex_step"],
@@ -44,7 +45,7 @@ ROWS = [
 ROW = {module: number for number, row in enumerate(ROWS) for module in row}
 
 ESTIMATING = {"_line", "_noise", "_stencil", "_evaluate", "_compiled", "_kernels", "_entries", "_probes"}
-JUDGING = {"_compare", "_diagnose", "_explain", "_patterns", "_places", "_report", "_summary", "_view"}
+JUDGING = {"_compare", "_diagnose", "_diagnosis", "_explain", "_patterns", "_places", "_report", "_summary", "_view"}
 LEAVES = {"_cli", "_demo", "_sweep", "_classic", "__main__"}
 
 # Third-party packages and the modules that may import them.
