@@ -295,7 +295,7 @@ WAYS: list[tuple[str, Any, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("model", "loss", "options"), WAYS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("model", "loss", "options"), WAYS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_every_way_to_check_names_it_and_leaves_previous_alone(model: str, loss: Any, options: dict[str, Any]) -> None:
     _, gradient, params, before, args = after_a_step(model)
     held = [{name: value.tobytes() for name, value in each.items()} for each in (params, before)]
