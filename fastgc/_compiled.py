@@ -15,7 +15,7 @@ from fastgc import _kernels
 from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, outside_domain, silent
 from fastgc._layout import Array, ParameterLayout
 from fastgc._record import Storage
-from fastgc._threads import Crew, Pieces, Work, single_threaded_blas
+from fastgc._threads import Crew, Pieces, Work
 
 _LONGEST = 0.05  # seconds that a piece of work takes: short beside a progress bar or Ctrl-C
 _SHORTEST = 3e-4  # long beside taking it
@@ -33,6 +33,8 @@ class NumbaEvaluator:
         A copy of the parameters for each thread.
     seconds : float
         Of an evaluation, about.
+    limits : ExitStack
+        To be closed with it: one BLAS thread in each of ours, say.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class NumbaEvaluator:
         layout: ParameterLayout,
         stores: Sequence[Storage],
         seconds: float,
+        limits: contextlib.ExitStack,
     ) -> None:
         self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
         self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
@@ -54,15 +57,13 @@ class NumbaEvaluator:
         sizes = np.array([leaf.dtype.itemsize for leaf in stores[0].leaves])
         self._begins: NDArray[np.int64] = stores[0].offsets // sizes
         self._seconds, self._evaluations = seconds, 0
-        self._crew, self._limits = Crew(len(stores)), contextlib.ExitStack()
-        self._uses_blas_alone = not _kernels.runs_in_parallel(loss)
+        self._crew, self._limits = Crew(len(stores)), limits
 
     @property
     def evaluations(self) -> int:
         return self._direct.evaluations + self._evaluations
 
     def value(self) -> Any:
-        self._limit_blas()
         return self._direct.value()
 
     def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
@@ -116,7 +117,6 @@ class NumbaEvaluator:
 
     def _in_threads(self, count: int, columns: int, work: Work, tick: Tick) -> None:
         """Have ``count`` items of so many evaluations each done."""
-        self._limit_blas()
 
         def done(items: int) -> None:
             self._evaluations += items * columns
@@ -131,12 +131,6 @@ class NumbaEvaluator:
         cost = max(self._seconds * columns, 1e-9)
         even = max(left / (_SHARE * self._crew.count), _SHORTEST / cost)
         return int(min(_LONGEST / cost, even))
-
-    def _limit_blas(self) -> None:
-        """One BLAS thread in each of ours; also when there is one, since another number may change the last bits."""
-        if self._uses_blas_alone:
-            self._limits.enter_context(single_threaded_blas())
-            self._uses_blas_alone = False
 
     # --- in one thread ---
 

@@ -108,24 +108,47 @@ def open_evaluator(
         return _open_vectorized(direct, call, point)
     if workers != 1:
         return _open_workers(direct, call, point, workers)
-    first = _first_call(direct, point)
     if not compiled or point.stored is None:
-        return direct, first
-    from fastgc import _compiled
+        return direct, _first_call(direct, point)
+    return _open_compiled(direct, loss, point, engine, threads, expected, with_gradients)
 
-    if not first.noisy:
-        _refuse_frozen_data(loss, point, with_gradients)
-    if engine == "python":
-        return direct, first
-    count, note = _affordable_threads(loss, point, first, threads)
-    if engine == "auto" and not _loop_pays(point, first, count, expected):
-        return direct, first
-    copies = [point.stored] + [
-        store(point.layout, point.leaves, [leaf.dtype for leaf in point.leaves]) for _ in range(count - 1)
-    ]
-    if note:
-        first = replace(first, notes=(*first.notes, note))
-    return _compiled.NumbaEvaluator(direct, loss, point.args, point.layout, copies, first.seconds), first
+
+def _open_compiled(
+    direct: PythonEvaluator,
+    loss: Any,
+    point: Point,
+    engine: str,
+    threads: int | None,
+    expected: int,
+    with_gradients: bool,
+) -> tuple[Evaluator, FirstCall]:
+    """Compiled loops, or single calls of the jitted loss where these cost less.
+
+    There is one BLAS thread in each of ours; also when there is one, since another number may change the last bits. So
+    it is from the first call on: threads of BLAS that have worked wait busily for more, for some milliseconds.
+    """
+    from fastgc import _compiled, _kernels, _threads
+
+    handed_on = contextlib.ExitStack()
+    with contextlib.ExitStack() as limits:
+        if engine != "python" and not _kernels.runs_in_parallel(loss):
+            limits.enter_context(_threads.single_threaded_blas())
+        first = _first_call(direct, point)
+        if not first.noisy:
+            _refuse_frozen_data(loss, point, with_gradients)
+        if engine == "python":
+            return direct, first
+        count, note = _affordable_threads(loss, point, first, threads)
+        if engine == "auto" and not _loop_pays(point, first, count, expected):
+            return direct, first
+        dtypes = [leaf.dtype for leaf in point.leaves]
+        assert point.stored is not None
+        copies = [point.stored, *(store(point.layout, point.leaves, dtypes) for _ in range(count - 1))]
+        if note:
+            first = replace(first, notes=(*first.notes, note))
+        evaluator = _compiled.NumbaEvaluator(direct, loss, point.args, point.layout, copies, first.seconds, handed_on)
+        handed_on.enter_context(limits.pop_all())
+        return evaluator, first
 
 
 def _open_workers(

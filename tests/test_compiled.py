@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numba
@@ -12,6 +12,7 @@ import pytest
 import threadpoolctl
 from test_layout import Array
 
+import fastgc
 from fastgc._compiled import NumbaEvaluator
 from fastgc._evaluate import PythonEvaluator, Ray, silent
 from fastgc._layout import flatten_parameters
@@ -39,7 +40,7 @@ def evaluators(loss: Any, threads: int, kinds: str = "ddd") -> Iterator[tuple[Py
     own = store(layout, leaves, [np.dtype(kind) for kind in kinds])
     plain = PythonEvaluator(loss, own.record(), (), layout, own.leaves, leaves)
     direct = PythonEvaluator(loss, stores[0].record(), (), layout, stores[0].leaves, leaves)
-    compiled = NumbaEvaluator(direct, loss, (), layout, stores, 1e-6)
+    compiled = NumbaEvaluator(direct, loss, (), layout, stores, 1e-6, ExitStack())
     try:
         yield plain, compiled
         for each in stores:
@@ -97,16 +98,25 @@ def test_a_value_outside_the_domain_is_nan_and_its_neighbours_are_not(threads: i
         assert np.isnan(compiled.along_rays([[ray]], np.array([-1.0, 1.0]))).tolist() == [[False, True]]
 
 
-def test_blas_has_one_thread_while_values_are_asked_for() -> None:
-    def blas_threads() -> list[int]:
-        return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+def test_blas_has_one_thread_from_the_first_call_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blas_threads() -> set[int]:
+        return {each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"}
+
+    seen: list[set[int]] = []
+
+    def slopes(p: Any) -> dict[str, Array]:
+        seen.append(blas_threads())
+        return {"a": np.cos(p["a"]) * p["b"], "b": np.array(np.sin(p["a"]).sum()), "c": 2 * p["c"]}
 
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         before = blas_threads()
-        with evaluators(smooth, 2) as (_, compiled):
+        for engine in ("numba", "python"):
+            assert fastgc.check_gradients(smooth, slopes, PARAMS, engine=engine, crosscheck=False).passed
             assert blas_threads() == before
-            compiled.along(np.array([0]), np.array([[0.5]]))
-            assert set(blas_threads()) == {1}
+        assert seen == [{1}, before]
+        monkeypatch.setattr("fastgc._compiled.NumbaEvaluator.__init__", None)
+        with pytest.raises(TypeError):
+            fastgc.check_gradients(smooth, slopes, PARAMS, engine="numba")
         assert blas_threads() == before
 
 
