@@ -20,6 +20,8 @@ from typing import Any
 
 PACKAGES = ("numpy", "numba", "scipy", "torch", "jax", "statsmodels", "numdifftools", "jacobi", "joblib")
 
+_PAUSE = 0.1  # seconds
+
 # --- rows ---
 
 
@@ -128,11 +130,13 @@ def seconds(run: Callable[[], Any]) -> float:
 def in_turn(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """What each call returns, one after the other in every round, every second round backwards.
 
-    So a machine that grows slower or faster meanwhile does not favour one of them.
+    So a machine that grows slower or faster meanwhile does not favour one of them. A pause lets threads of BLAS and
+    OpenMP that worked for one fall asleep before the next: they wait busily for some milliseconds.
     """
     found: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
         for name in list(runs)[:: -1 if number % 2 else 1]:
+            time.sleep(_PAUSE)
             found[name].append(runs[name]())
     return found
 

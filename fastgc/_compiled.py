@@ -19,6 +19,7 @@ from fastgc._threads import Crew, Pieces, Work
 
 _LONGEST = 0.05  # seconds that a piece of work takes: short beside a progress bar or Ctrl-C
 _SHORTEST = 3e-4  # long beside taking it
+_MANY = 1 << 15  # entries, for which it pays to let other threads run: waiting for one's turn takes its time
 _SHARE = 4  # a piece is that part of a thread's share of what is left, so that none waits long for the last one
 
 
@@ -92,11 +93,12 @@ class NumbaEvaluator:
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
         out: Array = np.empty((len(directions), distances.size), self._direct.result_dtype)
-        places = list(np.ndindex(out.shape))
+        count = distances.size
 
         def work(thread: int, piece: slice) -> None:
-            for i, j in places[piece]:
-                self._run_rays(thread, directions[i], float(distances[j]), out[i : i + 1, j : j + 1])
+            for i in range(piece.start // count, -(-piece.stop // count)):
+                some = slice(max(piece.start - i * count, 0), min(piece.stop - i * count, count))
+                self._run_rays(thread, directions[i], distances[some], out[i : i + 1, some])
 
         self._in_threads(out.size, 1, work, silent)
         return out
@@ -172,13 +174,15 @@ class NumbaEvaluator:
             for flat, (_, local, _), original in zip(flats, parts, originals, strict=True):
                 flat[local] = original
 
-    def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> None:
+    def _run_rays(self, thread: int, rays: Sequence[Ray], distances: NDArray[np.float64], out: Array) -> None:
         flats = [self._flat(thread, ray.tensor)[ray.start : ray.start + ray.signs.size] for ray in rays]
         originals = [_for_kernels(self._direct.origin(ray)) for ray in rays]
         try:
-            for ray, flat, original in zip(rays, flats, originals, strict=True):
-                _kernels.displace(flat, original, ray.signs, distance * ray.scale)
-            self._run_as_it_is(thread, rays[0].tensor, out)
+            for j, distance in enumerate(distances.tolist()):
+                for ray, flat, original in zip(rays, flats, originals, strict=True):
+                    displace = _kernels.displace_many if flat.size > _MANY else _kernels.displace
+                    displace(flat, original, ray.signs, distance * ray.scale)
+                self._run_as_it_is(thread, rays[0].tensor, out[:, j : j + 1])
         finally:
             for flat, original in zip(flats, originals, strict=True):
                 flat[...] = original

@@ -383,15 +383,22 @@ with contextlib.suppress(RuntimeError):  # no folder that can be written to
     displaced_values.enable_caching()  # nothing of the user's is in it
 
 
-@numba.njit(nogil=True)
+@numba.njit
 def displace(flat: Any, original: Any, signs: Any, step: float) -> None:
     """Write ``original + step * signs`` to ``flat``; all of one length."""
     for i in range(flat.size):
         flat[i] = original[i] + step * signs[i]
 
 
-with contextlib.suppress(RuntimeError):
-    displace.enable_caching()
+@numba.njit(nogil=True)
+def displace_many(flat: Any, original: Any, signs: Any, step: float) -> None:
+    """The same, for so many entries that other threads are to run meanwhile."""
+    displace(flat, original, signs, step)
+
+
+for each in (displace, displace_many):
+    with contextlib.suppress(RuntimeError):
+        each.enable_caching()
 
 
 def open_loop(entry: Entry, params: Any, args: tuple[Any, ...], dtype: np.dtype[Any]) -> Callable[..., None]:
