@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ _SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step
 _LAST_PLACES = 64.0  # by which a constant, added up in double precision, changes at random
 _SLOWLY = 1.5  # times its due share of the gap at the step before, above which a gap does not vanish
 _SURELY = 4.0  # times the noise of two estimates, by which they differ if they contradict each other
+_NEAR = 2  # steps between two estimates, up to which once the noise is enough for that
 _SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
 
 
@@ -201,7 +203,7 @@ def _gap_stays(ladder: Ladder, visible: NDArray[np.int64]) -> bool:
 
 
 def _smooth(ladder: Ladder) -> Line:
-    value, uncertainty, best, wish = extrapolate(ladder.central, ladder.scatter, ladder.ratio**2)
+    value, uncertainty, best, wish = extrapolate(ladder.central, ladder.scatter, ladder.ratio**2, _beside(ladder))
     return Line(value, uncertainty, value, value, float(ladder.above[best]), wish=wish)
 
 
@@ -249,7 +251,38 @@ def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
     return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP).all())
 
 
-def extrapolate(quotients: Floats, scatter: Floats, shrinkage: float) -> tuple[float, float, int, str]:
+def _beside(ladder: Ladder) -> list[Floats]:
+    """What kinks within the steps add to the error of each extrapolation of the central quotients, order by order.
+
+    A kink at distance t that turns the slope by w adds ``w * (1 - t / h)`` to the gap of the one-sided slopes at h, and
+    plus or minus half of it to the central quotient, by its side. But for kinks the gap is an odd series in h, and an
+    extrapolation that removes its terms leaves 0. Half of what it does leave is by how much the central quotients of
+    these steps may be off, however well they agree. A single quotient is judged with the larger step beside it.
+    """
+    gaps = _tableau(ladder.forward - ladder.backward, 6**0.5 * ladder.scatter, ladder.ratio, ladder.ratio**2)
+    left = [np.maximum(np.abs(column), _contradiction(column, noise)) / 2 for column, noise, _ in gaps]
+    return [np.append(np.nan, left[1]), *left[1:]]
+
+
+def _tableau(column: Floats, noise: Floats, factor: float, shrinkage: float) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Extrapolations from steps k, k + 1, ... by order, their noise, propagated linearly, and their errors.
+
+    ``factor`` is by how much the leading term shrinks from step to step, and each further one by ``shrinkage`` more. An
+    extrapolation differs from the two it was made of by about the error of the worse of these.
+    """
+    error = np.abs(np.diff(column, prepend=np.nan)) / (factor - 1)
+    yield column, noise, error
+    while column.size > 1:
+        better = column[1:] + np.diff(column) / (factor - 1)
+        error = np.maximum(np.abs(better - column[1:]), np.abs(better - column[:-1]))
+        noise = (factor * noise[1:] + noise[:-1]) / (factor - 1)
+        column, factor = better, factor * shrinkage
+        yield column, noise, error
+
+
+def extrapolate(
+    quotients: Floats, scatter: Floats, shrinkage: float, beside: Sequence[Floats] | None = None
+) -> tuple[float, float, int, str]:
     """The limit of difference quotients as the step goes to 0, with its uncertainty (Richardson; Ridders 1982).
 
     Parameters
@@ -259,6 +292,8 @@ def extrapolate(quotients: Floats, scatter: Floats, shrinkage: float) -> tuple[f
     shrinkage : float
         By how much the leading error term shrinks from one step to the next, and each further term more than the one
         before: ratio**2 for a central quotient (errors in h**2, h**4, ...), the ratio itself for a one-sided one.
+    beside : sequence of arrays, optional
+        What else adds to the errors, order by order.
 
     Returns
     -------
@@ -266,17 +301,15 @@ def extrapolate(quotients: Floats, scatter: Floats, shrinkage: float) -> tuple[f
 
     Notes
     -----
-    An extrapolation of order j differs from the two it was made of by about the error of the worse of these; taken as
-    the error of the better one it is generous wherever the tableau converges. The noise is propagated linearly. Large
-    steps can converge to a wrong limit (the quotients of a bounded function to 0): what extrapolations of the same
-    order from smaller steps contradict, beyond their noise, is counted as uncertainty.
+    The error of the worse of two extrapolations, taken as that of the better one made of them, is generous wherever the
+    tableau converges. Large steps can converge to a wrong limit (the quotients of a bounded function to 0): what
+    extrapolations of the same order from smaller steps contradict, beyond their noise, is counted as uncertainty.
     """
+    best: tuple[float, float, int, str] = (np.nan, np.inf, quotients.size - 1, "finer")
     with np.errstate(all="ignore"):
-        best: tuple[float, float, int, str] = (np.nan, np.inf, quotients.size - 1, "finer")
-        column, noise, factor = quotients, scatter, shrinkage
-        error = np.abs(np.diff(quotients, prepend=np.nan)) / (shrinkage - 1)
-        for order in range(quotients.size):
-            total = np.maximum(_SAFETY * error + noise, _contradiction(column, noise))
+        for order, (column, noise, error) in enumerate(_tableau(quotients, scatter, shrinkage, shrinkage)):
+            total = _SAFETY * (error + (0.0 if beside is None else beside[order])) + noise
+            total = np.maximum(total, _contradiction(column, noise))
             k = int(np.nanargmin(total)) if np.isfinite(total).any() else -1
             if k >= 0 and total[k] < best[1]:
                 best = (
@@ -285,25 +318,21 @@ def extrapolate(quotients: Floats, scatter: Floats, shrinkage: float) -> tuple[f
                     order + k,
                     _wish(noise[k] > error[k], k, column.size),
                 )
-            if column.size < 2:
-                break
-            better = column[1:] + np.diff(column) / (factor - 1)
-            error = np.maximum(np.abs(better - column[1:]), np.abs(better - column[:-1]))
-            noise = (factor * noise[1:] + noise[:-1]) / (factor - 1)
-            column, factor = better, factor * shrinkage
     value, uncertainty, index, wish = best
     smallest = max(np.finfo(np.float64).eps * abs(value), np.finfo(np.float64).tiny)
     return value, max(uncertainty, smallest), index, wish
 
 
 def _contradiction(column: Floats, noise: Floats) -> Floats:
-    """By how much the estimates from smaller steps deviate from each estimate, beyond several times the noise of both.
+    """By how much the estimates from smaller steps deviate from each estimate, beyond the noise of both.
 
-    A wrong limit is contradicted from many steps and by much; the many noisy ones must not contradict a right one.
+    Beyond several times the noise where the steps are far smaller: theirs is larger by orders of magnitude, and so is
+    what it may be mistaken by. A wrong limit is contradicted from many steps and by much.
     """
-    deviation = np.abs(column[:, None] - column[None, :]) - _SURELY * (noise[:, None] + noise[None, :])
-    smaller = np.triu(np.ones(deviation.shape, bool), k=1)
-    return np.asarray(np.where(smaller, deviation, 0.0).max(axis=1))
+    smaller = np.arange(column.size) - np.arange(column.size)[:, None]  # by how many steps
+    surely = np.where(smaller <= _NEAR, 1.0, _SURELY)
+    deviation = np.abs(column[:, None] - column[None, :]) - surely * (noise[:, None] + noise[None, :])
+    return np.asarray(np.where(smaller > 0, deviation, 0.0).max(axis=1))
 
 
 def _wish(noisy: bool, k: int, rows: int) -> str:
