@@ -39,7 +39,7 @@ _RATIO = 8.0  # between neighbouring steps of a probe's ladder
 _TOP = 2.0**-5  # the largest step of a probe's ladder, in units of the tensor's scale in every entry
 _RUNGS = 5
 _MORE = 3  # steps that a ladder grows by, downwards or upwards, where it must
-_NEARLY = 2.0  # fewer values, or nearer ones, are preferred to others that are not twice as good
+_NEARLY = 2.0  # two values are preferred to four that are not twice as good
 _DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor 3
@@ -214,7 +214,7 @@ def _shortcuts(ladder: Ladder, line: Line, enough: float) -> tuple[Shortcut, Sho
 
 
 def _last_good(errors: Floats, enough: float) -> int:
-    return int(np.flatnonzero(errors <= max(enough, _NEARLY * errors.min()))[-1])
+    return int(np.flatnonzero(errors <= max(enough, errors.min()))[-1])
 
 
 def probe(
