@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 HOME = Path(__file__).parent
 BEGIN, END = "<!-- measured: written by bench/readme.py -->", "<!-- end of measured -->"
-SCRIPTS = ("peers", "floor", "scaling", "cold", "memory", "startup", "accuracy")
+SCRIPTS = ("peers", "floor", "scaling", "cold", "memory", "workers", "startup", "accuracy")
 TRANSIENT = {"load"}  # what may differ between runs on one machine
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -46,6 +46,12 @@ SELECTIONS = [
     Selection("compiling the loop for 2, 8, 60 tensors: seconds", "cold", "beyond it, first check", "{:.1f}"),
     Selection(
         "peak / (parameters + gradient + copies of threads)", "memory", r"^(?!.*(called|every)).*peak / \(", "{:.2f}"
+    ),
+    Selection(
+        "`workers=2` / one process, a Python loss of 5 ms", "workers", "^workers.*as fast as one process$", "{:.2f}"
+    ),
+    Selection(
+        "`vectorized=True` / one call after another", "workers", "^vectorized.*one call after another$", "{:.1f}"
     ),
     Selection("`import fastgc` beyond `import numpy`: ms", "startup", "beyond import numpy", "{:.0f}"),
 ]

@@ -11,27 +11,21 @@ Run ``python bench/workers.py [--json FILE]``; the exit status is 1 if a target 
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
 import os
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in the processes: before NumPy is imported
 
-import joblib
 import numpy as np
+from measure import Row, conclude, headline, parser, ratio, seconds, tell
 
 import fastgc
 
-TARGETS = {"workers": 1.7, "vectorized": 3.0}
 PAIRS = 5
 COUNT = 3_000_000  # for a process that shows how much of a core is free
 TIMES = 40_000  # steps of the simulator
@@ -118,12 +112,6 @@ def free_cores() -> float:
         return statistics.median(ratios)
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    run()
-    return time.perf_counter() - begin
-
-
 def pairs(slow: Callable[[], Any], fast: Callable[[], Any]) -> list[tuple[float, float]]:
     """Seconds of both, interleaved; they must agree first, which also starts the processes."""
     reports = fast(), slow()
@@ -155,29 +143,26 @@ def vectorized_pairs() -> list[tuple[float, float]]:
     return pairs(lambda: check(vectorized=False), lambda: check(vectorized=True))
 
 
+def compared(part: str, what: str, times: list[tuple[float, float]], bound: str) -> Iterator[Row]:
+    """Seconds of both ways, and the quotients of pairs."""
+    slow, fast = zip(*times, strict=True)
+    yield Row(part, "one by one, seconds", statistics.median(slow))
+    yield Row(part, "seconds", statistics.median(fast))
+    yield Row(part, f"{what}, least", min(a / b for a, b in times))
+    yield Row(part, f"{what}, most", max(a / b for a, b in times))
+    yield Row(part, what, ratio(slow, fast), bound)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    path = parser.parse_args().json
-    print(f"Python {platform.python_version()}, NumPy {np.__version__}, joblib {joblib.__version__}, "
-          f"fastgc {fastgc.__version__}, {os.cpu_count()} cores, {PAIRS} pairs")  # fmt: skip
+    options = parser(__doc__).parse_args()
+    about = headline()
+    simulator(np.ones(240))
     one = statistics.median(seconds(lambda: simulator(np.ones(240))) for _ in range(PAIRS))
-    free = free_cores()
-    print(f"a loss of {1e3 * one:.1f} ms; two processes that count are {free:.2f} times as fast as one\n")
-    numbers: dict[str, Any] = {"free_cores": free, "loss_seconds": one}
-    print(f"{'':<12}{'one by one':>12}{'seconds':>10}{'ratio':>8}{'least':>8}{'most':>8}{'target':>8}")
-    for name, times in (("workers=2", workers_pairs()), ("vectorized", vectorized_pairs())):
-        ratios = sorted(slow / fast for slow, fast in times)
-        target, ratio = TARGETS[name.partition("=")[0]], statistics.median(ratios)
-        slow, fast = (statistics.median(column) for column in zip(*times, strict=True))
-        print(f"{name:<12}{slow:>12.3f}{fast:>10.3f}{ratio:>8.2f}{ratios[0]:>8.2f}{ratios[-1]:>8.2f}{target:>8.1f}")
-        numbers[name.partition("=")[0]] = {"ratio": ratio, "ratios": ratios, "target": target, "met": ratio >= target}
-    missed = [name for name in TARGETS if not numbers[name]["met"]]
-    assert not any(math.isnan(numbers[name]["ratio"]) for name in TARGETS)
-    print(f"\n{'MISSED: ' + ', '.join(missed) if missed else 'all targets met'}")
-    if path:
-        path.write_text(json.dumps(numbers, indent=1) + "\n")
-    return 1 if missed else 0
+    rows = [tell(Row("machine", "two processes that count: times as fast as one", free_cores()))]
+    rows += [tell(Row("workers=2", "a call of the loss, ms", 1e3 * one))]
+    rows += map(tell, compared("workers=2", "times as fast as one process", workers_pairs(), ">= 1.7"))
+    rows += map(tell, compared("vectorized", "times as fast as one call after another", vectorized_pairs(), ">= 3"))
+    return conclude(rows, options, about, pairs=PAIRS)
 
 
 if __name__ == "__main__":
