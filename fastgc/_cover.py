@@ -17,13 +17,12 @@ from fastgc._layout import median, norm
 from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._progress import Progress
 from fastgc._report import Probe
-from fastgc._settle import Positions, Site, look_closer
+from fastgc._settle import PLAIN, Positions, Site, confirm, look_closer
 
 if TYPE_CHECKING:
     from fastgc._localise import Located
 
 _CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
-_PLAIN = 1000.0  # uncertainties beyond which a short ladder is enough to call an entry wrong
 _USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
 _BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
 _ENOUGH = 0.1  # of the tolerance of a median entry: an uncertainty that leaves the limits as they are
@@ -118,7 +117,7 @@ class _Confirmed:
         estimates = ladder_estimates(self.site.scene, positions, rungs=_CONFIRMING)
         judgement = self._judged(estimates)
         distance = np.abs(judgement.analytic - judgement.numerical)
-        doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > _PLAIN * estimates.uncertainty))
+        doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > PLAIN * estimates.uncertainty))
         if doubtful.size:
             estimates = estimates.updated(doubtful, ladder_estimates(self.site.scene, positions[doubtful]))
             estimates, judgement = look_closer(
@@ -127,6 +126,7 @@ class _Confirmed:
                 self._judged,
                 lambda close, shift: ladder_estimates(self.site.scene, close, shift=shift),
             )
+            estimates, judgement = confirm(self.site, estimates, judgement, self._judged)
         self.estimates.append(estimates)
         return judgement.analytic - judgement.numerical, judgement.failed
 

@@ -14,7 +14,7 @@ from fastgc._layout import Array, ParameterLayout, median, spread
 from fastgc._line import TROUBLES, Ladder, Line, analyse
 from fastgc._noise import Noise, measure_noises
 from fastgc._point import tensor_scales
-from fastgc._stencil import Stencil, quotients, relative_step
+from fastgc._stencil import Stencil, quotients, relative_step, stencil_named
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +29,7 @@ _TRIALS = 3  # entries of each tensor whose truncation error stands for the othe
 _TRIAL_RATIO = 4.0  # of the steps that show it
 _TRIAL_SAFETY = 3.0
 _TOGETHER = 2048  # entries whose ladders are evaluated in one go
+_TOLD = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
 _NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise,
 _NOISE_IN_ALL = 256  # and of all tensors
 
@@ -245,6 +246,16 @@ def ladder_estimates(
     trouble = np.array([TROUBLES.index(line.trouble) for line in lines], np.int8)
     numerical, uncertainty, left, right, step = numbers.reshape(-1, 5).T
     return Estimates(positions, numerical, uncertainty, left, right, step, trouble)
+
+
+def telling_quotients(scene: Scene, positions: NDArray[np.int64], differences: Floats) -> Floats:
+    """Central quotients at the smallest steps whose noise still tells slopes apart that differ by so much."""
+    x, scales = scene.evaluator.entries(positions), scene.scales(positions)
+    eps = scene.eps[scene.layout.tensor_of(positions)]
+    told = _TOLD * differences
+    steps = scene.noise.at(scene.noise.at_point / told / scales) / told
+    steps = np.clip(steps, eps * np.maximum(_FINEST * np.abs(x), scales), _TOP * scales)
+    return _quotients(scene, positions, stencil_named("central"), steps, False, silent)
 
 
 def _climb(scene: Scene, positions: NDArray[np.int64], shift: float, longest: int) -> list[Line]:

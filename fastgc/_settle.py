@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._compare import Judgement, Tolerances, gradient_scales, judge
-from fastgc._entries import Estimates, Scene, ladder_estimates, quotient_estimates
+from fastgc._entries import Estimates, Scene, ladder_estimates, quotient_estimates, telling_quotients
 from fastgc._layout import Array
 from fastgc._progress import Progress
 from fastgc._stencil import Stencil
@@ -20,6 +20,7 @@ Positions = NDArray[np.int64]
 Verdicts = Callable[[Estimates], Judgement]
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps that many times the usual ones
 
+PLAIN = 1000.0  # uncertainties beyond which an entry is wrong whatever else may be found
 _BLOCK = 1 << 15  # entries of which quotients are made at a time: their values stay in the cache
 _SOME = 3  # entries without which no remark is made
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
@@ -86,6 +87,7 @@ def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, 
         lambda estimates: site.verdicts(estimates, site.scales(estimates)),
         lambda suspects, shift: _ladders(site, suspects, shift, bar),
     )
+    estimates, judgement = confirm(site, estimates, judgement, lambda found: site.verdicts(found, site.scales(found)))
     bar.failed(int(np.count_nonzero(judgement.failed)))
     return (estimates, judgement) if site.step is None else _with_textbook_quotients(estimates, judgement, quotients)
 
@@ -111,6 +113,26 @@ def look_closer(
         estimates = estimates.bettered(close, ladders(estimates.positions[close], 2.0))
         judgement = verdicts(estimates)
     return estimates, judgement
+
+
+def confirm(site: Site, estimates: Estimates, judgement: Judgement, verdicts: Verdicts) -> tuple[Estimates, Judgement]:
+    """Take back the failures that small steps speak against.
+
+    Large steps can agree on a slope that kinks nearer to the point than any of them have changed. The fewest kinks lie
+    within the smallest step whose noise still tells the two values apart: where its quotient is nearer to the analytic
+    one, what it deviates from the numerical one by is uncertainty.
+    """
+    distance = np.abs(judgement.analytic - estimates.numerical)  # of the middle, at a kink
+    failed = np.flatnonzero(judgement.failed & (distance <= PLAIN * estimates.uncertainty))
+    if not failed.size:
+        return estimates, judgement
+    told = telling_quotients(site.scene, estimates.positions[failed], distance[failed])
+    off = np.abs(told - estimates.numerical[failed])
+    against = np.abs(told - judgement.analytic[failed]) < off
+    uncertainty = estimates.uncertainty.copy()
+    uncertainty[failed[against]] = off[against]
+    estimates = replace(estimates, uncertainty=uncertainty)
+    return estimates, verdicts(estimates)
 
 
 def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
