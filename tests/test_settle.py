@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from test_probes import network, sines, with_error
 
 import fastgc
 from fastgc._compare import Tolerances
-from fastgc._settle import Site
+from fastgc._entries import Estimates
+from fastgc._settle import Site, confirm
 from fastgc._stencil import stencil_named
 
 Array = NDArray[Any]
@@ -75,6 +77,50 @@ def test_the_step_and_the_uncertainty_of_an_entry_in_doubt_are_those_of_the_ladd
     assert wrong.worst.index == (0,)
     assert wrong.worst.uncertainty < right.entries[0].uncertainty
     assert wrong.worst.numerical == pytest.approx(gradients["w"][0], rel=1e-8)
+
+
+# --- failures that are looked at once more ---
+
+
+def settled_site(monkeypatch: pytest.MonkeyPatch) -> tuple[Site, Estimates]:
+    """The site of a right gradient of fifty entries, and what was estimated there, with ordinary uncertainties."""
+    seen: list[tuple[Site, Estimates]] = []
+
+    def spy(site: Site, estimates: Estimates, *rest: Any) -> Any:
+        seen.append((site, estimates))
+        return confirm(site, estimates, *rest)
+
+    monkeypatch.setattr("fastgc._settle.confirm", spy)
+    assert sampled(*sines(w=50), samples="all").passed
+    site, estimates = seen[0]
+    return site, replace(estimates, uncertainty=1e-5 * np.abs(estimates.numerical))
+
+
+def confirmed(site: Site, estimates: Estimates) -> tuple[Array, Array, Estimates]:
+    """Which entries failed, which do so when small steps were asked, and the estimates after that."""
+
+    def verdicts(found: Estimates) -> Any:
+        return site.verdicts(found, site.scales(found))
+
+    judgement = verdicts(estimates)
+    after, again = confirm(site, estimates, judgement, verdicts)
+    return judgement.failed, again.failed, after
+
+
+def test_failures_that_small_steps_speak_against_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, estimates = settled_site(monkeypatch)
+    misled = replace(estimates, numerical=1.001 * estimates.numerical)  # as kinks far from the point may do
+    before, after, found = confirmed(site, misled)
+    assert before.all() and not after.any()
+    assert np.all(found.uncertainty >= 0.9e-3 * np.abs(found.numerical))
+
+
+def test_failures_that_small_steps_bear_out_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, estimates = settled_site(monkeypatch)
+    wrong = replace(site, gradients=[1.001 * gradient for gradient in site.gradients])
+    before, after, found = confirmed(wrong, estimates)
+    assert before.all() and after.all()
+    np.testing.assert_array_equal(found.uncertainty, estimates.uncertainty)
 
 
 # --- verdicts ---
