@@ -112,7 +112,7 @@ def test_failures_that_small_steps_speak_against_are_taken_back(monkeypatch: pyt
     misled = replace(estimates, numerical=1.001 * estimates.numerical)  # as kinks far from the point may do
     before, after, found = confirmed(site, misled)
     assert before.all() and not after.any()
-    assert np.all(found.uncertainty >= 0.9e-3 * np.abs(found.numerical))
+    assert np.all(found.uncertainty > 0.5e-3 * np.abs(found.numerical))  # at least half of what they are off by
 
 
 def test_failures_that_small_steps_bear_out_stay(monkeypatch: pytest.MonkeyPatch) -> None:
