@@ -30,6 +30,7 @@ _TRIAL_RATIO = 4.0  # of the steps that show it
 _TRIAL_SAFETY = 3.0
 _TOGETHER = 2048  # entries whose ladders are evaluated in one go
 _TOLD = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
+_TELLING = (1.0, 1.3, 1.7)  # times the smallest step that tells slopes apart
 _NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise,
 _NOISE_IN_ALL = 256  # and of all tensors
 
@@ -249,13 +250,18 @@ def ladder_estimates(
 
 
 def telling_quotients(scene: Scene, positions: NDArray[np.int64], differences: Floats) -> Floats:
-    """Central quotients at the smallest steps whose noise still tells slopes apart that differ by so much."""
+    """Central quotients at the smallest steps whose noise still tells slopes apart that differ by so much.
+
+    Each is the median at three steps: one of three is mistaken by its noise now and then, and two hardly ever.
+    """
     x, scales = scene.evaluator.entries(positions), scene.scales(positions)
     eps = scene.eps[scene.layout.tensor_of(positions)]
     told = _TOLD * differences
     steps = scene.noise.at(scene.noise.at_point / told / scales) / told
     steps = np.clip(steps, eps * np.maximum(_FINEST * np.abs(x), scales), _TOP * scales)
-    return _quotients(scene, positions, stencil_named("central"), steps, False, silent)
+    central = stencil_named("central")
+    three = [_quotients(scene, positions, central, each * steps, False, silent) for each in _TELLING]
+    return np.asarray(np.sort(three, axis=0)[1])
 
 
 def _climb(scene: Scene, positions: NDArray[np.int64], shift: float, longest: int) -> list[Line]:
