@@ -363,11 +363,7 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
     second: CrossCheck | None = None
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
-        everything = site.joined(estimates, judgement, looked_at, scales)
-        if everything[1].failed.any():
-            from fastgc._explain import explain  # for few checks, as are the other imports inside functions
-
-            explanation = explain(site, *everything, start.args, scope.seed, bar, start.look_back)
+        explanation = _explained(site, *site.joined(estimates, judgement, looked_at, scales), start, scope.seed, bar)
         remarked += remarks(site, estimates)
         if scope.crosscheck and start.number == 0:
             second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
@@ -388,6 +384,17 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         engine=start.evaluator.name,
         crosscheck=second,
     )
+
+
+def _explained(
+    site: Site, estimates: Estimates, judgement: Judgement, start: Start, seed: int, bar: Progress
+) -> Explanation:
+    """Why entries are wrong, if some are."""
+    if not judgement.failed.any():
+        return Explanation({}, 0, ())
+    from fastgc._explain import explain  # for few checks, as are the other imports inside functions
+
+    return explain(site, estimates, judgement, start.args, seed, bar, start.look_back)
 
 
 @contextlib.contextmanager
