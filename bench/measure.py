@@ -20,7 +20,7 @@ from typing import Any
 
 PACKAGES = ("numpy", "numba", "scipy", "torch", "jax", "statsmodels", "numdifftools", "jacobi", "joblib")
 
-_PAUSE = 0.1  # seconds
+_PAUSE = 0.02  # seconds; after much longer ones the core itself has to wake up
 
 # --- rows ---
 
