@@ -115,21 +115,35 @@ class Probing:
 # --- directions ---
 
 
-def random_signs(seed: int, number: int, name: str, size: int) -> NDArray[np.int8]:
-    """Independent signs of +1 and -1, reproducible by seed, number and name, generated in blocks."""
-    generator = np.random.default_rng([seed, number, zlib.crc32(name.encode())])
-    signs = np.empty(size, np.int8)
-    for start in range(0, size, _BLOCK):
-        count = min(_BLOCK, size - start)
-        bits = np.unpackbits(np.frombuffer(generator.bytes((count + 7) // 8), np.uint8), count=count)
-        np.subtract(bits * np.int8(2), 1, out=signs[start : start + count], casting="unsafe")
-    return signs
+def random_signs(seed: int, numbers: range, name: str, size: int) -> NDArray[np.int8]:
+    """Independent signs of +1 and -1, shape (numbers, size), reproducible by seed, number and name.
+
+    They are the bits of one stream for each seed and name, of which every number has a stretch of its own.
+    """
+    words = -(-size // 64)
+    stream = np.random.PCG64([seed, zlib.crc32(name.encode())]).advance(numbers.start * words)
+    signs = np.empty((len(numbers), words * 64), np.int8)
+    flat = signs.reshape(-1)
+    for begin in range(0, flat.size, _BLOCK):
+        some = flat[begin : begin + _BLOCK]
+        bits = np.unpackbits(stream.random_raw(some.size // 64).astype("<u8", copy=False).view(np.uint8))
+        np.subtract(bits * np.int8(2), 1, out=some, casting="unsafe")
+    return signs[:, :size]
+
+
+def directions(scene: Scene, tensors: Sequence[int], seed: int, numbers: range) -> list[list[Ray]]:
+    """Random signs in all entries of the tensors, each as long as its tensor's scale; a direction for each number."""
+    names, sizes, scales = scene.layout.names, scene.layout.sizes, scene.tensor_scales
+    signs = [random_signs(seed, numbers, names[t], sizes[t]) for t in tensors]
+    return [
+        [Ray(t, 0, rows[i], float(scales[t])) for t, rows in zip(tensors, signs, strict=True)]
+        for i in range(len(numbers))
+    ]
 
 
 def direction(scene: Scene, tensors: Sequence[int], seed: int, number: int) -> list[Ray]:
-    """Random signs in all entries of the tensors, each as long as its tensor's scale."""
-    names, sizes = scene.layout.names, scene.layout.sizes
-    return [Ray(t, 0, random_signs(seed, number, names[t], sizes[t]), float(scene.tensor_scales[t])) for t in tensors]
+    """One of the `directions`."""
+    return directions(scene, tensors, seed, range(number, number + 1))[0]
 
 
 def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
@@ -183,10 +197,10 @@ def jitter_along(scene: Scene, ray: Ray, gradients: Sequence[Array]) -> float:
     return float(scene.eps[ray.tensor] * ray.scale * norm(part))
 
 
-def short_slopes(scene: Scene, directions: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
-    """The slope along each direction from central quotients at one step, or at two (extrapolated)."""
+def short_slopes(scene: Scene, along: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
+    """The slope along each of several directions from central quotients at one step, or at two (extrapolated)."""
     steps = shortcut.steps
-    values = scene.evaluator.along_rays(directions, np.concatenate([steps, -steps])).real
+    values = scene.evaluator.along_rays(along, np.concatenate([steps, -steps])).real
     plus, minus = np.hsplit(values, 2)
     quotients = (plus - minus) / (2 * steps)
     best = quotients[:, -1]
@@ -266,8 +280,8 @@ class _Group:
         together = max(1, _SIGNS_AT_A_TIME // sum(self.scene.layout.sizes[t] for t in self.tensors))
         for begin in range(0, len(numbers), together):
             some = numbers[begin : begin + together]
-            directions = [direction(self.scene, self.tensors, self.seed, number) for number in some]
-            for rays, slope in zip(directions, short_slopes(self.scene, directions, short).tolist(), strict=True):
+            along = directions(self.scene, self.tensors, self.seed, some)
+            for rays, slope in zip(along, short_slopes(self.scene, along, short).tolist(), strict=True):
                 expected = analytic_slope(rays, self.gradients)
                 difference = abs(expected - slope) / SUSPICIOUS
                 if difference <= max(short.uncertainty, enough):

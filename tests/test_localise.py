@@ -242,13 +242,16 @@ def test_a_wholly_wrong_tensor_is_not_halved(factor: float) -> None:
 
 
 def test_a_wholly_wrong_tensor_is_soon_recognised_without_samples() -> None:
-    problem = sines(w=SHAPE)
-    report = probed(problem[0], {"w": 1.01 * problem[1]["w"]}, problem[2])
-    tensor = report.tensors["w"]
-    assert tensor.verdict == "fail"
-    assert "at least" in tensor.reason
-    assert len(tensor.wrong_entries) >= 3
-    assert report.evaluations - right_evaluations(problem) <= 600
+    problem, evaluations = sines(w=SHAPE), []
+    for seed in range(9):  # of 150 seeds: 650 on average, with a standard deviation of 130, 940 at most
+        report = probed(problem[0], {"w": 1.01 * problem[1]["w"]}, problem[2], seed=seed)
+        tensor = report.tensors["w"]
+        assert tensor.verdict == "fail"
+        assert "at least" in tensor.reason
+        assert len(tensor.wrong_entries) >= 3
+        evaluations.append(report.evaluations - right_evaluations(problem))
+    assert np.mean(evaluations) <= 750
+    assert max(evaluations) <= 1000
 
 
 # --- differences within tolerance ---
