@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -68,7 +69,8 @@ class Crew:
                 done(piece.stop - piece.start + _drained(finished))
                 piece = pieces.take()
             for helper in helpers:
-                helper.result()
+                if not helper.cancel():  # one that has not begun is needed no more
+                    helper.result()
             done(_drained(finished))
         finally:  # after an exception, Ctrl-C included: no thread may outlive the call
             pieces.drop()
@@ -103,12 +105,19 @@ class _SingleThreadedBlas:
 
     def __init__(self) -> None:
         self._lock, self._inside, self._limit = threading.Lock(), 0, contextlib.ExitStack()
+        self._libraries, self._modules = threadpoolctl.ThreadpoolController(), len(sys.modules)
+
+    def _known_libraries(self) -> threadpoolctl.ThreadpoolController:
+        """Looked for anew (half a millisecond) if a module was imported since, and may have brought one."""
+        if len(sys.modules) != self._modules:
+            self._libraries, self._modules = threadpoolctl.ThreadpoolController(), len(sys.modules)
+        return self._libraries
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
             if not self._inside:
-                self._limit.enter_context(threadpoolctl.threadpool_limits(1, user_api="blas"))
+                self._limit.enter_context(self._known_libraries().limit(limits=1, user_api="blas"))
             self._inside += 1
         try:
             yield
