@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,33 @@ from fastgc._record import Storage
 from fastgc._threads import Crew, Pieces, Work
 
 _LONGEST = 0.05  # seconds that a piece of work takes: short beside a progress bar or Ctrl-C
-_SHORTEST = 3e-4  # long beside taking it
-_MANY = 1 << 15  # entries, for which it pays to let other threads run: waiting for one's turn takes its time
+_SHORTEST = 2e-4  # long beside taking it
+_FEW = 1 << 17  # entries of a direction, of which each thread can keep another copy
 _SHARE = 4  # a piece is that part of a thread's share of what is left, so that none waits long for the last one
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """Directions that displace the same entries, of tensors of one dtype.
+
+    Attributes
+    ----------
+    begins : where each of their rays begins in a buffer of the dtype, shape (rays,)
+    bounds : and in the signs, and where the last one ends, shape (rays + 1,)
+    scales : of the rays, shape (rays,)
+    signs : shape (directions, entries)
+    """
+
+    dtype: np.dtype[Any]
+    begins: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    scales: NDArray[np.float64]
+    signs: NDArray[np.int8]
+
+    @cached_property
+    def parts(self) -> list[slice]:
+        """The entries of each ray in a buffer of the dtype."""
+        return [slice(begin, begin + size) for begin, size in zip(self.begins, np.diff(self.bounds), strict=True)]
 
 
 class NumbaEvaluator:
@@ -51,9 +77,10 @@ class NumbaEvaluator:
         self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
         self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
         self._records = [store.record() for store in stores]
-        entry = _kernels.Entry(loss, (self._records[0], *args))
+        self._entry = _kernels.Entry(loss, (self._records[0], *args))
         dtypes = {leaf.dtype for leaf in stores[0].leaves}
-        self._loops = {dtype: _kernels.open_loop(entry, self._records[0], args, dtype) for dtype in dtypes}
+        self._loops = {dtype: _kernels.open_loop(self._entry, dtype) for dtype in dtypes}
+        self._ray_loops: dict[np.dtype[Any], Callable[..., None]] = {}
         # Where each tensor begins in the buffer, in entries of its own dtype.
         sizes = np.array([leaf.dtype.itemsize for leaf in stores[0].leaves])
         self._begins: NDArray[np.int64] = stores[0].offsets // sizes
@@ -69,13 +96,15 @@ class NumbaEvaluator:
 
     def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
         out: Array = np.empty((len(rows), 1), self._direct.result_dtype)
-        parts = [(t, positions[mine] - self._layout.starts[t], mine) for t, mine in self._layout.parts(positions)]
+        parts = [(*self._cells(positions[same]), same) for same in self._of_one_dtype(positions)]
+        somewhere = int(self._layout.tensor_of(positions[:1])[0])
 
         def work(thread: int, piece: slice) -> None:
             for j in range(piece.start, piece.stop):
-                self._run_row(thread, [(t, local, rows[j][mine]) for t, local, mine in parts], out[j : j + 1])
+                row = [(dtype, cells, rows[j][same]) for dtype, cells, same in parts]
+                self._run_row(thread, row, somewhere, out[j : j + 1])
 
-        self._in_threads(len(rows), 1, work, silent)
+        self._one_by_one(len(rows), work)
         return out[:, 0]
 
     def entries(self, positions: NDArray[np.int64]) -> Array:
@@ -93,14 +122,11 @@ class NumbaEvaluator:
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
         out: Array = np.empty((len(directions), distances.size), self._direct.result_dtype)
-        count = distances.size
-
-        def work(thread: int, piece: slice) -> None:
-            for i in range(piece.start // count, -(-piece.stop // count)):
-                some = slice(max(piece.start - i * count, 0), min(piece.stop - i * count, count))
-                self._run_rays(thread, directions[i], distances[some], out[i : i + 1, some])
-
-        self._in_threads(out.size, 1, work, silent)
+        begin = 0
+        for _, alike in itertools.groupby(directions, _extent):
+            some = list(alike)
+            self._along_alike(some, distances, out[begin : begin + len(some)])
+            begin += len(some)
         return out
 
     def close(self) -> None:
@@ -117,16 +143,60 @@ class NumbaEvaluator:
 
         self._in_threads(positions.size, displaced.shape[1], work, tick)
 
+    def _along_alike(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64], out: Array) -> None:
+        """The loss at distances along directions through the same entries."""
+        rays, flat = directions[0], out.reshape(-1)
+        dtypes = {self._flat(0, ray.tensor).dtype for ray in rays}
+        if len(dtypes) > 1 or sum(ray.signs.size for ray in rays) > _FEW:
+
+            def one_by_one(thread: int, piece: slice) -> None:
+                for m in range(piece.start, piece.stop):
+                    i, j = divmod(m, distances.size)
+                    self._run_rays(thread, directions[i], float(distances[j]), flat[m : m + 1, None])
+
+            self._one_by_one(flat.size, one_by_one)
+            return
+        bundle = self._bundle(dtypes.pop(), directions)
+
+        def work(thread: int, piece: slice) -> None:
+            self._run_bundle(thread, bundle, distances, piece.start, flat[piece])
+
+        self._in_threads(flat.size, 1, work, silent)
+
+    def _bundle(self, dtype: np.dtype[Any], directions: Sequence[Sequence[Ray]]) -> _Bundle:
+        if dtype not in self._ray_loops:
+            self._ray_loops[dtype] = _kernels.open_ray_loop(self._entry, dtype)
+        rays = directions[0]
+        return _Bundle(
+            dtype=dtype,
+            begins=np.array([self._begins[ray.tensor] + ray.start for ray in rays]),
+            bounds=np.cumsum([0, *(ray.signs.size for ray in rays)]),
+            scales=np.array([ray.scale for ray in rays]),
+            signs=np.stack([np.concatenate([ray.signs for ray in each]) for each in directions]),
+        )
+
+    def _one_by_one(self, count: int, work: Work) -> None:
+        """Have ``count`` evaluations done between which Python is at work: in threads, if they take long beside it."""
+        if self._seconds > _SHORTEST:
+            self._in_threads(count, 1, work, silent)
+            return
+        for i in range(count):
+            work(0, slice(i, i + 1))
+            self._done(1)
+
     def _in_threads(self, count: int, columns: int, work: Work, tick: Tick) -> None:
         """Have ``count`` items of so many evaluations each done."""
 
         def done(items: int) -> None:
-            self._evaluations += items * columns
             tick(items)
-            if time.perf_counter() > self._direct.deadline:
-                raise OutOfTime
+            self._done(items * columns)
 
         self._crew.run(Pieces(count, lambda left: self._length(left, columns)), work, done)
+
+    def _done(self, evaluations: int) -> None:
+        self._evaluations += evaluations
+        if time.perf_counter() > self._direct.deadline:
+            raise OutOfTime
 
     def _length(self, left: int, columns: int) -> int:
         """Items of the next piece, when so many are left."""
@@ -162,27 +232,46 @@ class NumbaEvaluator:
                     raise
                 out[i, j] = np.nan
 
-    def _run_row(self, thread: int, parts: Sequence[tuple[int, NDArray[np.int64], Array]], out: Array) -> None:
-        """With entries of several tensors displaced together."""
-        flats = [self._flat(thread, t) for t, _, _ in parts]
-        originals = [flat[local] for flat, (_, local, _) in zip(flats, parts, strict=True)]
+    def _run_row(
+        self, thread: int, parts: Sequence[tuple[np.dtype[Any], NDArray[np.int64], Array]], tensor: int, out: Array
+    ) -> None:
+        """With entries displaced together, those of each dtype in a buffer of it; some of the given tensor."""
+        flats = [self._stores[thread].buffer.view(dtype) for dtype, _, _ in parts]
+        originals = [flat[cells] for flat, (_, cells, _) in zip(flats, parts, strict=True)]
         try:
-            for flat, (_, local, entries) in zip(flats, parts, strict=True):
-                flat[local] = entries
-            self._run_as_it_is(thread, parts[0][0], out)
+            for flat, (_, cells, entries) in zip(flats, parts, strict=True):
+                flat[cells] = entries
+            self._run_as_it_is(thread, tensor, out)
         finally:
-            for flat, (_, local, _), original in zip(flats, parts, originals, strict=True):
-                flat[local] = original
+            for flat, (_, cells, _), original in zip(flats, parts, originals, strict=True):
+                flat[cells] = original
 
-    def _run_rays(self, thread: int, rays: Sequence[Ray], distances: NDArray[np.float64], out: Array) -> None:
+    def _run_bundle(self, thread: int, bundle: _Bundle, distances: NDArray[np.float64], first: int, out: Array) -> None:
+        """Values number ``first`` and following along the directions, or each by itself if one of them raises."""
+        flat = self._stores[thread].buffer.view(bundle.dtype)
+        origin = np.concatenate([flat[part] for part in bundle.parts])
+        rest = bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances, first, out
+        begin = time.perf_counter()
+        try:
+            self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, origin, *rest)
+        except Exception as error:
+            for part, original in zip(bundle.parts, np.split(origin, bundle.bounds[1:-1]), strict=True):
+                flat[part] = original
+            if not outside_domain(error):
+                raise
+            out[...] = np.nan
+            for m in range(out.size if out.size > 1 else 0):
+                self._run_bundle(thread, bundle, distances, first + m, out[m : m + 1])
+        self._seconds = (time.perf_counter() - begin) / out.size
+
+    def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> None:
+        """One value along a direction through many entries, of which no other copy is made."""
         flats = [self._flat(thread, ray.tensor)[ray.start : ray.start + ray.signs.size] for ray in rays]
         originals = [_for_kernels(self._direct.origin(ray)) for ray in rays]
         try:
-            for j, distance in enumerate(distances.tolist()):
-                for ray, flat, original in zip(rays, flats, originals, strict=True):
-                    displace = _kernels.displace_many if flat.size > _MANY else _kernels.displace
-                    displace(flat, original, ray.signs, distance * ray.scale)
-                self._run_as_it_is(thread, rays[0].tensor, out[:, j : j + 1])
+            for ray, flat, original in zip(rays, flats, originals, strict=True):
+                _kernels.displace(flat, original, ray.signs, distance * ray.scale)
+            self._run_as_it_is(thread, rays[0].tensor, out)
         finally:
             for flat, original in zip(flats, originals, strict=True):
                 flat[...] = original
@@ -211,6 +300,11 @@ class NumbaEvaluator:
         tensors = self._layout.tensor_of(positions)
         dtype = self._stores[0].leaves[tensors[0]].dtype
         return dtype, positions + (self._begins - self._layout.starts[:-1])[tensors]
+
+
+def _extent(rays: Sequence[Ray]) -> list[tuple[int, int, int, float]]:
+    """Which entries a direction displaces, and how far."""
+    return [(ray.tensor, ray.start, ray.signs.size, ray.scale) for ray in rays]
 
 
 def _for_kernels(array: Array) -> Array:

@@ -289,7 +289,7 @@ class Entry:
         What it will be called with.
     """
 
-    __slots__ = ("_compiled", "address", "numba_type")
+    __slots__ = ("_compiled", "address", "kinds", "numba_type")
 
     def __init__(self, loss: Any, arguments: tuple[Any, ...]) -> None:
         kinds = tuple(numba.typeof(argument) for argument in arguments)
@@ -299,6 +299,7 @@ class Entry:
         name = self._compiled.fndesc.llvm_func_name
         self.address = self._compiled.library.get_pointer_to_function(name)
         self.numba_type = EntryType(self._compiled.signature)
+        self.kinds = (self.numba_type, kinds[0], types.Tuple(kinds[1:]))
 
 
 def _compiled_for(loss: Any, kinds: tuple[Any, ...]) -> Any:
@@ -379,11 +380,7 @@ def displaced_values(entry: Any, params: Any, args: Any, flat: Any, positions: A
         flat[position] = original
 
 
-with contextlib.suppress(RuntimeError):  # no folder that can be written to
-    displaced_values.enable_caching()  # nothing of the user's is in it
-
-
-@numba.njit
+@numba.njit(nogil=True)
 def displace(flat: Any, original: Any, signs: Any, step: float) -> None:
     """Write ``original + step * signs`` to ``flat``; all of one length."""
     for i in range(flat.size):
@@ -391,29 +388,63 @@ def displace(flat: Any, original: Any, signs: Any, step: float) -> None:
 
 
 @numba.njit(nogil=True)
-def displace_many(flat: Any, original: Any, signs: Any, step: float) -> None:
-    """The same, for so many entries that other threads are to run meanwhile."""
-    displace(flat, original, signs, step)
+def values_along_rays(
+    entry: Any, params: Any, args: Any, flat: Any, origin: Any, begins: Any, bounds: Any, scales: Any, signs: Any,
+    distances: Any, first: int, out: Any,
+) -> None:  # fmt: skip
+    """Write the loss at distances along directions to ``out``: values number ``first`` and following of them all.
+
+    Value m is at ``distances[m % n]`` along direction ``m // n``, of n distances. A direction displaces the entries of
+    ``flat`` from ``begins[r]`` on by ``distance * scales[r] * signs[direction, bounds[r]:bounds[r + 1]]``, for each r,
+    away from ``origin[bounds[r]:bounds[r + 1]]``, to which they are assigned back.
+    """
+    for m in range(out.size):
+        row, column = divmod(first + m, distances.size)
+        for r in range(begins.size):
+            begin, end = bounds[r], bounds[r + 1]
+            part = flat[begins[r] : begins[r] + end - begin]
+            displace(part, origin[begin:end], signs[row, begin:end], distances[column] * scales[r])
+        out[m] = _number(_call(entry, params, args))  # type: ignore[call-arg]
+    for r in range(begins.size):
+        flat[begins[r] : begins[r] + bounds[r + 1] - bounds[r]] = origin[bounds[r] : bounds[r + 1]]
 
 
-for each in (displace, displace_many):
-    with contextlib.suppress(RuntimeError):
-        each.enable_caching()
+for each in (displaced_values, values_along_rays, displace):
+    with contextlib.suppress(RuntimeError):  # no folder that can be written to
+        each.enable_caching()  # nothing of the user's is in it
 
 
-def open_loop(entry: Entry, params: Any, args: tuple[Any, ...], dtype: np.dtype[Any]) -> Callable[..., None]:
+def open_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
     """`displaced_values` for a loss and parameters of a dtype, as a function of its arguments from ``params`` on.
 
-    It does without Numba's look at the type of every argument, at every call (30 microseconds): all arrays must be
-    contiguous, positions of int64, displaced entries and values of float64, or of complex128 where ``dtype`` is.
+    All arrays must be contiguous, positions of int64, displaced entries and values of float64, or of complex128 where
+    ``dtype`` is.
     """
-    value: Any = types.complex128 if dtype.kind == "c" else types.float64
-    arrays = [(numba.from_dtype(dtype), 1), (types.int64, 1), (value, 2), (value, 2)]
-    contiguous = [types.Array(kind, ndim, "C") for kind, ndim in arrays]
-    kinds = (entry.numba_type, numba.typeof(params), numba.typeof(args), *contiguous)
-    displaced_values.compile(kinds)
-    compiled: Any = displaced_values.overloads[kinds]
-    return partial(compiled.entry_point, entry)
+    value = _value_type(dtype)
+    return _opened(displaced_values, entry, (dtype, 1), (np.int64, 1), (value, 2), (value, 2))
+
+
+def open_ray_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The same of `values_along_rays`: ``begins`` and ``bounds`` are of int64, scales and distances of float64."""
+    indices, numbers = (np.int64, 1), (np.float64, 1)
+    arrays = [(dtype, 1), (dtype, 1), indices, indices, numbers, (np.int8, 2), numbers, (np.int64, 0)]
+    return _opened(values_along_rays, entry, *arrays, (_value_type(dtype), 1))
+
+
+def _value_type(dtype: np.dtype[Any]) -> type:
+    return np.complex128 if dtype.kind == "c" else np.float64
+
+
+def _opened(kernel: Any, entry: Entry, *arrays: tuple[Any, int]) -> Callable[..., None]:
+    """A kernel compiled for arrays of these dtypes and numbers of axes (0: a number).
+
+    Called so it does without Numba's look at the type of every argument, at every call (30 microseconds).
+    """
+    scalars = [(numba.from_dtype(np.dtype(dtype)), ndim) for dtype, ndim in arrays]
+    kinds = (*entry.kinds, *(types.Array(kind, ndim, "C") if ndim else kind for kind, ndim in scalars))
+    if kinds not in kernel.overloads:
+        kernel.compile(kinds)
+    return partial(kernel.overloads[kinds].entry_point, entry)
 
 
 def loop_is_compiled(params: Any, args: tuple[Any, ...]) -> bool:

@@ -13,6 +13,7 @@ import threadpoolctl
 from test_layout import Array
 
 import fastgc
+from fastgc import _compiled
 from fastgc._compiled import NumbaEvaluator
 from fastgc._evaluate import PythonEvaluator, Ray, silent
 from fastgc._layout import flatten_parameters
@@ -35,7 +36,8 @@ def picky(params: Any) -> float:
 
 @contextmanager
 def evaluators(loss: Any, threads: int, kinds: str = "ddd") -> Iterator[tuple[PythonEvaluator, NumbaEvaluator]]:
-    layout, leaves = flatten_parameters(PARAMS)
+    layout, given = flatten_parameters(PARAMS)
+    leaves = [leaf.astype(kind) for leaf, kind in zip(given, kinds, strict=True)]
     stores = [store(layout, leaves, [np.dtype(kind) for kind in kinds]) for _ in range(threads)]
     own = store(layout, leaves, [np.dtype(kind) for kind in kinds])
     plain = PythonEvaluator(loss, own.record(), (), layout, own.leaves, leaves)
@@ -65,8 +67,13 @@ def test_values_are_those_of_single_calls(threads: int, kinds: str) -> None:
         assert compiled.evaluations == 2 * displaced.size
 
 
+@pytest.mark.parametrize("few", [0, 1 << 17])  # entries whose directions are bundled
+@pytest.mark.parametrize("kinds", ["ddd", "dfd", "fff"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_values_along_directions_are_those_of_single_calls(threads: int) -> None:
+def test_values_along_directions_are_those_of_single_calls(
+    threads: int, kinds: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compiled, "_FEW", few)
     generator = np.random.default_rng(1)
 
     def signs(count: int) -> Any:
@@ -74,15 +81,64 @@ def test_values_along_directions_are_those_of_single_calls(threads: int) -> None
 
     directions = [
         [Ray(0, 0, signs(40), 0.3), Ray(1, 0, signs(1), 2.0), Ray(2, 5, signs(600), 0.01)],
-        [Ray(2, 0, signs(700), 0.5)],
+        *([Ray(2, 0, signs(700), 0.5)] for _ in range(20)),
+        [Ray(2, 0, signs(700), 0.25)],
         [Ray(1, 0, signs(1), 1.0)],
+        *([Ray(0, 3, signs(9), 1.0), Ray(2, 1, signs(2), 0.5)] for _ in range(2)),
     ]
     distances = np.array([-0.5, 0.125, 1e-6])
-    with evaluators(smooth, threads) as (plain, compiled):
+    with evaluators(smooth, threads, kinds) as (plain, compiled):
         expected = plain.along_rays(directions, distances)
-        assert expected.shape == (3, 3)
+        assert expected.shape == (25, 3)
         np.testing.assert_array_equal(compiled.along_rays(directions, distances), expected)
-        assert compiled.evaluations == 9
+        assert compiled.evaluations == 75
+
+
+@pytest.mark.parametrize("kinds", ["ddd", "dfd"])
+def test_rows_of_several_tensors_are_those_of_single_calls(kinds: str) -> None:
+    positions = np.array([0, 7, 40, 41, 700])
+    with evaluators(smooth, 2, kinds) as (plain, compiled):
+        rows = plain.rounded(positions, np.random.default_rng(2).standard_normal((5, 6))).T
+        np.testing.assert_array_equal(compiled.along(positions, rows), plain.along(positions, rows))
+
+
+@numba.njit
+def raises_far_out(params: Any) -> float:
+    if params["c"][3] > 1.1:
+        raise KeyError("far out")
+    return np.sum(params["c"])
+
+
+@pytest.mark.parametrize("few", [0, 1 << 17])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_a_loss_raises_along_a_direction_passes_through(
+    threads: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compiled, "_FEW", few)
+    ray = Ray(2, 0, np.ones(700, np.int8), 1.0)
+    with evaluators(raises_far_out, threads) as (_, compiled), pytest.raises(KeyError, match="far out"):
+        compiled.along_rays([[ray]] * 30, np.array([-1.0, 1.0]))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_values_outside_the_domain_along_many_directions_are_nan(threads: int) -> None:
+    directions = [[Ray(2, 0, np.full(700, sign, np.int8), 1.0)] for sign in [1, -1] * 10]
+    with evaluators(picky, threads) as (plain, compiled):
+        values = compiled.along_rays(directions, np.array([-1.0, 1.0, 0.0]))
+        np.testing.assert_array_equal(values, plain.along_rays(directions, np.array([-1.0, 1.0, 0.0])))
+        assert np.isnan(values).sum() == 20
+
+
+def test_an_empty_tensor_stands_in_nobodys_way() -> None:
+    @numba.njit
+    def loss(p: Any) -> float:
+        return np.sum(p["none"]) + np.sum(p["w"] ** 2)
+
+    params = {"none": np.empty((0, 3)), "w": np.arange(1.0, 9.0)}
+    gradients = {"none": np.empty((0, 3)), "w": 2 * params["w"]}
+    for samples in ("all", 0):
+        report = fastgc.check_gradients(loss, gradients, params, engine="numba", samples=samples, crosscheck=False)
+        assert report.passed
 
 
 @pytest.mark.parametrize("threads", [1, 2])
