@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastgc._compare import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judgement
 from fastgc._entries import Estimates, ladder_estimates
 from fastgc._evaluate import OutOfTime
-from fastgc._layout import median, norm
+from fastgc._layout import norm
 from fastgc._probes import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._progress import Progress
 from fastgc._report import Probe
@@ -42,42 +42,56 @@ class Coverage:
 
 
 def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress) -> dict[int, Probing]:
-    """Probe the tensors, few of them together where there are many."""
+    """Probe all tensors together, and each by itself (or few, of very many) of which that does not show enough."""
+    enough: dict[int, Probing] = {}
     found: dict[int, Probing] = {}
     filled = [t for t in tensors if site.scene.layout.sizes[t] and np.isfinite(site.sizes[t])]
     numbers = range(min(probes, _OWN))
     with contextlib.suppress(OutOfTime):
-        for group in groups(site.scene, filled, site.gradients) if probes else []:
+        shared = _through_all(site, filled, probes, seed, bar)
+        if shared is not None:
+            enough |= {t: shared for t in filled if CERTAIN * shared.uncertainty <= _harmless(site, [t])}
+        rest = [t for t in filled if t not in enough]
+        for group in groups(site.scene, rest, site.gradients) if probes else []:
             bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
             found |= _told_apart(site, _probed(site, group, numbers, seed), numbers, seed)
         if probes > _OWN:
-            bar.enter("all (probes)")
-            found |= _followed_up(site, found, range(_OWN, probes), seed)
-    return found
+            found |= _followed_up(site, found, shared, range(_OWN, probes), seed)
+    return enough | found
 
 
-def _probed(site: Site, tensors: Sequence[int], numbers: range, seed: int) -> Probing:
+def _through_all(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress) -> Probing | None:
+    """More directions than each tensor needs of its own, through all at once; None where they show a difference."""
+    if probes <= _OWN or len(tensors) < 2:
+        return None
+    bar.enter("all (probes)")
+    shared = _probed(site, tensors, range(probes), seed, wary=True)
+    return None if shared.suspicious or shared.trouble else shared
+
+
+def _probed(site: Site, tensors: Sequence[int], numbers: range, seed: int, *, wary: bool = False) -> Probing:
     """What lies far below the tolerance of a median entry need not be measured: the limits rest on that."""
-    return probe(site.scene, tensors, site.gradients, numbers, seed, _ENOUGH * _harmless(site, tensors))
+    return probe(site.scene, tensors, site.gradients, numbers, seed, _ENOUGH * _harmless(site, tensors), wary=wary)
 
 
 def _harmless(site: Site, tensors: Sequence[int]) -> float:
     """Errors of a slope below which no entry of median magnitude is out of tolerance."""
-    return min(_median_tolerance(site, t) * float(site.scene.tensor_scales[t]) for t in tensors)
+    return min(float(site.usual_tolerances[t] * site.scene.tensor_scales[t]) for t in tensors)
 
 
-def _followed_up(site: Site, found: dict[int, Probing], numbers: range, seed: int) -> dict[int, Probing]:
-    """The probings with more directions: through all tensors at once, for those that keep their limits, or nearly."""
+def _followed_up(
+    site: Site, found: dict[int, Probing], shared: Probing | None, numbers: range, seed: int
+) -> dict[int, Probing]:
+    """The probings with more directions: those through all tensors, for those that keep their limits, or nearly."""
     groups = list({id(probing): probing for probing in found.values()}.values())
     more: dict[int, Probing] = {}
-    if len(groups) > 1 and not any(group.suspicious or group.trouble for group in groups):
-        shared = _probed(site, list(found), numbers, seed)
-        if not (shared.suspicious or shared.trouble):
-            more = {t: shared for t, own in found.items() if _nearly_as_good(site, t, shared, own)}
+    if shared is not None and not any(group.suspicious or group.trouble for group in groups):
+        rest = shared.part(numbers)
+        more = {t: rest for t, own in found.items() if _nearly_as_good(site, t, rest, own)}
     for group in groups:
-        rest = [t for t in group.tensors if found[t] is group and t not in more]
-        if rest:
-            more |= _told_apart(site, _probed(site, rest, numbers, seed), numbers, seed)
+        lacking = [t for t in group.tensors if found[t] is group and t not in more]
+        if lacking:
+            more |= _told_apart(site, _probed(site, lacking, numbers, seed), numbers, seed)
     return {t: probing.extended(more[t]) for t, probing in found.items()}
 
 
@@ -238,7 +252,7 @@ def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[st
         seen=seen,
         relative_error=estimate if seen else relative,
         interval=(low, high),
-        entry_limit=max(CERTAIN * limit, _median_tolerance(site, tensor)),
+        entry_limit=max(CERTAIN * limit, float(site.usual_tolerances[tensor])),
         norm_limit=relative,
         miss_probability=0.5**probing.residuals.size,
         shared_with=tuple(names[t] for t in (*probing.tensors, *probing.beside) if t != tensor),
@@ -268,10 +282,3 @@ def _interval(probing: Probing, tail: float) -> tuple[float, float]:
 
     count, length = probing.residuals.size, norm(probing.residuals)
     return length / float(chdtri(count, tail)) ** 0.5, length / float(chdtri(count, 1 - tail)) ** 0.5
-
-
-def _median_tolerance(site: Site, tensor: int) -> float:
-    """The allowed difference of an entry of median magnitude (of some 4,000 evenly spaced ones)."""
-    gradient = site.gradients[tensor]
-    some = np.abs(gradient[:: max(1, gradient.size // 4096)].astype(np.float64))
-    return float(site.tolerances.allowed(tensor, median(some), float(site.sizes[tensor])))

@@ -84,6 +84,18 @@ class Probing:
     first: int = 0
     beside: tuple[int, ...] = ()
 
+    def part(self, numbers: range) -> Probing:
+        """With some of the directions only."""
+        some = slice(numbers.start - self.first, numbers.stop - self.first)
+        return replace(
+            self,
+            residuals=self.residuals[some],
+            slopes=self.slopes[some],
+            analytic=self.analytic[some],
+            uncertainties=self.uncertainties[some],
+            first=numbers.start,
+        )
+
     def extended(self, more: Probing) -> Probing:
         """With further directions, which more tensors may share."""
         return replace(
@@ -180,7 +192,7 @@ def ladder_slope(scene: Scene, rays: Sequence[Ray], jitter: float) -> tuple[Line
 
 def _ladder(scene: Scene, rays: Sequence[Ray], rungs: Floats, jitter: float) -> Ladder:
     values = scene.evaluator.along_rays([rays], np.concatenate([-rungs, rungs]))[0].real
-    minus, plus = np.split(values, 2)
+    minus, plus = values[: rungs.size], values[rungs.size :]
     with np.errstate(all="ignore"):
         rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
     noise = np.fmax(scene.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0)) + jitter
@@ -201,7 +213,7 @@ def short_slopes(scene: Scene, along: Sequence[Sequence[Ray]], shortcut: Shortcu
     """The slope along each of several directions from central quotients at one step, or at two (extrapolated)."""
     steps = shortcut.steps
     values = scene.evaluator.along_rays(along, np.concatenate([steps, -steps])).real
-    plus, minus = np.hsplit(values, 2)
+    plus, minus = values[:, : steps.size], values[:, steps.size :]
     quotients = (plus - minus) / (2 * steps)
     best = quotients[:, -1]
     return np.asarray(best if steps.size == 1 else best + (best - quotients[:, 0]) / (_RATIO**2 - 1))
@@ -219,7 +231,6 @@ def _shortcuts(ladder: Ladder, line: Line, enough: float) -> tuple[Shortcut, Sho
         double = single[1:] + np.diff(single) / (_RATIO**2 - 1)
         error_1 = 3 * np.abs(single - line.derivative) + ladder.scatter + line.uncertainty
         error_2 = 3 * np.abs(double - line.derivative) + 1.1 * ladder.scatter[1:] + line.uncertainty
-    error_1, error_2 = np.nan_to_num(error_1, nan=np.inf), np.nan_to_num(error_2, nan=np.inf)
     one, two = _last_good(error_1, enough), _last_good(error_2, enough)
     return (
         Shortcut(ladder.above[one : one + 1], float(error_1[one])),
@@ -228,12 +239,14 @@ def _shortcuts(ladder: Ladder, line: Line, enough: float) -> tuple[Shortcut, Sho
 
 
 def _last_good(errors: Floats, enough: float) -> int:
+    errors = np.where(np.isnan(errors), np.inf, errors)
     return int(np.flatnonzero(errors <= max(enough, errors.min()))[-1])
 
 
 def probe(
-    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], numbers: range, seed: int, enough: float = 0.0
-) -> Probing:
+    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], numbers: range, seed: int, enough: float = 0.0,
+    *, wary: bool = False,
+) -> Probing:  # fmt: skip
     """Measure random directions in the tensors: the first by a ladder, the others at the steps it found best.
 
     A direction that looks suspicious is measured again by a ladder of its own.
@@ -244,12 +257,21 @@ def probe(
         Of the directions.
     enough : float
         An uncertainty of the residuals below which nothing is gained.
+    wary : bool
+        End with the first direction where that looks suspicious.
     """
     group = _Group(scene, tensors, gradients, seed)
-    line, ladder, expected = group.first(numbers[0])
-    quick, fine = _shortcuts(ladder, line, enough)
-    short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
-    rows = [(expected, line.derivative, with_gap(line)), *group.others(numbers[1:], short, enough)]
+    rows: list[tuple[float, float, float]] = []
+    for along in group.directions(numbers):
+        if not rows:
+            line, ladder = ladder_slope(scene, along[0], group.jitter)
+            quick, fine = _shortcuts(ladder, line, enough)
+            short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
+            rows.append((analytic_slope(along[0], gradients), line.derivative, with_gap(line)))
+            del along[0]
+            if wary and not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * rows[0][2]:
+                break
+        rows += group.slopes(along, short, enough) if along else []
     known, numerical, errors = np.array(rows).T
     uncertainties = errors + group.rounding
     trouble = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
@@ -266,29 +288,27 @@ class _Group:
     gradients: Sequence[Array]
     seed: int
 
-    def first(self, number: int) -> tuple[Line, Ladder, float]:
-        """What a ladder shows along the first direction, and the analytic slope; its signs take room no longer."""
-        rays = direction(self.scene, self.tensors, self.seed, number)
-        line, ladder = ladder_slope(self.scene, rays, self.jitter)
-        return line, ladder, analytic_slope(rays, self.gradients)
+    def directions(self, numbers: range) -> Iterator[list[list[Ray]]]:
+        """The directions, as many at a time as memory has room for their signs."""
+        together = max(1, _SIGNS_AT_A_TIME // sum(self.scene.layout.sizes[t] for t in self.tensors))
+        for begin in range(0, len(numbers), together):
+            yield directions(self.scene, self.tensors, self.seed, numbers[begin : begin + together])
 
-    def others(self, numbers: range, short: Shortcut, enough: float) -> Iterator[tuple[float, float, float]]:
+    def slopes(
+        self, along: Sequence[Sequence[Ray]], short: Shortcut, enough: float
+    ) -> Iterator[tuple[float, float, float]]:
         """Analytic and numerical slope along each, and the uncertainty; where they differ, by a ladder of its own.
 
         A difference with which nothing would be gained counts as uncertainty.
         """
-        together = max(1, _SIGNS_AT_A_TIME // sum(self.scene.layout.sizes[t] for t in self.tensors))
-        for begin in range(0, len(numbers), together):
-            some = numbers[begin : begin + together]
-            along = directions(self.scene, self.tensors, self.seed, some)
-            for rays, slope in zip(along, short_slopes(self.scene, along, short).tolist(), strict=True):
-                expected = analytic_slope(rays, self.gradients)
-                difference = abs(expected - slope) / SUSPICIOUS
-                if difference <= max(short.uncertainty, enough):
-                    yield expected, slope, max(short.uncertainty, difference)
-                else:
-                    own, _ = ladder_slope(self.scene, rays, self.jitter)
-                    yield expected, own.derivative, with_gap(own)
+        for rays, slope in zip(along, short_slopes(self.scene, along, short).tolist(), strict=True):
+            expected = analytic_slope(rays, self.gradients)
+            difference = abs(expected - slope) / SUSPICIOUS
+            if difference <= max(short.uncertainty, enough):
+                yield expected, slope, max(short.uncertainty, difference)
+            else:
+                own, _ = ladder_slope(self.scene, rays, self.jitter)
+                yield expected, own.derivative, with_gap(own)
 
     @cached_property
     def lengths(self) -> Floats:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._compare import Judgement, Tolerances, gradient_scales, judge
 from fastgc._entries import Estimates, Scene, ladder_estimates, quotient_estimates, telling_quotients
-from fastgc._layout import Array
+from fastgc._layout import Array, median
 from fastgc._progress import Progress
 from fastgc._stencil import Stencil
 
@@ -22,6 +23,7 @@ Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps that
 
 PLAIN = 1000.0  # uncertainties beyond which an entry is wrong whatever else may be found
 _BLOCK = 1 << 15  # entries of which quotients are made at a time: their values stay in the cache
+_LOOKED_AT = 4096  # entries of a tensor that tell what is allowed for a usual one
 _SOME = 3  # entries without which no remark is made
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
 _ROUND_OFF = 100  # eps of the loss: noise below it is round-off, and above it noise
@@ -43,6 +45,13 @@ class Site:
     tolerances: Tolerances
     stencil: Stencil
     step: float | None
+
+    @cached_property
+    def usual_tolerances(self) -> Floats:
+        """The allowed difference of an entry of median magnitude (of some 4,000 evenly spaced ones), (tensors,)."""
+        some = [np.abs(each[:: max(1, each.size // _LOOKED_AT)].astype(np.float64)) for each in self.gradients]
+        usual = np.array([median(each) if each.size else 0.0 for each in some])
+        return np.asarray(self.tolerances.allowed(np.arange(usual.size), usual, self.sizes))
 
     def analytic(self, positions: Positions) -> Floats:
         """The analytic gradient at positions of the flat vector."""

@@ -260,7 +260,7 @@ def test_many_directions_go_through_all_tensors_at_once() -> None:
     loss, gradients, params = sines(a=500, b=(20, 20), c=40, d=7)
     few, many_ = (probed(loss, gradients, params, probes=probes) for probes in (3, 20))
     assert few.passed and many_.passed
-    assert many_.evaluations - few.evaluations <= 10 + 4 * 17  # of a ladder, and of the others at one or two steps
+    assert many_.evaluations <= few.evaluations + 40, "one ladder instead of four"
     for name, tensor in many_.tensors.items():
         assert set(tensor.probe.shared_with) == set(params) - {name}
         assert len(tensor.probe.residuals) == 20 and tensor.probe.miss_probability == 0.5**20
