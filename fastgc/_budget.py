@@ -42,7 +42,7 @@ def settle_in_time(site: Site, positions: Positions, deadline: float, bar: Progr
     parts = []
     with contextlib.suppress(OutOfTime):
         for batch in _batches(positions, deadline):
-            parts.append(settle(site, np.sort(batch), bar))
+            parts.append(settle(site, batch if deadline == math.inf else np.sort(batch), bar))
     return together(parts) if parts else settle(site, positions[:0], bar)
 
 

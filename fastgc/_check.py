@@ -364,7 +364,7 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
         explanation = _explained(site, *site.joined(estimates, judgement, looked_at, scales), start, scope.seed, bar)
-        remarked += remarks(site, estimates)
+        remarked += remarks(site, estimates, judgement.analytic)
         if scope.crosscheck and start.number == 0:
             second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
     unprobed = [t for t in scope.probed if np.isfinite(site.sizes[t]) and t not in coverages]

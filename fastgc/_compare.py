@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._entries import Estimates
+from fastgc._layout import norm
 
 Floats = NDArray[np.float64]
 
@@ -94,7 +96,10 @@ def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
 def elementwise_error(a: Floats, b: Floats) -> Floats:
     """``|a - b| / max(|a| + |b|, 1e-8)`` of every entry."""
     with np.errstate(all="ignore"):
-        return np.asarray(np.abs(a - b) / np.maximum(np.abs(a) + np.abs(b), _TINY))
+        size, error = np.asarray(np.abs(a)), np.asarray(a - b)
+        size += np.abs(b)
+        np.divide(np.abs(error, out=error), np.maximum(size, _TINY, out=size), out=error)
+    return error
 
 
 def _same_shape(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
@@ -137,11 +142,10 @@ class Tolerances:
     rtol: Floats
     atol: Floats | None  # None: 1e-3 * rtol * scale of the tensor
 
-    def allowed(self, tensors: Any, size: Any, scale: Any) -> Any:
-        """Allowed difference of values of that size in tensors of that scale."""
-        rtol = self.rtol[tensors]
-        atol = _ATOL_SHARE * rtol * scale if self.atol is None else self.atol[tensors]
-        return atol + rtol * size
+    def allowed(self, tensors: Any, size: Any, scales: Floats) -> Any:
+        """Allowed difference of values of that size in these tensors, of all tensors' scales."""
+        atol = _ATOL_SHARE * self.rtol * scales if self.atol is None else self.atol
+        return atol[tensors] + self.rtol[tensors] * size
 
 
 @dataclass(frozen=True)
@@ -170,10 +174,29 @@ class Judgement:
         """In words."""
         return np.array([PASS, UNDECIDED, FAIL], object)[self.undecided + 2 * self.failed.astype(np.int8)]
 
+    @cached_property
+    def distance(self) -> Floats:
+        """Of the analytic from the numerical values."""
+        with np.errstate(all="ignore"):
+            return np.abs(self.analytic - self.numerical)
+
     @property
     def worst(self) -> str:
         """The verdict on all of them together."""
         return FAIL if self.failed.any() else UNDECIDED if self.undecided.any() else PASS
+
+    @classmethod
+    def passing(cls, analytic: Floats, estimates: Estimates) -> Judgement:
+        """As if all entries passed; what is allowed is left open."""
+        numerical, size = estimates.numerical, analytic.size
+        failed, undecided, unsure, close = np.zeros((4, size), bool)
+        numerical = numerical if estimates.clear.all() else numerical.copy()  # at kinks it becomes another value
+        return cls(analytic, numerical, np.empty(size), failed, undecided, np.full(size, "", object), unsure, close)
+
+    def replace(self, where: NDArray[np.int64], other: Judgement) -> None:
+        """Take over the verdicts of another one at some entries."""
+        for field in fields(self)[1:]:  # the analytic values are the same
+            getattr(self, field.name)[where] = getattr(other, field.name)
 
     def part(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Judgement:
         """Some of the entries."""
@@ -187,22 +210,25 @@ class Judgement:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def gradient_scales(numerical: Floats, tensors: NDArray[np.int64], defaults: Floats) -> Floats:
+def gradient_scales(numerical: Floats, parts: Iterable[tuple[int, Any]], defaults: Floats) -> Floats:
     """Each tensor's scale: the root mean square of its numerical entries, at least 1e-6 of the largest tensor's.
 
     Parameters
     ----------
-    numerical, tensors : arrays, shape (entries,)
-        Derivatives, and the tensors that they belong to.
+    numerical : array, shape (entries,)
+        Derivatives; those that are not finite count as 0.
+    parts : pairs
+        A tensor, and where its derivatives are.
     defaults : array, shape (tensors,)
         What stands for tensors without any numerical entry.
     """
-    finite = np.where(np.isfinite(numerical), numerical, 0.0)
-    peak = np.abs(finite).max(initial=0.0) or 1.0
-    squares = np.bincount(tensors, (finite / peak) ** 2, minlength=defaults.size)
-    counts = np.bincount(tensors, minlength=defaults.size)
-    known = np.where(np.isfinite(defaults), defaults, 0.0)
-    scales = np.where(counts > 0, peak * np.sqrt(squares / np.maximum(counts, 1)), known)
+    scales = np.where(np.isfinite(defaults), defaults, 0.0)
+    for t, mine in parts:
+        entries = numerical[mine]
+        length = norm(entries)
+        if not math.isfinite(length):
+            length = norm(entries[np.isfinite(entries)])
+        scales[t] = length / entries.size**0.5
     return np.asarray(np.maximum(scales, SCALE_FLOOR * scales.max(initial=0.0)))
 
 
@@ -234,11 +260,40 @@ def judge(
     With u the uncertainty and d the distance of the analytic value from the numerical one (from the interval between
     the one-sided slopes, at a kink), an entry fails if d > tol + 10u, passes if d <= tol + u and u is small enough for
     a wrong value to be seen, and is undecided otherwise. Every comparison is false for NaN, and no NaN passes.
+
+    Most entries of a right gradient are within tolerance whatever u, and u is small beside the tensor's scale: they
+    pass, and the rest is judged by all there is to it.
     """
     around = np.broadcast_to(around, scales.shape)
-    blocks = [slice(begin, begin + _BLOCK) for begin in range(0, max(1, analytic.size), _BLOCK)]
-    rest = scales, tolerances, noise_reason, around
-    return Judgement.joined([_judged(analytic[each], estimates.part(each), tensors[each], *rest) for each in blocks])
+    judgement = Judgement.passing(analytic, estimates)
+    for begin in range(0, analytic.size, _BLOCK):
+        some = slice(begin, begin + _BLOCK)
+        allowed, right = _plainly_right(analytic[some], estimates, some, tensors[some], scales, tolerances)
+        judgement.allowed[some] = allowed
+        if not right.all():
+            rest = begin + np.flatnonzero(~right)
+            among = estimates.part(rest), tensors[rest], scales, tolerances, noise_reason, around
+            judgement.replace(rest, _judged(analytic[rest], *among))
+    return judgement
+
+
+def _plainly_right(
+    analytic: Floats,
+    estimates: Estimates,
+    some: slice,
+    tensors: NDArray[np.int64],
+    scales: Floats,
+    tolerances: Tolerances,
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """What is allowed, and which entries pass and need no second look: so `_judged` would say of them."""
+    numerical = estimates.numerical[some]
+    with np.errstate(all="ignore"):
+        allowed = tolerances.allowed(tensors, np.maximum(np.abs(analytic), np.abs(numerical)), scales)
+        right = np.abs(analytic - numerical) <= allowed
+        right &= allowed < np.inf
+        right &= estimates.uncertainty[some] <= min(_CHEAP, _USEFUL) * scales[tensors]
+    right &= estimates.clear[some]
+    return allowed, right
 
 
 def _judged(
@@ -260,7 +315,7 @@ def _judged(
         size = np.maximum(np.abs(analytic), np.abs(numerical))
         extent = np.fmax(size, np.fmax(np.abs(low), np.abs(high)))  # of what the slopes are, at a kink at zero too
         extent = np.maximum(extent, scales[tensors])
-        allowed = tolerances.allowed(tensors, size, scales[tensors])
+        allowed = tolerances.allowed(tensors, size, scales)
         u = estimates.uncertainty
         resolved = u <= _USEFUL * np.maximum(extent, around[tensors])
         agrees = distance <= allowed + u

@@ -89,6 +89,20 @@ class Estimates:
         return Estimates(*(getattr(self, field.name)[keep] for field in fields(self)))
 
     @classmethod
+    def unmeasured(cls, positions: NDArray[np.int64]) -> Estimates:
+        """Room for derivatives of entries where no kink is seen: of both sides' slopes it is the same."""
+        numerical, uncertainty, step = np.empty((3, positions.size))
+        return cls(positions, numerical, uncertainty, numerical, numerical, step, np.zeros(positions.size, np.int8))
+
+    def fill(self, where: slice, other: Estimates) -> None:
+        """Take over the derivatives of other estimates without kinks."""
+        self.numerical[where], self.uncertainty[where], self.step[where] = (
+            other.numerical,
+            other.uncertainty,
+            other.step,
+        )
+
+    @classmethod
     def joined(cls, parts: list[Estimates]) -> Estimates:
         """The entries of several estimates, one after the other."""
         if len(parts) == 1:
@@ -227,7 +241,7 @@ def _quotients(
     scene: Scene, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
 ) -> Floats:
     x = scene.evaluator.entries(positions)
-    displaced = x[:, None] + steps[:, None] * np.array(stencil.offsets)
+    displaced = np.stack([x + offset * steps for offset in stencil.offsets], axis=1)
     displaced = scene.evaluator.rounded(positions, displaced)
     values = scene.evaluator.values(positions, displaced, tick)
     return quotients(stencil, values, steps, None if nominal else displaced - x[:, None])

@@ -253,10 +253,11 @@ class PythonEvaluator:
         return out
 
     def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+        if all(dtype in (np.float64, np.complex128) for dtype in self._dtypes):
+            return displaced
         result = displaced.copy()
         for t, mine in self._layout.parts(positions):
-            if self._dtypes[t] not in (np.float64, np.complex128):
-                result[mine] = displaced[mine].astype(self._dtypes[t])
+            result[mine] = displaced[mine].astype(self._dtypes[t])
         return result
 
     def close(self) -> None:

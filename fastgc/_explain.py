@@ -88,7 +88,7 @@ def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, l
     layout = site.scene.layout
     gap = np.abs(estimates.right - estimates.left) / 2
     numerical = np.where(gap > 0, estimates.left / 2 + estimates.right / 2, estimates.numerical)
-    allowed = site.tolerances.allowed(tensor, np.abs(numerical), float(site.scales(estimates)[tensor]))
+    allowed = site.tolerances.allowed(tensor, np.abs(numerical), site.scales(estimates))
     slack = allowed + estimates.uncertainty + gap
     known = np.isfinite(slack) & np.isfinite(numerical) & ~estimates.troubled_by(*_UNKNOWN)
     return View(

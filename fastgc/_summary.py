@@ -108,7 +108,7 @@ def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Fin
         verdict=verdict,
         reason=reason,
         max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
-        max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
+        max_absolute_error=float(judged.distance.max(initial=0.0)),
         relative_error=relative_error(judged.analytic, judged.numerical),
         worst=None if worst is None else entries[worst],
         entries=entries,
@@ -153,8 +153,10 @@ def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estim
 def excess(judged: Judgement, estimated: Estimates) -> Floats:
     """The difference in units of what was allowed; infinite where it could not be computed."""
     with np.errstate(all="ignore"):
-        ratio = np.abs(judged.analytic - judged.numerical) / (judged.allowed + estimated.uncertainty)
-    return np.where(np.isnan(ratio), np.inf, ratio)
+        ratio = judged.allowed + estimated.uncertainty
+        np.divide(judged.distance, ratio, out=ratio)
+    ratio[np.isnan(ratio)] = np.inf
+    return ratio
 
 
 def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._compare import Judgement, Tolerances, gradient_scales, judge, worst_verdict
+from fastgc._compare import Judgement, Tolerances, _judged, gradient_scales, judge, worst_verdict
 from fastgc._entries import Estimates
 from fastgc._line import TROUBLES
 
@@ -223,24 +223,44 @@ def test_a_larger_uncertainty_never_turns_undecided_into_a_failure(a: float, n: 
         assert verdicts(a, estimates(n, 2 * u)) != ["fail"]
 
 
+@given(st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_entries_that_pass_at_first_sight_pass_at_a_second(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = 300
+    numerical = rng.standard_normal(size) * 10.0 ** rng.integers(-8, 3, size)
+    uncertainty = 10.0 ** rng.uniform(-14, 0, size)
+    analytic = numerical + rng.standard_normal(size) * 10.0 ** rng.uniform(-14, 0, size)
+    for values in (numerical, analytic):
+        values[rng.integers(size, size=6)] = rng.choice([math.nan, math.inf, -math.inf, 0.0, 1e308], 6)
+    found = estimates(numerical, uncertainty)
+    found.trouble[:] = rng.choice(len(TROUBLES), size, p=[0.9, *[0.1 / (len(TROUBLES) - 1)] * (len(TROUBLES) - 1)])
+    tensors, scales = np.sort(rng.integers(3, size=size)), 10.0 ** rng.uniform(-3, 1, 3)
+    rest = tensors, scales, Tolerances(np.array([1e-5, 1e-3, 1e-2]), None), "noise", 1e-3 * scales
+    quick, slow = judge(analytic, found, *rest), _judged(analytic, found, *rest)
+    assert 30 < np.count_nonzero(quick.passed) < 270
+    for name in ("numerical", "allowed", "failed", "undecided", "reason", "unsure", "close"):
+        np.testing.assert_array_equal(getattr(quick, name), getattr(slow, name), err_msg=name)
+
+
 # --- scales and verdicts of tensors ---
 
 
 def test_the_scale_of_a_tensor_is_the_root_mean_square_of_its_slopes() -> None:
-    tensors = np.array([0, 0, 1, 1, 1])
-    scales = gradient_scales(np.array([3.0, 4.0, 1.0, 1.0, -1.0]), tensors, np.zeros(2))
+    parts = [(0, slice(0, 2)), (1, np.array([2, 3, 4]))]
+    scales = gradient_scales(np.array([3.0, 4.0, 1.0, 1.0, -1.0]), parts, np.zeros(2))
     np.testing.assert_allclose(scales, [math.sqrt(12.5), 1.0])
 
 
 def test_a_tensor_without_slopes_has_a_millionth_of_the_largest_scale() -> None:
-    tensors = np.array([0, 1, 2])
-    scales = gradient_scales(np.array([5.0, 0.0, math.nan]), tensors, np.zeros(3))
+    parts = [(t, slice(t, t + 1)) for t in range(3)]
+    scales = gradient_scales(np.array([5.0, 0.0, math.nan]), parts, np.zeros(3))
     np.testing.assert_allclose(scales, [5.0, 5e-6, 5e-6])
 
 
 @pytest.mark.parametrize("unit", [1e-200, 1e-160, 1e160, 1e200])
 def test_scales_neither_overflow_nor_vanish(unit: float) -> None:
-    scales = gradient_scales(unit * np.array([3.0, 4.0]), np.zeros(2, np.int64), np.zeros(1))
+    scales = gradient_scales(unit * np.array([3.0, 4.0]), [(0, slice(0, 2))], np.zeros(1))
     np.testing.assert_allclose(scales, [unit * math.sqrt(12.5)])
 
 
