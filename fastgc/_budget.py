@@ -43,7 +43,10 @@ def settle_in_time(site: Site, positions: Positions, deadline: float, bar: Progr
     with contextlib.suppress(OutOfTime):
         for batch in _batches(positions, deadline):
             parts.append(settle(site, batch if deadline == math.inf else np.sort(batch), bar))
-    return together(parts) if parts else settle(site, positions[:0], bar)
+    if parts:
+        return together(parts)
+    nothing = Estimates.unmeasured(positions[:0])
+    return nothing, Judgement.passing(site.analytic(nothing.positions), nothing)
 
 
 def together(parts: Sequence[tuple[Estimates, Judgement]]) -> tuple[Estimates, Judgement]:
