@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,7 +85,7 @@ def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: Recor
         ndim, dtype = tree.leaves[tree.node]
         row = tree.rows[tree.node]
         start, shape = int(table[row]), tuple(table[row + 1 : row + 1 + ndim].tolist())
-        stop = start + int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        stop = start + math.prod(shape) * np.dtype(dtype).itemsize
         return buffer[start:stop].view(dtype).reshape(shape)
     if tree.node.is_dict:
         return Record(buffer, table, tree)
