@@ -38,15 +38,16 @@ class _Bundle:
     """
 
     dtype: np.dtype[Any]
-    begins: NDArray[np.int64]
-    bounds: NDArray[np.int64]
+    begins: NDArray[np.uint64]
+    bounds: NDArray[np.uint64]
     scales: NDArray[np.float64]
     signs: NDArray[np.int8]
 
     @cached_property
     def parts(self) -> list[slice]:
         """The entries of each ray in a buffer of the dtype."""
-        return [slice(begin, begin + size) for begin, size in zip(self.begins, np.diff(self.bounds), strict=True)]
+        sizes = np.diff(self.bounds).tolist()
+        return [slice(begin, begin + size) for begin, size in zip(self.begins.tolist(), sizes, strict=True)]
 
 
 class NumbaEvaluator:
@@ -169,8 +170,8 @@ class NumbaEvaluator:
         rays = directions[0]
         return _Bundle(
             dtype=dtype,
-            begins=np.array([self._begins[ray.tensor] + ray.start for ray in rays]),
-            bounds=np.cumsum([0, *(ray.signs.size for ray in rays)]),
+            begins=np.array([self._begins[ray.tensor] + ray.start for ray in rays], np.uint64),
+            bounds=np.cumsum([0, *(ray.signs.size for ray in rays)], dtype=np.uint64),
             scales=np.array([ray.scale for ray in rays]),
             signs=np.stack([np.concatenate([ray.signs for ray in each]) for each in directions]),
         )
@@ -255,7 +256,9 @@ class NumbaEvaluator:
         try:
             self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, origin, *rest)
         except Exception as error:
-            for part, original in zip(bundle.parts, np.split(origin, bundle.bounds[1:-1]), strict=True):
+            for part, original in zip(
+                bundle.parts, np.split(origin, bundle.bounds[1:-1].astype(np.int64)), strict=True
+            ):
                 flat[part] = original
             if not outside_domain(error):
                 raise

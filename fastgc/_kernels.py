@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -29,7 +29,7 @@ from numba.extending import (
 )
 from numba.np.arrayobj import make_array, populate_array
 
-from fastgc._layout import Branch, flatten_parameters
+from fastgc._layout import Branch, Node, flatten_parameters
 from fastgc._record import Record, RecordTree, store
 
 _BUFFER = types.Array(types.uint8, 1, "C")
@@ -41,12 +41,19 @@ _TABLE = types.Array(types.int64, 1, "C")
 class RecordType(types.Type):
     """Numba's type of a `Record`; sizes are no part of it, so that one compilation serves all sizes."""
 
+    _hash: int | None = None  # kept, since Numba asks for it at every call; another process's differs
+
     def __init__(self, tree: RecordTree) -> None:
-        self.tree, self._hash = tree, hash(tree)  # which Numba asks for at every call
+        self.tree = tree
         super().__init__(f"fastgc.Record{self.branch.names}#{zlib.crc32(repr(tree).encode()):x}")
 
     def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(self.tree)
         return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hash": None}
 
     @property
     def branch(self) -> Branch:
@@ -396,22 +403,32 @@ def values_along_rays(
 
     Value m is at ``distances[m % n]`` along direction ``m // n``, of n distances. A direction displaces the entries of
     ``flat`` from ``begins[r]`` on by ``distance * scales[r] * signs[direction, bounds[r]:bounds[r + 1]]``, for each r,
-    away from ``origin[bounds[r]:bounds[r + 1]]``, to which they are assigned back.
+    away from ``origin[bounds[r]:bounds[r + 1]]``, to which they are assigned back. Places are unsigned numbers, which
+    Numba need not look at for negative ones; with slices it would compile eight times as long.
     """
     for m in range(out.size):
-        row, column = divmod(first + m, distances.size)
+        row, column = (first + m) // distances.size, (first + m) % distances.size
         for r in range(begins.size):
-            begin, end = bounds[r], bounds[r + 1]
-            part = flat[begins[r] : begins[r] + end - begin]
-            displace(part, origin[begin:end], signs[row, begin:end], distances[column] * scales[r])
+            step, begin = distances[column] * scales[r], begins[r] - bounds[r]
+            for k in range(bounds[r], bounds[r + 1]):
+                flat[begin + k] = origin[k] + step * signs[row, k]
         out[m] = _number(_call(entry, params, args))  # type: ignore[call-arg]
     for r in range(begins.size):
-        flat[begins[r] : begins[r] + bounds[r + 1] - bounds[r]] = origin[bounds[r] : bounds[r + 1]]
+        begin = begins[r] - bounds[r]
+        for k in range(bounds[r], bounds[r + 1]):
+            flat[begin + k] = origin[k]
 
 
-for each in (displaced_values, values_along_rays, displace):
+def _cached(kernel: Any) -> Any:
+    """The same kernel, whose machine code is kept on disk for other processes: nothing of the user's is in it."""
+    found = numba.njit(nogil=True)(kernel.py_func)
     with contextlib.suppress(RuntimeError):  # no folder that can be written to
-        each.enable_caching()  # nothing of the user's is in it
+        found.enable_caching()
+    return found
+
+
+_CACHED = {kernel: _cached(kernel) for kernel in (displaced_values, values_along_rays)}
+displace = _cached(displace)
 
 
 def open_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -425,9 +442,9 @@ def open_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
 
 
 def open_ray_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
-    """The same of `values_along_rays`: ``begins`` and ``bounds`` are of int64, scales and distances of float64."""
-    indices, numbers = (np.int64, 1), (np.float64, 1)
-    arrays = [(dtype, 1), (dtype, 1), indices, indices, numbers, (np.int8, 2), numbers, (np.int64, 0)]
+    """The same of `values_along_rays`: ``begins`` and ``bounds`` are of uint64, scales and distances of float64."""
+    places, numbers = (np.uint64, 1), (np.float64, 1)
+    arrays = [(dtype, 1), (dtype, 1), places, places, numbers, (np.int8, 2), numbers, (np.uint64, 0)]
     return _opened(values_along_rays, entry, *arrays, (_value_type(dtype), 1))
 
 
@@ -442,15 +459,45 @@ def _opened(kernel: Any, entry: Entry, *arrays: tuple[Any, int]) -> Callable[...
     """
     scalars = [(numba.from_dtype(np.dtype(dtype)), ndim) for dtype, ndim in arrays]
     kinds = (*entry.kinds, *(types.Array(kind, ndim, "C") if ndim else kind for kind, ndim in scalars))
-    if kinds not in kernel.overloads:
-        kernel.compile(kinds)
-    return partial(kernel.overloads[kinds].entry_point, entry)
+    return partial(_compilation(kernel, kinds).entry_point, entry)
+
+
+def _compilation(kernel: Any, kinds: tuple[Any, ...]) -> Any:
+    """The kernel compiled for arguments of these types: before, by another process, or now."""
+    cached = _CACHED[kernel]
+    if kinds not in cached.overloads and kinds not in kernel.overloads:
+        with contextlib.suppress(Exception):  # of a cache that cannot be read, say; the loss's own come again below
+            if all(_is_known_everywhere(kind) for kind in kinds):
+                cached.compile(kinds)
+        if kinds not in cached.overloads:
+            kernel.compile(kinds)
+    return cached.overloads.get(kinds) or kernel.overloads[kinds]
+
+
+def _is_known_everywhere(kind: Any) -> bool:
+    """Whether a type refers to no class of the user's, which a process that reads the cache may not have."""
+    if isinstance(kind, EntryType):
+        return all(_is_known_everywhere(each) for each in (*kind.signature.args, kind.signature.return_type))
+    if isinstance(kind, types.BaseAnonymousTuple):
+        return all(_is_known_everywhere(each) for each in kind)
+    if isinstance(kind, RecordType):
+        return all(each.__module__ in ("builtins", "collections") for each in _containers(kind.branch))
+    return isinstance(kind.dtype if isinstance(kind, types.Array) else kind, (types.Number, types.Boolean))
+
+
+def _containers(node: Node) -> Iterator[type]:
+    if not isinstance(node, int):
+        yield node.container
+        for child in node.children:
+            yield from _containers(child)
 
 
 def loop_is_compiled(params: Any, args: tuple[Any, ...]) -> bool:
     """Whether `displaced_values` was compiled for some loss of such arguments before, in this process."""
     kinds = numba.typeof(params), numba.typeof(args)
-    return any(known[1:3] == kinds for known in displaced_values.overloads)
+    return any(
+        known[1:3] == kinds for each in (displaced_values, _CACHED[displaced_values]) for known in each.overloads
+    )
 
 
 def default_threads() -> int:

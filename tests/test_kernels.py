@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import os
+import subprocess
 import sys
 import weakref
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
@@ -435,12 +438,13 @@ def test_losses_of_the_same_arguments_share_one_compilation_of_the_loop() -> Non
     def made(power: int) -> Any:
         return numba.njit(lambda p: (p["only this name"] ** power).sum())
 
-    before = len(_kernels.displaced_values.overloads)
+    kernels = _kernels.displaced_values, _kernels._CACHED[_kernels.displaced_values]
+    before = sum(len(kernel.overloads) for kernel in kernels)
     for power in (2, 3, 4):
         slopes = {"only this name": power * params["only this name"] ** (power - 1)}
         assert check(made(power), params, slopes).passed
         assert not check(made(power + 1), params, slopes).passed
-    assert len(_kernels.displaced_values.overloads) == before + 1
+    assert sum(len(kernel.overloads) for kernel in kernels) == before + 1
 
 
 def test_defaults_of_a_compiled_loss_are_filled_in() -> None:
@@ -473,3 +477,58 @@ def test_a_loss_that_is_no_longer_referred_to_stays_while_it_runs() -> None:
     out = np.empty((1, 1))
     _kernels.displaced_values(entry, params, (), params, np.array([3]), np.array([[0.5]]), out)
     assert out[0, 0] == pytest.approx((params**3).sum() - params[3] ** 3 + 0.125)
+
+
+# --- from one process to the next ---
+
+CHECK = """
+import sys
+import numba, numpy as np, fastgc
+from fastgc import _kernels
+
+{before}
+
+@numba.njit
+def loss(p, q):
+    return np.sum(p["w"] ** 2) * q[0]
+
+params, gradients = {{"w": np.ones(4)}}, {{"w": 4 * np.ones(4)}}
+args = ({args},)
+assert fastgc.check_gradients(loss, gradients, params, args=args, engine="numba", samples=2, crosscheck=False).passed
+print(*(sum(each.stats.cache_hits.values()) for each in _kernels._CACHED.values()))
+"""
+OWN = "from mine import Q"
+
+
+def checked(folder: Path, *, before: str = "", args: str = "(2.0, np.ones(3))", path: str = "") -> str:
+    """What a process of its own prints: how many kernels it found compiled."""
+    code = CHECK.format(before=before, args=args)
+    env = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(folder / "cache"),
+        "PYTHONPATH": path or os.environ.get("PYTHONPATH", ""),
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert not done.returncode, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_process_finds_the_kernels_that_another_has_compiled(tmp_path: Path) -> None:
+    assert checked(tmp_path) == "0 0"
+    assert checked(tmp_path) == "1 1"
+
+
+def test_a_class_of_the_users_is_not_asked_of_other_processes(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.py").write_text("import typing\nQ = typing.NamedTuple('Q', [('k', float), ('x', object)])\n")
+    assert checked(tmp_path, before=OWN, args="Q(2.0, np.ones(3))", path=str(own)) == "0 0"
+    assert checked(tmp_path) == "0 0"
+    assert checked(tmp_path) == "1 1"
+
+
+def test_a_cache_that_cannot_be_read_is_done_without(tmp_path: Path) -> None:
+    checked(tmp_path)
+    for index in (tmp_path / "cache").rglob("*.nbi"):
+        index.write_bytes(index.read_bytes()[:-20])
+    assert checked(tmp_path) == "0 0"
