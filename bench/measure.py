@@ -151,9 +151,9 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
-def process(script: str, *arguments: str) -> str:
+def process(script: str, *arguments: str, **environment: str) -> str:
     """Run a script in a process of its own, with the bytecode of modules kept, and return what it prints."""
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | environment
     command = [sys.executable, script, *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=kept).stdout
 

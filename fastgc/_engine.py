@@ -139,7 +139,7 @@ def _open_compiled(
         if engine == "python":
             return direct, first
         count, note = _affordable_threads(loss, point, first, threads)
-        if engine == "auto" and not _loop_pays(point, first, count, expected):
+        if engine == "auto" and not _loop_pays(loss, point, first, count, expected):
             return direct, first
         dtypes = [leaf.dtype for leaf in point.leaves]
         assert point.stored is not None
@@ -241,13 +241,16 @@ def _first_lines(error: Exception, count: int = 6) -> str:
     return "\n  ".join(lines[:count])
 
 
-def _loop_pays(point: Point, first: FirstCall, threads: int, expected: int) -> bool:
+def _loop_pays(loss: Any, point: Point, first: FirstCall, threads: int, expected: int) -> bool:
     """Whether the loop saves more time than Numba needs to compile it."""
     from fastgc import _kernels
 
     assert point.stored is not None
-    cost = 0.0 if _kernels.loop_is_compiled(point.stored.record(), point.args) else _LOOP_SECONDS
-    return expected * (_CALL_SECONDS + first.seconds * (1 - 1 / threads)) > cost
+    saved = expected * (_CALL_SECONDS + first.seconds * (1 - 1 / threads))
+    if saved > _LOOP_SECONDS:
+        return True
+    entry = _kernels.Entry(loss, (point.stored.record(), *point.args))
+    return all(_kernels.loops_are_compiled(entry, dtype) for dtype in {leaf.dtype for leaf in point.leaves})
 
 
 def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -437,29 +437,43 @@ def open_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
     All arrays must be contiguous, positions of int64, displaced entries and values of float64, or of complex128 where
     ``dtype`` is.
     """
-    value = _value_type(dtype)
-    return _opened(displaced_values, entry, (dtype, 1), (np.int64, 1), (value, 2), (value, 2))
+    return _opened(displaced_values, entry, dtype)
 
 
 def open_ray_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
     """The same of `values_along_rays`: ``begins`` and ``bounds`` are of uint64, scales and distances of float64."""
+    return _opened(values_along_rays, entry, dtype)
+
+
+def _opened(kernel: Any, entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
+    """A kernel that does without Numba's look at the type of every argument, at every call (30 microseconds)."""
+    return partial(_compilation(kernel, _kinds(entry, _ARRAYS[kernel](dtype))).entry_point, entry)
+
+
+def _arrays_of_values(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:
+    """Dtypes and numbers of axes (0: a number) of what `displaced_values` takes from ``flat`` on."""
+    value = _value_type(dtype)
+    return [(dtype, 1), (np.int64, 1), (value, 2), (value, 2)]
+
+
+def _arrays_of_rays(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:
+    """The same of `values_along_rays`."""
     places, numbers = (np.uint64, 1), (np.float64, 1)
-    arrays = [(dtype, 1), (dtype, 1), places, places, numbers, (np.int8, 2), numbers, (np.uint64, 0)]
-    return _opened(values_along_rays, entry, *arrays, (_value_type(dtype), 1))
+    rays = [places, places, numbers, (np.int8, 2), numbers, (np.uint64, 0)]
+    return [(dtype, 1), (dtype, 1), *rays, (_value_type(dtype), 1)]
 
 
 def _value_type(dtype: np.dtype[Any]) -> type:
     return np.complex128 if dtype.kind == "c" else np.float64
 
 
-def _opened(kernel: Any, entry: Entry, *arrays: tuple[Any, int]) -> Callable[..., None]:
-    """A kernel compiled for arrays of these dtypes and numbers of axes (0: a number).
+_ARRAYS = {displaced_values: _arrays_of_values, values_along_rays: _arrays_of_rays}
 
-    Called so it does without Numba's look at the type of every argument, at every call (30 microseconds).
-    """
+
+def _kinds(entry: Entry, arrays: Sequence[tuple[Any, int]]) -> tuple[Any, ...]:
+    """Numba's types of a kernel's arguments, all arrays contiguous."""
     scalars = [(numba.from_dtype(np.dtype(dtype)), ndim) for dtype, ndim in arrays]
-    kinds = (*entry.kinds, *(types.Array(kind, ndim, "C") if ndim else kind for kind, ndim in scalars))
-    return partial(_compilation(kernel, kinds).entry_point, entry)
+    return (*entry.kinds, *(types.Array(kind, ndim, "C") if ndim else kind for kind, ndim in scalars))
 
 
 def _compilation(kernel: Any, kinds: tuple[Any, ...]) -> Any:
@@ -479,7 +493,8 @@ def _is_known_everywhere(kind: Any) -> bool:
     if isinstance(kind, EntryType):
         return all(_is_known_everywhere(each) for each in (*kind.signature.args, kind.signature.return_type))
     if isinstance(kind, types.BaseAnonymousTuple):
-        return all(_is_known_everywhere(each) for each in kind)
+        members: Any = kind
+        return all(_is_known_everywhere(each) for each in members)
     if isinstance(kind, RecordType):
         return all(each.__module__ in ("builtins", "collections") for each in _containers(kind.branch))
     return isinstance(kind.dtype if isinstance(kind, types.Array) else kind, (types.Number, types.Boolean))
@@ -492,12 +507,20 @@ def _containers(node: Node) -> Iterator[type]:
             yield from _containers(child)
 
 
-def loop_is_compiled(params: Any, args: tuple[Any, ...]) -> bool:
-    """Whether `displaced_values` was compiled for some loss of such arguments before, in this process."""
-    kinds = numba.typeof(params), numba.typeof(args)
-    return any(
-        known[1:3] == kinds for each in (displaced_values, _CACHED[displaced_values]) for known in each.overloads
-    )
+def loops_are_compiled(entry: Entry, dtype: np.dtype[Any]) -> bool:
+    """Whether the loops for a loss and parameters of a dtype were compiled before, in this process or in another."""
+    return all(_is_compiled(kernel, _kinds(entry, arrays(dtype))) for kernel, arrays in _ARRAYS.items())
+
+
+def _is_compiled(kernel: Any, kinds: tuple[Any, ...]) -> bool:
+    cached = _CACHED[kernel]
+    if kinds in cached.overloads or kinds in kernel.overloads:
+        return True
+    with contextlib.suppress(Exception):  # of a cache that cannot be read
+        return (
+            all(map(_is_known_everywhere, kinds)) and cached._cache.load_overload(kinds, cached.targetctx) is not None
+        )
+    return False
 
 
 def default_threads() -> int:
