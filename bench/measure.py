@@ -20,6 +20,7 @@ from typing import Any
 
 PACKAGES = ("numpy", "numba", "scipy", "torch", "jax", "statsmodels", "numdifftools", "jacobi", "joblib")
 
+_LASTING = 0.1  # seconds
 _PAUSE = 0.02  # seconds; after much longer ones the core itself has to wake up
 
 # --- rows ---
@@ -144,6 +145,18 @@ def in_turn(runs: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, l
 def timed_in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of calls that were called before (whatever they compile is compiled)."""
     return in_turn({name: (lambda run=run: seconds(run)) for name, run in runs.items()}, rounds)  # type: ignore[misc]
+
+
+def averaged(run: Callable[[], float]) -> Callable[[], float]:
+    """The same figure as the mean of as many runs as take a tenth of a second, so that short ones are warm too."""
+
+    def repeated() -> float:
+        begin, found = time.perf_counter(), [run()]
+        while time.perf_counter() - begin < _LASTING:
+            found.append(run())
+        return statistics.mean(found)
+
+    return repeated
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:

@@ -5,6 +5,8 @@ which an entry is wrong by half, so that its verdicts are known before it is tim
 round; a peer that takes longer than a few seconds is stopped after so many evaluations of its loss ("timed" says how
 many coordinates that were), by an exception or by asking for the first entries only. All compute in double precision:
 
+What takes less than a tenth of a second is repeated until that is over, and the mean taken: it is warm. The peers:
+
 - fastgc: the loss compiled by Numba, warm (what compiling took stands apart), samples="all", probes as by default
 - copying loop, in-place loop (NumPy): central differences as tutorials write them, then their norm-wise criterion
 - scipy approx_derivative 3-point: alone, and with ``workers``, a pool of processes opened before, fed lazily in chunks
@@ -42,7 +44,7 @@ import compiled
 import numpy as np
 import threadpoolctl
 from loops import OnVector, agree, copying, flat, in_place, within
-from measure import Row, conclude, headline, in_turn, parser, ratio, seconds, tell, timed_in_turn, version
+from measure import Row, averaged, conclude, headline, in_turn, parser, ratio, seconds, tell, version
 from networks import NETWORKS, Array, Problem, network, regression
 
 import fastgc
@@ -386,7 +388,7 @@ def entry_by_entry(problem: Problem, peers: list[Peer], rounds: int, budget: flo
         "certified": lambda: seconds(certified),
         **contests,
     }
-    times = in_turn(runs, rounds)
+    times = in_turn({name: averaged(run) for name, run in runs.items()}, rounds)
     own = times["fastgc"]
     title = f"n = {problem.n:,}: {problem.name}"
     lines = [Line(title, problem.n, "fastgc", "", None, 1e6 * statistics.median(own), 1.0, problem.n, "pass", "fail")]
@@ -434,7 +436,7 @@ def whole_model(problem: Problem, available: set[str], rounds: int) -> Iterator[
         runs["jax"] = whole(problem)
         yield Row(title, "jax check_grads passes the right gradient", runs["jax"]())
         yield Row(title, "jax check_grads passes the planted entry", whole(wrong)())
-    times = timed_in_turn(runs, rounds)
+    times = in_turn({name: averaged(lambda run=run: seconds(run)) for name, run in runs.items()}, rounds)  # type: ignore[misc]
     for name, each in times.items():
         yield Row(title, f"{name}{' threads' * name.startswith('torch')}: milliseconds", 1e3 * statistics.median(each))
     fast = [name for name in times if name.startswith("torch")]

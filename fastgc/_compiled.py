@@ -20,7 +20,7 @@ from fastgc._record import Storage
 from fastgc._threads import Crew, Pieces, Work
 
 _LONGEST = 0.05  # seconds that a piece of work takes: short beside a progress bar or Ctrl-C
-_SHORTEST = 2e-4  # long beside taking it
+_SHORTEST = 6e-4  # long beside taking it
 _FEW = 1 << 17  # entries of a direction, of which each thread can keep another copy
 _SHARE = 4  # a piece is that part of a thread's share of what is left, so that none waits long for the last one
 
