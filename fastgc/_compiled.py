@@ -7,7 +7,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from fastgc._threads import Crew, Pieces, Work
 
 _LONGEST = 0.05  # seconds that a piece of work takes: short beside a progress bar or Ctrl-C
 _SHORTEST = 6e-4  # long beside taking it
+_LONG = 1e-4  # seconds of an evaluation, long beside waiting for one's turn at Python
 _FEW = 1 << 17  # entries of a direction, of which each thread can keep another copy
 _SHARE = 4  # a piece is that part of a thread's share of what is left, so that none waits long for the last one
 
@@ -35,6 +35,8 @@ class _Bundle:
     bounds : and in the signs, and where the last one ends, shape (rays + 1,)
     scales : of the rays, shape (rays,)
     signs : shape (directions, entries)
+    parts : the entries of each ray in a buffer of the dtype
+    origin : all of them as they are at the point, shape (entries,)
     """
 
     dtype: np.dtype[Any]
@@ -42,12 +44,8 @@ class _Bundle:
     bounds: NDArray[np.uint64]
     scales: NDArray[np.float64]
     signs: NDArray[np.int8]
-
-    @cached_property
-    def parts(self) -> list[slice]:
-        """The entries of each ray in a buffer of the dtype."""
-        sizes = np.diff(self.bounds).tolist()
-        return [slice(begin, begin + size) for begin, size in zip(self.begins.tolist(), sizes, strict=True)]
+    parts: list[slice]
+    origin: Array
 
 
 class NumbaEvaluator:
@@ -167,18 +165,23 @@ class NumbaEvaluator:
     def _bundle(self, dtype: np.dtype[Any], directions: Sequence[Sequence[Ray]]) -> _Bundle:
         if dtype not in self._ray_loops:
             self._ray_loops[dtype] = _kernels.open_ray_loop(self._entry, dtype)
-        rays = directions[0]
+        rays, flat = directions[0], self._stores[0].buffer.view(dtype)
+        sizes = [ray.signs.size for ray in rays]
+        begins = [int(self._begins[ray.tensor]) + ray.start for ray in rays]
+        parts = [slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=True)]
         return _Bundle(
             dtype=dtype,
-            begins=np.array([self._begins[ray.tensor] + ray.start for ray in rays], np.uint64),
-            bounds=np.cumsum([0, *(ray.signs.size for ray in rays)], dtype=np.uint64),
+            begins=np.array(begins, np.uint64),
+            bounds=np.cumsum([0, *sizes], dtype=np.uint64),
             scales=np.array([ray.scale for ray in rays]),
             signs=np.stack([np.concatenate([ray.signs for ray in each]) for each in directions]),
+            parts=parts,
+            origin=np.concatenate([flat[part] for part in parts]),
         )
 
     def _one_by_one(self, count: int, work: Work) -> None:
         """Have ``count`` evaluations done between which Python is at work: in threads, if they take long beside it."""
-        if self._seconds > _SHORTEST:
+        if self._seconds > _LONG:
             self._in_threads(count, 1, work, silent)
             return
         for i in range(count):
@@ -250,16 +253,13 @@ class NumbaEvaluator:
     def _run_bundle(self, thread: int, bundle: _Bundle, distances: NDArray[np.float64], first: int, out: Array) -> None:
         """Values number ``first`` and following along the directions, or each by itself if one of them raises."""
         flat = self._stores[thread].buffer.view(bundle.dtype)
-        origin = np.concatenate([flat[part] for part in bundle.parts])
-        rest = bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances, first, out
+        rest = bundle.origin, bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances, first, out
         begin = time.perf_counter()
         try:
-            self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, origin, *rest)
+            self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, *rest)
         except Exception as error:
-            for part, original in zip(
-                bundle.parts, np.split(origin, bundle.bounds[1:-1].astype(np.int64)), strict=True
-            ):
-                flat[part] = original
+            for part, (start, stop) in zip(bundle.parts, itertools.pairwise(bundle.bounds.tolist()), strict=True):
+                flat[part] = bundle.origin[start:stop]
             if not outside_domain(error):
                 raise
             out[...] = np.nan

@@ -74,7 +74,7 @@ class Crew:
             done(_drained(finished))
         finally:  # after an exception, Ctrl-C included: no thread may outlive the call
             pieces.drop()
-            wait(helpers)
+            wait([helper for helper in helpers if not helper.cancel()])
 
     def close(self) -> None:
         """End the threads."""

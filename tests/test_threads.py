@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -55,6 +56,20 @@ def test_a_crew_does_all_items_once_and_says_so(threads: int) -> None:
     crewed(threads, out.size, work, told.append)
     assert (out == 1).all() and sum(told) == out.size
     assert workers == set(range(threads))
+
+
+def test_a_thread_that_has_not_begun_is_not_waited_for() -> None:
+    crew, busy, items = Crew(2), threading.Event(), []
+    try:
+        assert crew._pool is not None
+        crew._pool.submit(busy.wait, 60)
+        crew.run(
+            Pieces(10, lambda left: 1), lambda thread, piece: items.append((thread, piece.start)), lambda count: None
+        )
+        assert items == [(0, i) for i in range(10)] and not busy.is_set()
+    finally:
+        busy.set()
+        crew.close()
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -131,3 +146,12 @@ def test_the_number_of_blas_threads_comes_back_after_an_exception() -> None:
         with pytest.raises(ArithmeticError):
             fails()
         assert blas_threads() == before
+
+
+def test_libraries_are_looked_for_again_after_an_import_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    with single_threaded_blas():
+        pass
+    known = single_threaded_blas._known_libraries()
+    assert single_threaded_blas._known_libraries() is known
+    monkeypatch.setitem(sys.modules, "a module that was not there", sys)
+    assert single_threaded_blas._known_libraries() is not known
