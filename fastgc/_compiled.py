@@ -121,7 +121,7 @@ class NumbaEvaluator:
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
         out: Array = np.empty((len(directions), distances.size), self._direct.result_dtype)
-        begin = 0
+        distances, begin = np.ascontiguousarray(distances, np.float64), 0
         for _, alike in itertools.groupby(directions, _extent):
             some = list(alike)
             self._along_alike(some, distances, out[begin : begin + len(some)])

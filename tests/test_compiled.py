@@ -92,6 +92,7 @@ def test_values_along_directions_are_those_of_single_calls(
         assert expected.shape == (25, 3)
         np.testing.assert_array_equal(compiled.along_rays(directions, distances), expected)
         assert compiled.evaluations == 75
+        np.testing.assert_array_equal(compiled.along_rays(directions, distances.repeat(2)[::2]), expected)
 
 
 @pytest.mark.parametrize("kinds", ["ddd", "dfd"])
