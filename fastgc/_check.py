@@ -348,7 +348,7 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
     if scope.deadline < math.inf:
         first, rest = representative(scope.layout, positions, scope.seed)
     site = _site(scope, start)
-    probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar)
+    probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar, hurried=scope.deadline < math.inf)
     estimates, judgement = settle_in_time(site, first, scope.deadline, bar)
     scales = site.scales(estimates)
     coverages, looked_at = search(site, scope.unexhausted, probings, estimates, judgement, scales, scope.seed, bar)

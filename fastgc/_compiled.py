@@ -181,6 +181,7 @@ class NumbaEvaluator:
 
     def _one_by_one(self, count: int, work: Work) -> None:
         """Have ``count`` evaluations done between which Python is at work: in threads, if they take long beside it."""
+        self._done(0)
         if self._seconds > _LONG:
             self._in_threads(count, 1, work, silent)
             return
@@ -195,9 +196,11 @@ class NumbaEvaluator:
             tick(items)
             self._done(items * columns)
 
+        self._done(0)
         self._crew.run(Pieces(count, lambda left: self._length(left, columns)), work, done)
 
     def _done(self, evaluations: int) -> None:
+        """Count so many more evaluations, and end if the time is over."""
         self._evaluations += evaluations
         if time.perf_counter() > self._direct.deadline:
             raise OutOfTime

@@ -41,14 +41,19 @@ class Coverage:
     measured: float = 0.0  # the uncertainty of the residuals before what led nowhere was added to it
 
 
-def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress) -> dict[int, Probing]:
-    """Probe all tensors together, and each by itself (or few, of very many) of which that does not show enough."""
+def cover(
+    site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress, *, hurried: bool = False
+) -> dict[int, Probing]:
+    """Probe all tensors together, and each by itself (or few, of very many) of which that does not show enough.
+
+    Where time may run out (``hurried``), each by itself first: what is known of one by then counts.
+    """
     enough: dict[int, Probing] = {}
     found: dict[int, Probing] = {}
     filled = [t for t in tensors if site.scene.layout.sizes[t] and np.isfinite(site.sizes[t])]
     numbers = range(min(probes, _OWN))
     with contextlib.suppress(OutOfTime):
-        shared = _through_all(site, filled, probes, seed, bar)
+        shared = None if hurried else _through_all(site, filled, probes, seed, bar)
         if shared is not None:
             enough |= {t: shared for t in filled if CERTAIN * shared.uncertainty <= _harmless(site, [t])}
         rest = [t for t in filled if t not in enough]
@@ -56,6 +61,7 @@ def cover(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progr
             bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
             found |= _told_apart(site, _probed(site, group, numbers, seed), numbers, seed)
         if probes > _OWN:
+            shared = _through_all(site, filled, probes, seed, bar) if hurried else shared
             found |= _followed_up(site, found, shared, range(_OWN, probes), seed)
     return enough | found
 

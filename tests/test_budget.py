@@ -97,6 +97,22 @@ def test_a_suspicion_that_could_not_be_followed_is_undecided() -> None:
     assert verdicts <= {"undecided", "fail"}
 
 
+def test_tensors_probed_in_time_stay_so_when_it_ends_among_many_probes() -> None:
+    calls = 0
+
+    def stops(p: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 60:  # of about 20 for the noise and 14 for the probes of a tensor
+            time.sleep(2.0)
+        return total(p)
+
+    report = check(stops, samples=0, probes=20, time_budget=2.0)
+    assert report.tensors["w"].probe is not None and len(report.tensors["w"].probe.residuals) == 3
+    assert report.tensors["w"].probe.miss_probability == 0.5**3
+    assert 60 <= report.evaluations < 65
+
+
 def test_the_compiled_loop_ends_too() -> None:
     @numba.njit
     def loss(p: Any) -> float:

@@ -15,7 +15,7 @@ from test_layout import Array
 import fastgc
 from fastgc import _compiled
 from fastgc._compiled import NumbaEvaluator
-from fastgc._evaluate import PythonEvaluator, Ray, silent
+from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, silent
 from fastgc._layout import flatten_parameters
 from fastgc._record import store
 
@@ -101,6 +101,22 @@ def test_rows_of_several_tensors_are_those_of_single_calls(kinds: str) -> None:
     with evaluators(smooth, 2, kinds) as (plain, compiled):
         rows = plain.rounded(positions, np.random.default_rng(2).standard_normal((5, 6))).T
         np.testing.assert_array_equal(compiled.along(positions, rows), plain.along(positions, rows))
+
+
+@pytest.mark.parametrize("few", [0, 1 << 17])
+def test_nothing_is_evaluated_when_the_time_is_over(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_compiled, "_FEW", few)
+    positions, ray = np.array([0, 50]), Ray(2, 0, np.ones(700, np.int8), 1.0)
+    with evaluators(smooth, 2) as (_, compiled):
+        compiled._direct.deadline = 0.0
+        for evaluate in (
+            lambda: compiled.values(positions, np.ones((2, 2)), silent),
+            lambda: compiled.along(positions, np.ones((3, 2))),
+            lambda: compiled.along_rays([[ray]], np.array([0.5, 1.0])),
+        ):
+            with pytest.raises(OutOfTime):
+                evaluate()
+        assert compiled.evaluations == 0
 
 
 @numba.njit
