@@ -272,6 +272,7 @@ def probe(
             if wary and not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * rows[0][2]:
                 break
         rows += group.slopes(along, short, enough) if along else []
+        along.clear()  # before others are drawn: in a large tensor signs take room
     known, numerical, errors = np.array(rows).T
     uncertainties = errors + group.rounding
     trouble = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
