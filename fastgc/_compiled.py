@@ -181,10 +181,10 @@ class NumbaEvaluator:
 
     def _one_by_one(self, count: int, work: Work) -> None:
         """Have ``count`` evaluations done between which Python is at work: in threads, if they take long beside it."""
-        self._done(0)
         if self._seconds > _LONG:
             self._in_threads(count, 1, work, silent)
             return
+        self._done(0)
         for i in range(count):
             work(0, slice(i, i + 1))
             self._done(1)

@@ -72,7 +72,8 @@ def _through_all(site: Site, tensors: Sequence[int], probes: int, seed: int, bar
         return None
     bar.enter("all (probes)")
     shared = _probed(site, tensors, range(probes), seed, wary=True)
-    return None if shared.suspicious or shared.trouble else shared
+    ended = shared.residuals.size < probes
+    return None if ended or shared.suspicious or shared.trouble else shared
 
 
 def _probed(site: Site, tensors: Sequence[int], numbers: range, seed: int, *, wary: bool = False) -> Probing:

@@ -478,14 +478,21 @@ def _kinds(entry: Entry, arrays: Sequence[tuple[Any, int]]) -> tuple[Any, ...]:
 
 def _compilation(kernel: Any, kinds: tuple[Any, ...]) -> Any:
     """The kernel compiled for arguments of these types: before, by another process, or now."""
-    cached = _CACHED[kernel]
-    if kinds not in cached.overloads and kinds not in kernel.overloads:
+    if not _known(kernel, kinds) and _may_be_cached(kinds):
         with contextlib.suppress(Exception):  # of a cache that cannot be read, say; the loss's own come again below
-            if all(_is_known_everywhere(kind) for kind in kinds):
-                cached.compile(kinds)
-        if kinds not in cached.overloads:
-            kernel.compile(kinds)
-    return cached.overloads.get(kinds) or kernel.overloads[kinds]
+            _CACHED[kernel].compile(kinds)
+    if not _known(kernel, kinds):
+        kernel.compile(kinds)
+    return _known(kernel, kinds)
+
+
+def _known(kernel: Any, kinds: tuple[Any, ...]) -> Any:
+    """The kernel compiled for these types in this process, or None."""
+    return _CACHED[kernel].overloads.get(kinds) or kernel.overloads.get(kinds)
+
+
+def _may_be_cached(kinds: tuple[Any, ...]) -> bool:
+    return all(_is_known_everywhere(kind) for kind in kinds)
 
 
 def _is_known_everywhere(kind: Any) -> bool:
@@ -513,13 +520,11 @@ def loops_are_compiled(entry: Entry, dtype: np.dtype[Any]) -> bool:
 
 
 def _is_compiled(kernel: Any, kinds: tuple[Any, ...]) -> bool:
+    if _known(kernel, kinds) or not _may_be_cached(kinds):
+        return _known(kernel, kinds) is not None
     cached = _CACHED[kernel]
-    if kinds in cached.overloads or kinds in kernel.overloads:
-        return True
     with contextlib.suppress(Exception):  # of a cache that cannot be read
-        return (
-            all(map(_is_known_everywhere, kinds)) and cached._cache.load_overload(kinds, cached.targetctx) is not None
-        )
+        return cached._cache.load_overload(kinds, cached.targetctx) is not None
     return False
 
 

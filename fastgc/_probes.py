@@ -231,6 +231,7 @@ def _shortcuts(ladder: Ladder, line: Line, enough: float) -> tuple[Shortcut, Sho
         double = single[1:] + np.diff(single) / (_RATIO**2 - 1)
         error_1 = 3 * np.abs(single - line.derivative) + ladder.scatter + line.uncertainty
         error_2 = 3 * np.abs(double - line.derivative) + 1.1 * ladder.scatter[1:] + line.uncertainty
+    error_1, error_2 = (np.where(np.isnan(errors), np.inf, errors) for errors in (error_1, error_2))
     one, two = _last_good(error_1, enough), _last_good(error_2, enough)
     return (
         Shortcut(ladder.above[one : one + 1], float(error_1[one])),
@@ -239,7 +240,6 @@ def _shortcuts(ladder: Ladder, line: Line, enough: float) -> tuple[Shortcut, Sho
 
 
 def _last_good(errors: Floats, enough: float) -> int:
-    errors = np.where(np.isnan(errors), np.inf, errors)
     return int(np.flatnonzero(errors <= max(enough, errors.min()))[-1])
 
 
@@ -269,7 +269,7 @@ def probe(
             short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
             rows.append((analytic_slope(along[0], gradients), line.derivative, with_gap(line)))
             del along[0]
-            if wary and not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * rows[0][2]:
+            if wary and not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * (rows[0][2] + group.rounding):
                 break
         rows += group.slopes(along, short, enough) if along else []
         along.clear()  # before others are drawn: in a large tensor signs take room

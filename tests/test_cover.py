@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from test_probes import Params, limit_of, network, probed, sines, with_error
 
 import fastgc
+from fastgc import _probes
 from fastgc._probes import random_signs
 
 Array = NDArray[Any]
@@ -266,6 +268,21 @@ def test_many_directions_go_through_all_tensors_at_once() -> None:
         assert len(tensor.probe.residuals) == 20 and tensor.probe.miss_probability == 0.5**20
         assert tensor.probe.entry_limit <= 2 * few.tensors[name].probe.entry_limit
         assert few.tensors[name].probe.shared_with == ()
+
+
+@pytest.mark.parametrize("rounding", [1.0, math.nan])
+def test_a_difference_that_nothing_shows_to_be_one_leaves_no_directions_out(
+    rounding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through all tensors a difference within rounding, or within what is no number: it ends nothing, or is nothing."""
+    loss, gradients, params = sines(a=500, b=400)
+    slope, own = _probes.analytic_slope, _probes._Group.rounding.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(_probes, "analytic_slope", lambda rays, g: slope(rays, g) + 1e-3 * (len(rays) > 1))
+    each = property(lambda group: own(group) if len(group.tensors) == 1 else rounding)
+    monkeypatch.setattr(_probes._Group, "rounding", each)
+    report = probed(loss, gradients, params, probes=20)
+    assert report.passed
+    assert all(len(tensor.probe.residuals) == 20 for tensor in report.tensors.values())
 
 
 def test_a_tensor_whose_limit_would_suffer_has_directions_of_its_own() -> None:
