@@ -20,7 +20,7 @@ _LAST_PLACES = 64.0  # by which a constant, added up in double precision, change
 _SLOWLY = 1.5  # times its due share of the gap at the step before, above which a gap does not vanish
 _SURELY = 4.0  # times the noise of two estimates, by which they differ if they contradict each other
 _NEAR = 2  # steps between two estimates, up to which once the noise is enough for that
-_EPS, _TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
+_EPS, _TINY = float(np.finfo(np.float64).eps), float(np.finfo(np.float64).tiny)
 _SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
 
 
@@ -343,7 +343,7 @@ def _contradictions(column: Sequence[float], noise: Sequence[float]) -> list[flo
         largest = 0.0
         for j in range(i + 1, len(column)):
             deviation = abs(column[j] - value) - (1.0 if j - i <= _NEAR else _SURELY) * (own + noise[j])
-            if not deviation <= largest:
+            if deviation > largest or deviation != deviation:  # NaN stays
                 largest = deviation
         found.append(largest)
     return found

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fastgc._line import Ladder, Line, analyse
+from fastgc._line import Ladder, Line, _contradictions, analyse, extrapolate
 
 Floats = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
@@ -284,3 +284,13 @@ def test_a_constant_that_rounds_differently_is_no_staircase(height: float, troub
     line = analyse(Ladder(-steps, steps, values[0], values[1], 1.5, np.full(12, height)))
     assert line.trouble == trouble
     assert trouble or abs(line.derivative) <= line.uncertainty < 1e-13
+
+
+def test_what_is_no_number_counts_for_nothing_and_against_nothing_else() -> None:
+    steps = 4.0 ** -np.arange(8.0)
+    quotients, noise = 1 + steps**2, np.full(8, 1e-15)
+    quotients[4] = np.nan
+    value, uncertainty, index, _ = extrapolate(quotients, noise, 16.0)
+    assert abs(value - 1) <= uncertainty < 1e-6
+    assert index > 4, "estimates from larger steps cannot be held against it"
+    assert np.isnan(_contradictions([1.0, 1.0, math.nan, 5.0], [0.0] * 4)[:2]).all()
