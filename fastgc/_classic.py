@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._engine import open_evaluator
-from fastgc._entries import plain_quotients, unmeasured_scene
+from fastgc._entries import plain_quotients, responsive_scene, unmeasured_scene
 from fastgc._layout import flatten_parameters
 from fastgc._point import callers_point, copied_point
 from fastgc._progress import Progress
@@ -76,6 +76,8 @@ def numerical_gradient(
     evaluator, first = open_evaluator(f, point, engine=engine, threads=None, expected=expected, with_gradients=False)
     with contextlib.closing(evaluator), Progress(layout.size, shown=progress) as bar:
         scene = unmeasured_scene(evaluator, layout, point.leaves, float(np.real(first.value)))
+        if absolute is None and not formula.is_complex:
+            scene = responsive_scene(scene, range(len(layout.sizes)))
         gradient = plain_quotients(scene, np.arange(layout.size), formula, absolute, bar.advance)
     starts = layout.starts
     return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])

@@ -20,7 +20,8 @@ PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 DEFAULT_RTOL = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
 
 _CERTAIN = 10.0  # uncertainties beyond the tolerance at which an entry is wrong, and not merely unlucky
-_USEFUL = 0.1  # an uncertainty above this share of the values would let a wrong one pass too
+# An uncertainty above this share of the values would let a wrong one pass too: 100 * rtol, within these bounds.
+_USEFUL = (1e-2, 0.1)
 _CHEAP = 1e-2  # the same for one quotient: what is less certain climbs a ladder first
 _ATOL_SHARE = 1e-3  # the default atol in units of rtol times the tensor's scale
 SCALE_FLOOR = 1e-6  # a scale is at least this share of the largest: of all tensors, or of an output's entries
@@ -141,6 +142,11 @@ class Tolerances:
 
     rtol: Floats
     atol: Floats | None  # None: 1e-3 * rtol * scale of the tensor
+
+    @property
+    def useful(self) -> Floats:
+        """The relative uncertainty above which agreement shows nothing, shape (tensors,)."""
+        return np.clip(100 * self.rtol, *_USEFUL)
 
     def allowed(self, tensors: Any, size: Any, scales: Floats) -> Any:
         """Allowed difference of values of that size in these tensors, of all tensors' scales."""
@@ -291,7 +297,7 @@ def _plainly_right(
         allowed = tolerances.allowed(tensors, np.maximum(np.abs(analytic), np.abs(numerical)), scales)
         right = np.abs(analytic - numerical) <= allowed
         right &= allowed < np.inf
-        right &= estimates.uncertainty[some] <= min(_CHEAP, _USEFUL) * scales[tensors]
+        right &= estimates.uncertainty[some] <= _CHEAP * scales[tensors]
     right &= estimates.clear[some]
     return allowed, right
 
@@ -317,7 +323,7 @@ def _judged(
         extent = np.maximum(extent, scales[tensors])
         allowed = tolerances.allowed(tensors, size, scales)
         u = estimates.uncertainty
-        resolved = u <= _USEFUL * np.maximum(extent, around[tensors])
+        resolved = u <= tolerances.useful[tensors] * np.maximum(extent, around[tensors])
         agrees = distance <= allowed + u
         wrong = distance > allowed + _CERTAIN * u
         unsure = ~(u <= _CHEAP * extent) | (distance > allowed)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._entries import Scene, measured_scenes, unmeasured_scene
+from fastgc._entries import Scene, measured_scenes, responsive_scene, unmeasured_scene
 from fastgc._evaluate import Ray, Tick, outside_domain
 from fastgc._layout import Array, ParameterLayout
 
@@ -65,7 +65,8 @@ class Field:
     @cached_property
     def unmeasured(self) -> Scene:
         """For the inputs' scales only."""
-        return unmeasured_scene(Component(self, 0), self.layout, self.leaves, 0.0)
+        scene = unmeasured_scene(Component(self, 0), self.layout, self.leaves, 0.0)
+        return responsive_scene(scene, range(len(self.leaves)), self.base, self.outputs)
 
     @cached_property
     def together(self) -> int:

@@ -252,12 +252,26 @@ def _one_sided(ladder: Ladder) -> Line:
 
 
 def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
-    """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0) or a jump."""
+    """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0), a jump, or a logarithm.
+
+    What a smooth function's slopes change by from step to step shrinks with the step, that of |x|**1.5 with its root. It
+    stays the same where the slope grows like log h (x log x at 0), and grows where it does so like a power of 1 / h.
+    """
     clear = np.flatnonzero(np.abs(slopes) > 4 * _VISIBLE * noise)
     if clear.size < _FEWEST:
         return False
     last = np.abs(slopes[clear[-3:]])
-    return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP).all())
+    return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP).all()) or _keeps_changing(slopes, noise, ratio)
+
+
+def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
+    """Whether the three smallest changes of the slope that noise does not hide hardly shrink, all of one sign."""
+    changes, hidden = np.diff(slopes), noise[:-1] + noise[1:]
+    last = changes[np.flatnonzero(np.abs(changes) > _VISIBLE * hidden)[-_FEWEST:]]
+    if last.size < _FEWEST or not ((last > 0).all() or (last < 0).all()):
+        return False
+    sizes = np.abs(last)
+    return bool((sizes[1:] > sizes[:-1] * ratio**-_SMOOTH_GAP).all())
 
 
 def _beside(ladder: Ladder) -> list[list[float]]:

@@ -182,7 +182,7 @@ def _noise_reason(scene: Scene) -> str:
     if scene.noise.single:
         return "round-off (of float32, it seems) hides the slope"
     if scene.noise.at_point <= max(
-        _ROUND_OFF * np.finfo(np.float64).eps * abs(scene.base), scene.noise.displaced / 100
+        _ROUND_OFF * np.finfo(np.float64).eps * (abs(scene.base) or 1.0), scene.noise.displaced / 100
     ):
         return "the slope vanishes within round-off here: check at another point"
     return "noise of the loss hides the slope"
