@@ -327,7 +327,8 @@ def _around(grid: Grid) -> Floats:
 
 def _stillness(grid: Grid) -> Floats:
     """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
-    sizes = np.abs(grid.field.base) / grid.field.unmeasured.tensor_scales.max()
+    sizes = np.where(grid.field.base == 0, 1.0, np.abs(grid.field.base))  # of 0 as of terms of order 1
+    sizes = sizes / grid.field.unmeasured.tensor_scales.max()
     return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
 
 
