@@ -14,7 +14,8 @@ from fastgc._entries import plain_quotients, responsive_scene, unmeasured_scene
 from fastgc._layout import flatten_parameters
 from fastgc._point import callers_point, copied_point
 from fastgc._progress import Progress
-from fastgc._stencil import STENCILS, quotients, relative_step
+from fastgc._reach import SMALL, relative_change, responsive_scale
+from fastgc._stencil import STENCILS, power_of_two, quotients, relative_step
 from fastgc._validate import number, one_of
 
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error
@@ -138,10 +139,13 @@ def numerical_jacobian(
         raise TypeError(f"x is of dtype {given.dtype}; it must be an array of real numbers")
     point = np.array(given, np.complex128 if formula.is_complex else np.float64, order="C")
     flat = point.reshape(-1)
-    scale = np.maximum(np.abs(flat), np.abs(flat).mean() or 1.0) if flat.size else np.ones(0)
-    eps = np.full(flat.size, np.finfo(np.float64).eps)
-    steps = np.full(flat.size, absolute) if absolute is not None else relative_step(formula, eps) * scale
-    columns = [np.empty((np.size(f(point.copy(), *args)), 0))]
+    base = np.array(f(point.copy(), *args)).reshape(-1)
+    if absolute is not None:
+        steps = np.full(flat.size, absolute)
+    else:
+        reach = relative_step(formula, np.full(flat.size, np.finfo(np.float64).eps))
+        steps = power_of_two(reach * np.maximum(np.abs(flat), _input_scale(f, point, args, base)))
+    columns = [np.empty((base.size, 0))]
     for i, size in enumerate(steps):
         displaced = flat[i] + size * np.array(formula.offsets)
         taken = (
@@ -152,6 +156,19 @@ def numerical_jacobian(
         values = np.stack([_displaced_output(f, point, i, entry, args) for entry in displaced], axis=1)
         columns.append(quotients(formula, values, np.full(len(values), size), taken)[:, None])
     return np.hstack(columns)
+
+
+def _input_scale(f: Callable[..., Any], point: NDArray[Any], args: tuple[Any, ...], base: NDArray[Any]) -> float:
+    """The length in which steps of the inputs are measured: their mean magnitude, or more where f does not see that."""
+    own = float(np.abs(point).mean()) if point.any() else 1.0
+    if own >= SMALL:
+        return own
+
+    def change(scale: float) -> float:
+        moved = np.array(f(point + scale * np.cos(np.arange(point.size)).reshape(point.shape), *args)).reshape(-1)
+        return relative_change(moved, base)
+
+    return responsive_scale(own, change)
 
 
 def _displaced_output(

@@ -14,9 +14,9 @@ from fastgc._layout import Array, ParameterLayout, median, spread
 from fastgc._line import TROUBLES, Ladder, Line, analyse
 from fastgc._noise import Noise, measure_noises
 from fastgc._point import tensor_scales
-from fastgc._reach import SMALL, responsive_scale
+from fastgc._reach import SMALL, relative_change, responsive_scale
 from fastgc._stairs import on_stairs, stands_on_stairs, suspicion
-from fastgc._stencil import Stencil, quotients, relative_step, stencil_named
+from fastgc._stencil import Stencil, power_of_two, quotients, relative_step, stencil_named
 
 Floats = NDArray[np.float64]
 # Several losses with the entries at some positions set to each row together, shape (rows, losses).
@@ -49,15 +49,14 @@ class Scene:
     layout: ParameterLayout
     base: float
     noise: Noise
-    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros
+    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; powers of two
     eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
     swing: float = 0.0  # by how much the loss changes a little away from the point, per scale and entry
 
     def scales(self, positions: NDArray[np.int64]) -> Floats:
-        """The length in which an entry's steps are measured: its own magnitude or its tensor's, whichever is larger."""
-        return np.maximum(
-            np.abs(self.evaluator.entries(positions)), self.tensor_scales[self.layout.tensor_of(positions)]
-        )
+        """The length in which an entry's steps are measured: its magnitude or its tensor's; a power of two."""
+        sizes = np.abs(self.evaluator.entries(positions))
+        return power_of_two(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Estimates:
 def unmeasured_scene(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> Scene:
     """A scene whose noise was not measured: enough for quotients without an uncertainty."""
     eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
-    return Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), tensor_scales(leaves), eps)
+    return Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), power_of_two(tensor_scales(leaves)), eps)
 
 
 def open_scene(
@@ -176,19 +175,15 @@ def responsive_scene(
         lengths = _REACH * scale * np.cos(positions)  # as good as random: what depends on differences only moves too
         displaced = start + lengths * np.array([-1.0, 1.0])[:, None]
         rows = scene.evaluator.rounded(positions, displaced.T).T
-        with np.errstate(all="ignore"):
-            moved = np.abs(along(positions, rows).real - bases)
-            return float(np.max(np.where(moved > 0, moved / np.abs(bases), moved), initial=0.0))
+        return relative_change(along(positions, rows).real, bases)
 
     for t in tensors:
         if scales[t] < SMALL and scene.layout.sizes[t]:
             scales[t] = responsive_scale(float(scales[t]), partial(change, _few(scene.layout, t)))
-    return replace(scene, tensor_scales=scales)
+    return replace(scene, tensor_scales=power_of_two(scales))
 
 
-def measured_scenes(
-    scenes: Sequence[Scene], tensors: Sequence[int], seed: int, along: Losses
-) -> list[Scene]:
+def measured_scenes(scenes: Sequence[Scene], tensors: Sequence[int], seed: int, along: Losses) -> list[Scene]:
     """Scenes of several losses of the same parameters, with their noise.
 
     ``along(positions, rows)`` gives the losses, shape (rows, losses), with the entries set to each row together.
@@ -278,7 +273,8 @@ def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: f
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
     relative_noise = scene.noise.at_point / abs(scene.base) if scene.base else 0.0
-    reach = relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6))[scene.layout.tensor_of(positions)]
+    balanced = power_of_two(relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6)))
+    reach = balanced[scene.layout.tensor_of(positions)]
     return reach, reach * scales
 
 

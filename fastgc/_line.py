@@ -254,8 +254,9 @@ def _one_sided(ladder: Ladder) -> Line:
 def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
     """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0), a jump, or a logarithm.
 
-    What a smooth function's slopes change by from step to step shrinks with the step, that of |x|**1.5 with its root. It
-    stays the same where the slope grows like log h (x log x at 0), and grows where it does so like a power of 1 / h.
+    From one step to the next the slope of a smooth function changes by less and less, in proportion to the step; that
+    of |x|**1.5 to its root. It changes by the same amount where it grows like log h (x log x at 0), and by more and more
+    where it grows like a power of 1 / h.
     """
     clear = np.flatnonzero(np.abs(slopes) > 4 * _VISIBLE * noise)
     if clear.size < _FEWEST:
@@ -265,13 +266,19 @@ def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
 
 
 def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
-    """Whether the three smallest changes of the slope that noise does not hide hardly shrink, all of one sign."""
-    changes, hidden = np.diff(slopes), noise[:-1] + noise[1:]
-    last = changes[np.flatnonzero(np.abs(changes) > _VISIBLE * hidden)[-_FEWEST:]]
-    if last.size < _FEWEST or not ((last > 0).all() or (last < 0).all()):
+    """Whether the smallest changes of the slope hardly shrink, all of one sign, until noise hides them or steps end.
+
+    Kinks that were stepped over change it, too, but not any longer from some step on.
+    """
+    changes, hidden = np.diff(slopes), _VISIBLE * (noise[:-1] + noise[1:])
+    seen = np.flatnonzero(np.abs(changes) > hidden)[-_FEWEST:]
+    if seen.size < _FEWEST or seen[-1] - seen[0] >= _FEWEST:
+        return False
+    last, following = changes[seen], seen[-1] + 1
+    if following < changes.size and abs(last[-1]) > hidden[following] * ratio**_SMOOTH_GAP:
         return False
     sizes = np.abs(last)
-    return bool((sizes[1:] > sizes[:-1] * ratio**-_SMOOTH_GAP).all())
+    return bool(abs(np.sign(last).sum()) == _FEWEST and (sizes[1:] > sizes[:-1] * ratio**-_SMOOTH_GAP).all())
 
 
 def _beside(ladder: Ladder) -> list[list[float]]:

@@ -1,9 +1,9 @@
-"""Losses that round their parameters: the values stand on stairs, and steps below the width of one say nothing.
+"""Losses that round their parameters: values stand on stairs, and steps below the width of one say nothing.
 
-A loss that casts its parameters to float32 (or to fewer digits) does not move while a displaced entry is rounded back to
-where it was. Exact ties at small steps, with a clear change at the next larger one, are the sign of it. A rectifier that
-is switched off ties, too, but rises without ties where it is switched on: so values are compared a little beyond the
-first change. Let w be the largest step that ties and D the next one. The stairs are at least 2w wide (rounding to
+A loss that casts its parameters to float32 (or to fewer digits) does not move while a displaced entry is rounded back
+to where it was. The sign of it: small steps tie exactly, and the next larger one changes the loss clearly. A rectifier
+that is switched off ties, too, but where it is switched on it rises without ties: so values are compared a little
+beyond the first change. Let w be the largest step that ties and D the next one. The stairs are at least 2w wide (rounding to
 nearest; w where they round down), so that at most one edge falls into the stretch of w / 2 beyond D.
 """
 
@@ -47,9 +47,9 @@ def suspicion(ladder: Ladder) -> Suspicion | None:
 
 
 def _of_side(ladder: Ladder, values: Floats, displacements: Floats) -> Suspicion | None:
-    if not values[-1] == ladder.base:  # NaN moves
+    if values[-1] != ladder.base:
         return None
-    moving = np.flatnonzero(values != ladder.base)
+    moving = np.flatnonzero(values != ladder.base)  # NaN moves
     if not moving.size:
         return None
     last = int(moving[-1])

@@ -22,8 +22,8 @@ MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8"), str(path)) for
 
 # A module may import only modules of the rows above its own.
 ROWS = [
-    ["_layout", "_stencil", "_line", "_noise", "_progress", "_threads", "_demo"],
-    ["_record", "_sampling", "_validate", "_view"],
+    ["_layout", "_stencil", "_line", "_noise", "_reach", "_progress", "_threads", "_demo"],
+    ["_record", "_sampling", "_stairs", "_validate", "_view"],
     ["_kernels", "_point", "_patterns"],
     ["_evaluate", "_places"],
     ["_workers", "_vectorized", "_compiled"],
@@ -44,7 +44,18 @@ ROWS = [
 ]
 ROW = {module: number for number, row in enumerate(ROWS) for module in row}
 
-ESTIMATING = {"_line", "_noise", "_stencil", "_evaluate", "_compiled", "_kernels", "_entries", "_probes"}
+ESTIMATING = {
+    "_line",
+    "_noise",
+    "_reach",
+    "_stairs",
+    "_stencil",
+    "_evaluate",
+    "_compiled",
+    "_kernels",
+    "_entries",
+    "_probes",
+}
 JUDGING = {"_compare", "_diagnose", "_diagnosis", "_explain", "_patterns", "_places", "_report", "_summary", "_view"}
 LEAVES = {"_cli", "_demo", "_sweep", "_classic", "__main__"}
 

@@ -141,7 +141,8 @@ def test_the_automatic_step_is_a_root_of_the_precision_relative_to_the_entry(
         return float(p)
 
     fastgc.numerical_gradient(loss, x, stencil=stencil)
-    reach = max(abs(point - x) for point in seen) / max(map(abs, STENCILS[stencil].offsets))
+    offsets = STENCILS[stencil].offsets  # the last values: a tiny scale is looked at before
+    reach = max(abs(point - x) for point in seen[-len(offsets) :]) / max(map(abs, offsets))
     assert 0.1 <= reach / (EPS ** (1 / root) * scale) <= 10
 
 
