@@ -32,7 +32,7 @@ _TINY = 1e-8  # floor of the denominators of relative errors
 _REASONS = {
     "not finite": "the loss is not finite nearby",
     "quantised": "the loss is quantised: it moves in stairs",
-    "jump": "the loss jumps, or its slope is infinite",
+    "jump": "the loss jumps, or its slope is infinite (or grows like a logarithm)",
 }
 
 

@@ -255,8 +255,8 @@ def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
     """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0), a jump, or a logarithm.
 
     From one step to the next the slope of a smooth function changes by less and less, in proportion to the step; that
-    of |x|**1.5 to its root. It changes by the same amount where it grows like log h (x log x at 0), and by more and more
-    where it grows like a power of 1 / h.
+    of |x|**1.5 to its root. It changes by the same amount where it grows like log h (x log x at 0), and by more and
+    more where it grows like a power of 1 / h.
     """
     clear = np.flatnonzero(np.abs(slopes) > 4 * _VISIBLE * noise)
     if clear.size < _FEWEST:

@@ -3,8 +3,8 @@
 A loss that casts its parameters to float32 (or to fewer digits) does not move while a displaced entry is rounded back
 to where it was. The sign of it: small steps tie exactly, and the next larger one changes the loss clearly. A rectifier
 that is switched off ties, too, but where it is switched on it rises without ties: so values are compared a little
-beyond the first change. Let w be the largest step that ties and D the next one. The stairs are at least 2w wide (rounding to
-nearest; w where they round down), so that at most one edge falls into the stretch of w / 2 beyond D.
+beyond the first change. Let w be the largest step that ties and D the next one. The stairs are at least 2w wide
+(rounding to nearest; w where they round down), so that at most one edge falls into the stretch of w / 2 beyond D.
 """
 
 from __future__ import annotations
