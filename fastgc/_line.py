@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 _FEWEST = 3  # steps without which nothing is concluded
 _VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
 _SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
+_KINK_BESIDE = 0.75  # the changes of a quotient grow with a smaller power of 1 / h, unless by a kink beside it: 1
 _LAST_PLACES = 64.0  # by which a constant, added up in double precision, changes at random
 _SLOWLY = 1.5  # times its due share of the gap at the step before, above which a gap does not vanish
 _SURELY = 4.0  # times the noise of two estimates, by which they differ if they contradict each other
@@ -268,7 +269,7 @@ def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
 def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
     """Whether the smallest changes of the slope hardly shrink, all of one sign, until noise hides them or steps end.
 
-    Kinks that were stepped over change it, too, but not any longer from some step on.
+    A kink beside the point changes it, too: in proportion to 1 / h, and not any longer once it is stepped over.
     """
     changes, hidden = np.diff(slopes), _VISIBLE * (noise[:-1] + noise[1:])
     seen = np.flatnonzero(np.abs(changes) > hidden)[-_FEWEST:]
@@ -277,8 +278,9 @@ def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
     last, following = changes[seen], seen[-1] + 1
     if following < changes.size and abs(last[-1]) > hidden[following] * ratio**_SMOOTH_GAP:
         return False
-    sizes = np.abs(last)
-    return bool(abs(np.sign(last).sum()) == _FEWEST and (sizes[1:] > sizes[:-1] * ratio**-_SMOOTH_GAP).all())
+    with np.errstate(invalid="ignore"):
+        powers = np.log(last[1:] / last[:-1]) / np.log(ratio)  # NaN where signs differ
+    return bool(((powers > -_SMOOTH_GAP) & (powers < _KINK_BESIDE)).all())
 
 
 def _beside(ladder: Ladder) -> list[list[float]]:
