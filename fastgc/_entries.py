@@ -94,6 +94,13 @@ class Estimates:
         numerical, uncertainty, step = np.empty((3, positions.size))
         return cls(positions, numerical, uncertainty, numerical, numerical, step, np.zeros(positions.size, np.int8))
 
+    @classmethod
+    def unknown(cls, positions: NDArray[np.int64]) -> Estimates:
+        """Of entries about which nothing could be measured."""
+        nothing, endless = np.full(positions.size, np.nan), np.full(positions.size, np.inf)
+        trouble = np.full(positions.size, TROUBLES.index("not finite"), np.int8)
+        return cls(positions, nothing, endless, nothing, nothing, nothing, trouble)
+
     def fill(self, where: slice, other: Estimates) -> None:
         """Take over the derivatives of other estimates without kinks."""
         self.numerical[where], self.uncertainty[where], self.step[where] = (

@@ -5,39 +5,69 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._entries import Scene, measured_scenes, unmeasured_scene
-from fastgc._evaluate import Ray, Tick, outside_domain
+from fastgc._evaluate import Raised, Ray, Tick, WrongValueError, at_entries, at_entry, raised
 from fastgc._layout import Array, ParameterLayout
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 Weights = int | Floats  # one output by its number, or a factor for every output
-Function = Callable[[Floats], Floats]  # outputs, shape (k, m), at points of shape (k, n)
-
 _AWAY = 2.0**-5  # in units of the inputs' scales: a coarse grid shows, and few kinks are crossed
 _NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
 
 
-def one_by_one(function: Callable[[Floats], Floats], size: int) -> Function:
-    """A function of one point, called at each of several; NaN where it is not defined."""
+class Function(Protocol):
+    """Outputs, shape (k, m), at points of shape (k, n); NaN where the function raises, as ``raised`` tells."""
 
-    def values(points: Floats) -> Floats:
-        out = np.empty((len(points), size))
+    raised: Raised
+
+    def __call__(self, points: Floats) -> Floats:
+        """The outputs."""
+
+
+class OneByOne:
+    """A function of one point, called at each of several.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(x)`` gives the outputs, shape (m,), at x of shape (n,).
+    size : int
+        The number m of outputs.
+    layout, point : ParameterLayout, array of shape (n,)
+        The inputs, and where they stand before they are displaced.
+    """
+
+    def __init__(self, function: Callable[[Floats], Floats], size: int, layout: ParameterLayout, point: Floats) -> None:
+        self.raised = Raised()
+        self._function, self._size, self._layout, self._point = function, size, layout, point.copy()
+
+    def __call__(self, points: Floats) -> Floats:
+        """The outputs, shape (k, m)."""
+        out = np.empty((len(points), self._size))
         for k, point in enumerate(points):
+            displaced = np.flatnonzero(point != self._point)
             try:
-                out[k] = function(point)
+                out[k] = self._function(point)
+                self.raised = self.raised.joined(Raised(answered=displaced.size > 0))
+            except WrongValueError:
+                raise
             except Exception as error:
-                if not outside_domain(error):
-                    raise
                 out[k] = np.nan
+                self.raised = self.raised.joined(raised(error, place(self._layout, displaced, point)))
         return out
 
-    return values
+
+def place(layout: ParameterLayout, displaced: Positions, point: Floats) -> str:
+    """A point with some inputs displaced, in words."""
+    if displaced.size == 1:
+        return at_entry(layout, int(displaced[0]), point[displaced[0]])
+    return at_entries(layout, displaced)
 
 
 class Field:
@@ -61,6 +91,11 @@ class Field:
         self._function = function
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
         self.scenes: dict[int, Scene] = {}  # of the outputs whose noise was measured so far
+
+    @property
+    def raised(self) -> Raised:
+        """What the function raised at displaced inputs so far."""
+        return self._function.raised
 
     @cached_property
     def unmeasured(self) -> Scene:
@@ -182,6 +217,10 @@ class Component:
     @property
     def evaluations(self) -> int:
         return self._field.evaluations
+
+    @property
+    def raised(self) -> Raised:
+        return self._field.raised
 
     def value(self) -> Any:
         return float(self.of(self._field.base[None, :])[0])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgc.torch._evaluator import not_defined
+from fastgc._evaluate import Raised, WrongShapeError, WrongTypeError, WrongValueError, raised
 from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
 
 _FEWEST = 16  # points that pay for evaluating them together
@@ -29,7 +29,7 @@ def tensors(value: Any) -> tuple[torch.Tensor, ...]:
     found = as_tuple(value)
     wrong = [type(each).__name__ for each in found if not isinstance(each, torch.Tensor)]
     if wrong:
-        raise TypeError(f"func returned {wrong[0]}; it must return a tensor or a tuple of tensors")
+        raise WrongTypeError(f"func returned {wrong[0]}; it must return a tensor or a tuple of tensors")
     return found
 
 
@@ -57,6 +57,7 @@ class Outputs:
     ----------
     base : the outputs of interest at the inputs, shape (m,)
     batched : whether some were computed by vmap
+    raised : what the function raised at displaced inputs
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Outputs:
         room: int,
     ) -> None:
         self._here, self._leaves = Packing(here), Packing([inputs[k] for k in checked])
-        self.batched, self.base = False, self._here.joined(here)[0]
+        self.batched, self.base, self.raised = False, self._here.joined(here)[0], Raised()
         self._most = _NUMBERS // max(1, room, self._here.size + self._leaves.size)
         self._together = self._most >= _FEWEST
         self._func, self._inputs, self._checked, self._compared = func, inputs, checked, compared
@@ -88,13 +89,14 @@ class Outputs:
                 self._together = False
                 return self._one_by_one(points)
             found.append(block)
-        self.batched = True
+        self.batched, self.raised = True, self.raised.joined(Raised(answered=True))
         return np.concatenate(found)
 
     def one_by_one(self) -> Outputs:
         """The same without vmap."""
         other = copy.copy(self)
         other.batched = other._together = False
+        other.raised = Raised()
         return other
 
     def _both_ways(self, points: Floats) -> Floats | None:
@@ -122,16 +124,30 @@ class Outputs:
 
     def _one_by_one(self, points: Floats) -> Floats:
         out = np.empty((len(points), self.base.size))
-        for row, moved in zip(out, self._leaves.members(points), strict=True):
+        for row, point, moved in zip(out, points, self._leaves.members(points), strict=True):
             try:
                 found = self._called(*(each.requires_grad_() for each in moved))
-                for place, each in zip(self._here.slices, found, strict=True):
-                    row[place] = flat(each)
+            except WrongValueError:
+                raise
             except Exception as error:
-                if not not_defined(error):
-                    raise
                 row[:] = np.nan
+                self.raised = self.raised.joined(raised(error, "" if self.raised.count else self._where(point)))
+                continue
+            for place, each in zip(self._here.slices, found, strict=True):
+                row[place] = flat(each)
+            if not self.raised.answered and (point != self._point).any():
+                self.raised = self.raised.joined(Raised(answered=True))
         return out
+
+    def _where(self, point: Floats) -> str:
+        """A point, in words."""
+        displaced = np.flatnonzero(point != self._point[0])
+        if displaced.size != 1:
+            return f"{displaced.size} numbers of the inputs displaced together"
+        at = int(displaced[0])
+        leaf = next(j for j, place in enumerate(self._leaves.slices) if place.start <= at < place.stop)
+        index = np.unravel_index(at - self._leaves.slices[leaf].start, self._leaves.shapes[leaf] or (1,))
+        return f"input {self._checked[leaf]} at {[*map(int, index)]} = {point[at]:.6g}"
 
     def _called(self, *moved: torch.Tensor) -> tuple[torch.Tensor, ...]:
         arguments = list(self._inputs)
@@ -141,5 +157,5 @@ class Outputs:
         chosen = tuple(found[k] for k in self._compared)
         sizes = [math.prod(real_shape(each)) for each in chosen]
         if sizes != self._sizes:
-            raise ValueError(f"func returned {sizes} numbers beside its inputs, and {self._sizes} there")
+            raise WrongShapeError(f"func returned {sizes} numbers beside its inputs, and {self._sizes} there")
         return chosen
