@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgc._engine import open_evaluator
 from fastgc._entries import plain_quotients, unmeasured_scene
-from fastgc._evaluate import Raised, raised
+from fastgc._evaluate import Raised
 from fastgc._layout import flatten_parameters
 from fastgc._point import callers_point, copied_point
 from fastgc._progress import Progress
@@ -177,7 +177,7 @@ def _column(
             found = found.joined(Raised(answered=bool(entry != flat[i])))
         except Exception as error:
             columns.append(np.full(base.size, np.nan))
-            found = found.joined(raised(error, f"x.flat[{i}] = {entry:.6g}"))
+            found = found.joined(Raised(1, error))
     return np.stack(columns, axis=1), found
 
 

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from fastgc import _kernels
 from fastgc._evaluate import (
+    UNDEFINED,
     OutOfTime,
+    Place,
     PythonEvaluator,
     Raised,
     Ray,
@@ -22,7 +25,6 @@ from fastgc._evaluate import (
     along_direction,
     at_entries,
     at_entry,
-    raised,
     silent,
 )
 from fastgc._layout import Array, ParameterLayout
@@ -162,7 +164,7 @@ class NumbaEvaluator:
             errors = self._run(thread, dtype, cells[piece], displaced[piece], out[piece])
             note(piece.start * columns, (piece.stop - piece.start) * columns, errors)
 
-        def where(k: int) -> str:
+        def where(k: int) -> Place:
             return at_entry(self._layout, int(positions[k // columns]), displaced.flat[k])
 
         moves = (displaced != self.entries(positions)[:, None]).reshape(-1)
@@ -183,7 +185,7 @@ class NumbaEvaluator:
             errors = self._run_bundle(thread, bundle, distances, piece.start, flat[piece])
             note(piece.start, piece.stop - piece.start, errors)
 
-        def where(m: int) -> str:
+        def where(m: int) -> Place:
             return along_direction(self._layout, directions[m // distances.size], distances[m % distances.size])
 
         with self._noting(np.tile(distances != 0, len(directions)), where) as note:
@@ -231,7 +233,7 @@ class NumbaEvaluator:
         self._crew.run(Pieces(count, lambda left: self._length(left, columns)), work, done)
 
     @contextlib.contextmanager
-    def _noting(self, moves: NDArray[np.bool_], where: Callable[[int], str]) -> Iterator[_Note]:
+    def _noting(self, moves: NDArray[np.bool_], where: Callable[[int], Place]) -> Iterator[_Note]:
         """Take note of what the loss raises, and whether it has a value where something moves; in any thread.
 
         Which exception is the first, and where it was raised, does not depend on the threads.
@@ -247,8 +249,8 @@ class NumbaEvaluator:
         try:
             yield note
         finally:
-            for number, (k, error) in enumerate(sorted(found, key=lambda each: each[0])):
-                self._raised = self._raised.joined(raised(error, where(k) if number == 0 else ""))
+            for k, error in sorted(found, key=lambda each: each[0]):
+                self._raised = self._raised.also(error, partial(where, k))
             self._raised = self._raised.joined(Raised(answered=bool(answered)))
 
     def _done(self, evaluations: int) -> None:
@@ -291,7 +293,7 @@ class NumbaEvaluator:
                 self._loops[flat.dtype](self._records[thread], self._args, flat, cells[i : i + 1], *one)
             except Exception as error:
                 flat[cells[i]] = original
-                out[i, j] = np.nan
+                out[i, j] = UNDEFINED[self._direct.result_dtype]
                 errors.append((k, error))
         return errors
 
@@ -321,7 +323,7 @@ class NumbaEvaluator:
         except Exception as error:
             for part, (start, stop) in zip(bundle.parts, itertools.pairwise(bundle.bounds.tolist()), strict=True):
                 flat[part] = bundle.origin[start:stop]
-            out[...] = np.nan
+            out[...] = UNDEFINED[self._direct.result_dtype]
             errors = [(0, error)] if out.size == 1 else []
             for m in range(out.size if out.size > 1 else 0):
                 own = self._run_bundle(thread, bundle, distances, first + m, out[m : m + 1])

@@ -36,6 +36,7 @@ class WrongShapeError(WrongValueError, ValueError):
 _SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways may differ: of change, and of round-off
 _TEXT = 200  # characters of an exception's text that a note repeats
 
+UNDEFINED = {np.float64: math.nan, np.complex128: complex(math.nan, math.nan)}  # by dtype: both parts are nan
 _BLOCK = 1 << 16  # entries displaced at a time: their temporaries stay in the cache
 
 
@@ -57,6 +58,14 @@ class Ray:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A displaced point, in words, and whether a single entry is displaced there."""
+
+    text: str
+    single: bool
+
+
+@dataclass(frozen=True)
 class Raised:
     """What a loss raised at displaced points: it is not defined there, and counts as nan.
 
@@ -64,24 +73,30 @@ class Raised:
     ----------
     count : how often
     first : the first exception, or None
-    text : its type and text
-    where : the displaced point at which it was raised, in words
-    kinds : names of the types of all of them, that of the first one first
+    text : type and text of the first one, or of the first at a point with a single displaced entry
+    place : where that was raised
+    kinds : names of the types of all of them, in the order in which they were met
     answered : whether the loss gave a value at some displaced point
     """
 
     count: int = 0
     first: Exception | None = None
     text: str = ""
-    where: str = ""
+    place: Place | None = None
     kinds: tuple[str, ...] = ()
     answered: bool = False
 
     def joined(self, later: Raised) -> Raised:
         """With what was raised later."""
-        first, kinds = self if self.count else later, tuple(dict.fromkeys((*self.kinds, *later.kinds)))
-        count, answered = self.count + later.count, self.answered or later.answered
-        return Raised(count, first.first, first.text, first.where, kinds, answered)
+        told = later if self.place is None or (later.place and later.place.single > self.place.single) else self
+        first, kinds = self.first or later.first, tuple(dict.fromkeys((*self.kinds, *later.kinds)))
+        return Raised(self.count + later.count, first, told.text, told.place, kinds, self.answered or later.answered)
+
+    def also(self, error: Exception, place: Callable[[], Place]) -> Raised:
+        """With one exception more; ``place`` is asked for if it matters."""
+        matters = self.place is None or not self.place.single
+        where = place() if matters else None
+        return self.joined(Raised(1, error, described(error) if matters else "", where, (type(error).__name__,)))
 
     def pass_on(self) -> None:
         """Raise the first exception if the loss raised at every displaced point."""
@@ -90,16 +105,13 @@ class Raised:
 
     def notes(self, what: str = "the loss") -> tuple[str, ...]:
         """One note on all of them, none if there were none."""
-        if not self.count:
+        if self.place is None:
             return ()
-        times = "once, at" if self.count == 1 else f"{self.count:,} times, first at"
-        others = f"; also {listed(self.kinds[1:], quote=False)}" if self.kinds[1:] else ""
-        return (f"{what} raised {self.text} ({times} {self.where}{others}): taken as not defined there",)
-
-
-def raised(error: Exception, where: str) -> Raised:
-    """That an exception was raised at a displaced point."""
-    return Raised(1, error, described(error), where, (type(error).__name__,))
+        times = "once" if self.count == 1 else f"{self.count:,} times"
+        others = [kind for kind in self.kinds if not self.text.startswith(kind)]
+        also = f"; also {listed(others, quote=False)}" if others else ""
+        where = f"{times}, {'' if self.count == 1 else 'first '}at {self.place.text}{also}"
+        return (f"{what} raised {self.text} ({where}): taken as not defined there",)
 
 
 def described(error: BaseException) -> str:
@@ -194,23 +206,23 @@ def agree(values: Array, others: Array, base: float, eps: float) -> bool:
 # --- displacing ---
 
 
-def at_entry(layout: ParameterLayout, position: int, entry: Any) -> str:
-    """The point at which one entry is displaced, in words."""
+def at_entry(layout: ParameterLayout, position: int, entry: Any) -> Place:
+    """The point at which one entry is displaced."""
     tensor = int(layout.tensor_of(np.array([position]))[0])
     index = layout.index(tensor, position - int(layout.starts[tensor]))
-    return f"{layout.names[tensor]}{list(index) if index else ''} = {entry:.6g}"
+    return Place(f"{layout.names[tensor]}{list(index) if index else ''} = {entry:.6g}", single=True)
 
 
-def at_entries(layout: ParameterLayout, positions: NDArray[np.int64]) -> str:
-    """A point at which several entries are displaced together, in words."""
+def at_entries(layout: ParameterLayout, positions: NDArray[np.int64]) -> Place:
+    """A point at which several entries are displaced together."""
     names = [layout.names[t] for t in np.unique(layout.tensor_of(positions))]
-    return f"{positions.size} entries of {listed(names, quote=False, limit=3)} displaced together"
+    return Place(f"{positions.size} entries of {listed(names, quote=False, limit=3)} displaced together", single=False)
 
 
-def along_direction(layout: ParameterLayout, rays: Sequence[Ray], distance: float) -> str:
-    """A point along a direction, in words."""
+def along_direction(layout: ParameterLayout, rays: Sequence[Ray], distance: float) -> Place:
+    """A point along a direction."""
     names = listed([layout.names[ray.tensor] for ray in rays], quote=False, limit=3)
-    return f"{abs(distance):.2g} scales along random signs in {names}"
+    return Place(f"{abs(distance):.2g} scales along random signs in {names}", single=False)
 
 
 def _flat_view(array: Array) -> Any:
@@ -268,7 +280,7 @@ class PythonEvaluator:
         self._displaced: list[tuple[Any, Any, Any]] = []  # (array, where, entries) to be put back, whatever happens
 
     @property
-    def result_dtype(self) -> type:
+    def result_dtype(self) -> type[Any]:
         """Of the loss's values: complex where the parameters are (the complex step)."""
         return np.complex128 if self._complex else np.float64
 
@@ -279,7 +291,7 @@ class PythonEvaluator:
     def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self.result_dtype)
 
-        def where() -> str:
+        def where() -> Place:
             return at_entry(self._layout, int(positions[i]), entry)
 
         with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
@@ -317,7 +329,7 @@ class PythonEvaluator:
         """The loss at ``distances`` along one direction, shape (distances,)."""
         out: Array = np.empty(distances.size, self.result_dtype)
 
-        def where() -> str:
+        def where() -> Place:
             return along_direction(self._layout, rays, distance)
 
         self._displaced = [
@@ -368,7 +380,7 @@ class PythonEvaluator:
         for tensor, cell in zip(tensors.tolist(), local.tolist(), strict=True):
             yield self._flat[tensor], cell
 
-    def _value_or_nan(self, displaced: bool, where: Callable[[], str]) -> Any:
+    def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> Any:
         """The loss as its parameters are, nan where it raises: ``where`` that is, is asked for then."""
         if time.perf_counter() > self.deadline:
             raise OutOfTime
@@ -376,8 +388,8 @@ class PythonEvaluator:
         try:
             value = self._loss(self._params, *self._args)
         except Exception as error:
-            self.raised = self.raised.joined(raised(error, "" if self.raised.count else where()))
-            return np.nan
+            self.raised = self.raised.also(error, where)
+            return UNDEFINED[self.result_dtype]
         if displaced and not self.raised.answered:
             self.raised = replace(self.raised, answered=True)
         return value if type(value) is float else as_number(value, complex_allowed=self._complex)

@@ -4,70 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, Protocol
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._entries import Scene, measured_scenes, unmeasured_scene
-from fastgc._evaluate import Raised, Ray, Tick, WrongValueError, at_entries, at_entry, raised
+from fastgc._evaluate import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry
 from fastgc._layout import Array, ParameterLayout
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 Weights = int | Floats  # one output by its number, or a factor for every output
+Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
+Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
+
 _AWAY = 2.0**-5  # in units of the inputs' scales: a coarse grid shows, and few kinks are crossed
 _NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
 
 
-class Function(Protocol):
-    """Outputs, shape (k, m), at points of shape (k, n); NaN where the function raises, as ``raised`` tells."""
+def one_by_one(function: Callable[[Floats], Floats], size: int) -> Function:
+    """A function of one point, called at each of several; its outputs are NaN where it raises."""
 
-    raised: Raised
-
-    def __call__(self, points: Floats) -> Floats:
-        """The outputs."""
-
-
-class OneByOne:
-    """A function of one point, called at each of several.
-
-    Parameters
-    ----------
-    function : callable
-        ``function(x)`` gives the outputs, shape (m,), at x of shape (n,).
-    size : int
-        The number m of outputs.
-    layout, point : ParameterLayout, array of shape (n,)
-        The inputs, and where they stand before they are displaced.
-    """
-
-    def __init__(self, function: Callable[[Floats], Floats], size: int, layout: ParameterLayout, point: Floats) -> None:
-        self.raised = Raised()
-        self._function, self._size, self._layout, self._point = function, size, layout, point.copy()
-
-    def __call__(self, points: Floats) -> Floats:
-        """The outputs, shape (k, m)."""
-        out = np.empty((len(points), self._size))
+    def values(points: Floats) -> tuple[Floats, Errors]:
+        out, errors = np.empty((len(points), size)), []
         for k, point in enumerate(points):
-            displaced = np.flatnonzero(point != self._point)
             try:
-                out[k] = self._function(point)
-                self.raised = self.raised.joined(Raised(answered=displaced.size > 0))
+                out[k] = function(point)
             except WrongValueError:
                 raise
             except Exception as error:
                 out[k] = np.nan
-                self.raised = self.raised.joined(raised(error, place(self._layout, displaced, point)))
-        return out
+                errors.append((k, error))
+        return out, errors
 
-
-def place(layout: ParameterLayout, displaced: Positions, point: Floats) -> str:
-    """A point with some inputs displaced, in words."""
-    if displaced.size == 1:
-        return at_entry(layout, int(displaced[0]), point[displaced[0]])
-    return at_entries(layout, displaced)
+    return values
 
 
 class Field:
@@ -76,7 +48,8 @@ class Field:
     Parameters
     ----------
     function : callable
-        ``function(points)`` gives the outputs, float64 of shape (k, m), at flat float64 copies of all inputs, (k, n).
+        ``function(points)`` gives the outputs, float64 of shape (k, m), at flat float64 copies of all inputs, (k, n),
+        NaN where it raises, and what it raises.
     layout, leaves : ParameterLayout, sequence of arrays
         The inputs as tensors, of the dtypes in which they are displaced.
     base : array, shape (m,)
@@ -88,14 +61,9 @@ class Field:
     ) -> None:
         self.layout, self.leaves, self.base, self.seed, self.evaluations = layout, leaves, base, seed, 1
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64)
-        self._function = function
+        self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
         self.scenes: dict[int, Scene] = {}  # of the outputs whose noise was measured so far
-
-    @property
-    def raised(self) -> Raised:
-        """What the function raised at displaced inputs so far."""
-        return self._function.raised
 
     @cached_property
     def unmeasured(self) -> Scene:
@@ -192,7 +160,18 @@ class Field:
         """Outputs at points, shape (k, m); NaN where not defined."""
         self.evaluations += len(points)
         with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
-            return self._function(points)
+            outputs, errors = self._function(points)
+        for k, error in errors:
+            self.raised = self.raised.also(error, partial(self._place, points[k]))
+        if not self.raised.answered and np.count_nonzero((points != self.point).any(axis=1)) > len(errors):
+            self.raised = replace(self.raised, answered=True)
+        return outputs
+
+    def _place(self, point: Floats) -> Place:
+        displaced = np.flatnonzero(point != self.point)
+        if displaced.size == 1:
+            return at_entry(self.layout, int(displaced[0]), point[displaced[0]])
+        return at_entries(self.layout, displaced)
 
     def along(self, rays: Sequence[Ray], distances: Floats) -> Floats:
         """Outputs at ``distances`` along the direction that all rays make together, shape (k, m)."""

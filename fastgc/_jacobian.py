@@ -15,7 +15,7 @@ from fastgc._check import check_gradients
 from fastgc._compare import FAIL, default_rtol
 from fastgc._entries import Estimates
 from fastgc._evaluate import WrongShapeError, WrongTypeError
-from fastgc._field import Field, OneByOne
+from fastgc._field import Field, one_by_one
 from fastgc._grid import Checked, Grid, Group, check_groups, open_grid, verdicts
 from fastgc._jacobian_report import About, JacobianReport, failed, jacobian_report
 from fastgc._layout import flatten_parameters
@@ -300,7 +300,7 @@ def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed
 
     layout, leaves = flatten_parameters(point)
     base = first.reshape(-1)
-    return Field(OneByOne(outputs, base.size, layout, point.reshape(-1)), layout, leaves, base, seed), first.shape
+    return Field(one_by_one(outputs, base.size), layout, leaves, base, seed), first.shape
 
 
 def _real_outputs(value: Any) -> Floats:

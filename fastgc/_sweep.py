@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgc._evaluate import Raised, raised
+from fastgc._evaluate import Raised
 from fastgc._stencil import quotients, stencil_named
 
 Floats = NDArray[np.float64]
@@ -134,8 +134,8 @@ def _values(f: Callable[[Any], Any], points: NDArray[Any], x: float) -> tuple[ND
             except Exception as error:
                 if point == x:
                     raise
-                found, value = found.joined(raised(error, f"{point:.6g}")), np.nan
-                values.append(value)
+                found = found.joined(Raised(1, error))
+                values.append(np.nan)
             else:
                 found = found if found.answered or point == x else replace(found, answered=True)
     return np.array(values).reshape(points.shape), found

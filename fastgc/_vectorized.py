@@ -6,13 +6,16 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluate import (
+    UNDEFINED,
     OutOfTime,
+    Place,
     PythonEvaluator,
     Raised,
     Ray,
@@ -23,7 +26,6 @@ from fastgc._evaluate import (
     along_direction,
     at_entries,
     at_entry,
-    raised,
 )
 from fastgc._layout import Array, ParameterLayout
 
@@ -100,7 +102,7 @@ class VectorizedEvaluator:
                 for row, distance in zip(blocks[ray.tensor], distances[part].tolist(), strict=True):
                     row[where] = origin + distance * ray.scale * ray.signs
 
-        def at_row(row: int) -> str:
+        def at_row(row: int) -> Place:
             return along_direction(self._layout, rays, distances[row])
 
         return self._in_blocks(distances != 0, {ray.tensor for ray in rays}, fill, at_row)
@@ -162,7 +164,7 @@ class VectorizedEvaluator:
 
         positions = where + int(self._layout.starts[tensor])
 
-        def at_row(row: int) -> str:
+        def at_row(row: int) -> Place:
             return at_entry(self._layout, int(positions[row]), entries[row])
 
         moves = entries != self.entries(positions)
@@ -173,7 +175,7 @@ class VectorizedEvaluator:
         moves: NDArray[np.bool_],
         tensors: set[int],
         fill: Callable[[Blocks, slice], object],
-        at_row: Callable[[int], str],
+        at_row: Callable[[int], Place],
     ) -> Array:
         """The loss for as many rows as ``moves`` has.
 
@@ -194,7 +196,7 @@ class VectorizedEvaluator:
             with np.errstate(all="ignore"):
                 out[part], errors = self._values_or_nan(blocks, part.stop - start)
             for row, error in errors:
-                self.raised = self.raised.joined(raised(error, "" if self.raised.count else at_row(start + row)))
+                self.raised = self.raised.also(error, partial(at_row, start + row))
             if not self.raised.answered and moves[part].sum() > len(errors):
                 self.raised = replace(self.raised, answered=True)
         return out
@@ -214,7 +216,8 @@ class VectorizedEvaluator:
             raise
         except Exception as error:
             if rows == 1:
-                return np.array([np.nan]), [(0, error)]
+                dtype = self._plain.result_dtype
+                return np.full(1, UNDEFINED[dtype], dtype), [(0, error)]
         self.evaluations -= rows  # counted again
         singles = [{t: block[i : i + 1] for t, block in blocks.items()} for i in range(rows)]
         found = [self._values_or_nan(single, 1) for single in singles]

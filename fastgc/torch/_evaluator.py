@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastgc._evaluate import (
+    Place,
     Raised,
     Ray,
     Tick,
@@ -20,7 +21,6 @@ from fastgc._evaluate import (
     along_direction,
     at_entries,
     at_entry,
-    raised,
 )
 from fastgc._layout import Array, ParameterLayout, spread
 
@@ -108,7 +108,7 @@ class TorchEvaluator:
     def _along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
         out: Array = np.empty(distances.size)
 
-        def where() -> str:
+        def where() -> Place:
             return along_direction(self._layout, rays, distance)
 
         places = [slice(ray.start, ray.start + ray.signs.size) for ray in rays]
@@ -152,14 +152,14 @@ class TorchEvaluator:
         with torch.no_grad():
             return float(self._loss({}))
 
-    def _value_or_nan(self, displaced: bool, where: Callable[[], str]) -> float:
+    def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> float:
         """The loss as its tensors are, nan where it raises: ``where`` that is, is asked for then."""
         try:
             value = self._called()
         except WrongValueError:
             raise
         except Exception as error:
-            self.raised = self.raised.joined(raised(error, "" if self.raised.count else where()))
+            self.raised = self.raised.also(error, where)
             return np.nan
         if displaced and not self.raised.answered:
             self.raised = replace(self.raised, answered=True)
@@ -168,7 +168,7 @@ class TorchEvaluator:
     def _one_by_one(self, t: int, cells: NDArray[np.int64], entries: Array) -> Array:
         flat, out = self._flat[t], np.empty(entries.size)
 
-        def where() -> str:
+        def where() -> Place:
             return at_entry(self._layout, int(self._layout.starts[t]) + cell, entry)
 
         for i, (cell, entry) in enumerate(zip(cells.tolist(), entries.tolist(), strict=True)):

@@ -260,7 +260,8 @@ def _open_call(func: Callable[..., Any], inputs: Any, dtypes: bool) -> _Call:
     room = footprint(lambda: func(*given))
     outputs = Outputs(func, given, checked, compared, here, room)
     backward = Backward(here, leaves, checked, dtypes, room)
-    layout, arrays = flatten_parameters([flat(leaf).copy() for leaf in leaves])
+    numbers = {f"input {k}": flat(leaf).copy() for k, leaf in zip(checked, leaves, strict=True)}
+    layout, arrays = flatten_parameters(numbers)
     field = Field(outputs, layout, arrays, outputs.base, 0)
     return _Call(func, given, checked, compared, here, outputs, backward, field)
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgc._evaluate import Raised, WrongShapeError, WrongTypeError, WrongValueError, raised
+from fastgc._evaluate import WrongShapeError, WrongTypeError, WrongValueError
+from fastgc._field import Errors
 from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
 
 _FEWEST = 16  # points that pay for evaluating them together
@@ -57,7 +58,6 @@ class Outputs:
     ----------
     base : the outputs of interest at the inputs, shape (m,)
     batched : whether some were computed by vmap
-    raised : what the function raised at displaced inputs
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Outputs:
         room: int,
     ) -> None:
         self._here, self._leaves = Packing(here), Packing([inputs[k] for k in checked])
-        self.batched, self.base, self.raised = False, self._here.joined(here)[0], Raised()
+        self.batched, self.base = False, self._here.joined(here)[0]
         self._most = _NUMBERS // max(1, room, self._here.size + self._leaves.size)
         self._together = self._most >= _FEWEST
         self._func, self._inputs, self._checked, self._compared = func, inputs, checked, compared
@@ -78,8 +78,8 @@ class Outputs:
         self._point = self._leaves.joined([inputs[k] for k in checked])
         self._eps = max(torch.finfo(inputs[k].dtype).eps for k in checked)
 
-    def __call__(self, points: Floats) -> Floats:
-        """The outputs, shape (k, m), at points of shape (k, n); NaN where they are not defined."""
+    def __call__(self, points: Floats) -> tuple[Floats, Errors]:
+        """The outputs, shape (k, m), at points of shape (k, n), NaN where the function raises, and what it raises."""
         if not self._together or len(points) < _FEWEST:
             return self._one_by_one(points)
         found = []
@@ -89,14 +89,13 @@ class Outputs:
                 self._together = False
                 return self._one_by_one(points)
             found.append(block)
-        self.batched, self.raised = True, self.raised.joined(Raised(answered=True))
-        return np.concatenate(found)
+        self.batched = True
+        return np.concatenate(found), []
 
     def one_by_one(self) -> Outputs:
         """The same without vmap."""
         other = copy.copy(self)
         other.batched = other._together = False
-        other.raised = Raised()
         return other
 
     def _both_ways(self, points: Floats) -> Floats | None:
@@ -105,7 +104,7 @@ class Outputs:
         Batched arithmetic rounds in another order. What the inputs themselves deviate by is taken off all values: a
         constant offset would look like a jump at the point.
         """
-        plain = self._one_by_one(points[[0, -1]])
+        plain, _ = self._one_by_one(points[[0, -1]])
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -122,32 +121,20 @@ class Outputs:
             found = torch.func.vmap(self._called)(*self._leaves.stacked(points))
         return self._here.joined(found, len(points))
 
-    def _one_by_one(self, points: Floats) -> Floats:
-        out = np.empty((len(points), self.base.size))
-        for row, point, moved in zip(out, points, self._leaves.members(points), strict=True):
+    def _one_by_one(self, points: Floats) -> tuple[Floats, Errors]:
+        out, errors = np.empty((len(points), self.base.size)), []
+        for k, moved in enumerate(self._leaves.members(points)):
             try:
                 found = self._called(*(each.requires_grad_() for each in moved))
             except WrongValueError:
                 raise
             except Exception as error:
-                row[:] = np.nan
-                self.raised = self.raised.joined(raised(error, "" if self.raised.count else self._where(point)))
+                out[k] = np.nan
+                errors.append((k, error))
                 continue
             for place, each in zip(self._here.slices, found, strict=True):
-                row[place] = flat(each)
-            if not self.raised.answered and (point != self._point).any():
-                self.raised = self.raised.joined(Raised(answered=True))
-        return out
-
-    def _where(self, point: Floats) -> str:
-        """A point, in words."""
-        displaced = np.flatnonzero(point != self._point[0])
-        if displaced.size != 1:
-            return f"{displaced.size} numbers of the inputs displaced together"
-        at = int(displaced[0])
-        leaf = next(j for j, place in enumerate(self._leaves.slices) if place.start <= at < place.stop)
-        index = np.unravel_index(at - self._leaves.slices[leaf].start, self._leaves.shapes[leaf] or (1,))
-        return f"input {self._checked[leaf]} at {[*map(int, index)]} = {point[at]:.6g}"
+                out[k, place] = flat(each)
+        return out, errors
 
     def _called(self, *moved: torch.Tensor) -> tuple[torch.Tensor, ...]:
         arguments = list(self._inputs)
