@@ -34,7 +34,7 @@ class WrongShapeError(WrongValueError, ValueError):
 
 
 _SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways may differ: of change, and of round-off
-_TEXT = 200  # characters of an exception's text that a note repeats
+_HEAD, _TAIL = 120, 80  # characters of an exception's text that a note repeats: a traceback says at its end what it was
 
 UNDEFINED = {np.float64: math.nan, np.complex128: complex(math.nan, math.nan)}  # by dtype: both parts are nan
 _BLOCK = 1 << 16  # entries displaced at a time: their temporaries stay in the cache
@@ -115,11 +115,11 @@ class Raised:
 
 
 def described(error: BaseException) -> str:
-    """The type of an exception and the beginning of its text, in one line."""
+    """The type of an exception and its text, in one line; of a long one the beginning and the end."""
     text = ""
     with contextlib.suppress(Exception):  # of an exception that cannot be printed
         text = " ".join(str(error).split())
-    text = text if len(text) <= _TEXT else text[: _TEXT - 3] + "..."
+    text = text if len(text) <= _HEAD + _TAIL else f"{text[:_HEAD]} ... {text[-_TAIL:]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

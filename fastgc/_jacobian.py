@@ -214,6 +214,7 @@ def _asymmetry(hessian: Any, hvp: Any, point: Floats, args: tuple[Any, ...], rto
     return f"hessian is not symmetric: [{i}, {j}] is {first[worst]:.6g} and [{j}, {i}] is {second[worst]:.6g}"
 
 
+@np.errstate(all="ignore")  # what is not finite is judged, and not warned about
 def find(
     grid: Grid, groups: Sequence[Group], probes: int, seed: int, bar: Progress
 ) -> tuple[Checked, Projections | None, NotFinite | None]:
@@ -298,7 +299,7 @@ def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed
             )
         return values.reshape(-1)
 
-    layout, leaves = flatten_parameters(point)
+    layout, leaves = flatten_parameters({"x": point})
     base = first.reshape(-1)
     return Field(one_by_one(outputs, base.size), layout, leaves, base, seed), first.shape
 

@@ -83,6 +83,7 @@ class _Checked:
     judgement: Judgement
 
 
+@np.errstate(all="ignore")  # an error may be too large for a number
 def summarise(
     layout: ParameterLayout,
     counts: Sequence[int | None],

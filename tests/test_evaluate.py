@@ -188,7 +188,7 @@ class Unprintable(Exception):
         (MemoryError(), "MemoryError"),
         (ValueError("bad\n  shape"), "ValueError: bad shape"),
         (KeyError("W"), "KeyError: 'W'"),
-        (AssertionError("x" * 300), f"AssertionError: {'x' * 197}..."),
+        (AssertionError("x" * 300), f"AssertionError: {'x' * 120} ... {'x' * 80}"),
         (NameError("name 'q' is not defined"), "NameError: name 'q' is not defined"),
         (Unprintable(), "Unprintable"),
     ],
