@@ -26,16 +26,16 @@ from fastgc._engine import (
     readable_compilation,
 )
 from fastgc._entries import Estimates, open_scene, unmeasured_scene
-from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, outside_domain
-from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
+from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, WrongValueError, described
+from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, root_mean_square
 from fastgc._point import Point, callers_point, copied_point, moved, refuse_changed, replaced
 from fastgc._previous import Hindsight, LookBack, Measure, earlier_leaves, site_elsewhere
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
-from fastgc._sampling import plan_samples
+from fastgc._sampling import not_finite, plan_samples
 from fastgc._settle import Site, remarks
 from fastgc._stencil import Stencil, stencil_named
-from fastgc._summary import Findings, summarise
+from fastgc._summary import Findings, Tries, summarise
 from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
 
 if TYPE_CHECKING:
@@ -240,7 +240,9 @@ def check_gradients(
     ------
     TypeError, ValueError
         For arguments that make no sense together or by themselves, a loss that is not one finite real number, and
-        functions that change their parameters. Exceptions of the loss and of the gradient pass through.
+        functions that change their parameters. Exceptions of the loss and of the gradient pass through. Where the loss
+        raises at displaced points, and not at params, it is taken as not defined there, which a note tells; if it does
+        so at all of them, the first exception passes through.
     """
     begin = time.perf_counter()
     layout, leaves = flatten_parameters(params)
@@ -252,11 +254,14 @@ def check_gradients(
     scope = Scope(layout, counts, probes, stencil_named(stencil), step, rtol, atol, crosscheck, seed)
     request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place, earlier)
     with Progress(points * scope.samples, shown=progress) as bar:
-        findings = []
+        findings: list[Findings] = []
+        tries: list[Tries] = []
         for number in range(points):
             scope = replace(scope, deadline=begin + (time_budget or math.inf) * (number + 1) / points)
-            findings.append(_check_point(replace(request, scope=scope), number, leaves, bar))
-    return summarise(layout, counts, findings, seed, time.perf_counter() - begin)
+            found, tried = _check_point(replace(request, scope=scope), number, leaves, bar)
+            findings += [found] if found else []
+            tries.append(tried)
+    return summarise(layout, counts, findings, seed, time.perf_counter() - begin, tries)
 
 
 def assert_gradients(*args: Any, allow_undecided: bool = False, **options: Any) -> GradientReport:
@@ -300,48 +305,76 @@ def sampled_counts(
 # --- one point ---
 
 
-def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: Progress) -> Findings:
-    """Check at the given point (number 0) or at a random one, which comes nearer until the loss is defined there."""
-    reaches = [1.0] if number == 0 else _REACHES
-    for reach in reaches:
-        try:
-            with np.errstate(all=None if number == 0 else "ignore"):
-                return _check_at(request, number, leaves, reach, bar)
-        except Exception as error:
-            if reach == reaches[-1] or not (isinstance(error, NotFiniteError) or outside_domain(error)):
-                raise
-    raise AssertionError("unreachable")
+def _check_point(
+    request: _Request, number: int, leaves: Sequence[Array], bar: Progress
+) -> tuple[Findings | None, Tries]:
+    """Check at the given point (number 0), or at a random one, which comes nearer until loss and gradient have values.
+
+    None where they have none at the nearest one either.
+    """
+    if number == 0:
+        found, _ = _check_at(request, 0, leaves, 0.0, bar)
+        return found, Tries()
+    tries = Tries()
+    for reach in _REACHES:
+        with np.errstate(all="ignore"):
+            found, error = _check_at(request, number, leaves, reach, bar)
+        if error is None:
+            return found, tries
+        tries = Tries(tries.count + 1, described(error))
+    return None, replace(tries, found=False)
 
 
-def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
+def _check_at(
+    request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress
+) -> tuple[Findings | None, Exception | None]:
+    """What is found at a point; or what was raised at a random one, where loss or gradient is not defined."""
     scope = request.scope
     with _point(request, leaves, moved(leaves, scope.seed, number, reach, in_place=request.in_place)) as point:
         before = point.checksums
-        evaluator, first = _open(request, point, scope.expected)
-        with contextlib.closing(evaluator):
+        with contextlib.ExitStack() as opened:
+            try:
+                evaluator, first = _open(request, point, scope.expected)
+                opened.enter_context(contextlib.closing(evaluator))
+                gradients = _analytic(request, point)
+            except WrongValueError:
+                raise
+            except Exception as error:
+                if number == 0:
+                    raise
+                return None, error
             bar.expect(first.seconds * scope.expected)
-            base, gradients = float(np.real(first.value)), _analytic(request, point)
             adjudicator = partial(_adjudicated, request, point)
             look_back = None if request.previous is None else partial(_look_back, request, leaves, request.previous)
             start = Start(
-                evaluator, point.leaves, gradients, base, first.notes, number, request.args, adjudicator, look_back
-            )
+                evaluator, point.leaves, gradients, float(np.real(first.value)), first.notes, number, request.args,
+                adjudicator, look_back,
+            )  # fmt: skip
             begin = time.perf_counter()
             findings = examine(scope, start, bar)
             refuse_changed(point, before, "loss")
         if not findings.unreached:
-            return findings
+            return findings, None
         pace = (time.perf_counter() - begin) / findings.evaluations
         note = f"time_budget was over; at this pace the whole check takes about {_rounded(pace * scope.expected)} s"
-        return replace(findings, notes=(*findings.notes, note))
+        return replace(findings, notes=(*findings.notes, note)), None
 
 
 def _rounded(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"
 
 
+@np.errstate(all="ignore")  # what overflows is judged, and not warned about
 def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
-    """The check at one point: probe, estimate and judge the samples, search what is suspicious."""
+    """The check at one point: probe, estimate and judge the samples, search what is suspicious.
+
+    Raises
+    ------
+    Exception
+        The first that the loss raised, where it raised at every displaced point and nothing else was found.
+    """
+    found = {t: not_finite(start.gradients[t]) for t in scope.chosen}
+    spoiled = {t: each for t, each in found.items() if each is not None}
     plan = plan_samples(scope.layout, start.gradients, scope.counts, scope.seed)
     positions = plan.positions(scope.layout)
     first, rest = positions, positions[:0]
@@ -351,7 +384,8 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
     probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar, hurried=scope.deadline < math.inf)
     estimates, judgement = settle_in_time(site, first, scope.deadline, bar)
     scales = site.scales(estimates)
-    coverages, looked_at = search(site, scope.unexhausted, probings, estimates, judgement, scales, scope.seed, bar)
+    bad = np.concatenate([np.empty(0, np.int64), *(scope.layout.starts[t] + spoiled[t].first for t in spoiled)])
+    coverages, looked_at = search(site, bad, probings, estimates, judgement, scales, scope.seed, bar)
     if rest.size:
         estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
     decided: tuple[str, ...] = ()
@@ -359,6 +393,8 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         estimates, judgement, decided = start.adjudicator(site, estimates, judgement)
     if rest.size or decided:
         scales = site.scales(estimates)
+    if not spoiled:
+        start.evaluator.raised.pass_on()
     explanation = Explanation({}, 0, ())
     second: CrossCheck | None = None
     remarked: list[str] = []
@@ -367,7 +403,7 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         remarked += remarks(site, estimates, judgement.analytic)
         if scope.crosscheck and start.number == 0:
             second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
-    unprobed = [t for t in scope.probed if np.isfinite(site.sizes[t]) and t not in coverages]
+    unprobed = [t for t in scope.probed if t not in spoiled and t not in coverages]
     return Findings(
         point=start.number,
         site=site,
@@ -378,8 +414,10 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         coverages=coverages,
         looked_at=looked_at,
         diagnoses=explanation.diagnoses,
+        spoiled=spoiled,
         unreached=unreached(scope.layout, plan.local, estimates.positions, unprobed),
         notes=(*start.notes, *remarked, *decided, *explanation.notes),
+        raised=start.evaluator.raised,
         evaluations=start.evaluator.evaluations + explanation.evaluations,
         engine=start.evaluator.name,
         crosscheck=second,
@@ -432,14 +470,17 @@ def _look_back(
     with _point(request, leaves, replaced(leaves, previous, in_place=request.in_place)) as point:
         try:
             evaluator, first = _open(request, point, EVALUATIONS)
-        except Exception as error:
-            if not (isinstance(error, NotFiniteError) or outside_domain(error)):
-                raise
+        except NotFiniteError:
             return Hindsight(evaluations=1, notes=("the loss is not finite at previous: nothing was compared there",))
+        except WrongValueError:
+            raise
+        except Exception as error:
+            note = f"the loss raised {described(error)} at previous: nothing was compared there"
+            return Hindsight(evaluations=1, notes=(note,))
         with contextlib.closing(evaluator), contextlib.suppress(OutOfTime):
             base = float(np.real(first.value))
             views.update(measure(site_elsewhere(site, evaluator, point.leaves, base)))
-    return Hindsight(views, evaluator.evaluations)
+    return Hindsight(views, evaluator.evaluations, evaluator.raised.notes("around previous, the loss"))
 
 
 def _analytic(request: _Request, point: Point) -> list[Array]:
@@ -482,7 +523,7 @@ def _site(scope: Scope, start: Start) -> Site:
         scene = open_scene(*around, scope.chosen, start.base, scope.seed)
     except OutOfTime:
         scene = unmeasured_scene(*around, start.base)
-    sizes = np.array([norm(each) / max(1.0, each.size) ** 0.5 for each in start.gradients])
+    sizes = np.array([root_mean_square(each) for each in start.gradients])
     tolerances = _tolerances(scope, start.gradients)
     return Site(scene, start.gradients, sizes, tolerances, scope.stencil, scope.step)
 

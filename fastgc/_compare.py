@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._entries import Estimates
-from fastgc._layout import norm
+from fastgc._layout import root_mean_square
 
 Floats = NDArray[np.float64]
 
@@ -95,11 +95,12 @@ def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def elementwise_error(a: Floats, b: Floats) -> Floats:
-    """``|a - b| / max(|a| + |b|, 1e-8)`` of every entry."""
+    """``|a - b| / max(|a| + |b|, 1e-8)`` of every entry, of halves: no sum of two of them overflows."""
     with np.errstate(all="ignore"):
-        size, error = np.asarray(np.abs(a)), np.asarray(a - b)
-        size += np.abs(b)
-        np.divide(np.abs(error, out=error), np.maximum(size, _TINY, out=size), out=error)
+        first, second = np.multiply(a, 0.5), np.multiply(b, 0.5)
+        error, size = np.asarray(first - second), np.abs(first)
+        size = np.asarray(size + np.abs(second))
+        np.divide(np.abs(error, out=error), np.maximum(size, _TINY / 2, out=size), out=error)
     return error
 
 
@@ -231,10 +232,8 @@ def gradient_scales(numerical: Floats, parts: Iterable[tuple[int, Any]], default
     scales = np.where(np.isfinite(defaults), defaults, 0.0)
     for t, mine in parts:
         entries = numerical[mine]
-        length = norm(entries)
-        if not math.isfinite(length):
-            length = norm(entries[np.isfinite(entries)])
-        scales[t] = length / entries.size**0.5
+        scale = root_mean_square(entries)
+        scales[t] = scale if math.isfinite(scale) else root_mean_square(np.where(np.isfinite(entries), entries, 0.0))
     return np.asarray(np.maximum(scales, SCALE_FLOOR * scales.max(initial=0.0)))
 
 
@@ -265,12 +264,13 @@ def judge(
     -----
     With u the uncertainty and d the distance of the analytic value from the numerical one (from the interval between
     the one-sided slopes, at a kink), an entry fails if d > tol + 10u, passes if d <= tol + u and u is small enough for
-    a wrong value to be seen, and is undecided otherwise. Every comparison is false for NaN, and no NaN passes.
+    a wrong value to be seen, and is undecided otherwise. Every comparison is false for NaN, and no NaN passes; nor does
+    anything by a tolerance that is infinite because it overflowed.
 
     Most entries of a right gradient are within tolerance whatever u, and u is small beside the tensor's scale: they
     pass, and the rest is judged by all there is to it.
     """
-    around = np.broadcast_to(around, scales.shape)
+    around = np.where(np.isfinite(around), np.broadcast_to(around, scales.shape), 0.0)
     judgement = Judgement.passing(analytic, estimates)
     for begin in range(0, analytic.size, _BLOCK):
         some = slice(begin, begin + _BLOCK)
@@ -324,19 +324,21 @@ def _judged(
         allowed = tolerances.allowed(tensors, size, scales)
         u = estimates.uncertainty
         resolved = u <= tolerances.useful[tensors] * np.maximum(extent, around[tensors])
-        agrees = distance <= allowed + u
+        bounded = np.isfinite(allowed)
+        agrees = (distance <= allowed + u) & bounded
         wrong = distance > allowed + _CERTAIN * u
         unsure = ~(u <= _CHEAP * extent) | (distance > allowed)
     failed = (wrong & ~blocked) | ~np.isfinite(analytic)
     undecided = ~(failed | (resolved & agrees & ~blocked))
-    close = undecided & ~agrees & ~blocked
+    close = undecided & ~agrees & ~blocked & bounded
     reason = np.full(analytic.size, "", object)
     if (kink | failed | undecided).any():
         for where, text in (  # the later ones count
             (kink & ~failed, "kink"),
             (undecided & ~resolved, noise_reason),
             (close, "too close to the tolerance to call"),
-            (undecided & blocked, ""),
+            (undecided & ~bounded, "what is allowed overflows"),
+            (undecided & blocked, "the quotients are not finite: they overflow"),
             *((undecided & estimates.troubled_by(trouble), text) for trouble, text in _REASONS.items()),
             (~np.isfinite(analytic), "the analytic value is not finite"),
         ):

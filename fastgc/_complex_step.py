@@ -165,5 +165,5 @@ def _derivatives(
             values = evaluator.values(positions, displaced, silent)
     except Exception:  # whatever a loss does with numbers that it was not written for
         return None
-    derivatives = np.asarray(values).imag / steps
-    return derivatives if np.isfinite(derivatives).all() else None
+    finite = np.isfinite(values).all()  # both parts: nan as a complex number has an imaginary part of 0
+    return np.asarray(values).imag / steps if finite else None

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgc._evaluate import Evaluator, PythonEvaluator, as_number, outside_domain
+from fastgc._evaluate import Evaluator, PythonEvaluator, as_number
 from fastgc._layout import listed
 from fastgc._point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._record import store
@@ -290,10 +290,8 @@ def _value_at(loss: Any, record: Any, args: tuple[Any, ...], with_gradients: boo
     try:
         with np.errstate(all="ignore"):
             value = loss(record, *args)
-    except Exception as error:
-        if outside_domain(error):
-            return None
-        raise
+    except Exception:
+        return None
     number = as_number(value[0] if with_gradients else value, complex_allowed=True)
     return number if np.isfinite(number) else None
 

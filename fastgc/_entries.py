@@ -99,6 +99,13 @@ class Estimates:
         numerical, uncertainty, step = np.empty((3, positions.size))
         return cls(positions, numerical, uncertainty, numerical, numerical, step, np.zeros(positions.size, np.int8))
 
+    @classmethod
+    def unknown(cls, positions: NDArray[np.int64]) -> Estimates:
+        """Of entries about which nothing could be measured."""
+        nothing, endless = np.full(positions.size, np.nan), np.full(positions.size, np.inf)
+        trouble = np.full(positions.size, TROUBLES.index("not finite"), np.int8)
+        return cls(positions, nothing, endless, nothing, nothing, nothing, trouble)
+
     def fill(self, where: slice, other: Estimates) -> None:
         """Take over the derivatives of other estimates without kinks."""
         self.numerical[where], self.uncertainty[where], self.step[where] = (
@@ -216,7 +223,7 @@ def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64
 
 
 def _few(layout: ParameterLayout, tensor: int) -> NDArray[np.int64]:
-    return layout.starts[tensor] + spread(layout.sizes[tensor], _NOISE_ENTRIES)
+    return np.asarray(layout.starts[tensor] + spread(layout.sizes[tensor], _NOISE_ENTRIES))
 
 
 def _lengths(scene: Scene, positions: NDArray[np.int64], start: Floats) -> Floats:

@@ -227,7 +227,10 @@ def _block(grid: Grid, moves: Sequence[tuple[Group, float]], noise: Floats) -> _
         quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
         spread = rounding[at, outputs] / steps[mine]
         declared = np.array([group.declared for group in groups])
-        loose = np.argwhere(declared[:, None] & (owner < 0) & (np.abs(change) > _STRAY * np.fmax(noise, rounding)))
+        free = declared[:, None] & (owner < 0)
+        unknown = free & ~np.isfinite(change)
+        unknown &= np.cumsum(unknown, axis=1) == 1  # one of a group stands for all
+        loose = np.argwhere(unknown | (free & (np.abs(change) > _STRAY * np.fmax(noise, rounding))))
     return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
 
 

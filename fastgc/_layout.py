@@ -350,13 +350,25 @@ def _first(problems: Sequence[str], limit: int = 10) -> list[str]:
 
 
 def norm(gradient: Array) -> float:
-    """2-norm of a flat array, block by block in double precision; no square overflows."""
+    """2-norm of a flat array; no square overflows, but the norm itself may, and is infinite then."""
+    largest, squares = _scaled_squares(gradient)
+    return largest * math.sqrt(squares)
+
+
+def root_mean_square(gradient: Array) -> float:
+    """Of a flat array, 0 for an empty one; it is no larger than the largest entry, and never overflows."""
+    largest, squares = _scaled_squares(gradient)
+    return largest * math.sqrt(squares / max(1, gradient.size))
+
+
+def _scaled_squares(gradient: Array) -> tuple[float, float]:
+    """The largest magnitude, and the sum of the squares in units of it: block by block, in double precision."""
     blocks = [gradient[i : i + _BLOCK] for i in range(0, gradient.size, _BLOCK)]
     largest = max((float(np.abs(block).max()) for block in blocks), default=0.0)
     if largest == 0 or not np.isfinite(largest):
-        return largest
+        return largest, 1.0
     scaled = (block.astype(np.float64) / largest for block in blocks)
-    return largest * float(np.sqrt(sum(float(np.dot(block, block)) for block in scaled)))
+    return largest, sum(float(np.dot(block, block)) for block in scaled)
 
 
 def spread(size: int, count: int) -> NDArray[np.int64]:
@@ -376,4 +388,4 @@ def median(values: NDArray[np.float64]) -> float:
     ordered = np.partition(values, [middle - 1, middle, -1] if values.size > 1 else 0)  # NaN stands last
     if np.isnan(ordered[-1]):
         return float("nan")
-    return float(ordered[middle] if values.size % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
+    return float(ordered[middle] if values.size % 2 else ordered[middle - 1] / 2 + ordered[middle] / 2)

@@ -70,7 +70,7 @@ def _is_one_jump(changes: Floats, displacements: Floats, last: int) -> bool:
 
 def stands_on_stairs(values: Floats) -> bool:
     """Whether values at the trial displacements tie, but for one edge between them."""
-    return np.count_nonzero(np.diff(values) != 0) <= _EDGES
+    return bool(np.count_nonzero(np.diff(values) != 0) <= _EDGES)
 
 
 def on_stairs(ladder: Ladder, first: int) -> Ladder:

@@ -62,7 +62,7 @@ def power_of_two(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
     A loss that rounds its parameters to fewer bits (float32) sees them move by h, too, if h is at least the spacing of
     its numbers: x - h, x and x + h are rounded by the same amount, unless a power of two lies between them.
     """
-    return np.ldexp(1.0, np.frexp(lengths)[1] - 1)
+    return np.asarray(np.ldexp(1.0, np.frexp(lengths)[1] - 1))
 
 
 def quotients(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgc._evaluate import outside_domain
+from fastgc._evaluate import Raised
 from fastgc._stencil import quotients, stencil_named
 
 Floats = NDArray[np.float64]
@@ -77,15 +77,6 @@ class StepSweep:
         return ax
 
 
-def _value(f: Callable[[Any], Any], x: Any) -> Any:
-    try:
-        return f(x)
-    except Exception as error:
-        if outside_domain(error):
-            return np.nan
-        raise
-
-
 def step_sweep(
     f: Callable[[Any], Any],
     derivative: float | Callable[[float], float],
@@ -115,16 +106,36 @@ def step_sweep(
     Raises
     ------
     ValueError
-        For unknown stencils and for steps that are not positive.
+        For unknown stencils and for steps that are not positive. What f raises at x passes through, and what it raises
+        at all other points too; one at which it raises is left out.
     """
     sizes = np.logspace(-16, 0, 500) if steps is None else np.asarray(steps, np.float64).reshape(-1)
     if not sizes.size or not np.all(sizes > 0):
         raise ValueError(f"steps must be positive numbers; got {sizes!r}")
     true = float(derivative(x)) if callable(derivative) else float(derivative)
-    errors = {}
+    errors, found = {}, Raised()
     for name in stencils:
         stencil = stencil_named(name)
-        with np.errstate(all="ignore"):
-            values = np.array([[_value(f, x + offset * size) for offset in stencil.offsets] for size in sizes])
+        points = x + np.multiply.outer(sizes, stencil.offsets)
+        values, more = _values(f, points, x)
+        found = found.joined(more)
         errors[name] = np.abs(quotients(stencil, values, sizes, None) - true)
+    found.pass_on()
     return StepSweep(sizes, errors)
+
+
+def _values(f: Callable[[Any], Any], points: NDArray[Any], x: float) -> tuple[NDArray[Any], Raised]:
+    """Values of f at points of any shape, nan where it raises but at x itself, and what it raised."""
+    values, found = [], Raised()
+    with np.errstate(all="ignore"):
+        for point in points.reshape(-1):
+            try:
+                values.append(f(point))
+            except Exception as error:
+                if point == x:
+                    raise
+                found = found.joined(Raised(1, error))
+                values.append(np.nan)
+            else:
+                found = found if found.answered or point == x else replace(found, answered=True)
+    return np.array(values).reshape(points.shape), found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.machinery
 import itertools
 import math
@@ -14,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
-from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, silent
+from fastgc._evaluate import OutOfTime, PythonEvaluator, Raised, Ray, Tick, silent
 from fastgc._layout import Array, ParameterLayout, listed, spread
 from fastgc._record import store
 
@@ -87,6 +88,7 @@ class WorkersEvaluator:
     ) -> None:
         self.name = direct.name  # until there was enough to share out
         self._direct, self._count, self._seconds, self._evaluations = direct, count, seconds, 0
+        self._raised = Raised()
         self._threadpools = threadpoolctl.ThreadpoolController()
         self._numbers = itertools.count()
         trial = self._trial(layout) if reproducible else None
@@ -106,6 +108,10 @@ class WorkersEvaluator:
     @property
     def evaluations(self) -> int:
         return self._direct.evaluations + self._evaluations
+
+    @property
+    def raised(self) -> Raised:
+        return self._direct.raised.joined(self._raised)
 
     def value(self) -> Any:
         return self._here("value")
@@ -181,18 +187,22 @@ class WorkersEvaluator:
         length = max(1, int(min(_CHUNK_SECONDS / self._seconds, count / (self._count * _CHUNKS_PER_WORKER))))
         parts = [slice(start, min(start + length, count)) for start in range(0, count, length)]
         found: list[Any] = [None] * len(parts)
+        raised = [Raised()] * len(parts)
         done, spent = 0, 0.0
-        with self._results(method, [arguments(part) for part in parts]) as results:
-            for result in results:
-                if isinstance(result, bytes):
-                    raise pickle.loads(result)
-                number, values, seconds = result
-                found[number], before = values, done
-                done, spent = done + len(values), spent + seconds
-                self._evaluations += len(values)
-                tick(before, done)
-                if time.perf_counter() > self._direct.deadline:
-                    raise OutOfTime
+        try:
+            with self._results(method, [arguments(part) for part in parts]) as results:
+                for result in results:
+                    if isinstance(result, bytes):
+                        raise pickle.loads(result)
+                    number, found[number], seconds, there = result
+                    raised[number], before = _received(there), done
+                    done, spent = done + len(found[number]), spent + seconds
+                    self._evaluations += len(found[number])
+                    tick(before, done)
+                    if time.perf_counter() > self._direct.deadline:
+                        raise OutOfTime
+        finally:
+            self._raised = functools.reduce(Raised.joined, raised, self._raised)
         self._seconds = max(spent / count, 1e-9)
         return np.concatenate(found)
 
@@ -233,7 +243,10 @@ _open: dict[Path, _Opened] = {}  # at most one: the check at work
 
 
 def _run(check: Path, number: int, method: str, first: Any, *rest: Any) -> Any:
-    """One task: its number, what the evaluator's method returns and how long that took; or the exception, pickled."""
+    """One task: its number, what the evaluator's method returns, how long that took, and what the loss raised.
+
+    Or the exception that ends the check, pickled.
+    """
     try:
         opened = _opened(check)
         subject = load(first) if isinstance(first, Path) else first
@@ -241,7 +254,8 @@ def _run(check: Path, number: int, method: str, first: Any, *rest: Any) -> Any:
         values = getattr(opened.evaluator, method)(subject, *rest)
         spent = time.perf_counter() - begin
         _refuse_changed(opened)
-        return number, values, spent
+        raised, opened.evaluator.raised = opened.evaluator.raised, Raised()
+        return number, values, spent, _sent(raised)
     except Exception as error:
         return _portable(error)
 
@@ -254,6 +268,7 @@ def _opened(check: Path) -> _Opened:
         evaluator = PythonEvaluator(loss, layout.rebuild(own.leaves), args, layout, own.leaves, shared)
         if trial is not None:
             _refuse_other_values(evaluator, *trial)
+            evaluator.raised = Raised()  # the other process knows
         _open[check] = _Opened(evaluator, layout.names, own.leaves, shared)
     return _open[check]
 
@@ -280,6 +295,16 @@ def _refuse_other_values(
                 "reads what is not sent along (a global changed after its module was imported, a module edited since); "
                 "pass that through args, or use workers=1"
             )
+
+
+def _sent(raised: Raised) -> tuple[Raised, bytes | None]:
+    """What the loss raised in a worker, as it can be sent."""
+    return replace(raised, first=None), None if raised.first is None else _portable(raised.first)
+
+
+def _received(sent: tuple[Raised, bytes | None]) -> Raised:
+    raised, first = sent
+    return raised if first is None else replace(raised, first=pickle.loads(first))
 
 
 def _portable(error: Exception) -> bytes:

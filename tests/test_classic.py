@@ -323,8 +323,11 @@ def test_entries_are_restored_whatever_happens(error: type[BaseException]) -> No
             raise error("enough")
         return float(p @ p)
 
-    with pytest.raises(error, match="enough"):
-        fastgc.numerical_gradient(f, x, in_place=True)
+    if error is RuntimeError:
+        assert np.isnan(fastgc.numerical_gradient(f, x, in_place=True)).any()
+    else:
+        with pytest.raises(error, match="enough"):
+            fastgc.numerical_gradient(f, x, in_place=True)
     assert x.tobytes() == before
 
 

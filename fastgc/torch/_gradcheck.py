@@ -100,7 +100,8 @@ def gradcheck(
                          check_forward_ad, check_backward_ad, check_undefined_grad)  # fmt: skip
     error = _failure(call, criteria)
     if error and call.batched:  # nothing is held against a function but what plain calls show
-        error = _failure(call.one_by_one(), criteria)
+        call = call.one_by_one()
+        error = _failure(call, criteria)
     if error and raise_exception:
         raise error
     return error is None
@@ -259,7 +260,8 @@ def _open_call(func: Callable[..., Any], inputs: Any, dtypes: bool) -> _Call:
     room = footprint(lambda: func(*given))
     outputs = Outputs(func, given, checked, compared, here, room)
     backward = Backward(here, leaves, checked, dtypes, room)
-    layout, arrays = flatten_parameters([flat(leaf).copy() for leaf in leaves])
+    numbers = {f"input {k}": flat(leaf).copy() for k, leaf in zip(checked, leaves, strict=True)}
+    layout, arrays = flatten_parameters(numbers)
     field = Field(outputs, layout, arrays, outputs.base, 0)
     return _Call(func, given, checked, compared, here, outputs, backward, field)
 
@@ -364,7 +366,7 @@ def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) ->
     grid = open_grid(call.field, operator, criteria.step, criteria.rtol, criteria.atol)
     groups, complete = plan(grid, None, _DRAWN if criteria.fast else "all", 0)
     with Progress(0, shown=False) as bar:
-        checked, _ = find(grid, groups, 0 if complete else _PROJECTIONS, 0, bar)
+        checked, _, _ = find(grid, groups, 0 if complete else _PROJECTIONS, 0, bar)
     verdict = checked.judgement.worst
     if verdict == FAIL or (verdict == UNDECIDED and not criteria.allow_undecided):
         raise GradcheckError(_message(call, grid, checked, verdict, mode))
@@ -385,7 +387,8 @@ def _message(call: _Call, grid: Grid, checked: Checked, verdict: str, mode: str)
     lines = [f"{head} {name}{mode}: {first.reason}", *details(first)]
     if any(each.is_complex() for each in (*call.leaves, *call.here)):
         lines.append("(complex numbers as pairs: the last index is 0 for the real and 1 for the imaginary part)")
-    return "\n".join([*lines, *([f"so too {', '.join(others[:_LISTED])}"] if others else [])])
+    lines += [f"so too {', '.join(others[:_LISTED])}"] if others else []
+    return "\n".join([*lines, *(f"note: {note}" for note in call.field.raised.notes("func"))])
 
 
 def _block(

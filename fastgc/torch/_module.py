@@ -14,6 +14,7 @@ import torch
 
 from fastgc._check import Scope, Start, examine, sampled_counts
 from fastgc._engine import NotFiniteError, noted
+from fastgc._evaluate import WrongShapeError, WrongTypeError
 from fastgc._layout import Array, ParameterLayout, listed, named_layout
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
@@ -325,7 +326,7 @@ class _Weighted:
         """The weighted sum."""
         parts = [each for each in _tensors_in(output) if each.is_floating_point() or each.is_complex()]
         if not parts:
-            raise TypeError(f"module returned {type(output).__name__} without a floating tensor; pass loss=")
+            raise WrongTypeError(f"module returned {type(output).__name__} without a floating tensor; pass loss=")
         reals = [torch.view_as_real(each.resolve_conj()) if each.is_complex() else each for each in parts]
         reals = [each.to(_summing(each)) for each in reals]  # so that the sum adds no round-off to the outputs' own
         total = (self._weight(0, reals[0]) * reals[0]).sum()
@@ -362,9 +363,9 @@ def _tensors_in(output: Any) -> Iterator[torch.Tensor]:
 def _one_value(value: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-        raise TypeError(f"loss returned {kind}; it must return a real floating tensor of one value")
+        raise WrongTypeError(f"loss returned {kind}; it must return a real floating tensor of one value")
     if value.numel() != 1:
-        raise ValueError(f"loss returned a tensor of shape {tuple(value.shape)}; it must return one value")
+        raise WrongShapeError(f"loss returned a tensor of shape {tuple(value.shape)}; it must return one value")
     return value.reshape(())
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgc.torch._evaluator import not_defined
+from fastgc._evaluate import WrongShapeError, WrongTypeError, WrongValueError
+from fastgc._field import Errors
 from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
 
 _FEWEST = 16  # points that pay for evaluating them together
@@ -29,7 +30,7 @@ def tensors(value: Any) -> tuple[torch.Tensor, ...]:
     found = as_tuple(value)
     wrong = [type(each).__name__ for each in found if not isinstance(each, torch.Tensor)]
     if wrong:
-        raise TypeError(f"func returned {wrong[0]}; it must return a tensor or a tuple of tensors")
+        raise WrongTypeError(f"func returned {wrong[0]}; it must return a tensor or a tuple of tensors")
     return found
 
 
@@ -77,8 +78,8 @@ class Outputs:
         self._point = self._leaves.joined([inputs[k] for k in checked])
         self._eps = max(torch.finfo(inputs[k].dtype).eps for k in checked)
 
-    def __call__(self, points: Floats) -> Floats:
-        """The outputs, shape (k, m), at points of shape (k, n); NaN where they are not defined."""
+    def __call__(self, points: Floats) -> tuple[Floats, Errors]:
+        """The outputs, shape (k, m), at points of shape (k, n), NaN where the function raises, and what it raises."""
         if not self._together or len(points) < _FEWEST:
             return self._one_by_one(points)
         found = []
@@ -89,7 +90,7 @@ class Outputs:
                 return self._one_by_one(points)
             found.append(block)
         self.batched = True
-        return np.concatenate(found)
+        return np.concatenate(found), []
 
     def one_by_one(self) -> Outputs:
         """The same without vmap."""
@@ -103,7 +104,7 @@ class Outputs:
         Batched arithmetic rounds in another order. What the inputs themselves deviate by is taken off all values: a
         constant offset would look like a jump at the point.
         """
-        plain = self._one_by_one(points[[0, -1]])
+        plain, _ = self._one_by_one(points[[0, -1]])
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -120,18 +121,20 @@ class Outputs:
             found = torch.func.vmap(self._called)(*self._leaves.stacked(points))
         return self._here.joined(found, len(points))
 
-    def _one_by_one(self, points: Floats) -> Floats:
-        out = np.empty((len(points), self.base.size))
-        for row, moved in zip(out, self._leaves.members(points), strict=True):
+    def _one_by_one(self, points: Floats) -> tuple[Floats, Errors]:
+        out, errors = np.empty((len(points), self.base.size)), []
+        for k, moved in enumerate(self._leaves.members(points)):
             try:
                 found = self._called(*(each.requires_grad_() for each in moved))
-                for place, each in zip(self._here.slices, found, strict=True):
-                    row[place] = flat(each)
+            except WrongValueError:
+                raise
             except Exception as error:
-                if not not_defined(error):
-                    raise
-                row[:] = np.nan
-        return out
+                out[k] = np.nan
+                errors.append((k, error))
+                continue
+            for place, each in zip(self._here.slices, found, strict=True):
+                out[k, place] = flat(each)
+        return out, errors
 
     def _called(self, *moved: torch.Tensor) -> tuple[torch.Tensor, ...]:
         arguments = list(self._inputs)
@@ -141,5 +144,5 @@ class Outputs:
         chosen = tuple(found[k] for k in self._compared)
         sizes = [math.prod(real_shape(each)) for each in chosen]
         if sizes != self._sizes:
-            raise ValueError(f"func returned {sizes} numbers beside its inputs, and {self._sizes} there")
+            raise WrongShapeError(f"func returned {sizes} numbers beside its inputs, and {self._sizes} there")
         return chosen
