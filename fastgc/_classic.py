@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,7 @@ from fastgc._point import callers_point, copied_point
 from fastgc._progress import Progress
 from fastgc._stencil import STENCILS, quotients, relative_step
 from fastgc._validate import number, one_of
+from fastgc._words import Engine, StencilName
 
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error
 
@@ -27,9 +28,9 @@ def numerical_gradient(
     *,
     args: tuple[Any, ...] = (),
     step: float | None = None,
-    stencil: str = "central",
+    stencil: StencilName = "central",
     in_place: bool = False,
-    engine: str = "auto",
+    engine: Engine = "auto",
     progress: bool = False,
 ) -> Any:
     """The gradient of a scalar function by finite differences, entry by entry.
@@ -63,7 +64,7 @@ def numerical_gradient(
         For parameters or a function that `check_gradients` would refuse.
     """
     formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
-    one_of("engine", engine, ("auto", "numba", "python"))
+    one_of("engine", engine, get_args(Engine))
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
     params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else np.asarray(x, np.float64)
@@ -105,7 +106,7 @@ def numerical_jacobian(
     *,
     args: tuple[Any, ...] = (),
     step: float | None = None,
-    stencil: str = "central",
+    stencil: StencilName = "central",
 ) -> NDArray[np.float64]:
     """The Jacobian of a function of several outputs by finite differences.
 
@@ -160,9 +161,19 @@ def _displaced_output(
     return np.array(f(moved, *args)).reshape(-1)  # a copy: f may reuse its buffer
 
 
+class ClassicCheck(TypedDict):
+    """What `gradient_check` returns."""
+
+    analytical_gradient: NDArray[np.float64]
+    numerical_gradient: NDArray[np.float64]
+    absolute_difference: NDArray[np.float64]
+    relative_error: float
+    passed: bool
+
+
 def gradient_check(
     f: Callable[..., Any], grad: Callable[..., Any], params: ArrayLike, h: float = 1e-7, tolerance: float = 1e-5
-) -> dict[str, Any]:
+) -> ClassicCheck:
     """The classic check of a flat vector: one relative error against a fixed tolerance.
 
     Parameters

@@ -26,6 +26,7 @@ from fastgc._layout import ParameterLayout, listed, median
 from fastgc._report import Entries, GradientReport, Probe, Sensitivity, TensorSummary
 from fastgc._sampling import SamplePlan
 from fastgc._settle import Site
+from fastgc._words import Verdict
 
 Floats = NDArray[np.float64]
 
@@ -174,7 +175,7 @@ def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, ND
 
 def _verdict(
     tensor: int, findings: Sequence[Findings], checked: Sequence[_Checked], judged: Judgement
-) -> tuple[str, str]:
+) -> tuple[Verdict, str]:
     """Fail if an entry does or the norm-wise error is above rtol; else undecided if something is; else pass.
 
     Entries that are each within tolerance are so together: of the norm-wise error only the probes can say more.
