@@ -67,6 +67,11 @@ class Entries(Sequence[Entry]):
         The other attributes of `Entry`, by name.
     """
 
+    name: str
+    shape: tuple[int, ...]
+    local: NDArray[np.int64]
+    columns: dict[str, NDArray[Any]]
+
     def __init__(
         self, name: str, shape: tuple[int, ...], local: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
     ) -> None:
