@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,12 +31,14 @@ from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gra
 from fastgc._point import Point, callers_point, copied_point, moved, refuse_changed, replaced
 from fastgc._previous import Hindsight, LookBack, Measure, earlier_leaves, site_elsewhere
 from fastgc._progress import Progress
+from fastgc._public import public
 from fastgc._report import GradientReport
 from fastgc._sampling import not_finite, plan_samples
 from fastgc._settle import Site, remarks
 from fastgc._stencil import Stencil, stencil_named
 from fastgc._summary import Findings, Tries, summarise
 from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
+from fastgc._words import Engine, Precision, Samples, StencilName
 
 if TYPE_CHECKING:
     from fastgc._view import View
@@ -48,6 +50,7 @@ _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitud
 Adjudicator = Callable[[Site, Estimates, Judgement], tuple[Estimates, Judgement, tuple[str, ...]]]
 
 
+@public
 class GradientMismatch(AssertionError):
     """A gradient did not pass; ``report`` holds the `GradientReport`."""
 
@@ -149,14 +152,14 @@ def check_gradients(
     *,
     args: tuple[Any, ...] = (),
     tensors: str | Sequence[str] | None = None,
-    samples: int | str | Mapping[str, int | str] = DEFAULT_SAMPLES,
+    samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
-    stencil: str = "central",
+    stencil: StencilName = "central",
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    precision: str = "double",
-    engine: str = "auto",
+    precision: Precision = "double",
+    engine: Engine = "auto",
     threads: int | None = None,
     workers: int = 1,
     vectorized: bool = False,
@@ -209,7 +212,8 @@ def check_gradients(
     workers : int
         Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: one for each core.
         The loss, what it refers to and args are pickled once; arrays are shared by memory map. BLAS runs in one thread
-        in each; results do not depend on how many there are. Needs ``python -m pip install 'fastgc[workers]'``.
+        in each; results do not depend on how many there are. Needs ``python -m pip install "joblib>=1.4"
+        "cloudpickle>=3.0"``.
     vectorized : bool
         The loss takes parameters with a leading batch axis in every array and returns one value for each, shape
         ``(batch,)``; it is called with blocks of displaced parameters. ``gradients`` receives the plain parameters.
@@ -264,11 +268,41 @@ def check_gradients(
     return summarise(layout, counts, findings, seed, time.perf_counter() - begin, tries)
 
 
-def assert_gradients(*args: Any, allow_undecided: bool = False, **options: Any) -> GradientReport:
-    """Check a gradient as `check_gradients` does, with the same arguments, and raise unless it passes.
+def assert_gradients(
+    loss: Callable[..., Any],
+    gradients: Any,
+    params: Any,
+    *,
+    args: tuple[Any, ...] = (),
+    tensors: str | Sequence[str] | None = None,
+    samples: Samples = DEFAULT_SAMPLES,
+    probes: int = 3,
+    stencil: StencilName = "central",
+    step: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    precision: Precision = "double",
+    engine: Engine = "auto",
+    threads: int | None = None,
+    workers: int = 1,
+    vectorized: bool = False,
+    points: int = 1,
+    in_place: bool = False,
+    crosscheck: bool = True,
+    time_budget: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    previous: Any = None,
+    allow_undecided: bool = False,
+) -> GradientReport:
+    """Check a gradient as `check_gradients` does, and raise unless it passes.
 
     Parameters
     ----------
+    loss, gradients, params, args, tensors, samples, probes, stencil, step, rtol, atol, precision, engine, threads
+        As in `check_gradients`.
+    workers, vectorized, points, in_place, crosscheck, time_budget, seed, progress, previous
+        As in `check_gradients`.
     allow_undecided : bool
         Accept a report that is undecided.
 
@@ -280,8 +314,16 @@ def assert_gradients(*args: Any, allow_undecided: bool = False, **options: Any) 
     ------
     GradientMismatch
         An AssertionError whose text is the report and whose ``report`` attribute holds it.
+    TypeError, ValueError
+        As `check_gradients`.
     """
-    report = check_gradients(*args, **options)
+    __tracebackhide__ = True  # in pytest a failing test begins with the report
+    report = check_gradients(
+        loss, gradients, params, args=args, tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step,
+        rtol=rtol, atol=atol, precision=precision, engine=engine, threads=threads, workers=workers,
+        vectorized=vectorized, points=points, in_place=in_place, crosscheck=crosscheck, time_budget=time_budget,
+        seed=seed, progress=progress, previous=previous,
+    )  # fmt: skip
     if not (report.passed or (allow_undecided and report.verdict == UNDECIDED)):
         raise GradientMismatch(report)
     return report
@@ -290,7 +332,7 @@ def assert_gradients(*args: Any, allow_undecided: bool = False, **options: Any) 
 def sampled_counts(
     layout: ParameterLayout,
     tensors: str | Sequence[str] | None,
-    samples: int | str | Mapping[str, int | str],
+    samples: Samples,
     probes: int,
 ) -> tuple[int | None, ...]:
     """How many entries of each tensor are checked; None for a tensor that was not selected."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ from fastgc._progress import Progress
 from fastgc._reach import SMALL, relative_change, responsive_scale
 from fastgc._stencil import STENCILS, power_of_two, quotients, relative_step
 from fastgc._validate import number, one_of
+from fastgc._words import Engine, StencilName
 
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error
 
@@ -30,9 +31,9 @@ def numerical_gradient(
     *,
     args: tuple[Any, ...] = (),
     step: float | None = None,
-    stencil: str = "central",
+    stencil: StencilName = "central",
     in_place: bool = False,
-    engine: str = "auto",
+    engine: Engine = "auto",
     progress: bool = False,
 ) -> Any:
     """The gradient of a scalar function by finite differences, entry by entry.
@@ -67,7 +68,7 @@ def numerical_gradient(
         raises at every displaced point too; a quotient is NaN where it raises at some.
     """
     formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
-    one_of("engine", engine, ("auto", "numba", "python"))
+    one_of("engine", engine, get_args(Engine))
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
     params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else np.asarray(x, np.float64)
@@ -112,7 +113,7 @@ def numerical_jacobian(
     *,
     args: tuple[Any, ...] = (),
     step: float | None = None,
-    stencil: str = "central",
+    stencil: StencilName = "central",
 ) -> NDArray[np.float64]:
     """The Jacobian of a function of several outputs by finite differences.
 
@@ -198,9 +199,19 @@ def _column(
     return np.stack(columns, axis=1), found
 
 
+class ClassicCheck(TypedDict):
+    """What `gradient_check` returns."""
+
+    analytical_gradient: NDArray[np.float64]
+    numerical_gradient: NDArray[np.float64]
+    absolute_difference: NDArray[np.float64]
+    relative_error: float
+    passed: bool
+
+
 def gradient_check(
     f: Callable[..., Any], grad: Callable[..., Any], params: ArrayLike, h: float = 1e-7, tolerance: float = 1e-5
-) -> dict[str, Any]:
+) -> ClassicCheck:
     """The classic check of a flat vector: one relative error against a fixed tolerance.
 
     Parameters

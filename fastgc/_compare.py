@@ -6,17 +6,20 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._entries import Estimates
 from fastgc._layout import root_mean_square
+from fastgc._words import Interpretation, Verdict
 
 Floats = NDArray[np.float64]
 
-PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+PASS: Final = "pass"
+FAIL: Final = "fail"
+UNDECIDED: Final = "undecided"
 DEFAULT_RTOL = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
 
 _CERTAIN = 10.0  # uncertainties beyond the tolerance at which an entry is wrong, and not merely unlucky
@@ -111,7 +114,7 @@ def _same_shape(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     return first, second
 
 
-def interpret(relative_error: float) -> str:
+def interpret(relative_error: float) -> Interpretation:
     """What a relative error in double precision usually means, in words.
 
     Parameters
@@ -188,7 +191,7 @@ class Judgement:
             return np.abs(self.analytic - self.numerical)
 
     @property
-    def worst(self) -> str:
+    def worst(self) -> Verdict:
         """The verdict on all of them together."""
         return FAIL if self.failed.any() else UNDECIDED if self.undecided.any() else PASS
 
@@ -346,7 +349,7 @@ def _judged(
     return Judgement(analytic, numerical, allowed, failed, undecided, reason, unsure, close)
 
 
-def worst_verdict(verdicts: Any) -> str:
+def worst_verdict(verdicts: Any) -> Verdict:
     """Fail if any fails; else undecided if any is; else pass."""
     found = set(verdicts.tolist() if isinstance(verdicts, np.ndarray) else verdicts)  # NumPy's own strings are slow
     return FAIL if FAIL in found else UNDECIDED if UNDECIDED in found else PASS

@@ -25,6 +25,7 @@ from fastgc._projections import Projections, follow_strays, project
 from fastgc._report import entry_text
 from fastgc._sampling import NotFinite
 from fastgc._validate import number, one_of, whole
+from fastgc._words import Columns
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -46,7 +47,7 @@ def check_jacobian(
     jvp: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
     sparsity: Any = None,
-    columns: int | str | None = None,
+    columns: Columns = None,
     probes: int = 3,
     step: float | None = None,
     rtol: float | None = None,
@@ -125,7 +126,7 @@ def check_hessian(
     args: tuple[Any, ...] = (),
     hvp: Callable[..., Any] | None = None,
     sparsity: Any = None,
-    columns: int | str | None = None,
+    columns: Columns = None,
     probes: int = 3,
     step: float | None = None,
     rtol: float | None = None,
@@ -399,7 +400,7 @@ def _contradiction(
 # --- which entries ---
 
 
-def plan(grid: Grid, pattern: Any, columns: int | str | None, seed: int) -> tuple[list[Group], bool]:
+def plan(grid: Grid, pattern: Any, columns: Columns, seed: int) -> tuple[list[Group], bool]:
     """The columns that are displaced, together where a sparsity is declared, and whether they leave nothing out."""
     if pattern is not None:
         return _shared_groups(pattern), True

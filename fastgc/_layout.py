@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+_BRIEF = 150  # characters that fit on a line of a terminal or a notebook
 _BLOCK = 1 << 17  # entries at a time, in sums over a flat array
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
@@ -217,6 +218,12 @@ def listed(items: Sequence[Any], *, quote: bool = True, limit: int = 10) -> str:
     """At most ``limit`` items as text for a message, and how many more there are."""
     shown = [repr(item) if quote else str(item) for item in items[:limit]]
     return ", ".join(shown) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+
+
+def brief(text: str) -> str:
+    """A text in one short line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _BRIEF else f"{line[: _BRIEF - 3]}..."
 
 
 def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: bool = False, copy: bool) -> list[Array]:

@@ -28,6 +28,7 @@ from fastgc._layout import ParameterLayout, listed, median
 from fastgc._report import Entries, GradientReport, Probe, Sensitivity, TensorSummary
 from fastgc._sampling import NotFinite, SamplePlan
 from fastgc._settle import Site
+from fastgc._words import Verdict
 
 Floats = NDArray[np.float64]
 
@@ -225,7 +226,7 @@ def _verdict(
     checked: Sequence[_Checked],
     judged: Judgement,
     lost: Sequence[str],
-) -> tuple[str, str]:
+) -> tuple[Verdict, str]:
     """Fail if an entry does or the norm-wise error is above rtol; else undecided if something is; else pass.
 
     Nothing passes unmeasured. A tensor with entries passes only if its analytic gradient is finite everywhere, and if

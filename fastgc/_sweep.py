@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._evaluate import Raised
+from fastgc._missing import missing
 from fastgc._stencil import quotients, stencil_named
+from fastgc._words import StencilName
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StepSweep:
-    """Errors of difference quotients by step.
+    """Errors of difference quotients by step; ``str(sweep)`` tells the best step of each stencil.
 
     Attributes
     ----------
@@ -29,21 +31,24 @@ class StepSweep:
     """
 
     steps: Floats
-    errors: dict[str, Floats]
+    errors: dict[StencilName, Floats]
 
     @property
-    def best_step(self) -> dict[str, float]:
+    def best_step(self) -> dict[StencilName, float]:
         """By stencil: the step with the smallest error."""
         return {name: float(self.steps[np.nanargmin(error)]) for name, error in self.errors.items()}
 
     @property
-    def best_error(self) -> dict[str, float]:
+    def best_error(self) -> dict[StencilName, float]:
         """By stencil: the smallest error."""
         return {name: float(np.nanmin(error)) for name, error in self.errors.items()}
 
     def __str__(self) -> str:
         step, error = self.best_step, self.best_error
         return "\n".join(f"{name}: smallest error {error[name]:.1e} at h = {step[name]:.1e}" for name in self.errors)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the errors over the steps, both on logarithmic axes, and mark the optima.
@@ -65,7 +70,7 @@ class StepSweep:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("plot() needs matplotlib: python -m pip install 'fastgc[plot]'") from error
+            raise missing("plot()", "plot") from error
         if ax is None:
             ax = Figure(figsize=(7, 5), layout="constrained").add_subplot()
         for name, errors in self.errors.items():
@@ -82,7 +87,7 @@ def step_sweep(
     derivative: float | Callable[[float], float],
     x: float,
     steps: ArrayLike | None = None,
-    stencils: Sequence[str] = ("forward", "central"),
+    stencils: Sequence[StencilName] = ("forward", "central"),
 ) -> StepSweep:
     """Errors of difference quotients of a function of one variable, over steps from 1e-16 to 1.
 
@@ -113,7 +118,8 @@ def step_sweep(
     if not sizes.size or not np.all(sizes > 0):
         raise ValueError(f"steps must be positive numbers; got {sizes!r}")
     true = float(derivative(x)) if callable(derivative) else float(derivative)
-    errors, found = {}, Raised()
+    errors: dict[StencilName, Floats] = {}
+    found = Raised()
     for name in stencils:
         stencil = stencil_named(name)
         points = x + np.multiply.outer(sizes, stencil.offsets)

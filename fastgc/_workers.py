@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 
 from fastgc._evaluate import OutOfTime, PythonEvaluator, Raised, Ray, Tick, silent
 from fastgc._layout import Array, ParameterLayout, listed, spread
+from fastgc._missing import missing
 from fastgc._record import store
 
 try:
     import cloudpickle
     import joblib
 except ImportError as error:
-    raise ImportError("workers needs joblib: python -m pip install 'fastgc[workers]'") from error
+    raise missing("workers", "workers") from error
 
 _CHUNK_SECONDS = 0.1  # long beside sending a chunk to a process (a millisecond), short beside a progress bar or Ctrl-C
 _CHUNKS_PER_WORKER = 16  # so that the last chunks leave no process idle for long

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-jax = pytest.importorskip("jax", reason="JAX is not installed: pip install 'fastgc[jax]'")
+jax = pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
 import jax.numpy as jnp  # noqa: E402
 from jax.test_util import check_grads as jax_check_grads  # noqa: E402
 

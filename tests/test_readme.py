@@ -43,7 +43,7 @@ def test_a_block_runs_and_prints_what_is_shown(
     line: int, source: str, output: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for framework in FRAMEWORKS.findall(source):
-        pytest.importorskip(framework, reason=f"{framework} is not installed: pip install 'fastgc[{framework}]'")
+        pytest.importorskip(framework, reason=f"{framework} is not installed: pip install {framework}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     printed = io.StringIO()

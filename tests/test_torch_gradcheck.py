@@ -13,7 +13,7 @@ import pytest
 
 import fastgc
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fastgc[torch]'")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 operations = importlib.import_module("torch_operations")
 gradcheck, gradgradcheck = fastgc.torch.gradcheck, fastgc.torch.gradgradcheck
 GradcheckError = importlib.import_module("torch.autograd.gradcheck").GradcheckError

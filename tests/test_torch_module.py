@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fastgc[torch]'")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 from torch import nn  # noqa: E402
 
 from fastgc._evaluate import Ray, silent  # noqa: E402

@@ -14,6 +14,7 @@ from fastgc._compare import PASS, UNDECIDED
 from fastgc._layout import Array
 from fastgc._report import GradientReport, TensorSummary
 from fastgc._validate import number, whole
+from fastgc._words import Mode
 from fastgc.jax._evaluator import Leaves, compiled
 from fastgc.jax._gradients import Tree, explained, flatten, in_precision, report_on
 
@@ -30,7 +31,7 @@ def check_grads(
     f: Callable[..., Any],
     args: Sequence[Any],
     order: int,
-    modes: str | Sequence[str] = ("fwd", "rev"),
+    modes: Mode | Sequence[Mode] = ("fwd", "rev"),
     atol: Any = None,
     rtol: Any = None,
     eps: float | None = None,
@@ -71,6 +72,7 @@ def check_grads(
     TypeError, ValueError
         For arguments that make no sense. Exceptions of the function pass through.
     """
+    __tracebackhide__ = True
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     unknown = [mode for mode in modes if mode not in _MODES]
     if unknown or not modes:
@@ -81,9 +83,16 @@ def check_grads(
         tree = flatten(tuple(args), "args", "double")
         criteria = _Criteria(modes, _tolerance("rtol", rtol, tree), _tolerance("atol", atol, tree), eps, tuple(notes))
         arrays = [jnp.array(array) for array in tree.arrays]
-        undecided = list(_failures(_of_reals(f, tree), arrays, tree.names, order, criteria, ""))
+        try:
+            undecided = list(_failures(_of_reals(f, tree), arrays, tree.names, order, criteria, ""))
+        except _Mismatch as error:
+            raise AssertionError(str(error)) from None  # a failing test begins with the message
     if undecided and not allow_undecided:
         raise AssertionError(f"undecided: {undecided[0]}")
+
+
+class _Mismatch(AssertionError):
+    """A derivative that is wrong; an AssertionError of the function itself passes through with its traceback."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ def _failures(
         if report.verdict != PASS:
             message = f"{title}: {_first_words(report)}\n{report}"
             if report.verdict != UNDECIDED:
-                raise AssertionError(message)
+                raise _Mismatch(message)
             yield message
         if order > 1:
             tangent = f"tangent {title.count(' of ') + 1}" if above else "tangent"
@@ -251,7 +260,7 @@ def _refuse_other_values(output: Leaves, expected: Leaves, title: str) -> None:
         off = np.abs(np.asarray(value) - np.asarray(true))
         if not np.all(off <= _SAME * np.abs(np.asarray(true)).max(initial=0.0)):
             at = tuple(int(k) for k in np.unravel_index(np.argmax(np.nan_to_num(off, nan=np.inf)), off.shape))
-            raise AssertionError(f"{title}: output {i} is {value[at]} at {at}; the function itself gives {true[at]}")
+            raise _Mismatch(f"{title}: output {i} is {value[at]} at {at}; the function itself gives {true[at]}")
 
 
 def _refuse_nonlinear(slope: Any, gradient: Leaves, title: str) -> None:
@@ -261,7 +270,7 @@ def _refuse_nonlinear(slope: Any, gradient: Leaves, title: str) -> None:
     flat = np.concatenate([np.asarray(each).reshape(-1) for each in gradient])
     products = flat * _normal(_DIRECTION, flat)
     if not abs(float(slope) - products.sum()) <= _LINEAR * np.abs(products).sum() and np.isfinite(products).all():
-        raise AssertionError(
+        raise _Mismatch(
             f"{title}: not linear in its tangents: {float(slope)} along a random direction, where its own slopes along "
             f"the axes add up to {products.sum()}"
         )

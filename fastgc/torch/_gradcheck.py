@@ -91,6 +91,7 @@ def gradcheck(
     ValueError, RuntimeError, NotImplementedError
         For inputs of which none requires grad, that overlap, or that are not supported; for options that are not.
     """
+    __tracebackhide__ = True
     _refuse_options(check_batched_grad=check_batched_grad, check_batched_forward_grad=check_batched_forward_grad,
                     masked=masked)  # fmt: skip
     if not (check_forward_ad or check_backward_ad):
@@ -103,7 +104,7 @@ def gradcheck(
         call = call.one_by_one()
         error = _failure(call, criteria)
     if error and raise_exception:
-        raise error
+        raise error.with_traceback(None)  # a failing test begins with the message, not with where it was put together
     return error is None
 
 
@@ -154,6 +155,7 @@ def gradgradcheck(
     torch.autograd.gradcheck.GradcheckError, ValueError, RuntimeError, NotImplementedError
         As in `gradcheck`.
     """
+    __tracebackhide__ = True
     given = as_tuple(inputs)
     wanted = [_requires_grad(each) for each in given]
     if grad_outputs is None:

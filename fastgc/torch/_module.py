@@ -7,7 +7,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from fastgc._report import GradientReport
 from fastgc._stencil import stencil_named
 from fastgc._summary import summarise
 from fastgc._validate import DEFAULT_SAMPLES, one_of, validate_scope
+from fastgc._words import Precision, Samples
 from fastgc.torch._evaluator import TorchEvaluator, footprint
 
 _SEEN = 4096  # evenly spaced entries of a tensor that tell its scale
@@ -34,12 +35,12 @@ def check_module(
     loss: Callable[[Any], torch.Tensor] | None = None,
     *,
     tensors: str | Sequence[str] | None = None,
-    samples: int | str | Mapping[str, int | str] = DEFAULT_SAMPLES,
+    samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    precision: str = "double",
+    precision: Precision = "double",
     seeded: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -83,7 +84,7 @@ def check_module(
     """
     begin = time.perf_counter()
     validate_scope(step=step, rtol=rtol, atol=atol, probes=probes, seed=seed)
-    one_of("precision", precision, ("double", "native"))
+    one_of("precision", precision, get_args(Precision))
     originals, left_out = _originals(module, inputs, precision)
     layout = _layout(originals, precision)
     counts = sampled_counts(layout, tensors, samples, probes)
