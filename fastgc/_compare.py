@@ -246,7 +246,7 @@ def judge(
     tensors: NDArray[np.int64],
     scales: Floats,
     tolerances: Tolerances,
-    noise_reason: str,
+    noise_reasons: tuple[str, str],
     around: Floats | float = 0.0,
 ) -> Judgement:
     """The verdict on every entry.
@@ -258,8 +258,8 @@ def judge(
         The tensor of each entry.
     scales : array, shape (tensors,)
         See `gradient_scales`.
-    noise_reason : str
-        What hides a slope that cannot be resolved.
+    noise_reasons : pair of str
+        What makes a slope too uncertain, and what hides one that is no larger than its uncertainty.
     around : array, shape (tensors,), or 0
         A small share of the slopes around the point: at an optimum, what a slope must be small against.
 
@@ -281,7 +281,7 @@ def judge(
         judgement.allowed[some] = allowed
         if not right.all():
             rest = begin + np.flatnonzero(~right)
-            among = estimates.part(rest), tensors[rest], scales, tolerances, noise_reason, around
+            among = estimates.part(rest), tensors[rest], scales, tolerances, noise_reasons, around
             judgement.replace(rest, _judged(analytic[rest], *among))
     return judgement
 
@@ -311,7 +311,7 @@ def _judged(
     tensors: NDArray[np.int64],
     scales: Floats,
     tolerances: Tolerances,
-    noise_reason: str,
+    noise_reasons: tuple[str, str],
     around: Floats,
 ) -> Judgement:
     """`judge`, for as many entries as the cache holds."""
@@ -338,7 +338,8 @@ def _judged(
     if (kink | failed | undecided).any():
         for where, text in (  # the later ones count
             (kink & ~failed, "kink"),
-            (undecided & ~resolved, noise_reason),
+            (undecided & ~resolved, noise_reasons[0]),
+            (undecided & ~resolved & (np.abs(numerical) <= u), noise_reasons[1]),
             (close, "too close to the tolerance to call"),
             (undecided & ~bounded, "what is allowed overflows"),
             (undecided & blocked, "the quotients are not finite: they overflow"),

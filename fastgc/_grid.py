@@ -33,7 +33,7 @@ _MARGIN = 100.0  # times the uncertainty of their quotients
 _TOGETHER = 64  # columns whose values are kept for all their outputs
 _STRAY = 100.0  # noises above which an output moves with inputs that should not move it
 _LEAST = 1e-300  # above the uncertainty of what is zero everywhere
-_NOISE_REASON = "noise or round-off of this output hides the slope"
+_NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ def verdicts(grid: Grid, estimates: Estimates) -> Judgement:
     analytic = grid.operator.entries(outputs, inputs)
     still = (analytic == 0) & (estimates.numerical == 0)
     scales = np.fmax(_scales(grid, estimates, outputs, inputs), np.where(still, _stillness(grid)[outputs], 0.0))
-    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASON, _around(grid)[outputs])
+    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASONS, _around(grid)[outputs])
 
 
 def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
