@@ -72,12 +72,26 @@ class Backward:
 
     @cached_property
     def round_off(self) -> Floats:
-        """What rounding may add to a product with one of the directions, shape (n,): the same for a whole input."""
-        stretches = [1 + units * self._eps for units in _UNITS]
+        """What rounding may add to a product with one of the directions, shape (n,): the same for a whole input.
+
+        None of a backward that differs by more when it is simply run again: it has noise, and no round-off alone.
+        """
+        stretches = [1.0, *(1 + units * self._eps for units in _UNITS)]
         stretches += [1 + share for share in _SINGLE if self._eps < _SINGLE[0] ** 2]
-        anew = self.pulled(np.concatenate([stretch * self.directions[:3] for stretch in stretches]))
-        off = np.abs(anew - np.concatenate([stretch * self.along[:3] for stretch in stretches])).max(axis=0)
-        return _ROUNDINGS * self.by_input(off)
+        anew = np.stack([self.pulled(stretch * self.directions[:3]) for stretch in stretches])
+        off = np.abs(anew - np.multiply.outer(stretches, self.along[:3])).max(axis=1)
+        steady = off[0].max(initial=0.0) <= self.unit_round_off
+        return _ROUNDINGS * self.by_input(off.max(axis=0)) if steady else np.zeros(self._columns_of.size)
+
+    @property
+    def natural(self) -> float:
+        """The size of the slopes that a function with such outputs and inputs has as a rule."""
+        return _largest(self._outputs) / (_largest(self._leaves) or 1.0)
+
+    @property
+    def unit_round_off(self) -> float:
+        """What rounding may add to slopes of that size."""
+        return _ROUNDINGS * self._eps * self.natural
 
     def tolerated(self, atol: float) -> float:
         """By how much a product with one of the directions may be off where the caller lets entries be off by ``atol``.
@@ -85,7 +99,7 @@ class Backward:
         A tolerance is meant for slopes of order one, as the default is. Where the outputs are small beside the inputs,
         so are all slopes, and the tolerance counts in proportion: it would be above the whole backward else.
         """
-        return atol * min(1.0, _largest(self._outputs) / (_largest(self._leaves) or 1.0))
+        return atol * min(1.0, self.natural)
 
     def by_input(self, numbers: Floats) -> Floats:
         """The largest of the numbers of each input, in the place of all of them."""
@@ -110,16 +124,13 @@ class Backward:
         first, again = self._rows(), self._rows()
         differs = np.nan_to_num(np.abs(first - again), nan=0.0).max(axis=0, initial=0.0)
         off = float(differs.max(initial=0.0))
-        if off > nondeterminism and (differs > np.fmax(nondeterminism, self._rounding_of(first))).any():
+        rounding = _ROUNDINGS * self._eps * self.by_input(np.abs(first).max(axis=0, initial=0.0))
+        if (differs > np.fmax(nondeterminism, np.fmax(rounding, self.unit_round_off))).any():
             raise GradcheckError(
                 f"Backward is not reentrant: run twice on the same input and grad_output it gives gradients that "
                 f"differ by {off:.1e}; nondet_tol is {nondeterminism}"
             )
         return first
-
-    def _rounding_of(self, rows: Floats) -> Floats:
-        """What rounding may add to rows of the Jacobian, shape (n,)."""
-        return np.fmax(_ROUNDINGS * self._eps * np.abs(rows).max(axis=0, initial=0.0), self.round_off)
 
     def _rows(self) -> Floats:
         found = self._many_at_once() if self._together else None

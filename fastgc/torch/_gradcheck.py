@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,8 +99,9 @@ def gradcheck(
     if not (check_forward_ad or check_backward_ad):
         raise AssertionError("check_forward_ad and check_backward_ad are both False: nothing would be checked")
     given = as_tuple(inputs)
-    with _watched(given) as unchanged:
-        call = _open_call(func, given, check_grad_dtypes, unchanged)
+    checked = _checked(given)
+    with _watched({k: given[k] for k in checked}) as unchanged:
+        call = _open_call(func, given, checked, check_grad_dtypes, unchanged)
         criteria = _Criteria(eps if call.in_double else None, atol, rtol, nondet_tol, fast_mode, allow_undecided,
                              check_forward_ad, check_backward_ad, check_undefined_grad)  # fmt: skip
         error = _failure(call, criteria)
@@ -249,13 +250,14 @@ class _Call:
         return replace(self, outputs=outputs, backward=backward, field=field)
 
 
-def _open_call(func: Callable[..., Any], given: tuple[Any, ...], dtypes: bool, unchanged: Callable[[], None]) -> _Call:
-    checked = tuple(k for k, each in enumerate(given) if _requires_grad(each))
-    if not checked:
-        raise ValueError("inputs hold no tensor with requires_grad=True: nothing would be checked")
+def _open_call(
+    func: Callable[..., Any],
+    given: tuple[Any, ...],
+    checked: tuple[int, ...],
+    dtypes: bool,
+    unchanged: Callable[[], None],
+) -> _Call:
     leaves = [given[k] for k in checked]
-    for k, leaf in zip(checked, leaves, strict=True):
-        _refuse_input(k, leaf)
     found = tensors(func(*given))
     unchanged()
     _refuse_outputs(found)
@@ -271,10 +273,20 @@ def _open_call(func: Callable[..., Any], given: tuple[Any, ...], dtypes: bool, u
     return _Call(func, given, checked, compared, here, outputs, backward, field)
 
 
+def _checked(given: tuple[Any, ...]) -> tuple[int, ...]:
+    """The numbers of the inputs that are checked."""
+    checked = tuple(k for k, each in enumerate(given) if _requires_grad(each))
+    if not checked:
+        raise ValueError("inputs hold no tensor with requires_grad=True: nothing would be checked")
+    for k in checked:
+        _refuse_input(k, given[k])
+    return checked
+
+
 @contextlib.contextmanager
-def _watched(given: tuple[Any, ...]) -> Iterator[Callable[[], None]]:
-    """Yields what raises if checked inputs are no longer as they are now, which they are again at the end."""
-    kept = [(k, each, each.detach().clone()) for k, each in enumerate(given) if _requires_grad(each)]
+def _watched(leaves: Mapping[int, torch.Tensor]) -> Iterator[Callable[[], None]]:
+    """Yields what raises if inputs are no longer as they are now, which they are again at the end."""
+    kept = [(k, leaf, leaf.detach().clone()) for k, leaf in leaves.items()]
 
     def changed() -> list[int]:
         return [k for k, each, before in kept if not np.array_equal(flat(each), flat(before), equal_nan=True)]
