@@ -73,6 +73,7 @@ class Scope:
     crosscheck: bool
     seed: int
     deadline: float = math.inf  # of ``time.perf_counter``
+    accepted: float | None = None  # see `Tolerances`
 
     @property
     def chosen(self) -> list[int]:
@@ -573,5 +574,5 @@ def _site(scope: Scope, start: Start) -> Site:
 def _tolerances(scope: Scope, gradients: Sequence[Array]) -> Tolerances:
     defaults = [DEFAULT_RTOL[gradient.dtype] for gradient in gradients]
     rtol = np.array(defaults if scope.rtol is None else [scope.rtol] * len(gradients))
-    atol = None if scope.atol is None else np.full(len(gradients), scope.atol)
-    return Tolerances(rtol, atol)
+    atol, accepted = (None if each is None else np.full(len(gradients), each) for each in (scope.atol, scope.accepted))
+    return Tolerances(rtol, atol, accepted)

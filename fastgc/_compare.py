@@ -146,6 +146,7 @@ class Tolerances:
 
     rtol: Floats
     atol: Floats | None  # None: 1e-3 * rtol * scale of the tensor
+    accepted: Floats | None = None  # differences that the caller accepts however little is known; None: atol, if given
 
     @property
     def useful(self) -> Floats:
@@ -156,6 +157,13 @@ class Tolerances:
         """Allowed difference of values of that size in these tensors, of all tensors' scales."""
         atol = _ATOL_SHARE * self.rtol * scales if self.atol is None else self.atol
         return atol[tensors] + self.rtol[tensors] * size
+
+    def settles(self, tensors: NDArray[np.int64], distance: Floats, u: Floats) -> NDArray[np.bool_]:
+        """Where all that a value may be off by is within what the caller accepts: no doubt matters to him there."""
+        accepted = self.atol if self.accepted is None else self.accepted
+        if accepted is None:
+            return np.zeros(distance.shape, bool)
+        return np.asarray(distance + u <= accepted[tensors])
 
 
 @dataclass(frozen=True)
@@ -267,8 +275,9 @@ def judge(
     -----
     With u the uncertainty and d the distance of the analytic value from the numerical one (from the interval between
     the one-sided slopes, at a kink), an entry fails if d > tol + 10u, passes if d <= tol + u and u is small enough for
-    a wrong value to be seen, and is undecided otherwise. Every comparison is false for NaN, and no NaN passes; nor does
-    anything by a tolerance that is infinite because it overflowed.
+    a wrong value to be seen, or if d + u is within the caller's own absolute tolerance, and is undecided otherwise.
+    Every comparison is false for NaN, and no NaN passes; nor does anything by a tolerance that is infinite because it
+    overflowed.
 
     Most entries of a right gradient are within tolerance whatever u, and u is small beside the tensor's scale: they
     pass, and the rest is judged by all there is to it.
@@ -331,8 +340,9 @@ def _judged(
         agrees = (distance <= allowed + u) & bounded
         wrong = distance > allowed + _CERTAIN * u
         unsure = ~(u <= _CHEAP * extent) | (distance > allowed)
+        settled = tolerances.settles(tensors, distance, u)
     failed = (wrong & ~blocked) | ~np.isfinite(analytic)
-    undecided = ~(failed | (resolved & agrees & ~blocked))
+    undecided = ~(failed | settled | (resolved & agrees & ~blocked))
     close = undecided & ~agrees & ~blocked & bounded
     reason = np.full(analytic.size, "", object)
     if (kink | failed | undecided).any():

@@ -135,7 +135,7 @@ def analyse(ladder: Ladder) -> Line:
         return _one_sided(ladder)
     whole = ladder if both.size == ladder.above.size else ladder.part(both)
     if _is_quantised(whole):
-        return replace(_UNKNOWN, trouble="quantised")
+        return _steepest(whole)
     inner = _within_the_kinks(whole)
     if inner.above.size < _FEWEST:
         return replace(_unsure_of_kinks(_smooth(whole), whole), wish="finer")
@@ -165,6 +165,12 @@ def _is_quantised(ladder: Ladder) -> bool:
     values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
     rounding = _LAST_PLACES * np.spacing(np.abs(values).max())
     return 1 < len(set(values.tolist())) < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
+
+
+def _steepest(ladder: Ladder) -> Line:
+    """What a staircase shows: that no slope is steeper than the steepest of its quotients."""
+    slopes = np.concatenate([ladder.forward, ladder.backward, ladder.central])
+    return Line(0.0, max(float(np.abs(slopes).max()), _TINY), 0.0, 0.0, float(ladder.above[-1]), "quantised")
 
 
 def _within_the_kinks(ladder: Ladder) -> Ladder:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastgc._check import Scope, Start, examine, sampled_counts
 from fastgc._engine import NotFiniteError, noted
-from fastgc._layout import FLOATS, Array, match_gradients, named_layout
+from fastgc._layout import FLOATS, Array, listed, match_gradients, named_layout
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
 from fastgc._stencil import stencil_named
@@ -50,9 +50,10 @@ def check_gradients(
         ``loss(params, *args)`` returns one real number. It is compiled where it can be traced.
     params : pytree
         Its floating and complex leaves are checked, under the keys of their path joined by "."; all others are passed
-        on. A complex leaf is checked as its real and imaginary parts, in a last axis of 2.
+        on, and named in a note. A complex leaf is checked as its real and imaginary parts, in a last axis of 2.
     gradients : callable or pytree, optional
-        ``gradients(params, *args)``, or its value: of the structure of ``params``, as `jax.grad` gives it.
+        ``gradients(params, *args)``, or its value: of the structure of ``params``, as `jax.grad` gives it: that of
+        x + iy is d/dx - i d/dy.
     args : tuple
         Extra positional arguments of both functions.
     tensors, samples, probes, step, rtol, atol, seed, progress
@@ -89,6 +90,7 @@ def check_gradients(
             found = gradients(tree.rebuild(leaves), *args) if callable(gradients) else gradients
             return tree.matching(found)
 
+        notes = [*notes, *tree.notes]
         return report_on(value, analytic, tree.names, tree.arrays, notes, tensors=tensors, samples=samples,
                          probes=probes, step=step, rtol=rtol, atol=atol, seed=seed, progress=progress)  # fmt: skip
 
@@ -106,15 +108,20 @@ def report_on(
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    accepted: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> GradientReport:
-    """The check of a real loss of real arrays, which are displaced in place and restored."""
+    """The check of a real loss of real arrays, which are displaced in place and restored.
+
+    ``accepted`` is an absolute difference within which nothing stays undecided; atol where it is None.
+    """
     begin = time.perf_counter()
     layout = named_layout(names, [array.shape for array in arrays], [array.dtype for array in arrays])
     refuse_nonfinite(layout, arrays)
     counts = sampled_counts(layout, tensors, samples, probes)
-    scope = Scope(layout, counts, probes, stencil_named("central"), step, rtol, atol, crosscheck=False, seed=seed)
+    scope = Scope(layout, counts, probes, stencil_named("central"), step, rtol, atol, crosscheck=False, seed=seed,
+                  accepted=accepted)  # fmt: skip
     evaluator = JaxEvaluator(loss, layout, arrays)
     base, again = evaluator.base, evaluator.value()
     if not np.isfinite(base):
@@ -138,6 +145,7 @@ class Tree:
     given : all leaves
     checked : numbers of those that are checked
     names, arrays : of these, complex ones as real and imaginary parts in a last axis
+    others : names of the leaves that are not checked
     """
 
     structure: Any
@@ -145,6 +153,12 @@ class Tree:
     checked: tuple[int, ...]
     names: tuple[str, ...]
     arrays: tuple[Array, ...]
+    others: tuple[str, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not checked, in words."""
+        return [f"not checked, since neither floating nor complex: {listed(self.others)}"] if self.others else []
 
     def rebuild(self, leaves: Leaves) -> Any:
         """The caller's structure with these in place of the checked leaves."""
@@ -158,9 +172,8 @@ class Tree:
         leaves, structure = jax.tree_util.tree_flatten(gradients)
         if structure != self.structure:
             raise ValueError(f"gradients has the structure {structure}; params has {self.structure}")
-        chosen = [leaves[i] for i in self.checked]
-        conjugate = [_parts(np.conj(np.asarray(leaf))) if _is_complex(leaf) else np.asarray(leaf) for leaf in chosen]
-        return conjugate
+        pairs = [(np.asarray(leaves[i]), self.given[i]) for i in self.checked]
+        return [_parts(np.conj(leaf + 0j)) if _is_complex(given) else leaf for leaf, given in pairs]
 
 
 def flatten(value: Any, prefix: str, precision: str) -> Tree:
@@ -170,9 +183,11 @@ def flatten(value: Any, prefix: str, precision: str) -> Tree:
     checked = tuple(i for i, leaf in enumerate(given) if jnp.issubdtype(_dtype(leaf), jnp.inexact))
     if not checked:
         raise ValueError(f"{prefix or 'params'} holds no floating array: nothing to check")
-    names = [".".join(filter(None, [prefix, *map(_key, pairs[i][0])])) or "params" for i in checked]
+    every = [".".join(filter(None, [prefix, *map(_key, path)])) or "params" for path, _ in pairs]
+    names = tuple(every[i] for i in checked)
     arrays = tuple(_array(name, given[i], precision) for name, i in zip(names, checked, strict=True))
-    return Tree(structure, given, checked, tuple(names), arrays)
+    others = tuple(name for i, name in enumerate(every) if i not in checked)
+    return Tree(structure, given, checked, names, arrays, others)
 
 
 def _key(key: Any) -> str:

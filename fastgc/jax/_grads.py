@@ -23,8 +23,18 @@ Function = Callable[[Leaves], list[Any]]  # of real arrays, returning real array
 _MODES = {"fwd": "JVP", "rev": "VJP", "lin": "LIN"}
 _TOGETHER = 64  # basis vectors pushed forward at once
 _DIRECTION = 1 << 20  # seed of a random direction
+_ACCEPTED = (
+    1e-5  # JAX's own tolerance in double precision: what differs by less is no doubt, if nothing else is asked for
+)
 _LINEAR = 1e-9  # relative to the sizes of what is added up, to which a JVP must be linear
 _SAME = 1e-6  # relative to the largest output, to which a custom rule must return the function's value
+
+# Where terms cancel, a value or a slope may be nothing but their round-off, which is far above eps times what is left.
+# How far, arguments show that are stretched by a few units in the last place: everything rounds anew. A derivative
+# stretches with its tangent but for that and for its own slope, which is as little as the stretch.
+_STRETCHES = 1 + np.finfo(np.float64).eps * np.array([3.0, -5.0, 9.0, -17.0])
+_ROUNDINGS = 30.0  # times the largest of these differences: that few, of whole multiples of an ulp, are low
+_TWICE = -2.0  # stretches a cotangent without any rounding: sign and exponent only
 
 
 def check_grads(
@@ -54,7 +64,8 @@ def check_grads(
     modes : sequence of {"fwd", "rev", "lin"}
         Forward mode (`jax.jvp`), reverse mode (`jax.vjp`), linearisation (`jax.linearize`).
     atol, rtol : float or dict by dtype, optional
-        As in `fastgc.check_gradients`; from a dict the largest value for a dtype in ``args`` is taken.
+        As in `fastgc.check_gradients`; from a dict the largest value for a dtype in ``args`` is taken. Nothing is
+        undecided that differs by atol at most, its uncertainty included; by 1e-5, as in JAX, where none is given.
     eps : float, optional
         An absolute step; by default one is chosen for each entry.
     allow_undecided : bool
@@ -186,7 +197,8 @@ def _report(
 ) -> GradientReport:
     """The check of ``<weights, f>`` for fixed random weights."""
     copies = [np.array(array) for array in arrays]
-    expected = compiled(f, copies)[0](copies)
+    call = compiled(f, copies)[0]
+    expected = call(copies)
     if not expected:
         raise ValueError("f returned no floating array: nothing to check")
     weights = [_normal(i, each) / max(1, each.size) ** 0.5 for i, each in enumerate(expected)]
@@ -194,26 +206,47 @@ def _report(
     def loss(leaves: Leaves) -> Any:
         return _dot(weights, f(leaves))
 
-    def derived(leaves: Leaves) -> tuple[list[Any], list[Any], Any]:
-        return _reverse(f, leaves, weights) if mode == "rev" else _forward(f, leaves, weights, mode)
-
     def analytic(leaves: Leaves) -> list[Any]:
-        output, gradient, slope = compiled(derived, leaves)[0](leaves)
-        _refuse_other_values(output, expected, title)
-        _refuse_nonlinear(slope, gradient, title)
-        return list(gradient)
+        rule = _Rule(f, leaves, weights, mode)
+        _refuse_other_values(rule, expected, lambda: _scatter(call, leaves, expected), criteria.atol, title)
+        _refuse_nonlinear(rule, title)
+        return list(rule.gradient)
 
+    accepted = _ACCEPTED if criteria.atol is None else criteria.atol
     return report_on(loss, analytic, names, copies, criteria.notes,
-                     rtol=criteria.rtol, atol=criteria.atol, step=criteria.step)  # fmt: skip
+                     rtol=criteria.rtol, atol=criteria.atol, accepted=accepted, step=criteria.step)  # fmt: skip
 
 
-def _reverse(f: Function, arrays: Leaves, weights: Leaves) -> tuple[list[Any], list[Any], Any]:
+class _Rule:
+    """What a mode gives for a function at a point, along weights of the outputs.
+
+    Attributes
+    ----------
+    output : the function's value
+    gradient : with respect to every array
+    slope : in a random direction, from a tangent along it; None in reverse mode
+    """
+
+    def __init__(self, f: Function, arrays: Leaves, weights: Leaves, mode: str) -> None:
+        def derived(both: Leaves) -> tuple[list[Any], list[Any], Any]:
+            *some, stretch = both
+            return _reverse(f, some, weights, stretch) if mode == "rev" else _forward(f, some, weights, mode, stretch)
+
+        self._arrays, self._call = arrays, compiled(derived, [*arrays, np.ones(())])[0]
+        self.output, self.gradient, self.slope = self.stretched(1.0)
+
+    def stretched(self, factor: float, of_point: float = 1.0) -> tuple[list[Any], list[Any], Any]:
+        """Value, gradient and slope with tangents and cotangents that many times as long, and with the point."""
+        return self._call([*(np.asarray(array * of_point) for array in self._arrays), np.array(factor)])
+
+
+def _reverse(f: Function, arrays: Leaves, weights: Leaves, stretch: Any) -> tuple[list[Any], list[Any], Any]:
     """The function's value and its gradient from cotangents."""
     output, pull = jax.vjp(f, list(arrays))
-    return output, list(pull(list(weights))[0]), None
+    return output, list(pull([stretch * weight for weight in weights])[0]), None
 
 
-def _forward(f: Function, arrays: Leaves, weights: Leaves, mode: str) -> tuple[list[Any], list[Any], Any]:
+def _forward(f: Function, arrays: Leaves, weights: Leaves, mode: str, stretch: Any) -> tuple[list[Any], list[Any], Any]:
     """The function's value, its gradient from tangents, and the slope in a random direction, to compare with that.
 
     The gradient is had by transposing the linear map of the tangents, or, where JAX cannot, from every basis vector.
@@ -225,14 +258,14 @@ def _forward(f: Function, arrays: Leaves, weights: Leaves, mode: str) -> tuple[l
 
     zero = jnp.zeros(sum(array.size for array in arrays))
     try:
-        gradient = jax.linear_transpose(slope, zero)(jnp.ones(()))[0]
+        gradient = jax.linear_transpose(slope, zero)(stretch * jnp.ones(()))[0]
     except Exception:  # the rule is not linear, or has a primitive that cannot be transposed
-        gradient = jnp.concatenate([zero[:0], *_basis_slopes(slope, zero)])
-    return output, _like(gradient, arrays), slope(_normal(_DIRECTION, zero))
+        gradient = jnp.concatenate([zero[:0], *_basis_slopes(slope, zero, stretch)])
+    return output, _like(gradient, arrays), slope(stretch * _normal(_DIRECTION, zero))
 
 
-def _basis_slopes(slope: Callable[[Any], Any], zero: Any) -> Iterator[Any]:
-    together = jax.jit(jax.vmap(lambda i: slope(zero.at[i].set(1.0))))
+def _basis_slopes(slope: Callable[[Any], Any], zero: Any, stretch: Any) -> Iterator[Any]:
+    together = jax.jit(jax.vmap(lambda i: slope(zero.at[i].set(stretch))))
     for begin in range(0, zero.size, _TOGETHER):
         yield together(jnp.arange(begin, min(begin + _TOGETHER, zero.size)))
 
@@ -254,26 +287,77 @@ def _normal(seed: int, like: Any) -> Array:
 # --- what no gradient shows ---
 
 
-def _refuse_other_values(output: Leaves, expected: Leaves, title: str) -> None:
+def _refuse_other_values(
+    rule: _Rule, expected: Leaves, scatter: Callable[[], Leaves], atol: float | None, title: str
+) -> None:
     """A custom rule returns the function's value too, and may get it wrong."""
-    for i, (value, true) in enumerate(zip(output, expected, strict=True)):
-        off = np.abs(np.asarray(value) - np.asarray(true))
-        if not np.all(off <= _SAME * np.abs(np.asarray(true)).max(initial=0.0)):
-            at = tuple(int(k) for k in np.unravel_index(np.argmax(np.nan_to_num(off, nan=np.inf)), off.shape))
-            raise _Mismatch(f"{title}: output {i} is {value[at]} at {at}; the function itself gives {true[at]}")
-
-
-def _refuse_nonlinear(slope: Any, gradient: Leaves, title: str) -> None:
-    """Slopes along the axes give the right one in every direction only where a rule is linear in its tangents."""
-    if slope is None:
+    off = [np.abs(np.asarray(value) - np.asarray(true)) for value, true in zip(rule.output, expected, strict=True)]
+    allowed = [max(_SAME * np.abs(np.asarray(true)).max(initial=0.0), atol or 0.0) for true in expected]
+    if all(np.all(each <= most) for each, most in zip(off, allowed, strict=True)):
         return
-    flat = np.concatenate([np.asarray(each).reshape(-1) for each in gradient])
-    products = flat * _normal(_DIRECTION, flat)
-    if not abs(float(slope) - products.sum()) <= _LINEAR * np.abs(products).sum() and np.isfinite(products).all():
+    for i, (each, most, rounding) in enumerate(zip(off, allowed, scatter(), strict=True)):
+        if not np.all(each <= max(most, _ROUNDINGS * rounding)):
+            at = tuple(int(k) for k in np.unravel_index(np.argmax(np.nan_to_num(each, nan=np.inf)), each.shape))
+            raise _Mismatch(
+                f"{title}: output {i} is {rule.output[i][at]} at {at}; the function itself gives {expected[i][at]}"
+            )
+
+
+def _scatter(call: Callable[[Leaves], Leaves], arrays: Leaves, expected: Leaves) -> list[float]:
+    """By how much each output changes at most where the arguments change in the last place."""
+    moved = [call([np.asarray(array * stretch) for array in arrays]) for stretch in _STRETCHES]
+    return [
+        max(float(np.abs(np.asarray(outputs[i]) - np.asarray(true)).max(initial=0.0)) for outputs in moved)
+        for i, true in enumerate(expected)
+    ]
+
+
+def _refuse_nonlinear(rule: _Rule, title: str) -> None:
+    """A rule is linear in tangents and cotangents."""
+    if rule.slope is None:
+        _refuse_nonlinear_cotangents(rule, title)
+    else:
+        _refuse_nonlinear_tangents(rule, title)
+
+
+def _refuse_nonlinear_cotangents(rule: _Rule, title: str) -> None:
+    """A cotangent -2 times as long gives -2 times the gradient, without any rounding that is not the same."""
+    before, after = _flat(rule.gradient), _flat(rule.stretched(_TWICE)[1])
+    off = np.abs(after - _TWICE * before)
+    if np.isfinite(off).all() and (off > _LINEAR * np.abs(after)).any():
+        k = int(np.argmax(off))
         raise _Mismatch(
-            f"{title}: not linear in its tangents: {float(slope)} along a random direction, where its own slopes along "
-            f"the axes add up to {products.sum()}"
+            f"{title}: not linear in its cotangents: {after[k]} for one that is {_TWICE} times as long as that which "
+            f"gives {before[k]}"
         )
+
+
+def _refuse_nonlinear_tangents(rule: _Rule, title: str) -> None:
+    """Slopes along the axes give the right one in every direction only where a rule is linear in its tangents."""
+    products = _products(rule.gradient)
+    off = abs(float(rule.slope) - products.sum())
+    if off <= _LINEAR * np.abs(products).sum() or not np.isfinite(products).all():
+        return
+    rounding = 0.0
+    for stretch in _STRETCHES.tolist():
+        _, gradient, slope = rule.stretched(stretch, stretch)
+        rounding = max(rounding, abs(float(slope) - stretch * float(rule.slope)))
+        rounding = max(rounding, float(np.abs(_products(gradient) - stretch * products).sum()))
+    if not off <= _ROUNDINGS * rounding:
+        raise _Mismatch(
+            f"{title}: not linear in its tangents: {float(rule.slope)} along a random direction, where its own slopes "
+            f"along the axes add up to {products.sum()}"
+        )
+
+
+def _products(gradient: Leaves) -> Array:
+    """The terms of a slope in the random direction."""
+    flat = _flat(gradient)
+    return np.asarray(flat * _normal(_DIRECTION, flat))
+
+
+def _flat(arrays: Leaves) -> Array:
+    return np.concatenate([np.asarray(each).reshape(-1) for each in arrays])
 
 
 def _first_words(report: GradientReport) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastgc.torch._memory import is_plain, placed
+
 Floats = NDArray[np.float64]
 Tensors = Sequence[torch.Tensor]
 
@@ -20,9 +22,22 @@ def real_shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
 
 
+def as_reals(tensor: torch.Tensor) -> torch.Tensor:
+    """A complex tensor as pairs of real numbers, and a real one itself; a view where the memory holds the numbers."""
+    if not tensor.is_complex():
+        return tensor.resolve_neg()
+    return torch.view_as_real(tensor.resolve_conj().resolve_neg())
+
+
+def as_given(reals: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """The tensor that `as_reals` makes these numbers of, complex if ``like`` is."""
+    return torch.view_as_complex(reals) if like.is_complex() else reals
+
+
 def flat(tensor: torch.Tensor) -> NDArray[Any]:
     """The numbers, not copied where that can be avoided."""
-    numbers: NDArray[Any] = tensor.numpy(force=True)
+    dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    numbers: NDArray[Any] = dense.numpy(force=True)
     if numbers.dtype.kind == "c":
         numbers = np.ascontiguousarray(numbers).view(numbers.real.dtype)
     return numbers.reshape(-1)
@@ -40,6 +55,7 @@ class Packing:
 
     def __init__(self, tensors: Tensors) -> None:
         self._like = [tensor.detach() for tensor in tensors]
+        self._plain = [is_plain(tensor) for tensor in self._like]
         self.shapes = [real_shape(tensor) for tensor in tensors]
         ends = [*accumulate(map(math.prod, self.shapes), initial=0)]
         self.slices, self.size = [slice(*pair) for pair in pairwise(ends)], ends[-1]
@@ -62,10 +78,12 @@ class Packing:
         return found
 
     def members(self, numbers: Floats) -> list[list[torch.Tensor]]:
-        """Each row of numbers as tensors of their own, in memory as those packed are."""
-        stacks = self.stacked(numbers)
-        pairs = [(stack, like, like.is_contiguous()) for stack, like in zip(stacks, self._like, strict=True)]
+        """Each row of numbers as tensors with a memory of their own, laid out there as those packed are."""
+        members = [stack.unbind() for stack in self.stacked(numbers)]
         return [
-            [stack[i] if plain else torch.empty_like(like).copy_(stack[i]) for stack, like, plain in pairs]
-            for i in range(len(numbers))
+            [
+                each.clone() if plain else placed(each, like)
+                for each, like, plain in zip(row, self._like, self._plain, strict=True)
+            ]
+            for row in zip(*members, strict=True)
         ]

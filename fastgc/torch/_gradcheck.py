@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +24,8 @@ from fastgc._progress import Progress
 from fastgc.torch._backward import Backward, check_linearity, check_undefined
 from fastgc.torch._evaluator import footprint
 from fastgc.torch._flat import Floats, Packing, Tensors, flat
+from fastgc.torch._memory import placed
+from fastgc.torch._nested import out_of_reach, tensors_in
 from fastgc.torch._outputs import Outputs, as_tuple, tensors
 
 _REAL_DTYPES = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -96,13 +99,17 @@ def gradcheck(
                     masked=masked)  # fmt: skip
     if not (check_forward_ad or check_backward_ad):
         raise AssertionError("check_forward_ad and check_backward_ad are both False: nothing would be checked")
-    call = _open_call(func, inputs, check_grad_dtypes)
-    criteria = _Criteria(eps if call.in_double else None, atol, rtol, nondet_tol, fast_mode, allow_undecided,
-                         check_forward_ad, check_backward_ad, check_undefined_grad)  # fmt: skip
-    error = _failure(call, criteria)
-    if error and call.batched:  # nothing is held against a function but what plain calls show
-        call = call.one_by_one()
+    given = as_tuple(inputs)
+    checked = _checked(given)
+    with _watched({k: given[k] for k in checked}) as unchanged:
+        call = _open_call(func, given, checked, check_grad_dtypes, unchanged)
+        criteria = _Criteria(eps if call.in_double else None, atol, rtol, nondet_tol, fast_mode, allow_undecided,
+                             check_forward_ad, check_backward_ad, check_undefined_grad)  # fmt: skip
         error = _failure(call, criteria)
+        if error and call.batched:  # nothing is held against a function but what plain calls show
+            error = _failure(call.one_by_one(), criteria)
+        unchanged()
+    error = error or (None if allow_undecided else _left_out(given))
     if error and raise_exception:
         raise error.with_traceback(None)  # a failing test begins with the message, not with where it was put together
     return error is None
@@ -245,15 +252,16 @@ class _Call:
         return replace(self, outputs=outputs, backward=backward, field=field)
 
 
-def _open_call(func: Callable[..., Any], inputs: Any, dtypes: bool) -> _Call:
-    given = as_tuple(inputs)
-    checked = tuple(k for k, each in enumerate(given) if _requires_grad(each))
-    if not checked:
-        raise ValueError("inputs hold no tensor with requires_grad=True: nothing would be checked")
+def _open_call(
+    func: Callable[..., Any],
+    given: tuple[Any, ...],
+    checked: tuple[int, ...],
+    dtypes: bool,
+    unchanged: Callable[[], None],
+) -> _Call:
     leaves = [given[k] for k in checked]
-    for k, leaf in zip(checked, leaves, strict=True):
-        _refuse_input(k, leaf)
     found = tensors(func(*given))
+    unchanged()
     _refuse_outputs(found)
     compared = tuple(k for k, each in enumerate(found) if each.requires_grad) or tuple(
         k for k, each in enumerate(found) if each.is_floating_point() or each.is_complex()
@@ -266,6 +274,39 @@ def _open_call(func: Callable[..., Any], inputs: Any, dtypes: bool) -> _Call:
     layout, arrays = flatten_parameters(numbers)
     field = Field(outputs, layout, arrays, outputs.base, 0)
     return _Call(func, given, checked, compared, here, outputs, backward, field)
+
+
+def _checked(given: tuple[Any, ...]) -> tuple[int, ...]:
+    """The numbers of the inputs that are checked."""
+    checked = tuple(k for k, each in enumerate(given) if _requires_grad(each))
+    if not checked:
+        raise ValueError("inputs hold no tensor with requires_grad=True: nothing would be checked")
+    for k in checked:
+        _refuse_input(k, given[k])
+    return checked
+
+
+@contextlib.contextmanager
+def _watched(leaves: Mapping[int, torch.Tensor]) -> Iterator[Callable[[], None]]:
+    """Yields what raises if inputs are no longer as they are now, which they are again at the end."""
+    kept = [(k, leaf, leaf.detach().clone()) for k, leaf in leaves.items()]
+
+    def changed() -> list[int]:
+        return [k for k, each, before in kept if not np.array_equal(flat(each), flat(before), equal_nan=True)]
+
+    def unchanged() -> None:
+        if changed():
+            raise ValueError(
+                f"func changes input {changed()[0]} in place, which autograd does not see; it must leave it as it is: "
+                "clone it in func"
+            )
+
+    try:
+        yield unchanged
+    finally:
+        for k, each, before in kept:
+            if k in changed():
+                each.detach().copy_(before)
 
 
 # --- refusals ---
@@ -302,6 +343,19 @@ def _refuse_outputs(outputs: Tensors) -> None:
             raise ValueError(f"output {k} has layout {each.layout}; call to_dense() on it in func")
 
 
+def _left_out(given: tuple[Any, ...]) -> GradcheckError | None:
+    """An error that names the first argument which holds tensors to differentiate, but is none itself."""
+    for k, each in enumerate(given):
+        if not isinstance(each, torch.Tensor) and any(
+            tensor.requires_grad for _, tensor in (*tensors_in("", each), *out_of_reach("", each))
+        ):
+            return GradcheckError(
+                f"undecided: input {k} is a {type(each).__name__} of tensors that require grad, which are not checked; "
+                "pass them as arguments of their own"
+            )
+    return None
+
+
 def _differentiable(value: Any) -> tuple[torch.Tensor, ...]:
     return tuple(each for each in tensors(value) if each.requires_grad)
 
@@ -327,7 +381,7 @@ def _failure(call: _Call, criteria: _Criteria) -> GradcheckError | None:
         if criteria.backward:
             _compare(call, _backward_operator(call, criteria), criteria, "")
             if call.has_backward:
-                check_linearity(call.backward, call.in_double)
+                check_linearity(call.backward, call.in_double, criteria.atol)
                 if criteria.undefined:
                     check_undefined(call.here, call.leaves)
     except GradcheckError as error:
@@ -346,7 +400,7 @@ def _pushed(call: _Call, tangent: Floats) -> Floats:
     arguments = list(call.inputs)
     with forward_ad.dual_level():
         for k, part in zip(call.checked, Packing(call.leaves).members(tangent[None, :])[0], strict=True):
-            arguments[k] = forward_ad.make_dual(call.inputs[k].detach().clone().requires_grad_(), part)
+            arguments[k] = forward_ad.make_dual(placed(call.inputs[k].detach(), call.inputs[k]).requires_grad_(), part)
         found = tensors(call.func(*arguments))
         tangents = [forward_ad.unpack_dual(found[k]).tangent for k in call.compared]
         return np.asarray(Packing(call.here).joined(tangents)[0])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -23,9 +24,13 @@ from fastgc._summary import summarise
 from fastgc._validate import DEFAULT_SAMPLES, one_of, validate_scope
 from fastgc._words import Precision, Samples
 from fastgc.torch._evaluator import TorchEvaluator, footprint
+from fastgc.torch._flat import as_given, as_reals, flat, real_shape
+from fastgc.torch._memory import placed
+from fastgc.torch._nested import mapped, out_of_reach, tensors_in
 
 _SEEN = 4096  # evenly spaced entries of a tensor that tell its scale
 _NATIVE = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
+_OUT_OF_REACH = "inside of objects that are no lists, tuples, mappings or dataclasses"
 _DTYPES = "dtype|Double|float64"  # in messages about tensors of two dtypes
 
 
@@ -56,9 +61,10 @@ def check_module(
     module : torch.nn.Module
         Its parameters are checked under their dotted names; frozen ones (``requires_grad=False``) are not.
     inputs : tensor, tuple, or dict
-        A tuple of positional arguments or a dict of keyword arguments, which may hold tensors inside lists, tuples and
-        dicts; anything else is the one argument. Floating tensors are checked under the names ``inputs[0]``,
-        ``inputs[key]``, ``inputs[0][1]``, ...; all others are passed on as they are.
+        A tuple of positional arguments or a dict of keyword arguments, which may hold tensors inside lists, tuples,
+        mappings and dataclasses; anything else is the one argument. Floating and complex tensors are checked under the
+        names ``inputs[0]``, ``inputs[key]``, ``inputs[0][1]``, ``inputs[0].field``, ...; the module receives them with
+        their own strides and offsets. All others are passed on as they are.
     loss : callable, optional
         ``loss(output)`` returns a tensor of one value. By default all floating outputs are added up, each entry with a
         fixed random weight: a plain sum would not see the derivative of a softmax, whose outputs add up to 1.
@@ -74,13 +80,14 @@ def check_module(
     Returns
     -------
     GradientReport
-        ``engine`` names the device, and "vmap" where values were computed many at a time by `torch.func.vmap`.
+        ``engine`` names the device, and "vmap" where values were computed many at a time by `torch.func.vmap`. Its
+        notes name every tensor that was left out. Complex tensors are pairs of real numbers, in a last axis of 2.
 
     Raises
     ------
     TypeError, ValueError
-        For arguments that make no sense, for a loss that is not one finite value, for parameters that are complex or
-        not finite, and for a forward pass that changes its parameters. Exceptions of the module pass through.
+        For arguments that make no sense, for a loss that is not one finite value, for parameters that are not finite,
+        and for a forward pass that changes its parameters. Exceptions of the module pass through.
     """
     begin = time.perf_counter()
     validate_scope(step=step, rtol=rtol, atol=atol, probes=probes, seed=seed)
@@ -91,13 +98,14 @@ def check_module(
     scope = Scope(layout, counts, probes, stencil_named("central"), step, rtol, atol, crosscheck=False, seed=seed)
     with _own_state([*originals.values()], precision), _explained(precision):
         subject = _subject(module, inputs, loss, originals, precision, seeded, seed)
-        base, notes = _first_values(subject)
-        gradients = _gradients(subject)
-        sources, room = [*originals.values()], footprint(lambda: subject({}))
-        evaluator = TorchEvaluator(subject, layout, subject.tensors, sources, base, room)
-        leaves = [_some(tensor) for tensor in subject.tensors]
+        sources = [as_reals(tensor) for tensor in originals.values()]
+        base, notes = _first_values(subject, sources)
+        gradients, cut_off = _gradients(subject)
+        reals, room = [as_reals(tensor) for tensor in subject.tensors], footprint(lambda: subject({}))
+        evaluator = TorchEvaluator(subject, layout, reals, sources, base, room)
+        start = Start(evaluator, [_some(each) for each in reals], gradients, base, [*notes, *left_out, *cut_off])
         with Progress(scope.samples, shown=progress) as bar:
-            findings = examine(scope, Start(evaluator, leaves, gradients, base, [*notes, *left_out]), bar)
+            findings = examine(scope, start, bar)
     return summarise(layout, counts, [findings], seed, time.perf_counter() - begin)
 
 
@@ -105,73 +113,71 @@ def check_module(
 
 
 def _originals(module: Any, inputs: Any, precision: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The parameters and the floating inputs by name, and notes on those left out."""
+    """The parameters and the inputs by name, so far as they can be checked, and notes on the others."""
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
     if any(isinstance(each, torch.jit.ScriptModule) for each in module.modules()):
         raise TypeError("module holds a ScriptModule, which cannot be checked; pass the module it was made from")
     parameters = dict(module.named_parameters())
     _refuse_parameters(parameters)
-    found = _floating(inputs)
-    frozen = [name for name, tensor in parameters.items() if not tensor.requires_grad]
-    endless = [name for name, tensor in found.items() if not torch.isfinite(tensor).all()]
-    chosen = {name: tensor for name, tensor in (parameters | found).items() if name not in {*frozen, *endless}}
+    arguments = _arguments(inputs)
+    chosen, left_out = {}, defaultdict(list)
+    for name, tensor in (*parameters.items(), *tensors_in("inputs", arguments)):
+        reason = _reason_to_leave_out(tensor, name in parameters)
+        if reason:
+            left_out[reason].append(name)
+        else:
+            chosen[name] = tensor
+    left_out[_OUT_OF_REACH] += dict.fromkeys(
+        name for name, tensor in out_of_reach("inputs", arguments) if _is_inexact(tensor)
+    )
+    notes = [f"not checked, since {reason}: {listed(names)}" for reason, names in left_out.items() if names]
     if not chosen:
-        raise ValueError("module has no parameter that requires grad, and inputs no floating tensor: nothing to check")
-    notes = [f"not checked, since frozen (requires_grad=False): {listed(frozen)}"] if frozen else []
-    notes += [f"not checked, since not finite everywhere: {listed(endless)}"] if endless else []
+        raise ValueError(
+            "module has no parameter that requires grad, and inputs no floating tensor: nothing to check"
+            + "".join(f" ({note})" for note in notes)
+        )
     return chosen, notes
+
+
+def _reason_to_leave_out(tensor: torch.Tensor, is_parameter: bool) -> str:
+    """Why a tensor cannot be checked, "" if it can."""
+    if not _is_inexact(tensor):
+        return "of integers or booleans"
+    if is_parameter and not tensor.requires_grad:
+        return "frozen (requires_grad=False)"
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return f"not dense ({'nested' if tensor.is_nested else tensor.layout})"
+    return "" if torch.isfinite(tensor).all() else "not finite everywhere"
+
+
+def _is_inexact(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _refuse_parameters(parameters: Mapping[str, torch.Tensor]) -> None:
     lazy = [name for name, tensor in parameters.items() if torch.nn.parameter.is_lazy(tensor)]
     if lazy:
         raise ValueError(f"parameters {listed(lazy)} have no shape yet; call the module once before it is checked")
-    compound = [name for name, tensor in parameters.items() if tensor.is_complex()]
-    if compound:
-        raise TypeError(f"complex parameters are not supported: {listed(compound)}; keep real and imaginary parts")
-    endless = [name for name, tensor in parameters.items() if not torch.isfinite(tensor).all()]
+    dense = {name: tensor for name, tensor in parameters.items() if tensor.layout == torch.strided}
+    endless = [name for name, tensor in dense.items() if not torch.isfinite(tensor).all()]
     if endless:
         raise ValueError(f"parameters {listed(endless)} are not finite; a derivative exists only at finite ones")
-
-
-def _floating(inputs: Any) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-
-    def note(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_floating_point():
-            found[name] = tensor
-        return tensor
-
-    _mapped(_arguments(inputs), "inputs", note)
-    return found
 
 
 def _arguments(inputs: Any) -> tuple[Any, ...] | dict[str, Any]:
     return inputs if isinstance(inputs, (tuple, dict)) else (inputs,)
 
 
-def _mapped(value: Any, name: str, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
-    """The same structure with every tensor changed, each told its name."""
-    if isinstance(value, torch.Tensor):
-        return change(name, value)
-    if isinstance(value, dict):
-        return {key: _mapped(each, f"{name}[{key}]", change) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        children = [_mapped(each, f"{name}[{i}]", change) for i, each in enumerate(value)]
-        return type(value)._make(children) if hasattr(value, "_make") else type(value)(children)
-    return value
-
-
 def _layout(tensors: Mapping[str, torch.Tensor], precision: str) -> ParameterLayout:
     dtypes = [np.dtype(np.float64) if precision == "double" else _numpy_dtype(*item) for item in tensors.items()]
-    return named_layout([*tensors], [tuple(tensor.shape) for tensor in tensors.values()], dtypes)
+    return named_layout([*tensors], [real_shape(tensor) for tensor in tensors.values()], dtypes)
 
 
 def _numpy_dtype(name: str, tensor: torch.Tensor) -> np.dtype[Any]:
-    if tensor.dtype not in _NATIVE:
+    if tensor.dtype.to_real() not in _NATIVE:
         raise TypeError(f'{name!r} is of {tensor.dtype}, which NumPy does not know; use precision="double"')
-    return np.dtype(_NATIVE[tensor.dtype])
+    return np.dtype(_NATIVE[tensor.dtype.to_real()])
 
 
 # --- the copy that is evaluated ---
@@ -201,42 +207,56 @@ class _Subject:
 
     Attributes
     ----------
-    tensors : the copy's parameters, then copies of the floating inputs
-    parameters : names of the first of them
+    tensors : the parameters of the copy, then copies of the inputs that are checked; all of them contiguous
+    parameters : names of the first of them, with their numbers
+    laid_out : of the parameters that are not contiguous in the module: tensors with their strides
     inputs : names of the others, with their numbers
     arguments : of the caller, as given
-    dtype : to which floating inputs are cast, if to any
+    in_double : whether all tensors are cast to double precision
     seed : of the random numbers of every call, or None
     """
 
     module: torch.nn.Module
     tensors: Sequence[torch.Tensor]
-    parameters: Sequence[str]
+    parameters: Mapping[str, int]
+    laid_out: Mapping[str, torch.Tensor]
     inputs: Mapping[str, int]
     arguments: tuple[Any, ...] | dict[str, Any]
-    dtype: torch.dtype | None
+    in_double: bool
     loss: Callable[[Any], Any]
     buffers: _Buffers
     seed: int | None
 
     def __call__(self, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """The loss, with some of the tensors replaced by others."""
+        """The loss, with some of the tensors replaced by others, which are real."""
         self.buffers.restore()
         if self.seed is not None:
             torch.manual_seed(self.seed)
-        arguments = _mapped(self.arguments, "inputs", lambda *given: self._passed(replaced, *given))
+        arguments = mapped(self.arguments, "inputs", lambda *given: self._passed(replaced, *given))
         args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
-        parameters = {name: replaced[t] for t, name in enumerate(self.parameters) if t in replaced}
+        parameters = {
+            name: self._parameter(replaced, name)
+            for name, t in self.parameters.items()
+            if t in replaced or name in self.laid_out
+        }
         if not parameters:
             return _one_value(self.loss(self.module(*args, **kwargs)))
         return _one_value(self.loss(torch.func.functional_call(self.module, parameters, args, kwargs)))
 
+    def _parameter(self, replaced: Mapping[int, torch.Tensor], name: str) -> torch.Tensor:
+        t = self.parameters[name]
+        if t in replaced:
+            return as_given(replaced[t], self.tensors[t])
+        return placed(self.tensors[t], self.laid_out[name])
+
     def _passed(self, replaced: Mapping[int, torch.Tensor], name: str, given: torch.Tensor) -> torch.Tensor:
         """What the module gets for a tensor of the inputs: always a copy, which it may write to."""
-        if name in self.inputs:
-            t = self.inputs[name]
-            return replaced.get(t, self.tensors[t]).clone()
-        return _cast(given.detach(), self.dtype).clone()
+        t = self.inputs.get(name, -1)
+        if t in replaced:
+            return as_given(replaced[t], self.tensors[t]).clone()
+        if t >= 0:
+            return placed(self.tensors[t], given)
+        return _cast(given.detach(), self.in_double).clone()
 
 
 def _subject(
@@ -248,48 +268,64 @@ def _subject(
     seeded: bool,
     seed: int,
 ) -> _Subject:
-    dtype = torch.float64 if precision == "double" else None
-    copied = _copied(module, originals, dtype)
+    in_double = precision == "double"
+    copied = _copied(module, originals, in_double)
     own = {name: parameter for name, parameter in copied.named_parameters() if name in originals}
-    given = {name: _detached(tensor, dtype) for name, tensor in originals.items() if name not in own}
+    laid_out = {name: torch.empty_like(originals[name]) for name in own}
+    laid_out = {name: like for name, like in laid_out.items() if not like.is_contiguous()}
+    given = {name: tensor for name, tensor in originals.items() if name not in own}
+    leaves = [_detached(each, in_double) for each in given.values()]
+    first = [_detached(each, in_double) if name in laid_out else each for name, each in own.items()]
     return _Subject(
         module=copied,
-        tensors=[*own.values(), *given.values()],
-        parameters=[*own],
+        tensors=[*first, *leaves],
+        parameters={name: t for t, name in enumerate(own)},
+        laid_out=laid_out,
         inputs={name: len(own) + i for i, name in enumerate(given)},
         arguments=_arguments(inputs),
-        dtype=dtype,
+        in_double=in_double,
         loss=loss or _Weighted(seed),
         buffers=_Buffers(copied),
         seed=seed if seeded else None,
     )
 
 
-def _copied(
-    module: torch.nn.Module, originals: Mapping[str, torch.Tensor], dtype: torch.dtype | None
-) -> torch.nn.Module:
+def _copied(module: torch.nn.Module, originals: Mapping[str, torch.Tensor], in_double: bool) -> torch.nn.Module:
     """A deep copy; tensors computed from parameters (by a weight norm), which PyTorch does not copy, are detached."""
     computed = [value for each in module.modules() for value in vars(each).values() if _is_computed(value)]
     copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
-    copied = copied if dtype is None else copied.to(dtype)
+    if in_double:
+        _raise_to_double(copied)
     for name, parameter in copied.named_parameters():
         if name in originals:
-            parameter.data = parameter.data.contiguous()
-            parameter.data.copy_(originals[name].detach())
+            parameter.data = _detached(originals[name], in_double).data
     return copied
+
+
+def _raise_to_double(module: torch.nn.Module) -> None:
+    """Real and complex parameters and buffers; `torch.nn.Module.double` leaves complex ones as they are."""
+    module.double()
+    for parameter in module.parameters():
+        parameter.data = _cast(parameter.data, in_double=True)
+    for owner in module.modules():
+        for key, buffer in owner._buffers.items():
+            owner._buffers[key] = None if buffer is None else _cast(buffer, in_double=True)
 
 
 def _is_computed(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and not value.is_leaf
 
 
-def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+def _cast(tensor: torch.Tensor, in_double: bool) -> torch.Tensor:
+    if not in_double or not _is_inexact(tensor):
+        return tensor
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def _detached(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    copied = _cast(tensor.detach(), dtype).clone(memory_format=torch.contiguous_format)
-    return copied.requires_grad_()
+def _detached(tensor: torch.Tensor, in_double: bool) -> torch.Tensor:
+    """A leaf of its own, contiguous."""
+    resolved = tensor.detach().resolve_conj().resolve_neg()
+    return _cast(resolved, in_double).clone(memory_format=torch.contiguous_format).requires_grad_()
 
 
 @contextlib.contextmanager
@@ -325,10 +361,10 @@ class _Weighted:
 
     def __call__(self, output: Any) -> torch.Tensor:
         """The weighted sum."""
-        parts = [each for each in _tensors_in(output) if each.is_floating_point() or each.is_complex()]
+        parts = [each for _, each in tensors_in("", output) if _is_inexact(each)]
         if not parts:
             raise WrongTypeError(f"module returned {type(output).__name__} without a floating tensor; pass loss=")
-        reals = [torch.view_as_real(each.resolve_conj()) if each.is_complex() else each for each in parts]
+        reals = [as_reals(each) for each in parts]
         reals = [each.to(_summing(each)) for each in reals]  # so that the sum adds no round-off to the outputs' own
         total = (self._weight(0, reals[0]) * reals[0]).sum()
         for i, each in enumerate(reals[1:], 1):
@@ -348,19 +384,6 @@ def _summing(output: torch.Tensor) -> torch.dtype:
     return output.dtype if output.device.type == "mps" else torch.float64
 
 
-def _tensors_in(output: Any) -> Iterator[torch.Tensor]:
-    """The tensors inside lists, tuples, mappings and dataclasses."""
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        yield from _tensors_in(list(output.values()))
-    elif isinstance(output, (list, tuple)):
-        for each in output:
-            yield from _tensors_in(each)
-    elif is_dataclass(output):
-        yield from _tensors_in([getattr(output, each.name) for each in fields(output)])
-
-
 def _one_value(value: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
@@ -373,13 +396,13 @@ def _one_value(value: Any) -> torch.Tensor:
 # --- first calls ---
 
 
-def _first_values(subject: _Subject) -> tuple[float, list[str]]:
+def _first_values(subject: _Subject, sources: Sequence[torch.Tensor]) -> tuple[float, list[str]]:
     """The loss, and a note if a repeated call gives another value."""
-    before = [tensor._version for tensor in subject.tensors]
     with torch.no_grad():
         value, again = float(subject({})), float(subject({}))
     names = [*subject.parameters, *subject.inputs]
-    changed = [name for name, tensor, old in zip(names, subject.tensors, before, strict=True) if tensor._version != old]
+    triples = zip(names, map(as_reals, subject.tensors), sources, strict=True)
+    changed = [name for name, real, source in triples if not torch.equal(real, source.to(real.dtype))]
     if changed:
         raise ValueError(
             f"module changes its parameters {listed(changed)} in its forward pass (max_norm of an embedding?); a "
@@ -404,23 +427,20 @@ def _drops_out(module: torch.nn.Module) -> bool:
     return module.training and isinstance(share, float) and share > 0
 
 
-def _gradients(subject: _Subject) -> list[Array]:
-    """The analytic gradient of every tensor, flat; zeros where the loss does not depend on one."""
+def _gradients(subject: _Subject) -> tuple[list[Array], list[str]]:
+    """The analytic gradient of every tensor, flat, and a note on those that have none: they count as zero."""
     found: list[torch.Tensor | None] = [None] * len(subject.tensors)
     with torch.enable_grad():
         value = subject({})
         if value.requires_grad:
             found = [*torch.autograd.grad(value, subject.tensors, allow_unused=True)]
+    names = [*subject.parameters, *subject.inputs]
+    without = [name for name, gradient in zip(names, found, strict=True) if gradient is None]
     arrays = []
     for tensor in subject.tensors:
         gradient = found.pop(0)  # each is let go once it is copied
-        arrays.append(_flat_array(torch.zeros_like(tensor) if gradient is None else gradient))
-    return arrays
-
-
-def _flat_array(gradient: torch.Tensor) -> Array:
-    dense = gradient if gradient.layout == torch.strided else gradient.to_dense()
-    return np.asarray(dense.detach().reshape(-1).numpy(force=True))
+        arrays.append(flat(torch.zeros_like(tensor) if gradient is None else gradient.detach()))
+    return arrays, [f"no gradient (None), taken for zero: {listed(without)}"] if without else []
 
 
 def _some(tensor: torch.Tensor) -> Array:
