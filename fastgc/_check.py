@@ -33,8 +33,8 @@ from fastgc._previous import Hindsight, LookBack, Measure, earlier_leaves, site_
 from fastgc._progress import Progress
 from fastgc._public import public
 from fastgc._report import GradientReport
-from fastgc._sampling import not_finite, plan_samples
-from fastgc._settle import Site, remarks
+from fastgc._sampling import NotFinite, not_finite, plan_samples
+from fastgc._settle import Positions, Site, remarks
 from fastgc._stencil import Stencil, stencil_named
 from fastgc._summary import Findings, Tries, summarise
 from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
@@ -414,29 +414,27 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
     Raises
     ------
     Exception
-        The first that the loss raised, where it raised at every displaced point and nothing else was found.
+        The first that the loss raised, if it raised at every displaced point: unless the time was over before that
+        could be said of all, or the analytic gradient fails without them.
     """
-    found = {t: not_finite(start.gradients[t]) for t in scope.chosen}
-    spoiled = {t: each for t, each in found.items() if each is not None}
-    plan = plan_samples(scope.layout, start.gradients, scope.counts, scope.seed)
+    spoiled, bad = _spoiled(scope, start.gradients)
+    plan, hurried = plan_samples(scope.layout, start.gradients, scope.counts, scope.seed), scope.deadline < math.inf
     positions = plan.positions(scope.layout)
-    first, rest = positions, positions[:0]
-    if scope.deadline < math.inf:
-        first, rest = representative(scope.layout, positions, scope.seed)
+    first, rest = representative(scope.layout, positions, scope.seed) if hurried else (positions, positions[:0])
     site = _site(scope, start)
-    probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar, hurried=scope.deadline < math.inf)
+    probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar, hurried=hurried)
     estimates, judgement = settle_in_time(site, first, scope.deadline, bar)
     scales = site.scales(estimates)
-    bad = np.concatenate([np.empty(0, np.int64), *(scope.layout.starts[t] + spoiled[t].first for t in spoiled)])
     coverages, looked_at = search(site, bad, probings, estimates, judgement, scales, scope.seed, bar)
     if rest.size:
         estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
     decided: tuple[str, ...] = ()
     if start.adjudicator is not None and judgement.undecided.any():
         estimates, judgement, decided = start.adjudicator(site, estimates, judgement)
-    if rest.size or decided:
-        scales = site.scales(estimates)
-    if not spoiled:
+    scales = site.scales(estimates) if rest.size or decided else scales
+    unprobed = [t for t in scope.probed if t not in {*spoiled, *coverages}]
+    missing = unreached(scope.layout, plan.local, estimates.positions, unprobed)
+    if not (spoiled or missing):
         start.evaluator.raised.pass_on()
     explanation = Explanation({}, 0, ())
     second: CrossCheck | None = None
@@ -446,7 +444,6 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         remarked += remarks(site, estimates, judgement.analytic)
         if scope.crosscheck and start.number == 0:
             second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
-    unprobed = [t for t in scope.probed if t not in spoiled and t not in coverages]
     return Findings(
         point=start.number,
         site=site,
@@ -458,13 +455,21 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         looked_at=looked_at,
         diagnoses=explanation.diagnoses,
         spoiled=spoiled,
-        unreached=unreached(scope.layout, plan.local, estimates.positions, unprobed),
+        unreached=missing,
         notes=(*start.notes, *remarked, *decided, *explanation.notes),
         raised=start.evaluator.raised,
         evaluations=start.evaluator.evaluations + explanation.evaluations,
         engine=start.evaluator.name,
         crosscheck=second,
     )
+
+
+def _spoiled(scope: Scope, gradients: Sequence[Array]) -> tuple[dict[int, NotFinite], Positions]:
+    """By tensor, what is not finite in the analytic gradient, and the first of these entries of every tensor."""
+    found = {t: not_finite(gradients[t]) for t in scope.chosen}
+    spoiled = {t: each for t, each in found.items() if each is not None}
+    first = [scope.layout.starts[t] + each.first for t, each in spoiled.items()]
+    return spoiled, np.concatenate([np.empty(0, np.int64), *first])
 
 
 def _explained(

@@ -97,7 +97,8 @@ def check_jacobian(
     Raises
     ------
     TypeError, ValueError
-        For arguments that make no sense, shapes that differ, outputs that are not real or not finite at x.
+        For arguments that make no sense, shapes that differ, outputs that are not real or not finite at x. Exceptions
+        of f are taken as `check_gradients` takes those of a loss.
     """
     begin = time.perf_counter()
     _validate(args, columns, probes, step, rtol, atol, seed)

@@ -612,3 +612,49 @@ def test_global_state_is_left_alone() -> None:
     assert (np.random.get_state()[1] == numbers).all()  # noqa: NPY002
     assert x.grad is None
     assert fastgc.torch.gradcheck is gradcheck
+
+
+# --- where a function raises beside its inputs ---
+
+
+def guarded(factor: float) -> Callable[[Any], Any]:
+    logarithm = function(torch.log, lambda x, y, grad: factor * grad / x)
+
+    def call(x: Any) -> Any:
+        if bool((x.detach() <= 0).any()):
+            raise RuntimeError("scale must be positive")
+        return logarithm(x)
+
+    return call
+
+
+@pytest.mark.parametrize("fast_mode", [False, True])
+def test_a_function_that_raises_beside_its_inputs_is_checked(fast_mode: bool) -> None:
+    x = torch.tensor([0.05, 1, 2, 3], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(guarded(1.0), (x,), eps=0.06, fast_mode=fast_mode)
+    with pytest.raises(
+        GradcheckError, match=r"(?s)Jacobian mismatch.*func raised RuntimeError: scale must be positive"
+    ):
+        gradcheck(guarded(2.0), (x,), eps=0.06, fast_mode=fast_mode)
+
+
+@pytest.mark.parametrize("fast_mode", [False, True])
+def test_what_a_function_raises_at_every_displaced_point_passes_through(fast_mode: bool) -> None:
+    def lonely(x: Any) -> Any:
+        if bool((x != 1).any()):
+            raise OSError("only here")
+        return x * 1
+
+    with pytest.raises(OSError, match="only here"):
+        gradcheck(lonely, (torch.ones(3, dtype=torch.float64, requires_grad=True),), fast_mode=fast_mode)
+
+
+@pytest.mark.parametrize("fast_mode", [False, True])
+def test_a_backward_that_is_not_finite_in_one_of_many_entries_fails(fast_mode: bool) -> None:
+    def backward(x: Any, y: Any, grad: Any) -> Any:
+        slopes = grad * x.cos()
+        slopes[61] = slopes[61] * float("nan") if bool(grad[61] != 0) else slopes[61]
+        return slopes
+
+    with pytest.raises(GradcheckError, match="mismatch for output 0 with respect to input 0"):
+        gradcheck(function(torch.sin, backward), (double(100),), fast_mode=fast_mode)

@@ -551,3 +551,72 @@ def test_what_makes_no_sense_is_refused(call: Callable[[], Any], kind: type[Exce
 def test_exceptions_of_the_module_pass_through() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         check_module(nn.Linear(2, 2), torch.ones(2, 3))
+
+
+# --- where a module raises beside its parameters ---
+
+
+class LogScale(torch.autograd.Function):
+    """The logarithm, with a backward that is wrong on purpose: by a factor, or not finite in its last entry."""
+
+    @staticmethod
+    def forward(ctx: Any, s: Any, factor: float) -> Any:
+        ctx.save_for_backward(s)
+        ctx.factor = factor
+        return torch.log(s)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        (s,) = ctx.saved_tensors
+        slopes = grad / s
+        slopes[-1] *= ctx.factor
+        return slopes, None
+
+
+class Scale(nn.Module):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.tensor([3.0, 2.0, 1.0, 0.05], dtype=torch.float64))
+        self.factor = factor
+
+    def forward(self, x: Any) -> Any:
+        if bool((self.s <= 0).any()):
+            raise RuntimeError("scale must be positive")
+        return LogScale.apply(self.s, self.factor) * x
+
+
+@pytest.mark.parametrize("samples", [0, 2, 32])
+def test_a_module_that_raises_beside_its_parameters_is_checked(samples: int) -> None:
+    x = torch.ones(4, dtype=torch.float64)
+    assert check_module(Scale(), x, step=0.06, samples=samples).verdict != "fail"
+    report = check_module(Scale(2.0), x, samples=samples)
+    assert report.tensors["s"].verdict == "fail" and report.tensors["inputs[0]"].verdict == "pass"
+    report = check_module(Scale(2.0), x, step=0.06)
+    assert any("the loss raised RuntimeError: scale must be positive (" in note for note in report.notes)
+    assert any("at s[3] = -0.0" in note for note in report.notes), str(report)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 32])
+def test_a_gradient_of_a_module_that_is_not_finite_somewhere_fails(samples: int) -> None:
+    report = check_module(Scale(float("nan")), torch.ones(4), samples=samples)
+    assert report.tensors["s"].verdict == "fail"
+    assert "not finite in 1 of 4 entries: [3]" in report.tensors["s"].reason
+    assert report.tensors["inputs[0]"].verdict == "pass"
+
+
+def test_what_a_module_raises_at_every_displaced_point_passes_through() -> None:
+    def lonely(x: Any) -> Any:
+        if bool((x != 1).any()):
+            raise AssertionError("only here")
+        return x * 1
+
+    with pytest.raises(AssertionError, match="only here"):
+        check_module(Apply(lonely), torch.ones(3))
+
+
+def test_a_loss_that_turns_into_no_tensor_beside_the_parameters_is_refused() -> None:
+    def fickle(output: Any) -> Any:
+        return output.sum() if bool((output == 1).all()) else None
+
+    with pytest.raises(TypeError, match="loss returned NoneType; it must return"):
+        check_module(nn.Identity(), torch.ones(3), fickle)

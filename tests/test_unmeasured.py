@@ -167,6 +167,15 @@ def test_what_is_not_finite_fails_though_the_loss_raises_everywhere_else() -> No
     assert any("the loss raised KeyError: 'W' (" in note for note in report.notes)
 
 
+def test_an_exception_in_the_little_time_there_was_is_noted() -> None:
+    loss = Watched(raises_at=3)
+    loss.base = start()
+    with clock(20.0):
+        report = fastgc.check_gradients(loss, slopes, start(), time_budget=20.0)
+    assert report.verdict == "undecided" and "not reached" in report.tensors["w"].reason
+    assert any("the loss raised ArithmeticError: now and then (once, at " in note for note in report.notes)
+
+
 def test_tensors_that_are_not_asked_for_are_not_looked_at() -> None:
     given = slopes(start()) | {"b": np.full(5, math.nan)}
     report = fastgc.check_gradients(total, given, start(), tensors=["w", "c"])

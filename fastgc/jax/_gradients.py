@@ -71,7 +71,8 @@ def check_gradients(
     ------
     TypeError, ValueError
         For arguments that make no sense, a loss that is not one finite real number, and gradients of another structure
-        or shape. Exceptions of the functions pass through.
+        or shape. Exceptions of the functions pass through, but for those at displaced points, as in
+        `fastgc.check_gradients`.
     """
     validate_scope(step=step, rtol=rtol, atol=atol, probes=probes, seed=seed)
     one_of("precision", precision, get_args(Precision))

@@ -87,7 +87,8 @@ def check_module(
     ------
     TypeError, ValueError
         For arguments that make no sense, for a loss that is not one finite value, for parameters that are not finite,
-        and for a forward pass that changes its parameters. Exceptions of the module pass through.
+        and for a forward pass that changes its parameters. Exceptions of the module pass through, but for those at
+        displaced points, as in `fastgc.check_gradients`.
     """
     begin = time.perf_counter()
     validate_scope(step=step, rtol=rtol, atol=atol, probes=probes, seed=seed)
