@@ -99,7 +99,7 @@ class Backward:
         A tolerance is meant for slopes of order one, as the default is. Where the outputs are small beside the inputs,
         so are all slopes, and the tolerance counts in proportion: it would be above the whole backward else.
         """
-        return atol * min(1.0, self.natural)
+        return float(atol * min(1.0, self.natural))
 
     def by_input(self, numbers: Floats) -> Floats:
         """The largest of the numbers of each input, in the place of all of them."""
