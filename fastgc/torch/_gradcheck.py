@@ -65,8 +65,8 @@ def gradcheck(
     eps : float
         The step of the first look (for inputs in double precision); entries in doubt are settled at many steps.
     atol, rtol : float
-        An entry of a Jacobian agrees where ``|a - n| <= atol + rtol * max(|a|, |n|)``, beyond its uncertainty; it is not
-        undecided where its difference and its uncertainty are within atol.
+        An entry of a Jacobian agrees where ``|a - n| <= atol + rtol * max(|a|, |n|)``, beyond its uncertainty; and none
+        is undecided whose difference and uncertainty are within atol.
     raise_exception : bool
         Raise GradcheckError, or return False.
     nondet_tol : float
