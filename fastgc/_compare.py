@@ -158,12 +158,10 @@ class Tolerances:
         atol = _ATOL_SHARE * self.rtol * scales if self.atol is None else self.atol
         return atol[tensors] + self.rtol[tensors] * size
 
-    def settles(self, tensors: NDArray[np.int64], distance: Floats, u: Floats) -> NDArray[np.bool_]:
-        """Where all that a value may be off by is within what the caller accepts: no doubt matters to him there."""
+    def harmless(self, tensors: NDArray[np.int64]) -> Floats:
+        """By how much values may be off so that no doubt matters to the caller, shape (entries,); 0 if he did not say."""
         accepted = self.atol if self.accepted is None else self.accepted
-        if accepted is None:
-            return np.zeros(distance.shape, bool)
-        return np.asarray(distance + u <= accepted[tensors])
+        return np.zeros(tensors.size) if accepted is None else accepted[tensors]
 
 
 @dataclass(frozen=True)
@@ -340,7 +338,7 @@ def _judged(
         agrees = (distance <= allowed + u) & bounded
         wrong = distance > allowed + _CERTAIN * u
         unsure = ~(u <= _CHEAP * extent) | (distance > allowed)
-        settled = tolerances.settles(tensors, distance, u)
+        settled = distance + np.where(estimates.troubled_by("jump"), _CERTAIN * u, u) <= tolerances.harmless(tensors)
     failed = (wrong & ~blocked) | ~np.isfinite(analytic)
     undecided = ~(failed | settled | (resolved & agrees & ~blocked))
     close = undecided & ~agrees & ~blocked & bounded

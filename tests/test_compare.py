@@ -138,6 +138,26 @@ def test_an_analytic_value_that_is_not_finite_fails_whatever_was_measured(bad: f
     assert judgement.verdict.tolist() == ["fail"] and "not finite" in judgement.reason[0]
 
 
+@pytest.mark.parametrize("trouble", ["", "quantised", "jump", "edge"])
+def test_what_is_within_the_callers_tolerance_with_its_uncertainty_is_not_undecided(trouble: str) -> None:
+    found, u = estimates(0.0, 1e-3, trouble=trouble), 1e-2 if trouble == "jump" else 1e-3
+    for atol in (1.001 * (1e-4 + u), 0.999 * (1e-4 + u)):
+        expected = ["pass" if atol > 1e-4 + u else "undecided"]
+        tolerances = Tolerances(np.array([1e-5]), np.array([atol]))
+        accepting = Tolerances(np.array([1e-5]), None, np.array([atol]))
+        for each in (tolerances, accepting):
+            judgement = judge(np.array([1e-4]), found, np.zeros(1, np.int64), np.array([1e-9]), each, "noise")
+            assert judgement.verdict.tolist() == expected
+    nowhere = Estimates(*(np.full(1, np.nan) if name == "numerical" else each for name, each in vars(found).items()))
+    assert judge(np.array([0.0]), nowhere, np.zeros(1, np.int64), np.ones(1), accepting, "").undecided.all()
+
+
+def test_what_is_accepted_does_not_make_a_wrong_value_right() -> None:
+    accepting = Tolerances(np.array([1e-5]), None, np.array([1.0]))
+    judgement = judge(np.array([1.5]), estimates(1.0, 1e-7), np.zeros(1, np.int64), np.ones(1), accepting, "noise")
+    assert judgement.failed.all()
+
+
 @pytest.mark.parametrize("trouble", ["jump", "quantised", "not finite"])
 @pytest.mark.parametrize("analytic", [0.0, 1.0, 1e9])
 def test_trouble_is_undecided_with_its_reason(trouble: str, analytic: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import inspect
 import warnings
@@ -266,6 +267,303 @@ def test_a_backward_that_ignores_its_grad_output_is_caught() -> None:
         GradcheckError, match="backward is not linear in grad_output: the gradients of a sum are off by"
     ):
         gradcheck(bent, double(3))
+
+
+# --- derivatives that vanish but for round-off ---
+
+norm = torch.nn.functional
+SERIES = torch.arange(18.0, dtype=torch.float64).reshape(6, 3).sin()
+QUERIES, KEYS, VALUES = (torch.cos(k + torch.arange(20.0, dtype=torch.float64)).reshape(5, 4) for k in range(3))
+
+
+def rotation(x: Any) -> Any:
+    return torch.stack([x.cos(), -x.sin(), x.sin(), x.cos()]).reshape(2, 2).det()
+
+
+VANISHING: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+    "softmax": (lambda x: torch.softmax(x, -1).sum(), (4, 5)),
+    "softmax by row": (lambda x: torch.softmax(x, -1).sum(-1), (4, 5)),
+    "softmax of two": (lambda x: torch.softmax(x, -1).sum(-1), (2, 2)),
+    "log_softmax": (lambda x: torch.log_softmax(x, -1).exp().sum(), (5,)),
+    "logsumexp of log_softmax": (lambda x: torch.logsumexp(torch.log_softmax(x, -1), -1), (5,)),
+    "layer_norm": (lambda x: norm.layer_norm(x, (5,)).sum(), (3, 5)),
+    "length of layer_norm": (lambda x: norm.layer_norm(x, (5,), eps=0.0).pow(2).sum(), (3, 5)),
+    "bias before batch_norm": (lambda b: norm.batch_norm(SERIES + b, None, None, training=True), (3,)),
+    "bias before batch_norm, added up": (
+        lambda b: norm.batch_norm(SERIES + b, None, None, training=True).sum(),
+        (3,),
+    ),
+    "bias of keys": (lambda b: torch.softmax(QUERIES @ (KEYS + b).T, -1) @ VALUES, (4,)),
+    "normalised length": (lambda x: norm.normalize(x, dim=-1).norm(dim=-1), (3, 5)),
+    "difference": (lambda x: x - x, (5,)),
+    "difference that rounds": (lambda x: 0.3 * x - 0.1 * x - 0.2 * x, (5,)),
+    "sin and cos": (lambda x: x.sin() ** 2 + x.cos() ** 2, (5,)),
+    "exp": (lambda x: 1e3 * x.exp() * (-x).exp(), (5,)),
+    "rotation": (rotation, (1,)),
+    "inverse": (lambda x: torch.linalg.inv(x) @ x, (4, 4)),
+}
+MODES = {"rows": {}, "fast": {"fast_mode": True}, "atol": {"atol": 100.0}, "small atol": {"atol": 1e-7}}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", VANISHING)
+def test_a_derivative_that_is_round_off_alone_is_no_failure(name: str, mode: str) -> None:
+    func, shape = VANISHING[name]
+    assert gradcheck(func, double(*shape), **MODES[mode])
+
+
+def test_nor_is_a_backward_that_computes_in_single_precision() -> None:
+    assert gradcheck(
+        lambda x: torch.softmax(x.float(), -1).sum(-1).double(), double(4, 5), rtol=1e-2, allow_undecided=True
+    )
+
+
+@forward_mode
+@pytest.mark.parametrize("name", VANISHING)
+def test_nor_is_a_second_derivative_or_one_by_forward_mode(name: str) -> None:
+    func, shape = VANISHING[name]
+    assert gradcheck(func, double(*shape), check_forward_ad=True)
+    assert gradgradcheck(func, double(*shape))
+
+
+NONLINEAR: dict[str, Callable[[Any, Any], Any]] = {
+    "squared": lambda slope, g: slope * g * g,
+    "without a sign": lambda slope, g: slope * g.abs(),
+    "a little without a sign": lambda slope, g: slope * (g + 1e-4 * g.abs()),
+    "normalised": lambda slope, g: slope * g / g.abs(),
+    "ignored": lambda slope, g: slope,
+    "a constant added": lambda slope, g: slope * g + 1e-6,
+}
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_a_backward_that_is_not_linear_is_caught_at_every_scale(name: str, scale: float) -> None:
+    wrong = function(lambda x: scale * (x**2).sum(), lambda x, y, g: NONLINEAR[name](2 * scale * x, g))
+    for fast in (False, True):
+        with pytest.raises(GradcheckError, match=r"backward is not (linear in|multiplied by) grad_output"):
+            gradcheck(wrong, double(5), fast_mode=fast)
+
+
+def test_a_backward_that_is_not_linear_is_caught_where_the_derivative_vanishes() -> None:
+    wrong = function(lambda x: torch.softmax(x, -1).sum(), lambda x, y, g: 1e-6 * g.abs() * torch.ones_like(x))
+    with pytest.raises(GradcheckError, match="backward is not linear in grad_output"):
+        gradcheck(wrong, double(5), atol=1e-6)
+    assert gradcheck(wrong, double(5), atol=1e-4)
+
+
+def test_an_input_with_a_small_gradient_is_not_hidden_by_one_with_a_large() -> None:
+    class Two(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, y: Any) -> Any:
+            return (1e9 * x + y).sum()
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return 1e9 * g.expand(3), g.abs().expand(3)
+
+    with pytest.raises(GradcheckError, match="backward is not linear in grad_output"):
+        gradcheck(Two.apply, (double(3), double(3, seed=1)))
+
+
+def test_runs_of_a_backward_may_differ_by_round_off() -> None:
+    calls = iter(range(10**6))
+    shaky = function(torch.sin, lambda x, y, g: g * torch.cos(x) * (1 + 2**-52 * (next(calls) % 3)))
+    assert gradcheck(shaky, double(3))
+
+
+def test_noise_of_a_backward_is_not_taken_for_its_round_off() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noisy = function(
+        lambda x: torch.softmax(x, -1).sum(),
+        lambda x, y, g: 1e-4 * torch.randn(x.shape, generator=generator, dtype=x.dtype) * g,
+    )
+    assert not gradcheck(noisy, double(5), raise_exception=False)
+    assert not gradcheck(noisy, double(5), atol=1e-7, fast_mode=True, raise_exception=False)
+
+
+# --- what memory func sees ---
+
+
+def from_the_start(x: Any) -> Any:
+    """The square, read as C extensions do that look at nothing but the beginning of the memory."""
+    memory = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage(), 0, (x.numel(),), (1,))
+    return memory.reshape(x.shape) ** 2
+
+
+def by_address(x: Any) -> Any:
+    numbers = (ctypes.c_double * x.numel()).from_address(x.data_ptr())
+    return torch.from_numpy(np.ctypeslib.as_array(numbers).copy().reshape(x.shape)) ** 2
+
+
+def of_numpys_base(x: Any) -> Any:
+    array = x.numpy()
+    base = array if array.base is None else array.base
+    return torch.from_numpy(np.asarray(base).reshape(-1)[: x.numel()].reshape(x.shape).copy()) ** 2
+
+
+def by_strides(x: Any) -> Any:
+    return torch.as_strided(x, x.shape, x.stride(), x.storage_offset()) ** 2
+
+
+READERS = {each.__name__: each for each in (from_the_start, by_address, of_numpys_base, by_strides)}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_reads_the_memory_from_its_start_sees_its_own_point(name: str) -> None:
+    read = function(lambda x: READERS[name](x.detach()), lambda x, y, g: 2 * x * g)
+    assert gradcheck(read, double(4, 5))
+    off = function(lambda x: READERS[name](x.detach()), lambda x, y, g: 2.1 * x * g)
+    assert not gradcheck(off, double(4, 5), raise_exception=False)
+
+
+def test_a_backward_that_reads_the_memory_of_grad_output_sees_its_own() -> None:
+    assert gradcheck(
+        function(lambda x: 2 * x, lambda x, y, g: from_the_start(g.abs().sqrt()) * 2 * g.sign()), double(6)
+    )
+    direct = function(lambda x: 2 * x, lambda x, y, g: torch.as_strided(g, (6,), (1,), 0) * 2)
+    assert gradcheck(direct, double(6))
+
+
+def test_strides_of_plain_code_are_the_users() -> None:
+    assert gradcheck(lambda x: torch.as_strided(x, (3,), (2,), 0).sin(), double(25))
+    assert gradcheck(lambda x: x.as_strided((3,), (2,)).sin(), double(5))
+    part = double(30).detach()[5:15].requires_grad_()
+    assert gradcheck(lambda x: x.as_strided((3,), (2,), 6).sin(), part)
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda x: x,
+    "part": lambda x: x[:, 1:3],
+    "transposed": lambda x: x.transpose(1, 2),
+    "every second": lambda x: x[::2, ::2],
+    "one of several": lambda x: x[1],
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("wide", [False, True], ids=["near", "of a large memory"])
+def test_func_sees_the_strides_and_the_offset_of_the_input(name: str, wide: bool) -> None:
+    base = double(1 << 18).detach()[: 2 * 3 * 4 * 4].view(2, 3, 4, 4) if wide else double(2, 3, 4, 4).detach()
+    x = LAYOUTS[name](base).requires_grad_()
+    seen = set()
+
+    def spied(y: Any) -> Any:
+        seen.add((y.stride(), y.storage_offset(), y.is_contiguous()))
+        return y.detach() ** 2
+
+    assert gradcheck(function(spied, lambda x, y, g: 2 * x * g), x)
+    assert seen == {(x.stride(), x.storage_offset(), x.is_contiguous())}
+
+
+@forward_mode
+def test_so_does_forward_mode() -> None:
+    x = double(4, 6).detach()[1:, ::2].requires_grad_()
+    seen = set()
+
+    def spied(y: Any) -> Any:
+        seen.add((y.stride(), y.storage_offset()))
+        return y.sin()
+
+    assert gradcheck(spied, x, check_forward_ad=True, check_backward_ad=False)
+    assert (x.stride(), x.storage_offset()) in seen
+
+
+def test_what_lies_beside_an_input_is_what_it_was() -> None:
+    base = double(8).detach()
+    x = base[2:5].requires_grad_()
+    beside = function(lambda x: x.detach() * torch.as_strided(x.detach(), (3,), (1,), 5), lambda x, y, g: base[5:8] * g)
+    assert gradcheck(beside, x)
+
+
+WRITERS: dict[str, Callable[[Any], Any]] = {
+    "data": lambda x: x.data.mul_(2) + x,
+    "a custom function": function(lambda x: x.detach().mul_(2) * 1, lambda x, y, g: 2 * g),
+    "numpy": lambda x: x + torch.from_numpy(np.multiply(x.detach().numpy(), 2, out=x.detach().numpy())),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_function_that_writes_into_its_input_is_an_error_and_the_input_is_put_back(name: str) -> None:
+    x = double(4)
+    before = x.detach().clone()
+    with pytest.raises(ValueError, match=r"func changes input 0 in place, which autograd does not see; .* clone it"):
+        gradcheck(WRITERS[name], x)
+    assert torch.equal(x.detach(), before)
+
+
+def test_so_is_a_backward_that_does() -> None:
+    def backward(x: Any, y: Any, g: Any) -> Any:
+        x.data.mul_(2)
+        return x * g
+
+    x = double(4)
+    before = x.detach().clone()
+    with pytest.raises(ValueError, match="func changes input 0 in place"):
+        gradcheck(function(lambda x: x**2, backward), x, raise_exception=False)
+    assert torch.equal(x.detach(), before)
+
+
+def test_a_write_beside_the_inputs_stays_there() -> None:
+    x = double(4)
+
+    def func(y: Any) -> Any:
+        result = y.detach() ** 2
+        if not torch.equal(y, x):
+            y.detach().zero_()
+        return result
+
+    assert gradcheck(function(func, lambda x, y, g: 2 * x * g), x)
+    running = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    assert gradcheck(lambda x: norm.batch_norm(x, *running, training=True), double(6, 3))
+
+
+# --- what is not checked ---
+
+
+class Deaf(torch.autograd.Function):
+    """The second input gets None."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, y: Any) -> Any:
+        return 2 * x, 3 * y
+
+    @staticmethod
+    def backward(ctx: Any, g: Any, h: Any) -> Any:
+        return 2 * g, None
+
+
+def test_none_for_a_gradient_is_zero() -> None:
+    assert gradcheck(lambda x, y: Deaf.apply(x, y)[0], (double(3), double(3)))
+    with pytest.raises(GradcheckError, match="output 0 with respect to input 1: 3 of 9 checked entries differ"):
+        gradcheck(lambda x, y: sum(Deaf.apply(x, y)), (double(3), double(3)))
+
+
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: {"x": [x]}, lambda x: {x}])
+def test_tensors_inside_of_an_argument_are_not_passed_over_in_silence(wrap: Callable[[Any], Any]) -> None:
+    inputs = wrap(double(3)), double(3, seed=1)
+    message = r"undecided: input 0 is a (list|dict|set) of tensors that require grad, which are not checked; pass them"
+    with pytest.raises(GradcheckError, match=message):
+        gradcheck(lambda some, y: y * 2, inputs)
+    assert gradcheck(lambda some, y: y * 2, inputs, allow_undecided=True)
+    assert gradcheck(lambda some, y: y * 2, (wrap(torch.ones(2)), double(3)))
+
+
+def test_a_sparse_gradient_is_checked() -> None:
+    rows = torch.tensor([0, 2, 2])
+    assert gradcheck(lambda w: norm.embedding(rows, w, sparse=True), double(4, 3))
+
+
+def test_a_wrong_complex_backward_is_caught() -> None:
+    z = torch.complex(double(3), double(3, seed=1)).detach()
+    wrong = function(lambda z: 2 * z, lambda z, y, g: 7 * g)
+    for dtype in (torch.complex128, torch.complex64):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert not gradcheck(wrong, z.to(dtype).requires_grad_(), raise_exception=False)
+            assert gradcheck(lambda z: 2 * z, z.to(dtype).requires_grad_())
+    assert not gradcheck(lambda x: torch.complex(wrong(x), x), double(3), raise_exception=False)
 
 
 class Pair(torch.autograd.Function):

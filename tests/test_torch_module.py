@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -250,6 +252,242 @@ def test_frozen_parameters_and_infinite_masks_are_left_out_and_said() -> None:
     report = check_module(net, torch.randn(2, 3))
     assert list(report.tensors) == ["weight", "inputs[0]"]
     assert "not checked, since frozen (requires_grad=False): 'bias'" in report.notes
+
+
+# --- complex tensors ---
+
+
+class Factor(torch.autograd.Function):
+    """Doubles; its backward multiplies by a factor of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, factor: float) -> Any:
+        ctx.factor = factor
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        return ctx.factor * g, None
+
+
+def complex_randn(*shape: int, dtype: Any = torch.complex64) -> Any:
+    return torch.randn(*shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("precision", ["double", "native"])
+def test_a_wrong_backward_of_complex_numbers_is_caught(dtype: Any, precision: str) -> None:
+    z, options = complex_randn(3, dtype=dtype), {"precision": precision}
+    wrong, right = (Apply(lambda z, factor=factor: Factor.apply(z, factor)) for factor in (7, 2))
+    assert check_module(wrong, z, **options).verdict == "fail"
+    report = check_module(right, z, **options)
+    assert report.verdict == "pass" if precision == "double" or dtype == torch.complex128 else "undecided"
+    assert report.tensors["inputs[0]"].shape == (3, 2)
+    mixed = Apply(lambda z, x: Factor.apply(z, 7) * x)
+    tensors = check_module(mixed, (z, torch.randn(3, dtype=dtype.to_real())), **options).tensors
+    assert tensors["inputs[0]"].verdict == "fail"
+
+
+def test_the_gradient_of_complex_numbers_is_pytorchs_and_no_conjugate() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, z: Any, conjugate: bool) -> Any:
+            ctx.save_for_backward(z)
+            ctx.conjugate = conjugate
+            return z * z
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            (z,) = ctx.saved_tensors
+            return 2 * g * (z.conj() if ctx.conjugate else z), None
+
+    assert check_module(Apply(lambda z: Square.apply(z, True)), complex_randn(4)).passed
+    assert check_module(Apply(lambda z: Square.apply(z, False)), complex_randn(4)).verdict == "fail"
+    module, z = Apply(lambda z: z.abs() ** 2 * z.real), complex_randn(4)
+    report = check_module(module, z, lambda out: out.sum(), samples="all")
+    leaf = z.to(torch.complex128).requires_grad_()
+    module(leaf).sum().backward()
+    analytic = np.array([entry.analytic for entry in report.tensors["inputs[0]"].entries])
+    assert np.allclose(analytic, torch.view_as_real(leaf.grad).reshape(-1).numpy())
+
+
+def test_complex_parameters_and_buffers_are_kept_complex() -> None:
+    class Filter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(complex_randn(6))
+            self.register_buffer("window", complex_randn(6))
+            self.frozen = nn.Parameter(complex_randn(6), requires_grad=False)
+            self.factor = 2
+
+        def forward(self, x: Any) -> Any:
+            spectrum = torch.fft.fft(x) * self.window * self.frozen
+            return torch.fft.ifft(Factor.apply(self.weight, self.factor) * spectrum)
+
+    module = Filter()
+    assert check_module(module, torch.randn(2, 6)).passed
+    assert module.weight.dtype == module.window.dtype == torch.complex64
+    module.factor = 3
+    report = check_module(module, torch.randn(2, 6))
+    assert {name: each.verdict for name, each in report.tensors.items()} == {"weight": "fail", "inputs[0]": "pass"}
+    assert check_module(nn.Linear(2, 2, dtype=torch.complex64), complex_randn(3, 2)).passed
+    assert check_module(Apply(lambda z: z.real), complex_randn(3).conj()).passed
+    assert check_module(Apply(lambda z: z * z), complex_randn(3, 2).T).passed
+
+
+def test_complex_numbers_are_evaluated_at_once_where_that_works() -> None:
+    report = check_module(Apply(lambda z, w: z.abs() * w.abs(), 40), complex_randn(40), samples="all")
+    assert report.passed
+    assert "vmap" in report.engine
+    module = Apply(lambda z: z * z)
+    module.weight = nn.Parameter(complex_randn(40))
+    module.function = lambda z, w: (z * w).abs()
+    report = check_module(module, complex_randn(40), samples="all")
+    assert report.passed
+    assert "vmap" in report.engine
+
+
+# --- what is left out, and said ---
+
+
+def test_none_for_a_gradient_is_said_and_fails_only_where_the_output_moves() -> None:
+    class Deaf(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, y: Any) -> Any:
+            return 2 * x, 3 * y
+
+        @staticmethod
+        def backward(ctx: Any, g: Any, h: Any) -> Any:
+            return 2 * g, None
+
+    inputs, note = (torch.randn(3), torch.randn(3)), "no gradient (None), taken for zero: 'inputs[1]'"
+    still = check_module(Apply(lambda x, y: Deaf.apply(x, y)[0]), inputs)
+    assert still.passed
+    assert note in still.notes
+    moving = check_module(Apply(lambda x, y: sum(Deaf.apply(x, y))), inputs)
+    assert [each.verdict for each in moving.tensors.values()] == ["pass", "fail"]
+    assert note in moving.notes
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    x: Any
+    mask: Any = None
+
+
+class Held:
+    """Not a container that is known."""
+
+    def __init__(self, x: Any) -> None:
+        self.inside = {"x": [x]}
+
+
+REACHED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any], str]] = {
+    "dataclass": (Batch, lambda b: b.x, ".x"),
+    "ordered dict": (lambda x: collections.OrderedDict(x=x), lambda d: d["x"], "[x]"),
+    "default dict": (lambda x: collections.defaultdict(int, x=x), lambda d: d["x"], "[x]"),
+    "mapping": (lambda x: collections.UserDict(x=x), lambda d: d["x"], "[x]"),
+    "proxy": (lambda x: types.MappingProxyType({"x": x}), lambda d: d["x"], "[x]"),
+    "list of dataclasses": (lambda x: [1, Batch({"y": x})], lambda some: some[1].x["y"], "[1].x[y]"),
+}
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_tensors_inside_of_arguments_are_checked(name: str) -> None:
+    wrap, unwrap, place = REACHED[name]
+    kinds = set()
+
+    def func(wrapped: Any, y: Any) -> Any:
+        kinds.add(type(wrapped))
+        return Factor.apply(unwrap(wrapped), 7) * y
+
+    wrapped = wrap(torch.randn(3))
+    report = check_module(Apply(func), (wrapped, torch.randn(3)))
+    assert report.tensors[f"inputs[0]{place}"].verdict == "fail"
+    assert kinds == {dict if name == "proxy" else type(wrapped)}
+
+
+OUT_OF_REACH: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "set": (lambda x: {x}, lambda some: next(iter(some))),
+    "deque": (lambda x: collections.deque([x]), lambda some: some[0]),
+    "object": (Held, lambda held: held.inside["x"][0]),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_REACH)
+def test_tensors_inside_of_other_objects_are_said_not_to_be(name: str) -> None:
+    wrap, unwrap = OUT_OF_REACH[name]
+    module = Apply(lambda wrapped, y: Factor.apply(unwrap(wrapped[0]).to(y.dtype), 7) * y)
+    report = check_module(module, ([wrap(torch.randn(3))], torch.randn(3)))
+    text = "not checked, since inside of objects that are no lists, tuples, mappings or dataclasses: 'inputs[0][0]'"
+    assert text in report.notes
+    assert text not in check_module(module, ([wrap(torch.arange(3))], torch.randn(3))).notes
+
+
+def test_sparse_and_integer_tensors_are_said_not_to_be_checked() -> None:
+    table = torch.eye(3).to_sparse()
+    report = check_module(Apply(lambda s, x, k: (s @ x)[k]), (table, torch.randn(3, 2), torch.tensor([0, 2])))
+    assert report.passed
+    assert "not checked, since not dense (torch.sparse_coo): 'inputs[0]'" in report.notes
+    assert "not checked, since of integers or booleans: 'inputs[2]'" in report.notes
+    with pytest.raises(ValueError, match=r"nothing to check \(not checked, since not dense \(torch.sparse_coo\): 'inp"):
+        check_module(Apply(lambda s: s.to_dense()), table)
+
+
+# --- what memory the module sees ---
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda x: x,
+    "part": lambda x: x[:, 1:3],
+    "transposed": lambda x: x.transpose(1, 2),
+    "one of several": lambda x: x[1],
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("precision", ["double", "native"])
+def test_the_module_sees_the_strides_and_the_offset_of_an_input(name: str, precision: str) -> None:
+    x, seen = LAYOUTS[name](torch.randn(2, 3, 4, 4)), set()
+
+    class Squared(torch.autograd.Function):
+        """Reads the memory by the strides that it sees."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            seen.add((x.stride(), x.storage_offset()))
+            ctx.save_for_backward(x)
+            return torch.as_strided(x.detach(), x.shape, x.stride(), x.storage_offset()) ** 2
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return 2 * ctx.saved_tensors[0] * g
+
+    assert check_module(Apply(Squared.apply), x, precision=precision, samples=4).verdict != "fail"
+    assert seen == {(x.stride(), x.storage_offset())}
+
+
+def test_parameters_keep_their_strides() -> None:
+    net, seen = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), set()
+    net.bias.data = torch.randn(4, 2)[:, 0]
+
+    def spied(module: Any, args: Any) -> None:
+        if not torch._C._functorch.is_batchedtensor(module.weight):
+            seen.add(module.weight.stride())
+
+    net.register_forward_pre_hook(spied)
+    assert check_module(net, torch.randn(2, 3, 5, 5), samples=8).passed
+    assert seen == {net.weight.stride()} != {torch.empty(4, 3, 3, 3).stride()}
+
+
+def test_a_forward_pass_that_writes_into_its_parameters_is_refused_however_it_does() -> None:
+    class Clipped(nn.Linear):
+        def forward(self, x: Any) -> Any:
+            self.weight.data.clamp_(-0.1, 0.1)
+            return super().forward(x)
+
+    with pytest.raises(ValueError, match="module changes its parameters 'weight' in its forward pass"):
+        check_module(Clipped(4, 3), torch.randn(2, 4))
 
 
 def test_tensors_and_samples_select_by_pattern() -> None:
@@ -523,7 +761,11 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: check_module(scripted(), ONES), TypeError, r"module holds a ScriptModule, which cannot be checked; pass"),
     (lambda: check_module(nn.ReLU(), torch.arange(3)), ValueError, r"no floating tensor: nothing to check"),
     (lambda: check_module(nn.LazyLinear(2), ONES), ValueError, r"parameters 'weight', 'bias' have no shape yet"),
-    (lambda: check_module(nn.Linear(2, 2, dtype=torch.complex64), ONES), TypeError, r"complex parameters .* 'weight'"),
+    (
+        lambda: check_module(Apply(lambda z: z * 1j), ONES, lambda out: out.sum()),
+        TypeError,
+        r"loss returned torch.compl",
+    ),
     (lambda: check_module(not_finite(), ONES), ValueError, r"parameters 'bias' are not finite"),
     (lambda: check_module(max_norm(), torch.tensor([0])), ValueError, r"changes its parameters 'weight' .*max_norm"),
     (lambda: check_module(nn.Linear(2, 2), ONES, lambda out: out), ValueError, r"tensor of shape \(2, 2\); it must"),

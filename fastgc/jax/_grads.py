@@ -27,7 +27,8 @@ _ACCEPTED = (
     1e-5  # JAX's own tolerance in double precision: what differs by less is no doubt, if nothing else is asked for
 )
 _LINEAR = 1e-9  # relative to the sizes of what is added up, to which a JVP must be linear
-_SAME = 1e-6  # relative to the largest output, to which a custom rule must return the function's value
+_SAME = 1e-6  # relative to the largest output or slope, to which a custom rule must give the same
+_LEAST = 1e-300  # below it numbers underflow, and are no more doubled than halved
 
 # Where terms cancel, a value or a slope may be nothing but their round-off, which is far above eps times what is left.
 # How far, arguments show that are stretched by a few units in the last place: everything rounds anew. A derivative
@@ -208,8 +209,8 @@ def _report(
 
     def analytic(leaves: Leaves) -> list[Any]:
         rule = _Rule(f, leaves, weights, mode)
-        _refuse_other_values(rule, expected, lambda: _scatter(call, leaves, expected), criteria.atol, title)
-        _refuse_nonlinear(rule, title)
+        _refuse_other_values(rule, expected, lambda: _scatter(call, leaves, expected), criteria.atol or 0.0, title)
+        _refuse_nonlinear(rule, criteria.atol or 0.0, title)
         return list(rule.gradient)
 
     accepted = _ACCEPTED if criteria.atol is None else criteria.atol
@@ -237,7 +238,9 @@ class _Rule:
 
     def stretched(self, factor: float, of_point: float = 1.0) -> tuple[list[Any], list[Any], Any]:
         """Value, gradient and slope with tangents and cotangents that many times as long, and with the point."""
-        return self._call([*(np.asarray(array * of_point) for array in self._arrays), np.array(factor)])
+        point = [np.asarray(array * of_point) for array in self._arrays]
+        output, gradient, slope = self._call([*point, np.array(factor)])
+        return output, gradient, slope
 
 
 def _reverse(f: Function, arrays: Leaves, weights: Leaves, stretch: Any) -> tuple[list[Any], list[Any], Any]:
@@ -287,12 +290,10 @@ def _normal(seed: int, like: Any) -> Array:
 # --- what no gradient shows ---
 
 
-def _refuse_other_values(
-    rule: _Rule, expected: Leaves, scatter: Callable[[], Leaves], atol: float | None, title: str
-) -> None:
+def _refuse_other_values(rule: _Rule, expected: Leaves, scatter: Callable[[], Leaves], atol: float, title: str) -> None:
     """A custom rule returns the function's value too, and may get it wrong."""
     off = [np.abs(np.asarray(value) - np.asarray(true)) for value, true in zip(rule.output, expected, strict=True)]
-    allowed = [max(_SAME * np.abs(np.asarray(true)).max(initial=0.0), atol or 0.0) for true in expected]
+    allowed = [max(_SAME * np.abs(np.asarray(true)).max(initial=0.0), atol) for true in expected]
     if all(np.all(each <= most) for each, most in zip(off, allowed, strict=True)):
         return
     for i, (each, most, rounding) in enumerate(zip(off, allowed, scatter(), strict=True)):
@@ -312,31 +313,32 @@ def _scatter(call: Callable[[Leaves], Leaves], arrays: Leaves, expected: Leaves)
     ]
 
 
-def _refuse_nonlinear(rule: _Rule, title: str) -> None:
+def _refuse_nonlinear(rule: _Rule, atol: float, title: str) -> None:
     """A rule is linear in tangents and cotangents."""
     if rule.slope is None:
-        _refuse_nonlinear_cotangents(rule, title)
+        _refuse_nonlinear_cotangents(rule, atol, title)
     else:
-        _refuse_nonlinear_tangents(rule, title)
+        _refuse_nonlinear_tangents(rule, atol, title)
 
 
-def _refuse_nonlinear_cotangents(rule: _Rule, title: str) -> None:
-    """A cotangent -2 times as long gives -2 times the gradient, without any rounding that is not the same."""
-    before, after = _flat(rule.gradient), _flat(rule.stretched(_TWICE)[1])
-    off = np.abs(after - _TWICE * before)
-    if np.isfinite(off).all() and (off > _LINEAR * np.abs(after)).any():
-        k = int(np.argmax(off))
-        raise _Mismatch(
-            f"{title}: not linear in its cotangents: {after[k]} for one that is {_TWICE} times as long as that which "
-            f"gives {before[k]}"
-        )
+def _refuse_nonlinear_cotangents(rule: _Rule, atol: float, title: str) -> None:
+    """Zeros give zeros; and a cotangent -2 times as long -2 times the gradient, with the same roundings."""
+    for factor in (0.0, _TWICE):
+        for once, other in zip(rule.gradient, rule.stretched(factor)[1], strict=True):
+            before, after = np.asarray(once).reshape(-1), np.asarray(other).reshape(-1)
+            off = np.nan_to_num(np.abs(after - factor * before))  # what is not finite fails by itself
+            if (off > (max(atol, _SAME * np.abs(before).max(initial=0.0), _LEAST) if factor else 0.0)).any():
+                k = int(np.argmax(off))
+                raise _Mismatch(
+                    f"{title}: not linear in its cotangents: {after[k]} for {factor} times those that give {before[k]}"
+                )
 
 
-def _refuse_nonlinear_tangents(rule: _Rule, title: str) -> None:
+def _refuse_nonlinear_tangents(rule: _Rule, atol: float, title: str) -> None:
     """Slopes along the axes give the right one in every direction only where a rule is linear in its tangents."""
     products = _products(rule.gradient)
     off = abs(float(rule.slope) - products.sum())
-    if off <= _LINEAR * np.abs(products).sum() or not np.isfinite(products).all():
+    if off <= max(atol, _LINEAR * np.abs(products).sum()) or not np.isfinite(products).all():
         return
     rounding = 0.0
     for stretch in _STRETCHES.tolist():

@@ -86,12 +86,13 @@ class Backward:
     @property
     def natural(self) -> float:
         """The size of the slopes that a function with such outputs and inputs has as a rule."""
-        return _largest(self._outputs) / (_largest(self._leaves) or 1.0)
+        outputs, inputs = _largest(self._outputs), _largest(self._leaves)
+        return outputs / (inputs or 1.0)
 
     @property
     def unit_round_off(self) -> float:
         """What rounding may add to slopes of that size."""
-        return _ROUNDINGS * self._eps * self.natural
+        return float(_ROUNDINGS * self._eps * self.natural)
 
     def tolerated(self, atol: float) -> float:
         """By how much a product with one of the directions may be off where the caller lets entries be off by ``atol``.
@@ -99,7 +100,7 @@ class Backward:
         A tolerance is meant for slopes of order one, as the default is. Where the outputs are small beside the inputs,
         so are all slopes, and the tolerance counts in proportion: it would be above the whole backward else.
         """
-        return atol * min(1.0, self.natural)
+        return float(atol * min(1.0, self.natural))
 
     def by_input(self, numbers: Floats) -> Floats:
         """The largest of the numbers of each input, in the place of all of them."""

@@ -60,15 +60,17 @@ def gradcheck(
         Of the inputs; returns a tensor or a tuple of tensors, those that require grad being checked.
     inputs : tensor or tuple
         Tensors that require grad are checked; others, and what is no tensor, are passed through. Complex tensors are
-        checked as pairs of real numbers. All are left as they are.
+        checked as pairs of real numbers. All are left as they are: func receives others with a memory of their own,
+        of the same strides and offset.
     eps : float
         The step of the first look (for inputs in double precision); entries in doubt are settled at many steps.
     atol, rtol : float
-        An entry of a Jacobian agrees where ``|a - n| <= atol + rtol * max(|a|, |n|)``, beyond its uncertainty.
+        An entry of a Jacobian agrees where ``|a - n| <= atol + rtol * max(|a|, |n|)``, beyond its uncertainty; and none
+        is undecided whose difference and uncertainty are within atol.
     raise_exception : bool
         Raise GradcheckError, or return False.
     nondet_tol : float
-        By how much two runs of the same backward may differ.
+        By how much two runs of the same backward may differ, beyond round-off.
     check_undefined_grad : bool
         Also whether the backward takes an undefined gradient (None) for zero.
     check_grad_dtypes : bool
@@ -92,7 +94,8 @@ def gradcheck(
     torch.autograd.gradcheck.GradcheckError
         With the index, both values, the uncertainty and, where they are small, both Jacobians.
     ValueError, RuntimeError, NotImplementedError
-        For inputs of which none requires grad, that overlap, or that are not supported; for options that are not.
+        For inputs of which none requires grad, that overlap, that func changes in place, or that are not supported; for
+        options that are not.
     """
     __tracebackhide__ = True
     _refuse_options(check_batched_grad=check_batched_grad, check_batched_forward_grad=check_batched_forward_grad,

@@ -29,7 +29,8 @@ def placed(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def is_plain(tensor: torch.Tensor) -> bool:
     """Whether the entries, in order, are all that the tensor's memory holds."""
     held = tensor.untyped_storage().nbytes()
-    return tensor.is_contiguous() and tensor.storage_offset() == 0 and held == tensor.numel() * tensor.element_size()
+    whole = held == tensor.numel() * tensor.element_size()
+    return bool(whole and tensor.storage_offset() == 0 and tensor.is_contiguous())
 
 
 def _overlaps(tensor: torch.Tensor) -> bool:

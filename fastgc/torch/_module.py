@@ -153,7 +153,7 @@ def _reason_to_leave_out(tensor: torch.Tensor, is_parameter: bool) -> str:
 
 
 def _is_inexact(tensor: torch.Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
+    return bool(tensor.is_floating_point() or tensor.is_complex())
 
 
 def _refuse_parameters(parameters: Mapping[str, torch.Tensor]) -> None:
