@@ -1,4 +1,4 @@
-"""One thread of BLAS and OpenMP in each of the processes that share the tests, and Ctrl-C wherever they were started."""
+"""One thread of BLAS and OpenMP in each of the processes that share the tests, and Ctrl-C however they were started."""
 
 from __future__ import annotations
 

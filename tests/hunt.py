@@ -18,9 +18,9 @@ STEP = 1e-5
 EPS = float(np.finfo(np.float64).eps)
 
 # What a value of the loss may be off by: each rounding on the way to it is by EPS / 2, at most, of what is rounded. For
-# the mean sample these are 5 of sums of 2.6 (x @ W1 + b1, as far as W2 passes it on) and 11 of sums of 1.1 (hidden @ W2 +
-# b2), both in the score of the class and in those that it is compared with, so twice; and 10 of numbers below 1.5 (exp,
-# the sum of three, the ratio, log, the mean of five). 2 * (13 + 12) + 15 halves of EPS.
+# the mean sample these are 5 of sums of 2.6 (x @ W1 + b1, as far as W2 passes it on) and 11 of sums of 1.1 (hidden @ W2
+# + b2), both in the score of the class and in those that it is compared with, so twice; and 10 of numbers below 1.5
+# (exp, the sum of three, the ratio, log, the mean of five): 2 * (13 + 12) + 15 halves of EPS.
 OFF = 33 * EPS
 
 # The third derivative of log-sum-exp, when its argument moves by v, is the third central moment of v under the
@@ -31,8 +31,9 @@ THIRD = math.sqrt(3) / 18
 def limits(params: Tensors, x: Floats, right: Tensors) -> Tensors:
     """For every entry, what its quotient with `STEP` may differ by from the slope.
 
-    The truncation; two values of the loss off by `OFF`, over twice the step; and two displaced entries, rounded by EPS / 2
-    of the entry. The gradient's own round-off, some ten EPS, is nothing beside these. Units that never fire move nothing.
+    The truncation; two values of the loss off by `OFF`, over twice the step; and two displaced entries, rounded by
+    EPS / 2 of the entry. The gradient's own round-off, some ten EPS, is nothing beside these. Units that never fire
+    move nothing.
     """
     rounded = {name: np.abs(right[name] * params[name]) * EPS / (2 * STEP) for name in params}
     noise = {name: OFF / STEP * (right[name] != 0) for name in params}
@@ -56,7 +57,7 @@ def _truncation(params: Tensors, x: Floats) -> Tensors:
 def assert_figures(report: fastgc.GradientReport, params: Tensors, x: Floats, right: Tensors) -> None:
     """Assert that quotients, and the errors of all that passes, are off by what `limits` allows.
 
-    At most 4e-7, 2e-7, 2e-8 and 6e-9 of an entry of W1, b1, W2 and b2, where tutorials print 2e-9, 3e-9, 6e-10 and 4e-11.
+    For W1, b1, W2 and b2 at most 4e-7, 2e-7, 2e-8 and 6e-9 of an entry; tutorials print 2e-9, 3e-9, 6e-10 and 4e-11.
     """
     for name, off in limits(params, x, right).items():
         tensor, slope = report.tensors[name], np.abs(right[name])
