@@ -44,6 +44,6 @@ def assert_optimum(stencil: str, steps: Floats, errors: Floats) -> None:
 FIVE_POINT = 2 * 9 * ROUNDED / (12 * 1e-4)
 
 # The norm-wise error of five quotients of a sum of five sigmoids, h = 1e-5. In halves of EPS, a sigmoid is off by four
-# (two of exp) and their sum, 2.7 at most, by four times 2.7: 16 EPS together. The truncation, h**2 / 6 of at most 1/8, is
-# nothing beside that. The norm of the slopes is 0.43.
+# (two of exp) and their sum, 2.7 at most, by four times 2.7: 16 EPS together. The truncation, h**2 / 6 of at most 1/8,
+# is nothing beside that. The norm of the slopes is 0.43.
 SIGMOIDS = math.sqrt(5) * 16 * EPS / 1e-5 / (2 * 0.43)
