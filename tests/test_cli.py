@@ -395,6 +395,7 @@ def test_the_command_is_installed() -> None:
     assert found.stdout.startswith("fastgc ")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_gives_130(file: Path) -> None:
     path = file.parent / "slow_for_cli.py"
     path.write_text(

@@ -408,6 +408,7 @@ def interrupted_at(call: int) -> Callable[[Any], float]:
     return lasting
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_any_evaluation_restores_the_callers_arrays() -> None:
     params = {"a": array(2, 2).T, "t": np.array(0.3), "h": array(2).astype(np.float32)}
     before = [value.tobytes() for value in params.values()]
@@ -419,6 +420,7 @@ def test_an_interrupt_at_any_evaluation_restores_the_callers_arrays() -> None:
         assert [value.tobytes() for value in params.values()] == before, call
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_another_point_restores_the_callers_arrays() -> None:
     params = {"a": array(3), "b": array(2)}
     before = [value.tobytes() for value in params.values()]
