@@ -105,7 +105,7 @@ class _SingleThreadedBlas:
     """One BLAS thread from the first check that enters until the last one that leaves.
 
     The number of threads belongs to the process, as a rule: of several checks at a time each would put back what it
-    found, which another had set. And threadpoolctl heeds only the thread that set a limit when it is to be lifted (3.8).
+    found, which another had set. And threadpoolctl (3.8) lets only the thread that set a limit lift it.
     So a thread of its own sets it when the first check enters, and lifts it when the last one has left. Some libraries
     have a number for each thread: there every thread that enters, or helps one that has, sets its own.
     """

@@ -21,6 +21,7 @@ from fastgc._stencil import stencil_named
 from fastgc._summary import summarise
 from fastgc._validate import DEFAULT_SAMPLES, one_of, validate_scope
 from fastgc.torch._evaluator import TorchEvaluator, footprint
+from fastgc.torch._surroundings import Surroundings
 
 _SEEN = 4096  # evenly spaced entries of a tensor that tell its scale
 _NATIVE = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -87,10 +88,11 @@ def check_module(
     layout = _layout(originals, precision)
     counts = sampled_counts(layout, tensors, samples, probes)
     scope = Scope(layout, counts, probes, stencil_named("central"), step, rtol, atol, crosscheck=False, seed=seed)
-    with _own_state([*originals.values()], precision), _explained(precision):
+    with torch.inference_mode(False), _explained(precision):
         subject = _subject(module, inputs, loss, originals, precision, seeded, seed)
         base, notes = _first_values(subject)
         gradients = _gradients(subject)
+        subject.surroundings.keep_what_was_used()
         sources, room = [*originals.values()], footprint(lambda: subject({}))
         evaluator = TorchEvaluator(subject, layout, subject.tensors, sources, base, room)
         leaves = [_some(tensor) for tensor in subject.tensors]
@@ -204,7 +206,7 @@ class _Subject:
     inputs : names of the others, with their numbers
     arguments : of the caller, as given
     dtype : to which floating inputs are cast, if to any
-    seed : of the random numbers of every call, or None
+    surroundings : in which it is called
     """
 
     module: torch.nn.Module
@@ -215,13 +217,16 @@ class _Subject:
     dtype: torch.dtype | None
     loss: Callable[[Any], Any]
     buffers: _Buffers
-    seed: int | None
+    surroundings: Surroundings
 
     def __call__(self, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """The loss, with some of the tensors replaced by others."""
+        with self.surroundings():
+            return self.value(replaced)
+
+    def value(self, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """The same within surroundings that the caller has entered."""
         self.buffers.restore()
-        if self.seed is not None:
-            torch.manual_seed(self.seed)
         arguments = _mapped(self.arguments, "inputs", lambda *given: self._passed(replaced, *given))
         args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
         parameters = {name: replaced[t] for t, name in enumerate(self.parameters) if t in replaced}
@@ -250,6 +255,7 @@ def _subject(
     copied = _copied(module, originals, dtype)
     own = {name: parameter for name, parameter in copied.named_parameters() if name in originals}
     given = {name: _detached(tensor, dtype) for name, tensor in originals.items() if name not in own}
+    devices = [*dict.fromkeys(tensor.device for tensor in originals.values())]
     return _Subject(
         module=copied,
         tensors=[*own.values(), *given.values()],
@@ -259,7 +265,7 @@ def _subject(
         dtype=dtype,
         loss=loss or _Weighted(seed),
         buffers=_Buffers(copied),
-        seed=seed if seeded else None,
+        surroundings=Surroundings(devices, seed if seeded else None, double=precision == "double"),
     )
 
 
@@ -288,19 +294,6 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 def _detached(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     copied = _cast(tensor.detach(), dtype).clone(memory_format=torch.contiguous_format)
     return copied.requires_grad_()
-
-
-@contextlib.contextmanager
-def _own_state(tensors: Sequence[torch.Tensor], precision: str) -> Iterator[None]:
-    """PyTorch's random state is put back at the end; in double precision new tensors are in float64 by default."""
-    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
-    default = torch.get_default_dtype()
-    with torch.inference_mode(False), torch.random.fork_rng(devices):
-        try:
-            torch.set_default_dtype(torch.float64 if precision == "double" else default)
-            yield
-        finally:
-            torch.set_default_dtype(default)
 
 
 def _explained(precision: str) -> contextlib.AbstractContextManager[None]:
@@ -405,8 +398,8 @@ def _drops_out(module: torch.nn.Module) -> bool:
 def _gradients(subject: _Subject) -> list[Array]:
     """The analytic gradient of every tensor, flat; zeros where the loss does not depend on one."""
     found: list[torch.Tensor | None] = [None] * len(subject.tensors)
-    with torch.enable_grad():
-        value = subject({})
+    with torch.enable_grad(), subject.surroundings():
+        value = subject.value({})
         if value.requires_grad:
             found = [*torch.autograd.grad(value, subject.tensors, allow_unused=True)]
     arrays = []
