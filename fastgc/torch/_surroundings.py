@@ -134,7 +134,11 @@ class _DoubleByDefault(TorchFunctionMode):  # type: ignore[misc]
             self.used = True
             return func(*args, **{**kwargs, "dtype": torch.float64})
         made = func(*args, **kwargs)
-        if not isinstance(made, torch.Tensor) or func in _TO_SINGLE or any(map(_tells_dtype, (*args, *kwargs.values()))):
+        if (
+            not isinstance(made, torch.Tensor)
+            or func in _TO_SINGLE
+            or any(map(_tells_dtype, (*args, *kwargs.values())))
+        ):
             return made
         double = {default: torch.float64, default.to_complex(): torch.complex128}.get(made.dtype, made.dtype)
         if double == made.dtype:
