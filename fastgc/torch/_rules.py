@@ -16,7 +16,7 @@ _WITHOUT_EFFECT = {"aten::lift_fresh", "aten::conj"}  # on numbers that became a
 _PREFIXES = ("aten::", "aten::linalg_", "aten::special_", "aten::fft_")  # of operators, for functions of torch
 
 
-class _Functions(TorchFunctionMode):  # type: ignore[misc]
+class _Functions(TorchFunctionMode):
     """Notes the names of PyTorch's functions that give tensors."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class _Functions(TorchFunctionMode):  # type: ignore[misc]
         return made
 
 
-class _Operators(TorchDispatchMode):  # type: ignore[misc]
+class _Operators(TorchDispatchMode):
     """Notes the operators, to which these come down, that are applied to tensors."""
 
     def __init__(self) -> None:

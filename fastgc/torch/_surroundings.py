@@ -116,7 +116,7 @@ _PLAIN = (type(None), bool, int, float, complex, str, slice, type(...))
 _SETTINGS = (torch.device, torch.layout, torch.memory_format, torch.Generator)
 
 
-class _DoubleByDefault(TorchFunctionMode):  # type: ignore[misc]
+class _DoubleByDefault(TorchFunctionMode):
     """Has functions, called by this thread, make tensors of float64 that would be of the default dtype.
 
     Attributes
@@ -150,7 +150,7 @@ class _DoubleByDefault(TorchFunctionMode):  # type: ignore[misc]
 def _tells_dtype(value: Any) -> bool:
     """Whether an argument settles the dtype of the result, so that the default does not; what is unknown may."""
     if isinstance(value, torch.Tensor):
-        return value.is_floating_point() or value.is_complex()
+        return bool(value.is_floating_point() or value.is_complex())
     if isinstance(value, (tuple, list)):
         return any(map(_tells_dtype, value))
     return not isinstance(value, (*_PLAIN, *_SETTINGS))
