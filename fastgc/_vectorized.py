@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import tracemalloc
@@ -125,14 +126,14 @@ class VectorizedEvaluator:
     def _measured(self, blocks: Blocks) -> Any:
         """The value of one row; the memory that it took at its peak is that of a row of any block, at most."""
         with _measuring:
-            tracing = tracemalloc.is_tracing()
-            if not tracing:
-                tracemalloc.start()
+            tracing, before = tracemalloc.is_tracing(), math.inf
             try:
+                if not tracing:
+                    tracemalloc.start()
                 before = tracemalloc.get_traced_memory()[0]
                 return self._called(blocks, 1)[0]
             finally:
-                self._row_bytes = float(max(0, tracemalloc.get_traced_memory()[1] - before))
+                self._row_bytes = max(0.0, tracemalloc.get_traced_memory()[1] - before)
                 if not tracing:
                     tracemalloc.stop()
 
