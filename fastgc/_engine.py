@@ -55,6 +55,15 @@ def is_jitted(function: Any) -> bool:
     return _kernels.is_jitted(function)
 
 
+def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that may be called while other threads call theirs: one compiled with ``parallel=True`` waits."""
+    if not is_jitted(function):
+        return function
+    from fastgc import _kernels
+
+    return _kernels.in_turn(function)
+
+
 def jitted(loss: Callable[..., Any]) -> Any:
     """A plain loss compiled by ``numba.njit``; a jitted one as it is."""
     from fastgc import _kernels
@@ -102,7 +111,8 @@ def open_evaluator(
     half = [name for name, leaf in zip(point.layout.names, point.leaves, strict=True) if leaf.dtype == np.float16]
     if compiled and half:
         raise TypeError(f'Numba does not compute with float16: {listed(half)}; use precision="double"')
-    call = (lambda params, *args: loss(params, *args)[0]) if with_gradients else loss
+    function = in_turn(loss)
+    call = (lambda params, *args: function(params, *args)[0]) if with_gradients else function
     direct = PythonEvaluator(
         call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, deadline
     )
@@ -293,7 +303,7 @@ def _value_at(loss: Any, record: Any, args: tuple[Any, ...], with_gradients: boo
     """The loss, or None where it is not defined."""
     try:
         with np.errstate(all="ignore"):
-            value = loss(record, *args)
+            value = in_turn(loss)(record, *args)
     except Exception as error:
         if outside_domain(error):
             return None
