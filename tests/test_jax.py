@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from concurrency import at_once
 
 jax = pytest.importorskip("jax", reason="JAX is not installed: pip install 'fastgc[jax]'")
 import jax.numpy as jnp  # noqa: E402
@@ -321,3 +323,29 @@ def test_a_step_of_the_callers_own_is_used() -> None:
 def test_forward_mode_of_a_custom_vjp_is_refused_by_jax() -> None:
     with pytest.raises(TypeError, match="forward-mode"):
         check_grads(wrong_backward, (np.ones(3), {"w": 2.0}), 1)
+
+
+# --- several threads ---
+
+
+def test_checks_of_both_precisions_run_at_once() -> None:
+    seen = set()
+
+    def check(precision: str) -> str:
+        def loss(p: Any) -> Any:
+            seen.add((precision, str(jnp.zeros(1).dtype)))
+            return jnp.sum(jnp.tanh(p) ** 2)
+
+        return check_gradients(loss, np.linspace(0, 1, 6, dtype=np.float32), precision=precision).verdict
+
+    for _ in range(3):
+        verdicts = at_once(*[partial(check, each) for each in ("double", "native", "double", "native")])
+        assert "fail" not in verdicts and verdicts[::2] == ["pass"] * 2
+        assert seen == {("double", "float64"), ("native", "float32")}
+        assert not jax.config.jax_enable_x64
+
+
+def test_functions_can_be_checked_in_several_threads() -> None:
+    before = jax.config.jax_enable_x64
+    at_once(*[lambda: check_grads(lambda x: jnp.sum(jnp.sin(x) ** 2), (np.linspace(0, 1, 4),), 2)] * 4)
+    assert jax.config.jax_enable_x64 == before

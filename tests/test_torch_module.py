@@ -398,7 +398,7 @@ def used(x: Any, number: Any) -> Any:
 
 INTEGERS = torch.arange(1, 4)
 MADE: dict[str, Callable[[], Any]] = {
-    "zeros": lambda: torch.zeros(3),
+    "zeros": lambda: torch.zeros(3).add_(1),
     "ones": lambda: torch.ones(3, requires_grad=True),
     "rand": lambda: torch.rand(3, generator=torch.Generator().manual_seed(1)),
     "linspace": lambda: torch.linspace(0, 1, 3),
@@ -419,9 +419,8 @@ def test_what_a_module_makes_is_of_double_precision(name: str) -> None:
 
 
 def test_numbers_have_all_their_digits() -> None:
-    check_module(Apply(lambda x: x * float(torch.tensor(1e-300) == 1e-300)), torch.randn(3)).tensors["inputs[0]"]
     report = check_module(Apply(lambda x: x * float(torch.tensor(0.1) == 0.1)), torch.ones(3))
-    assert report.tensors["inputs[0]"].entries[0].analytic != 0
+    assert report.passed and all(entry.analytic for entry in report.tensors["inputs[0]"].entries)
 
 
 TOLD: dict[str, Callable[[], Any]] = {
