@@ -21,6 +21,7 @@ from fastgc._diagnosis import Explanation
 from fastgc._engine import (
     FirstCall,
     NotFiniteError,
+    in_turn,
     is_jitted,
     open_evaluator,
     readable_compilation,
@@ -539,7 +540,7 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
     point = point.real()
     before = point.checksums
     with readable_compilation("the gradients"):
-        result = function(point.received_by(is_jitted(function)), *point.args)
+        result = in_turn(function)(point.received_by(is_jitted(function)), *point.args)
     refuse_changed(point, before, "gradients" if function is request.gradients else "loss")
     gradients = result[1] if request.gradients is True else result
     return match_gradients(request.scope.layout, gradients, by_position=is_jitted(function), copy=True)
@@ -561,7 +562,8 @@ def _complex_evaluator(request: _Request, point: Point) -> Evaluator:
     if request.vectorized:
         return open_evaluator(loss, copy, engine="python", threads=None, expected=0, with_gradients=False,
                               vectorized=True)[0]  # fmt: skip
-    call = (lambda params, *args: loss(params, *args)[0]) if request.gradients is True else loss
+    function = in_turn(loss)
+    call = (lambda params, *args: function(params, *args)[0]) if request.gradients is True else function
     return PythonEvaluator(call, copy.received_by(is_jitted(loss)), copy.args, layout, copy.leaves, None)
 
 

@@ -86,10 +86,14 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
 
 def _check(chosen: dict[str, Any]) -> int:
     path, allow_undecided = chosen.pop("json"), chosen.pop("allow_undecided")
-    arguments = _problem(chosen.pop("problem"))
-    if "samples" in chosen:
-        chosen["samples"] = _samples(chosen["samples"])
-    report = fastgc.check_gradients(**(arguments | chosen))
+    folders = list(sys.path)
+    try:
+        arguments = _problem(chosen.pop("problem"))
+        if "samples" in chosen:
+            chosen["samples"] = _samples(chosen["samples"])
+        report = fastgc.check_gradients(**(arguments | chosen))
+    finally:
+        sys.path[:] = folders
     print(report)
     if path is not None:
         report.to_json(path)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgc._check import check_gradients
 from fastgc._compare import FAIL, default_rtol
+from fastgc._engine import in_turn
 from fastgc._entries import Estimates
 from fastgc._evaluate import WrongShapeError, WrongTypeError
 from fastgc._field import Field, one_by_one
@@ -284,6 +285,7 @@ def _real_point(x: ArrayLike) -> Floats:
 def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed: int) -> tuple[Field, tuple[int, ...]]:
     """The function at flat copies of x, called once, and the shape of its outputs."""
     received = point.copy()
+    f = in_turn(f)
     first = _real_outputs(f(received, *args))
     if not np.array_equal(received, point):
         raise ValueError("f changed x; it must leave its argument as it is: copy it first")

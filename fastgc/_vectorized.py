@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +37,7 @@ _BLOCK_BYTES = 2**25  # of displaced tensors and of what the loss computes from 
 _MEMORY_SHARE = 0.25  # of the available memory that a block may take at most
 _MOST_ROWS = 1024  # beyond, calling the loss costs nothing any more beside its arithmetic
 _TRIAL_STEP = 1e-3
+_measuring = threading.RLock()  # memory is traced for the whole process: by one check at a time
 
 
 class VectorizedEvaluator:
@@ -142,16 +145,17 @@ class VectorizedEvaluator:
 
     def _measured(self, blocks: Blocks) -> Any:
         """The value of one row; the memory that it took at its peak is that of a row of any block, at most."""
-        tracing = tracemalloc.is_tracing()
-        if not tracing:
-            tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        try:
-            return self._called(blocks, 1)[0]
-        finally:
-            self._row_bytes = float(tracemalloc.get_traced_memory()[1] - before)
-            if not tracing:
-                tracemalloc.stop()
+        with _measuring:
+            tracing, before = tracemalloc.is_tracing(), math.inf
+            try:
+                if not tracing:
+                    tracemalloc.start()
+                before = tracemalloc.get_traced_memory()[0]
+                return self._called(blocks, 1)[0]
+            finally:
+                self._row_bytes = max(0.0, tracemalloc.get_traced_memory()[1] - before)
+                if not tracing:
+                    tracemalloc.stop()
 
     def _one_tensor(self, tensor: int, cells: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
         """The loss with one entry of a tensor displaced in each row."""

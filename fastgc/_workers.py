@@ -10,9 +10,9 @@ import math
 import pickle
 import sys
 import tempfile
+import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
@@ -20,17 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
 from fastgc._evaluate import OutOfTime, PythonEvaluator, Raised, Ray, Tick, silent
 from fastgc._layout import Array, ParameterLayout, listed, spread
 from fastgc._missing import missing
 from fastgc._record import store
+from fastgc._threads import single_threaded_blas
 
 try:
     import cloudpickle
     import joblib
+
+    from fastgc import _executors
 except ImportError as error:
     raise missing("workers", "workers") from error
 
@@ -48,9 +50,9 @@ def process_count(workers: int) -> int:
         return int(joblib.effective_n_jobs(workers))
 
 
-def single_threaded() -> Any:
+def single_threaded() -> contextlib.AbstractContextManager[None]:
     """BLAS and OpenMP in one thread, as in the workers: another number may change the last bits of a sum."""
-    return threadpoolctl.threadpool_limits(1)
+    return single_threaded_blas(openmp=True)
 
 
 class WorkersEvaluator:
@@ -90,7 +92,7 @@ class WorkersEvaluator:
         self.name = direct.name  # until there was enough to share out
         self._direct, self._count, self._seconds, self._evaluations = direct, count, seconds, 0
         self._raised = Raised()
-        self._threadpools = threadpoolctl.ThreadpoolController()
+        self._processes: _executors.Processes | None = None  # until there is enough to share out
         self._numbers = itertools.count()
         trial = self._trial(layout) if reproducible else None
         self._folder = tempfile.TemporaryDirectory(prefix="fastgc-", ignore_cleanup_errors=True)
@@ -151,13 +153,16 @@ class WorkersEvaluator:
 
     def close(self) -> None:
         self._direct.close()
+        if self._processes is not None:
+            _executors.given_back(self._processes)
+            self._processes = None
         self._folder.cleanup()
 
     def _too_little(self, evaluations: int) -> bool:
         return evaluations < 2 or evaluations * self._seconds < _WORTHWHILE
 
     def _here(self, method: str, *arguments: Any) -> Any:
-        with self._threadpools.limit(limits=1):
+        with single_threaded():
             return getattr(self._direct, method)(*arguments)
 
     def _trial(self, layout: ParameterLayout) -> tuple[NDArray[np.int64], Array, Array]:
@@ -211,20 +216,20 @@ class WorkersEvaluator:
     def _results(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Iterator[Iterator[Any]]:
         """What `_run` returns of every task, as it is done; after an exception no worker is left at work."""
         self.name = f"python ({self._count} processes)"
-        with joblib.parallel_config("loky", inner_max_num_threads=1):
-            parallel = joblib.Parallel(self._count, return_as="generator_unordered", batch_size=1, max_nbytes=None)
-        results = parallel(joblib.delayed(_run)(self._check, i, method, *task) for i, task in enumerate(tasks))
+        processes = self._processes = self._processes or _executors.taken(self._count)
+        done = False
         try:
-            yield results
+            yield processes.results(_run, [(self._check, i, method, *task) for i, task in enumerate(tasks)])
+            done = True
         except BrokenExecutor as error:
             raise RuntimeError(
                 f"a worker process died while it evaluated the loss (out of memory? a crash of compiled code?): "
                 f"{_text(error)}; try fewer workers, or workers=1 to see it happen"
             ) from error
         finally:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # joblib's, that tasks were cancelled
-                results.close()
+            if not done:
+                self._processes = None
+                processes.end()
 
 
 # --- in a worker process ---
@@ -366,17 +371,24 @@ def _home(loss: Any) -> Any:
     return None if known else sys.modules.get(name)
 
 
+_registering = threading.RLock()  # what is pickled by value is settled for all threads
+
+
 @contextlib.contextmanager
 def _by_value(module: Any) -> Iterator[None]:
     """Have the functions of a module pickled with their code, not by name."""
-    if module is None or module.__name__ in cloudpickle.list_registry_pickle_by_value():
+    if module is None:
         yield
         return
-    cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        cloudpickle.unregister_pickle_by_value(module)
+    with _registering:
+        if module.__name__ in cloudpickle.list_registry_pickle_by_value():
+            yield
+            return
+        cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def _text(error: BaseException) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from concurrency import at_once
 
 jax = pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
 import jax.numpy as jnp  # noqa: E402
@@ -368,3 +370,29 @@ def test_a_gradient_that_is_not_finite_somewhere_fails(samples: Any) -> None:
     report = check_gradients(lambda s: jnp.sum(jnp.sin(s)), np.linspace(0, 1, 300), gradient, samples=samples)
     assert report.verdict == "fail"
     assert "not finite in 1 of 300 entries: [170]" in report.tensors["params"].reason
+
+
+# --- several threads ---
+
+
+def test_checks_of_both_precisions_run_at_once() -> None:
+    seen = set()
+
+    def check(precision: str) -> str:
+        def loss(p: Any) -> Any:
+            seen.add((precision, str(jnp.zeros(1).dtype)))
+            return jnp.sum(jnp.tanh(p) ** 2)
+
+        return check_gradients(loss, np.linspace(0, 1, 6, dtype=np.float32), precision=precision).verdict
+
+    for _ in range(3):
+        verdicts = at_once(*[partial(check, each) for each in ("double", "native", "double", "native")])
+        assert "fail" not in verdicts and verdicts[::2] == ["pass"] * 2
+        assert seen == {("double", "float64"), ("native", "float32")}
+        assert not jax.config.jax_enable_x64
+
+
+def test_functions_can_be_checked_in_several_threads() -> None:
+    before = jax.config.jax_enable_x64
+    at_once(*[lambda: check_grads(lambda x: jnp.sum(jnp.sin(x) ** 2), (np.linspace(0, 1, 4),), 2)] * 4)
+    assert jax.config.jax_enable_x64 == before

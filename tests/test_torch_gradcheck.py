@@ -7,10 +7,12 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from concurrency import at_once
 
 import fastgc
 
@@ -956,3 +958,51 @@ def test_a_backward_that_is_not_finite_in_one_of_many_entries_fails(fast_mode: b
 
     with pytest.raises(GradcheckError, match="mismatch for output 0 with respect to input 0"):
         gradcheck(function(torch.sin, backward), (double(100),), fast_mode=fast_mode)
+
+
+# --- several threads ---
+
+
+def test_warnings_are_heard_as_before_while_a_function_is_called() -> None:
+    before, seen = list(warnings.filters), []
+
+    def heard(x: Any) -> Any:
+        seen.append(list(warnings.filters))
+        return torch.tanh(x) @ torch.ones(20, 30, dtype=torch.float64)
+
+    assert gradcheck(heard, double(2, 20))
+    assert seen and all(each == before for each in seen)
+
+
+def test_functions_without_rules_for_vmap_are_called_one_by_one_and_nothing_warns() -> None:
+    """The warnings of a call to vmap are errors here, and were they raised, nobody would see it."""
+    calls = []
+
+    def without_rule(x: Any) -> Any:
+        calls.append(torch._C._functorch.is_batchedtensor(x))
+        return torch.nn.functional.kl_div(
+            torch.log_softmax(x, -1), torch.full((5, 5), 0.2, dtype=torch.float64), reduction="sum"
+        )
+
+    assert gradcheck(without_rule, double(5, 5))
+    assert calls and not any(calls)
+
+
+@pytest.mark.parametrize("mode", [{}, {"check_batched_grad": False, "fast_mode": True}], ids=["all", "fast"])
+def test_functions_can_be_checked_in_several_threads(mode: dict[str, Any]) -> None:
+    wrong = function(torch.sin, lambda x, y, g: g * torch.cos(x) * 1.01)
+    before = list(warnings.filters)
+    for _ in range(3):
+        found = at_once(
+            *[partial(gradcheck, torch.tanh, double(4, 5), **mode)] * 3,
+            partial(gradcheck, wrong, double(5), raise_exception=False, **mode),
+        )
+        assert found == [True, True, True, False]
+        assert list(warnings.filters) == before
+
+
+@forward_mode
+def test_forward_mode_can_be_checked_in_several_threads() -> None:
+    assert gradcheck(torch.sin, double(3), check_forward_ad=True)
+    for _ in range(3):
+        assert all(at_once(*[partial(gradcheck, torch.tanh, double(6), check_forward_ad=True)] * 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import numba
 import numpy as np
 import pytest
 from clock import Clock
+from concurrency import at_once
 from test_layout import Array, array
 
 import fastgc
@@ -383,3 +385,51 @@ def test_a_jitted_loss_is_refused() -> None:
         ValueError, match="vectorized=True is for a plain Python loss; this one is compiled by Numba: use threads"
     ):
         fastgc.check_gradients(numba.njit(lambda p: p.sum()), double, array(3), vectorized=True)
+
+
+# --- several threads ---
+
+
+def test_memory_is_traced_by_one_check_at_a_time_and_then_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, found = {"w": np.ones((4, 3)), "b": np.zeros(3), "scale": np.array(2.0), "none": np.zeros((0, 2))}, []
+    measured = _vectorized.VectorizedEvaluator._measured
+
+    def noted(evaluator: Any, blocks: Any) -> Any:
+        value = measured(evaluator, blocks)
+        found.append(evaluator._row_bytes)
+        return value
+
+    def loss(params: Any, x: Array) -> Array:
+        if tracemalloc.is_tracing():
+            time.sleep(0.02)  # others come to where they would trace too
+        return net(params, x)
+
+    def check() -> Any:
+        return fastgc.check_gradients(loss, net_gradients, p, args=(X,), vectorized=True)
+
+    monkeypatch.setattr(_vectorized.VectorizedEvaluator, "_measured", noted)
+    for _ in range(3):
+        reports = at_once(*[check] * 4)
+        assert [report.verdict for report in reports] == ["pass"] * 4
+        assert not tracemalloc.is_tracing()
+    assert len(found) == 12 and min(found) >= 8 * 18  # what the hidden layer of a row takes
+
+
+def test_what_the_user_traces_is_traced_afterwards_too() -> None:
+    tracemalloc.start()
+    try:
+        at_once(*[lambda: fastgc.check_gradients(square, double, array(5), vectorized=True)] * 3)
+        assert tracemalloc.is_tracing()
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_interrupt_while_memory_is_traced_ends_that() -> None:
+    def interrupted(p: Array) -> Array:
+        if tracemalloc.is_tracing():
+            raise KeyboardInterrupt
+        return square(p)
+
+    with pytest.raises(KeyboardInterrupt):
+        fastgc.check_gradients(interrupted, double, array(5), vectorized=True)
+    assert not tracemalloc.is_tracing()

@@ -71,8 +71,6 @@ def sent(error: BaseException | Callable[[], BaseException]) -> Callable[[Array]
     return loss
 
 
-
-
 class Net(NamedTuple):
     w: Any
     b: Any

@@ -27,6 +27,7 @@ from fastgc.torch._flat import Floats, Packing, Tensors, flat
 from fastgc.torch._memory import placed
 from fastgc.torch._nested import out_of_reach, tensors_in
 from fastgc.torch._outputs import Outputs, as_tuple, tensors
+from fastgc.torch._surroundings import forward_mode
 
 _REAL_DTYPES = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 _DRAWN, _PROJECTIONS = 8, 8  # in fast mode: inputs drawn at random, and random directions
@@ -401,7 +402,7 @@ def _forward_operator(call: _Call) -> Operator:
 def _pushed(call: _Call, tangent: Floats) -> Floats:
     """J u by forward mode."""
     arguments = list(call.inputs)
-    with forward_ad.dual_level():
+    with forward_mode, forward_ad.dual_level():
         for k, part in zip(call.checked, Packing(call.leaves).members(tangent[None, :])[0], strict=True):
             arguments[k] = forward_ad.make_dual(placed(call.inputs[k].detach(), call.inputs[k]).requires_grad_(), part)
         found = tensors(call.func(*arguments))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from fastgc._evaluate import WrongShapeError, WrongTypeError, WrongValueError
 from fastgc._field import Errors
 from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
+from fastgc.torch._rules import has_rules
 
 _FEWEST = 16  # points that pay for evaluating them together
 _NUMBERS = 1 << 20  # that are computed for them at a time
@@ -50,8 +51,8 @@ class Outputs:
 
     Notes
     -----
-    Vmap is given up for good where it raises (in functions without a rule for it, that draw random numbers, or whose
-    control flow depends on values), where it warns, and where one of the points that are evaluated both ways, some of
+    Vmap is given up for good where it raises (in functions that draw random numbers, or whose control flow depends on
+    values), where it has no rule for an operator, and where one of the points that are evaluated both ways, some of
     every call, shows another value beyond round-off.
 
     Attributes
@@ -104,17 +105,21 @@ class Outputs:
         Batched arithmetic rounds in another order. What the inputs themselves deviate by is taken off all values: a
         constant offset would look like a jump at the point.
         """
+        if not self._has_rules:
+            return None
         plain, _ = self._one_by_one(points[[0, -1]])
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                found = self._all_together(np.concatenate([points, self._point]))
+            found = self._all_together(np.concatenate([points, self._point]))
         except Exception:
             return None
         offset = found[-1] - self.base
         off = np.abs(np.concatenate([found[[0, -2]] - plain, offset[None, :]]))
         slack = _SAME * self._eps * np.abs(plain).max(initial=np.abs(self.base).max(initial=0.0))
         return found[:-1] - offset if (off <= slack).all() else None
+
+    @cached_property
+    def _has_rules(self) -> bool:
+        return has_rules(lambda: self._called(*self._leaves.members(self._point)[0]))
 
     def _all_together(self, points: Floats) -> Floats:
         with torch.no_grad():
