@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -146,15 +147,18 @@ def test_what_is_within_the_callers_tolerance_with_its_uncertainty_is_not_undeci
         tolerances = Tolerances(np.array([1e-5]), np.array([atol]))
         accepting = Tolerances(np.array([1e-5]), None, np.array([atol]))
         for each in (tolerances, accepting):
-            judgement = judge(np.array([1e-4]), found, np.zeros(1, np.int64), np.array([1e-9]), each, "noise")
+            judgement = judge(np.array([1e-4]), found, np.zeros(1, np.int64), np.array([1e-9]), each, ("noise", ""))
             assert judgement.verdict.tolist() == expected
-    nowhere = Estimates(*(np.full(1, np.nan) if name == "numerical" else each for name, each in vars(found).items()))
-    assert judge(np.array([0.0]), nowhere, np.zeros(1, np.int64), np.ones(1), accepting, "").undecided.all()
+    names = [each.name for each in fields(Estimates)]
+    nowhere = Estimates(*(np.full(1, np.nan) if name == "numerical" else getattr(found, name) for name in names))
+    assert judge(np.array([0.0]), nowhere, np.zeros(1, np.int64), np.ones(1), accepting, ("", "")).undecided.all()
 
 
 def test_what_is_accepted_does_not_make_a_wrong_value_right() -> None:
     accepting = Tolerances(np.array([1e-5]), None, np.array([1.0]))
-    judgement = judge(np.array([1.5]), estimates(1.0, 1e-7), np.zeros(1, np.int64), np.ones(1), accepting, "noise")
+    judgement = judge(
+        np.array([1.5]), estimates(1.0, 1e-7), np.zeros(1, np.int64), np.ones(1), accepting, ("noise", "")
+    )
     assert judgement.failed.all()
 
 

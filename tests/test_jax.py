@@ -143,7 +143,7 @@ def test_disabled_x64_is_noticed_and_left_as_it_was() -> None:
     assert native.verdict != "fail"
     assert native.notes[0].startswith("jax_enable_x64 is off: the loss runs in float32")
     with enable_x64(True):
-        assert not check_gradients(network, parameters(), args=(X, Y)).notes
+        assert not any("x64" in note for note in check_gradients(network, parameters(), args=(X, Y)).notes)
 
 
 def test_params_are_untouched() -> None:
