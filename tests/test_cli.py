@@ -383,6 +383,11 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "fastgc", *arguments], capture_output=True, text=True, **options)
 
 
+def test_a_check_without_any_time_exits_as_undecided(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{file}:as_tuple", "--time-budget", "1e-9"]) == 3
+    assert "not reached: " in capsys.readouterr().out
+
+
 def test_the_module_runs_and_its_status_is_that_of_main(file: Path) -> None:
     found = run("check", f"{file}:failing")
     assert found.returncode == 1

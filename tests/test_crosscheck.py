@@ -152,3 +152,16 @@ def test_the_arrays_are_the_callers_own_bits_afterwards(params: Tensors) -> None
     before = {name: p.tobytes() for name, p in params.items()}
     fastgc.check_gradients(loss, gradients, params, in_place=True)
     assert {name: p.tobytes() for name, p in params.items()} == before
+
+
+def test_a_loss_that_raises_beside_the_point_does_not_abort_it() -> None:
+    """The forward step of SciPy's leads out of the domain, where none of the check's own quotients is lost."""
+
+    def guarded(p: np.ndarray) -> float:
+        if p[0] > 1.0:
+            raise ValueError("beyond")
+        return float(np.sum(np.sin(p)))
+
+    report = fastgc.check_gradients(guarded, np.cos, np.array([1.0, 0.5]))
+    assert report.passed
+    assert report.crosscheck is not None and np.isnan(report.crosscheck.error)

@@ -201,7 +201,8 @@ def test_a_loss_that_is_not_defined_nearby_is_survived() -> None:
     assert found.diagnosis.factor == pytest.approx(2)
 
 
-def test_an_exception_while_explaining_passes_through_and_restores_all() -> None:
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_an_exception_while_explaining_restores_all(error: type[BaseException]) -> None:
     w, x = slopes(30, 20), 0.3 * slopes(30, 20, seed=1)
     before = x.copy()
     calls = []
@@ -209,7 +210,7 @@ def test_an_exception_while_explaining_passes_through_and_restores_all() -> None
     def loss(p: np.ndarray) -> float:
         calls.append(1)
         if len(calls) == last:
-            raise KeyError("in the middle")
+            raise error("in the middle")
         return plain(p, w)
 
     last = 0
@@ -217,8 +218,13 @@ def test_an_exception_while_explaining_passes_through_and_restores_all() -> None
     evaluations = fastgc.check_gradients(loss, noisy(w * np.cos(x)), x, **options).evaluations
     calls.clear()
     last = evaluations - 5  # the diagnosis comes last
-    with pytest.raises(KeyError, match="in the middle"):
-        fastgc.check_gradients(loss, noisy(w * np.cos(x)), x, **options)
+    if error is KeyError:
+        report = fastgc.check_gradients(loss, noisy(w * np.cos(x)), x, **options)
+        assert report.verdict == "fail"
+        assert any("the loss raised KeyError: 'in the middle' (once, at params[" in note for note in report.notes)
+    else:
+        with pytest.raises(KeyboardInterrupt, match="in the middle"):
+            fastgc.check_gradients(loss, noisy(w * np.cos(x)), x, **options)
     assert np.array_equal(x, before)
 
 

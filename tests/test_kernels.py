@@ -466,8 +466,13 @@ def test_what_a_loss_raises_comes_through_the_loop() -> None:
             raise LookupError("beyond the table")
         return p[0] * p[0]
 
+    params, out = np.array([1.0]), np.empty((1, 2))
+    entry = _kernels.Entry(loss, (params, 1.0))
     with pytest.raises(LookupError, match="beyond the table"):
-        check(loss, np.array([1.0]), np.array([2.0]), args=(1.0,))
+        _kernels.displaced_values(entry, params, (1.0,), params, np.array([0]), np.array([[0.5, 1.5]]), out)
+    report = check(loss, np.array([1.0]), np.array([2.0]), args=(1.0,))
+    assert report.passed
+    assert any("the loss raised LookupError: beyond the table (" in note for note in report.notes)
 
 
 def test_a_loss_that_is_no_longer_referred_to_stays_while_it_runs() -> None:
