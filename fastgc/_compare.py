@@ -149,7 +149,7 @@ class Tolerances:
         return atol[tensors] + self.rtol[tensors] * size
 
     def harmless(self, tensors: NDArray[np.int64]) -> Floats:
-        """By how much values may be off so that no doubt matters to the caller, shape (entries,); 0 if he did not say."""
+        """By how much values may be off without any doubt that matters to the caller; 0 where he did not say."""
         accepted = self.atol if self.accepted is None else self.accepted
         return np.zeros(tensors.size) if accepted is None else accepted[tensors]
 
