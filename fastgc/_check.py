@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,22 +21,25 @@ from fastgc._diagnosis import Explanation
 from fastgc._engine import (
     FirstCall,
     NotFiniteError,
+    in_turn,
     is_jitted,
     open_evaluator,
     readable_compilation,
 )
 from fastgc._entries import Estimates, open_scene, unmeasured_scene
-from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, outside_domain
-from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, norm
+from fastgc._evaluate import Evaluator, OutOfTime, PythonEvaluator, WrongValueError, described
+from fastgc._layout import Array, ParameterLayout, flatten_parameters, match_gradients, root_mean_square
 from fastgc._point import Point, callers_point, copied_point, moved, refuse_changed, replaced
 from fastgc._previous import Hindsight, LookBack, Measure, earlier_leaves, site_elsewhere
 from fastgc._progress import Progress
+from fastgc._public import public
 from fastgc._report import GradientReport
-from fastgc._sampling import plan_samples
-from fastgc._settle import Site, remarks
+from fastgc._sampling import NotFinite, not_finite, plan_samples
+from fastgc._settle import Positions, Site, remarks
 from fastgc._stencil import Stencil, stencil_named
-from fastgc._summary import Findings, summarise
+from fastgc._summary import Findings, Tries, summarise
 from fastgc._validate import DEFAULT_SAMPLES, sample_counts, selected, validate
+from fastgc._words import Engine, Precision, Samples, StencilName
 
 if TYPE_CHECKING:
     from fastgc._view import View
@@ -48,6 +51,7 @@ _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitud
 Adjudicator = Callable[[Site, Estimates, Judgement], tuple[Estimates, Judgement, tuple[str, ...]]]
 
 
+@public
 class GradientMismatch(AssertionError):
     """A gradient did not pass; ``report`` holds the `GradientReport`."""
 
@@ -150,14 +154,14 @@ def check_gradients(
     *,
     args: tuple[Any, ...] = (),
     tensors: str | Sequence[str] | None = None,
-    samples: int | str | Mapping[str, int | str] = DEFAULT_SAMPLES,
+    samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
-    stencil: str = "central",
+    stencil: StencilName = "central",
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    precision: str = "double",
-    engine: str = "auto",
+    precision: Precision = "double",
+    engine: Engine = "auto",
     threads: int | None = None,
     workers: int = 1,
     vectorized: bool = False,
@@ -210,7 +214,8 @@ def check_gradients(
     workers : int
         Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: one for each core.
         The loss, what it refers to and args are pickled once; arrays are shared by memory map. BLAS runs in one thread
-        in each; results do not depend on how many there are. Needs ``python -m pip install 'fastgc[workers]'``.
+        in each; results do not depend on how many there are. Needs ``python -m pip install "joblib>=1.4"
+        "cloudpickle>=3.0"``.
     vectorized : bool
         The loss takes parameters with a leading batch axis in every array and returns one value for each, shape
         ``(batch,)``; it is called with blocks of displaced parameters. ``gradients`` receives the plain parameters.
@@ -241,7 +246,9 @@ def check_gradients(
     ------
     TypeError, ValueError
         For arguments that make no sense together or by themselves, a loss that is not one finite real number, and
-        functions that change their parameters. Exceptions of the loss and of the gradient pass through.
+        functions that change their parameters. Exceptions of the loss and of the gradient pass through. Where the loss
+        raises at displaced points, and not at params, it is taken as not defined there, which a note tells; if it does
+        so at all of them, the first exception passes through.
     """
     begin = time.perf_counter()
     layout, leaves = flatten_parameters(params)
@@ -253,18 +260,51 @@ def check_gradients(
     scope = Scope(layout, counts, probes, stencil_named(stencil), step, rtol, atol, crosscheck, seed)
     request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place, earlier)
     with Progress(points * scope.samples, shown=progress) as bar:
-        findings = []
+        findings: list[Findings] = []
+        tries: list[Tries] = []
         for number in range(points):
             scope = replace(scope, deadline=begin + (time_budget or math.inf) * (number + 1) / points)
-            findings.append(_check_point(replace(request, scope=scope), number, leaves, bar))
-    return summarise(layout, counts, findings, seed, time.perf_counter() - begin)
+            found, tried = _check_point(replace(request, scope=scope), number, leaves, bar)
+            findings += [found] if found else []
+            tries.append(tried)
+    return summarise(layout, counts, findings, seed, time.perf_counter() - begin, tries)
 
 
-def assert_gradients(*args: Any, allow_undecided: bool = False, **options: Any) -> GradientReport:
-    """Check a gradient as `check_gradients` does, with the same arguments, and raise unless it passes.
+def assert_gradients(
+    loss: Callable[..., Any],
+    gradients: Any,
+    params: Any,
+    *,
+    args: tuple[Any, ...] = (),
+    tensors: str | Sequence[str] | None = None,
+    samples: Samples = DEFAULT_SAMPLES,
+    probes: int = 3,
+    stencil: StencilName = "central",
+    step: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    precision: Precision = "double",
+    engine: Engine = "auto",
+    threads: int | None = None,
+    workers: int = 1,
+    vectorized: bool = False,
+    points: int = 1,
+    in_place: bool = False,
+    crosscheck: bool = True,
+    time_budget: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    previous: Any = None,
+    allow_undecided: bool = False,
+) -> GradientReport:
+    """Check a gradient as `check_gradients` does, and raise unless it passes.
 
     Parameters
     ----------
+    loss, gradients, params, args, tensors, samples, probes, stencil, step, rtol, atol, precision, engine, threads
+        As in `check_gradients`.
+    workers, vectorized, points, in_place, crosscheck, time_budget, seed, progress, previous
+        As in `check_gradients`.
     allow_undecided : bool
         Accept a report that is undecided.
 
@@ -276,8 +316,16 @@ def assert_gradients(*args: Any, allow_undecided: bool = False, **options: Any) 
     ------
     GradientMismatch
         An AssertionError whose text is the report and whose ``report`` attribute holds it.
+    TypeError, ValueError
+        As `check_gradients`.
     """
-    report = check_gradients(*args, **options)
+    __tracebackhide__ = True  # in pytest a failing test begins with the report
+    report = check_gradients(
+        loss, gradients, params, args=args, tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step,
+        rtol=rtol, atol=atol, precision=precision, engine=engine, threads=threads, workers=workers,
+        vectorized=vectorized, points=points, in_place=in_place, crosscheck=crosscheck, time_budget=time_budget,
+        seed=seed, progress=progress, previous=previous,
+    )  # fmt: skip
     if not (report.passed or (allow_undecided and report.verdict == UNDECIDED)):
         raise GradientMismatch(report)
     return report
@@ -286,7 +334,7 @@ def assert_gradients(*args: Any, allow_undecided: bool = False, **options: Any) 
 def sampled_counts(
     layout: ParameterLayout,
     tensors: str | Sequence[str] | None,
-    samples: int | str | Mapping[str, int | str],
+    samples: Samples,
     probes: int,
 ) -> tuple[int | None, ...]:
     """How many entries of each tensor are checked; None for a tensor that was not selected."""
@@ -301,65 +349,94 @@ def sampled_counts(
 # --- one point ---
 
 
-def _check_point(request: _Request, number: int, leaves: Sequence[Array], bar: Progress) -> Findings:
-    """Check at the given point (number 0) or at a random one, which comes nearer until the loss is defined there."""
-    reaches = [1.0] if number == 0 else _REACHES
-    for reach in reaches:
-        try:
-            with np.errstate(all=None if number == 0 else "ignore"):
-                return _check_at(request, number, leaves, reach, bar)
-        except Exception as error:
-            if reach == reaches[-1] or not (isinstance(error, NotFiniteError) or outside_domain(error)):
-                raise
-    raise AssertionError("unreachable")
+def _check_point(
+    request: _Request, number: int, leaves: Sequence[Array], bar: Progress
+) -> tuple[Findings | None, Tries]:
+    """Check at the given point (number 0), or at a random one, which comes nearer until loss and gradient have values.
+
+    None where they have none at the nearest one either.
+    """
+    if number == 0:
+        found, _ = _check_at(request, 0, leaves, 0.0, bar)
+        return found, Tries()
+    tries = Tries()
+    for reach in _REACHES:
+        with np.errstate(all="ignore"):
+            found, error = _check_at(request, number, leaves, reach, bar)
+        if error is None:
+            return found, tries
+        tries = Tries(tries.count + 1, described(error))
+    return None, replace(tries, found=False)
 
 
-def _check_at(request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress) -> Findings:
+def _check_at(
+    request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress
+) -> tuple[Findings | None, Exception | None]:
+    """What is found at a point; or what was raised at a random one, where loss or gradient is not defined."""
     scope = request.scope
     with _point(request, leaves, moved(leaves, scope.seed, number, reach, in_place=request.in_place)) as point:
         before = point.checksums
-        evaluator, first = _open(request, point, scope.expected)
-        with contextlib.closing(evaluator):
+        with contextlib.ExitStack() as opened:
+            try:
+                evaluator, first = _open(request, point, scope.expected)
+                opened.enter_context(contextlib.closing(evaluator))
+                gradients = _analytic(request, point)
+            except WrongValueError:
+                raise
+            except Exception as error:
+                if number == 0:
+                    raise
+                return None, error
             bar.expect(first.seconds * scope.expected)
-            base, gradients = float(np.real(first.value)), _analytic(request, point)
             adjudicator = partial(_adjudicated, request, point)
             look_back = None if request.previous is None else partial(_look_back, request, leaves, request.previous)
             start = Start(
-                evaluator, point.leaves, gradients, base, first.notes, number, request.args, adjudicator, look_back
-            )
+                evaluator, point.leaves, gradients, float(np.real(first.value)), first.notes, number, request.args,
+                adjudicator, look_back,
+            )  # fmt: skip
             begin = time.perf_counter()
             findings = examine(scope, start, bar)
             refuse_changed(point, before, "loss")
         if not findings.unreached:
-            return findings
+            return findings, None
         pace = (time.perf_counter() - begin) / findings.evaluations
         note = f"time_budget was over; at this pace the whole check takes about {_rounded(pace * scope.expected)} s"
-        return replace(findings, notes=(*findings.notes, note))
+        return replace(findings, notes=(*findings.notes, note)), None
 
 
 def _rounded(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"
 
 
+@np.errstate(all="ignore")  # what overflows is judged, and not warned about
 def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
-    """The check at one point: probe, estimate and judge the samples, search what is suspicious."""
-    plan = plan_samples(scope.layout, start.gradients, scope.counts, scope.seed)
+    """The check at one point: probe, estimate and judge the samples, search what is suspicious.
+
+    Raises
+    ------
+    Exception
+        The first that the loss raised, if it raised at every displaced point: unless the time was over before that
+        could be said of all, or the analytic gradient fails without them.
+    """
+    spoiled, bad = _spoiled(scope, start.gradients)
+    plan, hurried = plan_samples(scope.layout, start.gradients, scope.counts, scope.seed), scope.deadline < math.inf
     positions = plan.positions(scope.layout)
-    first, rest = positions, positions[:0]
-    if scope.deadline < math.inf:
-        first, rest = representative(scope.layout, positions, scope.seed)
+    first, rest = representative(scope.layout, positions, scope.seed) if hurried else (positions, positions[:0])
     site = _site(scope, start)
-    probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar, hurried=scope.deadline < math.inf)
+    probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar, hurried=hurried)
     estimates, judgement = settle_in_time(site, first, scope.deadline, bar)
     scales = site.scales(estimates)
-    coverages, looked_at = search(site, scope.unexhausted, probings, estimates, judgement, scales, scope.seed, bar)
+    coverages, looked_at = search(site, bad, probings, estimates, judgement, scales, scope.seed, bar)
     if rest.size:
         estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
     decided: tuple[str, ...] = ()
     if start.adjudicator is not None and judgement.undecided.any():
         estimates, judgement, decided = start.adjudicator(site, estimates, judgement)
-    if rest.size or decided:
-        scales = site.scales(estimates)
+    scales = site.scales(estimates) if rest.size or decided else scales
+    unprobed = [t for t in scope.probed if t not in {*spoiled, *coverages}]
+    missing = unreached(scope.layout, plan.local, estimates.positions, unprobed)
+    if not (spoiled or missing):
+        start.evaluator.raised.pass_on()
     explanation = Explanation({}, 0, ())
     second: CrossCheck | None = None
     remarked: list[str] = []
@@ -368,7 +445,6 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         remarked += remarks(site, estimates, judgement.analytic)
         if scope.crosscheck and start.number == 0:
             second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
-    unprobed = [t for t in scope.probed if np.isfinite(site.sizes[t]) and t not in coverages]
     return Findings(
         point=start.number,
         site=site,
@@ -379,12 +455,22 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         coverages=coverages,
         looked_at=looked_at,
         diagnoses=explanation.diagnoses,
-        unreached=unreached(scope.layout, plan.local, estimates.positions, unprobed),
+        spoiled=spoiled,
+        unreached=missing,
         notes=(*start.notes, *remarked, *decided, *explanation.notes),
+        raised=start.evaluator.raised,
         evaluations=start.evaluator.evaluations + explanation.evaluations,
         engine=start.evaluator.name,
         crosscheck=second,
     )
+
+
+def _spoiled(scope: Scope, gradients: Sequence[Array]) -> tuple[dict[int, NotFinite], Positions]:
+    """By tensor, what is not finite in the analytic gradient, and the first of these entries of every tensor."""
+    found = {t: not_finite(gradients[t]) for t in scope.chosen}
+    spoiled = {t: each for t, each in found.items() if each is not None}
+    first = [scope.layout.starts[t] + each.first for t, each in spoiled.items()]
+    return spoiled, np.concatenate([np.empty(0, np.int64), *first])
 
 
 def _explained(
@@ -433,14 +519,17 @@ def _look_back(
     with _point(request, leaves, replaced(leaves, previous, in_place=request.in_place)) as point:
         try:
             evaluator, first = _open(request, point, EVALUATIONS)
-        except Exception as error:
-            if not (isinstance(error, NotFiniteError) or outside_domain(error)):
-                raise
+        except NotFiniteError:
             return Hindsight(evaluations=1, notes=("the loss is not finite at previous: nothing was compared there",))
+        except WrongValueError:
+            raise
+        except Exception as error:
+            note = f"the loss raised {described(error)} at previous: nothing was compared there"
+            return Hindsight(evaluations=1, notes=(note,))
         with contextlib.closing(evaluator), contextlib.suppress(OutOfTime):
             base = float(np.real(first.value))
             views.update(measure(site_elsewhere(site, evaluator, point.leaves, base)))
-    return Hindsight(views, evaluator.evaluations)
+    return Hindsight(views, evaluator.evaluations, evaluator.raised.notes("around previous, the loss"))
 
 
 def _analytic(request: _Request, point: Point) -> list[Array]:
@@ -451,7 +540,7 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
     point = point.real()
     before = point.checksums
     with readable_compilation("the gradients"):
-        result = function(point.received_by(is_jitted(function)), *point.args)
+        result = in_turn(function)(point.received_by(is_jitted(function)), *point.args)
     refuse_changed(point, before, "gradients" if function is request.gradients else "loss")
     gradients = result[1] if request.gradients is True else result
     return match_gradients(request.scope.layout, gradients, by_position=is_jitted(function), copy=True)
@@ -473,7 +562,8 @@ def _complex_evaluator(request: _Request, point: Point) -> Evaluator:
     if request.vectorized:
         return open_evaluator(loss, copy, engine="python", threads=None, expected=0, with_gradients=False,
                               vectorized=True)[0]  # fmt: skip
-    call = (lambda params, *args: loss(params, *args)[0]) if request.gradients is True else loss
+    function = in_turn(loss)
+    call = (lambda params, *args: function(params, *args)[0]) if request.gradients is True else function
     return PythonEvaluator(call, copy.received_by(is_jitted(loss)), copy.args, layout, copy.leaves, None)
 
 
@@ -483,7 +573,7 @@ def _site(scope: Scope, start: Start) -> Site:
         scene = open_scene(*around, scope.chosen, start.base, scope.seed)
     except OutOfTime:
         scene = unmeasured_scene(*around, start.base)
-    sizes = np.array([norm(each) / max(1.0, each.size) ** 0.5 for each in start.gradients])
+    sizes = np.array([root_mean_square(each) for each in start.gradients])
     tolerances = _tolerances(scope, start.gradients)
     return Site(scene, start.gradients, sizes, tolerances, scope.stencil, scope.step)
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._engine import open_evaluator
-from fastgc._entries import plain_quotients, unmeasured_scene
+from fastgc._entries import plain_quotients, responsive_scene, unmeasured_scene
+from fastgc._evaluate import Raised
 from fastgc._layout import flatten_parameters
 from fastgc._point import callers_point, copied_point
 from fastgc._progress import Progress
-from fastgc._stencil import STENCILS, quotients, relative_step
+from fastgc._reach import SMALL, relative_change, responsive_scale
+from fastgc._stencil import STENCILS, power_of_two, quotients, relative_step
 from fastgc._validate import number, one_of
+from fastgc._words import Engine, StencilName
 
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error
 
@@ -27,9 +31,9 @@ def numerical_gradient(
     *,
     args: tuple[Any, ...] = (),
     step: float | None = None,
-    stencil: str = "central",
+    stencil: StencilName = "central",
     in_place: bool = False,
-    engine: str = "auto",
+    engine: Engine = "auto",
     progress: bool = False,
 ) -> Any:
     """The gradient of a scalar function by finite differences, entry by entry.
@@ -60,10 +64,11 @@ def numerical_gradient(
     Raises
     ------
     TypeError, ValueError
-        For parameters or a function that `check_gradients` would refuse.
+        For parameters or a function that `check_gradients` would refuse. What f raises at x passes through, and what it
+        raises at every displaced point too; a quotient is NaN where it raises at some.
     """
     formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
-    one_of("engine", engine, ("auto", "numba", "python"))
+    one_of("engine", engine, get_args(Engine))
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
     params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else np.asarray(x, np.float64)
@@ -76,7 +81,10 @@ def numerical_gradient(
     evaluator, first = open_evaluator(f, point, engine=engine, threads=None, expected=expected, with_gradients=False)
     with contextlib.closing(evaluator), Progress(layout.size, shown=progress) as bar:
         scene = unmeasured_scene(evaluator, layout, point.leaves, float(np.real(first.value)))
+        if absolute is None and not formula.is_complex:
+            scene = responsive_scene(scene, range(len(layout.sizes)))
         gradient = plain_quotients(scene, np.arange(layout.size), formula, absolute, bar.advance)
+    evaluator.raised.pass_on()
     starts = layout.starts
     return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])
 
@@ -105,7 +113,7 @@ def numerical_jacobian(
     *,
     args: tuple[Any, ...] = (),
     step: float | None = None,
-    stencil: str = "central",
+    stencil: StencilName = "central",
 ) -> NDArray[np.float64]:
     """The Jacobian of a function of several outputs by finite differences.
 
@@ -128,7 +136,8 @@ def numerical_jacobian(
     Raises
     ------
     TypeError, ValueError
-        For an ``x`` that is not real, or a step or stencil that makes no sense.
+        For an ``x`` that is not real, or a step or stencil that makes no sense. Exceptions of f are taken as in
+        `numerical_gradient`.
     """
     formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
     given = np.asarray(x)
@@ -136,33 +145,73 @@ def numerical_jacobian(
         raise TypeError(f"x is of dtype {given.dtype}; it must be an array of real numbers")
     point = np.array(given, np.complex128 if formula.is_complex else np.float64, order="C")
     flat = point.reshape(-1)
-    scale = np.maximum(np.abs(flat), np.abs(flat).mean() or 1.0) if flat.size else np.ones(0)
-    eps = np.full(flat.size, np.finfo(np.float64).eps)
-    steps = np.full(flat.size, absolute) if absolute is not None else relative_step(formula, eps) * scale
-    columns = [np.empty((np.size(f(point.copy(), *args)), 0))]
+    base = np.array(f(point.copy(), *args)).reshape(-1)
+
+    def outputs(at: NDArray[Any]) -> NDArray[Any]:
+        return np.array(f(at.reshape(given.shape), *args)).reshape(-1)  # a copy: f may reuse its buffer
+
+    steps = np.full(flat.size, absolute)
+    if absolute is None:
+        reach = relative_step(formula, np.full(flat.size, np.finfo(np.float64).eps))
+        steps = power_of_two(reach * np.maximum(np.abs(flat), _input_scale(outputs, flat, base)))
+    columns, found = [np.empty((base.size, 0))], Raised()
     for i, size in enumerate(steps):
         displaced = flat[i] + size * np.array(formula.offsets)
-        taken = (
-            None
-            if absolute is not None
-            else np.broadcast_to(displaced - flat[i], (columns[0].shape[0], displaced.size))
-        )
-        values = np.stack([_displaced_output(f, point, i, entry, args) for entry in displaced], axis=1)
-        columns.append(quotients(formula, values, np.full(len(values), size), taken)[:, None])
+        taken = None if absolute is not None else np.broadcast_to(displaced - flat[i], (base.size, displaced.size))
+        values, more = _column(outputs, flat, i, displaced, base)
+        found = found.joined(more)
+        columns.append(quotients(formula, values, np.full(base.size, size), taken)[:, None])
+    found.pass_on()
     return np.hstack(columns)
 
 
-def _displaced_output(
-    f: Callable[..., Any], point: NDArray[Any], i: int, entry: Any, args: tuple[Any, ...]
-) -> NDArray[Any]:
-    moved = point.copy()
-    moved.reshape(-1)[i] = entry
-    return np.array(f(moved, *args)).reshape(-1)  # a copy: f may reuse its buffer
+def _input_scale(outputs: Callable[[NDArray[Any]], NDArray[Any]], flat: NDArray[Any], base: NDArray[Any]) -> float:
+    """The length in which steps of the inputs are measured: their mean magnitude, or more where f does not see that."""
+    own = float(np.abs(flat).mean()) if flat.any() else 1.0
+
+    def change(scale: float) -> float:
+        try:
+            return relative_change(outputs(flat + scale * np.cos(np.arange(flat.size))), base)
+        except Exception:  # it is not defined so far away
+            return math.nan
+
+    return own if own >= SMALL else responsive_scale(own, change)
+
+
+def _column(
+    outputs: Callable[[NDArray[Any]], NDArray[Any]],
+    flat: NDArray[Any],
+    i: int,
+    displaced: NDArray[Any],
+    base: NDArray[Any],
+) -> tuple[NDArray[Any], Raised]:
+    """Outputs with entry i displaced, shape (m, displacements), NaN where f raises, and what it raised."""
+    columns, found = [], Raised()
+    for entry in displaced:
+        moved = flat.copy()
+        moved[i] = entry
+        try:
+            columns.append(outputs(moved))
+            found = found.joined(Raised(answered=bool(entry != flat[i])))
+        except Exception as error:
+            columns.append(np.full(base.size, np.nan))
+            found = found.joined(Raised(1, error))
+    return np.stack(columns, axis=1), found
+
+
+class ClassicCheck(TypedDict):
+    """What `gradient_check` returns."""
+
+    analytical_gradient: NDArray[np.float64]
+    numerical_gradient: NDArray[np.float64]
+    absolute_difference: NDArray[np.float64]
+    relative_error: float
+    passed: bool
 
 
 def gradient_check(
     f: Callable[..., Any], grad: Callable[..., Any], params: ArrayLike, h: float = 1e-7, tolerance: float = 1e-5
-) -> dict[str, Any]:
+) -> ClassicCheck:
     """The classic check of a flat vector: one relative error against a fixed tolerance.
 
     Parameters
@@ -192,10 +241,9 @@ def gradient_check(
     if analytic.shape != point.shape:
         raise ValueError(f"grad returned shape {analytic.shape}; params has shape {point.shape}")
     numerical = numerical_gradient(f, point, h)
-    difference = np.abs(analytic - numerical)
-    norms = np.linalg.norm(analytic) + np.linalg.norm(numerical) + _CLASSIC_FLOOR
-    with np.errstate(invalid="ignore"):  # infinite gradients give nan, which does not pass
-        error = float(np.linalg.norm(difference) / norms)
+    error = _classic_error(analytic, numerical)
+    with np.errstate(over="ignore", invalid="ignore"):
+        difference = np.abs(analytic - numerical)
     return {
         "analytical_gradient": analytic,
         "numerical_gradient": numerical,
@@ -203,3 +251,13 @@ def gradient_check(
         "relative_error": error,
         "passed": error < tolerance,
     }
+
+
+def _classic_error(analytic: NDArray[np.float64], numerical: NDArray[np.float64]) -> float:
+    """``||a - n|| / (||a|| + ||n|| + 1e-8)``, in units in which no square overflows; NaN for what is not finite."""
+    largest = max(float(np.abs(each).max(initial=0.0)) for each in (analytic, numerical))
+    unit = 2.0 ** min(1023, math.frexp(largest)[1]) if 1 < largest < math.inf else 1.0  # exact
+    first, second = analytic / unit, numerical / unit
+    norms = np.linalg.norm(first) + np.linalg.norm(second) + _CLASSIC_FLOOR / unit
+    with np.errstate(invalid="ignore"):  # infinite gradients give nan, which does not pass
+        return float(np.linalg.norm(first - second) / norms)

@@ -10,12 +10,13 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import fastgc
 from fastgc._compare import FAIL, PASS, UNDECIDED
 from fastgc._report import GradientReport
 from fastgc._stencil import STENCILS
+from fastgc._words import Engine, Precision
 
 EXIT = {PASS: 0, FAIL: 1, UNDECIDED: 3}
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
@@ -68,8 +69,8 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
     options.add_argument("--stencil", choices=list(STENCILS))
     for name in ("step", "rtol", "atol", "time-budget"):
         options.add_argument(f"--{name}", type=float)
-    options.add_argument("--precision", choices=["double", "native"])
-    options.add_argument("--engine", choices=["auto", "numba", "python"])
+    options.add_argument("--precision", choices=get_args(Precision))
+    options.add_argument("--engine", choices=get_args(Engine))
     for name in ("probes", "threads", "workers", "points", "seed"):
         options.add_argument(f"--{name}", type=int)
     options.add_argument("--vectorized", action="store_true")
@@ -85,10 +86,14 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
 
 def _check(chosen: dict[str, Any]) -> int:
     path, allow_undecided = chosen.pop("json"), chosen.pop("allow_undecided")
-    arguments = _problem(chosen.pop("problem"))
-    if "samples" in chosen:
-        chosen["samples"] = _samples(chosen["samples"])
-    report = fastgc.check_gradients(**(arguments | chosen))
+    folders = list(sys.path)
+    try:
+        arguments = _problem(chosen.pop("problem"))
+        if "samples" in chosen:
+            chosen["samples"] = _samples(chosen["samples"])
+        report = fastgc.check_gradients(**(arguments | chosen))
+    finally:
+        sys.path[:] = folders
     print(report)
     if path is not None:
         report.to_json(path)

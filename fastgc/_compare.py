@@ -6,21 +6,25 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._entries import Estimates
-from fastgc._layout import norm
+from fastgc._layout import root_mean_square
+from fastgc._words import Interpretation, Verdict
 
 Floats = NDArray[np.float64]
 
-PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+PASS: Final = "pass"
+FAIL: Final = "fail"
+UNDECIDED: Final = "undecided"
 DEFAULT_RTOL = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
 
 _CERTAIN = 10.0  # uncertainties beyond the tolerance at which an entry is wrong, and not merely unlucky
-_USEFUL = 0.1  # an uncertainty above this share of the values would let a wrong one pass too
+# An uncertainty above this share of the values would let a wrong one pass too: 100 * rtol, within these bounds.
+_USEFUL = (1e-2, 0.1)
 _CHEAP = 1e-2  # the same for one quotient: what is less certain climbs a ladder first
 _ATOL_SHARE = 1e-3  # the default atol in units of rtol times the tensor's scale
 SCALE_FLOOR = 1e-6  # a scale is at least this share of the largest: of all tensors, or of an output's entries
@@ -31,7 +35,7 @@ _TINY = 1e-8  # floor of the denominators of relative errors
 _REASONS = {
     "not finite": "the loss is not finite nearby",
     "quantised": "the loss is quantised: it moves in stairs",
-    "jump": "the loss jumps, or its slope is infinite",
+    "jump": "the loss jumps, or its slope is infinite (or grows like a logarithm)",
 }
 
 
@@ -94,11 +98,12 @@ def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def elementwise_error(a: Floats, b: Floats) -> Floats:
-    """``|a - b| / max(|a| + |b|, 1e-8)`` of every entry."""
+    """``|a - b| / max(|a| + |b|, 1e-8)`` of every entry, of halves: no sum of two of them overflows."""
     with np.errstate(all="ignore"):
-        size, error = np.asarray(np.abs(a)), np.asarray(a - b)
-        size += np.abs(b)
-        np.divide(np.abs(error, out=error), np.maximum(size, _TINY, out=size), out=error)
+        first, second = np.multiply(a, 0.5), np.multiply(b, 0.5)
+        error, size = np.asarray(first - second), np.abs(first)
+        size = np.asarray(size + np.abs(second))
+        np.divide(np.abs(error, out=error), np.maximum(size, _TINY / 2, out=size), out=error)
     return error
 
 
@@ -109,7 +114,7 @@ def _same_shape(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
     return first, second
 
 
-def interpret(relative_error: float) -> str:
+def interpret(relative_error: float) -> Interpretation:
     """What a relative error in double precision usually means, in words.
 
     Parameters
@@ -143,13 +148,18 @@ class Tolerances:
     atol: Floats | None  # None: 1e-3 * rtol * scale of the tensor
     accepted: Floats | None = None  # differences that the caller accepts however little is known; None: atol, if given
 
+    @property
+    def useful(self) -> Floats:
+        """The relative uncertainty above which agreement shows nothing, shape (tensors,)."""
+        return np.clip(100 * self.rtol, *_USEFUL)
+
     def allowed(self, tensors: Any, size: Any, scales: Floats) -> Any:
         """Allowed difference of values of that size in these tensors, of all tensors' scales."""
         atol = _ATOL_SHARE * self.rtol * scales if self.atol is None else self.atol
         return atol[tensors] + self.rtol[tensors] * size
 
     def harmless(self, tensors: NDArray[np.int64]) -> Floats:
-        """By how much values may be off without any doubt that matters to the caller; 0 where he did not say."""
+        """By how much values may be off without harm to the caller, shape (entries,); 0 if not told."""
         accepted = self.atol if self.accepted is None else self.accepted
         return np.zeros(tensors.size) if accepted is None else accepted[tensors]
 
@@ -187,7 +197,7 @@ class Judgement:
             return np.abs(self.analytic - self.numerical)
 
     @property
-    def worst(self) -> str:
+    def worst(self) -> Verdict:
         """The verdict on all of them together."""
         return FAIL if self.failed.any() else UNDECIDED if self.undecided.any() else PASS
 
@@ -231,10 +241,8 @@ def gradient_scales(numerical: Floats, parts: Iterable[tuple[int, Any]], default
     scales = np.where(np.isfinite(defaults), defaults, 0.0)
     for t, mine in parts:
         entries = numerical[mine]
-        length = norm(entries)
-        if not math.isfinite(length):
-            length = norm(entries[np.isfinite(entries)])
-        scales[t] = length / entries.size**0.5
+        scale = root_mean_square(entries)
+        scales[t] = scale if math.isfinite(scale) else root_mean_square(np.where(np.isfinite(entries), entries, 0.0))
     return np.asarray(np.maximum(scales, SCALE_FLOOR * scales.max(initial=0.0)))
 
 
@@ -244,7 +252,7 @@ def judge(
     tensors: NDArray[np.int64],
     scales: Floats,
     tolerances: Tolerances,
-    noise_reason: str,
+    noise_reasons: tuple[str, str],
     around: Floats | float = 0.0,
 ) -> Judgement:
     """The verdict on every entry.
@@ -256,8 +264,8 @@ def judge(
         The tensor of each entry.
     scales : array, shape (tensors,)
         See `gradient_scales`.
-    noise_reason : str
-        What hides a slope that cannot be resolved.
+    noise_reasons : pair of str
+        What makes a slope too uncertain, and what hides one that is no larger than its uncertainty.
     around : array, shape (tensors,), or 0
         A small share of the slopes around the point: at an optimum, what a slope must be small against.
 
@@ -266,12 +274,13 @@ def judge(
     With u the uncertainty and d the distance of the analytic value from the numerical one (from the interval between
     the one-sided slopes, at a kink), an entry fails if d > tol + 10u, passes if d <= tol + u and u is small enough for
     a wrong value to be seen, or if d + u is within the caller's own absolute tolerance, and is undecided otherwise.
-    Every comparison is false for NaN, and no NaN passes.
+    Every comparison is false for NaN, and no NaN passes; nor does anything by a tolerance that is infinite because it
+    overflowed.
 
     Most entries of a right gradient are within tolerance whatever u, and u is small beside the tensor's scale: they
     pass, and the rest is judged by all there is to it.
     """
-    around = np.broadcast_to(around, scales.shape)
+    around = np.where(np.isfinite(around), np.broadcast_to(around, scales.shape), 0.0)
     judgement = Judgement.passing(analytic, estimates)
     for begin in range(0, analytic.size, _BLOCK):
         some = slice(begin, begin + _BLOCK)
@@ -279,7 +288,7 @@ def judge(
         judgement.allowed[some] = allowed
         if not right.all():
             rest = begin + np.flatnonzero(~right)
-            among = estimates.part(rest), tensors[rest], scales, tolerances, noise_reason, around
+            among = estimates.part(rest), tensors[rest], scales, tolerances, noise_reasons, around
             judgement.replace(rest, _judged(analytic[rest], *among))
     return judgement
 
@@ -298,7 +307,7 @@ def _plainly_right(
         allowed = tolerances.allowed(tensors, np.maximum(np.abs(analytic), np.abs(numerical)), scales)
         right = np.abs(analytic - numerical) <= allowed
         right &= allowed < np.inf
-        right &= estimates.uncertainty[some] <= min(_CHEAP, _USEFUL) * scales[tensors]
+        right &= estimates.uncertainty[some] <= _CHEAP * scales[tensors]
     right &= estimates.clear[some]
     return allowed, right
 
@@ -309,7 +318,7 @@ def _judged(
     tensors: NDArray[np.int64],
     scales: Floats,
     tolerances: Tolerances,
-    noise_reason: str,
+    noise_reasons: tuple[str, str],
     around: Floats,
 ) -> Judgement:
     """`judge`, for as many entries as the cache holds."""
@@ -324,21 +333,24 @@ def _judged(
         extent = np.maximum(extent, scales[tensors])
         allowed = tolerances.allowed(tensors, size, scales)
         u = estimates.uncertainty
-        resolved = u <= _USEFUL * np.maximum(extent, around[tensors])
-        agrees = distance <= allowed + u
+        resolved = u <= tolerances.useful[tensors] * np.maximum(extent, around[tensors])
+        bounded = np.isfinite(allowed)
+        agrees = (distance <= allowed + u) & bounded
         wrong = distance > allowed + _CERTAIN * u
         unsure = ~(u <= _CHEAP * extent) | (distance > allowed)
         settled = distance + np.where(estimates.troubled_by("jump"), _CERTAIN * u, u) <= tolerances.harmless(tensors)
     failed = (wrong & ~blocked) | ~np.isfinite(analytic)
     undecided = ~(failed | settled | (resolved & agrees & ~blocked))
-    close = undecided & ~agrees & ~blocked
+    close = undecided & ~agrees & ~blocked & bounded
     reason = np.full(analytic.size, "", object)
     if (kink | failed | undecided).any():
         for where, text in (  # the later ones count
             (kink & ~failed, "kink"),
-            (undecided & ~resolved, noise_reason),
+            (undecided & ~resolved, noise_reasons[0]),
+            (undecided & ~resolved & (np.abs(numerical) <= u), noise_reasons[1]),
             (close, "too close to the tolerance to call"),
-            (undecided & blocked, ""),
+            (undecided & ~bounded, "what is allowed overflows"),
+            (undecided & blocked, "the quotients are not finite: they overflow"),
             *((undecided & estimates.troubled_by(trouble), text) for trouble, text in _REASONS.items()),
             (~np.isfinite(analytic), "the analytic value is not finite"),
         ):
@@ -346,7 +358,7 @@ def _judged(
     return Judgement(analytic, numerical, allowed, failed, undecided, reason, unsure, close)
 
 
-def worst_verdict(verdicts: Any) -> str:
+def worst_verdict(verdicts: Any) -> Verdict:
     """Fail if any fails; else undecided if any is; else pass."""
     found = set(verdicts.tolist() if isinstance(verdicts, np.ndarray) else verdicts)  # NumPy's own strings are slow
     return FAIL if FAIL in found else UNDECIDED if UNDECIDED in found else PASS

@@ -7,13 +7,26 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc import _kernels
-from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, outside_domain, silent
+from fastgc._evaluate import (
+    UNDEFINED,
+    OutOfTime,
+    Place,
+    PythonEvaluator,
+    Raised,
+    Ray,
+    Tick,
+    along_direction,
+    at_entries,
+    at_entry,
+    silent,
+)
 from fastgc._layout import Array, ParameterLayout
 from fastgc._record import Storage
 from fastgc._threads import Crew, Pieces, Work
@@ -23,6 +36,10 @@ _SHORTEST = 6e-4  # long beside taking it
 _LONG = 1e-4  # seconds of an evaluation, long beside waiting for one's turn at Python
 _FEW = 1 << 17  # entries of a direction, of which each thread can keep another copy
 _SHARE = 4  # a piece is that part of a thread's share of what is left, so that none waits long for the last one
+
+
+_Errors = Sequence[tuple[int, Exception]]  # what the loss raised, by the number of the value among those asked for
+_Note = Callable[[int, int, _Errors], None]  # told the first of some values, how many there are, what was raised there
 
 
 @dataclass(frozen=True)
@@ -83,12 +100,16 @@ class NumbaEvaluator:
         # Where each tensor begins in the buffer, in entries of its own dtype.
         sizes = np.array([leaf.dtype.itemsize for leaf in stores[0].leaves])
         self._begins: NDArray[np.int64] = stores[0].offsets // sizes
-        self._seconds, self._evaluations = seconds, 0
+        self._seconds, self._evaluations, self._raised = seconds, 0, Raised()
         self._crew, self._limits = Crew(len(stores)), limits
 
     @property
     def evaluations(self) -> int:
         return self._direct.evaluations + self._evaluations
+
+    @property
+    def raised(self) -> Raised:
+        return self._direct.raised.joined(self._raised)
 
     def value(self) -> Any:
         return self._direct.value()
@@ -101,9 +122,11 @@ class NumbaEvaluator:
         def work(thread: int, piece: slice) -> None:
             for j in range(piece.start, piece.stop):
                 row = [(dtype, cells, rows[j][same]) for dtype, cells, same in parts]
-                self._run_row(thread, row, somewhere, out[j : j + 1])
+                note(j, 1, self._run_row(thread, row, somewhere, out[j : j + 1]))
 
-        self._one_by_one(len(rows), work)
+        moves = (rows != self.entries(positions)).any(axis=1)
+        with self._noting(moves, lambda j: at_entries(self._layout, positions)) as note:
+            self._one_by_one(len(rows), work)
         return out[:, 0]
 
     def entries(self, positions: NDArray[np.int64]) -> Array:
@@ -135,32 +158,42 @@ class NumbaEvaluator:
     # --- in threads ---
 
     def _shared_out(self, positions: NDArray[np.int64], displaced: Array, out: Array, tick: Tick) -> None:
-        dtype, cells = self._cells(positions)
+        (dtype, cells), columns = self._cells(positions), displaced.shape[1]
 
         def work(thread: int, piece: slice) -> None:
-            self._run(thread, dtype, cells[piece], displaced[piece], out[piece])
+            errors = self._run(thread, dtype, cells[piece], displaced[piece], out[piece])
+            note(piece.start * columns, (piece.stop - piece.start) * columns, errors)
 
-        self._in_threads(positions.size, displaced.shape[1], work, tick)
+        def where(k: int) -> Place:
+            return at_entry(self._layout, int(positions[k // columns]), displaced.flat[k])
+
+        moves = (displaced != self.entries(positions)[:, None]).reshape(-1)
+        with self._noting(moves, where) as note:
+            self._in_threads(positions.size, columns, work, tick)
 
     def _along_alike(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64], out: Array) -> None:
         """The loss at distances along directions through the same entries."""
         rays, flat = directions[0], out.reshape(-1)
         dtypes = {self._flat(0, ray.tensor).dtype for ray in rays}
-        if len(dtypes) > 1 or sum(ray.signs.size for ray in rays) > _FEW:
 
-            def one_by_one(thread: int, piece: slice) -> None:
-                for m in range(piece.start, piece.stop):
-                    i, j = divmod(m, distances.size)
-                    self._run_rays(thread, directions[i], float(distances[j]), flat[m : m + 1, None])
+        def one_by_one(thread: int, piece: slice) -> None:
+            for m in range(piece.start, piece.stop):
+                i, j = divmod(m, distances.size)
+                note(m, 1, self._run_rays(thread, directions[i], float(distances[j]), flat[m : m + 1, None]))
 
-            self._one_by_one(flat.size, one_by_one)
-            return
-        bundle = self._bundle(dtypes.pop(), directions)
+        def together(thread: int, piece: slice) -> None:
+            errors = self._run_bundle(thread, bundle, distances, piece.start, flat[piece])
+            note(piece.start, piece.stop - piece.start, errors)
 
-        def work(thread: int, piece: slice) -> None:
-            self._run_bundle(thread, bundle, distances, piece.start, flat[piece])
+        def where(m: int) -> Place:
+            return along_direction(self._layout, directions[m // distances.size], distances[m % distances.size])
 
-        self._in_threads(flat.size, 1, work, silent)
+        with self._noting(np.tile(distances != 0, len(directions)), where) as note:
+            if len(dtypes) > 1 or sum(ray.signs.size for ray in rays) > _FEW:
+                self._one_by_one(flat.size, one_by_one)
+                return
+            bundle = self._bundle(dtypes.pop(), directions)
+            self._in_threads(flat.size, 1, together, silent)
 
     def _bundle(self, dtype: np.dtype[Any], directions: Sequence[Sequence[Ray]]) -> _Bundle:
         if dtype not in self._ray_loops:
@@ -199,6 +232,27 @@ class NumbaEvaluator:
         self._done(0)
         self._crew.run(Pieces(count, lambda left: self._length(left, columns)), work, done)
 
+    @contextlib.contextmanager
+    def _noting(self, moves: NDArray[np.bool_], where: Callable[[int], Place]) -> Iterator[_Note]:
+        """Take note of what the loss raises, and whether it has a value where something moves; in any thread.
+
+        Which exception is the first, and where it was raised, does not depend on the threads.
+        """
+        found: list[tuple[int, Exception]] = []
+        answered: list[int] = []
+
+        def note(begin: int, count: int, errors: _Errors) -> None:
+            found.extend((begin + k, error) for k, error in errors)
+            if not (answered or self._raised.answered) and moves[begin : begin + count].sum() > len(errors):
+                answered.append(begin)
+
+        try:
+            yield note
+        finally:
+            for k, error in sorted(found, key=lambda each: each[0]):
+                self._raised = self._raised.also(error, partial(where, k))
+            self._raised = self._raised.joined(Raised(answered=bool(answered)))
+
     def _done(self, evaluations: int) -> None:
         """Count so many more evaluations, and end if the time is over."""
         self._evaluations += evaluations
@@ -213,79 +267,86 @@ class NumbaEvaluator:
 
     # --- in one thread ---
 
-    def _run(self, thread: int, dtype: np.dtype[Any], cells: NDArray[np.int64], displaced: Array, out: Array) -> None:
+    def _run(
+        self, thread: int, dtype: np.dtype[Any], cells: NDArray[np.int64], displaced: Array, out: Array
+    ) -> _Errors:
         flat = self._stores[thread].buffer.view(dtype)
-        originals = flat[cells]
+        originals, errors = flat[cells], []
         begin = time.perf_counter()
         try:
             self._loops[dtype](self._records[thread], self._args, flat, cells, displaced, out)
-        except Exception as error:
+        except Exception:
             flat[cells] = originals
-            if not outside_domain(error):
-                raise
-            self._run_singly(thread, flat, cells, displaced, out)
+            errors = self._run_singly(thread, flat, cells, displaced, out)
         self._seconds = (time.perf_counter() - begin) / displaced.size
+        return errors
 
-    def _run_singly(self, thread: int, flat: Array, cells: NDArray[np.int64], displaced: Array, out: Array) -> None:
-        """Some value of a piece raised: ask for each by itself, nan for those outside the loss's domain."""
-        for i, j in np.ndindex(displaced.shape):
+    def _run_singly(
+        self, thread: int, flat: Array, cells: NDArray[np.int64], displaced: Array, out: Array
+    ) -> list[tuple[int, Exception]]:
+        """Some value of a piece raised: ask for each by itself, nan for those that do it again."""
+        errors: list[tuple[int, Exception]] = []
+        for k, (i, j) in enumerate(np.ndindex(displaced.shape)):
             original = flat[cells[i]]
             one = displaced[i : i + 1, j : j + 1], out[i : i + 1, j : j + 1]  # of one number: contiguous
             try:
                 self._loops[flat.dtype](self._records[thread], self._args, flat, cells[i : i + 1], *one)
             except Exception as error:
                 flat[cells[i]] = original
-                if not outside_domain(error):
-                    raise
-                out[i, j] = np.nan
+                out[i, j] = UNDEFINED[self._direct.result_dtype]
+                errors.append((k, error))
+        return errors
 
     def _run_row(
         self, thread: int, parts: Sequence[tuple[np.dtype[Any], NDArray[np.int64], Array]], tensor: int, out: Array
-    ) -> None:
+    ) -> _Errors:
         """With entries displaced together, those of each dtype in a buffer of it; some of the given tensor."""
         flats = [self._stores[thread].buffer.view(dtype) for dtype, _, _ in parts]
         originals = [flat[cells] for flat, (_, cells, _) in zip(flats, parts, strict=True)]
         try:
             for flat, (_, cells, entries) in zip(flats, parts, strict=True):
                 flat[cells] = entries
-            self._run_as_it_is(thread, tensor, out)
+            return self._run_as_it_is(thread, tensor, out)
         finally:
             for flat, (_, cells, _), original in zip(flats, parts, originals, strict=True):
                 flat[cells] = original
 
-    def _run_bundle(self, thread: int, bundle: _Bundle, distances: NDArray[np.float64], first: int, out: Array) -> None:
+    def _run_bundle(
+        self, thread: int, bundle: _Bundle, distances: NDArray[np.float64], first: int, out: Array
+    ) -> _Errors:
         """Values number ``first`` and following along the directions, or each by itself if one of them raises."""
         flat = self._stores[thread].buffer.view(bundle.dtype)
         rest = bundle.origin, bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances, first, out
-        begin = time.perf_counter()
+        begin, errors = time.perf_counter(), []
         try:
             self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, *rest)
         except Exception as error:
             for part, (start, stop) in zip(bundle.parts, itertools.pairwise(bundle.bounds.tolist()), strict=True):
                 flat[part] = bundle.origin[start:stop]
-            if not outside_domain(error):
-                raise
-            out[...] = np.nan
+            out[...] = UNDEFINED[self._direct.result_dtype]
+            errors = [(0, error)] if out.size == 1 else []
             for m in range(out.size if out.size > 1 else 0):
-                self._run_bundle(thread, bundle, distances, first + m, out[m : m + 1])
+                own = self._run_bundle(thread, bundle, distances, first + m, out[m : m + 1])
+                errors += [(m, each) for _, each in own]
         self._seconds = (time.perf_counter() - begin) / out.size
+        return errors
 
-    def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> None:
+    def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> _Errors:
         """One value along a direction through many entries, of which no other copy is made."""
         flats = [self._flat(thread, ray.tensor)[ray.start : ray.start + ray.signs.size] for ray in rays]
         originals = [_for_kernels(self._direct.origin(ray)) for ray in rays]
         try:
             for ray, flat, original in zip(rays, flats, originals, strict=True):
                 _kernels.displace(flat, original, ray.signs, distance * ray.scale)
-            self._run_as_it_is(thread, rays[0].tensor, out)
+            return self._run_as_it_is(thread, rays[0].tensor, out)
         finally:
             for flat, original in zip(flats, originals, strict=True):
                 flat[...] = original
 
-    def _run_as_it_is(self, thread: int, tensor: int, out: Array) -> None:
+    def _run_as_it_is(self, thread: int, tensor: int, out: Array) -> _Errors:
         """The loop displaces an entry: the first of a tensor, to where it stands."""
         flat = self._flat(thread, tensor)
-        self._run(thread, flat.dtype, self._begins[tensor : tensor + 1], flat[:1, None].astype(out.dtype), out)
+        return self._run(thread, flat.dtype, self._begins[tensor : tensor + 1], flat[:1, None].astype(out.dtype), out)
 
     # --- where entries stand in the buffers ---
 

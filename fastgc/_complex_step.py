@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import builtins
 import dis
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import CodeType, FunctionType, ModuleType
@@ -36,9 +35,10 @@ _FUNCTIONS = frozenset(
     expand_dims concatenate stack hstack vstack diag diagonal roll flip take""".split()  # noqa: SIM905 - a list to read
 )
 _HARMLESS = frozenset(
-    """linalg shape size ndim T mT pi e newaxis items keys values copy arange float64 complex128 dtype range len
-    enumerate zip reversed tuple list""".split()  # noqa: SIM905
+    """linalg shape size ndim T mT pi e newaxis items keys values copy arange complex128 range len enumerate zip
+    reversed tuple list""".split()  # noqa: SIM905
 )
+_TAKING_THE_REAL_PART = {"dtype", "out", "casting"}  # may be told to, and NumPy then but warns
 _MODULES = ("numpy", "numpy.linalg", "math", "cmath")
 
 
@@ -47,14 +47,18 @@ _MODULES = ("numpy", "numpy.linalg", "math", "cmath")
 
 def is_analytic(function: Any, seen: tuple[Any, ...] = ()) -> bool:
     """Whether everything that the source of a function uses is known to be analytic; what is unknown is not."""
-    function = getattr(function, "py_func", function)  # of a jitted one
+    compiled = hasattr(function, "py_func")  # into code where a complex number fits no array of real ones
+    function = getattr(function, "py_func", function)
     if not isinstance(function, FunctionType):
         return False
     if function in seen:
         return True
     used = [*_globals(function, function.__code__), *_closure(function)]
     known = (_is_known(value, (*seen, function)) for value in used)
-    return all(_is_plain(code) for code in _codes(function.__code__)) and all(known)
+    plain = all(
+        _is_plain(code) and (compiled or not _drops_imaginary_parts(code)) for code in _codes(function.__code__)
+    )
+    return plain and all(known)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -75,6 +79,13 @@ def _is_plain(code: CodeType) -> bool:
             if name not in _FUNCTIONS and name not in _HARMLESS:
                 return False
     return True
+
+
+def _drops_imaginary_parts(code: CodeType) -> bool:
+    """Whether NumPy may be made to: an array of real numbers takes complex ones, with a warning."""
+    if any(instruction.opname in ("STORE_SUBSCR", "STORE_SLICE") for instruction in dis.get_instructions(code)):
+        return True
+    return any(isinstance(each, tuple) and not _TAKING_THE_REAL_PART.isdisjoint(each) for each in code.co_consts)
 
 
 def _globals(function: FunctionType, code: CodeType) -> Iterator[Any]:
@@ -158,12 +169,10 @@ def _derivatives(
     """Im f(x + ih) / h at a few steps, shape (entries, steps); None where the loss does not take complex numbers."""
     steps = _STEPS * site.scene.scales(positions)[:, None]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", np.exceptions.ComplexWarning)
-            evaluator = open_complex()
-            displaced = site.scene.evaluator.entries(positions)[:, None] + 1j * steps
-            values = evaluator.values(positions, displaced, silent)
+        evaluator = open_complex()
+        displaced = site.scene.evaluator.entries(positions)[:, None] + 1j * steps
+        values = evaluator.values(positions, displaced, silent)
     except Exception:  # whatever a loss does with numbers that it was not written for
         return None
-    derivatives = np.asarray(values).imag / steps
-    return derivatives if np.isfinite(derivatives).all() else None
+    finite = np.isfinite(values).all()  # both parts: nan as a complex number has an imaginary part of 0
+    return np.asarray(values).imag / steps if finite else None

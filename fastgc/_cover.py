@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -28,7 +29,6 @@ _BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong 
 _ENOUGH = 0.1  # of the tolerance of a median entry: an uncertainty that leaves the limits as they are
 _OWN = 3  # directions of each tensor, or of a few together; more go through all tensors at once
 _TWICE = 2.0  # what limits may grow by where directions are shared
-_NOT_FINITE = 16  # entries of a tensor that are reported as not finite
 _WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor is wrong as a whole
 
 
@@ -83,7 +83,9 @@ def _probed(site: Site, tensors: Sequence[int], numbers: range, seed: int, *, wa
 
 def _harmless(site: Site, tensors: Sequence[int]) -> float:
     """Errors of a slope below which no entry of median magnitude is out of tolerance."""
-    return min(float(site.usual_tolerances[t] * site.scene.tensor_scales[t]) for t in tensors)
+    with np.errstate(over="ignore"):
+        least = min(float(site.usual_tolerances[t] * site.scene.tensor_scales[t]) for t in tensors)
+    return least if math.isfinite(least) else 0.0  # nothing is harmless where what is allowed overflows
 
 
 def _followed_up(
@@ -157,7 +159,7 @@ class _Confirmed:
 
 def search(
     site: Site,
-    tensors: Sequence[int],
+    spoiled: Positions,
     probings: dict[int, Probing],
     sampled: Estimates,
     judged: Judgement,
@@ -168,21 +170,21 @@ def search(
     """Follow every suspicious tensor to its wrong entries; also the estimates of all entries looked at on the way.
 
     A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
-    be probed: the entries are wrong as they stand.
+    be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
     """
     owners = site.scene.layout.tensor_of(sampled.positions)
     confirm = _Confirmed(site, scales, [])
     coverages = {t: Coverage(probing) for t, probing in probings.items()}
     with contextlib.suppress(OutOfTime):
-        for t in tensors:
-            if not np.isfinite(site.sizes[t]):
-                confirm(_not_finite(site, t))
+        unsampled = np.setdiff1d(spoiled, sampled.positions)
+        if unsampled.size:
+            confirm(unsampled)
         for t, probing in probings.items():
             mine = judged.failed[owners == t]
             if probing.suspicious and not (mine.size and mine.mean() > _WHOLLY):
                 bar.enter(f"{site.scene.layout.names[t]} (searched)")
                 coverages[t] = _searched(site, t, probing, seed, confirm)
-    return coverages, Estimates.joined(confirm.estimates)
+    return coverages, Estimates.joined([*confirm.estimates, Estimates.unknown(spoiled)])
 
 
 def _searched(site: Site, tensor: int, probing: Probing, seed: int, confirm: _Confirmed) -> Coverage:
@@ -191,16 +193,6 @@ def _searched(site: Site, tensor: int, probing: Probing, seed: int, confirm: _Co
     located = localise(site.scene, probing, site.gradients, seed, confirm)
     located = whole_line(site.scene, located, tensor, seed, confirm)
     return Coverage(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
-
-
-def _not_finite(site: Site, tensor: int) -> Positions:
-    """Positions of the first entries whose analytic gradient is not finite."""
-    gradient, block = site.gradients[tensor], 1 << 20
-    for start in range(0, gradient.size, block):
-        found = np.flatnonzero(~np.isfinite(gradient[start : start + block]))[:_NOT_FINITE]
-        if found.size:
-            return found + start + int(site.scene.layout.starts[tensor])
-    return np.empty(0, np.int64)
 
 
 def _less_certain(probing: Probing) -> Probing:
@@ -215,9 +207,10 @@ def _less_certain(probing: Probing) -> Probing:
 def probe_verdict(site: Site, tensor: int, coverage: Coverage, *, sampled: bool) -> tuple[str, str]:
     """The verdict of the probes alone, and a reason or a remark; wrong entries are counted elsewhere."""
     probing, located = coverage.probing, coverage.located
-    size = max(_norms(site, tensor, probing))
-    floor = SCALE_FLOOR * float(np.max(site.sizes)) * site.scene.layout.sizes[tensor] ** 0.5
-    if probing.trouble or not CERTAIN * _limit(site, tensor, probing) <= _USEFUL * max(size, floor):
+    largest = float(np.max(site.sizes, initial=0.0, where=np.isfinite(site.sizes)))
+    size = max(*_norms(site, tensor, probing), SCALE_FLOOR * largest * site.scene.layout.sizes[tensor] ** 0.5)
+    resolved = math.isfinite(size) and CERTAIN * _limit(site, tensor, probing) <= _USEFUL * size
+    if probing.trouble or not resolved:
         reason = f"probes resolve nothing ({probing.trouble or 'noise, or kinks on the way'})"
         return (PASS if sampled else UNDECIDED), reason
     if located is None:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastgc._compare import FAIL, PASS
-from fastgc._layout import listed
+from fastgc._layout import brief, listed
+from fastgc._public import public
+from fastgc._words import Kind
 
 _SAME = 1e-4  # relative difference below which two factors are the same
 
@@ -28,7 +30,8 @@ class Evidence:
     deviation: float
 
 
-@dataclass(frozen=True)
+@public
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """A kind of bug that explains a tensor's wrong entries.
 
@@ -44,13 +47,16 @@ class Diagnosis:
     alternatives : messages of other patterns that explain the entries as well
     """
 
-    kind: str
+    kind: Kind
     message: str
     factor: float | None
     axis: int | None
     indices: tuple[tuple[int, ...], ...]
     evidence: Evidence
     alternatives: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return brief(f"<Diagnosis {self.kind}: {self.message}") + ">"
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from fastgc._evaluate import Evaluator, PythonEvaluator, as_number, outside_domain
+from fastgc._evaluate import Evaluator, PythonEvaluator, as_number
 from fastgc._layout import listed
 from fastgc._point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._record import store
+from fastgc._writes import refuse_shared, unknown_in, writable_arrays
 
 # Measured: compiling the loop for arguments of new types takes about 0.4 s, whatever the loss, and calling a jitted
 # loss from Python about 6 microseconds more than calling it from the loop.
@@ -26,6 +27,7 @@ _MEMORY_SHARE = 0.8  # of the available memory that the copies of the parameters
 _ALWAYS_THERE = 1 << 20  # bytes for which nobody needs to ask
 _SAME_VALUE = 1e-8  # relative; NumPy and compiled code sum in another order
 _BESIDE = 1e-3  # how far from the point they are compared too
+_SCRATCH = "loss writes into an array of args (a scratch buffer): evaluated in one thread"
 
 
 class NotFiniteError(ValueError):
@@ -51,6 +53,15 @@ def is_jitted(function: Any) -> bool:
     from fastgc import _kernels
 
     return _kernels.is_jitted(function)
+
+
+def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that may be called while other threads call theirs: one compiled with ``parallel=True`` waits."""
+    if not is_jitted(function):
+        return function
+    from fastgc import _kernels
+
+    return _kernels.in_turn(function)
 
 
 def jitted(loss: Callable[..., Any]) -> Any:
@@ -100,7 +111,8 @@ def open_evaluator(
     half = [name for name, leaf in zip(point.layout.names, point.leaves, strict=True) if leaf.dtype == np.float16]
     if compiled and half:
         raise TypeError(f'Numba does not compute with float16: {listed(half)}; use precision="double"')
-    call = (lambda params, *args: loss(params, *args)[0]) if with_gradients else loss
+    function = in_turn(loss)
+    call = (lambda params, *args: function(params, *args)[0]) if with_gradients else function
     direct = PythonEvaluator(
         call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, deadline
     )
@@ -138,7 +150,7 @@ def _open_compiled(
             _refuse_frozen_data(loss, point, with_gradients)
         if engine == "python":
             return direct, first
-        count, note = _affordable_threads(loss, point, first, threads)
+        count, note = _affordable_threads(loss, point, first, threads, with_gradients)
         if engine == "auto" and not _loop_pays(loss, point, first, count, expected):
             return direct, first
         dtypes = [leaf.dtype for leaf in point.leaves]
@@ -190,6 +202,8 @@ def _first_call(direct: Evaluator, point: Point) -> FirstCall:
     if not np.isfinite(value):
         raise NotFiniteError(f"loss is {value} at params; a gradient can be checked only where the loss is finite")
     scratch = fingerprint(extra) != extra_before
+    if scratch:
+        refuse_shared(point)
     again, seconds = _timed(direct)
     notes = tuple(_first_notes(value, again, scratch))
     return FirstCall(value, seconds, max(0.0, slow - seconds), scratch, again != value, notes)
@@ -197,7 +211,7 @@ def _first_call(direct: Evaluator, point: Point) -> FirstCall:
 
 def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]:
     if scratch:
-        yield "loss writes into an array of args (a scratch buffer): evaluated in one thread"
+        yield _SCRATCH
     if again != value and scratch:
         yield f"a repeated call gave {again!r} instead of {value!r}: what the loss keeps in args changes its value"
     elif again != value:
@@ -289,11 +303,9 @@ def _value_at(loss: Any, record: Any, args: tuple[Any, ...], with_gradients: boo
     """The loss, or None where it is not defined."""
     try:
         with np.errstate(all="ignore"):
-            value = loss(record, *args)
-    except Exception as error:
-        if outside_domain(error):
-            return None
-        raise
+            value = in_turn(loss)(record, *args)
+    except Exception:
+        return None
     number = as_number(value[0] if with_gradients else value, complex_allowed=True)
     return number if np.isfinite(number) else None
 
@@ -302,17 +314,40 @@ def _same(value: complex, other: complex) -> bool:
     return abs(value - other) <= _SAME_VALUE * max(abs(value), abs(other))
 
 
-def _affordable_threads(loss: Any, point: Point, first: FirstCall, threads: int | None) -> tuple[int, str | None]:
+def _affordable_threads(
+    loss: Any, point: Point, first: FirstCall, threads: int | None, with_gradients: bool
+) -> tuple[int, str | None]:
     """How many threads, each with a copy of the parameters, and a note where something limits them."""
     from fastgc import _kernels
 
     assert point.stored is not None
     wanted = threads or _kernels.default_threads()
-    if first.scratch:
+    if wanted == 1 or first.scratch:
         return 1, None  # noted already
-    if wanted > 1 and _kernels.runs_in_parallel(loss):
+    if _kernels.runs_in_parallel(loss):
         return 1, "loss was compiled with parallel=True: called from one thread"
+    if first.noisy:
+        return 1, "runs in one thread, since a repeated call gave another value"
+    unknown = unknown_in(point.args)
+    if unknown:
+        return (
+            1,
+            f"runs in one thread: {unknown}, which the loss may write to; for more, pass arrays, numbers and tuples",
+        )
+    if _writes_beside(loss, point, with_gradients):
+        return 1, _SCRATCH
     return _affordable(wanted, 1, point.stored.buffer.nbytes, "threads")
+
+
+def _writes_beside(loss: Any, point: Point, with_gradients: bool) -> bool:
+    """Whether args change in a call beside the point: what a call there writes may be there already, from before."""
+    arrays = writable_arrays(point.args)
+    if not arrays:
+        return False
+    before = fingerprint(arrays)
+    with contextlib.suppress(Exception):  # a loss may do what it likes away from the point
+        _value_at(loss, next(_records_beside(point)), point.args, with_gradients)
+    return fingerprint(arrays) != before
 
 
 def _affordable(wanted: int, made: int, size: int, what: str) -> tuple[int, str | None]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,13 @@ from fastgc._layout import Array, ParameterLayout, median, spread
 from fastgc._line import TROUBLES, Ladder, Line, analyse
 from fastgc._noise import Noise, measure_noises
 from fastgc._point import tensor_scales
-from fastgc._stencil import Stencil, quotients, relative_step, stencil_named
+from fastgc._reach import SMALL, relative_change, responsive_scale
+from fastgc._stairs import on_stairs, stands_on_stairs, suspicion
+from fastgc._stencil import Stencil, power_of_two, quotients, relative_step, stencil_named
 
 Floats = NDArray[np.float64]
+# Several losses with the entries at some positions set to each row together, shape (rows, losses).
+Losses = Callable[[NDArray[np.int64], Array], Array]
 
 _RATIO = 4.0  # between neighbouring steps of a ladder
 _TOP = 0.125  # the largest step of a ladder, in units of the parameter's scale
@@ -33,6 +37,8 @@ _TOLD = 0.7  # of the difference of two slopes: a quotient with so much noise is
 _TELLING = (1.0, 1.3, 1.7)  # times the smallest step that tells slopes apart
 _NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise,
 _NOISE_IN_ALL = 256  # and of all tensors
+_REACH = 0.125  # how far, in units of a tiny tensor's scale, entries move to see whether the loss does
+_GROWN = 64.0  # times its largest entry (of a few): a tensor's scale above that is no size of its entries
 
 
 @dataclass(frozen=True)
@@ -43,15 +49,14 @@ class Scene:
     layout: ParameterLayout
     base: float
     noise: Noise
-    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros
+    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; powers of two
     eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
     swing: float = 0.0  # by how much the loss changes a little away from the point, per scale and entry
 
     def scales(self, positions: NDArray[np.int64]) -> Floats:
-        """The length in which an entry's steps are measured: its own magnitude or its tensor's, whichever is larger."""
-        return np.maximum(
-            np.abs(self.evaluator.entries(positions)), self.tensor_scales[self.layout.tensor_of(positions)]
-        )
+        """The length in which an entry's steps are measured: its magnitude or its tensor's; a power of two."""
+        sizes = np.abs(self.evaluator.entries(positions))
+        return power_of_two(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,13 @@ class Estimates:
         numerical, uncertainty, step = np.empty((3, positions.size))
         return cls(positions, numerical, uncertainty, numerical, numerical, step, np.zeros(positions.size, np.int8))
 
+    @classmethod
+    def unknown(cls, positions: NDArray[np.int64]) -> Estimates:
+        """Of entries about which nothing could be measured."""
+        nothing, endless = np.full(positions.size, np.nan), np.full(positions.size, np.inf)
+        trouble = np.full(positions.size, TROUBLES.index("not finite"), np.int8)
+        return cls(positions, nothing, endless, nothing, nothing, nothing, trouble)
+
     def fill(self, where: slice, other: Estimates) -> None:
         """Take over the derivatives of other estimates without kinks."""
         self.numerical[where], self.uncertainty[where], self.step[where] = (
@@ -133,7 +145,7 @@ class Estimates:
 def unmeasured_scene(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> Scene:
     """A scene whose noise was not measured: enough for quotients without an uncertainty."""
     eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
-    return Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), tensor_scales(leaves), eps)
+    return Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), power_of_two(tensor_scales(leaves)), eps)
 
 
 def open_scene(
@@ -145,14 +157,40 @@ def open_scene(
     seed: int,
 ) -> Scene:
     """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
-    scene = unmeasured_scene(evaluator, layout, leaves, base)
-    along = evaluator.along
-    return measured_scenes([scene], tensors, seed, lambda positions, rows: along(positions, rows)[:, None])[0]
+    scene = responsive_scene(unmeasured_scene(evaluator, layout, leaves, base), tensors)
+    return measured_scenes([scene], tensors, seed, partial(_one_loss, evaluator))[0]
 
 
-def measured_scenes(
-    scenes: Sequence[Scene], tensors: Sequence[int], seed: int, along: Callable[[NDArray[np.int64], Array], Array]
-) -> list[Scene]:
+def _one_loss(evaluator: Evaluator, positions: NDArray[np.int64], rows: Array) -> Array:
+    return evaluator.along(positions, rows)[:, None]
+
+
+def responsive_scene(
+    scene: Scene, tensors: Iterable[int], bases: Floats | None = None, along: Losses | None = None
+) -> Scene:
+    """The scene with the scales of tiny tensors grown to where the loss (or one of several) moves.
+
+    A tensor of zeros but for an entry of 1e-12 has that as its scale, and steps in proportion to it vanish beside what
+    the loss adds to its parameters.
+    """
+    scales = scene.tensor_scales.copy()
+    bases = np.array([scene.base]) if bases is None else bases
+    along = partial(_one_loss, scene.evaluator) if along is None else along
+
+    def change(positions: NDArray[np.int64], scale: float) -> float:
+        start = scene.evaluator.entries(positions)
+        lengths = _REACH * scale * np.cos(positions)  # as good as random: what depends on differences only moves too
+        displaced = start + lengths * np.array([-1.0, 1.0])[:, None]
+        rows = scene.evaluator.rounded(positions, displaced.T).T
+        return relative_change(along(positions, rows).real, bases)
+
+    for t in tensors:
+        if scales[t] < SMALL and scene.layout.sizes[t]:
+            scales[t] = responsive_scale(float(scales[t]), partial(change, _few(scene.layout, t)))
+    return replace(scene, tensor_scales=power_of_two(scales))
+
+
+def measured_scenes(scenes: Sequence[Scene], tensors: Sequence[int], seed: int, along: Losses) -> list[Scene]:
     """Scenes of several losses of the same parameters, with their noise.
 
     ``along(positions, rows)`` gives the losses, shape (rows, losses), with the entries set to each row together.
@@ -160,9 +198,11 @@ def measured_scenes(
     scene, chosen = scenes[0], _spread(scenes[0].layout, tensors)
     if not chosen.size:
         return list(scenes)
-    signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], chosen.size)
     start = scene.evaluator.entries(chosen)
-    lengths = np.where(start == 0, scene.scales(chosen), np.abs(start))  # each its own: a tiny one may bend much sooner
+    if start.any():  # a zero moves freely whatever grid the loss rounds to, and hides that the others do not
+        chosen, start = chosen[start != 0], start[start != 0]
+    signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], chosen.size)
+    lengths = _lengths(scene, chosen, start)
     direction = signs * lengths
 
     def values(distances: Floats) -> Floats:
@@ -177,9 +217,22 @@ def measured_scenes(
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:
     """A few positions in every tensor, a few hundred in all."""
-    few = [layout.starts[t] + spread(layout.sizes[t], _NOISE_ENTRIES) for t in tensors if layout.sizes[t]]
+    few = [_few(layout, t) for t in tensors if layout.sizes[t]]
     together = np.concatenate([np.empty(0, np.int64), *few])
     return together[spread(together.size, _NOISE_IN_ALL)]
+
+
+def _few(layout: ParameterLayout, tensor: int) -> NDArray[np.int64]:
+    return np.asarray(layout.starts[tensor] + spread(layout.sizes[tensor], _NOISE_ENTRIES))
+
+
+def _lengths(scene: Scene, positions: NDArray[np.int64], start: Floats) -> Floats:
+    """Each entry's own size, since a tiny one may bend much sooner; but the tensor's where that had to grow."""
+    tensors, sizes = scene.layout.tensor_of(positions), np.abs(start)
+    largest = np.zeros(scene.tensor_scales.size)
+    np.maximum.at(largest, tensors, sizes)
+    grown = scene.tensor_scales > _GROWN * largest  # of zeros alone, too
+    return np.where((sizes == 0) | grown[tensors], scene.tensor_scales[tensors], sizes)
 
 
 # --- the cheap pass ---
@@ -227,7 +280,8 @@ def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: f
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
     relative_noise = scene.noise.at_point / abs(scene.base) if scene.base else 0.0
-    reach = relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6))[scene.layout.tensor_of(positions)]
+    balanced = power_of_two(relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6)))
+    reach = balanced[scene.layout.tensor_of(positions)]
     return reach, reach * scales
 
 
@@ -283,16 +337,29 @@ def _climb(scene: Scene, positions: NDArray[np.int64], shift: float, longest: in
     finest = _FINEST * eps * np.abs(scene.evaluator.entries(positions)) / scene.scales(positions)
     count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
     rungs = _TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
-    ladders = _ladders(scene, positions, rungs)
+    ladders = _off_stairs(scene, positions, _ladders(scene, positions, rungs))
     lines = [analyse(ladder) for ladder in ladders]
     downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
     extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_DEEPER)]
     for wish, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0))]:
         where = [i for i, line in enumerate(lines) if line.wish == wish and _worth_more(line) and more[-1] >= finest[i]]
-        for i, extra in zip(where, _ladders(scene, positions[where], more), strict=True):
-            ladders[i] = ladders[i].extended(extra)
-            lines[i] = analyse(ladders[i])
+        extras = zip(where, _ladders(scene, positions[where], more), strict=True)
+        extended = _off_stairs(scene, positions[where], [ladders[i].extended(extra) for i, extra in extras])
+        for i, ladder in zip(where, extended, strict=True):
+            ladders[i], lines[i] = ladder, analyse(ladder)
     return lines
+
+
+def _off_stairs(scene: Scene, positions: NDArray[np.int64], ladders: list[Ladder]) -> list[Ladder]:
+    """The ladders, without the steps that a loss does not see because it rounds its parameters."""
+    suspected = {i: found for i, found in enumerate(map(suspicion, ladders)) if found is not None}
+    if not suspected:
+        return ladders
+    where = positions[list(suspected)]
+    displaced = scene.evaluator.entries(where)[:, None] + [each.trial for each in suspected.values()]
+    values = scene.evaluator.values(where, scene.evaluator.rounded(where, displaced), silent).real
+    stairs = {i: each.first for (i, each), row in zip(suspected.items(), values, strict=True) if stands_on_stairs(row)}
+    return [on_stairs(ladder, stairs[i]) if i in stairs else ladder for i, ladder in enumerate(ladders)]
 
 
 def _worth_more(line: Line) -> bool:

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._entries import Scene, measured_scenes, unmeasured_scene
-from fastgc._evaluate import Ray, Tick, outside_domain
+from fastgc._entries import Scene, measured_scenes, responsive_scene, unmeasured_scene
+from fastgc._evaluate import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry
 from fastgc._layout import Array, ParameterLayout
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 Weights = int | Floats  # one output by its number, or a factor for every output
-Function = Callable[[Floats], Floats]  # outputs, shape (k, m), at points of shape (k, n)
+Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
+Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
 
 _AWAY = 2.0**-5  # in units of the inputs' scales: a coarse grid shows, and few kinks are crossed
 _NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
 
 
 def one_by_one(function: Callable[[Floats], Floats], size: int) -> Function:
-    """A function of one point, called at each of several; NaN where it is not defined."""
+    """A function of one point, called at each of several; its outputs are NaN where it raises."""
 
-    def values(points: Floats) -> Floats:
-        out = np.empty((len(points), size))
+    def values(points: Floats) -> tuple[Floats, Errors]:
+        out, errors = np.empty((len(points), size)), []
         for k, point in enumerate(points):
             try:
                 out[k] = function(point)
+            except WrongValueError:
+                raise
             except Exception as error:
-                if not outside_domain(error):
-                    raise
                 out[k] = np.nan
-        return out
+                errors.append((k, error))
+        return out, errors
 
     return values
 
@@ -46,7 +48,8 @@ class Field:
     Parameters
     ----------
     function : callable
-        ``function(points)`` gives the outputs, float64 of shape (k, m), at flat float64 copies of all inputs, (k, n).
+        ``function(points)`` gives the outputs, float64 of shape (k, m), at flat float64 copies of all inputs, (k, n),
+        NaN where it raises, and what it raises.
     layout, leaves : ParameterLayout, sequence of arrays
         The inputs as tensors, of the dtypes in which they are displaced.
     base : array, shape (m,)
@@ -58,14 +61,15 @@ class Field:
     ) -> None:
         self.layout, self.leaves, self.base, self.seed, self.evaluations = layout, leaves, base, seed, 1
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64)
-        self._function = function
+        self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
         self.scenes: dict[int, Scene] = {}  # of the outputs whose noise was measured so far
 
     @cached_property
     def unmeasured(self) -> Scene:
         """For the inputs' scales only."""
-        return unmeasured_scene(Component(self, 0), self.layout, self.leaves, 0.0)
+        scene = unmeasured_scene(Component(self, 0), self.layout, self.leaves, 0.0)
+        return responsive_scene(scene, range(len(self.leaves)), self.base, self.outputs)
 
     @cached_property
     def together(self) -> int:
@@ -157,7 +161,18 @@ class Field:
         """Outputs at points, shape (k, m); NaN where not defined."""
         self.evaluations += len(points)
         with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
-            return self._function(points)
+            outputs, errors = self._function(points)
+        for k, error in errors:
+            self.raised = self.raised.also(error, partial(self._place, points[k]))
+        if not self.raised.answered and np.count_nonzero((points != self.point).any(axis=1)) > len(errors):
+            self.raised = replace(self.raised, answered=True)
+        return outputs
+
+    def _place(self, point: Floats) -> Place:
+        displaced = np.flatnonzero(point != self.point)
+        if displaced.size == 1:
+            return at_entry(self.layout, int(displaced[0]), point[displaced[0]])
+        return at_entries(self.layout, displaced)
 
     def along(self, rays: Sequence[Ray], distances: Floats) -> Floats:
         """Outputs at ``distances`` along the direction that all rays make together, shape (k, m)."""
@@ -182,6 +197,10 @@ class Component:
     @property
     def evaluations(self) -> int:
         return self._field.evaluations
+
+    @property
+    def raised(self) -> Raised:
+        return self._field.raised
 
     def value(self) -> Any:
         return float(self.of(self._field.base[None, :])[0])

@@ -33,7 +33,7 @@ _MARGIN = 100.0  # times the uncertainty of their quotients
 _TOGETHER = 64  # columns whose values are kept for all their outputs
 _STRAY = 100.0  # noises above which an output moves with inputs that should not move it
 _LEAST = 1e-300  # above the uncertainty of what is zero everywhere
-_NOISE_REASON = "noise or round-off of this output hides the slope"
+_NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,10 @@ def _block(grid: Grid, moves: Sequence[tuple[Group, float]], noise: Floats) -> _
         quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
         spread = rounding[at, outputs] / steps[mine]
         declared = np.array([group.declared for group in groups])
-        loose = np.argwhere(declared[:, None] & (owner < 0) & (np.abs(change) > _STRAY * np.fmax(noise, rounding)))
+        free = declared[:, None] & (owner < 0)
+        unknown = free & ~np.isfinite(change)
+        unknown &= np.cumsum(unknown, axis=1) == 1  # one of a group stands for all
+        loose = np.argwhere(unknown | (free & (np.abs(change) > _STRAY * np.fmax(noise, rounding))))
     return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
 
 
@@ -294,7 +297,7 @@ def verdicts(grid: Grid, estimates: Estimates) -> Judgement:
     analytic = grid.operator.entries(outputs, inputs)
     still = (analytic == 0) & (estimates.numerical == 0)
     scales = np.fmax(_scales(grid, estimates, outputs, inputs), np.where(still, _stillness(grid)[outputs], 0.0))
-    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASON, _around(grid)[outputs])
+    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASONS, _around(grid)[outputs])
 
 
 def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
@@ -327,7 +330,8 @@ def _around(grid: Grid) -> Floats:
 
 def _stillness(grid: Grid) -> Floats:
     """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
-    sizes = np.abs(grid.field.base) / grid.field.unmeasured.tensor_scales.max()
+    sizes = np.where(grid.field.base == 0, 1.0, np.abs(grid.field.base))  # of 0 as of terms of order 1
+    sizes = sizes / grid.field.unmeasured.tensor_scales.max()
     return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
 
 

@@ -13,15 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgc._check import check_gradients
 from fastgc._compare import FAIL, default_rtol
+from fastgc._engine import in_turn
+from fastgc._entries import Estimates
+from fastgc._evaluate import WrongShapeError, WrongTypeError
 from fastgc._field import Field, one_by_one
-from fastgc._grid import Checked, Grid, Group, check_groups, open_grid
+from fastgc._grid import Checked, Grid, Group, check_groups, open_grid, verdicts
 from fastgc._jacobian_report import About, JacobianReport, failed, jacobian_report
 from fastgc._layout import flatten_parameters
-from fastgc._operator import Operator, jvp_operator, matrix_operator, vjp_operator
+from fastgc._operator import Operator, jvp_operator, matrix_operator, spoiled, vjp_operator
 from fastgc._progress import Progress
 from fastgc._projections import Projections, follow_strays, project
 from fastgc._report import entry_text
+from fastgc._sampling import NotFinite
 from fastgc._validate import number, one_of, whole
+from fastgc._words import Columns
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -43,7 +48,7 @@ def check_jacobian(
     jvp: Callable[..., Any] | None = None,
     vjp: Callable[..., Any] | None = None,
     sparsity: Any = None,
-    columns: int | str | None = None,
+    columns: Columns = None,
     probes: int = 3,
     step: float | None = None,
     rtol: float | None = None,
@@ -93,7 +98,8 @@ def check_jacobian(
     Raises
     ------
     TypeError, ValueError
-        For arguments that make no sense, shapes that differ, outputs that are not real or not finite at x.
+        For arguments that make no sense, shapes that differ, outputs that are not real or not finite at x. Exceptions
+        of f are taken as `check_gradients` takes those of a loss.
     """
     begin = time.perf_counter()
     _validate(args, columns, probes, step, rtol, atol, seed)
@@ -104,9 +110,12 @@ def check_jacobian(
     grid = open_grid(field, operator, step, rtol, atol)
     groups, complete = plan(grid, _pattern(sparsity, matrix, grid.shape), columns, seed)
     with Progress(sum(group.columns.size for group in groups), shown=progress) as bar:
-        checked, projections = find(grid, groups, 0 if complete else probes, seed, bar)
+        checked, projections, bad = find(grid, groups, 0 if complete else probes, seed, bar)
     about = About(output_shape, point.shape, field.evaluations, time.perf_counter() - begin, seed, _notes(field))
     report = jacobian_report(checked, projections, about)
+    if bad is not None:
+        where = bad.text(output_shape + point.shape, least=matrix is None)
+        report = failed(report, f"the analytic Jacobian is not finite in {where}")
     return failed(report, reason) if reason else report
 
 
@@ -119,7 +128,7 @@ def check_hessian(
     args: tuple[Any, ...] = (),
     hvp: Callable[..., Any] | None = None,
     sparsity: Any = None,
-    columns: int | str | None = None,
+    columns: Columns = None,
     probes: int = 3,
     step: float | None = None,
     rtol: float | None = None,
@@ -161,7 +170,7 @@ def check_hessian(
     def slopes(at: Floats, *args: Any) -> Any:
         value = np.asarray(gradient(at, *args))
         if value.shape != point.shape:
-            raise ValueError(f"gradient returned shape {value.shape}; x has shape {point.shape}")
+            raise WrongShapeError(f"gradient returned shape {value.shape}; x has shape {point.shape}")
         return value
 
     report = check_jacobian(
@@ -208,25 +217,41 @@ def _asymmetry(hessian: Any, hvp: Any, point: Floats, args: tuple[Any, ...], rto
     return f"hessian is not symmetric: [{i}, {j}] is {first[worst]:.6g} and [{j}, {i}] is {second[worst]:.6g}"
 
 
+@np.errstate(all="ignore")  # what is not finite is judged, and not warned about
 def find(
     grid: Grid, groups: Sequence[Group], probes: int, seed: int, bar: Progress
-) -> tuple[Checked, Projections | None]:
-    """Entries one by one, then what moves outside the declared sparsity, then random directions."""
+) -> tuple[Checked, Projections | None, NotFinite | None]:
+    """Entries one by one, then what moves outside the declared sparsity, then random directions.
+
+    Entries of the analytic Jacobian that are not finite fail as they stand, whatever else is found.
+
+    Raises
+    ------
+    Exception
+        The first that the function raised, where it raised at every displaced point and all entries are finite.
+    """
+    bad = spoiled(grid.operator)
     found = [check_groups(grid, groups, bar)]
     found += follow_strays(grid, found[0], bar)
     projections = None
     if probes and math.prod(grid.shape):
         projections, more = project(grid, Checked.joined(found), probes, seed, bar)
         found += more
+    if bad is None:
+        grid.field.raised.pass_on()
+    else:
+        unknown = Estimates.unknown(bad.first)
+        found.append(Checked(unknown, verdicts(grid, unknown)))
     bar.failed(sum(int(np.count_nonzero(each.judgement.failed)) for each in found))
-    return Checked.joined(found), projections
+    return Checked.joined(found), projections, bad
 
 
 def _notes(field: Field) -> tuple[str, ...]:
+    undefined = field.raised.notes("f")
     again = field.outputs(np.empty(0, np.int64), np.empty((1, 0)))[0]
     if np.array_equal(again, field.base):
-        return ()
-    return ("f is noisy: a repeated call gave other outputs (dropout? no seed set?)",)
+        return undefined
+    return (*undefined, "f is noisy: a repeated call gave other outputs (dropout? no seed set?)")
 
 
 # --- arguments ---
@@ -260,6 +285,7 @@ def _real_point(x: ArrayLike) -> Floats:
 def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed: int) -> tuple[Field, tuple[int, ...]]:
     """The function at flat copies of x, called once, and the shape of its outputs."""
     received = point.copy()
+    f = in_turn(f)
     first = _real_outputs(f(received, *args))
     if not np.array_equal(received, point):
         raise ValueError("f changed x; it must leave its argument as it is: copy it first")
@@ -272,10 +298,12 @@ def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed
     def outputs(x: Floats) -> Floats:
         values = _real_outputs(f(x.reshape(point.shape), *args))
         if values.shape != first.shape:
-            raise ValueError(f"f returned shape {values.shape} beside x and {first.shape} at x: it must not change")
+            raise WrongShapeError(
+                f"f returned shape {values.shape} beside x and {first.shape} at x: it must not change"
+            )
         return values.reshape(-1)
 
-    layout, leaves = flatten_parameters(point)
+    layout, leaves = flatten_parameters({"x": point})
     base = first.reshape(-1)
     return Field(one_by_one(outputs, base.size), layout, leaves, base, seed), first.shape
 
@@ -283,9 +311,13 @@ def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed
 def _real_outputs(value: Any) -> Floats:
     array = np.asarray(value)
     if array.dtype.kind == "c":
-        raise TypeError("f returned complex outputs: not supported; return the real and the imaginary parts as outputs")
+        raise WrongTypeError(
+            "f returned complex outputs: not supported; return the real and the imaginary parts as outputs"
+        )
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"f returned {value!r:.60} ({type(value).__name__}); it must return an array of real numbers")
+        raise WrongTypeError(
+            f"f returned {value!r:.60} ({type(value).__name__}); it must return an array of real numbers"
+        )
     return np.array(array, np.float64)  # a copy: f may reuse its buffer
 
 
@@ -371,7 +403,7 @@ def _contradiction(
 # --- which entries ---
 
 
-def plan(grid: Grid, pattern: Any, columns: int | str | None, seed: int) -> tuple[list[Group], bool]:
+def plan(grid: Grid, pattern: Any, columns: Columns, seed: int) -> tuple[list[Group], bool]:
     """The columns that are displaced, together where a sparsity is declared, and whether they leave nothing out."""
     if pattern is not None:
         return _shared_groups(pattern), True

@@ -20,9 +20,11 @@ from fastgc._diagnose import diagnose
 from fastgc._diagnosis import Diagnosis
 from fastgc._grid import Checked
 from fastgc._projections import Projections
+from fastgc._public import public
 from fastgc._report import Entries, Entry, Report, upwards
 from fastgc._summary import entry_columns, open_reason, share, worst_first
 from fastgc._view import View
+from fastgc._words import Verdict
 
 _SHOWN = 16  # rows and columns of a matrix in the text, at most
 _WIDTH = 120
@@ -32,9 +34,10 @@ _LISTED = 5  # outputs and inputs with wrong entries
 _PLACELESS = ("factor", "sign", "zero")  # kinds of bugs that say nothing of places
 
 
-@dataclass(frozen=True)
+@public
+@dataclass(frozen=True, repr=False)
 class JacobianReport(Report):
-    """The result of a check of a Jacobian; ``str(report)`` is the text for people.
+    """The result of a check of a Jacobian; ``str(report)`` is the text for people, ``bool(report)`` whether it passed.
 
     Attributes
     ----------
@@ -57,7 +60,7 @@ class JacobianReport(Report):
     notes : what else a reader should know
     """
 
-    verdict: str
+    verdict: Verdict
     reason: str
     output_shape: tuple[int, ...]
     input_shape: tuple[int, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 from numba.core.imputils import impl_ret_borrowed, impl_ret_new_ref, lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer, signature
@@ -296,8 +298,9 @@ class Entry:
         What it will be called with.
     """
 
-    __slots__ = ("_compiled", "address", "kinds", "numba_type")
+    __slots__ = ("_compiled", "address", "in_parallel", "kinds", "numba_type")
 
+    @global_compiler_lock  # which Numba holds while it compiles, and not where machine code is looked for
     def __init__(self, loss: Any, arguments: tuple[Any, ...]) -> None:
         kinds = tuple(numba.typeof(argument) for argument in arguments)
         found = loss.overloads.get(kinds) or _compiled_for(loss, kinds)
@@ -307,6 +310,7 @@ class Entry:
         self.address = self._compiled.library.get_pointer_to_function(name)
         self.numba_type = EntryType(self._compiled.signature)
         self.kinds = (self.numba_type, kinds[0], types.Tuple(kinds[1:]))
+        self.in_parallel = runs_in_parallel(loss)
 
 
 def _compiled_for(loss: Any, kinds: tuple[Any, ...]) -> Any:
@@ -447,7 +451,8 @@ def open_ray_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
 
 def _opened(kernel: Any, entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
     """A kernel that does without Numba's look at the type of every argument, at every call (30 microseconds)."""
-    return partial(_compilation(kernel, _kinds(entry, _ARRAYS[kernel](dtype))).entry_point, entry)
+    loop = partial(_compilation(kernel, _kinds(entry, _ARRAYS[kernel](dtype))).entry_point, entry)
+    return _in_turn(loop) if entry.in_parallel else loop
 
 
 def _arrays_of_values(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:
@@ -523,7 +528,7 @@ def _is_compiled(kernel: Any, kinds: tuple[Any, ...]) -> bool:
     if _known(kernel, kinds) or not _may_be_cached(kinds):
         return _known(kernel, kinds) is not None
     cached = _CACHED[kernel]
-    with contextlib.suppress(Exception):  # of a cache that cannot be read
+    with global_compiler_lock, contextlib.suppress(Exception):  # of a cache that cannot be read
         return cached._cache.load_overload(kinds, cached.targetctx) is not None
     return False
 
@@ -531,6 +536,25 @@ def _is_compiled(kernel: Any, kinds: tuple[Any, ...]) -> bool:
 def default_threads() -> int:
     """Numba's own setting for the number of threads."""
     return int(numba.get_num_threads())
+
+
+_turn = threading.RLock()
+
+
+def _in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*args: Any) -> Any:
+        with _turn:
+            return function(*args)
+
+    return called
+
+
+def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A jitted function; one that runs in parallel, on all cores, for one caller at a time of all such functions.
+
+    Numba ends the process where two threads run one in parallel and the only threading layer is "workqueue".
+    """
+    return _in_turn(function) if runs_in_parallel(function) else function
 
 
 def runs_in_parallel(loss: Any) -> bool:

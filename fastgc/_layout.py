@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+_BRIEF = 150  # characters that fit on a line of a terminal or a notebook
 _BLOCK = 1 << 17  # entries at a time, in sums over a flat array
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
@@ -219,6 +220,12 @@ def listed(items: Sequence[Any], *, quote: bool = True, limit: int = 10) -> str:
     return ", ".join(shown) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
+def brief(text: str) -> str:
+    """A text in one short line."""
+    line = " ".join(text.split())
+    return line if len(line) <= _BRIEF else f"{line[: _BRIEF - 3]}..."
+
+
 def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: bool = False, copy: bool) -> list[Array]:
     """The analytic gradient of every tensor as flat arrays, in the order of the layout.
 
@@ -350,13 +357,25 @@ def _first(problems: Sequence[str], limit: int = 10) -> list[str]:
 
 
 def norm(gradient: Array) -> float:
-    """2-norm of a flat array, block by block in double precision; no square overflows."""
+    """2-norm of a flat array; no square overflows, but the norm itself may, and is infinite then."""
+    largest, squares = _scaled_squares(gradient)
+    return largest * math.sqrt(squares)
+
+
+def root_mean_square(gradient: Array) -> float:
+    """Of a flat array, 0 for an empty one; it is no larger than the largest entry, and never overflows."""
+    largest, squares = _scaled_squares(gradient)
+    return largest * math.sqrt(squares / max(1, gradient.size))
+
+
+def _scaled_squares(gradient: Array) -> tuple[float, float]:
+    """The largest magnitude, and the sum of the squares in units of it: block by block, in double precision."""
     blocks = [gradient[i : i + _BLOCK] for i in range(0, gradient.size, _BLOCK)]
     largest = max((float(np.abs(block).max()) for block in blocks), default=0.0)
     if largest == 0 or not np.isfinite(largest):
-        return largest
+        return largest, 1.0
     scaled = (block.astype(np.float64) / largest for block in blocks)
-    return largest * float(np.sqrt(sum(float(np.dot(block, block)) for block in scaled)))
+    return largest, sum(float(np.dot(block, block)) for block in scaled)
 
 
 def spread(size: int, count: int) -> NDArray[np.int64]:
@@ -376,4 +395,4 @@ def median(values: NDArray[np.float64]) -> float:
     ordered = np.partition(values, [middle - 1, middle, -1] if values.size > 1 else 0)  # NaN stands last
     if np.isnan(ordered[-1]):
         return float("nan")
-    return float(ordered[middle] if values.size % 2 else (ordered[middle - 1] + ordered[middle]) / 2)
+    return float(ordered[middle] if values.size % 2 else ordered[middle - 1] / 2 + ordered[middle] / 2)

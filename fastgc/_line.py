@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 _FEWEST = 3  # steps without which nothing is concluded
 _VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
 _SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
+_KINK_BESIDE = 0.75  # the changes of a quotient grow with a smaller power of 1 / h, unless by a kink beside it: 1
 _LAST_PLACES = 64.0  # by which a constant, added up in double precision, changes at random
 _SLOWLY = 1.5  # times its due share of the gap at the step before, above which a gap does not vanish
 _SURELY = 4.0  # times the noise of two estimates, by which they differ if they contradict each other
@@ -258,12 +259,34 @@ def _one_sided(ladder: Ladder) -> Line:
 
 
 def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
-    """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0) or a jump."""
+    """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0), a jump, or a logarithm.
+
+    From one step to the next the slope of a smooth function changes by less and less, in proportion to the step; that
+    of |x|**1.5 to its root. It changes by the same amount where it grows like log h (x log x at 0), and by more and
+    more where it grows like a power of 1 / h.
+    """
     clear = np.flatnonzero(np.abs(slopes) > 4 * _VISIBLE * noise)
     if clear.size < _FEWEST:
         return False
     last = np.abs(slopes[clear[-3:]])
-    return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP).all())
+    return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP).all()) or _keeps_changing(slopes, noise, ratio)
+
+
+def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
+    """Whether the smallest changes of the slope hardly shrink, all of one sign, until noise hides them or steps end.
+
+    A kink beside the point changes it, too: in proportion to 1 / h, and not any longer once it is stepped over.
+    """
+    changes, hidden = np.diff(slopes), _VISIBLE * (noise[:-1] + noise[1:])
+    seen = np.flatnonzero(np.abs(changes) > hidden)[-_FEWEST:]
+    if seen.size < _FEWEST or seen[-1] - seen[0] >= _FEWEST:
+        return False
+    last, following = changes[seen], seen[-1] + 1
+    if following < changes.size and abs(last[-1]) > hidden[following] * ratio**_SMOOTH_GAP:
+        return False
+    with np.errstate(invalid="ignore"):
+        powers = np.log(last[1:] / last[:-1]) / np.log(ratio)  # NaN where signs differ
+    return bool(((powers > -_SMOOTH_GAP) & (powers < _KINK_BESIDE)).all())
 
 
 def _beside(ladder: Ladder) -> list[list[float]]:

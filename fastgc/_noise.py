@@ -91,9 +91,14 @@ def measure_noise(values: Values, base: float, eps: float) -> Noise:
 
 
 def _rounded_up(base: float, here: float, there: float, reach: float, on_grid: bool, change: float) -> Noise:
-    """The noise, at least that of rounding; values on the float32 grid are of that precision if the loss itself is."""
+    """The noise, at least that of rounding; values on the float32 grid are of that precision if the loss itself is.
+
+    A loss that is exactly 0 all around may owe that to rounding, as log(1 + exp(-50)) does: it is taken for a sum of
+    terms of order 1.
+    """
     single = on_grid and _rounded_to_single(base)
-    rounding = float(np.finfo(np.float32 if single else np.float64).eps) * abs(base) / 2
+    size = 1.0 if base == here == there == change == 0 else abs(base)
+    rounding = float(np.finfo(np.float32 if single else np.float64).eps) * size / 2
     return Noise(max(rounding, here), max(rounding, there), reach, single, change)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._view import BITS, FEWEST, TELLING, WITHIN, View
+from fastgc._words import Kind
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +28,7 @@ EXACT = 1e-6  # relative precision in which a factor is recognised, at best
 class Pattern:
     """One explanation of a tensor's wrong entries; see `fastgc.Diagnosis` for the attributes."""
 
-    kind: str
+    kind: Kind
     message: str
     factor: float | None = None
     axis: int | None = None

@@ -202,9 +202,9 @@ def _in_double(value: Any) -> Any:
     return value
 
 
-def arrays_in(value: Any) -> Iterator[Array]:
-    """The NumPy arrays in nested lists, tuples and dicts."""
-    if isinstance(value, np.ndarray):
+def arrays_in(value: Any) -> Iterator[Any]:
+    """The NumPy arrays in nested lists, tuples and dicts, and single records, which are parts of one."""
+    if isinstance(value, (np.ndarray, np.void)):
         yield value
     elif isinstance(value, (list, tuple)):
         for each in value:
@@ -216,7 +216,7 @@ def arrays_in(value: Any) -> Iterator[Array]:
 def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
     """A checksum of each array's bytes, to notice that it was written to."""
     return tuple(
-        zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) if array.dtype != object else 0 for array in arrays
+        0 if array.dtype.hasobject else zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) for array in arrays
     )
 
 

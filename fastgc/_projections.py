@@ -85,13 +85,19 @@ def _compare_weighted(grid: Grid, rays: Sequence[Ray], found: list[Checked], see
 
 
 def follow_strays(grid: Grid, checked: Checked, bar: Progress) -> list[Checked]:
-    """Which columns move the outputs that no column of their group should move."""
+    """Which columns move the outputs that no column of their group should move.
+
+    Where that cannot be known, since the outputs have no values around the point, the first column of the group is
+    checked: its entries tell so.
+    """
     found = [checked]
     outputs = np.array([output for output, _ in checked.strays], np.int64)
     for output, group in checked.strays:
         rays = [_unit_ray(grid, column) for column in group.columns.tolist()]
-        column = _column(grid, output, rays, _errors(grid, found))
-        if column is not None and len(found) <= _MOST:
+        errors = _errors(grid, found)
+        known = np.isfinite(_residual(grid, output, rays, errors)[0])
+        column = _column(grid, output, rays, errors) if known else int(group.columns[0])
+        if column is not None and (len(found) <= _MOST or not known):
             owner = np.full(grid.shape[0], -1, np.int64)
             owner[outputs] = 0
             found.append(check_groups(grid, [Group(np.array([column]), owner)], bar))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._layout import Array, Branch, Node, ParameterLayout
+from fastgc._layout import Array, Branch, Node, ParameterLayout, brief, listed
 
 _ALIGNMENT = 8  # bytes: enough for every dtype that parameters may have
 
@@ -76,7 +76,7 @@ class Record:
         return self._children.items()
 
     def __repr__(self) -> str:
-        return f"fastgc.record({self._children!r})"
+        return brief(f"<record of {listed([*self])}") + ">"
 
 
 def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: RecordTree) -> Any:

@@ -14,12 +14,17 @@ from numpy.typing import NDArray
 from fastgc._compare import FAIL, PASS, UNDECIDED
 from fastgc._crosscheck import CrossCheck
 from fastgc._diagnosis import Diagnosis
+from fastgc._layout import brief, listed
+from fastgc._public import public
+from fastgc._words import Verdict
 
 _ROWS = 20  # tensors in the text of a report
+_NAMED = 3  # tensors in its first line
 _SCHEMA = 1  # of the JSON
 
 
-@dataclass(frozen=True)
+@public
+@dataclass(frozen=True, repr=False)
 class Entry:
     """One entry checked by itself.
 
@@ -43,8 +48,11 @@ class Entry:
     uncertainty: float
     step: float
     relative_error: float
-    verdict: str
+    verdict: Verdict
     reason: str
+
+    def __repr__(self) -> str:
+        return brief(f"<Entry {self.verdict}: {entry_text(self)}") + ">"
 
 
 class Entries(Sequence[Entry]):
@@ -58,6 +66,11 @@ class Entries(Sequence[Entry]):
     columns : mapping of arrays, each of shape (entries,)
         The other attributes of `Entry`, by name.
     """
+
+    name: str
+    shape: tuple[int, ...]
+    local: NDArray[np.int64]
+    columns: dict[str, NDArray[Any]]
 
     def __init__(
         self, name: str, shape: tuple[int, ...], local: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
@@ -86,7 +99,7 @@ class Entries(Sequence[Entry]):
         )
 
     def __repr__(self) -> str:
-        return f"<{len(self)} entries of {self.name!r}>"
+        return brief(f"<{len(self)} {_plural(len(self), 'entry', 'entries')} of {self.name!r}") + ">"
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class Sensitivity:
     median: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Probe:
     """What random-sign directions, each over all entries of a tensor, showed; in units of the gradient.
 
@@ -124,8 +137,16 @@ class Probe:
     miss_probability: float
     shared_with: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        count = len(self.residuals)
+        return (
+            f"<Probe of {count} {_plural(count, 'direction', 'directions')}: "
+            f"{'a difference' if self.seen else 'nothing'} seen, relative error {_probed_error(self)}>"
+        )
 
-@dataclass(frozen=True)
+
+@public
+@dataclass(frozen=True, repr=False)
 class TensorSummary:
     """What was found in one tensor.
 
@@ -150,7 +171,7 @@ class TensorSummary:
     shape: tuple[int, ...]
     size: int
     checked: int
-    verdict: str
+    verdict: Verdict
     reason: str
     max_relative_error: float
     max_absolute_error: float
@@ -163,16 +184,30 @@ class TensorSummary:
     probe: Probe | None
     diagnosis: Diagnosis | None
 
+    def __repr__(self) -> str:
+        checked = f"{self.checked:,} of {self.size:,} checked, max rel err {self.max_relative_error:.2e}"
+        remark = _remark(self)
+        return (
+            brief(f"<TensorSummary {self.verdict}: {self.name} {self.shape}, {checked}" + (remark and f", {remark}"))
+            + ">"
+        )
+
 
 class Report:
     """What the dataclasses of reports can do alike."""
 
-    verdict: str
+    verdict: Verdict
 
     @property
     def passed(self) -> bool:
         """Whether the verdict is "pass"."""
         return self.verdict == PASS
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dicts, lists, strings and numbers; "nan", "inf" and "-inf" stand for such numbers."""
@@ -203,9 +238,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
+@public
+@dataclass(frozen=True, repr=False)
 class GradientReport(Report):
-    """The result of a check; ``str(report)`` is the text for people.
+    """The result of a check; ``str(report)`` is the text for people, ``bool(report)`` whether it passed.
 
     Attributes
     ----------
@@ -220,7 +256,7 @@ class GradientReport(Report):
     notes : what else a reader should know
     """
 
-    verdict: str
+    verdict: Verdict
     tensors: dict[str, TensorSummary]
     evaluations: int
     seconds: float
@@ -244,9 +280,9 @@ class GradientReport(Report):
 
 def _text(report: GradientReport) -> Iterable[str]:
     tensors = list(report.tensors.values())
-    yield _headline(report, tensors)
     order = {FAIL: 0, UNDECIDED: 1, PASS: 2}
     worst_first = sorted(tensors, key=lambda tensor: (order[tensor.verdict], -_excess(tensor.worst)))
+    yield _headline(report, worst_first)
     yield from _table(worst_first[:_ROWS])
     if len(tensors) > _ROWS:
         rest = [tensor.verdict for tensor in worst_first[_ROWS:]]
@@ -269,7 +305,7 @@ def _headline(report: GradientReport, tensors: Sequence[TensorSummary]) -> str:
     checked, size = sum(tensor.checked for tensor in tensors), sum(tensor.size for tensor in tensors)
     where = f" at {report.points} points" if report.points > 1 else ""
     parts = [
-        f"{report.verdict.upper()}  {_outcome(report.verdict, [tensor.verdict for tensor in tensors])}",
+        f"{report.verdict.upper()}  {_outcome(report.verdict, tensors)}",
         f"{checked:,} of {size:,} {_plural(size, 'entry', 'entries')} checked one by one{where}{_covered(tensors)}",
         f"{report.evaluations:,} evaluations",
         f"{report.seconds:.2f} s",
@@ -284,14 +320,24 @@ def _covered(tensors: Sequence[TensorSummary]) -> str:
     return ", all covered by probes" if partly and all(tensor.probe is not None for tensor in partly) else ""
 
 
-def _outcome(verdict: str, verdicts: Sequence[str]) -> str:
-    count, concerned = len(verdicts), verdicts.count(verdict)
-    tensors = _plural(count, "tensor", "tensors")
-    if verdict == FAIL:
-        return f"{concerned} of {count} {tensors} {_plural(concerned, 'disagrees', 'disagree')}"
-    if verdict == UNDECIDED:
-        return f"{concerned} of {count} {tensors} cannot be decided"
-    return f"{count} {tensors} {_plural(count, 'agrees', 'agree')}"
+def _outcome(verdict: Verdict, tensors: Sequence[TensorSummary]) -> str:
+    """How many tensors, and which, the worst first: of a failing test a list of results shows this line alone."""
+    count, concerned = len(tensors), [tensor for tensor in tensors if tensor.verdict == verdict]
+    noun = _plural(count, "tensor", "tensors")
+    if verdict == PASS:
+        return f"{count} {noun} {_plural(count, 'agrees', 'agree')}"
+    verb = "cannot be decided" if verdict == UNDECIDED else _plural(len(concerned), "disagrees", "disagree")
+    named = listed([_with_kind(tensor) for tensor in concerned], quote=False, limit=_NAMED)
+    return f"{len(concerned)} of {count} {noun} {verb}" + (named and f": {named}")
+
+
+def _with_kind(tensor: TensorSummary) -> str:
+    """A tensor's name and the kind of its bug."""
+    found = tensor.diagnosis
+    if found is None or found.kind == "unstructured":
+        return tensor.name
+    factor = f" {found.factor:.4g}" if found.kind == "factor" and found.factor is not None else ""
+    return f"{tensor.name} ({found.kind.replace('_', ' ')}{factor})"
 
 
 def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
@@ -348,10 +394,15 @@ def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
 def _whole_error(tensor: TensorSummary) -> str:
     """The norm-wise error of all entries: exact, estimated from probes, or (without probes) of the checked ones."""
     if tensor.probe is not None:
-        return f"{'~' if tensor.probe.seen else '<'} {tensor.probe.relative_error:.2e}"
+        return _probed_error(tensor.probe)
     if tensor.checked == 0:
         return "-"
     return f"{tensor.relative_error:.2e}" + ("" if tensor.checked == tensor.size else " of checked")
+
+
+def _probed_error(probe: Probe) -> str:
+    """An estimate where a difference was seen, else a bound."""
+    return f"{'~' if probe.seen else '<'} {probe.relative_error:.2e}"
 
 
 def _remark(tensor: TensorSummary) -> str:

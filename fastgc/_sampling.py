@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._layout import Array, ParameterLayout
+from fastgc._layout import Array, ParameterLayout, listed
 
 _BLOCK = 1 << 17  # entries looked at together: no second array of a tensor's size
+_NAMED, _SHOWN = 16, 5  # entries of a tensor that are reported as not finite, and that a text names
 _LARGE_SHARE = 8  # one entry in eight is of the largest |analytic|, one in eight an exact zero
 
 
@@ -26,6 +28,32 @@ class SamplePlan:
         """Positions of all planned entries in the flat vector, tensor by tensor."""
         parts = [layout.starts[t] + local for t, local in enumerate(self.local) if local is not None]
         return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """Entries of an analytic gradient that are not finite: how many, and the positions inside it of the first ones."""
+
+    count: int
+    first: NDArray[np.int64]
+
+    def text(self, shape: tuple[int, ...], *, least: bool = False) -> str:
+        """How many they are, or are at ``least``, and the first ones' indices in an array of that shape."""
+        size = math.prod(shape)
+        index = [str([int(i) for i in np.unravel_index(place, shape)]) for place in self.first.tolist() if shape]
+        which = f": {listed(index[:_SHOWN], quote=False)}" + (", ..." if self.count > _SHOWN else "") if shape else ""
+        return f"{'at least ' if least else ''}{self.count:,} of {size:,} {'entry' if size == 1 else 'entries'}{which}"
+
+
+def not_finite(gradient: Array) -> NotFinite | None:
+    """What is not finite in a tensor's flat gradient, None for nothing; all of it is looked at, and nothing copied."""
+    count, first = 0, np.empty(0, np.int64)
+    for start, block in _blocks(gradient):
+        finite = np.isfinite(block)
+        if not finite.all():
+            here = np.flatnonzero(~finite) + start
+            count, first = count + here.size, np.concatenate([first, here])[:_NAMED]
+    return NotFinite(count, first) if count else None
 
 
 def plan_samples(

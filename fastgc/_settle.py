@@ -66,7 +66,7 @@ class Site:
         tensors = self.scene.layout.tensor_of(estimates.positions)
         analytic = self.analytic(estimates.positions)
         around = _AROUND * self.scene.swing / self.scene.tensor_scales
-        return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reason(self.scene), around)
+        return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reasons(self.scene), around)
 
     def scales(self, estimates: Estimates) -> Floats:
         """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
@@ -178,14 +178,17 @@ def _with_textbook_quotients(
     return shown, replace(judgement, numerical=numerical)
 
 
-def _noise_reason(scene: Scene) -> str:
+def _noise_reasons(scene: Scene) -> tuple[str, str]:
+    """Why a slope is too uncertain, and why one cannot be told from zero."""
     if scene.noise.single:
-        return "round-off (of float32, it seems) hides the slope"
-    if scene.noise.at_point <= max(
-        _ROUND_OFF * np.finfo(np.float64).eps * abs(scene.base), scene.noise.displaced / 100
-    ):
-        return "the slope vanishes within round-off here: check at another point"
-    return "noise of the loss hides the slope"
+        return ("round-off (of float32, it seems) hides the slope",) * 2
+    round_off = _ROUND_OFF * float(np.finfo(np.float64).eps) * (abs(scene.base) or 1.0)
+    if scene.noise.at_point <= max(round_off, scene.noise.displaced / 100):
+        return (
+            "round-off leaves the slope too uncertain",
+            "the slope vanishes within round-off here: check at another point",
+        )
+    return ("noise of the loss hides the slope",) * 2
 
 
 def remarks(site: Site, estimates: Estimates, analytic: Floats) -> Iterator[str]:

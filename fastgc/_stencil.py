@@ -56,6 +56,15 @@ def relative_step(stencil: Stencil, precision: NDArray[np.float64]) -> NDArray[n
     return precision ** (1 / (stencil.order + 1))
 
 
+def power_of_two(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The powers of two below positive lengths: x + h is then as good as exact.
+
+    A loss that rounds its parameters to fewer bits (float32) sees them move by h, too, if h is at least the spacing of
+    its numbers: x - h, x and x + h are rounded by the same amount, unless a power of two lies between them.
+    """
+    return np.asarray(np.ldexp(1.0, np.frexp(lengths)[1] - 1))
+
+
 def quotients(
     stencil: Stencil, values: NDArray[Any], steps: NDArray[np.float64], taken: NDArray[Any] | None
 ) -> NDArray[np.float64]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,12 @@ from fastgc._cover import Coverage, probe_report, probe_verdict
 from fastgc._crosscheck import CrossCheck
 from fastgc._diagnosis import Diagnosis, agreed, compared
 from fastgc._entries import Estimates
+from fastgc._evaluate import Raised
 from fastgc._layout import ParameterLayout, listed, median
 from fastgc._report import Entries, GradientReport, Probe, Sensitivity, TensorSummary
-from fastgc._sampling import SamplePlan
+from fastgc._sampling import NotFinite, SamplePlan
 from fastgc._settle import Site
+from fastgc._words import Verdict
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +43,7 @@ class Findings:
     scales : of the tensors (see `fastgc._compare.gradient_scales`)
     coverages : by tensor, how random directions covered it
     looked_at : entries that a search looked at besides
+    spoiled : by tensor, entries of its analytic gradient that are not finite
     unreached : by tensor, what of it the time did not suffice for
     diagnoses : by tensor with wrong entries, what they are consistent with
     """
@@ -52,12 +56,23 @@ class Findings:
     scales: Floats
     coverages: Mapping[int, Coverage]
     looked_at: Estimates
+    spoiled: Mapping[int, NotFinite]
     unreached: Mapping[int, str]
     diagnoses: Mapping[int, Diagnosis | None]
     evaluations: int
     engine: str
     crosscheck: CrossCheck | None
     notes: tuple[str, ...]
+    raised: Raised  # by the loss, at displaced points
+
+
+@dataclass(frozen=True)
+class Tries:
+    """How a random point was found: tries farther away at which loss or gradient had no value, and the last reason."""
+
+    count: int = 0
+    reason: str = ""
+    found: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,15 +84,25 @@ class _Checked:
     judgement: Judgement
 
 
+@np.errstate(all="ignore")  # an error may be too large for a number
 def summarise(
-    layout: ParameterLayout, counts: Sequence[int | None], findings: Sequence[Findings], seed: int, seconds: float
+    layout: ParameterLayout,
+    counts: Sequence[int | None],
+    findings: Sequence[Findings],
+    seed: int,
+    seconds: float,
+    tries: Sequence[Tries] = (),
 ) -> GradientReport:
     """The report over all points: of every tensor the summary of all its checked entries."""
+    lost = [tried.reason for tried in tries if not tried.found]
     tensors = {
-        name: _tensor_summary(layout, t, findings) for t, name in enumerate(layout.names) if counts[t] is not None
+        name: _tensor_summary(layout, t, findings, lost) for t, name in enumerate(layout.names) if counts[t] is not None
     }
     left_out = [name for t, name in enumerate(layout.names) if counts[t] is None]
     notes = [note for found in findings for note in found.notes]
+    notes += _spoiled_notes(layout, findings)
+    notes += functools.reduce(Raised.joined, [found.raised for found in findings], Raised()).notes()
+    notes += _nearer(tries)
     notes += compared({n: t.verdict for n, t in tensors.items()}, {n: t.diagnosis for n, t in tensors.items()})
     notes += [f"not checked, since not among the tensors asked for: {listed(left_out)}"] if left_out else []
     return GradientReport(
@@ -93,13 +118,35 @@ def summarise(
     )
 
 
-def _tensor_summary(layout: ParameterLayout, tensor: int, findings: Sequence[Findings]) -> TensorSummary:
+def _spoiled_notes(layout: ParameterLayout, findings: Sequence[Findings]) -> Iterator[str]:
+    """Which entries of the analytic gradient are not finite."""
+    for found in findings:
+        where = f" at point {found.point}" if found.point else ""
+        for t, spoiled in found.spoiled.items():
+            yield f"gradients[{layout.names[t]!r}] is not finite{where}: {spoiled.text(layout.shapes[t])}"
+
+
+def _nearer(tries: Sequence[Tries]) -> Iterator[str]:
+    """That random points were left out, since loss or gradient has no value there."""
+    count, lost = sum(tried.count for tried in tries if tried.found), [tried for tried in tries if not tried.found]
+    if count:
+        reason = next(tried.reason for tried in tries if tried.found and tried.count)
+        points = "random point was" if count == 1 else "random points were"
+        yield f"{count} {points} left out, for nearer ones, since loss or gradient is not defined there ({reason})"
+    if lost:
+        points = "a random point was" if len(lost) == 1 else f"{len(lost)} random points were"
+        yield f"{points} not found: loss or gradient is not defined at the nearest one either ({lost[-1].reason})"
+
+
+def _tensor_summary(
+    layout: ParameterLayout, tensor: int, findings: Sequence[Findings], lost: Sequence[str]
+) -> TensorSummary:
     checked = [_checked(layout, tensor, found) for found in findings]
     judged = Judgement.joined([each.judgement for each in checked])
     estimated = Estimates.joined([each.estimates for each in checked])
     entries = _entries(layout, tensor, checked, judged, estimated)
     worst, wrong = worst_first(judged, estimated)
-    verdict, reason = _verdict(tensor, findings, checked, judged)
+    verdict, reason = _verdict(layout, tensor, findings, checked, judged, lost)
     return TensorSummary(
         name=layout.names[tensor],
         shape=layout.shapes[tensor],
@@ -173,9 +220,18 @@ def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, ND
 
 
 def _verdict(
-    tensor: int, findings: Sequence[Findings], checked: Sequence[_Checked], judged: Judgement
-) -> tuple[str, str]:
+    layout: ParameterLayout,
+    tensor: int,
+    findings: Sequence[Findings],
+    checked: Sequence[_Checked],
+    judged: Judgement,
+    lost: Sequence[str],
+) -> tuple[Verdict, str]:
     """Fail if an entry does or the norm-wise error is above rtol; else undecided if something is; else pass.
+
+    Nothing passes unmeasured. A tensor with entries passes only if its analytic gradient is finite everywhere, and if
+    at every point that was asked for an entry was measured by itself, or all of them by directions that resolved
+    something. (A tensor without entries has nothing that could be wrong.)
 
     Entries that are each within tolerance are so together: of the norm-wise error only the probes can say more.
     """
@@ -185,16 +241,37 @@ def _verdict(
         if tensor in found.coverages
     ]
     failed = int(np.count_nonzero(judged.failed))
-    if failed:
-        hints = [reason for verdict, reason in probed if reason and verdict != UNDECIDED]
+    spoiled = [found.spoiled[tensor] for found in findings if tensor in found.spoiled]
+    if failed or spoiled:
+        hints = [f"not finite in {each.text(layout.shapes[tensor])}" for each in spoiled]
+        hints += [reason for verdict, reason in probed if reason and verdict != UNDECIDED]
         return FAIL, "; ".join(
             [f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
         )
-    probed += [(UNDECIDED, found.unreached[tensor]) for found in findings if tensor in found.unreached]
+    probed += [(UNDECIDED, gap) for gap in _gaps(layout, tensor, findings, checked, lost)]
     entries = [UNDECIDED] if judged.undecided.any() else []
     verdict = worst_verdict([*entries, *(verdict for verdict, _ in probed)])
     reasons = [open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
     return verdict, "; ".join(dict.fromkeys(filter(None, reasons)))
+
+
+def _gaps(
+    layout: ParameterLayout,
+    tensor: int,
+    findings: Sequence[Findings],
+    checked: Sequence[_Checked],
+    lost: Sequence[str],
+) -> Iterator[str]:
+    """What was asked for and not measured in a tensor, point by point."""
+    if not layout.sizes[tensor]:
+        return
+    for found, each in zip(findings, checked, strict=True):
+        if tensor in found.unreached:
+            yield found.unreached[tensor]
+        elif not (each.estimates.positions.size or tensor in found.coverages):
+            yield "not reached"
+    for reason in lost:
+        yield f"not reached: a random point at which loss and gradient are defined ({reason})"
 
 
 def open_reason(judged: Judgement) -> str:

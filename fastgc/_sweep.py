@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgc._evaluate import outside_domain
+from fastgc._evaluate import Raised
+from fastgc._missing import missing
 from fastgc._stencil import quotients, stencil_named
+from fastgc._words import StencilName
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StepSweep:
-    """Errors of difference quotients by step.
+    """Errors of difference quotients by step; ``str(sweep)`` tells the best step of each stencil.
 
     Attributes
     ----------
@@ -29,21 +31,24 @@ class StepSweep:
     """
 
     steps: Floats
-    errors: dict[str, Floats]
+    errors: dict[StencilName, Floats]
 
     @property
-    def best_step(self) -> dict[str, float]:
+    def best_step(self) -> dict[StencilName, float]:
         """By stencil: the step with the smallest error."""
         return {name: float(self.steps[np.nanargmin(error)]) for name, error in self.errors.items()}
 
     @property
-    def best_error(self) -> dict[str, float]:
+    def best_error(self) -> dict[StencilName, float]:
         """By stencil: the smallest error."""
         return {name: float(np.nanmin(error)) for name, error in self.errors.items()}
 
     def __str__(self) -> str:
         step, error = self.best_step, self.best_error
         return "\n".join(f"{name}: smallest error {error[name]:.1e} at h = {step[name]:.1e}" for name in self.errors)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw the errors over the steps, both on logarithmic axes, and mark the optima.
@@ -65,7 +70,7 @@ class StepSweep:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("plot() needs matplotlib: python -m pip install 'fastgc[plot]'") from error
+            raise missing("plot()", "plot") from error
         if ax is None:
             ax = Figure(figsize=(7, 5), layout="constrained").add_subplot()
         for name, errors in self.errors.items():
@@ -77,21 +82,12 @@ class StepSweep:
         return ax
 
 
-def _value(f: Callable[[Any], Any], x: Any) -> Any:
-    try:
-        return f(x)
-    except Exception as error:
-        if outside_domain(error):
-            return np.nan
-        raise
-
-
 def step_sweep(
     f: Callable[[Any], Any],
     derivative: float | Callable[[float], float],
     x: float,
     steps: ArrayLike | None = None,
-    stencils: Sequence[str] = ("forward", "central"),
+    stencils: Sequence[StencilName] = ("forward", "central"),
 ) -> StepSweep:
     """Errors of difference quotients of a function of one variable, over steps from 1e-16 to 1.
 
@@ -115,16 +111,37 @@ def step_sweep(
     Raises
     ------
     ValueError
-        For unknown stencils and for steps that are not positive.
+        For unknown stencils and for steps that are not positive. What f raises at x passes through, and what it raises
+        at all other points too; one at which it raises is left out.
     """
     sizes = np.logspace(-16, 0, 500) if steps is None else np.asarray(steps, np.float64).reshape(-1)
     if not sizes.size or not np.all(sizes > 0):
         raise ValueError(f"steps must be positive numbers; got {sizes!r}")
     true = float(derivative(x)) if callable(derivative) else float(derivative)
-    errors = {}
+    errors: dict[StencilName, Floats] = {}
+    found = Raised()
     for name in stencils:
         stencil = stencil_named(name)
-        with np.errstate(all="ignore"):
-            values = np.array([[_value(f, x + offset * size) for offset in stencil.offsets] for size in sizes])
+        points = x + np.multiply.outer(sizes, stencil.offsets)
+        values, more = _values(f, points, x)
+        found = found.joined(more)
         errors[name] = np.abs(quotients(stencil, values, sizes, None) - true)
+    found.pass_on()
     return StepSweep(sizes, errors)
+
+
+def _values(f: Callable[[Any], Any], points: NDArray[Any], x: float) -> tuple[NDArray[Any], Raised]:
+    """Values of f at points of any shape, nan where it raises but at x itself, and what it raised."""
+    values, found = [], Raised()
+    with np.errstate(all="ignore"):
+        for point in points.reshape(-1):
+            try:
+                values.append(f(point))
+            except Exception as error:
+                if point == x:
+                    raise
+                found = found.joined(Raised(1, error))
+                values.append(np.nan)
+            else:
+                found = found if found.answered or point == x else replace(found, answered=True)
+    return np.array(values).reshape(points.shape), found

@@ -54,7 +54,9 @@ class Crew:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._pool = ThreadPoolExecutor(count - 1, thread_name_prefix="fastgc") if count > 1 else None
+        self._pool: ThreadPoolExecutor | None = None
+        if count > 1:
+            self._pool = ThreadPoolExecutor(count - 1, "fastgc", single_threaded_blas.in_this_thread)
 
     def run(self, pieces: Pieces, work: Work, done: Done) -> None:
         """Have all pieces done; what one of them (or ``done``) raises is raised here, when no thread is at work."""
@@ -96,36 +98,132 @@ def _drained(counts: deque[int]) -> int:
     return sum(counts.popleft() for _ in range(len(counts)))
 
 
-class _SingleThreadedBlas:
-    """One BLAS thread from the first that enters until the last that leaves.
+# --- one BLAS thread ---
 
-    The number of threads belongs to the process. Each of several checks at a time would put back what it found, which
-    another may have set.
+
+class _SingleThreadedBlas:
+    """One BLAS thread from the first check that enters until the last one that leaves.
+
+    The number of threads belongs to the process, as a rule: of several checks at a time each would put back what it
+    found, which another had set. And threadpoolctl (3.8) lets only the thread that set a limit lift it.
+    So a thread of its own sets it when the first check enters, and lifts it when the last one has left. Some libraries
+    have a number for each thread: there every thread that enters, or helps one that has, sets its own.
     """
 
     def __init__(self) -> None:
-        self._lock, self._inside, self._limit = threading.Lock(), 0, contextlib.ExitStack()
-        self._libraries, self._modules = threadpoolctl.ThreadpoolController(), len(sys.modules)
-
-    def _known_libraries(self) -> threadpoolctl.ThreadpoolController:
-        """Looked for anew (half a millisecond) if a module was imported since, and may have brought one."""
-        if len(sys.modules) != self._modules:
-            self._libraries, self._modules = threadpoolctl.ThreadpoolController(), len(sys.modules)
-        return self._libraries
+        self._lock = threading.Lock()
+        self._inside: set[object] = set()
+        self._keeper = _Keeper([], None)  # not started: nothing is kept yet
+        self._controller, self._modules = threadpoolctl.ThreadpoolController(), len(sys.modules)
 
     @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._inside:
-                self._limit.enter_context(self._known_libraries().limit(limits=1, user_api="blas"))
-            self._inside += 1
+    def __call__(self, *, openmp: bool = False) -> Iterator[None]:
+        """Enter; ``openmp``: with one thread in OpenMP too, for what the calling thread runs."""
+        mark = object()
         try:
-            yield
+            self._enter(mark)
+            with _one_thread(self._libraries(of_each_thread=True, openmp=openmp)):
+                yield
         finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    self._limit.close()
+            try:
+                self._leave(mark)
+            finally:
+                self._leave(mark)  # again: an interrupt may have fallen into the first time
+
+    def in_this_thread(self) -> None:
+        """The same for a thread that helps one that has entered, for as long as it lives."""
+        for each in self._libraries(of_each_thread=True):
+            each.set_num_threads(1)
+
+    def _enter(self, mark: object) -> None:
+        _release()
+        with self._lock:
+            self._inside.add(mark)
+            if self._keeper.ended:
+                self._keeper = _Keeper(self._libraries(of_each_thread=False), self._keeper)
+                self._keeper.start()
+            self._keeper.ready.wait()
+
+    def _leave(self, mark: object) -> None:
+        with self._lock:
+            self._inside.discard(mark)
+            if not self._inside and not self._keeper.ended:
+                self._keeper.end()
+
+    def _libraries(self, *, of_each_thread: bool, openmp: bool = False) -> list[Any]:
+        """Those that count threads for the process, or for each thread; looked for again after an import."""
+        if len(sys.modules) != self._modules:  # looking takes a millisecond
+            self._controller, self._modules = threadpoolctl.ThreadpoolController(), len(sys.modules)
+        return [
+            each
+            for each in self._controller.lib_controllers
+            if (each.user_api == "blas" and _counts_for_each_thread(each) == of_each_thread)
+            or (each.user_api == "openmp" and openmp)
+        ]
 
 
-single_threaded_blas: Any = _SingleThreadedBlas()
+class _Keeper(threading.Thread):
+    """Keeps libraries at one thread until told to end."""
+
+    def __init__(self, libraries: list[Any], before: _Keeper | None) -> None:
+        super().__init__(name="fastgc-blas", daemon=True)
+        self._libraries, self._before = libraries, before
+        self.ready, self._over = threading.Event(), threading.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was told to end, or never began."""
+        return self.ident is None or self._over.is_set()
+
+    def run(self) -> None:
+        try:
+            if self._before is not None and self._before.ident is not None:
+                self._before.join()  # nobody may have waited for it: an interrupt
+            self._before = None
+            with _one_thread(self._libraries):
+                self.ready.set()
+                self._over.wait()
+        finally:
+            self.ready.set()
+            _release()
+
+    def end(self) -> None:
+        """Have the limit lifted, and wait until it is."""
+        self._over.set()
+        self.join()
+
+
+@contextlib.contextmanager
+def _one_thread(libraries: list[Any]) -> Iterator[None]:
+    """One thread in libraries, and what they had afterwards: where it took effect, which another's limit prevents."""
+    changed: list[tuple[Any, int]] = []
+    try:
+        for each in libraries:
+            number = each.get_num_threads()
+            changed.append((each, number))
+            each.set_num_threads(1)
+            if each.get_num_threads() == number:
+                changed.pop()
+        yield
+    finally:
+        for each, number in changed:
+            each.set_num_threads(number)
+
+
+def _counts_for_each_thread(library: Any) -> bool:
+    """MKL's limits, as threadpoolctl sets them, and OpenMP's hold for the calling thread."""
+    return library.internal_api == "mkl" or getattr(library, "threading_layer", "") == "openmp"
+
+
+def _release() -> None:
+    """Let another thread set limits, if threadpoolctl (3.8) heeds the calling one alone, as it does after a limit.
+
+    Limits of the caller around a check are so kept from it, and are in force again afterwards. Those of another thread
+    are left alone: BLAS has as many threads as they say.
+    """
+    release = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
+    if release is not None:
+        release()
+
+
+single_threaded_blas = _SingleThreadedBlas()

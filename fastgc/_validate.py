@@ -6,12 +6,13 @@ import fnmatch
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from fastgc._layout import Array, ParameterLayout, listed
 from fastgc._stencil import stencil_named
+from fastgc._words import Engine, Precision, Samples
 
 _MOST_EVALUATIONS = 2000  # that the default number of samples may take
 _FLOOR = 2  # entries of each tensor, however many tensors there are
@@ -56,8 +57,8 @@ def validate(
         raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
     validate_scope(step=step, rtol=rtol, atol=atol, seed=seed, probes=probes)
     chosen = stencil_named(stencil)
-    one_of("precision", precision, ("double", "native"))
-    one_of("engine", engine, ("auto", "numba", "python"))
+    one_of("precision", precision, get_args(Precision))
+    one_of("engine", engine, get_args(Engine))
     number("time_budget", time_budget, positive=True)
     whole("threads", threads, least=1, optional=True)
     whole("workers", workers, least=-1)
@@ -151,9 +152,7 @@ def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[
     return {name for pattern in each for name in _matching(pattern, names, "tensors")}
 
 
-def sample_counts(
-    samples: int | str | Mapping[str, int | str], names: Sequence[str], tensors: int, probes: int
-) -> dict[str, int]:
+def sample_counts(samples: Samples, names: Sequence[str], tensors: int, probes: int) -> dict[str, int]:
     """Entries to sample by name; an exact name wins over patterns, a later pattern over an earlier one.
 
     The default falls where ``tensors`` tensors of that many samples would be too many and probes cover them anyway.

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.machinery
 import itertools
 import math
 import pickle
 import sys
 import tempfile
+import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 from numpy.typing import NDArray
 
-from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, Tick, silent
+from fastgc._evaluate import OutOfTime, PythonEvaluator, Raised, Ray, Tick, silent
 from fastgc._layout import Array, ParameterLayout, listed, spread
+from fastgc._missing import missing
 from fastgc._record import store
+from fastgc._threads import single_threaded_blas
 
 try:
     import cloudpickle
     import joblib
+
+    from fastgc import _executors
 except ImportError as error:
-    raise ImportError("workers needs joblib: python -m pip install 'fastgc[workers]'") from error
+    raise missing("workers", "workers") from error
 
 _CHUNK_SECONDS = 0.1  # long beside sending a chunk to a process (a millisecond), short beside a progress bar or Ctrl-C
 _CHUNKS_PER_WORKER = 16  # so that the last chunks leave no process idle for long
@@ -46,9 +50,9 @@ def process_count(workers: int) -> int:
         return int(joblib.effective_n_jobs(workers))
 
 
-def single_threaded() -> Any:
+def single_threaded() -> contextlib.AbstractContextManager[None]:
     """BLAS and OpenMP in one thread, as in the workers: another number may change the last bits of a sum."""
-    return threadpoolctl.threadpool_limits(1)
+    return single_threaded_blas(openmp=True)
 
 
 class WorkersEvaluator:
@@ -87,7 +91,8 @@ class WorkersEvaluator:
     ) -> None:
         self.name = direct.name  # until there was enough to share out
         self._direct, self._count, self._seconds, self._evaluations = direct, count, seconds, 0
-        self._threadpools = threadpoolctl.ThreadpoolController()
+        self._raised = Raised()
+        self._processes: _executors.Processes | None = None  # until there is enough to share out
         self._numbers = itertools.count()
         trial = self._trial(layout) if reproducible else None
         self._folder = tempfile.TemporaryDirectory(prefix="fastgc-", ignore_cleanup_errors=True)
@@ -106,6 +111,10 @@ class WorkersEvaluator:
     @property
     def evaluations(self) -> int:
         return self._direct.evaluations + self._evaluations
+
+    @property
+    def raised(self) -> Raised:
+        return self._direct.raised.joined(self._raised)
 
     def value(self) -> Any:
         return self._here("value")
@@ -144,13 +153,16 @@ class WorkersEvaluator:
 
     def close(self) -> None:
         self._direct.close()
+        if self._processes is not None:
+            _executors.given_back(self._processes)
+            self._processes = None
         self._folder.cleanup()
 
     def _too_little(self, evaluations: int) -> bool:
         return evaluations < 2 or evaluations * self._seconds < _WORTHWHILE
 
     def _here(self, method: str, *arguments: Any) -> Any:
-        with self._threadpools.limit(limits=1):
+        with single_threaded():
             return getattr(self._direct, method)(*arguments)
 
     def _trial(self, layout: ParameterLayout) -> tuple[NDArray[np.int64], Array, Array]:
@@ -181,18 +193,22 @@ class WorkersEvaluator:
         length = max(1, int(min(_CHUNK_SECONDS / self._seconds, count / (self._count * _CHUNKS_PER_WORKER))))
         parts = [slice(start, min(start + length, count)) for start in range(0, count, length)]
         found: list[Any] = [None] * len(parts)
+        raised = [Raised()] * len(parts)
         done, spent = 0, 0.0
-        with self._results(method, [arguments(part) for part in parts]) as results:
-            for result in results:
-                if isinstance(result, bytes):
-                    raise pickle.loads(result)
-                number, values, seconds = result
-                found[number], before = values, done
-                done, spent = done + len(values), spent + seconds
-                self._evaluations += len(values)
-                tick(before, done)
-                if time.perf_counter() > self._direct.deadline:
-                    raise OutOfTime
+        try:
+            with self._results(method, [arguments(part) for part in parts]) as results:
+                for result in results:
+                    if isinstance(result, bytes):
+                        raise pickle.loads(result)
+                    number, found[number], seconds, there = result
+                    raised[number], before = _received(there), done
+                    done, spent = done + len(found[number]), spent + seconds
+                    self._evaluations += len(found[number])
+                    tick(before, done)
+                    if time.perf_counter() > self._direct.deadline:
+                        raise OutOfTime
+        finally:
+            self._raised = functools.reduce(Raised.joined, raised, self._raised)
         self._seconds = max(spent / count, 1e-9)
         return np.concatenate(found)
 
@@ -200,20 +216,20 @@ class WorkersEvaluator:
     def _results(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Iterator[Iterator[Any]]:
         """What `_run` returns of every task, as it is done; after an exception no worker is left at work."""
         self.name = f"python ({self._count} processes)"
-        with joblib.parallel_config("loky", inner_max_num_threads=1):
-            parallel = joblib.Parallel(self._count, return_as="generator_unordered", batch_size=1, max_nbytes=None)
-        results = parallel(joblib.delayed(_run)(self._check, i, method, *task) for i, task in enumerate(tasks))
+        processes = self._processes = self._processes or _executors.taken(self._count)
+        done = False
         try:
-            yield results
+            yield processes.results(_run, [(self._check, i, method, *task) for i, task in enumerate(tasks)])
+            done = True
         except BrokenExecutor as error:
             raise RuntimeError(
                 f"a worker process died while it evaluated the loss (out of memory? a crash of compiled code?): "
                 f"{_text(error)}; try fewer workers, or workers=1 to see it happen"
             ) from error
         finally:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # joblib's, that tasks were cancelled
-                results.close()
+            if not done:
+                self._processes = None
+                processes.end()
 
 
 # --- in a worker process ---
@@ -233,7 +249,10 @@ _open: dict[Path, _Opened] = {}  # at most one: the check at work
 
 
 def _run(check: Path, number: int, method: str, first: Any, *rest: Any) -> Any:
-    """One task: its number, what the evaluator's method returns and how long that took; or the exception, pickled."""
+    """One task: its number, what the evaluator's method returns, how long that took, and what the loss raised.
+
+    Or the exception that ends the check, pickled.
+    """
     try:
         opened = _opened(check)
         subject = load(first) if isinstance(first, Path) else first
@@ -241,7 +260,8 @@ def _run(check: Path, number: int, method: str, first: Any, *rest: Any) -> Any:
         values = getattr(opened.evaluator, method)(subject, *rest)
         spent = time.perf_counter() - begin
         _refuse_changed(opened)
-        return number, values, spent
+        raised, opened.evaluator.raised = opened.evaluator.raised, Raised()
+        return number, values, spent, _sent(raised)
     except Exception as error:
         return _portable(error)
 
@@ -254,6 +274,7 @@ def _opened(check: Path) -> _Opened:
         evaluator = PythonEvaluator(loss, layout.rebuild(own.leaves), args, layout, own.leaves, shared)
         if trial is not None:
             _refuse_other_values(evaluator, *trial)
+            evaluator.raised = Raised()  # the other process knows
         _open[check] = _Opened(evaluator, layout.names, own.leaves, shared)
     return _open[check]
 
@@ -280,6 +301,16 @@ def _refuse_other_values(
                 "reads what is not sent along (a global changed after its module was imported, a module edited since); "
                 "pass that through args, or use workers=1"
             )
+
+
+def _sent(raised: Raised) -> tuple[Raised, bytes | None]:
+    """What the loss raised in a worker, as it can be sent."""
+    return replace(raised, first=None), None if raised.first is None else _portable(raised.first)
+
+
+def _received(sent: tuple[Raised, bytes | None]) -> Raised:
+    raised, first = sent
+    return raised if first is None else replace(raised, first=pickle.loads(first))
 
 
 def _portable(error: Exception) -> bytes:
@@ -340,17 +371,24 @@ def _home(loss: Any) -> Any:
     return None if known else sys.modules.get(name)
 
 
+_registering = threading.RLock()  # what is pickled by value is settled for all threads
+
+
 @contextlib.contextmanager
 def _by_value(module: Any) -> Iterator[None]:
     """Have the functions of a module pickled with their code, not by name."""
-    if module is None or module.__name__ in cloudpickle.list_registry_pickle_by_value():
+    if module is None:
         yield
         return
-    cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        cloudpickle.unregister_pickle_by_value(module)
+    with _registering:
+        if module.__name__ in cloudpickle.list_registry_pickle_by_value():
+            yield
+            return
+        cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def _text(error: BaseException) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import timeit
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
+from clock import Clock
 
 import fastgc
 from fastgc._budget import representative
@@ -20,23 +22,29 @@ def total(p: Any) -> float:
     return float(sum(np.sin(value).sum() for value in p.values()))
 
 
-def slow(p: Any) -> float:
-    time.sleep(1e-3)
-    return total(p)
+@pytest.fixture
+def slow(clock: Clock) -> Callable[[Any], float]:
+    """The loss, at a millisecond."""
+
+    def loss(p: Any) -> float:
+        clock.seconds += 1e-3
+        return total(p)
+
+    return loss
 
 
 def slopes(p: Any) -> Any:
     return {name: np.cos(value) for name, value in p.items()}
 
 
-def check(loss: Any = slow, gradients: Any = slopes, **options: Any) -> fastgc.GradientReport:
+def check(loss: Any, gradients: Any = slopes, **options: Any) -> fastgc.GradientReport:
     return fastgc.check_gradients(loss, gradients, PARAMS, crosscheck=False, **options)
 
 
-def test_a_check_ends_when_its_time_is_over() -> None:
+def test_a_check_ends_when_its_time_is_over(slow: Any) -> None:
     """The whole of it is some 900 evaluations; those that the time allows, and no more, are made."""
-    report = check(samples="all", time_budget=0.3)
-    assert 50 < report.evaluations < 350
+    report = check(slow, samples="all", time_budget=0.3)
+    assert 290 <= report.evaluations <= 310
     assert report.verdict == "undecided"
 
 
@@ -50,8 +58,8 @@ def test_enough_time_changes_nothing() -> None:
     assert not timed.notes
 
 
-def test_what_was_not_reached_is_said_and_counted() -> None:
-    report = check(samples="all", time_budget=0.3)
+def test_what_was_not_reached_is_said_and_counted(slow: Any) -> None:
+    report = check(slow, samples="all", time_budget=0.3)
     w = report.tensors["w"]
     assert w.verdict == "undecided"
     assert w.reason == f"not reached: {400 - w.checked} of 400 entries"
@@ -60,51 +68,53 @@ def test_what_was_not_reached_is_said_and_counted() -> None:
     )
 
 
-def test_all_tensors_come_before_any_is_deep() -> None:
-    report = check(samples="all", time_budget=0.35)
+def test_all_tensors_come_before_any_is_deep(slow: Any) -> None:
+    report = check(slow, samples="all", time_budget=0.35)
     checked = {name: tensor.checked for name, tensor in report.tensors.items()}
     assert checked["c"] == 1 and checked["b"] >= 4
     assert abs(checked["w"] - checked["b"]) <= 1 or checked["b"] == 40
 
 
-def test_no_time_at_all_leaves_everything_undecided() -> None:
-    report = check(time_budget=1e-6)
+def test_no_time_at_all_leaves_everything_undecided(slow: Any) -> None:
+    report = check(slow, time_budget=1e-6)
     assert {tensor.verdict for tensor in report.tensors.values()} == {"undecided"}
     assert report.tensors["w"].reason == "not reached: 32 of 32 entries and probes"
     assert report.evaluations < 10
 
 
-def test_an_error_that_was_reached_fails() -> None:
+def test_an_error_that_was_reached_fails(slow: Any) -> None:
     wrong = slopes(PARAMS)
     wrong["b"][:] *= 2
-    report = check(gradients=wrong, samples="all", time_budget=0.5)
+    report = check(slow, gradients=wrong, samples="all", time_budget=0.5)
     assert report.verdict == report.tensors["b"].verdict == "fail"
     assert report.tensors["w"].verdict == "undecided"
 
 
-def test_a_wrong_entry_is_searched_before_more_entries_are_sampled() -> None:
+def test_a_wrong_entry_is_searched_before_more_entries_are_sampled(slow: Any) -> None:
     wrong = slopes(PARAMS)
     wrong["w"][7, 3] += 0.5
-    report = check(gradients=wrong, samples=390, time_budget=0.8)
+    report = check(slow, gradients=wrong, samples=390, time_budget=0.8)
     assert [entry.index for entry in report.tensors["w"].wrong_entries] == [(7, 3)]
     assert "not reached" not in report.tensors["w"].reason or report.tensors["w"].checked < 400
 
 
-def test_a_suspicion_that_could_not_be_followed_is_undecided() -> None:
+def test_a_suspicion_that_could_not_be_followed_is_undecided(slow: Any) -> None:
     wrong = slopes(PARAMS)
     wrong["w"][7, 3] += 0.5
-    verdicts = {check(gradients=wrong, samples=0, time_budget=t).tensors["w"].verdict for t in (0.03, 0.06, 0.09, 0.12)}
+    verdicts = {
+        check(slow, gradients=wrong, samples=0, time_budget=t).tensors["w"].verdict for t in (0.03, 0.06, 0.09, 0.12)
+    }
     assert verdicts <= {"undecided", "fail"}
 
 
-def test_tensors_probed_in_time_stay_so_when_it_ends_among_many_probes() -> None:
+def test_tensors_probed_in_time_stay_so_when_it_ends_among_many_probes(clock: Clock) -> None:
     calls = 0
 
     def stops(p: Any) -> float:
         nonlocal calls
         calls += 1
         if calls == 60:  # of about 20 for the noise and 14 for the probes of a tensor
-            time.sleep(2.0)
+            clock.seconds += 2.0
         return total(p)
 
     report = check(stops, samples=0, probes=20, time_budget=2.0)
@@ -114,6 +124,8 @@ def test_tensors_probed_in_time_stay_so_when_it_ends_among_many_probes() -> None
 
 
 def test_the_compiled_loop_ends_too() -> None:
+    """In a hundred times what one evaluation takes here, two threads reach some two hundred of the nine hundred."""
+
     @numba.njit
     def loss(p: Any) -> float:
         value = 0.0
@@ -122,24 +134,25 @@ def test_the_compiled_loop_ends_too() -> None:
                 value += np.sin(name).sum()
         return value / 2000 + np.sin(p["c"][()])
 
-    loss(fastgc.record(PARAMS))
-    report = check(loss, samples="all", time_budget=1.0, engine="numba", threads=2)
+    record = fastgc.record(PARAMS)
+    loss(record)
+    seconds = min(timeit.repeat(lambda: loss(record), number=1, repeat=5))
+    report = check(loss, samples="all", time_budget=100 * seconds, engine="numba", threads=2)
     assert report.verdict == "undecided"
     assert report.tensors["w"].checked < 400
-    assert report.seconds < 30
 
 
-def test_the_share_of_unseen_entries_counts_those_reached() -> None:
-    report = check(samples=300, time_budget=0.3)
+def test_the_share_of_unseen_entries_counts_those_reached(slow: Any) -> None:
+    report = check(slow, samples=300, time_budget=0.3)
     w = report.tensors["w"]
     assert 0 < w.checked < 300
     assert w.unseen_share > 1 - 0.05 ** (1 / w.checked)
 
 
-def test_several_points_share_the_time() -> None:
-    report = check(samples="all", points=3, time_budget=0.6)
+def test_several_points_share_the_time(slow: Any) -> None:
+    report = check(slow, samples="all", points=3, time_budget=0.6)
     assert report.points == 3
-    assert report.evaluations < 700
+    assert report.evaluations <= 620
 
 
 def test_an_order_whose_beginnings_are_fair_samples() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
@@ -395,6 +396,7 @@ def test_the_command_is_installed() -> None:
     assert found.stdout.startswith("fastgc ")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_gives_130(file: Path) -> None:
     path = file.parent / "slow_for_cli.py"
     path.write_text(
@@ -414,3 +416,11 @@ def test_ctrl_c_gives_130(file: Path) -> None:
     assert process.returncode == 130
     assert out == ""
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["failing", "number", "stopped"])
+def test_the_folders_of_modules_are_as_before_afterwards(name: str, file: Path) -> None:
+    before = list(sys.path)
+    with contextlib.suppress(KeyboardInterrupt):
+        main(["check", f"{file}:{name}"])
+    assert sys.path == before

@@ -97,7 +97,12 @@ def judged(
     a = np.atleast_1d(np.asarray(analytic, np.float64))
     tolerances = Tolerances(np.array([rtol]), None if atol is None else np.array([atol]))
     return judge(
-        a, found, np.zeros(a.size, np.int64), np.array([scale]), tolerances, noise_reason="noise hides the slope"
+        a,
+        found,
+        np.zeros(a.size, np.int64),
+        np.array([scale]),
+        tolerances,
+        noise_reasons=("noise hides the slope", "the slope vanishes"),
     )
 
 
@@ -184,12 +189,18 @@ def test_at_a_kink_the_distance_is_that_from_the_interval() -> None:
 
 
 def test_agreement_that_a_wrong_value_would_have_reached_too_is_undecided() -> None:
-    assert verdicts(1.0, estimates(1.0, 0.0999), scale=1.0) == ["pass"]
-    judgement = judged(1.0, estimates(1.0, 0.1001))
+    assert verdicts(1.0, estimates(1.0, 0.00999), scale=1.0) == ["pass"]
+    judgement = judged(1.0, estimates(1.0, 0.01001))
     assert judgement.verdict.tolist() == ["undecided"] and judgement.reason.tolist() == ["noise hides the slope"]
-    assert verdicts(0.0, estimates(0.0, 0.05), scale=1.0) == ["pass"]
-    assert verdicts(0.0, estimates(0.0, 0.05), scale=0.1) == ["undecided"]
-    assert verdicts(5.0, estimates(5.0, 0.4), scale=0.1) == ["pass"]
+    assert judged(0.01, estimates(0.01, 0.0101)).reason.tolist() == ["the slope vanishes"]
+    assert verdicts(0.0, estimates(0.0, 0.005), scale=1.0) == ["pass"]
+    assert verdicts(0.0, estimates(0.0, 0.005), scale=0.1) == ["undecided"]
+    assert verdicts(5.0, estimates(5.0, 0.04), scale=0.1) == ["pass"]
+
+
+@pytest.mark.parametrize(("rtol", "useful"), [(1e-12, 0.01), (1e-5, 0.01), (5e-4, 0.05), (1e-3, 0.1), (1e-2, 0.1)])
+def test_what_agreement_must_be_known_to_follows_the_relative_tolerance(rtol: float, useful: float) -> None:
+    assert Tolerances(np.array([rtol]), None).useful == pytest.approx([useful])
 
 
 def test_a_clear_error_fails_however_large_the_uncertainty() -> None:
@@ -215,7 +226,7 @@ def test_the_default_atol_is_a_thousandth_of_rtol_times_the_scale() -> None:
 def test_each_entry_is_judged_by_the_tolerance_of_its_tensor() -> None:
     tolerances = Tolerances(np.array([1e-5, 1e-1]), None)
     a = np.array([1.01, 1.01])
-    judgement = judge(a, estimates(np.ones(2), 1e-9), np.array([0, 1]), np.ones(2), tolerances, noise_reason="")
+    judgement = judge(a, estimates(np.ones(2), 1e-9), np.array([0, 1]), np.ones(2), tolerances, noise_reasons=("", ""))
     assert judgement.verdict.tolist() == ["fail", "pass"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numba
@@ -15,7 +16,7 @@ from test_layout import Array
 import fastgc
 from fastgc import _compiled
 from fastgc._compiled import NumbaEvaluator
-from fastgc._evaluate import OutOfTime, PythonEvaluator, Ray, silent
+from fastgc._evaluate import OutOfTime, Place, PythonEvaluator, Ray, silent
 from fastgc._layout import flatten_parameters
 from fastgc._record import store
 
@@ -128,13 +129,17 @@ def raises_far_out(params: Any) -> float:
 
 @pytest.mark.parametrize("few", [0, 1 << 17])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_a_loss_raises_along_a_direction_passes_through(
+def test_where_a_loss_raises_along_a_direction_it_is_nan(
     threads: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_compiled, "_FEW", few)
     ray = Ray(2, 0, np.ones(700, np.int8), 1.0)
-    with evaluators(raises_far_out, threads) as (_, compiled), pytest.raises(KeyError, match="far out"):
-        compiled.along_rays([[ray]] * 30, np.array([-1.0, 1.0]))
+    with evaluators(raises_far_out, threads) as (_, compiled):
+        values = compiled.along_rays([[ray]] * 30, np.array([-1.0, 1.0]))
+        assert np.isfinite(values[:, 0]).all() and np.isnan(values[:, 1]).all()
+        raised = compiled.raised
+        assert (raised.count, raised.kinds, raised.answered) == (30, ("KeyError",), True)
+        assert raised.place == Place("1 scales along random signs in c", single=False)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -197,8 +202,11 @@ def test_a_raising_loss_leaves_every_copy_as_it_was() -> None:
     with evaluators(fails_beside, 2) as (plain, compiled):
         positions = np.arange(741)
         displaced: Array = plain.entries(positions)[:, None] + 1.0
-        with pytest.raises(TypeError, match="too far"):
-            compiled.values(positions, displaced, silent)
+        values = compiled.values(positions, displaced, silent)
+        assert np.flatnonzero(np.isnan(values[:, 0])).tolist() == [641]
+        assert compiled.raised.place == Place(f"c[600] = {displaced[641, 0]:.6g}", single=True)
+        np.testing.assert_array_equal(values, plain.values(positions, displaced, silent))
+        assert plain.raised == replace(compiled.raised, first=plain.raised.first)
 
 
 @numba.njit

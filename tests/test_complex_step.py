@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -92,7 +93,32 @@ def with_import(p: Floats) -> Any:
     return fabs(p[0])
 
 
+def with_store(p: Floats) -> Any:
+    real = np.arange(3.0)
+    real[0] = p[0]
+    return OFFSET + np.sum(real) + np.sum(p)
+
+
+def with_slice(p: Floats) -> Any:
+    real = np.arange(3.0)
+    real[:] = p
+    return OFFSET + np.sum(real)
+
+
+def with_dtype(p: Floats) -> Any:
+    return OFFSET + np.sum(p, dtype="f8")
+
+
+def with_out(p: Floats) -> Any:
+    return OFFSET + np.cumsum(p, out=np.arange(3.0))[-1]
+
+
+def with_real_type(p: Floats) -> Any:
+    return OFFSET + np.sum(np.float64(p))
+
+
 NOT_ANALYTIC = [
+    with_store, with_slice, with_dtype, with_out, with_real_type,
     with_magnitude, with_builtin, with_maximum, with_comparison, with_method, with_part, with_helper, with_norm,
     with_object, with_import, np.abs, Model().dot,
 ]  # fmt: skip
@@ -121,6 +147,31 @@ def test_it_decides_for_a_compiled_loss_too() -> None:
 @pytest.mark.parametrize("function", NOT_ANALYTIC, ids=lambda each: getattr(each, "__name__", "method"))
 def test_what_is_not_known_to_be_analytic_is_noticed(function: Callable[..., Any]) -> None:
     assert not is_analytic(function)
+
+
+def test_what_compiled_code_stores_stays_complex() -> None:
+    assert is_analytic(numba.njit(with_store)) and not is_analytic(with_store)
+
+
+def test_warnings_are_what_they_were_while_it_is_asked() -> None:
+    seen = []
+
+    class Weights(np.ndarray):
+        """An argument that is looked at."""
+
+        def __array_finalize__(self, other: Any) -> None:
+            seen.append(list(warnings.filters))
+
+    weights = np.ones(3).view(Weights)
+    report = check_gradients(
+        lambda p, w: OFFSET + np.sum(w * np.sin(p) * p),
+        lambda p, w: np.asarray(gradient(p)),
+        X,
+        args=(weights,),
+        probes=0,
+    )
+    assert NOTE in report.notes and seen
+    assert all(each == warnings.filters for each in seen)
 
 
 def test_what_is_analytic_is_known_to_be() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 import math
+import re
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import pytest
+from numba.experimental import jitclass
 from test_layout import Array, array, gradients, loss
 
 import fastgc
 from fastgc._engine import noted
+from fastgc._writes import unknown_in
 
 
 def double(p: Array) -> Array:
@@ -346,6 +350,176 @@ def test_a_buffer_of_single_precision_is_used_as_a_copy_in_double_precision() ->
     work = np.zeros(40, np.float32)
     report = fastgc.check_gradients(with_buffer, lambda p, _: double(p), array(40), args=(work,))
     assert report.passed and not work.any()
+
+
+def test_a_buffer_that_holds_what_the_loss_writes_already_is_noticed() -> None:
+    p, work = array(40), np.zeros(40)
+    with_buffer(p, work)
+    report = fastgc.check_gradients(
+        with_buffer, lambda p, _: double(p), p, args=(work,), samples="all", engine="numba", threads=2
+    )
+    assert report.passed and report.engine == "numba (1 thread)"
+    assert any("scratch" in note and "one thread" in note for note in report.notes)
+
+
+@numba.njit
+def with_record(p: Any, work: Any) -> float:
+    work.x = p[0]
+    return np.sum(p * p) + 0.0 * work.x
+
+
+@numba.njit
+def with_records(p: Any, work: Any) -> float:
+    work[1].x = p[0]
+    return np.sum(p * p)
+
+
+@pytest.mark.parametrize("loss", [with_record, with_records])
+def test_records_that_are_written_to_are_scratch_buffers_too(loss: Any) -> None:
+    records = np.zeros(3, [("x", "f8"), ("y", "i4")])
+    work = records[1] if loss is with_record else records
+    report = fastgc.check_gradients(loss, lambda p, _: double(p), array(9), args=(work,), engine="numba", threads=2)
+    assert report.passed and report.engine == "numba (1 thread)" and records["x"][1] != 0
+    assert any("scratch" in note for note in report.notes)
+
+
+def test_parameters_that_are_changed_through_args_are_refused_and_restored() -> None:
+    p = {"a": array(5), "b": array(4)}
+    before = {name: each.copy() for name, each in p.items()}
+
+    @numba.njit
+    def loss(params: Any, alias: Any) -> float:
+        alias[:] = 7.0
+        return np.sum(params["a"] ** 2) + np.sum(params["b"] ** 2)
+
+    for each in (loss, loss.py_func):
+        with pytest.raises(ValueError, match=r"loss changed params 'b' through an array of args that shares .* a copy"):
+            fastgc.check_gradients(each, {name: 2 * x for name, x in p.items()}, p, args=(p["b"][1:],))
+        assert all(np.array_equal(before[name], p[name]) for name in p)
+
+
+def test_args_that_share_memory_with_parameters_may_be_read() -> None:
+    p = array(5)
+    loss = numba.njit(lambda params, alias: np.sum(params * alias))
+    report = fastgc.check_gradients(loss, p.copy(), p, args=(p,), engine="numba", threads=2)
+    assert report.passed and report.engine == "numba (2 threads)" and report.notes == ()
+
+
+# --- what nobody knows the content of ---
+
+
+@jitclass([("work", numba.float64[:])])
+class Workspace:
+    """Room for a loss."""
+
+    def __init__(self, size: int) -> None:
+        self.work = np.zeros(size)
+
+
+class Pair(NamedTuple):
+    """Arguments of a loss."""
+
+    factor: float
+    rest: Any
+
+
+def typed_dict(size: int) -> Any:
+    found = numba.typed.Dict.empty(numba.types.unicode_type, numba.types.float64[:])
+    found["work"] = np.zeros(size)
+    return found
+
+
+@numba.njit
+def in_object(p: Any, scratch: Any) -> float:
+    return with_buffer(p, scratch.work)
+
+
+@numba.njit
+def in_dict(p: Any, scratch: Any) -> float:
+    return with_buffer(p, scratch["work"])
+
+
+@numba.njit
+def in_list(p: Any, scratch: Any) -> float:
+    return with_buffer(p, scratch[0])
+
+
+@numba.njit
+def in_tuple(p: Any, scratch: Any) -> float:
+    return scratch.factor * with_buffer(p, scratch.rest[1].work)
+
+
+SIZE = 300
+HIDDEN = [
+    (in_object, lambda: Workspace(SIZE), r"args\[0\] is a jitclass \(Workspace\)"),
+    (in_dict, lambda: typed_dict(SIZE), r"args\[0\] is a numba.typed.Dict"),
+    (in_list, lambda: numba.typed.List([np.zeros(SIZE)]), r"args\[0\] is a numba.typed.List"),
+    (in_tuple, lambda: Pair(1.0, ((), Workspace(SIZE))), r"args\[0\]\[1\]\[1\] is a jitclass"),
+]
+
+
+@pytest.mark.parametrize(("loss", "make", "words"), HIDDEN, ids=["jitclass", "Dict", "List", "tuple"])
+def test_what_may_hold_a_scratch_buffer_keeps_the_loss_in_one_thread(loss: Any, make: Any, words: str) -> None:
+    options: dict[str, Any] = {"samples": "all", "engine": "numba"}
+    one, two = (
+        fastgc.check_gradients(loss, lambda p, _: double(p), array(SIZE), args=(make(),), threads=k, **options)
+        for k in (1, 2)
+    )
+    assert two.passed and two.engine == "numba (1 thread)" and two.evaluations == one.evaluations
+    assert len(two.notes) == 1
+    assert re.fullmatch(rf"runs in one thread: {words}.*, which the loss may write to; for more, .*", two.notes[0])
+    assert one.passed and one.notes == ()
+
+
+@pytest.mark.parametrize(("loss", "make", "words"), HIDDEN, ids=["jitclass", "Dict", "List", "tuple"])
+def test_such_args_go_everywhere_else_too(loss: Any, make: Any, words: str) -> None:
+    args = (make(),)
+    assert fastgc.check_gradients(loss, lambda p, _: double(p), array(9), args=args, engine="python").passed
+    assert fastgc.check_jacobian(loss, lambda p, _: double(p)[None, :], array(9), args=args).passed
+    assert np.allclose(fastgc.numerical_gradient(loss, array(9), args=args), double(array(9)))
+
+
+@numba.njit
+def doubled(x: float) -> float:
+    return 2 * x
+
+
+class Level(enum.IntEnum):
+    """How much of something there is."""
+
+    HIGH = 1
+
+
+KNOWN = [
+    1, 2.5, 1j, True, None, "text", b"bytes", np.float32(1.0), np.datetime64("2020-01-01"), array(3), (),
+    (1, (2.0, "x")), Pair(1.0, array(2)), np.zeros(2, [("x", "f8")]), Level.HIGH,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", KNOWN, ids=repr)
+def test_what_is_known_to_hold_nothing_to_write_to_leaves_all_threads(value: Any) -> None:
+    loss = numba.njit(lambda p, _: np.sum(p * p))
+    report = fastgc.check_gradients(loss, lambda p, _: double(p), array(9), args=(value,), engine="numba", threads=2)
+    assert report.passed and report.engine == "numba (2 threads)" and report.notes == ()
+
+
+def test_jitted_functions_and_lists_of_numbers_hold_nothing_to_write_to() -> None:
+    assert unknown_in((doubled, [1.0, 2.0])) is None
+
+
+@pytest.mark.parametrize(
+    "value", [{1.0, 2.0}, bytearray(3), np.array([None]), object()], ids=lambda value: type(value).__name__
+)
+def test_everything_else_may(value: Any) -> None:
+    assert str(unknown_in((1.0, value))).startswith("args[1] is a")
+
+
+def test_a_noisy_loss_runs_in_one_thread() -> None:
+    loss = numba.njit(lambda p: np.sum(p * p) + 1e-9 * np.random.random())  # noqa: NPY002 - Numba's own
+    report = fastgc.check_gradients(loss, double, array(9), engine="numba", threads=2)
+    assert report.engine == "numba (1 thread)" and report.verdict != "fail"
+    assert any("noisy" in note for note in report.notes)
+    assert any("one thread, since a repeated call gave another value" in note for note in report.notes)
 
 
 # --- losses that run in parallel themselves ---

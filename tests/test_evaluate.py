@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import sys
 import threading
@@ -119,59 +120,145 @@ def test_a_value_that_turns_to_text_away_from_the_start_is_refused() -> None:
 
 @numba.njit
 def cliff(p: Any, height: float) -> float:
-    """Fails in the middle of a check: where the last entry was raised."""
+    """Is not defined beside the point: where the last entry was raised."""
     if p[-1] > height:
         raise ValueError("over the cliff")
     return np.sum(p * p)
 
 
-@pytest.mark.parametrize(
-    ("function", "engine", "threads"),
-    [
-        (cliff, "python", 1),
-        (cliff, "numba", 1),
-        (cliff, "numba", 3),
-        (cliff.py_func, "python", 1),
-        (cliff.py_func, "numba", 2),
-    ],
-)
-def test_an_exception_of_the_loss_passes_through(function: Any, engine: str, threads: int) -> None:
+EVERYWHERE = [
+    (cliff, "python", 1),
+    (cliff, "numba", 1),
+    (cliff, "numba", 3),
+    (cliff.py_func, "python", 1),
+    (cliff.py_func, "numba", 2),
+]
+
+
+@pytest.mark.parametrize(("function", "engine", "threads"), EVERYWHERE)
+def test_where_a_loss_raises_beside_the_point_it_is_not_defined(function: Any, engine: str, threads: int) -> None:
     params = array(40)
     before = params.tobytes()
-    with pytest.raises(ValueError, match="over the cliff"):
+    options: dict[str, Any] = {"args": (1.3,), "samples": "all", "engine": engine, "threads": threads}
+    report = fastgc.check_gradients(function, lambda p, _: double(p), params, **options)
+    assert report.passed, str(report)
+    (note,) = report.notes
+    assert re.fullmatch(
+        r"the loss raised ValueError: over the cliff \([\d,]+ times, first at params\[39\] = 1\.\d+\): taken as not "
+        "defined there",
+        note,
+    )
+    wrong = fastgc.check_gradients(function, lambda p, _: 3 * p, params, **options)
+    assert wrong.verdict == "fail" and params.tobytes() == before
+
+
+def test_the_note_does_not_depend_on_the_number_of_threads() -> None:
+    reports = [
         fastgc.check_gradients(
-            function, lambda p, _: double(p), params, args=(1.3,), samples="all", engine=engine, threads=threads
+            cliff, lambda p, _: double(p), array(400), args=(1.3,), samples="all", engine="numba", threads=threads
         )
-    assert params.tobytes() == before
+        for threads in (1, 2, 3)
+    ]
+    assert len({report.notes for report in reports}) == 1
+    assert len(reports[0].notes) == 1
 
 
 def test_the_same_loss_passes_where_it_does_not_raise() -> None:
     for engine in ENGINES:
-        assert fastgc.check_gradients(cliff, lambda p, _: double(p), array(40), args=(9.0,), engine=engine).passed
+        report = fastgc.check_gradients(cliff, lambda p, _: double(p), array(40), args=(9.0,), engine=engine)
+        assert report.passed and not report.notes
 
 
 class OutOfMemory(Exception):
     """A loss's own exception."""
 
 
+class Unprintable(Exception):
+    """Whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 @pytest.mark.parametrize(
-    "error", [OutOfMemory("gone"), StopIteration(), MemoryError(), ValueError("bad shape"), KeyError("W")]
+    ("error", "text"),
+    [
+        (OutOfMemory("gone"), "OutOfMemory: gone"),
+        (StopIteration(), "StopIteration"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("bad\n  shape"), "ValueError: bad shape"),
+        (KeyError("W"), "KeyError: 'W'"),
+        (AssertionError("x" * 300), f"AssertionError: {'x' * 120} ... {'x' * 80}"),
+        (NameError("name 'q' is not defined"), "NameError: name 'q' is not defined"),
+        (Unprintable(), "Unprintable"),
+    ],
+    ids=repr,
 )
 @pytest.mark.parametrize("in_place", [False, True])
-def test_every_kind_of_exception_passes_through_as_it_is(error: Exception, in_place: bool) -> None:
+def test_an_exception_at_one_displaced_point_is_noted(error: Exception, text: str, in_place: bool) -> None:
     params = {"a": array(3), "b": array(2)}
     before = [value.tobytes() for value in params.values()]
     calls = iter(range(1000))
 
     def failing(p: Any) -> float:
-        if next(calls) == 30:
+        if next(calls) == 24:
             raise error
         return loss(p)
 
-    with pytest.raises(type(error)) as caught:
-        fastgc.check_gradients(failing, gradients, params, in_place=in_place)
-    assert caught.value is error
+    report = fastgc.check_gradients(failing, gradients, params, in_place=in_place)
+    assert report.passed
+    (note,) = report.notes
+    assert note.startswith(f"the loss raised {text} (once, at ") and note.endswith("): taken as not defined there")
     assert [value.tobytes() for value in params.values()] == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_is_no_exception_of_the_loss_ends_the_check(error: type[BaseException]) -> None:
+    start = array(2)
+
+    def stopped(p: Array) -> float:
+        if not np.array_equal(p, start):
+            raise error
+        return square(p)
+
+    with pytest.raises(error):
+        fastgc.check_gradients(stopped, double, start)
+
+
+def test_a_note_tells_the_first_exception_and_the_kinds_of_the_others() -> None:
+    def picky(p: Array) -> float:
+        if p[0] <= 0:
+            raise ValueError("scale must be positive")
+        if p[1] <= 0:
+            raise OverflowError("too large")
+        return float(np.sum(np.log(p)))
+
+    start = np.array([0.05, 0.05, 1.0, 2.0, 3.0])
+    report = fastgc.check_gradients(picky, lambda p: 2 / p, start)
+    assert report.verdict == "fail"
+    (note,) = (note for note in report.notes if "raised" in note)
+    told = r"the loss raised ValueError: scale must be positive \(\d+ times, first at params\[0\] = -[\d.e-]+; also "
+    assert re.fullmatch(told + r"OverflowError\): taken as not defined there", note)
+
+
+ENTRY = r"params\[0\] = -[\d.e-]+"
+
+
+@pytest.mark.parametrize("stencil", ["central", "forward", "backward", "five_point"])
+@pytest.mark.parametrize("points", [1, 2, 4])
+def test_a_scale_that_must_be_positive(stencil: str, points: int) -> None:
+    def guarded(s: Array) -> float:
+        if np.any(s <= 0):
+            raise ValueError("scale must be positive")
+        return float(np.sum(np.log(s)))
+
+    start = np.array([0.05, 1, 2, 3])
+    options: dict[str, Any] = {"stencil": stencil, "points": points}
+    wrong = fastgc.check_gradients(guarded, lambda s: 2 / s, start, **options)
+    assert wrong.verdict == "fail" and len(wrong.tensors["params"].wrong_entries) == 4 * points
+    assert any(re.search(rf"ValueError: scale must be positive \(.*at {ENTRY}", note) for note in wrong.notes), wrong
+    right = fastgc.check_gradients(guarded, lambda s: 1 / s, start, **options)
+    assert right.passed, str(right)
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -222,20 +309,38 @@ def test_one_side_outside_the_domain_is_no_obstacle(outside: Any, distance: floa
     assert fastgc.check_gradients(guarded, lambda p: slope(p) * [1.1, 1], start).verdict == "fail"
 
 
-@pytest.mark.parametrize(
-    "outside", [ZeroDivisionError("x"), np.linalg.LinAlgError("x"), ValueError("math domain error")]
-)
-def test_a_loss_defined_at_one_point_only_is_undecided(outside: Exception) -> None:
-    start = array(2)
+def lonely(outside: Any, start: Array) -> Callable[[Array], float]:
+    """Defined at one point only."""
 
-    def lonely(p: Array) -> float:
-        if not np.array_equal(p, start):
+    def loss(p: Array) -> float:
+        if np.array_equal(p, start):
+            return 1.0
+        if isinstance(outside, Exception):
             raise outside
-        return 1.0
+        return float(outside)
 
-    report = fastgc.check_gradients(lonely, double, start)
+    return loss
+
+
+@pytest.mark.parametrize("outside", [math.nan, math.inf])
+def test_a_loss_that_is_finite_at_one_point_only_is_undecided(outside: float) -> None:
+    report = fastgc.check_gradients(lonely(outside, array(2)), double, array(2))
     assert report.verdict == "undecided"
     assert "not finite" in report.tensors["params"].reason
+
+
+@pytest.mark.parametrize(
+    "outside", [ZeroDivisionError("x"), np.linalg.LinAlgError("x"), ValueError("math domain error"), NameError("q")]
+)
+@pytest.mark.parametrize("options", [{}, {"stencil": "forward"}, {"samples": 0}, {"step": 1e-3}, {"in_place": True}])
+def test_what_a_loss_raises_at_every_displaced_point_passes_through(
+    outside: Exception, options: dict[str, Any]
+) -> None:
+    start = array(4)
+    with pytest.raises(type(outside)) as caught:
+        fastgc.check_gradients(lonely(outside, array(4)), double, start, **options)
+    assert caught.value is outside
+    assert start.tobytes() == array(4).tobytes()
 
 
 @pytest.mark.parametrize("outside", [ZeroDivisionError("at the start"), np.linalg.LinAlgError("at the start")])
@@ -303,6 +408,7 @@ def interrupted_at(call: int) -> Callable[[Any], float]:
     return lasting
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_any_evaluation_restores_the_callers_arrays() -> None:
     params = {"a": array(2, 2).T, "t": np.array(0.3), "h": array(2).astype(np.float32)}
     before = [value.tobytes() for value in params.values()]
@@ -314,6 +420,7 @@ def test_an_interrupt_at_any_evaluation_restores_the_callers_arrays() -> None:
         assert [value.tobytes() for value in params.values()] == before, call
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_another_point_restores_the_callers_arrays() -> None:
     params = {"a": array(3), "b": array(2)}
     before = [value.tobytes() for value in params.values()]

@@ -82,17 +82,20 @@ def test_what_is_kept_is_not_evaluated_again_until_it_is_forgotten() -> None:
     assert found.evaluations == 3
 
 
-def test_outputs_outside_the_domain_are_nan_and_other_exceptions_pass_through() -> None:
+def test_outputs_are_nan_where_the_function_raises() -> None:
     def root(x: Floats) -> Floats:
-        return np.array([math.sqrt(x[0])])
+        return np.array([math.sqrt(x[0]), x[1]])
 
-    assert np.isnan(field(np.ones(1), root).outputs(np.array([0]), np.array([[-1.0]]))).all()
-
-    def fragile(x: Floats) -> Floats:
-        return np.array([{1.0: 2.0}[x[0]]])
-
-    with pytest.raises(KeyError):
-        field(np.ones(1), fragile).outputs(np.array([0]), np.array([[-1.0]]))
+    found = field(np.ones(2), root)
+    assert np.isnan(found.outputs(np.array([0]), np.array([[-1.0], [-2.0]]))).all()
+    assert found.raised.notes("f") == (
+        "f raised ValueError: math domain error (2 times, first at params[0] = -1): taken as not defined there",
+    )
+    with pytest.raises(ValueError, match="math domain error"):
+        found.raised.pass_on()
+    found.outputs(np.array([0, 1]), np.array([[4.0, 5.0], [-4.0, 5.0]]))
+    found.raised.pass_on()  # not everywhere
+    assert (found.raised.count, found.raised.answered) == (3, True)
 
 
 def test_displaced_inputs_are_as_their_dtype_holds_them() -> None:

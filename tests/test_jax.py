@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from concurrency import at_once
 
-jax = pytest.importorskip("jax", reason="JAX is not installed: pip install 'fastgc[jax]'")
+jax = pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
 import jax.numpy as jnp  # noqa: E402
 from jax.test_util import check_grads as jax_check_grads  # noqa: E402
 
@@ -436,3 +438,76 @@ def test_a_step_of_the_callers_own_is_used() -> None:
 def test_forward_mode_of_a_custom_vjp_is_refused_by_jax() -> None:
     with pytest.raises(TypeError, match="forward-mode"):
         check_grads(wrong_backward, (np.ones(3), {"w": 2.0}), 1)
+
+
+# --- where a function raises beside its parameters ---
+
+
+def guarded(s: Any) -> Any:
+    if np.any(np.asarray(s) <= 0):  # cannot be traced: it is called as it is
+        raise ValueError("scale must be positive")
+    return jnp.sum(jnp.log(s))
+
+
+def called_back(s: Any) -> Any:
+    def value(s: Any) -> Any:
+        return np.asarray(guarded(s), np.float64)
+
+    return jax.pure_callback(value, jax.ShapeDtypeStruct((), s.dtype), s, vmap_method="sequential")
+
+
+@pytest.mark.parametrize("loss", [guarded, called_back])
+@pytest.mark.parametrize("more", [0, 2500])  # so many are computed in blocks
+def test_a_function_that_raises_beside_its_parameters_is_checked(loss: Callable[..., Any], more: int) -> None:
+    s = np.concatenate([np.linspace(1, 2, more), [0.05, 1, 2, 3]])
+    right = check_gradients(loss, s, lambda s: 1 / s, samples="all", step=0.06)
+    assert right.verdict != "fail", str(right)
+    wrong = check_gradients(loss, s, lambda s: np.where(s == 0.05, 2, 1) / s, samples="all", step=0.06)
+    assert wrong.verdict == "fail", str(wrong)
+    (note,) = (note for note in wrong.notes if "raised" in note)
+    assert "scale must be positive" in note and f"at params[{more}] = -0.0" in note
+
+
+def test_what_a_function_raises_at_every_displaced_point_passes_through() -> None:
+    def lonely(s: Any) -> Any:
+        if np.any(np.asarray(s) != 1):
+            raise AssertionError("only here")
+        return jnp.sum(s)
+
+    with pytest.raises(AssertionError, match="only here"):
+        check_gradients(lonely, np.ones(3), lambda s: np.ones(3))
+
+
+@pytest.mark.parametrize("samples", [0, 1, "all"])
+def test_a_gradient_that_is_not_finite_somewhere_fails(samples: Any) -> None:
+    gradient = np.cos(np.linspace(0, 1, 300))
+    gradient[170] = np.nan
+    report = check_gradients(lambda s: jnp.sum(jnp.sin(s)), np.linspace(0, 1, 300), gradient, samples=samples)
+    assert report.verdict == "fail"
+    assert "not finite in 1 of 300 entries: [170]" in report.tensors["params"].reason
+
+
+# --- several threads ---
+
+
+def test_checks_of_both_precisions_run_at_once() -> None:
+    seen = set()
+
+    def check(precision: str) -> str:
+        def loss(p: Any) -> Any:
+            seen.add((precision, str(jnp.zeros(1).dtype)))
+            return jnp.sum(jnp.tanh(p) ** 2)
+
+        return check_gradients(loss, np.linspace(0, 1, 6, dtype=np.float32), precision=precision).verdict
+
+    for _ in range(3):
+        verdicts = at_once(*[partial(check, each) for each in ("double", "native", "double", "native")])
+        assert "fail" not in verdicts and verdicts[::2] == ["pass"] * 2
+        assert seen == {("double", "float64"), ("native", "float32")}
+        assert not jax.config.jax_enable_x64
+
+
+def test_functions_can_be_checked_in_several_threads() -> None:
+    before = jax.config.jax_enable_x64
+    at_once(*[lambda: check_grads(lambda x: jnp.sum(jnp.sin(x) ** 2), (np.linspace(0, 1, 4),), 2)] * 4)
+    assert jax.config.jax_enable_x64 == before

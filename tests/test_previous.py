@@ -315,8 +315,9 @@ def test_a_loss_that_raises_there_leaves_no_trace(in_place: bool, points: int) -
             raise KeyError("in the middle")
         return logistic(p, x, y)
 
-    with pytest.raises(KeyError, match="in the middle"):
-        check(loss, lambda *_: gradient, params, args=args, previous=before, in_place=in_place, points=points)
+    report = check(loss, lambda *_: gradient, params, args=args, previous=before, in_place=in_place, points=points)
+    assert report.verdict == "fail"
+    assert any("around previous, the loss raised KeyError: 'in the middle' (" in note for note in report.notes)
     assert all(np.array_equal(params[name], kept[name]) for name in kept)
 
 
@@ -361,7 +362,8 @@ def test_a_loss_that_is_not_finite_there_is_noted_and_the_report_is_kept(functio
     counted = Counted(loss)
     report = check(counted, {"a": np.cos(before["a"])}, params, previous=before)
     assert report.verdict == "fail"
-    assert "the loss is not finite at previous: nothing was compared there" in report.notes
+    said = "is not finite" if function == "numpy" else "raised ValueError: math domain error"
+    assert f"the loss {said} at previous: nothing was compared there" in report.notes
     assert report.evaluations == len(counted.seen)
 
 
@@ -453,6 +455,6 @@ def test_the_site_elsewhere_has_the_round_off_of_its_own_loss(single: bool, eps:
     here = Site(scene, leaves, np.ones(1), tolerances, stencil_named("central"), 1e-5)
     there = site_elsewhere(here, evaluator, [np.full(3, 5.0)], 1e12)
     assert there.scene.noise == Noise(eps / 2 * 1e12, eps / 2 * 1e12, 0.1, single)
-    assert (there.scene.base, there.scene.swing, there.scene.tensor_scales) == (1e12, 2.0, pytest.approx(5))
+    assert (there.scene.base, there.scene.swing, there.scene.tensor_scales) == (1e12, 2.0, 4.0)  # a power of two
     assert (there.gradients, there.step) == (here.gradients, None)
     assert site_elsewhere(here, evaluator, leaves, 1e-6).scene.noise == scene.noise

@@ -80,9 +80,9 @@ def test_large_numbers_are_grouped() -> None:
     [
         ({"a": 1}, "PASS  1 tensor agrees"),
         ({"a": 1, "b": 1}, "PASS  2 tensors agree"),
-        ({"a": 2}, "FAIL  1 of 1 tensor disagrees"),
-        ({"a": 2, "b": 1}, "FAIL  1 of 2 tensors disagrees"),
-        ({"a": 2, "b": 3, "c": 1}, "FAIL  2 of 3 tensors disagree"),
+        ({"a": 2}, "FAIL  1 of 1 tensor disagrees: a (factor 2)"),
+        ({"a": 2, "b": 1}, "FAIL  1 of 2 tensors disagrees: a (factor 2)"),
+        ({"a": 2, "b": 3, "c": 1}, "FAIL  2 of 3 tensors disagree: b (factor 3), a (factor 2)"),
     ],
 )
 def test_one_and_several(factors: dict[str, float], head: str) -> None:
@@ -92,8 +92,8 @@ def test_one_and_several(factors: dict[str, float], head: str) -> None:
 @pytest.mark.parametrize(
     ("names", "head"),
     [
-        ("a", "UNDECIDED  1 of 1 tensor cannot be decided"),
-        ("ab", "UNDECIDED  2 of 2 tensors cannot be decided"),
+        ("a", "UNDECIDED  1 of 1 tensor cannot be decided: a"),
+        ("ab", "UNDECIDED  2 of 2 tensors cannot be decided: a, b"),
     ],
 )
 def test_one_and_several_undecided(names: str, head: str) -> None:
@@ -102,6 +102,17 @@ def test_one_and_several_undecided(names: str, head: str) -> None:
         lambda p: float(sum(math.floor(20 * v) for v in p.values())), {name: np.array(20.0) for name in names}, params
     )
     assert str(report).split("   ")[0] == head
+
+
+def test_the_first_line_names_the_worst_tensors_with_the_kinds_of_their_bugs() -> None:
+    signs = np.array([2, 1, 1, 1, 1])
+    report = report_on({"right": 1, "sign": -1, "zero": 0, "entry": signs, "b.c": 1.5, "d": 1.1})
+    assert [tensor.verdict for tensor in report.tensors.values()].count("fail") == 5
+    assert str(report).split("   ")[0] == (
+        "FAIL  5 of 6 tensors disagree: sign (sign), zero (zero), entry (sparse) and 2 more"
+    )
+    decay = report_on({"a": 1 + 1 / np.random.default_rng(0).uniform(1, 2, 40)}, size=40)
+    assert str(decay).split("   ")[0].endswith("disagrees: a (missing term)")
 
 
 @pytest.mark.parametrize("factor", [1, 2])

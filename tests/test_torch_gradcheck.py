@@ -7,14 +7,16 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from concurrency import at_once
 
 import fastgc
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fastgc[torch]'")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 operations = importlib.import_module("torch_operations")
 gradcheck, gradgradcheck = fastgc.torch.gradcheck, fastgc.torch.gradgradcheck
 GradcheckError = importlib.import_module("torch.autograd.gradcheck").GradcheckError
@@ -910,3 +912,97 @@ def test_global_state_is_left_alone() -> None:
     assert (np.random.get_state()[1] == numbers).all()  # noqa: NPY002
     assert x.grad is None
     assert fastgc.torch.gradcheck is gradcheck
+
+
+# --- where a function raises beside its inputs ---
+
+
+def guarded(factor: float) -> Callable[[Any], Any]:
+    logarithm = function(torch.log, lambda x, y, grad: factor * grad / x)
+
+    def call(x: Any) -> Any:
+        if bool((x.detach() <= 0).any()):
+            raise RuntimeError("scale must be positive")
+        return logarithm(x)
+
+    return call
+
+
+@pytest.mark.parametrize("fast_mode", [False, True])
+def test_a_function_that_raises_beside_its_inputs_is_checked(fast_mode: bool) -> None:
+    x = torch.tensor([0.05, 1, 2, 3], dtype=torch.float64, requires_grad=True)
+    assert gradcheck(guarded(1.0), (x,), eps=0.06, fast_mode=fast_mode)
+    with pytest.raises(
+        GradcheckError, match=r"(?s)Jacobian mismatch.*func raised RuntimeError: scale must be positive"
+    ):
+        gradcheck(guarded(2.0), (x,), eps=0.06, fast_mode=fast_mode)
+
+
+@pytest.mark.parametrize("fast_mode", [False, True])
+def test_what_a_function_raises_at_every_displaced_point_passes_through(fast_mode: bool) -> None:
+    def lonely(x: Any) -> Any:
+        if bool((x != 1).any()):
+            raise OSError("only here")
+        return x * 1
+
+    with pytest.raises(OSError, match="only here"):
+        gradcheck(lonely, (torch.ones(3, dtype=torch.float64, requires_grad=True),), fast_mode=fast_mode)
+
+
+@pytest.mark.parametrize("fast_mode", [False, True])
+def test_a_backward_that_is_not_finite_in_one_of_many_entries_fails(fast_mode: bool) -> None:
+    def backward(x: Any, y: Any, grad: Any) -> Any:
+        slopes = grad * x.cos()
+        slopes[61] = slopes[61] * float("nan") if bool(grad[61] != 0) else slopes[61]
+        return slopes
+
+    with pytest.raises(GradcheckError, match="mismatch for output 0 with respect to input 0"):
+        gradcheck(function(torch.sin, backward), (double(100),), fast_mode=fast_mode)
+
+
+# --- several threads ---
+
+
+def test_warnings_are_heard_as_before_while_a_function_is_called() -> None:
+    before, seen = list(warnings.filters), []
+
+    def heard(x: Any) -> Any:
+        seen.append(list(warnings.filters))
+        return torch.tanh(x) @ torch.ones(20, 30, dtype=torch.float64)
+
+    assert gradcheck(heard, double(2, 20))
+    assert seen and all(each == before for each in seen)
+
+
+def test_functions_without_rules_for_vmap_are_called_one_by_one_and_nothing_warns() -> None:
+    """The warnings of a call to vmap are errors here, and were they raised, nobody would see it."""
+    calls = []
+
+    def without_rule(x: Any) -> Any:
+        calls.append(torch._C._functorch.is_batchedtensor(x))
+        return torch.nn.functional.kl_div(
+            torch.log_softmax(x, -1), torch.full((5, 5), 0.2, dtype=torch.float64), reduction="sum"
+        )
+
+    assert gradcheck(without_rule, double(5, 5))
+    assert calls and not any(calls)
+
+
+@pytest.mark.parametrize("mode", [{}, {"check_batched_grad": False, "fast_mode": True}], ids=["all", "fast"])
+def test_functions_can_be_checked_in_several_threads(mode: dict[str, Any]) -> None:
+    wrong = function(torch.sin, lambda x, y, g: g * torch.cos(x) * 1.01)
+    before = list(warnings.filters)
+    for _ in range(3):
+        found = at_once(
+            *[partial(gradcheck, torch.tanh, double(4, 5), **mode)] * 3,
+            partial(gradcheck, wrong, double(5), raise_exception=False, **mode),
+        )
+        assert found == [True, True, True, False]
+        assert list(warnings.filters) == before
+
+
+@forward_mode
+def test_forward_mode_can_be_checked_in_several_threads() -> None:
+    assert gradcheck(torch.sin, double(3), check_forward_ad=True)
+    for _ in range(3):
+        assert all(at_once(*[partial(gradcheck, torch.tanh, double(6), check_forward_ad=True)] * 4))

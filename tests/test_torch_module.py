@@ -5,15 +5,18 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import tracemalloc
 import types
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from concurrency import at_once
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fastgc[torch]'")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 from torch import nn  # noqa: E402
 
 from fastgc._evaluate import Ray, silent  # noqa: E402
@@ -609,6 +612,153 @@ def test_other_random_numbers_are_said_too() -> None:
     assert "random numbers? state kept between calls?" in report.notes[0]
 
 
+def test_seeded_random_numbers_are_those_of_a_manual_seed() -> None:
+    seen = []
+
+    def drawing(x: Any) -> Any:
+        seen.append(torch.rand(3, dtype=torch.float64))
+        return x * seen[-1]
+
+    assert check_module(Apply(drawing), torch.randn(3), seeded=True, seed=5).passed
+    torch.manual_seed(5)
+    expected = torch.rand(3, dtype=torch.float64)
+    assert len(seen) > 5 and all(torch.equal(each, expected) for each in seen)
+
+
+# --- float64 by default ---
+
+
+def used(x: Any, number: Any) -> Any:
+    """A product of the input with a matrix that depends on what a function of PyTorch makes by default."""
+    assert number.dtype == torch.float64, f"made {number.dtype}"
+    return x @ torch.diag(number.reshape(-1)[:3])
+
+
+INTEGERS = torch.arange(1, 4)
+MADE: dict[str, Callable[[], Any]] = {
+    "zeros": lambda: torch.zeros(3).add_(1),
+    "ones": lambda: torch.ones(3, requires_grad=True),
+    "rand": lambda: torch.rand(3, generator=torch.Generator().manual_seed(1)),
+    "linspace": lambda: torch.linspace(0, 1, 3),
+    "tensor": lambda: torch.tensor([0.1, 1e-300, 2]),
+    "full": lambda: torch.full((3,), 0.1),
+    "arange": lambda: torch.arange(0.0, 3.0),
+    "quotient": lambda: INTEGERS / 3,
+    "sum": lambda: INTEGERS + 0.1,
+    "function": lambda: torch.sqrt(INTEGERS),
+    "mask": lambda: torch.where(INTEGERS > 1, 0.5, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_a_module_makes_is_of_double_precision(name: str) -> None:
+    report = check_module(Apply(lambda x: used(x, MADE[name]())), torch.randn(2, 3))
+    assert report.passed and report.notes == ()
+
+
+def test_numbers_have_all_their_digits() -> None:
+    report = check_module(Apply(lambda x: x * float(torch.tensor(0.1) == 0.1)), torch.ones(3))
+    assert report.passed and all(entry.analytic for entry in report.tensors["inputs[0]"].entries)
+
+
+TOLD: dict[str, Callable[[], Any]] = {
+    "dtype": lambda: torch.zeros(3, dtype=torch.float32),
+    "float": lambda: INTEGERS.float(),
+    "to": lambda: INTEGERS.to(torch.float32),
+    "numpy": lambda: torch.as_tensor(np.ones(3, np.float32)),
+    "like": lambda: torch.ones_like(torch.zeros(3, dtype=torch.float32)),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_what_it_says_is_single_stays_so(name: str) -> None:
+    seen = set()
+
+    def telling(x: Any) -> Any:
+        made = TOLD[name]()
+        seen.add(made.dtype)
+        return x + made
+
+    assert check_module(Apply(telling), torch.randn(3)).passed
+    assert seen == {torch.float32}
+
+
+def test_a_default_of_the_users_own_is_heeded_too() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert check_module(Apply(lambda x: used(x, torch.ones(3))), torch.randn(2, 3)).passed
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    native = check_module(Apply(lambda x: x @ torch.eye(3)), torch.randn(2, 3), precision="native")
+    assert native.passed
+
+
+# --- several threads ---
+
+
+def heard(x: Any, seen: list[Any]) -> Any:
+    """The input; notes what this process is set to while a module is called."""
+    seen.append((torch.get_default_dtype(), list(warnings.filters), tracemalloc.is_tracing()))
+    return x
+
+
+def test_nothing_is_set_for_the_whole_process_while_a_module_is_called() -> None:
+    seen: list[Any] = []
+    before = torch.get_default_dtype(), list(warnings.filters), False
+    net = nn.Sequential(Apply(lambda x: heard(x, seen)), nn.Linear(6, 40), nn.Tanh())
+    assert check_module(net, torch.randn(4, 6), samples="all").engine == "torch (cpu, vmap)"
+    assert seen and all(each == before for each in seen)
+
+
+def test_modules_can_be_checked_in_several_threads() -> None:
+    net, x, drawn = relu_net(), torch.randn(4, 6), torch.get_rng_state()
+    other = Apply(lambda x: used(x, torch.ones(3)))
+    before = torch.get_default_dtype(), list(warnings.filters)
+
+    def check(number: int) -> Any:
+        if number % 3 == 0:
+            return check_module(other, torch.ones(2, 3))
+        return check_module(net, x, precision="native" if number % 3 == 1 else "double")
+
+    expected = [check(number).to_dict()["tensors"] for number in range(3)]
+    for _ in range(3):
+        reports = at_once(*[partial(check, number) for number in range(6)])
+        assert [report.to_dict()["tensors"] for report in reports] == expected * 2
+        assert (torch.get_default_dtype(), list(warnings.filters)) == before
+        assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_seeded_modules_can_be_checked_in_several_threads() -> None:
+    net, x, drawn = dropping(), torch.randn(4, 6), torch.get_rng_state()
+    expected = check_module(net, x, seeded=True).to_dict()["tensors"]
+    for _ in range(3):
+        reports = at_once(*[partial(check_module, net, x, seeded=True)] * 8)
+        assert [(report.verdict, report.notes) for report in reports] == [("pass", ())] * 8
+        assert [report.to_dict()["tensors"] for report in reports] == [expected] * 8
+        assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_random_numbers_of_other_threads_are_not_repeated() -> None:
+    """A check of a module that draws none leaves those alone that others draw meanwhile."""
+    drawn: list[Any] = []
+
+    def drawing() -> None:
+        drawn.append(torch.rand(4))
+
+    def loss(out: Any) -> Any:
+        at_once(drawing)
+        return out.square().mean()
+
+    torch.manual_seed(3)
+    assert check_module(relu_net(), torch.randn(4, 6), loss).passed
+    torch.manual_seed(3)
+    relu_net(), torch.randn(4, 6)
+    later = [torch.rand(4) for _ in drawn]
+    assert len({tuple(each.tolist()) for each in drawn[3:]}) == len(drawn) - 3
+    assert torch.equal(drawn[-1], later[-1])
+
+
 # --- many values at once ---
 
 
@@ -793,3 +943,72 @@ def test_what_makes_no_sense_is_refused(call: Callable[[], Any], kind: type[Exce
 def test_exceptions_of_the_module_pass_through() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         check_module(nn.Linear(2, 2), torch.ones(2, 3))
+
+
+# --- where a module raises beside its parameters ---
+
+
+class LogScale(torch.autograd.Function):
+    """The logarithm, with a backward that is wrong on purpose: by a factor, or not finite in its last entry."""
+
+    @staticmethod
+    def forward(ctx: Any, s: Any, factor: float) -> Any:
+        ctx.save_for_backward(s)
+        ctx.factor = factor
+        return torch.log(s)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        (s,) = ctx.saved_tensors
+        slopes = grad / s
+        slopes[-1] *= ctx.factor
+        return slopes, None
+
+
+class Scale(nn.Module):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.s = nn.Parameter(torch.tensor([3.0, 2.0, 1.0, 0.05], dtype=torch.float64))
+        self.factor = factor
+
+    def forward(self, x: Any) -> Any:
+        if bool((self.s <= 0).any()):
+            raise RuntimeError("scale must be positive")
+        return LogScale.apply(self.s, self.factor) * x
+
+
+@pytest.mark.parametrize("samples", [0, 2, 32])
+def test_a_module_that_raises_beside_its_parameters_is_checked(samples: int) -> None:
+    x = torch.ones(4, dtype=torch.float64)
+    assert check_module(Scale(), x, step=0.06, samples=samples).verdict != "fail"
+    report = check_module(Scale(2.0), x, samples=samples)
+    assert report.tensors["s"].verdict == "fail" and report.tensors["inputs[0]"].verdict == "pass"
+    report = check_module(Scale(2.0), x, step=0.06)
+    assert any("the loss raised RuntimeError: scale must be positive (" in note for note in report.notes)
+    assert any("at s[3] = -0.0" in note for note in report.notes), str(report)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 32])
+def test_a_gradient_of_a_module_that_is_not_finite_somewhere_fails(samples: int) -> None:
+    report = check_module(Scale(float("nan")), torch.ones(4), samples=samples)
+    assert report.tensors["s"].verdict == "fail"
+    assert "not finite in 1 of 4 entries: [3]" in report.tensors["s"].reason
+    assert report.tensors["inputs[0]"].verdict == "pass"
+
+
+def test_what_a_module_raises_at_every_displaced_point_passes_through() -> None:
+    def lonely(x: Any) -> Any:
+        if bool((x != 1).any()):
+            raise AssertionError("only here")
+        return x * 1
+
+    with pytest.raises(AssertionError, match="only here"):
+        check_module(Apply(lonely), torch.ones(3))
+
+
+def test_a_loss_that_turns_into_no_tensor_beside_the_parameters_is_refused() -> None:
+    def fickle(output: Any) -> Any:
+        return output.sum() if bool((output == 1).all()) else None
+
+    with pytest.raises(TypeError, match="loss returned NoneType; it must return"):
+        check_module(nn.Identity(), torch.ones(3), fickle)

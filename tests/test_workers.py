@@ -59,13 +59,13 @@ def elsewhere() -> bool:
     return os.getpid() != PARENT
 
 
-def sent(error: BaseException) -> Callable[[Array], float]:
+def sent(error: BaseException | Callable[[], BaseException]) -> Callable[[Array], float]:
     """A loss that raises in the workers only, once an entry in the middle is displaced."""
     start = array(30)[15]
 
     def loss(p: Array, parent: int = PARENT) -> float:
         if os.getpid() != parent and abs(p[15] - start) < 1e-4 and p[15] != start:
-            raise error
+            raise error if isinstance(error, BaseException) else error()
         return float(np.sum(p**2))
 
     return loss
@@ -154,7 +154,7 @@ def test_a_check_in_processes_ends_when_its_time_is_over() -> None:
         return float(np.sum(p**2))
 
     assert fastgc.check_gradients(slow, double, array(20), workers=2).passed  # the processes have started
-    report = fastgc.check_gradients(slow, double, array(3000), samples="all", workers=2, time_budget=0.5)
+    report = fastgc.check_gradients(slow, double, array(3000), samples="all", workers=2, time_budget=1.0)
     assert report.engine == "python (2 processes)" and report.evaluations < 2500
     assert report.verdict == "undecided" and "not reached" in str(report.tensors["params"].reason)
     hopeless = fastgc.check_gradients(slow, double, array(30), workers=2, time_budget=1e-6)
@@ -202,20 +202,58 @@ class OddError(Exception):
 
 
 @pytest.mark.usefixtures("shared_out")
+@pytest.mark.parametrize("make", [lambda: OwnError("gone"), lambda: OddError("disk", "full")], ids=["own", "odd"])
+def test_where_a_loss_raises_in_a_worker_it_is_not_defined(make: Callable[[], Exception]) -> None:
+    params, error = array(30), make()
+    report = fastgc.check_gradients(sent(make), double, params, samples="all", workers=2)
+    (note,) = (note for note in report.notes if "raised" in note)
+    assert note.startswith(f"the loss raised {type(error).__name__}: {error} (")
+    assert "at params[15] = " in note
+    assert report.tensors["params"].entries[15].verdict != "fail"
+    assert params.tobytes() == array(30).tobytes()
+
+
+@pytest.mark.usefixtures("shared_out")
 @pytest.mark.parametrize(
-    ("error", "kind", "message"),
+    ("make", "kind", "message"),
     [
-        (OwnError("gone"), OwnError, "^gone"),
-        (StopIteration("enough"), StopIteration, "^enough"),
+        (lambda: OwnError("gone"), OwnError, "^gone"),
+        (
+            lambda: OddError("disk", "full"),
+            RuntimeError,
+            "^loss raised OddError: disk: full; an exception that cannot be pickled",
+        ),
     ],
 )
-def test_an_exception_in_a_worker_passes_through(error: Exception, kind: type[Exception], message: str) -> None:
-    params = array(30)
+def test_what_a_loss_raises_everywhere_in_workers_passes_through(
+    make: Callable[[], Exception], kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_workers.WorkersEvaluator, "_trial", lambda *_: None)
+    monkeypatch.setattr(_workers.WorkersEvaluator, "_too_little", lambda *_: False)
+    start = array(30)
+
+    def lonely(p: Array, parent: int = PARENT) -> float:
+        if os.getpid() != parent and not np.array_equal(p, start):
+            raise make()
+        return float(np.sum(p**2))
+
     with pytest.raises(kind, match=message) as caught:
-        fastgc.check_gradients(sent(error), double, params, samples="all", workers=2)
+        fastgc.check_gradients(lonely, double, start, samples="all", workers=2)
     assert type(caught.value) is kind
-    assert "in a worker process" in caught.value.__notes__[0] and "raise error" in caught.value.__notes__[0]
-    assert params.tobytes() == array(30).tobytes()
+    assert "in a worker process" in caught.value.__notes__[0]
+    assert "in lonely" in caught.value.__notes__[0]
+    assert start.tobytes() == array(30).tobytes()
+
+
+@pytest.mark.usefixtures("shared_out")
+def test_a_value_that_turns_to_text_in_a_worker_is_refused() -> None:
+    start = array(30)
+
+    def fickle(p: Array, parent: int = PARENT) -> Any:
+        return "far" if os.getpid() != parent and p[15] != start[15] and p[14] == start[14] else float(np.sum(p**2))
+
+    with pytest.raises(TypeError, match="loss returned 'far'"):
+        fastgc.check_gradients(fickle, double, start, samples="all", workers=2)
 
 
 @pytest.mark.usefixtures("shared_out")
@@ -228,6 +266,7 @@ def test_values_outside_the_domain_are_no_exceptions_in_processes_either() -> No
     start = np.linspace(0.5, 1, 20)
     reports = [fastgc.check_gradients(edge, double, start, samples="all", workers=k) for k in (1, 2)]
     assert reports[1].passed and reports[0].to_dict()["tensors"] == reports[1].to_dict()["tensors"]
+    assert reports[0].notes == reports[1].notes and "the loss raised ZeroDivisionError (" in reports[0].notes[0]
 
 
 def test_an_exception_that_cannot_be_sent_keeps_its_text() -> None:
@@ -266,6 +305,7 @@ fastgc.check_gradients(loss, lambda p: 2 * p, np.ones(2000), samples="all", prob
 """
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_neither_a_folder_nor_a_worker(tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", INTERRUPTED]
@@ -509,5 +549,5 @@ def test_without_joblib_the_message_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "fastgc._workers")
     monkeypatch.delattr(fastgc, "_workers")
-    with pytest.raises(ImportError, match=r"workers needs joblib: python -m pip install 'fastgc\[workers\]'"):
+    with pytest.raises(ImportError, match=r'workers needs joblib and cloudpickle: python -m pip install "joblib>='):
         fastgc.check_gradients(square, double, array(3), workers=2)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOME = {"check_gradients": "_gradients", "check_grads": "_grads"}
+from fastgc._public import loader
 
-__all__ = [*_HOME]
+__all__ = ["check_gradients", "check_grads"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'fastgc.jax' has no attribute {name!r}")
-    try:
-        importlib.import_module("jax")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"fastgc.jax.{name} needs JAX, which is not installed: pip install 'fastgc[jax]'") from error
-    value = getattr(importlib.import_module(f"fastgc.jax.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+if TYPE_CHECKING:
+    from fastgc.jax._gradients import check_gradients
+    from fastgc.jax._grads import check_grads
+else:
+    __getattr__ = loader(__name__, {"check_gradients": "_gradients", "check_grads": "_grads"}, "jax")
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._evaluate import PythonEvaluator, Ray, Tick, agree, silent
+from fastgc._evaluate import PythonEvaluator, Raised, Ray, Tick, agree, silent
 from fastgc._layout import Array, ParameterLayout, spread
 
 Leaves = Sequence[Any]
@@ -51,6 +51,11 @@ class JaxEvaluator:
         """How often the loss was called so far, alone or in a block."""
         return self._direct.evaluations + self._in_blocks
 
+    @property
+    def raised(self) -> Raised:
+        """What the loss raised at displaced points so far; in a block it raises nothing that counts."""
+        return self._direct.raised.joined(Raised(answered=self._in_blocks > 0))
+
     def value(self) -> Any:
         """The loss at the point itself."""
         return self._direct.value()
@@ -64,8 +69,11 @@ class JaxEvaluator:
         for begin in range(0, positions.size, together):
             chunk = slice(begin, begin + together)
             cells, entries = np.repeat(positions[chunk], columns), displaced[chunk].reshape(-1)
-            out[chunk] = self._together(cells, entries).reshape(-1, columns)
-            tick(entries.size // columns)
+            try:
+                out[chunk] = self._together(cells, entries).reshape(-1, columns)
+                tick(entries.size // columns)
+            except Exception:  # of a callback, say: at one of these points, but which?
+                out[chunk] = self._direct.values(positions[chunk], displaced[chunk], tick)
         return out
 
     def along(self, positions: NDArray[np.int64], rows: Array) -> Array:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from fastgc._report import GradientReport
 from fastgc._stencil import stencil_named
 from fastgc._summary import summarise
 from fastgc._validate import DEFAULT_SAMPLES, one_of, refuse_nonfinite, validate_scope
+from fastgc._words import Precision, Samples
 from fastgc.jax._evaluator import JaxEvaluator, Leaves, Loss, compiled
 
 _DTYPES = "dtype|float64|f64"  # in messages about arrays of two dtypes
@@ -32,12 +33,12 @@ def check_gradients(
     *,
     args: tuple[Any, ...] = (),
     tensors: str | Sequence[str] | None = None,
-    samples: int | str | Mapping[str, int | str] = DEFAULT_SAMPLES,
+    samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    precision: str = "double",
+    precision: Precision = "double",
     seed: int = 0,
     progress: bool = False,
 ) -> GradientReport:
@@ -70,10 +71,11 @@ def check_gradients(
     ------
     TypeError, ValueError
         For arguments that make no sense, a loss that is not one finite real number, and gradients of another structure
-        or shape. Exceptions of the functions pass through.
+        or shape. Exceptions of the functions pass through, but for those at displaced points, as in
+        `fastgc.check_gradients`.
     """
     validate_scope(step=step, rtol=rtol, atol=atol, probes=probes, seed=seed)
-    one_of("precision", precision, ("double", "native"))
+    one_of("precision", precision, get_args(Precision))
     if not isinstance(args, tuple):
         raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
     with in_precision(precision) as notes, explained(precision):
@@ -102,7 +104,7 @@ def report_on(
     notes: Sequence[str] = (),
     *,
     tensors: str | Sequence[str] | None = None,
-    samples: int | str | Mapping[str, int | str] = DEFAULT_SAMPLES,
+    samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
     step: float | None = None,
     rtol: float | None = None,

@@ -14,6 +14,7 @@ from fastgc._compare import PASS, UNDECIDED
 from fastgc._layout import Array
 from fastgc._report import GradientReport, TensorSummary
 from fastgc._validate import number, whole
+from fastgc._words import Mode
 from fastgc.jax._evaluator import Leaves, compiled
 from fastgc.jax._gradients import Tree, explained, flatten, in_precision, report_on
 
@@ -41,7 +42,7 @@ def check_grads(
     f: Callable[..., Any],
     args: Sequence[Any],
     order: int,
-    modes: str | Sequence[str] = ("fwd", "rev"),
+    modes: Mode | Sequence[Mode] = ("fwd", "rev"),
     atol: Any = None,
     rtol: Any = None,
     eps: float | None = None,
@@ -83,6 +84,7 @@ def check_grads(
     TypeError, ValueError
         For arguments that make no sense. Exceptions of the function pass through.
     """
+    __tracebackhide__ = True
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     unknown = [mode for mode in modes if mode not in _MODES]
     if unknown or not modes:
@@ -93,9 +95,16 @@ def check_grads(
         tree = flatten(tuple(args), "args", "double")
         criteria = _Criteria(modes, _tolerance("rtol", rtol, tree), _tolerance("atol", atol, tree), eps, tuple(notes))
         arrays = [jnp.array(array) for array in tree.arrays]
-        undecided = list(_failures(_of_reals(f, tree), arrays, tree.names, order, criteria, ""))
+        try:
+            undecided = list(_failures(_of_reals(f, tree), arrays, tree.names, order, criteria, ""))
+        except _Mismatch as error:
+            raise AssertionError(str(error)) from None  # a failing test begins with the message
     if undecided and not allow_undecided:
         raise AssertionError(f"undecided: {undecided[0]}")
+
+
+class _Mismatch(AssertionError):
+    """A derivative that is wrong; an AssertionError of the function itself passes through with its traceback."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ def _failures(
         if report.verdict != PASS:
             message = f"{title}: {_first_words(report)}\n{report}"
             if report.verdict != UNDECIDED:
-                raise AssertionError(message)
+                raise _Mismatch(message)
             yield message
         if order > 1:
             tangent = f"tangent {title.count(' of ') + 1}" if above else "tangent"
@@ -290,7 +299,7 @@ def _refuse_other_values(rule: _Rule, expected: Leaves, scatter: Callable[[], Le
     for i, (each, most, rounding) in enumerate(zip(off, allowed, scatter(), strict=True)):
         if not np.all(each <= max(most, _ROUNDINGS * rounding)):
             at = tuple(int(k) for k in np.unravel_index(np.argmax(np.nan_to_num(each, nan=np.inf)), each.shape))
-            raise AssertionError(
+            raise _Mismatch(
                 f"{title}: output {i} is {rule.output[i][at]} at {at}; the function itself gives {expected[i][at]}"
             )
 
@@ -320,7 +329,7 @@ def _refuse_nonlinear_cotangents(rule: _Rule, atol: float, title: str) -> None:
             off = np.nan_to_num(np.abs(after - factor * before))  # what is not finite fails by itself
             if (off > (max(atol, _SAME * np.abs(before).max(initial=0.0), _LEAST) if factor else 0.0)).any():
                 k = int(np.argmax(off))
-                raise AssertionError(
+                raise _Mismatch(
                     f"{title}: not linear in its cotangents: {after[k]} for {factor} times those that give {before[k]}"
                 )
 
@@ -337,7 +346,7 @@ def _refuse_nonlinear_tangents(rule: _Rule, atol: float, title: str) -> None:
         rounding = max(rounding, abs(float(slope) - stretch * float(rule.slope)))
         rounding = max(rounding, float(np.abs(_products(gradient) - stretch * products).sum()))
     if not off <= _ROUNDINGS * rounding:
-        raise AssertionError(
+        raise _Mismatch(
             f"{title}: not linear in its tangents: {float(rule.slope)} along a random direction, where its own slopes "
             f"along the axes add up to {products.sum()}"
         )

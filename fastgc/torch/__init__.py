@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOME = {"gradcheck": "_gradcheck", "gradgradcheck": "_gradcheck", "check_module": "_module"}
+from fastgc._public import loader
 
-__all__ = [*_HOME]
+__all__ = ["gradcheck", "gradgradcheck", "check_module"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'fastgc.torch' has no attribute {name!r}")
-    try:
-        importlib.import_module("torch")
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"fastgc.torch.{name} needs PyTorch, which is not installed: pip install 'fastgc[torch]'"
-        ) from error
-    value = getattr(importlib.import_module(f"fastgc.torch.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+if TYPE_CHECKING:
+    from fastgc.torch._gradcheck import gradcheck, gradgradcheck
+    from fastgc.torch._module import check_module
+else:
+    __getattr__ = loader(
+        __name__, {"gradcheck": "_gradcheck", "gradgradcheck": "_gradcheck", "check_module": "_module"}, "torch"
+    )
 
 
 def __dir__() -> list[str]:

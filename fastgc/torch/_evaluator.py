@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgc._evaluate import Ray, Tick, agree, outside_domain
+from fastgc._evaluate import (
+    Place,
+    Raised,
+    Ray,
+    Tick,
+    WrongValueError,
+    agree,
+    along_direction,
+    at_entries,
+    at_entry,
+)
 from fastgc._layout import Array, ParameterLayout, spread
+from fastgc.torch._rules import has_rules
 
 Loss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # told which tensors, by number, to replace by others
 
@@ -50,7 +62,7 @@ class TorchEvaluator:
         base: float,
         footprint: int,
     ) -> None:
-        self.name, self.evaluations = _name(tensors), 0
+        self.name, self.evaluations, self.raised = _name(tensors), 0, Raised()
         self._loss, self._layout, self._base, self._footprint = loss, layout, base, footprint
         self._flat = [tensor.detach().reshape(-1) for tensor in tensors]
         self._sources = [source.detach().reshape(-1) for source in sources]
@@ -59,7 +71,7 @@ class TorchEvaluator:
 
     def value(self) -> float:
         """The loss at the point itself."""
-        return self._value()
+        return self._called()
 
     def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
         """The loss with entry ``positions[i]`` set to ``displaced[i, j]``."""
@@ -80,11 +92,12 @@ class TorchEvaluator:
         out: Array = np.empty(len(rows))
         groups = [(mine, *self._cells(t, positions[mine])) for t, mine in self._by_tensor(positions)]
         self._displaced = [(flat, cells, flat[cells]) for _, flat, cells in groups]
+        moves = (rows != self.entries(positions)).any(axis=1)
         try:
             for j, row in enumerate(rows):
                 for mine, flat, cells in groups:
                     flat[cells] = _like(flat, row[mine])
-                out[j] = self._value()
+                out[j] = self._value_or_nan(moves[j], lambda: at_entries(self._layout, positions))
         finally:
             self._restore()
         return out
@@ -95,6 +108,10 @@ class TorchEvaluator:
 
     def _along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
         out: Array = np.empty(distances.size)
+
+        def where() -> Place:
+            return along_direction(self._layout, rays, distance)
+
         places = [slice(ray.start, ray.start + ray.signs.size) for ray in rays]
         self._displaced = [
             (self._flat[ray.tensor], place, self._sources[ray.tensor][place])
@@ -104,7 +121,7 @@ class TorchEvaluator:
             for j, distance in enumerate(distances.tolist()):
                 for ray, (flat, place, original) in zip(rays, self._displaced, strict=True):
                     _displace(flat[place], original, ray.signs, distance * ray.scale)
-                out[j] = self._value()
+                out[j] = self._value_or_nan(distance != 0, where)
         finally:
             self._restore()
         return out
@@ -131,23 +148,36 @@ class TorchEvaluator:
 
     # --- one call after another ---
 
-    def _value(self) -> float:
+    def _called(self) -> float:
         self.evaluations += 1
+        with torch.no_grad():
+            return float(self._loss({}))
+
+    def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> float:
+        """The loss as its tensors are, nan where it raises: ``where`` that is, is asked for then."""
         try:
-            with torch.no_grad():
-                return float(self._loss({}))
-        except Exception as error:
-            if not_defined(error):
-                return np.nan
+            value = self._called()
+        except WrongValueError:
             raise
+        except Exception as error:
+            self.raised = self.raised.also(error, where)
+            return np.nan
+        if displaced and not self.raised.answered:
+            self.raised = replace(self.raised, answered=True)
+        return value
 
     def _one_by_one(self, t: int, cells: NDArray[np.int64], entries: Array) -> Array:
         flat, out = self._flat[t], np.empty(entries.size)
+
+        def where() -> Place:
+            return at_entry(self._layout, int(self._layout.starts[t]) + cell, entry)
+
         for i, (cell, entry) in enumerate(zip(cells.tolist(), entries.tolist(), strict=True)):
-            self._displaced = [(flat, cell, flat[cell].clone())]
+            original = flat[cell].clone()
+            self._displaced = [(flat, cell, original)]
             try:
                 flat[cell] = entry
-                out[i] = self._value()
+                out[i] = self._value_or_nan(self.raised.answered or bool(flat[cell] != original), where)
             finally:
                 self._restore()
         return out
@@ -184,18 +214,23 @@ class TorchEvaluator:
         return self._one_by_one(t, cells, entries)
 
     def _can_be_batched(self, t: int, cells: NDArray[np.int64], entries: Array) -> bool:
-        """Whether some values are the same both ways, so far as their change shows; warnings count as a no."""
+        """Whether some values are the same both ways, so far as their change shows."""
+        if not self._has_rules:
+            return False
         some = spread(entries.size, _TRIED)
         plain = self._one_by_one(t, cells[some], entries[some])
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                together = self._together(t, cells[some], entries[some])
+            together = self._together(t, cells[some], entries[some])
         except Exception:
             return False
         same = agree(together, plain, self._base, torch.finfo(self._flat[t].dtype).eps)
         self.name = _name(self._flat, "vmap") if same else self.name
         return same
+
+    @cached_property
+    def _has_rules(self) -> bool:
+        self.evaluations += 1
+        return has_rules(lambda: self._loss({}))
 
     def _together(self, t: int, cells: NDArray[np.int64], entries: Array) -> Array:
         """Values computed as one batch, with the point itself as its last member.
@@ -211,6 +246,7 @@ class TorchEvaluator:
         with torch.no_grad():
             values = torch.func.vmap(lambda one: self._loss({t: one}))(batch.view(count + 1, *self._layout.shapes[t]))
         numbers = _numbers(values)
+        self.raised = self.raised.joined(Raised(answered=True))
         return np.asarray(numbers[:-1] - (numbers[-1] - self._base))
 
 
@@ -225,11 +261,6 @@ def footprint(call: Callable[[], Any]) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         call()
     return sum(sizes)
-
-
-def not_defined(error: Exception) -> bool:
-    """Whether an exception says that a function has no value beside the point: a singular matrix, say."""
-    return outside_domain(error) or isinstance(error, torch.linalg.LinAlgError)
 
 
 def _name(tensors: Sequence[torch.Tensor], *ways: str) -> str:

@@ -27,6 +27,7 @@ from fastgc.torch._flat import Floats, Packing, Tensors, flat
 from fastgc.torch._memory import placed
 from fastgc.torch._nested import out_of_reach, tensors_in
 from fastgc.torch._outputs import Outputs, as_tuple, tensors
+from fastgc.torch._surroundings import forward_mode
 
 _REAL_DTYPES = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 _DRAWN, _PROJECTIONS = 8, 8  # in fast mode: inputs drawn at random, and random directions
@@ -97,6 +98,7 @@ def gradcheck(
         For inputs of which none requires grad, that overlap, that func changes in place, or that are not supported; for
         options that are not.
     """
+    __tracebackhide__ = True
     _refuse_options(check_batched_grad=check_batched_grad, check_batched_forward_grad=check_batched_forward_grad,
                     masked=masked)  # fmt: skip
     if not (check_forward_ad or check_backward_ad):
@@ -113,7 +115,7 @@ def gradcheck(
         unchanged()
     error = error or (None if allow_undecided else _left_out(given))
     if error and raise_exception:
-        raise error
+        raise error.with_traceback(None)  # a failing test begins with the message, not with where it was put together
     return error is None
 
 
@@ -164,6 +166,7 @@ def gradgradcheck(
     torch.autograd.gradcheck.GradcheckError, ValueError, RuntimeError, NotImplementedError
         As in `gradcheck`.
     """
+    __tracebackhide__ = True
     given = as_tuple(inputs)
     wanted = [_requires_grad(each) for each in given]
     if grad_outputs is None:
@@ -271,7 +274,8 @@ def _open_call(
     room = footprint(lambda: func(*given))
     outputs = Outputs(func, given, checked, compared, here, room)
     backward = Backward(here, leaves, checked, dtypes, room)
-    layout, arrays = flatten_parameters([flat(leaf).copy() for leaf in leaves])
+    numbers = {f"input {k}": flat(leaf).copy() for k, leaf in zip(checked, leaves, strict=True)}
+    layout, arrays = flatten_parameters(numbers)
     field = Field(outputs, layout, arrays, outputs.base, 0)
     return _Call(func, given, checked, compared, here, outputs, backward, field)
 
@@ -398,7 +402,7 @@ def _forward_operator(call: _Call) -> Operator:
 def _pushed(call: _Call, tangent: Floats) -> Floats:
     """J u by forward mode."""
     arguments = list(call.inputs)
-    with forward_ad.dual_level():
+    with forward_mode, forward_ad.dual_level():
         for k, part in zip(call.checked, Packing(call.leaves).members(tangent[None, :])[0], strict=True):
             arguments[k] = forward_ad.make_dual(placed(call.inputs[k].detach(), call.inputs[k]).requires_grad_(), part)
         found = tensors(call.func(*arguments))
@@ -422,7 +426,7 @@ def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) ->
     grid = open_grid(call.field, operator, criteria.step, criteria.rtol, criteria.atol)
     groups, complete = plan(grid, None, _DRAWN if criteria.fast else "all", 0)
     with Progress(0, shown=False) as bar:
-        checked, _ = find(grid, groups, 0 if complete else _PROJECTIONS, 0, bar)
+        checked, _, _ = find(grid, groups, 0 if complete else _PROJECTIONS, 0, bar)
     verdict = checked.judgement.worst
     if verdict == FAIL or (verdict == UNDECIDED and not criteria.allow_undecided):
         raise GradcheckError(_message(call, grid, checked, verdict, mode))
@@ -443,7 +447,8 @@ def _message(call: _Call, grid: Grid, checked: Checked, verdict: str, mode: str)
     lines = [f"{head} {name}{mode}: {first.reason}", *details(first)]
     if any(each.is_complex() for each in (*call.leaves, *call.here)):
         lines.append("(complex numbers as pairs: the last index is 0 for the real and 1 for the imaginary part)")
-    return "\n".join([*lines, *([f"so too {', '.join(others[:_LISTED])}"] if others else [])])
+    lines += [f"so too {', '.join(others[:_LISTED])}"] if others else []
+    return "\n".join([*lines, *(f"note: {note}" for note in call.field.raised.notes("func"))])
 
 
 def _block(

@@ -6,25 +6,28 @@ import contextlib
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from fastgc._check import Scope, Start, examine, sampled_counts
 from fastgc._engine import NotFiniteError, noted
+from fastgc._evaluate import WrongShapeError, WrongTypeError
 from fastgc._layout import Array, ParameterLayout, listed, named_layout
 from fastgc._progress import Progress
 from fastgc._report import GradientReport
 from fastgc._stencil import stencil_named
 from fastgc._summary import summarise
 from fastgc._validate import DEFAULT_SAMPLES, one_of, validate_scope
+from fastgc._words import Precision, Samples
 from fastgc.torch._evaluator import TorchEvaluator, footprint
 from fastgc.torch._flat import as_given, as_reals, flat, real_shape
 from fastgc.torch._memory import placed
 from fastgc.torch._nested import mapped, out_of_reach, tensors_in
+from fastgc.torch._surroundings import Surroundings
 
 _SEEN = 4096  # evenly spaced entries of a tensor that tell its scale
 _NATIVE = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
@@ -38,12 +41,12 @@ def check_module(
     loss: Callable[[Any], torch.Tensor] | None = None,
     *,
     tensors: str | Sequence[str] | None = None,
-    samples: int | str | Mapping[str, int | str] = DEFAULT_SAMPLES,
+    samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    precision: str = "double",
+    precision: Precision = "double",
     seeded: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -85,20 +88,22 @@ def check_module(
     ------
     TypeError, ValueError
         For arguments that make no sense, for a loss that is not one finite value, for parameters that are not finite,
-        and for a forward pass that changes its parameters. Exceptions of the module pass through.
+        and for a forward pass that changes its parameters. Exceptions of the module pass through, but for those at
+        displaced points, as in `fastgc.check_gradients`.
     """
     begin = time.perf_counter()
     validate_scope(step=step, rtol=rtol, atol=atol, probes=probes, seed=seed)
-    one_of("precision", precision, ("double", "native"))
+    one_of("precision", precision, get_args(Precision))
     originals, left_out = _originals(module, inputs, precision)
     layout = _layout(originals, precision)
     counts = sampled_counts(layout, tensors, samples, probes)
     scope = Scope(layout, counts, probes, stencil_named("central"), step, rtol, atol, crosscheck=False, seed=seed)
-    with _own_state([*originals.values()], precision), _explained(precision):
+    with torch.inference_mode(False), _explained(precision):
         subject = _subject(module, inputs, loss, originals, precision, seeded, seed)
         sources = [as_reals(tensor) for tensor in originals.values()]
         base, notes = _first_values(subject, sources)
         gradients, cut_off = _gradients(subject)
+        subject.surroundings.keep_what_was_used()
         reals, room = [as_reals(tensor) for tensor in subject.tensors], footprint(lambda: subject({}))
         evaluator = TorchEvaluator(subject, layout, reals, sources, base, room)
         start = Start(evaluator, [_some(each) for each in reals], gradients, base, [*notes, *left_out, *cut_off])
@@ -211,7 +216,7 @@ class _Subject:
     inputs : names of the others, with their numbers
     arguments : of the caller, as given
     in_double : whether all tensors are cast to double precision
-    seed : of the random numbers of every call, or None
+    surroundings : in which it is called
     """
 
     module: torch.nn.Module
@@ -223,13 +228,16 @@ class _Subject:
     in_double: bool
     loss: Callable[[Any], Any]
     buffers: _Buffers
-    seed: int | None
+    surroundings: Surroundings
 
     def __call__(self, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """The loss, with some of the tensors replaced by others, which are real."""
+        with self.surroundings():
+            return self.value(replaced)
+
+    def value(self, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """The same within surroundings that the caller has entered."""
         self.buffers.restore()
-        if self.seed is not None:
-            torch.manual_seed(self.seed)
         arguments = mapped(self.arguments, "inputs", lambda *given: self._passed(replaced, *given))
         args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
         parameters = {
@@ -274,6 +282,7 @@ def _subject(
     given = {name: tensor for name, tensor in originals.items() if name not in own}
     leaves = [_detached(each, in_double) for each in given.values()]
     first = [_detached(each, in_double) if name in laid_out else each for name, each in own.items()]
+    devices = [*dict.fromkeys(tensor.device for tensor in originals.values())]
     return _Subject(
         module=copied,
         tensors=[*first, *leaves],
@@ -284,7 +293,7 @@ def _subject(
         in_double=in_double,
         loss=loss or _Weighted(seed),
         buffers=_Buffers(copied),
-        seed=seed if seeded else None,
+        surroundings=Surroundings(devices, seed if seeded else None, double=in_double),
     )
 
 
@@ -326,19 +335,6 @@ def _detached(tensor: torch.Tensor, in_double: bool) -> torch.Tensor:
     return _cast(resolved, in_double).clone(memory_format=torch.contiguous_format).requires_grad_()
 
 
-@contextlib.contextmanager
-def _own_state(tensors: Sequence[torch.Tensor], precision: str) -> Iterator[None]:
-    """PyTorch's random state is put back at the end; in double precision new tensors are in float64 by default."""
-    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
-    default = torch.get_default_dtype()
-    with torch.inference_mode(False), torch.random.fork_rng(devices):
-        try:
-            torch.set_default_dtype(torch.float64 if precision == "double" else default)
-            yield
-        finally:
-            torch.set_default_dtype(default)
-
-
 def _explained(precision: str) -> contextlib.AbstractContextManager[None]:
     """Say beside an exception about dtypes that the module runs in float64."""
     if precision == "native":
@@ -361,7 +357,7 @@ class _Weighted:
         """The weighted sum."""
         parts = [each for _, each in tensors_in("", output) if _is_inexact(each)]
         if not parts:
-            raise TypeError(f"module returned {type(output).__name__} without a floating tensor; pass loss=")
+            raise WrongTypeError(f"module returned {type(output).__name__} without a floating tensor; pass loss=")
         reals = [as_reals(each) for each in parts]
         reals = [each.to(_summing(each)) for each in reals]  # so that the sum adds no round-off to the outputs' own
         total = (self._weight(0, reals[0]) * reals[0]).sum()
@@ -385,9 +381,9 @@ def _summing(output: torch.Tensor) -> torch.dtype:
 def _one_value(value: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-        raise TypeError(f"loss returned {kind}; it must return a real floating tensor of one value")
+        raise WrongTypeError(f"loss returned {kind}; it must return a real floating tensor of one value")
     if value.numel() != 1:
-        raise ValueError(f"loss returned a tensor of shape {tuple(value.shape)}; it must return one value")
+        raise WrongShapeError(f"loss returned a tensor of shape {tuple(value.shape)}; it must return one value")
     return value.reshape(())
 
 
@@ -428,8 +424,8 @@ def _drops_out(module: torch.nn.Module) -> bool:
 def _gradients(subject: _Subject) -> tuple[list[Array], list[str]]:
     """The analytic gradient of every tensor, flat, and a note on those that have none: they count as zero."""
     found: list[torch.Tensor | None] = [None] * len(subject.tensors)
-    with torch.enable_grad():
-        value = subject({})
+    with torch.enable_grad(), subject.surroundings():
+        value = subject.value({})
         if value.requires_grad:
             found = [*torch.autograd.grad(value, subject.tensors, allow_unused=True)]
     names = [*subject.parameters, *subject.inputs]

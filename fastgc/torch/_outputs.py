@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from fastgc.torch._evaluator import not_defined
+from fastgc._evaluate import WrongShapeError, WrongTypeError, WrongValueError
+from fastgc._field import Errors
 from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
+from fastgc.torch._rules import has_rules
 
 _FEWEST = 16  # points that pay for evaluating them together
 _NUMBERS = 1 << 20  # that are computed for them at a time
@@ -29,7 +31,7 @@ def tensors(value: Any) -> tuple[torch.Tensor, ...]:
     found = as_tuple(value)
     wrong = [type(each).__name__ for each in found if not isinstance(each, torch.Tensor)]
     if wrong:
-        raise TypeError(f"func returned {wrong[0]}; it must return a tensor or a tuple of tensors")
+        raise WrongTypeError(f"func returned {wrong[0]}; it must return a tensor or a tuple of tensors")
     return found
 
 
@@ -49,8 +51,8 @@ class Outputs:
 
     Notes
     -----
-    Vmap is given up for good where it raises (in functions without a rule for it, that draw random numbers, or whose
-    control flow depends on values), where it warns, and where one of the points that are evaluated both ways, some of
+    Vmap is given up for good where it raises (in functions that draw random numbers, or whose control flow depends on
+    values), where it has no rule for an operator, and where one of the points that are evaluated both ways, some of
     every call, shows another value beyond round-off.
 
     Attributes
@@ -77,8 +79,8 @@ class Outputs:
         self._point = self._leaves.joined([inputs[k] for k in checked])
         self._eps = max(torch.finfo(inputs[k].dtype).eps for k in checked)
 
-    def __call__(self, points: Floats) -> Floats:
-        """The outputs, shape (k, m), at points of shape (k, n); NaN where they are not defined."""
+    def __call__(self, points: Floats) -> tuple[Floats, Errors]:
+        """The outputs, shape (k, m), at points of shape (k, n), NaN where the function raises, and what it raises."""
         if not self._together or len(points) < _FEWEST:
             return self._one_by_one(points)
         found = []
@@ -89,7 +91,7 @@ class Outputs:
                 return self._one_by_one(points)
             found.append(block)
         self.batched = True
-        return np.concatenate(found)
+        return np.concatenate(found), []
 
     def one_by_one(self) -> Outputs:
         """The same without vmap."""
@@ -103,11 +105,11 @@ class Outputs:
         Batched arithmetic rounds in another order. What the inputs themselves deviate by is taken off all values: a
         constant offset would look like a jump at the point.
         """
-        plain = self._one_by_one(points[[0, -1]])
+        if not self._has_rules:
+            return None
+        plain, _ = self._one_by_one(points[[0, -1]])
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                found = self._all_together(np.concatenate([points, self._point]))
+            found = self._all_together(np.concatenate([points, self._point]))
         except Exception:
             return None
         offset = found[-1] - self.base
@@ -115,23 +117,29 @@ class Outputs:
         slack = _SAME * self._eps * np.abs(plain).max(initial=np.abs(self.base).max(initial=0.0))
         return found[:-1] - offset if (off <= slack).all() else None
 
+    @cached_property
+    def _has_rules(self) -> bool:
+        return has_rules(lambda: self._called(*self._leaves.members(self._point)[0]))
+
     def _all_together(self, points: Floats) -> Floats:
         with torch.no_grad():
             found = torch.func.vmap(self._called)(*self._leaves.stacked(points))
         return self._here.joined(found, len(points))
 
-    def _one_by_one(self, points: Floats) -> Floats:
-        out = np.empty((len(points), self.base.size))
-        for row, moved in zip(out, self._leaves.members(points), strict=True):
+    def _one_by_one(self, points: Floats) -> tuple[Floats, Errors]:
+        out, errors = np.empty((len(points), self.base.size)), []
+        for k, moved in enumerate(self._leaves.members(points)):
             try:
                 found = self._called(*(each.requires_grad_() for each in moved))
-                for place, each in zip(self._here.slices, found, strict=True):
-                    row[place] = flat(each)
+            except WrongValueError:
+                raise
             except Exception as error:
-                if not not_defined(error):
-                    raise
-                row[:] = np.nan
-        return out
+                out[k] = np.nan
+                errors.append((k, error))
+                continue
+            for place, each in zip(self._here.slices, found, strict=True):
+                out[k, place] = flat(each)
+        return out, errors
 
     def _called(self, *moved: torch.Tensor) -> tuple[torch.Tensor, ...]:
         arguments = list(self._inputs)
@@ -141,5 +149,5 @@ class Outputs:
         chosen = tuple(found[k] for k in self._compared)
         sizes = [math.prod(real_shape(each)) for each in chosen]
         if sizes != self._sizes:
-            raise ValueError(f"func returned {sizes} numbers beside its inputs, and {self._sizes} there")
+            raise WrongShapeError(f"func returned {sizes} numbers beside its inputs, and {self._sizes} there")
         return chosen

@@ -1,0 +1,51 @@
+"""How far the entries of a tensor must be displaced for the loss to move, where their own size does not tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A central quotient at the step eps**(1/3) * scale has the relative error eps / (6e-6 * c), c being the relative change
+# of the loss over the scale: 4e-8 for c = 1e-3, and 4e-5, above the usual tolerance, for c = 1e-6.
+_ENOUGH, _TOO_LITTLE = 1e-3, 1e-6
+SMALL = 1e-4  # scales above it change a loss of order 1 by more than 1e-6 unless its slope is tiny itself
+_WIDE = 64.0  # a bracket of scales as narrow as this is not halved further: ladders span a factor of 4 million
+
+Change = Callable[
+    [float], float
+]  # relative change of the loss when entries move by a scale; not finite: no value there
+
+
+def responsive_scale(own: float, change: Change) -> float:
+    """The smallest scale, up to 1, at which the loss changes enough; ``own`` where that does, or where no other helps.
+
+    The smallest, because what lies farther away says less of the slope here. The change is taken to grow with the
+    scale; the search halves the logarithm of a bracket, some ten times at most.
+    """
+    near = change(own)
+    if not near < _TOO_LITTLE:  # nor where the loss is not defined even so near
+        return own
+    far = change(1.0)
+    if far <= _WIDE * near:
+        return own
+    wanted = min(_ENOUGH, far / 2) if math.isfinite(far) else _ENOUGH
+    low, high, within = own, 1.0, math.isfinite(far)
+    while high > _WIDE * low:
+        middle = math.exp((math.log(low) + math.log(high)) / 2)
+        moved = change(middle)
+        if moved < wanted:
+            low = middle
+        else:  # NaN too: the loss is not defined so far away
+            high, within = middle, math.isfinite(moved)
+    return high if within else low
+
+
+def relative_change(values: NDArray[Any], bases: NDArray[Any]) -> float:
+    """The largest change of values from their bases, in units of these, shapes (..., losses) and (losses,)."""
+    with np.errstate(all="ignore"):
+        moved = np.abs(values - bases)
+        return float(np.max(np.where(moved > 0, moved / np.abs(bases), moved), initial=0.0))

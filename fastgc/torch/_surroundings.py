@@ -1,0 +1,156 @@
+"""What a module finds when it is called: random numbers of its own, and float64 by default. No other thread sees it.
+
+PyTorch has one random state and one default dtype for the whole process. The state is exchanged for the time of a call,
+one call at a time. The default dtype is left alone: what a thread makes of it is changed on the way, by the same means
+as a default device is in PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+forward_mode = threading.RLock()  # PyTorch has one level of forward-mode derivatives, for the whole process
+
+
+class Surroundings:
+    """Entered around every call of a module.
+
+    Parameters
+    ----------
+    devices : sequence of torch.device
+        Whose random numbers the module may draw.
+    seed : int or None
+        Every call begins with the random state of a seed; or goes on where the last one ended, at first from PyTorch's.
+    double : bool
+        New tensors are of float64 where they would be of the default dtype.
+    """
+
+    def __init__(self, devices: Sequence[torch.device], seed: int | None, *, double: bool) -> None:
+        self._stream: _Stream | None = _Stream(devices, seed)
+        self._mode: _DoubleByDefault | None = _DoubleByDefault() if double else None
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        stream = contextlib.nullcontext() if self._stream is None else self._stream()
+        with stream, self._mode or contextlib.nullcontext():
+            yield
+
+    def keep_what_was_used(self) -> None:
+        """Do without what made no difference to the calls so far: it costs time."""
+        if self._stream is not None and not self._stream.used:
+            self._stream = None
+        if self._mode is not None and not self._mode.used:
+            self._mode = None
+
+
+# --- random numbers ---
+
+
+class _Stream:
+    """Exchanges PyTorch's random states for its own, for one thread at a time, and puts them back."""
+
+    _lock = threading.RLock()
+
+    def __init__(self, devices: Sequence[torch.device], seed: int | None) -> None:
+        others = [each for each in devices if hasattr(getattr(torch, each.type, None), "get_rng_state")]
+        self._devices = [torch.device("cpu"), *(each for each in others if each.type != "cpu")]
+        self._seeded = seed is not None
+        with self._lock:
+            self._own = _states(self._devices) if seed is None else [_seeded(each, seed) for each in self._devices]
+        self.used = self._seeded
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            outer, before = _states(self._devices), self._own
+            try:
+                _put(self._devices, before)
+                yield
+            finally:
+                try:
+                    if not self._seeded:
+                        self._own = _states(self._devices)
+                        self.used = self.used or not all(map(torch.equal, before, self._own))
+                finally:
+                    _put(self._devices, outer)
+
+
+def _states(devices: Sequence[torch.device]) -> list[torch.Tensor]:
+    return [_module(each).get_rng_state(*_numbered(each)) for each in devices]
+
+
+def _put(devices: Sequence[torch.device], states: Sequence[torch.Tensor]) -> None:
+    for device, state in zip(devices, states, strict=True):
+        _module(device).set_rng_state(state, *_numbered(device))
+
+
+def _seeded(device: torch.device, seed: int) -> torch.Tensor:
+    """The state after `torch.manual_seed`."""
+    return torch.Generator(device).manual_seed(seed).get_state()
+
+
+def _module(device: torch.device) -> Any:
+    return torch.random if device.type == "cpu" else getattr(torch, device.type)
+
+
+def _numbered(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type in ("cpu", "mps") else (device,)  # there is one of these
+
+
+# --- the default dtype ---
+
+_OF_DEFAULT_DTYPE = {  # unless they are told another
+    torch.zeros, torch.ones, torch.empty, torch.empty_strided, torch.rand, torch.randn, torch.eye, torch.linspace,
+    torch.logspace, torch.hann_window, torch.hamming_window, torch.blackman_window, torch.bartlett_window,
+    torch.kaiser_window, torch.fft.fftfreq, torch.fft.rfftfreq,
+}  # fmt: skip
+_OF_NUMBERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.full, torch.arange, torch.range}
+_TO_SINGLE = {torch.Tensor.float, torch.Tensor.cfloat, torch.Tensor.type}  # which say what they make
+_PLAIN = (type(None), bool, int, float, complex, str, slice, type(...))
+_SETTINGS = (torch.device, torch.layout, torch.memory_format, torch.Generator)
+
+
+class _DoubleByDefault(TorchFunctionMode):
+    """Has functions, called by this thread, make tensors of float64 that would be of the default dtype.
+
+    Attributes
+    ----------
+    used : whether there was one
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, default = kwargs or {}, torch.get_default_dtype()
+        if func in _OF_DEFAULT_DTYPE and kwargs.get("dtype") is None and kwargs.get("out") is None:
+            self.used = True
+            return func(*args, **{**kwargs, "dtype": torch.float64})
+        made = func(*args, **kwargs)
+        if (
+            not isinstance(made, torch.Tensor)
+            or func in _TO_SINGLE
+            or any(map(_tells_dtype, (*args, *kwargs.values())))
+        ):
+            return made
+        double = {default: torch.float64, default.to_complex(): torch.complex128}.get(made.dtype, made.dtype)
+        if double == made.dtype:
+            return made
+        self.used = True
+        return func(*args, **{**kwargs, "dtype": double}) if func in _OF_NUMBERS else made.to(double)
+
+
+def _tells_dtype(value: Any) -> bool:
+    """Whether an argument settles the dtype of the result, so that the default does not; what is unknown may."""
+    if isinstance(value, torch.Tensor):
+        return bool(value.is_floating_point() or value.is_complex())
+    if isinstance(value, (tuple, list)):
+        return any(map(_tells_dtype, value))
+    return not isinstance(value, (*_PLAIN, *_SETTINGS))

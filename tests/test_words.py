@@ -1,0 +1,184 @@
+"""Words of arguments and results, and what a checker of types finds in a user's file."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+import fastgc
+from fastgc import _words
+from fastgc._stencil import STENCILS
+
+ones = np.ones(2)
+
+
+def square(x: Any) -> float:
+    return float(x @ x)
+
+
+# --- the words that are typed are those that are taken ---
+
+
+def test_the_typed_stencils_are_the_known_ones() -> None:
+    assert get_args(_words.StencilName) == ("forward", "backward", "central", "five_point", "complex_step")
+    assert set(get_args(_words.StencilName)) == set(STENCILS)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [("stencil", _words.StencilName), ("precision", _words.Precision), ("engine", _words.Engine)],
+)
+def test_every_typed_word_is_taken_and_listed_where_another_is_refused(argument: str, words: Any) -> None:
+    for word in get_args(words):
+        if word != "numba":  # which compiles, and is tested where losses are compiled
+            assert fastgc.check_gradients(lambda x: x @ x, lambda x: 2 * x, ones, **{argument: word})
+    with pytest.raises(ValueError, match=", ".join(map(repr, get_args(words)))):
+        fastgc.check_gradients(square, 2 * ones, ones, **{argument: "no such word"})
+
+
+def test_a_verdict_is_one_of_the_typed_words() -> None:
+    verdicts = [
+        fastgc.check_gradients(square, 2 * ones, ones).verdict,
+        fastgc.check_gradients(square, 3 * ones, ones).verdict,
+        fastgc.check_gradients(lambda x: float(np.floor(20 * x[0])), 20 * ones, ones).verdict,
+    ]
+    assert sorted(verdicts) == sorted(get_args(_words.Verdict))
+
+
+def test_interpretations_are_the_typed_words() -> None:
+    found = [fastgc.interpret(error) for error in (1e-9, 1e-6, 1e-4, 1.0)]
+    assert found == list(get_args(_words.Interpretation))
+
+
+def test_the_kinds_of_bugs_are_documented() -> None:
+    text = fastgc.Diagnosis.__doc__ or ""
+    assert [kind for kind in get_args(_words.Kind) if f'"{kind}"' not in text] == []
+
+
+# --- a user's file ---
+
+RIGHT = '''
+"""A user's file without a mistake."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastgc
+import fastgc.jax
+from fastgc import Entry, GradientMismatch, GradientReport
+from fastgc.torch import check_module, gradcheck
+
+
+def loss(x: NDArray[np.float64]) -> float:
+    return float(x @ x)
+
+
+def gradient(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 2 * x
+
+
+x = np.ones(3)
+report: GradientReport = fastgc.check_gradients(loss, gradient, x, samples="all", stencil="five_point", tensors="p*")
+fastgc.assert_gradients(loss, gradient, x, samples={"params": "all", "*": 3}, allow_undecided=True, engine="python")
+entry: Entry = report.tensors["params"].entries[0]
+number: float = entry.numerical
+where: tuple[int, ...] = entry.index
+if report and report.verdict == "pass":
+    diagnosis = report.tensors["params"].diagnosis
+    print(diagnosis.kind == "factor" if diagnosis else report.to_json())
+try:
+    fastgc.assert_gradients(loss, True, {"a": [x]}, args=(1,), rtol=1e-3, precision="native")
+except GradientMismatch as error:
+    print(error.report.sensitivity)
+jacobian: fastgc.JacobianReport = fastgc.check_jacobian(gradient, np.eye(3), x, columns="all")
+print(jacobian.by_output, fastgc.check_hessian(loss, gradient, None, x, hvp=lambda x, u: 2 * u, columns=3).passed)
+step: float = fastgc.step_sweep(np.sin, np.cos, 1.0, stencils=["forward"]).best_step["forward"]
+agrees: bool = fastgc.gradient_check(loss, gradient, x)["passed"]
+matrix: NDArray[np.float64] = fastgc.numerical_jacobian(gradient, x)
+worst: float = fastgc.max_relative_error(x, x)
+print(fastgc.numerical_gradient(loss, x, stencil="complex_step"), fastgc.record({"a": x}), fastgc.__version__)
+print(gradcheck(loss, (x,), allow_undecided=True), fastgc.torch.gradgradcheck(loss, (x,)), check_module(None, x))
+fastgc.jax.check_grads(loss, (x,), 1, ["rev"])
+print(fastgc.jax.check_gradients(loss, x, precision="native").passed)
+'''
+
+# Every line has one mistake, and what is said of it.
+WRONG = """
+from fastgc import check_gradient  # has no attribute "check_gradient"
+fastgc.asert_gradients(len, len, x)  # has no attribute "asert_gradients"
+fastgc.torch.check_modul  # has no attribute "check_modul"
+fastgc.jax.gradcheck  # has no attribute "gradcheck"
+fastgc.check_gradients(len, len, x, sample="all")  # Unexpected keyword argument "sample"
+fastgc.assert_gradients(len, len, x, probs=1)  # Unexpected keyword argument "probs"
+fastgc.check_gradients(len, len, x, allow_undecided=True)  # Unexpected keyword argument "allow_undecided"
+fastgc.torch.gradcheck(len, (), allow_undecide=True)  # Unexpected keyword argument "allow_undecide"
+fastgc.jax.check_gradients(len, x, stencil="central")  # Unexpected keyword argument "stencil"
+fastgc.check_hessian(len, len, x, x, column=3)  # Unexpected keyword argument "column"
+fastgc.check_gradients(len, len)  # Missing positional argument "params"
+fastgc.assert_gradients(len, len)  # Missing positional argument "params"
+fastgc.check_gradients(len, len, x, "all")  # Too many positional arguments
+fastgc.check_gradients(len, len, x, samples="al")  # incompatible type "Literal['al']"
+fastgc.check_gradients(len, len, x, samples={"a": "al"})  # incompatible type "str": "Literal['al']"
+fastgc.check_gradients(len, len, x, stencil="centre")  # incompatible type "Literal['centre']"
+fastgc.assert_gradients(len, len, x, precision="single")  # incompatible type "Literal['single']"
+fastgc.assert_gradients(len, len, x, engine="numbas")  # incompatible type "Literal['numbas']"
+fastgc.numerical_gradient(len, x, stencil="centre")  # incompatible type "Literal['centre']"
+fastgc.numerical_jacobian(len, x, stencil="centre")  # incompatible type "Literal['centre']"
+fastgc.check_jacobian(len, len, x, columns="al")  # incompatible type "Literal['al']"
+fastgc.torch.check_module(len, x, precision="single")  # incompatible type "Literal['single']"
+fastgc.jax.check_grads(len, (x,), 1, ["reverse"])  # incompatible type "Literal['reverse']"
+fastgc.step_sweep(len, len, 1.0, stencils=["centre"])  # incompatible type "Literal['centre']"
+fastgc.check_gradients(len, len, x, rtol="tight")  # incompatible type "str"
+report.pased  # "GradientReport" has no attribute "pased"
+report.tensors["a"].worst_entry  # "TensorSummary" has no attribute "worst_entry"
+report.tensors["a"].diagnosis.kind  # Item "None" of "Diagnosis | None" has no attribute "kind"
+report.tensors["a"].entries[0].analytical  # "Entry" has no attribute "analytical"
+fastgc.check_jacobian(len, len, x).tensors  # "JacobianReport" has no attribute "tensors"
+fastgc.GradientMismatch(report).reports  # "GradientMismatch" has no attribute "reports"
+report.verdict == "failed"  # Non-overlapping equality check
+fastgc.interpret(1.0) == "wrong"  # Non-overlapping equality check
+fastgc.gradient_check(len, len, x)["pased"]  # has no key "pased"
+fastgc.step_sweep(len, len, 1.0).best_steps  # "StepSweep" has no attribute "best_steps"
+"""
+
+# PyTorch and others are large, and no part of what is looked at here.
+CONFIGURATION = """
+[mypy]
+strict = True
+[mypy-torch.*,jax.*,scipy.*,numba.*,llvmlite.*,joblib.*,matplotlib.*]
+follow_imports = skip
+"""
+
+
+def complaints(folder: Path, sources: dict[str, str]) -> dict[str, dict[int, str]]:
+    """What mypy says of files, by file and line; fastgc is found as an installed package is, with its ``py.typed``."""
+    for name, text in {"mypy.ini": CONFIGURATION, **sources}.items():
+        (folder / name).write_text(text.lstrip("\n"), encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(folder / "cache"), *sources]
+    environment = os.environ | {"PYTHONPATH": str(Path(fastgc.__file__).parents[1])}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1) and not done.stderr, done.stdout + done.stderr
+    found: dict[str, dict[int, str]] = {name: {} for name in sources}
+    for path, line, message in re.findall(r"^(.+?):(\d+): error: (.*)$", done.stdout, re.MULTILINE):
+        lines = found.setdefault(path, {})  # also of files that were not asked for
+        lines[int(line)] = f"{lines.get(int(line), '')} {message}"
+    return found
+
+
+def test_mypy_finds_every_mistake_and_nothing_else(tmp_path: Path) -> None:
+    before = "import numpy as np\nimport fastgc\n\nx = np.ones(3)\nreport = fastgc.check_gradients(len, len, x)\n"
+    found = complaints(tmp_path, {"right.py": RIGHT, "wrong.py": before + WRONG.lstrip("\n")})
+    assert found.pop("right.py") == {}
+    said = found.pop("wrong.py")
+    assert found == {}
+    lines = (before + WRONG.lstrip("\n")).splitlines()
+    planted = {i: line.partition("  # ")[2] for i, line in enumerate(lines, 1) if "  # " in line}
+    assert planted.keys() == said.keys()
+    assert {i: (text, said[i]) for i, text in planted.items() if text not in said[i]} == {}
