@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,8 +149,7 @@ def test_what_is_within_the_callers_tolerance_with_its_uncertainty_is_not_undeci
         for each in (tolerances, accepting):
             judgement = judge(np.array([1e-4]), found, np.zeros(1, np.int64), np.array([1e-9]), each, ("noise", ""))
             assert judgement.verdict.tolist() == expected
-    names = [each.name for each in fields(Estimates)]
-    nowhere = Estimates(*(np.full(1, np.nan) if name == "numerical" else getattr(found, name) for name in names))
+    nowhere = replace(found, numerical=np.full(1, np.nan))
     assert judge(np.array([0.0]), nowhere, np.zeros(1, np.int64), np.ones(1), accepting, ("", "")).undecided.all()
 
 

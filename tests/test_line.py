@@ -183,8 +183,8 @@ def test_stairs_are_quantised() -> None:
 
     line = analyse(ladder(stairs, x=0.02, noise=0.2))
     assert line.trouble == "quantised"
-    assert abs(line.derivative - 1.0) <= line.uncertainty == pytest.approx(0.2 / 0.125), (
-        "the steepest that a stair shows"
+    assert abs(line.derivative - 1.0) <= line.uncertainty <= 1.001 * 0.2 / 0.125, (
+        "the steepest that a stair of 0.2 shows"
     )
 
 
