@@ -154,7 +154,8 @@ def test_what_compiled_code_stores_stays_complex() -> None:
 
 
 def test_warnings_are_what_they_were_while_it_is_asked() -> None:
-    seen = []
+    seen: list[Any] = []
+    warnings.simplefilter("default")
 
     class Weights(np.ndarray):
         """An argument that is looked at."""

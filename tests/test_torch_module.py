@@ -467,6 +467,7 @@ def heard(x: Any, seen: list[Any]) -> Any:
 
 def test_nothing_is_set_for_the_whole_process_while_a_module_is_called() -> None:
     seen: list[Any] = []
+    warnings.simplefilter("default")
     before = torch.get_default_dtype(), list(warnings.filters), False
     net = nn.Sequential(Apply(lambda x: heard(x, seen)), nn.Linear(6, 40), nn.Tanh())
     assert check_module(net, torch.randn(4, 6), samples="all").engine == "torch (cpu, vmap)"
@@ -476,6 +477,7 @@ def test_nothing_is_set_for_the_whole_process_while_a_module_is_called() -> None
 def test_modules_can_be_checked_in_several_threads() -> None:
     net, x, drawn = relu_net(), torch.randn(4, 6), torch.get_rng_state()
     other = Apply(lambda x: used(x, torch.ones(3)))
+    warnings.simplefilter("default")
     before = torch.get_default_dtype(), list(warnings.filters)
 
     def check(number: int) -> Any:
