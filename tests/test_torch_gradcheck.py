@@ -621,6 +621,7 @@ def test_global_state_is_left_alone() -> None:
 
 
 def test_warnings_are_heard_as_before_while_a_function_is_called() -> None:
+    gradcheck(torch.tanh, double(2, 20))  # imports what it needs, which may have filters of its own
     warnings.simplefilter("default")
     before, seen = list(warnings.filters), []
 
@@ -649,6 +650,7 @@ def test_functions_without_rules_for_vmap_are_called_one_by_one_and_nothing_warn
 @pytest.mark.parametrize("mode", [{}, {"check_batched_grad": False, "fast_mode": True}], ids=["all", "fast"])
 def test_functions_can_be_checked_in_several_threads(mode: dict[str, Any]) -> None:
     wrong = function(torch.sin, lambda x, y, g: g * torch.cos(x) * 1.01)
+    gradcheck(torch.tanh, double(4, 5), **mode)
     warnings.simplefilter("default")
     before = list(warnings.filters)
     for _ in range(3):
