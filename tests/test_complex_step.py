@@ -154,13 +154,13 @@ def test_what_compiled_code_stores_stays_complex() -> None:
 
 
 def test_warnings_are_what_they_were_while_it_is_asked() -> None:
-    seen = []
+    seen: list[Any] = []
 
     class Weights(np.ndarray):
         """An argument that is looked at."""
 
         def __array_finalize__(self, other: Any) -> None:
-            seen.append(list(warnings.filters))
+            seen.extend(category for _, _, category, _, _ in warnings.filters)
 
     weights = np.ones(3).view(Weights)
     report = check_gradients(
@@ -170,8 +170,8 @@ def test_warnings_are_what_they_were_while_it_is_asked() -> None:
         args=(weights,),
         probes=0,
     )
-    assert NOTE in report.notes and seen
-    assert all(each == warnings.filters for each in seen)
+    assert NOTE in report.notes
+    assert seen and np.exceptions.ComplexWarning not in seen
 
 
 def test_what_is_analytic_is_known_to_be() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import inspect
+import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -964,6 +965,8 @@ def test_a_backward_that_is_not_finite_in_one_of_many_entries_fails(fast_mode: b
 
 
 def test_warnings_are_heard_as_before_while_a_function_is_called() -> None:
+    gradcheck(torch.tanh, double(2, 20))  # imports what it needs, which may have filters of its own
+    warnings.simplefilter("default")
     before, seen = list(warnings.filters), []
 
     def heard(x: Any) -> Any:
@@ -991,6 +994,8 @@ def test_functions_without_rules_for_vmap_are_called_one_by_one_and_nothing_warn
 @pytest.mark.parametrize("mode", [{}, {"check_batched_grad": False, "fast_mode": True}], ids=["all", "fast"])
 def test_functions_can_be_checked_in_several_threads(mode: dict[str, Any]) -> None:
     wrong = function(torch.sin, lambda x, y, g: g * torch.cos(x) * 1.01)
+    gradcheck(torch.tanh, double(4, 5), **mode)
+    warnings.simplefilter("default")
     before = list(warnings.filters)
     for _ in range(3):
         found = at_once(
@@ -1003,6 +1008,10 @@ def test_functions_can_be_checked_in_several_threads(mode: dict[str, Any]) -> No
 
 @forward_mode
 def test_forward_mode_can_be_checked_in_several_threads() -> None:
-    assert gradcheck(torch.sin, double(3), check_forward_ad=True)
+    def slow(x: Any) -> Any:
+        time.sleep(1e-3)  # others begin meanwhile
+        return torch.tanh(x)
+
+    assert gradcheck(slow, double(3), check_forward_ad=True)
     for _ in range(3):
-        assert all(at_once(*[partial(gradcheck, torch.tanh, double(6), check_forward_ad=True)] * 4))
+        assert all(at_once(*[partial(gradcheck, slow, double(6), check_forward_ad=True)] * 4))

@@ -704,7 +704,9 @@ def heard(x: Any, seen: list[Any]) -> Any:
 
 
 def test_nothing_is_set_for_the_whole_process_while_a_module_is_called() -> None:
+    check_module(relu_net(), torch.randn(4, 6), samples="all")  # imports what it needs, with filters of its own
     seen: list[Any] = []
+    warnings.simplefilter("default")
     before = torch.get_default_dtype(), list(warnings.filters), False
     net = nn.Sequential(Apply(lambda x: heard(x, seen)), nn.Linear(6, 40), nn.Tanh())
     assert check_module(net, torch.randn(4, 6), samples="all").engine == "torch (cpu, vmap)"
@@ -714,7 +716,6 @@ def test_nothing_is_set_for_the_whole_process_while_a_module_is_called() -> None
 def test_modules_can_be_checked_in_several_threads() -> None:
     net, x, drawn = relu_net(), torch.randn(4, 6), torch.get_rng_state()
     other = Apply(lambda x: used(x, torch.ones(3)))
-    before = torch.get_default_dtype(), list(warnings.filters)
 
     def check(number: int) -> Any:
         if number % 3 == 0:
@@ -722,6 +723,8 @@ def test_modules_can_be_checked_in_several_threads() -> None:
         return check_module(net, x, precision="native" if number % 3 == 1 else "double")
 
     expected = [check(number).to_dict()["tensors"] for number in range(3)]
+    warnings.simplefilter("default")
+    before = torch.get_default_dtype(), list(warnings.filters)
     for _ in range(3):
         reports = at_once(*[partial(check, number) for number in range(6)])
         assert [report.to_dict()["tensors"] for report in reports] == expected * 2
