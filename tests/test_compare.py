@@ -150,7 +150,7 @@ def test_what_is_within_the_callers_tolerance_with_its_uncertainty_is_not_undeci
             judgement = judge(np.array([1e-4]), found, np.zeros(1, np.int64), np.array([1e-9]), each, "noise")
             assert judgement.verdict.tolist() == expected
     nowhere = replace(found, numerical=np.full(1, np.nan))
-    assert judge(np.array([0.0]), nowhere, np.zeros(1, np.int64), np.ones(1), accepting, "").undecided.all()
+    assert judge(np.array([0.0]), nowhere, np.zeros(1, np.int64), np.ones(1), accepting, "noise").undecided.all()
 
 
 def test_what_is_accepted_does_not_make_a_wrong_value_right() -> None:
