@@ -296,21 +296,23 @@ def _watched(leaves: Mapping[int, torch.Tensor]) -> Iterator[Callable[[], None]]
     kept = [(k, leaf, leaf.detach().clone()) for k, leaf in leaves.items()]
 
     def changed() -> list[int]:
-        return [k for k, each, before in kept if not np.array_equal(flat(each), flat(before), equal_nan=True)]
+        moved = [each for each in kept if not torch.equal(each[1], each[2])]
+        return [k for k, leaf, before in moved if not np.array_equal(flat(leaf), flat(before), equal_nan=True)]
 
     def unchanged() -> None:
-        if changed():
+        for k in changed():
             raise ValueError(
-                f"func changes input {changed()[0]} in place, which autograd does not see; it must leave it as it is: "
-                "clone it in func"
+                f"func changes input {k} in place, which autograd does not see; it must leave it as it is: clone it in "
+                "func"
             )
 
     try:
         yield unchanged
     finally:
-        for k, each, before in kept:
-            if k in changed():
-                each.detach().copy_(before)
+        again = changed()
+        for k, leaf, before in kept:
+            if k in again:
+                leaf.detach().copy_(before)
 
 
 # --- refusals ---
