@@ -210,7 +210,8 @@ def check_gradients(
         "auto" runs a jitted loss in compiled loops where that pays for their compilation; "numba" compiles a plain
         loss; "python" calls the loss from Python.
     threads : int, optional
-        Threads of the compiled loops; by default Numba's own setting. Results do not depend on it.
+        Threads of the compiled loops; by default Numba's own setting. Results do not depend on it. There is one where
+        the loss may write to what args hold: an array that it was seen to change, a jitclass, a typed list or dict.
     workers : int
         Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: one for each core.
         The loss, what it refers to and args are pickled once; arrays are shared by memory map. BLAS runs in one thread

@@ -54,8 +54,8 @@ def check_module(
     """Check the backward pass of a module: the gradient of every parameter and of every floating input.
 
     It works on a deep copy, in the mode (train or eval) that the module is in: the module, its gradients and its
-    buffers stay as they are, and so does PyTorch's random state. Buffers that a call changes (the running statistics of
-    a batch normalisation) are put back after each.
+    buffers stay as they are, and so do PyTorch's random state and default dtype. Buffers that a call changes (the
+    running statistics of a batch normalisation) are put back after each.
 
     Parameters
     ----------
@@ -72,9 +72,11 @@ def check_module(
     tensors, samples, probes, step, rtol, atol, progress
         As in `fastgc.check_gradients`.
     precision : {"double", "native"}
-        Check a copy in float64, or one in the module's own dtypes.
+        Check a copy in float64, or one in the module's own dtypes. In double precision what the module makes in its
+        calls is of float64 too where it would be of the default dtype, which itself is left alone.
     seeded : bool
-        Seed PyTorch's random numbers before every call, so that dropout leaves out the same entries each time.
+        Seed PyTorch's random numbers before every call, so that dropout leaves out the same entries each time. Calls of
+        modules that draw some wait for one another: PyTorch has one random state, which is exchanged for each.
     seed : int
         Of the sampled entries, the directions, the weights of the outputs and, with ``seeded``, the random numbers.
 
