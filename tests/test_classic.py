@@ -356,7 +356,7 @@ def test_the_compiled_engine_gives_the_same_gradient() -> None:
     def f(p: Any, a: Any) -> float:
         total = 0.0
         for i in range(p["w"].size):
-            total += math.sin(p["w"][i]) * a[i] * p["b"][0]
+            total += p["w"][i] / (1 + p["w"][i] * p["w"][i]) * a[i] * p["b"][0]  # no function that may be another's
         return total
 
     x, a = {"w": np.linspace(0, 2, 9), "b": np.array([1.5])}, np.arange(9.0)
