@@ -215,7 +215,7 @@ def check_gradients(
     workers : int
         Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: one for each core.
         The loss, what it refers to and args are pickled once; arrays are shared by memory map. BLAS runs in one thread
-        in each; results do not depend on how many there are. Needs ``python -m pip install "joblib>=1.4"
+        in each; results do not depend on how many there are. Needs ``python -m pip install "joblib>=1.5"
         "cloudpickle>=3.0"``.
     vectorized : bool
         The loss takes parameters with a leading batch axis in every array and returns one value for each, shape

@@ -5,10 +5,10 @@ from __future__ import annotations
 # By extra of the distribution, with the ranges that it declares: pip is told of the packages themselves, so that the
 # command is right wherever fastgc itself came from.
 EXTRAS = {
-    "plot": ("matplotlib>=3.8",),
-    "workers": ("joblib>=1.4", "cloudpickle>=3.0"),
+    "plot": ("matplotlib>=3.8.4",),
+    "workers": ("joblib>=1.5", "cloudpickle>=3.0"),
     "torch": ("torch>=2.4",),
-    "jax": ("jax>=0.4.30",),
+    "jax": ("jax>=0.4.38",),
 }
 
 _WORDS = {"torch": "PyTorch", "jax": "JAX"}  # for packages whose own name is another

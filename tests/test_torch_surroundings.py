@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fastgc[torch]'")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 
 from fastgc.torch._rules import has_rules  # noqa: E402
 from fastgc.torch._surroundings import Surroundings  # noqa: E402
