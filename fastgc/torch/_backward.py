@@ -134,7 +134,7 @@ class Backward:
     def _rounding_of(self, rows: Floats) -> Floats:
         """What adding up in another order may change rows of the Jacobian by, shape (n,)."""
         sizes = self.by_input(np.abs(rows).max(axis=0, initial=0.0))
-        return np.fmax(_ROUNDINGS * self._eps * sizes, self.unit_round_off)
+        return np.asarray(np.fmax(_ROUNDINGS * self._eps * sizes, self.unit_round_off))
 
     def _rows(self) -> Floats:
         found = self._many_at_once() if self._together else None
