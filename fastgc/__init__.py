@@ -34,37 +34,37 @@ __all__ = [
 
 if TYPE_CHECKING:  # what checkers of types and editors see
     from fastgc import jax, torch
-    from fastgc._check import GradientMismatch, assert_gradients, check_gradients
-    from fastgc._classic import gradient_check, numerical_gradient, numerical_jacobian
-    from fastgc._compare import interpret, max_relative_error, relative_error
-    from fastgc._diagnosis import Diagnosis
-    from fastgc._jacobian import check_hessian, check_jacobian
-    from fastgc._jacobian_report import JacobianReport
-    from fastgc._kernels import record
-    from fastgc._report import Entry, GradientReport, TensorSummary
-    from fastgc._sweep import step_sweep
+    from fastgc._diagnosis.diagnosis import Diagnosis
+    from fastgc._evaluation.kernels import record
+    from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
+    from fastgc._jacobian.check import check_hessian, check_jacobian
+    from fastgc._jacobian.report import JacobianReport
+    from fastgc._numerical import gradient_check, numerical_gradient, numerical_jacobian
+    from fastgc._reports.gradient import Entry, GradientReport, TensorSummary
+    from fastgc._step_sweep import step_sweep
+    from fastgc._verdicts.judgement import interpret, max_relative_error, relative_error
 else:  # the same names, loaded on first use: importing fastgc imports neither Numba nor SciPy
     __getattr__ = loader(
         __name__,
         {
-            "check_gradients": "_check",
-            "assert_gradients": "_check",
-            "GradientMismatch": "_check",
-            "GradientReport": "_report",
-            "TensorSummary": "_report",
-            "Entry": "_report",
-            "Diagnosis": "_diagnosis",
-            "record": "_kernels",
-            "numerical_gradient": "_classic",
-            "numerical_jacobian": "_classic",
-            "gradient_check": "_classic",
-            "check_jacobian": "_jacobian",
-            "check_hessian": "_jacobian",
-            "JacobianReport": "_jacobian_report",
-            "relative_error": "_compare",
-            "max_relative_error": "_compare",
-            "interpret": "_compare",
-            "step_sweep": "_sweep",
+            "check_gradients": "_gradient.check",
+            "assert_gradients": "_gradient.check",
+            "GradientMismatch": "_gradient.check",
+            "GradientReport": "_reports.gradient",
+            "TensorSummary": "_reports.gradient",
+            "Entry": "_reports.gradient",
+            "Diagnosis": "_diagnosis.diagnosis",
+            "record": "_evaluation.kernels",
+            "numerical_gradient": "_numerical",
+            "numerical_jacobian": "_numerical",
+            "gradient_check": "_numerical",
+            "check_jacobian": "_jacobian.check",
+            "check_hessian": "_jacobian.check",
+            "JacobianReport": "_jacobian.report",
+            "relative_error": "_verdicts.judgement",
+            "max_relative_error": "_verdicts.judgement",
+            "interpret": "_verdicts.judgement",
+            "step_sweep": "_step_sweep",
             "torch": "",
             "jax": "",
         },

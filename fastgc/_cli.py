@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import fastgc
-from fastgc._compare import FAIL, PASS, UNDECIDED
-from fastgc._report import GradientReport
-from fastgc._stencil import STENCILS
+from fastgc._derivatives.stencil import STENCILS
+from fastgc._reports.gradient import GradientReport
+from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED
 from fastgc._words import Engine, Precision
 
 EXIT = {PASS: 0, FAIL: 1, UNDECIDED: 3}
@@ -174,7 +174,7 @@ def _bug_hunt() -> list[bool]:
 
 def _digits() -> list[bool]:
     from fastgc import _demo
-    from fastgc._engine import jitted
+    from fastgc._evaluation.engine import jitted
 
     problem = _demo.digits_network()
     begin = time.perf_counter()

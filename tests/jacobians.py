@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from fastgc import JacobianReport, check_jacobian
-from fastgc._field import Field, one_by_one
-from fastgc._layout import flatten_parameters
+from fastgc._jacobian.function import Field, one_by_one
+from fastgc._parameters.layout import flatten_parameters
 
 Floats = NDArray[np.float64]
 

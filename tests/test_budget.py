@@ -12,8 +12,8 @@ import pytest
 from clock import Clock
 
 import fastgc
-from fastgc._budget import representative
-from fastgc._layout import flatten_parameters
+from fastgc._parameters.layout import flatten_parameters
+from fastgc._verdicts.time_budget import representative
 
 PARAMS = {"w": np.linspace(0.1, 2.0, 400).reshape(20, 20), "b": np.linspace(-1.0, 1.0, 40), "c": np.array(0.4)}
 

@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._compare import Judgement, Tolerances, _judged, gradient_scales, judge, worst_verdict
-from fastgc._entries import Estimates
-from fastgc._line import TROUBLES
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import TROUBLES
+from fastgc._verdicts.judgement import Judgement, Tolerances, _judged, gradient_scales, judge, worst_verdict
 
 Floats = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ import threadpoolctl
 from test_layout import Array
 
 import fastgc
-from fastgc import _compiled
-from fastgc._compiled import NumbaEvaluator
-from fastgc._evaluate import OutOfTime, Place, PythonEvaluator, Ray, silent
-from fastgc._layout import flatten_parameters
-from fastgc._record import store
+from fastgc._evaluation import compiled as _compiled
+from fastgc._evaluation.compiled import NumbaEvaluator
+from fastgc._evaluation.python import OutOfTime, Place, PythonEvaluator, Ray, silent
+from fastgc._parameters.layout import flatten_parameters
+from fastgc._parameters.record import store
 
 PARAMS = {"a": np.linspace(-1, 2, 40).reshape(5, 8), "b": np.array(0.5), "c": np.linspace(1, 2, 700)}
 
@@ -192,7 +192,7 @@ def test_blas_has_one_thread_from_the_first_call_on(monkeypatch: pytest.MonkeyPa
             assert fastgc.check_gradients(smooth, slopes, PARAMS, engine=engine, crosscheck=False).passed
             assert blas_threads() == before
         assert seen == [{1}, before]
-        monkeypatch.setattr("fastgc._compiled.NumbaEvaluator.__init__", None)
+        monkeypatch.setattr("fastgc._evaluation.compiled.NumbaEvaluator.__init__", None)
         with pytest.raises(TypeError):
             fastgc.check_gradients(smooth, slopes, PARAMS, engine="numba")
         assert blas_threads() == before

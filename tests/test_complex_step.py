@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fastgc import check_gradients
-from fastgc._complex_step import is_analytic
+from fastgc._verdicts.complex_step import is_analytic
 
 Floats = NDArray[np.float64]
 

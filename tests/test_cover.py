@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from test_probes import Params, limit_of, network, probed, sines, with_error
 
 import fastgc
-from fastgc import _probes
-from fastgc._probes import random_signs
+from fastgc._derivatives import directions as _probes
+from fastgc._derivatives.directions import random_signs
 
 Array = NDArray[Any]
 

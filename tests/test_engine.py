@@ -16,8 +16,8 @@ from numba.experimental import jitclass
 from test_layout import Array, array, gradients, loss
 
 import fastgc
-from fastgc._engine import noted
-from fastgc._writes import unknown_in
+from fastgc._evaluation.engine import noted
+from fastgc._evaluation.writes import unknown_in
 
 
 def double(p: Array) -> Array:

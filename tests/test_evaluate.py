@@ -445,7 +445,7 @@ def interrupt_at_line(number: int) -> Iterator[list[int]]:
 
     def entered(frame: Any, event: str, _: Any) -> Any:
         name = frame.f_globals.get("__name__", "")
-        return local if name in ("fastgc._evaluate", "fastgc._point") else None
+        return local if name in ("fastgc._evaluation.python", "fastgc._parameters.point") else None
 
     old = sys.gettrace()
     sys.settrace(entered)

@@ -14,7 +14,7 @@ from concurrency import at_once
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc import _executors
+from fastgc._evaluation import executors as _executors
 
 
 @pytest.fixture(autouse=True)

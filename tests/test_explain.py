@@ -55,7 +55,7 @@ def test_evaluations_are_counted_and_bounded(
         return report
 
     with_diagnosis = check()
-    monkeypatch.setattr("fastgc._explain.settled", lambda view: True)
+    monkeypatch.setattr("fastgc._diagnosis.explain.settled", lambda view: True)
     without = check()
     extra = with_diagnosis.evaluations - without.evaluations
     assert 0 < extra <= MOST * len(shapes)
@@ -76,7 +76,7 @@ def test_a_gradient_that_passes_costs_nothing_more(monkeypatch: pytest.MonkeyPat
         raise AssertionError("nothing to explain")
 
     for name in ("_view", "wanted", "diagnose"):
-        monkeypatch.setattr(f"fastgc._explain.{name}", refuse)
+        monkeypatch.setattr(f"fastgc._diagnosis.explain.{name}", refuse)
     loss, params = Counted(slopes(40, 50)), {"p": 0.3 * slopes(40, 50)}
     assert fastgc.check_gradients(loss, loss.gradients, params).passed
 

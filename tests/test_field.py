@@ -12,8 +12,8 @@ from jacobians import Floats, field_of
 
 import fastgc
 from fastgc import check_jacobian
-from fastgc._evaluate import Ray, silent
-from fastgc._field import Component, Field
+from fastgc._evaluation.python import Ray, silent
+from fastgc._jacobian.function import Component, Field
 
 
 def test_noise_is_said_and_hides_small_slopes() -> None:

@@ -15,9 +15,9 @@ from jacobians import (
 )
 
 from fastgc import check_jacobian
-from fastgc._field import Field
-from fastgc._grid import Checked, Group, check_groups, open_grid
-from fastgc._operator import matrix_operator
+from fastgc._jacobian.entries import Checked, Group, check_groups, open_grid
+from fastgc._jacobian.function import Field
+from fastgc._jacobian.operator import matrix_operator
 from fastgc._progress import Progress
 
 

@@ -17,7 +17,7 @@ from jacobians import (
 )
 
 from fastgc import JacobianReport, check_jacobian
-from fastgc._jacobian_report import failed
+from fastgc._jacobian.report import failed
 
 
 def test_both_small_matrices_stand_side_by_side_with_marks() -> None:

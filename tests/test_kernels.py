@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from test_layout import Array, array
 
 import fastgc
-from fastgc import _kernels
+from fastgc._evaluation import kernels as _kernels
 
 NETWORK = {
     "layer1.weight": array(3, 2),
@@ -496,7 +496,7 @@ def test_a_loss_that_is_no_longer_referred_to_stays_while_it_runs() -> None:
 CHECK = """
 import sys
 import numba, numpy as np, fastgc
-from fastgc import _kernels
+from fastgc._evaluation import kernels as _kernels
 
 {before}
 

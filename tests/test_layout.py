@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._layout import flatten_parameters, median, spread
+from fastgc._parameters.layout import flatten_parameters, median, spread
 
 Array = NDArray[Any]
 

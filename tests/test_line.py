@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fastgc._line import Ladder, Line, _contradictions, analyse, extrapolate
+from fastgc._derivatives.ladder import Ladder, Line, _contradictions, analyse, extrapolate
 
 Floats = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._noise import Noise, measure_noise, measure_noises
+from fastgc._derivatives.noise import Noise, measure_noise, measure_noises
 
 Floats = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)

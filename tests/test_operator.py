@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 from jacobians import Floats
 
-from fastgc._operator import Operator, jvp_operator, matrix_operator, vjp_operator
+from fastgc._jacobian.operator import Operator, jvp_operator, matrix_operator, vjp_operator
 
 J = np.random.default_rng(0).normal(size=(4, 6))
 FLOAT = np.dtype(np.float64)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from views import drawn, slopes, view
 
-from fastgc import _patterns
-from fastgc._patterns import Pattern, named_factor
-from fastgc._view import View
+from fastgc._diagnosis import value_patterns as _patterns
+from fastgc._diagnosis.measured_tensor import View
+from fastgc._diagnosis.value_patterns import Pattern, named_factor
 
 N, P = slopes(12, 10), slopes(12, 10, seed=1)
 SOME = drawn(120, 20)

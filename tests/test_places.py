@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from views import drawn, slopes, view
 
-from fastgc import _places
-from fastgc._patterns import Pattern
-from fastgc._view import View
+from fastgc._diagnosis import axis_patterns as _places
+from fastgc._diagnosis.measured_tensor import View
+from fastgc._diagnosis.value_patterns import Pattern
 
 N, SQUARE, CUBE = slopes(12, 10), slopes(9, 9), slopes(4, 3, 5)
 SOME = drawn(120, 30)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from test_layout import PARAMS, Array, array, gradients, leaves_of, loss
 
 import fastgc
-from fastgc._point import replaced
+from fastgc._parameters.point import replaced
 
 
 def square(p: Array) -> float:

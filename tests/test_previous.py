@@ -14,14 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._compare import Tolerances
-from fastgc._entries import unmeasured_scene
-from fastgc._evaluate import OutOfTime, PythonEvaluator
-from fastgc._layout import flatten_parameters
-from fastgc._noise import Noise
-from fastgc._previous import site_elsewhere
-from fastgc._settle import Site
-from fastgc._stencil import stencil_named
+from fastgc._derivatives.estimates import unmeasured_scene
+from fastgc._derivatives.noise import Noise
+from fastgc._derivatives.stencil import stencil_named
+from fastgc._diagnosis.earlier import site_elsewhere
+from fastgc._evaluation.python import OutOfTime, PythonEvaluator
+from fastgc._parameters.layout import flatten_parameters
+from fastgc._verdicts.entries import Site
+from fastgc._verdicts.judgement import Tolerances
 
 Array = NDArray[Any]
 Params = dict[str, Array]
@@ -383,7 +383,7 @@ def test_time_that_is_over_there_leaves_the_report_without_it(monkeypatch: pytes
 
     loss, _, params, before, args = after_a_step("mlp")
     doubled = {name: 2 * g for name, g in mlp_slopes(params, *args).items()}
-    monkeypatch.setattr("fastgc._explain.strongest", late)
+    monkeypatch.setattr("fastgc._diagnosis.explain.strongest", late)
     report = check(loss, doubled, params, args=args, previous=before)
     assert kinds(report) == {"factor"}
 

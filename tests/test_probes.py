@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._evaluate import Ray
-from fastgc._layout import norm
-from fastgc._probes import analytic_slope, random_signs
+from fastgc._derivatives.directions import analytic_slope, random_signs
+from fastgc._evaluation.python import Ray
+from fastgc._parameters.layout import norm
 
 Array = NDArray[Any]
 Params = dict[str, Array]

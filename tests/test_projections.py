@@ -20,10 +20,10 @@ from jacobians import (
 )
 
 from fastgc import check_jacobian
-from fastgc._grid import Group, check_groups, open_grid
-from fastgc._operator import matrix_operator, vjp_operator
+from fastgc._jacobian.entries import Group, check_groups, open_grid
+from fastgc._jacobian.operator import matrix_operator, vjp_operator
+from fastgc._jacobian.projections import project
 from fastgc._progress import Progress
-from fastgc._projections import project
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -49,7 +49,7 @@ def test_typed_names_are_what_is_loaded(package: str) -> None:
 
 
 def test_that_list_has_names() -> None:
-    assert typed("fastgc")["GradientReport"] == "fastgc._report"
+    assert typed("fastgc")["GradientReport"] == "fastgc._reports.gradient"
     assert typed("fastgc.jax") == {"check_gradients": "fastgc.jax._gradients", "check_grads": "fastgc.jax._grads"}
 
 
@@ -137,7 +137,7 @@ def test_both_signatures_agree() -> None:
 
 
 def test_every_argument_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastgc import _check
+    from fastgc._gradient import check as _check
 
     received: dict[str, Any] = {}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastgc
-from fastgc._reach import relative_change, responsive_scale
+from fastgc._derivatives.reach import relative_change, responsive_scale
 
 Array = np.ndarray
 TINY = [1e-6, 1e-8, 1e-11, 1e-12, 1e-13, 1e-17, 1e-30, 1e-300]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastgc
-from fastgc._layout import flatten_parameters
-from fastgc._sampling import plan_samples
+from fastgc._parameters.layout import flatten_parameters
+from fastgc._parameters.sampling import plan_samples
 
 Tensors = dict[str, np.ndarray]
 

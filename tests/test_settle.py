@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from test_probes import network, sines, with_error
 
 import fastgc
-from fastgc._compare import Tolerances
-from fastgc._entries import Estimates
-from fastgc._settle import Site, confirm
-from fastgc._stencil import stencil_named
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.stencil import stencil_named
+from fastgc._verdicts.entries import Site, confirm
+from fastgc._verdicts.judgement import Tolerances
 
 Array = NDArray[Any]
 
@@ -90,7 +90,7 @@ def settled_site(monkeypatch: pytest.MonkeyPatch) -> tuple[Site, Estimates]:
         seen.append((site, estimates))
         return confirm(site, estimates, *rest)
 
-    monkeypatch.setattr("fastgc._settle.confirm", spy)
+    monkeypatch.setattr("fastgc._verdicts.entries.confirm", spy)
     assert sampled(*sines(w=50), samples="all").passed
     site, estimates = seen[0]
     return site, replace(estimates, uncertainty=1e-5 * np.abs(estimates.numerical))
@@ -135,7 +135,7 @@ def test_scales_are_those_of_each_tensors_numerical_entries() -> None:
 
 
 def test_a_site_has_the_analytic_gradient_at_any_positions() -> None:
-    from fastgc._layout import flatten_parameters
+    from fastgc._parameters.layout import flatten_parameters
 
     layout, _ = flatten_parameters({"a": np.zeros((2, 3)), "b": np.zeros(4)})
 

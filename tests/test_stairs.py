@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import fastgc
-from fastgc._line import Ladder
-from fastgc._stairs import on_stairs, stands_on_stairs, suspicion
+from fastgc._derivatives.ladder import Ladder
+from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 
 Array = np.ndarray
 STEPS = 0.125 * 4.0 ** -np.arange(12)

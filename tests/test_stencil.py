@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from textbook import EPS, FIVE_POINT, SLOPE
 
 import fastgc
-from fastgc._stencil import STENCILS, Stencil, quotients, relative_step, stencil_named
+from fastgc._derivatives.stencil import STENCILS, Stencil, quotients, relative_step, stencil_named
 
 REAL = [stencil for stencil in STENCILS.values() if not stencil.is_complex]
 NAMES = ["forward", "backward", "central", "five_point", "complex_step"]

@@ -20,8 +20,8 @@ import threadpoolctl
 from concurrency import at_once
 
 import fastgc
-from fastgc import _threads
-from fastgc._threads import Crew, Pieces, single_threaded_blas
+from fastgc._evaluation import threads as _threads
+from fastgc._evaluation.threads import Crew, Pieces, single_threaded_blas
 
 
 def halves(left: int) -> int:

@@ -14,7 +14,7 @@ import pytest
 
 import fastgc
 from fastgc import _words
-from fastgc._stencil import STENCILS
+from fastgc._derivatives.stencil import STENCILS
 
 ones = np.ones(2)
 

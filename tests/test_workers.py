@@ -24,10 +24,10 @@ import pytest
 from test_layout import Array, array
 
 import fastgc
-from fastgc import _workers
 from fastgc._cli import main
-from fastgc._evaluate import PythonEvaluator, silent
-from fastgc._layout import flatten_parameters
+from fastgc._evaluation import processes as _workers
+from fastgc._evaluation.python import PythonEvaluator, silent
+from fastgc._parameters.layout import flatten_parameters
 
 PARENT = os.getpid()
 
@@ -175,8 +175,8 @@ def test_a_scratch_buffer_keeps_the_loss_in_one_process() -> None:
 
 
 def test_processes_are_as_many_as_memory_holds_copies_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastgc._engine._available_memory", lambda: 100.0)
-    monkeypatch.setattr("fastgc._engine._ALWAYS_THERE", 0)
+    monkeypatch.setattr("fastgc._evaluation.engine._available_memory", lambda: 100.0)
+    monkeypatch.setattr("fastgc._evaluation.engine._ALWAYS_THERE", 0)
     report = fastgc.check_gradients(square, double, array(9), workers=3)
     assert report.passed and report.engine == "python"
     assert report.notes[0] == "1 of 3 processes: each needs a copy of the parameters of 0 MiB"
@@ -547,7 +547,7 @@ def test_without_joblib_the_message_says_what_to_install(monkeypatch: pytest.Mon
         return real(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "fastgc._workers")
+    monkeypatch.delitem(sys.modules, "fastgc._evaluation.processes")
     monkeypatch.delattr(fastgc, "_workers")
     with pytest.raises(ImportError, match=r'workers needs joblib and cloudpickle: python -m pip install "joblib>='):
         fastgc.check_gradients(square, double, array(3), workers=2)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastgc._view import View
+from fastgc._diagnosis.measured_tensor import View
 
 
 def slopes(*shape: int, seed: int = 0) -> np.ndarray:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._evaluate import PythonEvaluator, Raised, Ray, Tick, agree, silent
-from fastgc._layout import Array, ParameterLayout, spread
+from fastgc._evaluation.python import PythonEvaluator, Raised, Ray, Tick, agree, silent
+from fastgc._parameters.layout import Array, ParameterLayout, spread
 
 Leaves = Sequence[Any]
 Loss = Callable[[Leaves], Any]

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._check import Scope, Start, examine, sampled_counts
-from fastgc._engine import NotFiniteError, noted
-from fastgc._layout import FLOATS, Array, listed, match_gradients, named_layout
+from fastgc._arguments import DEFAULT_SAMPLES, one_of, refuse_nonfinite, validate_scope
+from fastgc._derivatives.stencil import stencil_named
+from fastgc._evaluation.engine import NotFiniteError, noted
+from fastgc._gradient.check import Scope, Start, examine, sampled_counts
+from fastgc._parameters.layout import FLOATS, Array, listed, match_gradients, named_layout
 from fastgc._progress import Progress
-from fastgc._report import GradientReport
-from fastgc._stencil import stencil_named
-from fastgc._summary import summarise
-from fastgc._validate import DEFAULT_SAMPLES, one_of, refuse_nonfinite, validate_scope
+from fastgc._reports.gradient import GradientReport
+from fastgc._reports.summary import summarise
 from fastgc._words import Precision, Samples
 from fastgc.jax._evaluator import JaxEvaluator, Leaves, Loss, compiled
 

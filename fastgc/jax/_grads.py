@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._compare import PASS, UNDECIDED
-from fastgc._layout import Array
-from fastgc._report import GradientReport, TensorSummary
-from fastgc._validate import number, whole
+from fastgc._arguments import number, whole
+from fastgc._parameters.layout import Array
+from fastgc._reports.gradient import GradientReport, TensorSummary
+from fastgc._verdicts.judgement import PASS, UNDECIDED
 from fastgc._words import Mode
 from fastgc.jax._evaluator import Leaves, compiled
 from fastgc.jax._gradients import Tree, explained, flatten, in_precision, report_on

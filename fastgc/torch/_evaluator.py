@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgc._evaluate import (
+from fastgc._evaluation.python import (
     Place,
     Raised,
     Ray,
@@ -22,7 +22,7 @@ from fastgc._evaluate import (
     at_entries,
     at_entry,
 )
-from fastgc._layout import Array, ParameterLayout, spread
+from fastgc._parameters.layout import Array, ParameterLayout, spread
 from fastgc.torch._rules import has_rules
 
 Loss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # told which tensors, by number, to replace by others

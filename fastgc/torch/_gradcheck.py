@@ -13,14 +13,14 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
-from fastgc._compare import FAIL, UNDECIDED
-from fastgc._field import Field
-from fastgc._grid import Checked, Grid, open_grid
-from fastgc._jacobian import find, plan
-from fastgc._jacobian_report import About, JacobianReport, details, jacobian_report
-from fastgc._layout import flatten_parameters
-from fastgc._operator import Operator, matrix_operator, vjp_operator
+from fastgc._jacobian.check import find, plan
+from fastgc._jacobian.entries import Checked, Grid, open_grid
+from fastgc._jacobian.function import Field
+from fastgc._jacobian.operator import Operator, matrix_operator, vjp_operator
+from fastgc._jacobian.report import About, JacobianReport, details, jacobian_report
+from fastgc._parameters.layout import flatten_parameters
 from fastgc._progress import Progress
+from fastgc._verdicts.judgement import FAIL, UNDECIDED
 from fastgc.torch._backward import Backward, check_linearity, check_undefined
 from fastgc.torch._evaluator import footprint
 from fastgc.torch._flat import Floats, Packing, Tensors, flat

@@ -13,15 +13,15 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from fastgc._check import Scope, Start, examine, sampled_counts
-from fastgc._engine import NotFiniteError, noted
-from fastgc._evaluate import WrongShapeError, WrongTypeError
-from fastgc._layout import Array, ParameterLayout, listed, named_layout
+from fastgc._arguments import DEFAULT_SAMPLES, one_of, validate_scope
+from fastgc._derivatives.stencil import stencil_named
+from fastgc._evaluation.engine import NotFiniteError, noted
+from fastgc._evaluation.python import WrongShapeError, WrongTypeError
+from fastgc._gradient.check import Scope, Start, examine, sampled_counts
+from fastgc._parameters.layout import Array, ParameterLayout, listed, named_layout
 from fastgc._progress import Progress
-from fastgc._report import GradientReport
-from fastgc._stencil import stencil_named
-from fastgc._summary import summarise
-from fastgc._validate import DEFAULT_SAMPLES, one_of, validate_scope
+from fastgc._reports.gradient import GradientReport
+from fastgc._reports.summary import summarise
 from fastgc._words import Precision, Samples
 from fastgc.torch._evaluator import TorchEvaluator, footprint
 from fastgc.torch._flat import as_given, as_reals, flat, real_shape

@@ -1,0 +1,1 @@
+"""Slopes with their uncertainty: of single entries and along random directions."""

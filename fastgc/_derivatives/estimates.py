@@ -1,0 +1,381 @@
+"""Numerical derivatives of single entries: a cheap quotient for all, a ladder of steps for those in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.ladder import TROUBLES, Ladder, Line, analyse
+from fastgc._derivatives.noise import Noise, measure_noises
+from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
+from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
+from fastgc._derivatives.stencil import Stencil, power_of_two, quotients, relative_step, stencil_named
+from fastgc._evaluation.python import Evaluator, Tick, silent
+from fastgc._parameters.layout import Array, ParameterLayout, median, spread
+from fastgc._parameters.point import tensor_scales
+
+Floats = NDArray[np.float64]
+# Several losses with the entries at some positions set to each row together, shape (rows, losses).
+Losses = Callable[[NDArray[np.int64], Array], Array]
+
+_RATIO = 4.0  # between neighbouring steps of a ladder
+_TOP = 0.125  # the largest step of a ladder, in units of the parameter's scale
+_FINEST = 128.0  # the smallest, in units of eps: seven bits of the displacement are left
+_RUNGS = 12  # of a ladder in double precision, from 0.125 down to 3e-8
+_FINER, _COARSER = 4, 3  # steps that a ladder grows by, downwards and (once) upwards
+_DEEPER = 4  # times that it may grow downwards
+_GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder is not lengthened
+_TRIALS = 3  # entries of each tensor whose truncation error stands for the others'
+_TRIAL_RATIO = 4.0  # of the steps that show it
+_TRIAL_SAFETY = 3.0
+_TOGETHER = 2048  # entries whose ladders are evaluated in one go
+_TOLD = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
+_TELLING = (1.0, 1.3, 1.7)  # times the smallest step that tells slopes apart
+_NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise,
+_NOISE_IN_ALL = 256  # and of all tensors
+_REACH = 0.125  # how far, in units of a tiny tensor's scale, entries move to see whether the loss does
+_GROWN = 64.0  # times its largest entry (of a few): a tensor's scale above that is no size of its entries
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the estimates of all entries share: the evaluator, the loss at the point, its noise, the scales."""
+
+    evaluator: Evaluator
+    layout: ParameterLayout
+    base: float
+    noise: Noise
+    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; powers of two
+    eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
+    swing: float = 0.0  # by how much the loss changes a little away from the point, per scale and entry
+
+    def scales(self, positions: NDArray[np.int64]) -> Floats:
+        """The length in which an entry's steps are measured: its magnitude or its tensor's; a power of two."""
+        sizes = np.abs(self.evaluator.entries(positions))
+        return power_of_two(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Numerical derivatives of entries, all arrays of shape (entries,).
+
+    Attributes
+    ----------
+    positions : in the flat vector
+    numerical, uncertainty : the derivative and a bound on its error
+    left, right : one-sided slopes, equal to ``numerical`` where no kink was seen
+    step : the step that the derivative rests on
+    trouble : what stood in the way, as its number among `fastgc._derivatives.ladder.TROUBLES`
+    """
+
+    positions: NDArray[np.int64]
+    numerical: Floats
+    uncertainty: Floats
+    left: Floats
+    right: Floats
+    step: Floats
+    trouble: NDArray[np.int8]
+
+    @cached_property
+    def clear(self) -> NDArray[np.bool_]:
+        """Where nothing stood in the way, shape (entries,)."""
+        return np.asarray(self.trouble == 0)
+
+    def troubled_by(self, *troubles: str) -> NDArray[np.bool_]:
+        """Where one of these stood in the way, shape (entries,)."""
+        return np.array([trouble in troubles for trouble in TROUBLES])[self.trouble]
+
+    def part(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Estimates:
+        """Some of the entries."""
+        return Estimates(*(getattr(self, field.name)[keep] for field in fields(self)))
+
+    @classmethod
+    def unmeasured(cls, positions: NDArray[np.int64]) -> Estimates:
+        """Room for derivatives of entries where no kink is seen: of both sides' slopes it is the same."""
+        numerical, uncertainty, step = np.empty((3, positions.size))
+        return cls(positions, numerical, uncertainty, numerical, numerical, step, np.zeros(positions.size, np.int8))
+
+    @classmethod
+    def unknown(cls, positions: NDArray[np.int64]) -> Estimates:
+        """Of entries about which nothing could be measured."""
+        nothing, endless = np.full(positions.size, np.nan), np.full(positions.size, np.inf)
+        trouble = np.full(positions.size, TROUBLES.index("not finite"), np.int8)
+        return cls(positions, nothing, endless, nothing, nothing, nothing, trouble)
+
+    def fill(self, where: slice, other: Estimates) -> None:
+        """Take over the derivatives of other estimates without kinks."""
+        self.numerical[where], self.uncertainty[where], self.step[where] = (
+            other.numerical,
+            other.uncertainty,
+            other.step,
+        )
+
+    @classmethod
+    def joined(cls, parts: list[Estimates]) -> Estimates:
+        """The entries of several estimates, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        kinds = (np.int64, *[np.float64] * 5, np.int8)
+        empty = [np.empty(0, kind) for kind in kinds]
+        columns = (
+            zip(*[[getattr(part, field.name) for field in fields(cls)] for part in parts], strict=True) if parts else []
+        )
+        return cls(*(np.concatenate(column) for column in columns)) if parts else cls(*empty)
+
+    def bettered(self, where: NDArray[np.int64], other: Estimates) -> Estimates:
+        """A copy with the entries at ``where`` taken from ``other`` where that is more certain."""
+        better = other.uncertainty < self.uncertainty[where]
+        return self.updated(where[better], other.part(better))
+
+    def updated(self, where: NDArray[np.int64], other: Estimates) -> Estimates:
+        """A copy with the entries at ``where`` taken from ``other``."""
+        columns = [getattr(self, field.name).copy() for field in fields(self)]
+        for column, field in zip(columns, fields(self), strict=True):
+            column[where] = getattr(other, field.name)
+        return Estimates(*columns)
+
+
+# --- the scene ---
+
+
+def unmeasured_scene(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> Scene:
+    """A scene whose noise was not measured: enough for quotients without an uncertainty."""
+    eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
+    return Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), power_of_two(tensor_scales(leaves)), eps)
+
+
+def open_scene(
+    evaluator: Evaluator,
+    layout: ParameterLayout,
+    leaves: Sequence[Array],
+    tensors: Sequence[int],
+    base: float,
+    seed: int,
+) -> Scene:
+    """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
+    scene = responsive_scene(unmeasured_scene(evaluator, layout, leaves, base), tensors)
+    return measured_scenes([scene], tensors, seed, partial(_one_loss, evaluator))[0]
+
+
+def _one_loss(evaluator: Evaluator, positions: NDArray[np.int64], rows: Array) -> Array:
+    return evaluator.along(positions, rows)[:, None]
+
+
+def responsive_scene(
+    scene: Scene, tensors: Iterable[int], bases: Floats | None = None, along: Losses | None = None
+) -> Scene:
+    """The scene with the scales of tiny tensors grown to where the loss (or one of several) moves.
+
+    A tensor of zeros but for an entry of 1e-12 has that as its scale, and steps in proportion to it vanish beside what
+    the loss adds to its parameters.
+    """
+    scales = scene.tensor_scales.copy()
+    bases = np.array([scene.base]) if bases is None else bases
+    along = partial(_one_loss, scene.evaluator) if along is None else along
+
+    def change(positions: NDArray[np.int64], scale: float) -> float:
+        start = scene.evaluator.entries(positions)
+        lengths = _REACH * scale * np.cos(positions)  # as good as random: what depends on differences only moves too
+        displaced = start + lengths * np.array([-1.0, 1.0])[:, None]
+        rows = scene.evaluator.rounded(positions, displaced.T).T
+        return relative_change(along(positions, rows).real, bases)
+
+    for t in tensors:
+        if scales[t] < SMALL and scene.layout.sizes[t]:
+            scales[t] = responsive_scale(float(scales[t]), partial(change, _few(scene.layout, t)))
+    return replace(scene, tensor_scales=power_of_two(scales))
+
+
+def measured_scenes(scenes: Sequence[Scene], tensors: Sequence[int], seed: int, along: Losses) -> list[Scene]:
+    """Scenes of several losses of the same parameters, with their noise.
+
+    ``along(positions, rows)`` gives the losses, shape (rows, losses), with the entries set to each row together.
+    """
+    scene, chosen = scenes[0], _spread(scenes[0].layout, tensors)
+    if not chosen.size:
+        return list(scenes)
+    start = scene.evaluator.entries(chosen)
+    if start.any():  # a zero moves freely whatever grid the loss rounds to, and hides that the others do not
+        chosen, start = chosen[start != 0], start[start != 0]
+    signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], chosen.size)
+    lengths = _lengths(scene, chosen, start)
+    direction = signs * lengths
+
+    def values(distances: Floats) -> Floats:
+        displaced = (start + distances[:, None] * direction).T
+        return along(chosen, scene.evaluator.rounded(chosen, displaced).T).real
+
+    bases = np.array([each.base for each in scenes])
+    noises = measure_noises(values, bases, float(scene.eps.max()))
+    sizes = [noise.change / noise.reach / chosen.size**0.5 for noise in noises]
+    return [replace(scenes[i], noise=noise, swing=sizes[i]) for i, noise in enumerate(noises)]
+
+
+def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:
+    """A few positions in every tensor, a few hundred in all."""
+    few = [_few(layout, t) for t in tensors if layout.sizes[t]]
+    together = np.concatenate([np.empty(0, np.int64), *few])
+    return together[spread(together.size, _NOISE_IN_ALL)]
+
+
+def _few(layout: ParameterLayout, tensor: int) -> NDArray[np.int64]:
+    return np.asarray(layout.starts[tensor] + spread(layout.sizes[tensor], _NOISE_ENTRIES))
+
+
+def _lengths(scene: Scene, positions: NDArray[np.int64], start: Floats) -> Floats:
+    """Each entry's own size, since a tiny one may bend much sooner; but the tensor's where that had to grow."""
+    tensors, sizes = scene.layout.tensor_of(positions), np.abs(start)
+    largest = np.zeros(scene.tensor_scales.size)
+    np.maximum.at(largest, tensors, sizes)
+    grown = scene.tensor_scales > _GROWN * largest  # of zeros alone, too
+    return np.where((sizes == 0) | grown[tensors], scene.tensor_scales[tensors], sizes)
+
+
+# --- the cheap pass ---
+
+
+def quotient_estimates(
+    scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+) -> Estimates:
+    """One difference quotient for every entry; its truncation error is judged from a few entries of each tensor.
+
+    The uncertainty adds the noise of the values, ``noise * sum(|weights|) / h``, to the tensor's truncation error,
+    which grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
+    """
+    reach, steps = _steps(scene, positions, stencil, step)
+    numerical = _quotients(scene, positions, stencil, steps, step is not None, tick)
+    truncation = np.zeros(positions.size)
+    parts = list(scene.layout.parts(positions))
+    trials = np.concatenate([np.empty(0, np.int64), *(_trials(np.arange(positions.size)[mine]) for _, mine in parts)])
+    wide = _quotients(scene, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, silent)
+    with np.errstate(all="ignore"):
+        errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
+    tried = scene.layout.tensor_of(positions[trials])
+    for t, mine in parts:
+        truncation[mine] = median(errors[tried == t]) * _TRIAL_SAFETY
+    truncation *= reach**stencil.order
+    noise = sum(map(abs, stencil.weights)) * _noise_of(scene, stencil, numerical, steps, reach) / steps
+    uncertainty = np.maximum(truncation + noise, np.finfo(np.float64).tiny)
+    return Estimates(positions, numerical, uncertainty, numerical, numerical, steps, np.zeros(positions.size, np.int8))
+
+
+def plain_quotients(
+    scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+) -> Floats:
+    """One difference quotient for every entry, and nothing else."""
+    return _quotients(scene, positions, stencil, _steps(scene, positions, stencil, step)[1], step is not None, tick)
+
+
+def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
+    return members[spread(members.size, _TRIALS)]
+
+
+def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None) -> tuple[Floats, Floats]:
+    """The step of every entry in units of its scale, of which no power overflows, and as it is."""
+    scales = scene.scales(positions)
+    if step is not None:
+        return step / scales, np.full(positions.size, float(step))
+    relative_noise = scene.noise.at_point / abs(scene.base) if scene.base else 0.0
+    balanced = power_of_two(relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6)))
+    reach = balanced[scene.layout.tensor_of(positions)]
+    return reach, reach * scales
+
+
+def _noise_of(scene: Scene, stencil: Stencil, numerical: Floats, steps: Floats, reach: Floats) -> Floats:
+    if stencil.is_complex:  # nothing is subtracted: the rounding is that of the imaginary part itself
+        return 4 * np.finfo(np.float64).eps * np.abs(numerical) * steps
+    return scene.noise.at(reach)
+
+
+def _quotients(
+    scene: Scene, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
+) -> Floats:
+    x = scene.evaluator.entries(positions)
+    displaced = np.stack([x + offset * steps for offset in stencil.offsets], axis=1)
+    displaced = scene.evaluator.rounded(positions, displaced)
+    values = scene.evaluator.values(positions, displaced, tick)
+    return quotients(stencil, values, steps, None if nominal else displaced - x[:, None])
+
+
+# --- the ladder ---
+
+
+def ladder_estimates(
+    scene: Scene, positions: NDArray[np.int64], *, shift: float = 1.0, rungs: int = _RUNGS
+) -> Estimates:
+    """The derivative of every entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
+    lines: list[Line] = []
+    for start in range(0, positions.size, _TOGETHER):
+        lines += _climb(scene, positions[start : start + _TOGETHER], shift, rungs)
+    numbers = np.array([(line.derivative, line.uncertainty, line.left, line.right, line.step) for line in lines])
+    trouble = np.array([TROUBLES.index(line.trouble) for line in lines], np.int8)
+    numerical, uncertainty, left, right, step = numbers.reshape(-1, 5).T
+    return Estimates(positions, numerical, uncertainty, left, right, step, trouble)
+
+
+def telling_quotients(scene: Scene, positions: NDArray[np.int64], differences: Floats) -> Floats:
+    """Central quotients at the smallest steps whose noise still tells slopes apart that differ by so much.
+
+    Each is the median at three steps: one of three is mistaken by its noise now and then, and two hardly ever.
+    """
+    x, scales = scene.evaluator.entries(positions), scene.scales(positions)
+    eps = scene.eps[scene.layout.tensor_of(positions)]
+    told = _TOLD * differences
+    steps = scene.noise.at(scene.noise.at_point / told / scales) / told
+    steps = np.clip(steps, eps * np.maximum(_FINEST * np.abs(x), scales), _TOP * scales)
+    central = stencil_named("central")
+    three = [_quotients(scene, positions, central, each * steps, False, silent) for each in _TELLING]
+    return np.asarray(np.sort(three, axis=0)[1])
+
+
+def _climb(scene: Scene, positions: NDArray[np.int64], shift: float, longest: int) -> list[Line]:
+    eps = scene.eps[scene.layout.tensor_of(positions)]
+    finest = _FINEST * eps * np.abs(scene.evaluator.entries(positions)) / scene.scales(positions)
+    count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
+    rungs = _TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
+    ladders = _off_stairs(scene, positions, _ladders(scene, positions, rungs))
+    lines = [analyse(ladder) for ladder in ladders]
+    downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
+    extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_DEEPER)]
+    for wish, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0))]:
+        where = [i for i, line in enumerate(lines) if line.wish == wish and _worth_more(line) and more[-1] >= finest[i]]
+        extras = zip(where, _ladders(scene, positions[where], more), strict=True)
+        extended = _off_stairs(scene, positions[where], [ladders[i].extended(extra) for i, extra in extras])
+        for i, ladder in zip(where, extended, strict=True):
+            ladders[i], lines[i] = ladder, analyse(ladder)
+    return lines
+
+
+def _off_stairs(scene: Scene, positions: NDArray[np.int64], ladders: list[Ladder]) -> list[Ladder]:
+    """The ladders, without the steps that a loss does not see because it rounds its parameters."""
+    suspected = {i: found for i, found in enumerate(map(suspicion, ladders)) if found is not None}
+    if not suspected:
+        return ladders
+    where = positions[list(suspected)]
+    displaced = scene.evaluator.entries(where)[:, None] + [each.trial for each in suspected.values()]
+    values = scene.evaluator.values(where, scene.evaluator.rounded(where, displaced), silent).real
+    stairs = {i: each.first for (i, each), row in zip(suspected.items(), values, strict=True) if stands_on_stairs(row)}
+    return [on_stairs(ladder, stairs[i]) if i in stairs else ladder for i, ladder in enumerate(ladders)]
+
+
+def _worth_more(line: Line) -> bool:
+    return not line.uncertainty <= _GOOD_ENOUGH * abs(line.derivative)
+
+
+def _ladders(scene: Scene, positions: NDArray[np.int64], rungs: Floats) -> list[Ladder]:
+    """Loss values on both sides of every entry, at ``rungs`` in units of the entry's scale."""
+    if not positions.size:
+        return []
+    x, steps = scene.evaluator.entries(positions)[:, None], scene.scales(positions)[:, None] * rungs
+    displaced = scene.evaluator.rounded(positions, np.hstack([x - steps, x + steps]))
+    below, above = np.hsplit(displaced - x, 2)
+    minus, plus = np.hsplit(scene.evaluator.values(positions, displaced, silent).real, 2)
+    with np.errstate(all="ignore"):
+        rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
+    noise = np.fmax(scene.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))
+    rows = zip(below, above, minus, plus, noise, strict=True)
+    return [Ladder(*row[:4], scene.base, row[4]) for row in rows]

@@ -1,0 +1,89 @@
+"""Losses that round their parameters: values stand on stairs, and steps below the width of one say nothing.
+
+A loss that casts its parameters to float32 (or to fewer digits) does not move while a displaced entry is rounded back
+to where it was. The sign of it: small steps tie exactly, and the next larger one changes the loss clearly. A rectifier
+that is switched off ties, too, but where it is switched on it rises without ties: so values are compared a little
+beyond the first change. Let w be the largest step that ties and D the next one. The stairs are at least 2w wide
+(rounding to nearest; w where they round down), so that at most one edge falls into the stretch of w / 2 beyond D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.ladder import Ladder
+
+Floats = NDArray[np.float64]
+
+_STRETCH = 0.5  # of the largest step that ties: the stretch that is looked at
+_VALUES = 4  # in that stretch
+_EDGES = 1  # changes among them that stairs may show
+_CLEAR = 4.0  # times the noise of a value: the change that a smooth loss must show between two of them
+_FALLING = 2.0  # a quotient that falls like 1/h, within this factor, belongs to one jump and not to stairs
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """That a ladder stands on stairs.
+
+    Attributes
+    ----------
+    first : the index of the largest step that ties, all smaller ones tying too
+    trial : displacements beyond the step before it, at which values tell stairs from a slope, shape (4,)
+    """
+
+    first: int
+    trial: Floats
+
+
+def suspicion(ladder: Ladder) -> Suspicion | None:
+    """Whether the small steps of a ladder tie with its base though the larger ones let expect that they show."""
+    sides = [(ladder.plus, ladder.above), (ladder.minus, ladder.below)]
+    found = [each for each in (_of_side(ladder, *side) for side in sides) if each is not None]
+    return min(found, key=lambda each: each.first, default=None)  # of two, the wider stair
+
+
+def _of_side(ladder: Ladder, values: Floats, displacements: Floats) -> Suspicion | None:
+    if values[-1] != ladder.base:
+        return None
+    moving = np.flatnonzero(values != ladder.base)  # NaN moves
+    if not moving.size:
+        return None
+    last = int(moving[-1])
+    first = last + 1
+    spacing = _STRETCH * displacements[first] / (_VALUES - 1)
+    change = abs(values[last] - ladder.base)
+    expected = change * spacing / displacements[last]
+    if not expected > _CLEAR * ladder.noise[last] or _is_one_jump(values - ladder.base, displacements, last):
+        return None
+    return Suspicion(first, displacements[last] + spacing * np.arange(_VALUES))
+
+
+def _is_one_jump(changes: Floats, displacements: Floats, last: int) -> bool:
+    """Whether the change stays the same over larger steps, as beyond a single jump or a short ramp."""
+    far = max(last - 2, 0)
+    return far < last and bool(abs(changes[far]) <= _FALLING * abs(changes[last]))
+
+
+def stands_on_stairs(values: Floats) -> bool:
+    """Whether values at the trial displacements tie, but for one edge between them."""
+    return bool(np.count_nonzero(np.diff(values) != 0) <= _EDGES)
+
+
+def on_stairs(ladder: Ladder, first: int) -> Ladder:
+    """The ladder without the steps that tie, and with the stairs counted as noise.
+
+    A rounded entry is off by half a stair at most, which is at most the smallest step that moves; the value is off by
+    that times the slope there.
+    """
+    kept = ladder.part(np.arange(first))
+    slopes = [np.abs(kept.forward), np.abs(kept.backward)]
+    for values, steps in ((kept.plus, kept.above), (kept.minus, kept.below)):
+        local = np.abs(np.diff(values) / np.diff(steps))
+        slopes.append(np.append(local, local[-1:] if local.size else 0.0))
+    with np.errstate(all="ignore"):
+        stair = np.fmax.reduce(slopes) * max(kept.above[-1], -kept.below[-1])
+    return replace(kept, noise=np.fmax(kept.noise, stair))

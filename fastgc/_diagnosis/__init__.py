@@ -1,0 +1,1 @@
+"""Which bug the numbers are consistent with."""

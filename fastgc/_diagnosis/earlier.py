@@ -1,0 +1,65 @@
+"""Parameters of an earlier moment, to which a gradient may belong that is wrong here: what is measured there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastgc._arguments import refuse_nonfinite
+from fastgc._derivatives.estimates import unmeasured_scene
+from fastgc._evaluation.python import Evaluator
+from fastgc._parameters.layout import Array, ParameterLayout, match_parameters
+from fastgc._verdicts.entries import Site
+
+if TYPE_CHECKING:
+    from fastgc._diagnosis.measured_tensor import View
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """What was measured at the parameters of an earlier moment.
+
+    Attributes
+    ----------
+    views : by failing tensor, entries of it as they are there
+    evaluations : that it took
+    notes : why there are no views
+    """
+
+    views: Mapping[int, View] = field(default_factory=dict)
+    evaluations: int = 0
+    notes: tuple[str, ...] = ()
+
+
+NOTHING = Hindsight()
+Measure = Callable[[Site], "Iterable[tuple[int, View]]"]  # failing tensors at the site, one after the other
+LookBack = Callable[[Site, Measure], Hindsight]  # opens the site of the earlier moment and measures there
+
+
+def earlier_leaves(layout: ParameterLayout, previous: Any) -> list[Array]:
+    """The arrays of ``previous``, not copied, in the order of the layout.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Unless they have the structure, names, shapes and dtypes of the parameters, and are finite.
+    """
+    arrays = match_parameters(layout, previous, "previous")
+    refuse_nonfinite(layout, arrays, "previous")
+    return arrays
+
+
+def site_elsewhere(site: Site, evaluator: Evaluator, leaves: Sequence[Array], base: float) -> Site:
+    """The site of the same gradient at other parameters, where the loss is ``base``.
+
+    Its noise is not measured anew: it is taken to be that of the site, or the round-off of ``base`` if that is more.
+    """
+    here = site.scene
+    rounding = float(np.finfo(np.float32 if here.noise.single else np.float64).eps) * abs(base) / 2
+    at_point, displaced = (max(rounding, each) for each in (here.noise.at_point, here.noise.displaced))
+    noise = replace(here.noise, at_point=at_point, displaced=displaced)
+    scene = replace(unmeasured_scene(evaluator, here.layout, leaves, base), noise=noise, swing=here.swing)
+    return replace(site, scene=scene, step=None)

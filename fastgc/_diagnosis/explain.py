@@ -1,0 +1,146 @@
+"""Diagnosing the tensors that fail at one point, with a few more evaluations where their samples do not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.estimates import Estimates, quotient_estimates
+from fastgc._diagnosis.diagnose import diagnose, settled
+from fastgc._diagnosis.diagnosis import Explanation
+from fastgc._diagnosis.earlier import NOTHING, LookBack
+from fastgc._diagnosis.measured_tensor import View, strongest, wanted
+from fastgc._diagnosis.value_patterns import constant_factor, stale_together
+from fastgc._evaluation.python import silent
+from fastgc._parameters.point import arrays_in
+from fastgc._progress import Progress
+from fastgc._verdicts.entries import Site
+from fastgc._verdicts.judgement import Judgement
+
+EVALUATIONS = 64  # for each failing tensor, at most; as many again at the parameters of an earlier moment
+_TRIALS = 3  # entries that `quotient_estimates` evaluates a second time
+_UNKNOWN = ("jump", "quantised", "not finite")  # troubles of entries without a derivative
+_OTHERS = 64  # tensors of one shape that a tensor is compared with
+
+
+@np.errstate(all="ignore")  # a pattern with a number that overflows explains nothing
+def explain(
+    site: Site,
+    estimates: Estimates,
+    judgement: Judgement,
+    args: Sequence[Any],
+    seed: int,
+    bar: Progress,
+    look_back: LookBack | None = None,
+) -> Explanation:
+    """The diagnosis of every tensor with wrong entries (None: the numbers establish none).
+
+    Parameters
+    ----------
+    estimates, judgement : of all entries that were looked at, sampled or not
+    args : whose lengths may be a factor
+    look_back : measures failing tensors at the parameters of an earlier moment
+    """
+    if not judgement.failed.any():
+        return Explanation({}, 0, ())
+    failing = np.unique(site.scene.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
+    lengths, scales = _lengths(args), site.scales(estimates)
+    views = _views(site, estimates, judgement, failing, lengths)
+    extra = {t: _wanted(site, views[t], seed) for t in failing}
+    for t, local in extra.items():
+        if local.size:
+            bar.enter(f"{site.scene.layout.names[t]} (explained)")
+            views[t] = views[t].joined(_measured(site, t, local, scales, lengths))
+    suspects = {t: views[t] for t in failing}
+    hindsight = look_back(site, lambda there: _elsewhere(there, suspects, scales, seed, bar)) if look_back else NOTHING
+    stale, names = stale_together(views, hindsight.views), site.scene.layout.names
+    factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(views[t])}
+    diagnoses = {
+        t: diagnose(views[t], _alike(site, t, views), factors, extra[t].size, stale.get(t, ())) for t in failing
+    }
+    return Explanation(diagnoses, hindsight.evaluations, hindsight.notes)
+
+
+def _views(
+    site: Site, estimates: Estimates, judgement: Judgement, failing: Sequence[int], lengths: Mapping[int, str]
+) -> dict[int, View]:
+    """The failing tensors, and all others of their shapes."""
+    layout = site.scene.layout
+    owners = layout.tensor_of(estimates.positions)
+    shapes = {layout.shapes[t] for t in failing}
+    return {
+        t: _view(site, t, estimates.part(owners == t), judgement.part(owners == t), lengths)
+        for t in np.unique(owners).tolist()
+        if layout.shapes[t] in shapes
+    }
+
+
+def _wanted(site: Site, view: View, seed: int) -> NDArray[np.int64]:
+    """More entries to measure, if they could add something."""
+    return np.empty(0, np.int64) if settled(view) else wanted(view, _affordable(site), seed)
+
+
+def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, lengths: Mapping[int, str]) -> View:
+    """The measured entries: at a kink what lies between the slopes, and anything where no derivative is known."""
+    layout = site.scene.layout
+    gap = np.abs(estimates.right - estimates.left) / 2
+    numerical = np.where(gap > 0, estimates.left / 2 + estimates.right / 2, estimates.numerical)
+    allowed = site.tolerances.allowed(tensor, np.abs(numerical), site.scales(estimates))
+    slack = allowed + estimates.uncertainty + gap
+    known = np.isfinite(slack) & np.isfinite(numerical) & ~estimates.troubled_by(*_UNKNOWN)
+    return View(
+        shape=layout.shapes[tensor] or (1,),
+        gradient=site.gradients[tensor],
+        local=estimates.positions - layout.starts[tensor],
+        numerical=np.where(known, numerical, 0.0),
+        slack=np.where(known, slack, np.inf),
+        parameters=site.scene.evaluator.entries(estimates.positions),
+        wrong=judgement.failed,
+        right=judgement.passed,
+        lengths=lengths,
+    )
+
+
+def _measured(
+    site: Site, tensor: int, local: NDArray[np.int64], scales: NDArray[np.float64], lengths: Mapping[int, str]
+) -> View:
+    """More entries, each by one quotient: they count for or against a pattern, and accuse nobody."""
+    positions = local + site.scene.layout.starts[tensor]
+    estimates = quotient_estimates(site.scene, positions, site.stencil, None, silent)
+    return _view(site, tensor, estimates, site.verdicts(estimates, scales), lengths)
+
+
+def _elsewhere(
+    there: Site, views: Mapping[int, View], scales: NDArray[np.float64], seed: int, bar: Progress
+) -> Iterator[tuple[int, View]]:
+    """Measured entries of the views, as they are at another site."""
+    count = _affordable(there, there.scene.evaluator.evaluations)
+    for t, view in views.items():
+        bar.enter(f"{there.scene.layout.names[t]} (previous)")
+        yield t, _measured(there, t, strongest(view, count, seed), scales, {})
+
+
+def _affordable(site: Site, spent: int = 0) -> int:
+    """Entries that quotients can measure with what a diagnosis may cost and has not spent."""
+    return (EVALUATIONS - spent) // len(site.stencil.offsets) - _TRIALS
+
+
+def _alike(site: Site, tensor: int, views: dict[int, View]) -> dict[str, View]:
+    """Other tensors of the same shape by name, the nearest ones in the order of the parameters."""
+    layout = site.scene.layout
+    same = [t for t in views if t != tensor and layout.shapes[t] == layout.shapes[tensor]]
+    return {layout.names[t]: views[t] for t in sorted(same, key=lambda t: abs(t - tensor))[:_OTHERS]}
+
+
+def _lengths(args: Sequence[Any]) -> dict[int, str]:
+    """Where a length is found first among the axes of all arrays in args."""
+    found: dict[int, str] = {}
+    for number, arg in enumerate(args):
+        for array in arrays_in(arg):
+            for axis, length in enumerate(array.shape):
+                what = "the batch axis" if axis == 0 else f"the length of axis {axis}"
+                found.setdefault(length, f"{what} of args[{number}]")
+    return {length: place for length, place in found.items() if length > 2}

@@ -1,0 +1,211 @@
+"""What wrong gradients look like: patterns that lead from the numerical gradient of a tensor to the analytic one.
+
+The analytic gradient is known everywhere, the numerical one at a few entries. So a pattern is tested backwards: undone,
+it must turn the analytic gradient into one that agrees with every measured entry (``analytic[j, i]`` is compared with
+``numerical[i, j]``, and no mirrored entry has to be measured).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._diagnosis.measured_tensor import BITS, FEWEST, TELLING, WITHIN, View
+from fastgc._words import Kind
+
+Floats = NDArray[np.float64]
+
+FITTED = 3  # wrong entries, at least, for each constant that is fitted to them
+EXACT = 1e-6  # relative precision in which a factor is recognised, at best
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One explanation of a tensor's wrong entries; see `fastgc.Diagnosis` for the attributes."""
+
+    kind: Kind
+    message: str
+    factor: float | None = None
+    axis: int | None = None
+    indices: tuple[tuple[int, ...], ...] = ()
+    deviation: float = 0.0  # the largest distance from the pattern, in units of tolerance and uncertainty
+
+
+# --- the same entries times a constant ---
+
+
+def zero(view: View) -> Iterator[Pattern]:
+    """Nothing arrives in the gradient where the loss has a slope."""
+    if view.strong.any() and not view.gradient.any():
+        yield Pattern("zero", "consistent with a gradient that is detached or never accumulated: zero everywhere", 0.0)
+
+
+def constant_factor(view: View) -> Iterator[Pattern]:
+    """``analytic = c * numerical``. One entry alone shows only a factor that has a meaning."""
+    a, n = view.analytic / view.slack, view.numerical / view.slack
+    factor = float(np.sum(a * n) / np.sum(n * n))
+    residual = view.analytic / factor - view.numerical
+    if not (math.isfinite(factor) and factor):
+        return
+    precision = max(EXACT, WITHIN * float(np.min(1 / np.abs(n[n != 0]), initial=1.0)))
+    own = {length: f"the length of axis {axis} of the tensor" for axis, length in enumerate(view.shape) if length > 2}
+    meaning = named_factor(factor, precision, own | dict(view.lengths))
+    if not view.explained(residual, 1 if meaning else FITTED):
+        return
+    found = Pattern("factor", "", factor, deviation=view.deviation(residual))
+    if meaning == "-1":
+        yield replace(found, kind="sign", message="consistent with the wrong sign (analytic = -numerical)")
+    else:
+        text = f"consistent with a constant factor of {factor:.4g} (analytic / numerical)"
+        yield replace(found, message=text + (f" = {meaning}" if "N" in meaning else ""))
+
+
+def named_factor(factor: float, precision: float, lengths: Mapping[int, str]) -> str:
+    """What a factor is: -1, 2, 1/2, or N or 1/N with N the length of an axis; "" for any other."""
+
+    def near(number: float) -> bool:
+        return abs(factor - number) <= precision * abs(number)
+
+    if near(-1):
+        return "-1"
+    for size, text in ((2.0, "2"), (0.5, "1/2")):
+        if near(size) or near(-size):
+            return text if factor > 0 else f"-{text}"
+    sign = "-" if factor < 0 else ""
+    for length, place in lengths.items():
+        if near(math.copysign(length, factor)):
+            return f"{sign}N, N = {length} is {place}"
+        if near(math.copysign(1 / length, factor)):
+            return f"{sign}1/N, N = {length} is {place}"
+    return ""
+
+
+def lost_sign(view: View) -> Iterator[Pattern]:
+    """``analytic = |numerical|``, or the reverse."""
+    for sign, text in ((1, "|numerical|"), (-1, "-|numerical|")):
+        residual = view.analytic - sign * np.abs(view.numerical)
+        if view.explained(residual, 2):
+            message = f"consistent with lost signs (analytic = {text})"
+            yield Pattern("sign", message, deviation=view.deviation(residual))
+
+
+def same_factor(view: View, factors: Mapping[str, float]) -> Iterator[Pattern]:
+    """A factor that is another tensor's too, and so means something in a single entry."""
+    for name, factor in factors.items():
+        residual = view.analytic / factor - view.numerical
+        if view.explained(residual, 1, BITS / 2):
+            text = f"consistent with a constant factor of {factor:.4g} (analytic / numerical), as in {name!r}"
+            yield Pattern("factor", text, factor, deviation=view.deviation(residual))
+
+
+# --- the same entries in fewer digits ---
+
+
+def few_digits(view: View) -> Iterator[Pattern]:
+    """All analytic values have the short mantissas of a coarser format, and differ by its rounding."""
+    some = view.at(view.some)
+    some = some[np.isfinite(some) & (some != 0)]
+    for bits, name in ((8, "bfloat16"), (11, "float16"), (24, "float32")):
+        if some.size and _is_rounded(some, bits):
+            rounding = 4 * 2.0**-bits * np.fmax(np.abs(view.numerical), float(np.median(np.abs(view.numerical))))
+            enough = np.count_nonzero(view.wrong) >= (2 if view.complete else FEWEST)
+            if enough and np.all(np.abs(view.analytic - view.numerical) <= WITHIN * view.slack + rounding):
+                text = f"consistent with a gradient computed in {name}: it agrees to that precision only"
+                yield Pattern("scale_precision", text)
+            return
+
+
+def _is_rounded(values: Floats, bits: int) -> bool:
+    """Whether the mantissas fit into so many bits, most need the last three, and the values are no multiples of one.
+
+    Counts have short mantissas too, but are multiples of the last bit of the largest.
+    """
+    mantissas, exponents = np.frexp(values)
+    fits, fits_in_less = (mantissas * 2.0**kept % 1 == 0 for kept in (bits, bits - 3))
+    multiples = np.ldexp(mantissas, exponents - exponents.max() + bits) % 1 == 0
+    return bool(fits.all() and fits_in_less.mean() < 0.5 and not multiples.all())
+
+
+# --- something added or left out ---
+
+_TERMS = {
+    "parameter": ("weight decay missing, or too weak", "weight decay twice, too strong, or not in the loss"),
+    "sign(parameter)": ("an L1 penalty missing, or too weak", "an L1 penalty twice, too strong, or not in the loss"),
+    "1": ("a shift by a constant", "a shift by a constant"),
+}
+
+
+def one_term(view: View) -> Iterator[Pattern]:
+    """``analytic - numerical`` is a multiple of the parameter, of its sign, or a constant."""
+    for name in _TERMS:
+        yield from _with_terms(view, (name,))
+
+
+def two_terms(view: View) -> Iterator[Pattern]:
+    """The same with two of them."""
+    for names in itertools.combinations(_TERMS, 2):
+        yield from _with_terms(view, names)
+
+
+def _with_terms(view: View, names: tuple[str, ...]) -> Iterator[Pattern]:
+    columns = {"parameter": view.parameters, "sign(parameter)": np.sign(view.parameters), "1": np.ones(view.local.size)}
+    basis = np.stack([columns[name] for name in names], axis=1)
+    error = view.analytic - view.numerical
+    peaks, peak = np.abs(basis).max(axis=0), float(np.abs(error).max())  # divided out: no square overflows
+    if not (view.strong.any() and np.isfinite(peaks).all() and peaks.all() and math.isfinite(peak) and peak):
+        return
+    weights = view.slack.min() / view.slack
+    solution = np.linalg.lstsq(basis / peaks * weights[:, None], error / peak * weights, rcond=1e-9)[0]
+    coefficients = solution / peaks * peak
+    parts = basis * coefficients
+    residual = error - parts.sum(axis=1)
+    resolved = np.abs(parts / view.slack[:, None]).max(axis=0) > TELLING / 10
+    if resolved.all() and view.explained(residual, FITTED * len(names), term=parts.sum(axis=1)):
+        sums = " + ".join(_product(c, name) for c, name in zip(coefficients.tolist(), names, strict=True))
+        hint = f" ({_TERMS[names[0]][int(coefficients[0] > 0)]}?)" if len(names) == 1 else ""
+        message = f"consistent with analytic - numerical = {sums.replace('+ -', '- ')}{hint}"
+        factor = float(coefficients[0]) if len(names) == 1 else None
+        yield Pattern("missing_term", message, factor, deviation=view.deviation(residual))
+
+
+def _product(coefficient: float, name: str) -> str:
+    return f"{coefficient:.4g}" if name == "1" else f"{coefficient:.4g} * {name}"
+
+
+# --- the gradient of another moment ---
+
+
+def stale(view: View, earlier: View, bits: float = BITS) -> Iterator[Pattern]:
+    """The analytic gradient is that of other parameters: it agrees with all entries measured there, and not here.
+
+    What tells is by how much the numerical gradient has changed in between.
+    """
+    here = view.part(np.isin(view.local, earlier.local))
+    both = replace(here, slack=np.fmax(here.slack, earlier.slack))
+    residual = earlier.analytic - earlier.numerical
+    agrees, change = earlier.deviation(residual) <= WITHIN, earlier.numerical - here.numerical
+    if agrees and both.explained(residual, 1, bits, change):
+        text = "consistent with the gradient at the parameters in `previous` (computed before the last update?)"
+        yield Pattern("stale", text, deviation=earlier.deviation(residual))
+
+
+def stale_together(views: Mapping[int, View], earlier: Mapping[int, View]) -> dict[int, list[Pattern]]:
+    """The same of several tensors: where one is stale, less is enough to show that another is."""
+    certain = {t: list(stale(views[t], there)) for t, there in earlier.items()}
+    bits = BITS / 2 if any(certain.values()) else BITS
+    return {t: list(stale(views[t], there, bits)) for t, there in earlier.items()}
+
+
+# --- none of these ---
+
+
+def unstructured(view: View) -> Iterator[Pattern]:
+    """Enough wrong entries to have shown a pattern."""
+    enough = np.count_nonzero(view.strong) >= max(2, min(FEWEST, view.gradient.size))
+    if enough and np.isfinite(view.analytic).all():
+        yield Pattern("unstructured", "no simple pattern explains them")

@@ -1,0 +1,1 @@
+"""Loss values at displaced points: from Python, compiled loops, processes or batches."""

@@ -1,0 +1,352 @@
+"""Entries of a Jacobian: a quotient serves a whole column of outputs, ladders serve those in doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.estimates import Estimates, ladder_estimates
+from fastgc._derivatives.stencil import STENCILS, relative_step
+from fastgc._jacobian.function import Field
+from fastgc._jacobian.operator import Operator
+from fastgc._parameters.layout import spread
+from fastgc._progress import Progress
+from fastgc._verdicts.entries import decide
+from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
+
+Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+_CENTRAL = STENCILS["central"]
+_WIDE = 4.0  # a second quotient, at so many steps, shows the error of the first
+_DEVIATION_SAFETY = 3.0
+_TRIALS = 8  # groups of columns on which it is measured
+_FEWEST = 4  # entries that make a scale of an input
+_AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
+_MEASURED = 8  # outputs whose noise is measured though nothing is in doubt
+_COARSEST = 1e-6  # relative noise that the first step is chosen for, at most
+_MOST_LADDERS = 1024  # entries that climb a ladder; where more are in doubt, the rest is judged with a wide margin:
+_MARGIN = 100.0  # times the uncertainty of their quotients
+_TOGETHER = 64  # columns whose values are kept for all their outputs
+_STRAY = 100.0  # noises above which an output moves with inputs that should not move it
+_LEAST = 1e-300  # above the uncertainty of what is zero everywhere
+_NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
+
+
+@dataclass(frozen=True)
+class Group:
+    """Columns displaced together: no output may depend on two of them.
+
+    ``owner[i]`` is the place in ``columns`` of the one that output i is compared for, -1 for none. ``declared``: such
+    outputs must not move.
+    """
+
+    columns: Positions
+    owner: Positions
+    declared: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A function around a point and its analytic Jacobian; entry (i, j) has the position ``i * n + j``."""
+
+    field: Field
+    operator: Operator
+    step: float | None
+    rtol: float
+    atol: float | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        return self.operator.shape
+
+    def places(self, positions: Positions) -> tuple[Positions, Positions]:
+        """Outputs and inputs of entries."""
+        return np.divmod(positions, max(1, self.shape[1]))
+
+
+def open_grid(field: Field, operator: Operator, step: float | None, rtol: float | None, atol: float | None) -> Grid:
+    """Measure the noise of some outputs, if it decides the step; the default rtol is that of the Jacobian's dtype."""
+    if step is None:
+        field.measure(spread(field.base.size, _MEASURED).tolist())
+    return Grid(field, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Entries with their verdicts, and (output, group) pairs where something moves that should not."""
+
+    estimates: Estimates
+    judgement: Judgement
+    strays: tuple[tuple[int, Group], ...] = ()
+
+    def part(self, keep: Positions) -> Checked:
+        """Some of the entries."""
+        return Checked(self.estimates.part(keep), self.judgement.part(keep))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Checked]) -> Checked:
+        """The entries of all parts in the order of their positions, each once: as the first part has it."""
+        estimates = Estimates.joined([part.estimates for part in parts])
+        judgement = Judgement.joined([part.judgement for part in parts])
+        return cls(estimates, judgement).part(np.unique(estimates.positions, return_index=True)[1])
+
+
+def check_groups(grid: Grid, groups: Sequence[Group], bar: Progress) -> Checked:
+    """Quotients for all entries of the groups, ladders for those in doubt, and the verdicts."""
+    quotients, strays = _quotients(grid, groups, bar)
+    estimates, judgement = decide(
+        quotients,
+        lambda each: verdicts(grid, each),
+        lambda positions, shift: _ladders(grid, quotients, positions, shift),
+    )
+    return Checked(estimates, judgement, (*strays, *_explained_by_others(grid, groups, quotients, estimates)))
+
+
+# --- quotients ---
+
+
+@dataclass(frozen=True)
+class _Quotients:
+    """Quotients of the outputs that groups own, all arrays of shape (quotients,).
+
+    Attributes
+    ----------
+    move : which displacement of which group, by its place among those asked for
+    outputs, inputs : of what by what
+    values, steps : quotients, and the distances that they were taken over
+    spread : what round-off and noise of the outputs add to a quotient's error
+    loose : (displacement, output) where an output moves that depends on no column of the group, shape (k, 2)
+    """
+
+    move: Positions
+    outputs: Positions
+    inputs: Positions
+    values: Floats
+    steps: Floats
+    spread: Floats
+    loose: Positions
+
+    def part(self, keep: NDArray[np.bool_] | slice) -> _Quotients:
+        """Some of them."""
+        return replace(self, **{name: getattr(self, name)[keep] for name in _OF_EACH})
+
+
+_OF_EACH = ("move", "outputs", "inputs", "values", "steps", "spread")
+
+
+def _quotients(grid: Grid, groups: Sequence[Group], bar: Progress) -> tuple[Estimates, list[tuple[int, Group]]]:
+    """Of all outputs at once; also the outputs that move though they depend on no column of their group.
+
+    How far each output's quotients are off is taken from wider ones of a few groups. An entry that a quotient does not
+    settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
+    """
+    if not groups:
+        return Estimates.joined([]), []
+    trials = spread(len(groups), _TRIALS)
+    moves = [(group, 1.0) for group in groups] + [(groups[k], _WIDE) for k in trials.tolist()]
+    both = _with_noise(grid, _measured(grid, moves, bar))
+    count = int(np.searchsorted(both.move, len(groups)))
+    near, wide = both.part(slice(count)), both.part(slice(count, None))
+    tried = np.zeros(len(groups), bool)
+    tried[trials] = True
+    scales = grid.field.unmeasured.scales(np.arange(grid.shape[1]))
+    off = _deviation(grid.shape[0], near.part(tried[near.move]), wide, scales)
+    with np.errstate(all="ignore"):
+        uncertainty = off[near.outputs] / scales[near.inputs] + near.spread
+    estimates = Estimates(
+        positions=near.outputs * grid.shape[1] + near.inputs,
+        numerical=near.values,
+        uncertainty=np.fmax(uncertainty, np.finfo(np.float64).tiny),
+        left=near.values,
+        right=near.values,
+        step=near.steps,
+        trouble=np.zeros(near.move.size, np.int8),
+    )
+    return estimates, [(output, groups[k]) for k, output in near.loose.tolist() if k < len(groups)]
+
+
+def _deviation(size: int, near: _Quotients, wide: _Quotients, scales: Floats) -> Floats:
+    """By how much each output's quotients at two steps differ, times the input's scale.
+
+    By 15 times the truncation error of the nearer ones, or by their noise, which need not have been measured.
+    """
+    largest = np.zeros(size)
+    with np.errstate(all="ignore"):
+        np.fmax.at(largest, near.outputs, np.abs(wide.values - near.values) * scales[near.inputs])
+    return _DEVIATION_SAFETY * largest
+
+
+def _with_noise(grid: Grid, quotients: _Quotients) -> _Quotients:
+    """The quotients with the noise of outputs, as far as it was measured.
+
+    It is now of some outputs that stand still, but move a little away from the point: values on a coarse grid, perhaps.
+    """
+    moved = np.bincount(quotients.outputs, quotients.values != 0, grid.shape[0]) > 0
+    if not moved.all():
+        still = np.flatnonzero(~moved & grid.field.moves)
+        grid.field.measure(still[spread(still.size, _MEASURED)].tolist())
+    with np.errstate(all="ignore"):
+        noise = _noise(grid)[quotients.outputs] / quotients.steps
+    return replace(quotients, spread=np.fmax(quotients.spread, noise))
+
+
+def _measured(grid: Grid, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
+    """Quotients at multiples of the usual steps of the groups, block by block."""
+    noise, length = _noise(grid), max(1, grid.field.together // 2)
+    parts = []
+    for begin in range(0, len(moves), length):
+        part = _block(grid, moves[begin : begin + length], noise)
+        parts.append(replace(part, move=part.move + begin, loose=np.add(part.loose, (begin, 0))))
+        bar.advance(sum(group.columns.size for group, multiple in moves[begin : begin + length] if multiple == 1.0))
+    if len(parts) == 1:
+        return parts[0]
+    return _Quotients(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(_Quotients)))
+
+
+def _block(grid: Grid, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
+    """Each group a step ahead of the point and a step behind it; distances are what they are after rounding."""
+    groups, sizes = [group for group, _ in moves], [group.columns.size for group, _ in moves]
+    columns, move = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(moves)), sizes)
+    steps = _steps(grid, columns) * np.repeat([multiple for _, multiple in moves], sizes)
+    displaced = grid.field.point[columns][:, None] + steps[:, None] * [1.0, -1.0]
+    displaced = grid.field.rounded(columns, displaced)
+    points = grid.field.points(2 * len(moves)).reshape(2, len(moves), -1)
+    points[:, move, columns] = displaced.T
+    values = grid.field.at(points.reshape(2 * len(moves), -1)).reshape(2, len(moves), -1)
+    owner = np.stack([group.owner for group in groups])
+    at, outputs = np.nonzero(owner >= 0)
+    mine = (np.cumsum([0, *sizes])[:-1])[at] + owner[at, outputs]
+    with np.errstate(all="ignore"):
+        rounding = np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0)
+        change = values[0] - values[1]
+        quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
+        spread = rounding[at, outputs] / steps[mine]
+        declared = np.array([group.declared for group in groups])
+        free = declared[:, None] & (owner < 0)
+        unknown = free & ~np.isfinite(change)
+        unknown &= np.cumsum(unknown, axis=1) == 1  # one of a group stands for all
+        loose = np.argwhere(unknown | (free & (np.abs(change) > _STRAY * np.fmax(noise, rounding))))
+    return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
+
+
+def _steps(grid: Grid, columns: Positions) -> Floats:
+    if grid.step is not None:
+        return np.full(columns.size, grid.step)
+    scene = grid.field.unmeasured
+    precision = np.clip(_relative_noise(grid), scene.eps[grid.field.layout.tensor_of(columns)], _COARSEST)
+    return relative_step(_CENTRAL, precision) * scene.scales(columns)
+
+
+def _relative_noise(grid: Grid) -> float:
+    scenes = [scene for scene in grid.field.scenes.values() if scene.base and np.isfinite(scene.base)]
+    return max((scene.noise.at_point / abs(scene.base) for scene in scenes), default=0.0)
+
+
+def _noise(grid: Grid) -> Floats:
+    """The noise of each output, as far as it was measured."""
+    noise = np.zeros(grid.shape[0])
+    for output, scene in grid.field.scenes.items():
+        noise[output] = scene.noise.at_point
+    return noise
+
+
+# --- ladders ---
+
+
+def _ladders(grid: Grid, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
+    """Ladders for the entries; where there are too many, for some, and less certain quotients for the others."""
+    some = spread(positions.size, _MOST_LADDERS)
+    order = np.argsort(quotients.positions, kind="stable")
+    where = order[np.searchsorted(quotients.positions, positions, sorter=order)]
+    result = quotients.part(where)
+    result = replace(result, uncertainty=result.uncertainty * _MARGIN)
+    return result.updated(some, climbed(grid, positions[some], shift))
+
+
+def climbed(grid: Grid, positions: Positions, shift: float = 1.0) -> Estimates:
+    """The entries from ladders of steps; the values along a column serve all its outputs."""
+    outputs, inputs = grid.places(positions)
+    unknown = np.full(positions.size, np.nan)
+    result = Estimates(positions, *[unknown] * 5, np.zeros(positions.size, np.int8))  # type: ignore[call-arg]
+    columns = np.unique(inputs)
+    for begin in range(0, columns.size, _TOGETHER):
+        block = np.isin(inputs, columns[begin : begin + _TOGETHER])
+        chosen = np.unique(outputs[block]).tolist()
+        grid.field.measure(chosen)
+        for output in chosen:
+            where = np.flatnonzero(block & (outputs == output))
+            found = ladder_estimates(grid.field.scene(output), inputs[where], shift=shift)
+            result = result.updated(where, replace(found, positions=positions[where]))
+        grid.field.forget()
+    return result
+
+
+# --- verdicts ---
+
+
+def verdicts(grid: Grid, estimates: Estimates) -> Judgement:
+    """The verdict on every entry, each with a scale of its own."""
+    outputs, inputs = grid.places(estimates.positions)
+    count = estimates.positions.size
+    tolerances = Tolerances(np.full(count, grid.rtol), None if grid.atol is None else np.full(count, grid.atol))
+    analytic = grid.operator.entries(outputs, inputs)
+    still = (analytic == 0) & (estimates.numerical == 0)
+    scales = np.fmax(_scales(grid, estimates, outputs, inputs), np.where(still, _stillness(grid)[outputs], 0.0))
+    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASONS, _around(grid)[outputs])
+
+
+def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
+    """The root mean square of the entry's output or of its input, whichever is smaller: units differ in both.
+
+    An input of which few entries are known has no scale of its own: an entry is no measure of itself.
+    """
+    m, n = grid.shape
+    known = np.where(estimates.clear & np.isfinite(estimates.numerical), estimates.numerical, 0.0)
+    by_output, _ = _root_mean_squares(known, outputs, m)
+    by_input, counts = _root_mean_squares(known, inputs, n)
+    of_output, of_input = by_output[outputs], np.where(counts < _FEWEST, np.inf, by_input)[inputs]
+    return np.asarray(np.maximum(np.minimum(of_output, of_input), SCALE_FLOOR * of_output))
+
+
+def _root_mean_squares(values: Floats, owners: Positions, size: int) -> tuple[Floats, Positions]:
+    """Of the values of every owner, and how many each has."""
+    peak = np.abs(values).max(initial=0.0) or 1.0  # so that no square overflows
+    counts = np.bincount(owners, minlength=size)
+    return peak * np.sqrt(np.bincount(owners, (values / peak) ** 2, size) / np.maximum(1, counts)), counts
+
+
+def _around(grid: Grid) -> Floats:
+    """What slopes must be small against though they vanish here: those around the point, and a given tolerance."""
+    around = np.full(grid.shape[0], grid.atol or 0.0)
+    for output, scene in grid.field.scenes.items():
+        around[output] = max(around[output], _AROUND * scene.swing / scene.tensor_scales.max())
+    return around
+
+
+def _stillness(grid: Grid) -> Floats:
+    """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
+    sizes = np.where(grid.field.base == 0, 1.0, np.abs(grid.field.base))  # of 0 as of terms of order 1
+    sizes = sizes / grid.field.unmeasured.tensor_scales.max()
+    return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
+
+
+# --- groups ---
+
+
+def _explained_by_others(
+    grid: Grid, groups: Sequence[Group], quotients: Estimates, estimates: Estimates
+) -> list[tuple[int, Group]]:
+    """Outputs whose quotient in a group is not that of its column alone: another column moves them too."""
+    shared = {int(column): group for group in groups if group.columns.size > 1 for column in group.columns}
+    if not shared:
+        return []
+    off = np.abs(quotients.numerical - estimates.numerical)
+    margin = _STRAY * (quotients.uncertainty + estimates.uncertainty)
+    where = np.flatnonzero(off > margin)
+    outputs, inputs = grid.places(estimates.positions[where])
+    return [(output, shared[j]) for output, j in zip(outputs.tolist(), inputs.tolist(), strict=True) if j in shared]

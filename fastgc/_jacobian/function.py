@@ -1,0 +1,230 @@
+"""A function of several outputs around a point: each output, or a weighted sum of them, is a loss of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.estimates import Scene, measured_scenes, responsive_scene, unmeasured_scene
+from fastgc._evaluation.python import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry
+from fastgc._parameters.layout import Array, ParameterLayout
+
+Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
+Weights = int | Floats  # one output by its number, or a factor for every output
+Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
+Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
+
+_AWAY = 2.0**-5  # in units of the inputs' scales: a coarse grid shows, and few kinks are crossed
+_NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
+
+
+def one_by_one(function: Callable[[Floats], Floats], size: int) -> Function:
+    """A function of one point, called at each of several; its outputs are NaN where it raises."""
+
+    def values(points: Floats) -> tuple[Floats, Errors]:
+        out, errors = np.empty((len(points), size)), []
+        for k, point in enumerate(points):
+            try:
+                out[k] = function(point)
+            except WrongValueError:
+                raise
+            except Exception as error:
+                out[k] = np.nan
+                errors.append((k, error))
+        return out, errors
+
+    return values
+
+
+class Field:
+    """Outputs at displaced inputs. Values that were had once are kept, since every output asks for the same ones.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(points)`` gives the outputs, float64 of shape (k, m), at flat float64 copies of all inputs, (k, n),
+        NaN where it raises, and what it raises.
+    layout, leaves : ParameterLayout, sequence of arrays
+        The inputs as tensors, of the dtypes in which they are displaced.
+    base : array, shape (m,)
+        The outputs at the point.
+    """
+
+    def __init__(
+        self, function: Function, layout: ParameterLayout, leaves: Sequence[Array], base: Floats, seed: int
+    ) -> None:
+        self.layout, self.leaves, self.base, self.seed, self.evaluations = layout, leaves, base, seed, 1
+        self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64)
+        self._function, self.raised = function, Raised()
+        self._kept: dict[tuple[bytes, bytes], Floats] = {}
+        self.scenes: dict[int, Scene] = {}  # of the outputs whose noise was measured so far
+
+    @cached_property
+    def unmeasured(self) -> Scene:
+        """For the inputs' scales only."""
+        scene = unmeasured_scene(Component(self, 0), self.layout, self.leaves, 0.0)
+        return responsive_scene(scene, range(len(self.leaves)), self.base, self.outputs)
+
+    @cached_property
+    def together(self) -> int:
+        """Points that are evaluated at a time."""
+        return max(1, _NUMBERS // max(1, self.point.size + self.base.size))
+
+    @cached_property
+    def moves(self) -> NDArray[np.bool_]:
+        """Which outputs change if all inputs move a little, one way or the other."""
+        places = np.arange(self.point.size)
+        lengths = _AWAY * np.cos(places) * self.unmeasured.scales(places)  # as good as random
+        return np.asarray((self.at(self.point + lengths * [[-1.0], [1.0]]) != self.base).any(axis=0))
+
+    def kept(self, columns: Positions, rows: Floats) -> Floats:
+        """What `outputs` gives, from memory where the same was asked for before."""
+        key = (columns.tobytes(), rows.tobytes())
+        if key not in self._kept:
+            self._kept[key] = self.outputs(columns, rows)
+        return self._kept[key]
+
+    def kept_lines(self, columns: Positions, displaced: Floats) -> list[Floats]:
+        """Outputs with input ``columns[i]`` alone set to ``displaced[i, k]``, each (k, m), if need be from memory."""
+        keys = [(column.tobytes(), row.tobytes()) for column, row in zip(columns, displaced, strict=True)]
+        new = [i for i, key in enumerate(keys) if key not in self._kept]
+        length = max(1, self.together // displaced.shape[1])
+        for begin in range(0, len(new), length):
+            block = new[begin : begin + length]
+            lines = self._lines(columns[block], displaced[block])
+            self._kept |= {keys[i]: line for i, line in zip(block, lines, strict=True)}
+        return [self._kept[key] for key in keys]
+
+    def _lines(self, columns: Positions, displaced: Floats) -> Floats:
+        points = self.points(displaced.size)
+        points[np.arange(displaced.size), np.repeat(columns, displaced.shape[1])] = displaced.reshape(-1)
+        return self.at(points).reshape(*displaced.shape, -1)
+
+    def forget(self) -> None:
+        """Free what was kept."""
+        self._kept.clear()
+
+    def rounded(self, columns: Positions, displaced: Floats) -> Floats:
+        """``displaced``, shape (columns, k), as each input's dtype can hold it."""
+        result = displaced.copy()
+        for t, leaf in enumerate(self.leaves):
+            if leaf.dtype != np.float64:
+                mine = self.layout.tensor_of(columns) == t
+                result[mine] = displaced[mine].astype(leaf.dtype)
+        return result
+
+    def scene(self, weights: Weights) -> Scene:
+        """One output, or a weighted sum of outputs, as a loss, with its noise measured."""
+        if isinstance(weights, int):
+            self.measure([weights])
+            return self.scenes[weights]
+        return self._measured([weights])[0]
+
+    def measure(self, outputs: Sequence[int]) -> None:
+        """Open the scenes of outputs that have none."""
+        new = [output for output in outputs if output not in self.scenes]
+        self.scenes |= dict(zip(new, self._measured(new) if new else [], strict=True))
+
+    def _measured(self, losses: Sequence[Weights]) -> list[Scene]:
+        components = [Component(self, each) for each in losses]
+        scenes = [replace(self.unmeasured, evaluator=each, base=each.value()) for each in components]
+
+        def along(columns: Positions, rows: Floats) -> Floats:
+            found = self.kept(columns, rows)
+            return np.stack([each.of(found) for each in components], axis=1)
+
+        return measured_scenes(scenes, range(len(self.leaves)), self.seed, along)
+
+    def outputs(self, columns: Positions, rows: Floats) -> Floats:
+        """Outputs with the inputs ``columns`` set to ``rows[k]`` together, shape (k, m); NaN where not defined."""
+        out = np.empty((len(rows), self.base.size))
+        for begin in range(0, len(rows), self.together):
+            block = rows[begin : begin + self.together]
+            points = self.points(len(block))
+            points[:, columns] = block
+            out[begin : begin + self.together] = self.at(points)
+        return out
+
+    def points(self, count: int) -> Floats:
+        """Copies of the point, shape (count, n)."""
+        copies = np.empty((count, self.point.size))
+        copies[:] = self.point
+        return copies
+
+    def at(self, points: Floats) -> Floats:
+        """Outputs at points, shape (k, m); NaN where not defined."""
+        self.evaluations += len(points)
+        with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
+            outputs, errors = self._function(points)
+        for k, error in errors:
+            self.raised = self.raised.also(error, partial(self._place, points[k]))
+        if not self.raised.answered and np.count_nonzero((points != self.point).any(axis=1)) > len(errors):
+            self.raised = replace(self.raised, answered=True)
+        return outputs
+
+    def _place(self, point: Floats) -> Place:
+        displaced = np.flatnonzero(point != self.point)
+        if displaced.size == 1:
+            return at_entry(self.layout, int(displaced[0]), point[displaced[0]])
+        return at_entries(self.layout, displaced)
+
+    def along(self, rays: Sequence[Ray], distances: Floats) -> Floats:
+        """Outputs at ``distances`` along the direction that all rays make together, shape (k, m)."""
+        columns, lengths = self.direction(rays)
+        return self.outputs(columns, self.point[columns] + distances[:, None] * lengths)
+
+    def direction(self, rays: Sequence[Ray]) -> tuple[Positions, Floats]:
+        """The inputs that rays displace, and by how much at a distance of 1."""
+        first = [int(self.layout.starts[ray.tensor]) + ray.start for ray in rays]
+        columns = [start + np.arange(ray.signs.size) for start, ray in zip(first, rays, strict=True)]
+        return np.concatenate(columns), np.concatenate([ray.scale * ray.signs for ray in rays])
+
+
+class Component:
+    """One output of a field, or a weighted sum of all, as an `Evaluator` serves it."""
+
+    name = "python"
+
+    def __init__(self, field: Field, weights: Weights) -> None:
+        self._field, self._weights = field, weights
+
+    @property
+    def evaluations(self) -> int:
+        return self._field.evaluations
+
+    @property
+    def raised(self) -> Raised:
+        return self._field.raised
+
+    def value(self) -> Any:
+        return float(self.of(self._field.base[None, :])[0])
+
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
+        lines = [self.of(outputs) for outputs in self._field.kept_lines(positions, displaced)]
+        tick(positions.size)
+        return np.array(lines).reshape(displaced.shape)
+
+    def along(self, positions: Positions, rows: Array) -> Array:
+        return self.of(self._field.kept(positions, rows))
+
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
+        return np.stack([self.of(self._field.along(rays, distances)) for rays in directions])
+
+    def entries(self, positions: Positions) -> Array:
+        return self._field.point[positions]
+
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
+        return self._field.rounded(positions, displaced)
+
+    def close(self) -> None:
+        """Nothing is displaced: every evaluation has inputs of its own."""
+
+    def of(self, outputs: Floats) -> Floats:
+        """The loss, shape (k,), where the field has these outputs."""
+        return outputs[:, self._weights] if isinstance(self._weights, int) else outputs @ self._weights

@@ -1,0 +1,236 @@
+"""Random projections of a Jacobian: directions over all inputs, followed to the wrong column and the wrong output.
+
+Along random signs u the whole product J u is compared, output by output: an entry with an error above twice the
+uncertainty shows in one direction with probability 1/2 at least (see `fastgc._derivatives.directions`). Where only
+v^T J can be had, v is random too, and the same argument used twice leaves 1/4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, direction, ladder_slope, with_gap
+from fastgc._evaluation.python import Ray
+from fastgc._jacobian.entries import Checked, Grid, Group, check_groups
+from fastgc._jacobian.function import Weights
+from fastgc._progress import Progress
+from fastgc._verdicts.judgement import Judgement
+
+Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+_STEP = 2.0**-16  # of the first look along a direction, in units of each tensor's scale
+_WIDE = 4.0  # a second look, at so many steps, shows the truncation error of the first
+_SAFETY = 3.0
+_WORST = 4  # outputs of a direction that are looked into
+_MOST = 8  # columns that are followed in all
+_EVEN = 1e-6  # outputs are weighted as if each moved by this share of the fastest at least
+
+
+@dataclass(frozen=True)
+class Projections:
+    """What random directions over all inputs could have seen.
+
+    Attributes
+    ----------
+    count : directions
+    entry_limit : the smallest error of one entry that shows
+    miss_probability : with which an error above it is missed, at most
+    """
+
+    count: int
+    entry_limit: float
+    miss_probability: float
+
+
+def project(grid: Grid, checked: Checked, count: int, seed: int, bar: Progress) -> tuple[Projections, list[Checked]]:
+    """Compare along random directions, and check the columns to which what ``checked`` does not explain leads."""
+    whole = grid.operator.times is not None
+    found, limits = [checked], [0.0]
+    for number in range(count):
+        rays = direction(grid.field.unmeasured, range(len(grid.field.leaves)), seed, number)
+        limits.append((_compare_whole if whole else _compare_weighted)(grid, rays, found, [seed, number, 3], bar))
+    limit = CERTAIN * max(limits) / float(grid.field.unmeasured.tensor_scales.min())
+    return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
+
+
+def _compare_whole(grid: Grid, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress) -> float:
+    """Compare J u, output by output; the largest difference that is not explained in the end limits what shows."""
+    assert grid.operator.times is not None
+    u = _vector(grid, rays)
+    slopes, uncertainty = _slopes(grid, rays)
+    residuals = grid.operator.times(u) - slopes
+    with np.errstate(all="ignore"):
+        excess = np.abs(residuals) / uncertainty
+    excess = np.where(np.isnan(excess), np.inf, excess)
+    for output in np.argsort(-excess)[:_WORST]:
+        if excess[output] > SUSPICIOUS:
+            _follow(grid, int(output), rays, found, bar)
+    left = np.abs(residuals - _errors(grid, found).times(u, residuals.size))
+    return float(np.nan_to_num(np.fmax(left, uncertainty), nan=np.inf).max(initial=0.0))
+
+
+def _compare_weighted(grid: Grid, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress) -> float:
+    """Compare v^T J u for random signs v, each weighted so that its output's slope counts alike: none swamps others."""
+    size = np.nan_to_num(np.abs(_slopes(grid, rays)[0]))
+    floor = _EVEN * size.max(initial=0.0) or 1.0
+    weights = np.random.default_rng(seed).choice([-1.0, 1.0], size.size) / np.maximum(size, floor)
+    _follow(grid, weights, rays, found, bar)
+    residual, uncertainty = _residual(grid, weights, rays, _errors(grid, found))
+    return max(residual, uncertainty) / float(np.abs(weights).min())
+
+
+def follow_strays(grid: Grid, checked: Checked, bar: Progress) -> list[Checked]:
+    """Which columns move the outputs that no column of their group should move.
+
+    Where that cannot be known, since the outputs have no values around the point, the first column of the group is
+    checked: its entries tell so.
+    """
+    found = [checked]
+    outputs = np.array([output for output, _ in checked.strays], np.int64)
+    for output, group in checked.strays:
+        rays = [_unit_ray(grid, column) for column in group.columns.tolist()]
+        errors = _errors(grid, found)
+        known = np.isfinite(_residual(grid, output, rays, errors)[0])
+        column = _column(grid, output, rays, errors) if known else int(group.columns[0])
+        if column is not None and (len(found) <= _MOST or not known):
+            owner = np.full(grid.shape[0], -1, np.int64)
+            owner[outputs] = 0
+            found.append(check_groups(grid, [Group(np.array([column]), owner)], bar))
+    return found[1:]
+
+
+def _slopes(grid: Grid, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
+    """Slopes of all outputs from central quotients at two steps, and their uncertainties."""
+    values = grid.field.along(rays, _STEP * np.array([1.0, -1.0, _WIDE, -_WIDE]))
+    with np.errstate(all="ignore"):
+        near, wide = (values[0] - values[1]) / (2 * _STEP), (values[2] - values[3]) / (2 * _WIDE * _STEP)
+        rounding = 4 * np.finfo(np.float64).eps * np.fmax(np.abs(values[0]), np.abs(values[1])) / _STEP
+        uncertainty = _SAFETY * np.abs(wide - near) / (_WIDE**2 - 1) + rounding + np.finfo(np.float64).tiny
+    return near, uncertainty
+
+
+# --- from a direction to a column ---
+
+
+def _follow(grid: Grid, weights: Weights, rays: Sequence[Ray], found: list[Checked], bar: Progress) -> None:
+    """Check the columns that explain what a direction shows, as long as new ones turn up wrong."""
+    while len(found) <= _MOST:
+        column = _column(grid, weights, rays, _errors(grid, found))
+        if column is None:
+            return
+        owner = np.zeros(grid.shape[0], np.int64)
+        if grid.operator.times is None:
+            owner = np.full(grid.shape[0], -1, np.int64)
+            owner[_output(grid, weights, column, _errors(grid, found))] = 0
+        found.append(check_groups(grid, [Group(np.array([column]), owner)], bar))
+        if not found[-1].judgement.failed.any():
+            return
+
+
+def _column(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> int | None:
+    """Halve a direction, following the larger residual, down to one input; None where nothing is left of it."""
+    excess = _excess(grid, weights, rays, known)
+    while excess > SUSPICIOUS:
+        if sum(ray.signs.size for ray in rays) == 1:
+            return int(grid.field.direction(rays)[0][0])
+        halves = [(_excess(grid, weights, half, known), half) for half in _halves(rays)]
+        excess, rays = max(halves, key=lambda each: each[0])
+    return None
+
+
+def _excess(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> float:
+    residual, uncertainty = _residual(grid, weights, rays, known)
+    return residual / uncertainty if np.isfinite(residual) else 0.0
+
+
+def _residual(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> tuple[float, float]:
+    """How far the analytic slope is off, less what known errors contribute, and the uncertainty of that."""
+    line, _ = ladder_slope(grid.field.scene(weights), rays, 0.0)
+    u, v = _vector(grid, rays), _weights(grid, weights)
+    expected, explained = grid.operator.bilinear(v, u), known.along(v, u)
+    rounding = 4 * np.finfo(np.float64).eps * (abs(expected) + abs(explained))
+    return abs(expected - line.derivative - explained), with_gap(line) + rounding
+
+
+def _halves(rays: Sequence[Ray]) -> Iterator[Sequence[Ray]]:
+    if len(rays) > 1:
+        middle = len(rays) // 2
+        yield from (rays[:middle], rays[middle:])
+    else:
+        middle = rays[0].signs.size // 2
+        yield [replace(rays[0], signs=rays[0].signs[:middle])]
+        yield [replace(rays[0], start=rays[0].start + middle, signs=rays[0].signs[middle:])]
+
+
+def _output(grid: Grid, weights: Weights, column: int, known: _Errors) -> int:
+    """Halve the outputs, following the larger residual of one column, which is measured for all of them at once."""
+    v, ray = _weights(grid, weights), _unit_ray(grid, column)
+    u, (slopes, _) = _vector(grid, [ray]), _slopes(grid, [ray])
+
+    def residual(outputs: Positions) -> float:
+        part = _part(v, outputs)
+        return abs(grid.operator.bilinear(part, u) - float(part @ np.nan_to_num(slopes)) - known.along(part, u))
+
+    outputs = np.flatnonzero(v)
+    while outputs.size > 1:
+        outputs = max(np.array_split(outputs, 2), key=residual)
+    return int(outputs[0])
+
+
+# --- vectors ---
+
+
+def _vector(grid: Grid, rays: Sequence[Ray]) -> Floats:
+    columns, lengths = grid.field.direction(rays)
+    vector = np.zeros(grid.shape[1])
+    vector[columns] = lengths
+    return vector
+
+
+def _weights(grid: Grid, weights: Weights) -> Floats:
+    return _part(np.ones(grid.shape[0]), np.array([weights])) if isinstance(weights, int) else weights
+
+
+def _part(vector: Floats, keep: Positions) -> Floats:
+    part = np.zeros(vector.size)
+    part[keep] = vector[keep]
+    return part
+
+
+def _unit_ray(grid: Grid, column: int) -> Ray:
+    """One input alone, as far as its tensor is large."""
+    layout = grid.field.layout
+    tensor = int(layout.tensor_of(np.array([column]))[0])
+    scale = float(grid.field.unmeasured.tensor_scales[tensor])
+    return Ray(tensor, column - int(layout.starts[tensor]), np.ones(1, np.int8), scale)
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Entries known to be wrong, with their errors ``analytic - numerical``."""
+
+    outputs: Positions
+    inputs: Positions
+    errors: Floats
+
+    def times(self, u: Floats, size: int) -> Floats:
+        """What they add to J u, with ``size`` outputs."""
+        return np.bincount(self.outputs, u[self.inputs] * self.errors, size).astype(np.float64)
+
+    def along(self, v: Floats, u: Floats) -> float:
+        """What they add to v^T J u."""
+        return float(np.sum(v[self.outputs] * u[self.inputs] * self.errors))
+
+
+def _errors(grid: Grid, found: Sequence[Checked]) -> _Errors:
+    judged = Judgement.joined([each.judgement for each in found])
+    positions = np.concatenate([each.estimates.positions for each in found])
+    error = judged.analytic - judged.numerical
+    wrong = np.flatnonzero(judged.failed & np.isfinite(error))
+    wrong = wrong[np.unique(positions[wrong], return_index=True)[1]]
+    return _Errors(*grid.places(positions[wrong]), error[wrong])

@@ -1,0 +1,281 @@
+"""What a check of a Jacobian found: by output and by input, with both matrices where they are small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._diagnosis.diagnose import diagnose
+from fastgc._diagnosis.diagnosis import Diagnosis
+from fastgc._diagnosis.measured_tensor import View
+from fastgc._jacobian.entries import Checked
+from fastgc._jacobian.projections import Projections
+from fastgc._public import public
+from fastgc._reports.gradient import Entries, Entry, Report, upwards
+from fastgc._reports.summary import entry_columns, open_reason, share, worst_first
+from fastgc._verdicts.judgement import (
+    FAIL,
+    UNDECIDED,
+    Judgement,
+    relative_error,
+)
+from fastgc._words import Verdict
+
+_SHOWN = 16  # rows and columns of a matrix in the text, at most
+_WIDTH = 120
+_LISTED = 5  # outputs and inputs with wrong entries
+
+
+_PLACELESS = ("factor", "sign", "zero")  # kinds of bugs that say nothing of places
+
+
+@public
+@dataclass(frozen=True, repr=False)
+class JacobianReport(Report):
+    """The result of a check of a Jacobian; ``str(report)`` is the text for people, ``bool(report)`` whether it passed.
+
+    Attributes
+    ----------
+    verdict, reason : "pass" | "fail" | "undecided", and why
+    output_shape, input_shape : of f(x) and of x; the Jacobian has m rows, an output each, and n columns
+    size, checked : entries of the Jacobian, and those checked one by one
+    max_relative_error : max ``|a - n| / max(|a| + |n|, 1e-8)`` over the checked entries
+    max_absolute_error : max ``|a - n|`` over the checked entries
+    relative_error : ``||a - n|| / (||a|| + ||n||)`` over the checked entries
+    worst : the entry with the largest ``|a - n|`` relative to what was allowed, or None
+    entries : every entry checked; its index is that of the output followed by that of the input
+    wrong_entries : those that failed, worst first
+    diagnosis : the kind of bug that the numbers are consistent with, or None
+    probes : random directions over all inputs
+    entry_limit, miss_probability : an error of one entry above the limit is missed by them with this probability at
+        most; None without probes
+    evaluations : how often f was called
+    seconds : wall-clock time of the check
+    seed : that reproduces it
+    notes : what else a reader should know
+    """
+
+    verdict: Verdict
+    reason: str
+    output_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    size: int
+    checked: int
+    max_relative_error: float
+    max_absolute_error: float
+    relative_error: float
+    worst: Entry | None
+    entries: Entries
+    wrong_entries: Entries
+    diagnosis: Diagnosis | None
+    probes: int
+    entry_limit: float | None
+    miss_probability: float | None
+    evaluations: int
+    seconds: float
+    seed: int
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the Jacobian: outputs and inputs."""
+        return math.prod(self.output_shape), math.prod(self.input_shape)
+
+    @property
+    def by_output(self) -> dict[tuple[int, ...], int]:
+        """Wrong entries of every output that has some, most first."""
+        return self._counted(0, self.output_shape)
+
+    @property
+    def by_input(self) -> dict[tuple[int, ...], int]:
+        """Wrong entries of every input that has some, most first."""
+        return self._counted(1, self.input_shape)
+
+    def _counted(self, side: int, shape: tuple[int, ...]) -> dict[tuple[int, ...], int]:
+        places = np.divmod(self.wrong_entries.local, max(1, self.shape[1]))[side]
+        found, counts = np.unique(places, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {_index(int(found[k]), shape): int(counts[k]) for k in order}
+
+    def matrix(self, column: str) -> NDArray[Any]:
+        """A column of the entries ("analytic", "numerical", "uncertainty", ...) as an (m, n) matrix, NaN elsewhere."""
+        values = self.entries.columns[column].astype(np.float64)
+        out = np.full(self.size, np.nan)
+        out[self.entries.local] = values
+        return out.reshape(self.shape)
+
+    def __str__(self) -> str:
+        return "\n".join(_text(self))
+
+
+def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(place, shape)) if shape else ()
+
+
+# --- from judged entries to the report ---
+
+
+@dataclass(frozen=True)
+class About:
+    """What a report says of the check itself."""
+
+    output_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    evaluations: int
+    seconds: float
+    seed: int
+    notes: tuple[str, ...]
+
+
+def jacobian_report(checked: Checked, projections: Projections | None, about: About) -> JacobianReport:
+    """The report on checked entries."""
+    judged, estimated = checked.judgement, checked.estimates
+    size = math.prod(about.output_shape) * math.prod(about.input_shape)
+    columns = entry_columns(np.zeros(estimated.positions.size, np.int64), judged, estimated)
+    entries = Entries("jacobian", about.output_shape + about.input_shape, estimated.positions, columns)
+    worst, wrong = worst_first(judged, estimated)
+    verdict = judged.worst
+    return JacobianReport(
+        verdict=verdict,
+        reason=_reason(judged),
+        output_shape=about.output_shape,
+        input_shape=about.input_shape,
+        size=size,
+        checked=len(entries),
+        max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
+        max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
+        relative_error=relative_error(judged.analytic, judged.numerical),
+        worst=None if worst is None else entries[worst],
+        entries=entries,
+        wrong_entries=entries.part(wrong),
+        diagnosis=_diagnosis(checked, about) if verdict == FAIL else None,
+        probes=projections.count if projections else 0,
+        entry_limit=projections.entry_limit if projections else None,
+        miss_probability=projections.miss_probability if projections else None,
+        evaluations=about.evaluations,
+        seconds=about.seconds,
+        seed=about.seed,
+        notes=about.notes,
+    )
+
+
+def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
+    """The kind of bug, from the columns that were checked as a whole; of some of them, only what needs no places."""
+    m, n = math.prod(about.output_shape), math.prod(about.input_shape)
+    estimates, judged = checked.estimates, checked.judgement
+    columns = np.unique(estimates.positions % n)
+    if not columns.size or estimates.positions.size != m * columns.size:
+        return None
+    known = np.isfinite(estimates.uncertainty) & np.isfinite(judged.numerical)
+    view = View(
+        shape=(m, columns.size),
+        gradient=judged.analytic,
+        local=np.arange(judged.analytic.size),
+        numerical=np.where(known, judged.numerical, 0.0),
+        slack=np.where(known, judged.allowed + estimates.uncertainty, np.inf),
+        parameters=np.zeros(judged.analytic.size),
+        wrong=judged.failed,
+        right=judged.passed,
+        lengths={},
+    )
+    with np.errstate(all="ignore"):
+        found = diagnose(view, {}, {}, 0)
+    return found if columns.size == n or (found and found.kind in _PLACELESS) else None
+
+
+def failed(report: JacobianReport, reason: str) -> JacobianReport:
+    """The report, failed for a further reason."""
+    return replace(report, verdict=FAIL, reason="; ".join(filter(None, [reason, report.reason])))
+
+
+def _reason(judged: Judgement) -> str:
+    failed = int(np.count_nonzero(judged.failed))
+    return f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}" if failed else open_reason(judged)
+
+
+# --- text ---
+
+
+def _text(report: JacobianReport) -> Iterable[str]:
+    yield _headline(report)
+    yield from details(report)
+    if report.entry_limit is not None and report.miss_probability is not None:
+        yield (
+            f"{report.probes} random directions over all inputs miss an error of one entry above "
+            f"{upwards(report.entry_limit)} with probability {upwards(report.miss_probability)} at most"
+        )
+    yield from (f"note: {note}" for note in report.notes)
+
+
+def details(report: JacobianReport) -> Iterable[str]:
+    """Where entries differ, the worst of them, and both matrices if they are small and differ."""
+    if report.diagnosis:
+        yield report.diagnosis.message
+    for name, counts in (("output", report.by_output), ("input", report.by_input)):
+        if counts:
+            parts = [f"{list(index)}: {count}" for index, count in list(counts.items())[:_LISTED]]
+            more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
+            yield f"wrong entries by {name}: {', '.join(parts)}{more}"
+    if report.worst is not None:
+        yield f"worst: {_entry_text(report, report.worst)}"
+    if report.wrong_entries and max(report.shape) <= _SHOWN:
+        yield from _side_by_side(report)
+
+
+def _headline(report: JacobianReport) -> str:
+    m, n = report.shape
+    return "   ".join(
+        [
+            f"{report.verdict.upper()}  {report.reason or 'every checked entry agrees'}",
+            f"{report.checked:,} of {report.size:,} entries ({m:,} outputs, {n:,} inputs) checked one by one",
+            f"max rel err {report.max_relative_error:.2e}",
+            f"{report.evaluations:,} evaluations",
+            f"{report.seconds:.2f} s",
+            f"seed {report.seed}",
+        ]
+    )
+
+
+def _entry_text(report: JacobianReport, entry: Entry) -> str:
+    """One entry in one line."""
+    split = len(report.output_shape)
+    return (
+        f"output {list(entry.index[:split])} by input {list(entry.index[split:])}  analytic {entry.analytic:.6g}  "
+        f"numerical {entry.numerical:.6g} +- {entry.uncertainty:.0e}  (step {entry.step:.1e})"
+        + (f"  {entry.reason}" if entry.reason else "")
+    )
+
+
+def _side_by_side(report: JacobianReport) -> Iterable[str]:
+    """Both matrices, an output in each row, with "*" at entries that differ and "?" at those undecided."""
+    marks = np.full(report.size, " ")
+    marks[report.entries.local] = _marks(report.entries.columns["verdict"])
+    analytic = _cells(report.matrix("analytic"), marks.reshape(report.shape))
+    numerical = _cells(report.matrix("numerical"), np.full(report.shape, " "))
+    left = ["analytic (* differs)" + ("  (? undecided)" if "?" in marks else ""), *analytic]
+    right = ["numerical", *numerical]
+    width = max(map(len, left)) + 3
+    if width + max(map(len, right)) <= _WIDTH:
+        yield from (f"{a.ljust(width)}{b}".rstrip() for a, b in zip(left, right, strict=True))
+    else:
+        yield from (line.rstrip() for line in (*left, *right))
+
+
+def _marks(verdicts: NDArray[Any]) -> NDArray[np.str_]:
+    return np.select([verdicts == FAIL, verdicts == UNDECIDED], ["*", "?"], " ")
+
+
+def _cells(matrix: NDArray[Any], marks: NDArray[Any]) -> Sequence[str]:
+    cells = [[_number(value) for value in row] for row in matrix]
+    width = max((len(cell) for row in cells for cell in row), default=1)
+    pairs = zip(cells, marks, strict=True)
+    return ["  " + " ".join(cell.rjust(width) + mark for cell, mark in zip(*row, strict=True)) for row in pairs]
+
+
+def _number(value: float) -> str:
+    return "." if np.isnan(value) else f"{value + 0.0:.5g}"  # no "-0"

@@ -1,0 +1,263 @@
+"""The classic tools: numerical gradients and Jacobians, and the one-number check of a flat vector."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any, TypedDict, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastgc._arguments import number, one_of
+from fastgc._derivatives.estimates import plain_quotients, responsive_scene, unmeasured_scene
+from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
+from fastgc._derivatives.stencil import STENCILS, power_of_two, quotients, relative_step
+from fastgc._evaluation.engine import open_evaluator
+from fastgc._evaluation.python import Raised
+from fastgc._parameters.layout import flatten_parameters
+from fastgc._parameters.point import callers_point, copied_point
+from fastgc._progress import Progress
+from fastgc._words import Engine, StencilName
+
+_CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error
+
+
+def numerical_gradient(
+    f: Callable[..., Any],
+    x: Any,
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: StencilName = "central",
+    in_place: bool = False,
+    engine: Engine = "auto",
+    progress: bool = False,
+) -> Any:
+    """The gradient of a scalar function by finite differences, entry by entry.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(x, *args)`` returns one real number.
+    args : tuple
+        Extra positional arguments of f.
+    x : array_like, or dict, list or tuple of arrays
+        The point, of any shape. Numbers and lists of numbers become float64 arrays.
+    h, step : float, optional
+        The step (two names for one argument): absolute, and the nominal divisor of the quotient. By default a step is
+        chosen for each entry from its scale, and the quotient is divided by the step actually taken.
+    stencil : {"central", "forward", "backward", "five_point", "complex_step"}
+    in_place : bool
+        Displace ``x`` itself, in its own dtype (restored to the bit), for a function that reads it from elsewhere.
+    engine : {"auto", "numba", "python"}
+        As in `check_gradients`.
+    progress : bool
+        Show a tqdm progress bar.
+
+    Returns
+    -------
+    float64 array of the shape of x, or the structure of x with such arrays
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters or a function that `check_gradients` would refuse. What f raises at x passes through, and what it
+        raises at every displaced point too; a quotient is NaN where it raises at some.
+    """
+    formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
+    one_of("engine", engine, get_args(Engine))
+    if in_place and engine == "numba":
+        raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
+    params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else np.asarray(x, np.float64)
+    layout, leaves = flatten_parameters(params)
+    if in_place:
+        point = callers_point(layout, leaves, args)
+    else:
+        point = copied_point(layout, leaves, args, "double", complex_step=formula.is_complex)
+    expected = layout.size * len(formula.offsets)
+    evaluator, first = open_evaluator(f, point, engine=engine, threads=None, expected=expected, with_gradients=False)
+    with contextlib.closing(evaluator), Progress(layout.size, shown=progress) as bar:
+        scene = unmeasured_scene(evaluator, layout, point.leaves, float(np.real(first.value)))
+        if absolute is None and not formula.is_complex:
+            scene = responsive_scene(scene, range(len(layout.sizes)))
+        gradient = plain_quotients(scene, np.arange(layout.size), formula, absolute, bar.advance)
+    evaluator.raised.pass_on()
+    starts = layout.starts
+    return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])
+
+
+def _known_stencil(stencil: str) -> str:
+    one_of("stencil", stencil, tuple(STENCILS))
+    return stencil
+
+
+def _one_step(h: float | None, step: float | None) -> float | None:
+    if h is not None and step is not None:
+        raise ValueError(f"h={h!r} and step={step!r} are two names for one argument; give one of them")
+    number("h", h, positive=True)
+    number("step", step, positive=True)
+    return step if h is None else h
+
+
+def _holds_arrays(x: Any) -> bool:
+    return isinstance(x, (list, tuple)) and any(isinstance(each, (np.ndarray, dict)) for each in x)
+
+
+def numerical_jacobian(
+    f: Callable[..., Any],
+    x: ArrayLike,
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: StencilName = "central",
+) -> NDArray[np.float64]:
+    """The Jacobian of a function of several outputs by finite differences.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(x, *args)`` returns an array_like of m real numbers, of any shape.
+    args : tuple
+        Extra positional arguments of f.
+    x : array_like
+        The point, n real numbers, of any shape; f receives a float64 copy.
+    h, step, stencil
+        As in `numerical_gradient`.
+
+    Returns
+    -------
+    float64 array, shape (m, n)
+        Outputs and inputs each in C order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an ``x`` that is not real, or a step or stencil that makes no sense. Exceptions of f are taken as in
+        `numerical_gradient`.
+    """
+    formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
+    given = np.asarray(x)
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"x is of dtype {given.dtype}; it must be an array of real numbers")
+    point = np.array(given, np.complex128 if formula.is_complex else np.float64, order="C")
+    flat = point.reshape(-1)
+    base = np.array(f(point.copy(), *args)).reshape(-1)
+
+    def outputs(at: NDArray[Any]) -> NDArray[Any]:
+        return np.array(f(at.reshape(given.shape), *args)).reshape(-1)  # a copy: f may reuse its buffer
+
+    steps = np.full(flat.size, absolute)
+    if absolute is None:
+        reach = relative_step(formula, np.full(flat.size, np.finfo(np.float64).eps))
+        steps = power_of_two(reach * np.maximum(np.abs(flat), _input_scale(outputs, flat, base)))
+    columns, found = [np.empty((base.size, 0))], Raised()
+    for i, size in enumerate(steps):
+        displaced = flat[i] + size * np.array(formula.offsets)
+        taken = None if absolute is not None else np.broadcast_to(displaced - flat[i], (base.size, displaced.size))
+        values, more = _column(outputs, flat, i, displaced, base)
+        found = found.joined(more)
+        columns.append(quotients(formula, values, np.full(base.size, size), taken)[:, None])
+    found.pass_on()
+    return np.hstack(columns)
+
+
+def _input_scale(outputs: Callable[[NDArray[Any]], NDArray[Any]], flat: NDArray[Any], base: NDArray[Any]) -> float:
+    """The length in which steps of the inputs are measured: their mean magnitude, or more where f does not see that."""
+    own = float(np.abs(flat).mean()) if flat.any() else 1.0
+
+    def change(scale: float) -> float:
+        try:
+            return relative_change(outputs(flat + scale * np.cos(np.arange(flat.size))), base)
+        except Exception:  # it is not defined so far away
+            return math.nan
+
+    return own if own >= SMALL else responsive_scale(own, change)
+
+
+def _column(
+    outputs: Callable[[NDArray[Any]], NDArray[Any]],
+    flat: NDArray[Any],
+    i: int,
+    displaced: NDArray[Any],
+    base: NDArray[Any],
+) -> tuple[NDArray[Any], Raised]:
+    """Outputs with entry i displaced, shape (m, displacements), NaN where f raises, and what it raised."""
+    columns, found = [], Raised()
+    for entry in displaced:
+        moved = flat.copy()
+        moved[i] = entry
+        try:
+            columns.append(outputs(moved))
+            found = found.joined(Raised(answered=bool(entry != flat[i])))
+        except Exception as error:
+            columns.append(np.full(base.size, np.nan))
+            found = found.joined(Raised(1, error))
+    return np.stack(columns, axis=1), found
+
+
+class ClassicCheck(TypedDict):
+    """What `gradient_check` returns."""
+
+    analytical_gradient: NDArray[np.float64]
+    numerical_gradient: NDArray[np.float64]
+    absolute_difference: NDArray[np.float64]
+    relative_error: float
+    passed: bool
+
+
+def gradient_check(
+    f: Callable[..., Any], grad: Callable[..., Any], params: ArrayLike, h: float = 1e-7, tolerance: float = 1e-5
+) -> ClassicCheck:
+    """The classic check of a flat vector: one relative error against a fixed tolerance.
+
+    Parameters
+    ----------
+    f, grad : callable
+        ``f(params)`` returns a real number, ``grad(params)`` an array of the shape of params.
+    params : array_like
+        The point, real numbers of any shape.
+    h : float
+        Step of the central difference ``(f(x + h) - f(x - h)) / 2h``.
+    tolerance : float
+        Limit of the relative error ``||a - n|| / (||a|| + ||n|| + 1e-8)``.
+
+    Returns
+    -------
+    dict
+        ``analytical_gradient``, ``numerical_gradient``, ``absolute_difference`` (arrays of the shape of params),
+        ``relative_error`` (float) and ``passed`` (bool; false for NaN).
+
+    Raises
+    ------
+    ValueError
+        If the gradient's shape is not that of params.
+    """
+    point = np.array(params, np.float64)
+    analytic = np.array(grad(point.copy()), np.float64)
+    if analytic.shape != point.shape:
+        raise ValueError(f"grad returned shape {analytic.shape}; params has shape {point.shape}")
+    numerical = numerical_gradient(f, point, h)
+    error = _classic_error(analytic, numerical)
+    with np.errstate(over="ignore", invalid="ignore"):
+        difference = np.abs(analytic - numerical)
+    return {
+        "analytical_gradient": analytic,
+        "numerical_gradient": numerical,
+        "absolute_difference": difference,
+        "relative_error": error,
+        "passed": error < tolerance,
+    }
+
+
+def _classic_error(analytic: NDArray[np.float64], numerical: NDArray[np.float64]) -> float:
+    """``||a - n|| / (||a|| + ||n|| + 1e-8)``, in units in which no square overflows; NaN for what is not finite."""
+    largest = max(float(np.abs(each).max(initial=0.0)) for each in (analytic, numerical))
+    unit = 2.0 ** min(1023, math.frexp(largest)[1]) if 1 < largest < math.inf else 1.0  # exact
+    first, second = analytic / unit, numerical / unit
+    norms = np.linalg.norm(first) + np.linalg.norm(second) + _CLASSIC_FLOOR / unit
+    with np.errstate(invalid="ignore"):  # infinite gradients give nan, which does not pass
+        return float(np.linalg.norm(first - second) / norms)

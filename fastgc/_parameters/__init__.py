@@ -1,0 +1,1 @@
+"""What is checked: the parameters, how they are laid out, matched, sampled and drawn."""

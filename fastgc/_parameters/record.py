@@ -1,0 +1,123 @@
+"""Parameters in one buffer, reached by name: what a jitted function receives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._parameters.layout import Array, Branch, Node, ParameterLayout, brief, listed
+
+_ALIGNMENT = 8  # bytes: enough for every dtype that parameters may have
+
+
+@dataclass(frozen=True)
+class RecordTree:
+    """What of a record is known when a function is compiled: names, dimensions and dtypes, but no sizes."""
+
+    node: Node
+    leaves: tuple[tuple[int, str], ...]  # number of dimensions and dtype of every tensor of the whole buffer
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        """Where in the table each tensor's row begins: one byte offset, then its shape."""
+        return tuple(np.cumsum([0, *(1 + ndim for ndim, _ in self.leaves)]).tolist())
+
+
+class Record:
+    """Named arrays over one shared buffer: ``r["W1"]`` in Python and in nopython code.
+
+    Parameters
+    ----------
+    buffer : array of uint8, shape (bytes,)
+        The entries of all arrays, one array after the other, each in C order.
+    table : array of int64
+        A row for each array: its byte offset in the buffer, then its shape.
+    tree : RecordTree
+        Names, dimensions and dtypes.
+    """
+
+    __slots__ = ("__weakref__", "_children", "buffer", "numba_type", "table", "tree")
+
+    def __init__(self, buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: RecordTree) -> None:
+        assert isinstance(tree.node, Branch)
+        self.buffer, self.table, self.tree = buffer, table, tree
+        self.numba_type: Any = None  # set when a jitted function first receives this record
+        children = [over_buffer(buffer, table, RecordTree(child, tree.leaves)) for child in tree.node.children]
+        self._children = dict(zip(tree.node.names, children, strict=True))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._children[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._children
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._children)
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def keys(self) -> Any:
+        """The names, in the order of the parameters."""
+        return self._children.keys()
+
+    def values(self) -> Any:
+        """The arrays, views of the buffer, in the order of the parameters."""
+        return self._children.values()
+
+    def items(self) -> Any:
+        """Pairs of a name and its array."""
+        return self._children.items()
+
+    def __repr__(self) -> str:
+        return brief(f"<record of {listed([*self])}") + ">"
+
+
+def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: RecordTree) -> Any:
+    """Views of the buffer in the structure of the tree: dicts as `Record`, lists and tuples as tuple."""
+    if isinstance(tree.node, int):
+        ndim, dtype = tree.leaves[tree.node]
+        row = tree.rows[tree.node]
+        start, shape = int(table[row]), tuple(table[row + 1 : row + 1 + ndim].tolist())
+        stop = start + math.prod(shape) * np.dtype(dtype).itemsize
+        return buffer[start:stop].view(dtype).reshape(shape)
+    if tree.node.is_dict:
+        return Record(buffer, table, tree)
+    return tuple(over_buffer(buffer, table, RecordTree(child, tree.leaves)) for child in tree.node.children)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """One buffer with a copy of all parameters, and the views that the loss and the loops need."""
+
+    buffer: NDArray[np.uint8]
+    table: NDArray[np.int64]
+    tree: RecordTree
+    offsets: NDArray[np.int64]  # in bytes, where each tensor begins
+    leaves: tuple[Array, ...]  # views, each in the shape of its tensor
+
+    def record(self) -> Any:
+        """The parameters as a jitted function receives them."""
+        return over_buffer(self.buffer, self.table, self.tree)
+
+
+def store(layout: ParameterLayout, leaves: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Storage:
+    """Copy the leaves, cast to ``dtypes``, into one new buffer."""
+    sizes = [
+        -(-leaf.size * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT for leaf, dtype in zip(leaves, dtypes, strict=True)
+    ]
+    offsets = np.cumsum([0, *sizes]).tolist()
+    rows = [[offset, *leaf.shape] for offset, leaf in zip(offsets, leaves, strict=False)]
+    buffer = np.empty(offsets[-1], np.uint8)
+    table = np.array([number for row in rows for number in row], np.int64)
+    kinds = tuple((leaf.ndim, dtype.char) for leaf, dtype in zip(leaves, dtypes, strict=True))
+    views = tuple(over_buffer(buffer, table, RecordTree(t, kinds)) for t in range(len(kinds)))
+    for view, leaf in zip(views, leaves, strict=True):
+        view[...] = leaf
+    return Storage(buffer, table, RecordTree(layout.structure, kinds), np.array(offsets[:-1], np.int64), views)

@@ -1,0 +1,138 @@
+"""Which entries are checked one by one: strata in every tensor, reproducible by seed."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._parameters.layout import Array, ParameterLayout, listed
+
+_BLOCK = 1 << 17  # entries looked at together: no second array of a tensor's size
+_NAMED, _SHOWN = 16, 5  # entries of a tensor that are reported as not finite, and that a text names
+_LARGE_SHARE = 8  # one entry in eight is of the largest |analytic|, one in eight an exact zero
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """The entries checked one by one, as sorted positions inside each tensor; None for a tensor left out."""
+
+    local: tuple[NDArray[np.int64] | None, ...]
+    drawn: tuple[int, ...]  # how many of a tensor's entries were drawn at random
+
+    def positions(self, layout: ParameterLayout) -> NDArray[np.int64]:
+        """Positions of all planned entries in the flat vector, tensor by tensor."""
+        parts = [layout.starts[t] + local for t, local in enumerate(self.local) if local is not None]
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """Entries of an analytic gradient that are not finite: how many, and the positions inside it of the first ones."""
+
+    count: int
+    first: NDArray[np.int64]
+
+    def text(self, shape: tuple[int, ...], *, least: bool = False) -> str:
+        """How many they are, or are at ``least``, and the first ones' indices in an array of that shape."""
+        size = math.prod(shape)
+        index = [str([int(i) for i in np.unravel_index(place, shape)]) for place in self.first.tolist() if shape]
+        which = f": {listed(index[:_SHOWN], quote=False)}" + (", ..." if self.count > _SHOWN else "") if shape else ""
+        return f"{'at least ' if least else ''}{self.count:,} of {size:,} {'entry' if size == 1 else 'entries'}{which}"
+
+
+def not_finite(gradient: Array) -> NotFinite | None:
+    """What is not finite in a tensor's flat gradient, None for nothing; all of it is looked at, and nothing copied."""
+    count, first = 0, np.empty(0, np.int64)
+    for start, block in _blocks(gradient):
+        finite = np.isfinite(block)
+        if not finite.all():
+            here = np.flatnonzero(~finite) + start
+            count, first = count + here.size, np.concatenate([first, here])[:_NAMED]
+    return NotFinite(count, first) if count else None
+
+
+def plan_samples(
+    layout: ParameterLayout,
+    analytic: Sequence[Array],
+    counts: Sequence[int | None],
+    seed: int,
+) -> SamplePlan:
+    """Choose ``counts[t]`` entries of tensor ``t`` (None: the tensor is not checked).
+
+    Strata: the first and the last entry, the largest ``|analytic|``, exact zeros of the analytic gradient, and for the
+    rest (at least half) entries drawn without replacement. Each tensor has its own generator, seeded by ``seed`` and
+    its name, so the choice in one tensor does not depend on the others.
+    """
+    chosen = [
+        (None, 0) if count is None else _choose(name, gradient, count, seed)
+        for name, gradient, count in zip(layout.names, analytic, counts, strict=True)
+    ]
+    return SamplePlan(tuple(local for local, _ in chosen), tuple(drawn for _, drawn in chosen))
+
+
+def _choose(name: str, gradient: Array, count: int, seed: int) -> tuple[NDArray[np.int64], int]:
+    size = gradient.size
+    if count >= size:
+        return np.arange(size, dtype=np.int64), size
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    fixed = _fixed_strata(gradient, count // 2, generator)
+    drawn = _drawn(generator, size, count - fixed.size, fixed)
+    return np.sort(np.concatenate([fixed, drawn])).astype(np.int64), drawn.size
+
+
+def _drawn(generator: np.random.Generator, size: int, count: int, known: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Different entries other than the known ones, drawn in room for a few times their number, whatever the size."""
+    found = np.empty(0, np.int64)
+    while found.size < count:
+        more = generator.integers(size, size=2 * (count - found.size) + 16)
+        candidates = np.concatenate([found, more[~np.isin(more, known)]])
+        _, first = np.unique(candidates, return_index=True)
+        found = candidates[np.sort(first)]
+    return found[:count]
+
+
+def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """At most ``room`` entries that are looked at by rule: the ends, the largest, exact zeros."""
+    if room == 0:
+        return np.empty(0, np.int64)
+    share = max(1, room * 2 // _LARGE_SHARE)
+    ends = np.array([0, gradient.size - 1])
+    candidates = np.concatenate([_largest(gradient, share), ends, _zeros(gradient, share, generator)])
+    _, first = np.unique(candidates, return_index=True)
+    return candidates[np.sort(first)][:room]
+
+
+def _blocks(gradient: Array) -> Iterator[tuple[int, Array]]:
+    for start in range(0, gradient.size, _BLOCK):
+        yield start, gradient[start : start + _BLOCK]
+
+
+def _largest(gradient: Array, count: int) -> NDArray[np.int64]:
+    """Positions of the ``count`` largest magnitudes; NaN counts as the largest."""
+    best = np.empty(0, np.int64)
+    for start, block in _blocks(gradient):
+        part = np.argpartition(-_magnitude(block), min(count, block.size) - 1)[:count] + start
+        best = np.concatenate([best, part])
+        best = best[np.argsort(-_magnitude(gradient[best]), kind="stable")[:count]]
+    return best
+
+
+def _magnitude(block: Array) -> Array:
+    return np.where(np.isnan(block), np.inf, np.abs(block))
+
+
+def _zeros(gradient: Array, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of at most ``count`` exact zeros, from blocks looked at in random order."""
+    starts = [start for start, _ in _blocks(gradient)]
+    found = np.empty(0, np.int64)
+    for start in generator.permutation(starts):
+        zeros = np.flatnonzero(gradient[start : start + _BLOCK] == 0) + start
+        found = np.concatenate([found, generator.choice(zeros, min(count - found.size, zeros.size), replace=False)])
+        if found.size == count:
+            break
+    return found

@@ -1,0 +1,178 @@
+"""The complex step as an adjudicator: it decides what noise hides, where the loss is known to be analytic.
+
+Im f(x + ih) / h subtracts nothing, and so is exact to round-off whatever offset hides the slope (Squire and Trapp
+1998). It is silently wrong where the loss takes an absolute value, compares, or drops an imaginary part: its real part
+moves, and nothing shows. So a loss is used only if all that its source calls is known to be analytic, and its answer
+only where it lies within the uncertainty of the real differences.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.estimates import Estimates
+from fastgc._evaluation.python import Evaluator, silent
+from fastgc._verdicts.entries import Site
+from fastgc._verdicts.judgement import Judgement
+
+_STEPS = np.array([1.0, 1.3, 1.7]) * 1e-20  # in units of the scale; not of one another by powers of 2: they round apart
+_SPREADS = 10.0  # of the derivatives at these, taken as their uncertainty
+_EPS = 16 * np.finfo(np.float64).eps  # the least relative uncertainty
+
+# What an analytic function may be made of, besides arithmetic.
+_FUNCTIONS = frozenset(
+    """exp expm1 log log1p log2 log10 sqrt sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh
+    square power reciprocal add subtract multiply divide true_divide negative sum mean prod cumsum cumprod dot matmul
+    einsum tensordot outer inner trace inv solve det reshape ravel flatten transpose swapaxes moveaxis squeeze
+    expand_dims concatenate stack hstack vstack diag diagonal roll flip take""".split()  # noqa: SIM905 - a list to read
+)
+_HARMLESS = frozenset(
+    """linalg shape size ndim T mT pi e newaxis items keys values copy arange complex128 range len enumerate zip
+    reversed tuple list""".split()  # noqa: SIM905
+)
+_TAKING_THE_REAL_PART = {"dtype", "out", "casting"}  # may be told to, and NumPy then but warns
+_MODULES = ("numpy", "numpy.linalg", "math", "cmath")
+
+
+# --- which losses are analytic ---
+
+
+def is_analytic(function: Any, seen: tuple[Any, ...] = ()) -> bool:
+    """Whether everything that the source of a function uses is known to be analytic; what is unknown is not."""
+    compiled = hasattr(function, "py_func")  # into code where a complex number fits no array of real ones
+    function = getattr(function, "py_func", function)
+    if not isinstance(function, FunctionType):
+        return False
+    if function in seen:
+        return True
+    used = [*_globals(function, function.__code__), *_closure(function)]
+    known = (_is_known(value, (*seen, function)) for value in used)
+    plain = all(
+        _is_plain(code) and (compiled or not _drops_imaginary_parts(code)) for code in _codes(function.__code__)
+    )
+    return plain and all(known)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """The code of a function and of the functions, comprehensions and so on inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _is_plain(code: CodeType) -> bool:
+    """Whether it compares nothing, imports nothing and reaches for known attributes only."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("COMPARE_OP", "IMPORT_NAME", "STORE_GLOBAL", "LOAD_NAME"):
+            return False
+        if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "LOAD_SUPER_ATTR"):
+            name = str(instruction.argval)
+            if name not in _FUNCTIONS and name not in _HARMLESS:
+                return False
+    return True
+
+
+def _drops_imaginary_parts(code: CodeType) -> bool:
+    """Whether NumPy may be made to: an array of real numbers takes complex ones, with a warning."""
+    if any(instruction.opname in ("STORE_SUBSCR", "STORE_SLICE") for instruction in dis.get_instructions(code)):
+        return True
+    return any(isinstance(each, tuple) and not _TAKING_THE_REAL_PART.isdisjoint(each) for each in code.co_consts)
+
+
+def _globals(function: FunctionType, code: CodeType) -> Iterator[Any]:
+    for each in _codes(code):
+        for instruction in dis.get_instructions(each):
+            if instruction.opname == "LOAD_GLOBAL":
+                name = str(instruction.argval)
+                yield function.__globals__.get(name, getattr(builtins, name, None))
+
+
+def _closure(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        yield cell.cell_contents
+
+
+def _is_known(value: Any, seen: tuple[Any, ...]) -> bool:
+    if isinstance(value, ModuleType):
+        return value.__name__ in _MODULES
+    if is_data(value):
+        return True
+    name = getattr(value, "__name__", "")
+    if getattr(builtins, name, None) is value:
+        return name in _HARMLESS or name in _FUNCTIONS
+    if getattr(np, name, None) is value or getattr(np.linalg, name, None) is value:
+        return name in _FUNCTIONS
+    return is_analytic(value, seen)
+
+
+def is_data(value: Any) -> bool:
+    """Whether it is made of numbers, text and arrays, and so has no methods of its own."""
+    if isinstance(value, dict):
+        return all(map(is_data, value.values()))
+    if isinstance(value, (tuple, list)):
+        return all(map(is_data, value))
+    return value is None or isinstance(value, (bool, int, float, complex, str, np.generic, np.ndarray))
+
+
+# --- what it decides ---
+
+
+def adjudicate(
+    site: Site,
+    estimates: Estimates,
+    judgement: Judgement,
+    loss: Any,
+    args: tuple[Any, ...],
+    open_complex: Callable[[], Evaluator],
+) -> tuple[Estimates, Judgement, tuple[str, ...]]:
+    """Decide entries that noise leaves undecided, if the loss accepts complex numbers; also a note if it did.
+
+    Parameters
+    ----------
+    open_complex : callable
+        Gives an evaluator of the loss at a complex copy of the point.
+    """
+    hidden = judgement.undecided & estimates.clear & np.isfinite(estimates.numerical)
+    where = np.flatnonzero(hidden)
+    if not where.size or site.step is not None or not (is_analytic(loss) and is_data(args)):
+        return estimates, judgement, ()
+    derivatives = _derivatives(site, estimates.positions[where], open_complex)
+    if derivatives is None:
+        return estimates, judgement, ()
+    value = derivatives[:, 0]
+    uncertainty = np.maximum(_SPREADS * np.ptp(derivatives, axis=1), _EPS * np.abs(value))
+    before = estimates.part(where)
+    agrees = (np.abs(value - before.numerical) <= before.uncertainty) & (uncertainty < before.uncertainty)
+    if not agrees.any():
+        return estimates, judgement, ()
+    step = _STEPS[0] * site.scene.scales(before.positions)
+    better = replace(before, numerical=value, left=value, right=value, step=step)
+    better = replace(better, uncertainty=np.maximum(uncertainty, np.finfo(np.float64).tiny))
+    estimates = estimates.updated(where[agrees], better.part(agrees))
+    count = int(np.count_nonzero(agrees))
+    note = f"the complex step decided {count} {'entry' if count == 1 else 'entries'} that noise hides from differences"
+    return estimates, site.verdicts(estimates, site.scales(estimates)), (note,)
+
+
+def _derivatives(
+    site: Site, positions: NDArray[np.int64], open_complex: Callable[[], Evaluator]
+) -> NDArray[np.float64] | None:
+    """Im f(x + ih) / h at a few steps, shape (entries, steps); None where the loss does not take complex numbers."""
+    steps = _STEPS * site.scene.scales(positions)[:, None]
+    try:
+        evaluator = open_complex()
+        displaced = site.scene.evaluator.entries(positions)[:, None] + 1j * steps
+        values = evaluator.values(positions, displaced, silent)
+    except Exception:  # whatever a loss does with numbers that it was not written for
+        return None
+    finite = np.isfinite(values).all()  # both parts: nan as a complex number has an imaginary part of 0
+    return np.asarray(values).imag / steps if finite else None

@@ -1,0 +1,284 @@
+"""Covering every entry: probe all tensors, and follow what is suspicious down to the wrong entries."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
+from fastgc._derivatives.estimates import Estimates, ladder_estimates
+from fastgc._evaluation.python import OutOfTime
+from fastgc._parameters.layout import norm
+from fastgc._progress import Progress
+from fastgc._reports.gradient import Probe
+from fastgc._verdicts.entries import PLAIN, Positions, Site, confirm, look_closer
+from fastgc._verdicts.judgement import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judgement
+
+if TYPE_CHECKING:
+    from fastgc._verdicts.bisection import Located
+
+_CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
+_USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
+_BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
+_ENOUGH = 0.1  # of the tolerance of a median entry: an uncertainty that leaves the limits as they are
+_OWN = 3  # directions of each tensor, or of a few together; more go through all tensors at once
+_TWICE = 2.0  # what limits may grow by where directions are shared
+_WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor is wrong as a whole
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How a tensor was covered by random directions, and what they led to (None where they led nowhere)."""
+
+    probing: Probing
+    located: Located | None = None
+    measured: float = 0.0  # the uncertainty of the residuals before what led nowhere was added to it
+
+
+def cover(
+    site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress, *, hurried: bool = False
+) -> dict[int, Probing]:
+    """Probe all tensors together, and each by itself (or few, of very many) of which that does not show enough.
+
+    Where time may run out (``hurried``), each by itself first: what is known of one by then counts.
+    """
+    enough: dict[int, Probing] = {}
+    found: dict[int, Probing] = {}
+    filled = [t for t in tensors if site.scene.layout.sizes[t] and np.isfinite(site.sizes[t])]
+    numbers = range(min(probes, _OWN))
+    with contextlib.suppress(OutOfTime):
+        shared = None if hurried else _through_all(site, filled, probes, seed, bar)
+        if shared is not None:
+            enough |= {t: shared for t in filled if CERTAIN * shared.uncertainty <= _harmless(site, [t])}
+        rest = [t for t in filled if t not in enough]
+        for group in groups(site.scene, rest, site.gradients) if probes else []:
+            bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
+            found |= _told_apart(site, _probed(site, group, numbers, seed), numbers, seed)
+        if probes > _OWN:
+            shared = _through_all(site, filled, probes, seed, bar) if hurried else shared
+            found |= _followed_up(site, found, shared, range(_OWN, probes), seed)
+    return enough | found
+
+
+def _through_all(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress) -> Probing | None:
+    """More directions than each tensor needs of its own, through all at once; None where they show a difference."""
+    if probes <= _OWN or len(tensors) < 2:
+        return None
+    bar.enter("all (probes)")
+    shared = _probed(site, tensors, range(probes), seed, wary=True)
+    ended = shared.residuals.size < probes
+    return None if ended or shared.suspicious or shared.trouble else shared
+
+
+def _probed(site: Site, tensors: Sequence[int], numbers: range, seed: int, *, wary: bool = False) -> Probing:
+    """What lies far below the tolerance of a median entry need not be measured: the limits rest on that."""
+    return probe(site.scene, tensors, site.gradients, numbers, seed, _ENOUGH * _harmless(site, tensors), wary=wary)
+
+
+def _harmless(site: Site, tensors: Sequence[int]) -> float:
+    """Errors of a slope below which no entry of median magnitude is out of tolerance."""
+    with np.errstate(over="ignore"):
+        least = min(float(site.usual_tolerances[t] * site.scene.tensor_scales[t]) for t in tensors)
+    return least if math.isfinite(least) else 0.0  # nothing is harmless where what is allowed overflows
+
+
+def _followed_up(
+    site: Site, found: dict[int, Probing], shared: Probing | None, numbers: range, seed: int
+) -> dict[int, Probing]:
+    """The probings with more directions: those through all tensors, for those that keep their limits, or nearly."""
+    groups = list({id(probing): probing for probing in found.values()}.values())
+    more: dict[int, Probing] = {}
+    if shared is not None and not any(group.suspicious or group.trouble for group in groups):
+        rest = shared.part(numbers)
+        more = {t: rest for t, own in found.items() if _nearly_as_good(site, t, rest, own)}
+    for group in groups:
+        lacking = [t for t in group.tensors if found[t] is group and t not in more]
+        if lacking:
+            more |= _told_apart(site, _probed(site, lacking, numbers, seed), numbers, seed)
+    return {t: probing.extended(more[t]) for t, probing in found.items()}
+
+
+def _nearly_as_good(site: Site, tensor: int, shared: Probing, own: Probing) -> bool:
+    """Whether the smallest error of an entry that shows stays within twice what it is by its own directions."""
+    return shared.uncertainty <= _TWICE * max(own.uncertainty, _harmless(site, [tensor]) / CERTAIN)
+
+
+def _told_apart(site: Site, together: Probing, numbers: range, seed: int) -> dict[int, Probing]:
+    """The probing of each tensor of a group; where it is suspicious, that of the likeliest culprit by itself.
+
+    Its signs are the same, so that what it leaves of the residuals is the others'.
+    """
+    group = together.tensors
+    if len(group) == 1 or not (together.suspicious or together.trouble):
+        return dict.fromkeys(group, together)
+    found: dict[int, Probing] = {}
+    if not together.trouble:
+        culprit = largest_share(site.scene, together, site.gradients, seed)
+        found[culprit] = _probed(site, [culprit], numbers, seed)
+        rest = without(together, found[culprit])
+        if not rest.suspicious:
+            return found | dict.fromkeys(rest.tensors, rest)
+    return {t: found.get(t) or _probed(site, [t], numbers, seed) for t in group}
+
+
+@dataclass
+class _Confirmed:
+    """Entries looked at one by one during a search: a callable that remembers what it found."""
+
+    site: Site
+    scales: NDArray[np.float64]
+    estimates: list[Estimates]
+
+    def __call__(self, positions: Positions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Errors ``a - n`` of the entries, and which are wrong; with all steps where a few leave doubt."""
+        estimates = ladder_estimates(self.site.scene, positions, rungs=_CONFIRMING)
+        judgement = self._judged(estimates)
+        distance = np.abs(judgement.analytic - judgement.numerical)
+        doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > PLAIN * estimates.uncertainty))
+        if doubtful.size:
+            estimates = estimates.updated(doubtful, ladder_estimates(self.site.scene, positions[doubtful]))
+            estimates, judgement = look_closer(
+                estimates,
+                self._judged(estimates),
+                self._judged,
+                lambda close, shift: ladder_estimates(self.site.scene, close, shift=shift),
+            )
+            estimates, judgement = confirm(self.site, estimates, judgement, self._judged)
+        self.estimates.append(estimates)
+        return judgement.analytic - judgement.numerical, judgement.failed
+
+    def _judged(self, estimates: Estimates) -> Judgement:
+        return self.site.verdicts(estimates, self.scales)
+
+
+def search(
+    site: Site,
+    spoiled: Positions,
+    probings: dict[int, Probing],
+    sampled: Estimates,
+    judged: Judgement,
+    scales: NDArray[np.float64],
+    seed: int,
+    bar: Progress,
+) -> tuple[dict[int, Coverage], Estimates]:
+    """Follow every suspicious tensor to its wrong entries; also the estimates of all entries looked at on the way.
+
+    A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
+    be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
+    """
+    owners = site.scene.layout.tensor_of(sampled.positions)
+    confirm = _Confirmed(site, scales, [])
+    coverages = {t: Coverage(probing) for t, probing in probings.items()}
+    with contextlib.suppress(OutOfTime):
+        unsampled = np.setdiff1d(spoiled, sampled.positions)
+        if unsampled.size:
+            confirm(unsampled)
+        for t, probing in probings.items():
+            mine = judged.failed[owners == t]
+            if probing.suspicious and not (mine.size and mine.mean() > _WHOLLY):
+                bar.enter(f"{site.scene.layout.names[t]} (searched)")
+                coverages[t] = _searched(site, t, probing, seed, confirm)
+    return coverages, Estimates.joined([*confirm.estimates, Estimates.unknown(spoiled)])
+
+
+def _searched(site: Site, tensor: int, probing: Probing, seed: int, confirm: _Confirmed) -> Coverage:
+    from fastgc._verdicts.bisection import localise, whole_line  # for few checks: it takes its time
+
+    located = localise(site.scene, probing, site.gradients, seed, confirm)
+    located = whole_line(site.scene, located, tensor, seed, confirm)
+    return Coverage(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
+
+
+def _less_certain(probing: Probing) -> Probing:
+    """A residual that led to no wrong entry counts as uncertainty: it limits what this tensor's probes can show."""
+    largest = float(np.abs(probing.residuals).max())
+    return replace(probing, uncertainties=np.maximum(probing.uncertainties, largest / SUSPICIOUS))
+
+
+# --- what probes say of a tensor ---
+
+
+def probe_verdict(site: Site, tensor: int, coverage: Coverage, *, sampled: bool) -> tuple[str, str]:
+    """The verdict of the probes alone, and a reason or a remark; wrong entries are counted elsewhere."""
+    probing, located = coverage.probing, coverage.located
+    largest = float(np.max(site.sizes, initial=0.0, where=np.isfinite(site.sizes)))
+    size = max(*_norms(site, tensor, probing), SCALE_FLOOR * largest * site.scene.layout.sizes[tensor] ** 0.5)
+    resolved = math.isfinite(size) and CERTAIN * _limit(site, tensor, probing) <= _USEFUL * size
+    if probing.trouble or not resolved:
+        reason = f"probes resolve nothing ({probing.trouble or 'noise, or kinks on the way'})"
+        return (PASS if sampled else UNDECIDED), reason
+    if located is None:
+        return (UNDECIDED, "a difference was seen and not followed") if probing.suspicious else (PASS, "")
+    if located.wrong:
+        return PASS, _whereabouts(located, len(site.scene.layout.shapes[tensor]))
+    if located.misled:
+        return PASS, "differences along directions that no entry shows (kinks?)"
+    low = (_interval(probing, 1e-6)[0] - _BEYOND * coverage.measured) / float(site.scene.tensor_scales[tensor])
+    if low > float(site.tolerances.rtol[tensor]) * sum(_norms(site, tensor, probing)):
+        return FAIL, "many small differences, together above rtol"
+    return PASS, "differences below rtol"
+
+
+def _whereabouts(located: Located, ndim: int) -> str:
+    if located.line is not None:
+        axis, index = located.line
+        return f"all of [{', '.join(str(index) if k == axis else ':' for k in range(ndim))}] is wrong"
+    if located.complete:
+        return ""
+    return f"at least {len(located.wrong)} {'entry is' if len(located.wrong) == 1 else 'entries are'} wrong"
+
+
+def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[str]) -> Probe:
+    """The numbers of a tensor's probes, in units of its gradient."""
+    probing, scale = coverage.probing, float(site.scene.tensor_scales[tensor])
+    limit = _limit(site, tensor, probing)
+    norms = _norms(site, tensor, probing)
+    seen = coverage.located is not None or probing.suspicious
+    with np.errstate(all="ignore"):
+        relative = float(np.float64(CERTAIN * limit) / max(norms))
+        low, high = (
+            (bound / scale / float(sum(norms)) for bound in _interval(probing, 0.025)) if seen else (0.0, relative)
+        )
+        estimate = float(norm(probing.residuals) / probing.residuals.size**0.5 / scale / sum(norms))
+    return Probe(
+        residuals=tuple((probing.residuals / scale).tolist()),
+        uncertainties=tuple((probing.uncertainties / scale).tolist()),
+        seen=seen,
+        relative_error=estimate if seen else relative,
+        interval=(low, high),
+        entry_limit=max(CERTAIN * limit, float(site.usual_tolerances[tensor])),
+        norm_limit=relative,
+        miss_probability=0.5**probing.residuals.size,
+        shared_with=tuple(names[t] for t in (*probing.tensors, *probing.beside) if t != tensor),
+    )
+
+
+def _limit(site: Site, tensor: int, probing: Probing) -> float:
+    """The uncertainty of a residual in units of the tensor's gradient."""
+    return probing.uncertainty / float(site.scene.tensor_scales[tensor])
+
+
+def _norms(site: Site, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
+    """Norms of the analytic and of the numerical gradient; of the latter E[slope**2] is the square."""
+    analytic = float(site.sizes[tensor]) * site.scene.layout.sizes[tensor] ** 0.5
+    if len(probing.tensors) > 1:  # the slopes are not this tensor's alone, and nothing was seen
+        return np.float64(analytic), np.float64(analytic)
+    scale = float(site.scene.tensor_scales[tensor])
+    slopes = norm(probing.slopes)
+    if probing.analytic.any():
+        return np.float64(analytic), np.float64(analytic * (slopes / norm(probing.analytic)))
+    return np.float64(analytic), np.float64(slopes / probing.slopes.size**0.5 / scale)
+
+
+def _interval(probing: Probing, tail: float) -> tuple[float, float]:
+    """Interval of ||a - n|| times the scale: the residuals are nearly normal, their squares' sum chi-squared."""
+    from scipy.special import chdtri
+
+    count, length = probing.residuals.size, norm(probing.residuals)
+    return length / float(chdtri(count, tail)) ** 0.5, length / float(chdtri(count, 1 - tail)) ** 0.5

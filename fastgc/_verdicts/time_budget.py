@@ -1,0 +1,88 @@
+"""Checks in limited time: what comes first, and what was not reached."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.estimates import Estimates
+from fastgc._evaluation.python import OutOfTime
+from fastgc._parameters.layout import ParameterLayout
+from fastgc._progress import Progress
+from fastgc._verdicts.entries import Positions, Site, settle
+from fastgc._verdicts.judgement import Judgement
+
+_FIRST = 4  # entries of every tensor that come before any more of any tensor
+_SHARE = 0.05  # of the time left that a batch of entries may take: what is begun and not finished is lost
+
+
+def representative(layout: ParameterLayout, positions: Positions, seed: int) -> tuple[Positions, Positions]:
+    """The entries in an order in which every beginning is a fair sample: a few of all tensors, and the others.
+
+    Inside each tensor they come in random order; the k-th of every tensor come before the next of any.
+    """
+    shuffled = np.random.default_rng([seed, 3]).permutation(positions)
+    tensors = layout.tensor_of(shuffled)
+    together = np.argsort(tensors, kind="stable")
+    ranks = np.empty(shuffled.size, np.int64)
+    counts = np.unique(tensors, return_counts=True)[1]
+    ranks[together] = np.concatenate([np.empty(0, np.int64), *map(np.arange, counts)])
+    order = np.argsort(ranks, kind="stable")
+    first = int(np.count_nonzero(ranks < _FIRST))
+    return np.sort(shuffled[order[:first]]), shuffled[order[first:]]
+
+
+def settle_in_time(site: Site, positions: Positions, deadline: float, bar: Progress) -> tuple[Estimates, Judgement]:
+    """Settle the entries in this order, batch by batch, until the time is over; the results are sorted by position."""
+    parts = []
+    with contextlib.suppress(OutOfTime):
+        for batch in _batches(positions, deadline):
+            parts.append(settle(site, batch if deadline == math.inf else np.sort(batch), bar))
+    if parts:
+        return together(parts)
+    nothing = Estimates.unmeasured(positions[:0])
+    return nothing, Judgement.passing(site.analytic(nothing.positions), nothing)
+
+
+def together(parts: Sequence[tuple[Estimates, Judgement]]) -> tuple[Estimates, Judgement]:
+    """All entries of several parts, sorted by position."""
+    if len(parts) == 1:
+        return parts[0]
+    estimates = Estimates.joined([part for part, _ in parts])
+    order = np.argsort(estimates.positions)
+    return estimates.part(order), Judgement.joined([part for _, part in parts]).part(order)
+
+
+def _batches(positions: Positions, deadline: float) -> Iterator[Positions]:
+    """Batches that take a small share of the time left, by the pace of those before; all at once without a deadline."""
+    start, count = 0, positions.size if deadline == math.inf else 1
+    while start < positions.size:
+        begin = time.perf_counter()
+        yield positions[start : start + count]
+        end = time.perf_counter()
+        start += count
+        pace = max(end - begin, 1e-9) / count
+        count = max(1, min(4 * count, int(_SHARE * max(0.0, deadline - end) / pace))) if deadline < math.inf else count
+
+
+def unreached(
+    layout: ParameterLayout,
+    planned: Sequence[NDArray[np.int64] | None],
+    reached: Positions,
+    unprobed: Sequence[int],
+) -> Mapping[int, str]:
+    """By tensor, what of it the time did not suffice for."""
+    done = np.bincount(layout.tensor_of(reached), minlength=len(planned))
+    found: dict[int, str] = {}
+    for t, local in enumerate(planned):
+        missing = 0 if local is None else local.size - int(done[t])
+        parts = [f"{missing} of {0 if local is None else local.size} entries"] if missing else []
+        parts += ["probes"] if t in unprobed else []
+        if parts:
+            found[t] = f"not reached: {' and '.join(parts)}"
+    return found
