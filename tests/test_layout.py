@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._parameters.layout import flatten_parameters, median, spread
+from fastgc._parameters.arrays import median, spread
+from fastgc._parameters.layout import flatten_parameters
 
 Array = NDArray[Any]
 

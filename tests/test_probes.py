@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import fastgc
 from fastgc._derivatives.directions import analytic_slope, random_signs
 from fastgc._evaluation.python import Ray
-from fastgc._parameters.layout import norm
+from fastgc._parameters.arrays import norm
 
 Array = NDArray[Any]
 Params = dict[str, Array]

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from fastgc._derivatives.estimates import Scene
 from fastgc._derivatives.ladder import Ladder, Line, analyse
 from fastgc._evaluation.python import Ray
-from fastgc._parameters.layout import Array, norm
+from fastgc._parameters.arrays import Array, norm
 
 Floats = NDArray[np.float64]
 

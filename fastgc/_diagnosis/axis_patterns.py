@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._arguments import listed
 from fastgc._diagnosis.measured_tensor import (
     BITS,
     FEWEST,
@@ -22,7 +23,7 @@ from fastgc._diagnosis.measured_tensor import (
     moved,
 )
 from fastgc._diagnosis.value_patterns import EXACT, FITTED, Pattern
-from fastgc._parameters.layout import Array, listed
+from fastgc._parameters.arrays import Array
 
 _LONGEST = 2048  # lines of an axis among which every order is looked for
 _COMPARED = 1 << 22  # pairs of a line and a measured entry that are compared for that

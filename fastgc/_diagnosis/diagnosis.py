@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fastgc._parameters.layout import brief, listed
+from fastgc._arguments import brief, listed
 from fastgc._public import public
 from fastgc._verdicts.judgement import FAIL, PASS
 from fastgc._words import Kind

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgc._arguments import refuse_nonfinite
 from fastgc._derivatives.estimates import unmeasured_scene
 from fastgc._evaluation.python import Evaluator
-from fastgc._parameters.layout import Array, ParameterLayout, match_parameters
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import ParameterLayout
+from fastgc._parameters.matching import match_parameters, refuse_nonfinite
 from fastgc._verdicts.entries import Site
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._parameters.layout import Array
+from fastgc._parameters.arrays import Array
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]

@@ -28,7 +28,8 @@ from fastgc._evaluation.python import (
     silent,
 )
 from fastgc._evaluation.threads import Crew, Pieces, Work
-from fastgc._parameters.layout import Array, ParameterLayout
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import Storage
 
 _LONGEST = 0.05  # seconds that a piece of work takes: short beside a progress bar or Ctrl-C

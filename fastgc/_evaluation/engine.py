@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from fastgc._arguments import listed
 from fastgc._evaluation.python import Evaluator, PythonEvaluator, as_number
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
-from fastgc._parameters.layout import listed
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._parameters.record import store
 

@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._arguments import listed
 from fastgc._evaluation.python import OutOfTime, PythonEvaluator, Raised, Ray, Tick, silent
 from fastgc._evaluation.threads import single_threaded_blas
 from fastgc._missing import missing
-from fastgc._parameters.layout import Array, ParameterLayout, listed, spread
+from fastgc._parameters.arrays import Array, spread
+from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import store
 
 try:

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._parameters.layout import Array, ParameterLayout, listed
+from fastgc._arguments import listed
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import ParameterLayout
 
 Tick = Callable[[int], object]  # told how many entries were evaluated
 

@@ -29,7 +29,8 @@ from fastgc._evaluation.python import (
     at_entries,
     at_entry,
 )
-from fastgc._parameters.layout import Array, ParameterLayout
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import ParameterLayout
 
 Blocks = Mapping[int, Array]  # displaced tensors, shape (batch, entries), by number
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastgc._parameters.layout import Array, listed
+from fastgc._arguments import listed
+from fastgc._parameters.arrays import Array
 from fastgc._parameters.point import Point, arrays_in
 
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, range, slice, enum.Enum, np.generic, np.dtype)

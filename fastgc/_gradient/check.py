@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgc._arguments import DEFAULT_SAMPLES, sample_counts, selected, validate
 from fastgc._derivatives.estimates import Estimates, open_scene, unmeasured_scene
 from fastgc._derivatives.stencil import Stencil, stencil_named
 from fastgc._diagnosis.diagnosis import Explanation
@@ -26,9 +25,12 @@ from fastgc._evaluation.engine import (
     readable_compilation,
 )
 from fastgc._evaluation.python import Evaluator, OutOfTime, PythonEvaluator, WrongValueError, described
-from fastgc._parameters.layout import Array, ParameterLayout, flatten_parameters, match_gradients, root_mean_square
+from fastgc._gradient.options import validate
+from fastgc._parameters.arrays import Array, root_mean_square
+from fastgc._parameters.layout import ParameterLayout, flatten_parameters
+from fastgc._parameters.matching import match_gradients
 from fastgc._parameters.point import Point, callers_point, copied_point, moved, refuse_changed, replaced
-from fastgc._parameters.sampling import NotFinite, not_finite, plan_samples
+from fastgc._parameters.sampling import DEFAULT_SAMPLES, NotFinite, not_finite, plan_samples, sample_counts, selected
 from fastgc._progress import Progress
 from fastgc._public import public
 from fastgc._reports.gradient import GradientReport

@@ -12,7 +12,7 @@ from fastgc._derivatives.estimates import Estimates, ladder_estimates
 from fastgc._derivatives.stencil import STENCILS, relative_step
 from fastgc._jacobian.function import Field
 from fastgc._jacobian.operator import Operator
-from fastgc._parameters.layout import spread
+from fastgc._parameters.arrays import spread
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import decide
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._parameters.layout import Array, Branch, ParameterLayout, listed, median, named_leaves
+from fastgc._arguments import listed
+from fastgc._parameters.arrays import Array, median
+from fastgc._parameters.layout import Branch, ParameterLayout, named_leaves
 from fastgc._parameters.record import Storage, store
 
 _KEPT_BYTES = 2**26  # of the caller's arrays, kept in place against a loss that changes its parameters

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._parameters.layout import Array, Branch, Node, ParameterLayout, brief, listed
+from fastgc._arguments import brief, listed
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import Branch, Node, ParameterLayout
 
 _ALIGNMENT = 8  # bytes: enough for every dtype that parameters may have
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._parameters.layout import Array, ParameterLayout, listed
+from fastgc._arguments import listed, one_of, whole
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import ParameterLayout
+from fastgc._words import Samples
 
 _BLOCK = 1 << 17  # entries looked at together: no second array of a tensor's size
 _NAMED, _SHOWN = 16, 5  # entries of a tensor that are reported as not finite, and that a text names
@@ -135,4 +141,67 @@ def _zeros(gradient: Array, count: int, generator: np.random.Generator) -> NDArr
         found = np.concatenate([found, generator.choice(zeros, min(count - found.size, zeros.size), replace=False)])
         if found.size == count:
             break
+    return found
+
+
+_MOST_EVALUATIONS = 2000  # that the default number of samples may take
+
+
+_FLOOR = 2  # entries of each tensor, however many tensors there are
+
+
+class _Default(int):
+    """A default that can be told from the same number given by the caller."""
+
+
+DEFAULT_SAMPLES = _Default(32)
+
+
+def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[str]:
+    """The names that ``tensors`` selects; a pattern that selects nothing is a ValueError."""
+    if patterns is None:
+        return set(names)
+    if not isinstance(patterns, Sequence):
+        raise TypeError(f"tensors is {patterns!r}; it must be a name, a pattern, or a list of these")
+    each = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not each:
+        raise ValueError(f"tensors is {patterns!r}, which selects nothing; None selects all")
+    return {name for pattern in each for name in _matching(pattern, names, "tensors")}
+
+
+def sample_counts(samples: Samples, names: Sequence[str], tensors: int, probes: int) -> dict[str, int]:
+    """Entries to sample by name; an exact name wins over patterns, a later pattern over an earlier one.
+
+    The default falls where ``tensors`` tensors of that many samples would be too many and probes cover them anyway.
+    """
+    default = (
+        max(_FLOOR, min(DEFAULT_SAMPLES, _MOST_EVALUATIONS // (2 * max(1, tensors)))) if probes else DEFAULT_SAMPLES
+    )
+    if not isinstance(samples, Mapping):
+        count = default if isinstance(samples, _Default) else _count(samples, "samples", probes)
+        return dict.fromkeys(names, int(count))
+    counts = dict.fromkeys(names, int(default))
+    for pattern in sorted(samples, key=lambda pattern: pattern in names):
+        for name in _matching(pattern, names, "samples"):
+            counts[name] = _count(samples[pattern], f"samples[{pattern!r}]", probes)
+    return counts
+
+
+def _count(value: Any, name: str, probes: int) -> int:
+    if isinstance(value, str):
+        one_of(name, value, ("all",))
+        return np.iinfo(np.int64).max
+    whole(name, value, least=0)
+    if value == 0 and not probes:
+        raise ValueError(f"{name}=0 and probes=0 would check nothing; raise one of them")
+    return int(value)
+
+
+def _matching(pattern: Any, names: Sequence[str], argument: str) -> list[str]:
+    if not isinstance(pattern, str):
+        raise TypeError(f"{argument} has {pattern!r}; names and patterns are strings")
+    expression = re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
+    found = [pattern] if pattern in names else [name for name in names if expression.match(name)]
+    if not found:
+        raise ValueError(f"{argument} has {pattern!r}, which names no tensor; the tensors are {listed(names)}")
     return found

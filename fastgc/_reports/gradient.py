@@ -11,8 +11,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._arguments import brief, listed
 from fastgc._diagnosis.diagnosis import Diagnosis
-from fastgc._parameters.layout import brief, listed
 from fastgc._public import public
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._arguments import listed
 from fastgc._derivatives.estimates import Estimates
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.python import Raised
-from fastgc._parameters.layout import ParameterLayout, listed, median
+from fastgc._parameters.arrays import median
+from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan
 from fastgc._reports.gradient import Entries, GradientReport, Probe, Sensitivity, TensorSummary
 from fastgc._verdicts.crosscheck import CrossCheck

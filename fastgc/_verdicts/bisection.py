@@ -24,7 +24,7 @@ from fastgc._derivatives.directions import (
 )
 from fastgc._derivatives.estimates import Scene
 from fastgc._evaluation.python import Ray
-from fastgc._parameters.layout import Array
+from fastgc._parameters.arrays import Array
 
 _MOST = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many

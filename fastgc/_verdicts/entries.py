@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, Scene, ladder_estimates, quotient_estimates, telling_quotients
 from fastgc._derivatives.stencil import Stencil
-from fastgc._parameters.layout import Array, median
+from fastgc._parameters.arrays import Array, median
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 

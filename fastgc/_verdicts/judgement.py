@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._parameters.layout import root_mean_square
+from fastgc._parameters.arrays import root_mean_square
 from fastgc._words import Interpretation, Verdict
 
 Floats = NDArray[np.float64]

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluation.python import PythonEvaluator, Raised, Ray, Tick, agree, silent
-from fastgc._parameters.layout import Array, ParameterLayout, spread
+from fastgc._parameters.arrays import Array, spread
+from fastgc._parameters.layout import ParameterLayout
 
 Leaves = Sequence[Any]
 Loss = Callable[[Leaves], Any]

@@ -12,11 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._arguments import DEFAULT_SAMPLES, one_of, refuse_nonfinite, validate_scope
+from fastgc._arguments import listed, one_of
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import NotFiniteError, noted
 from fastgc._gradient.check import Scope, Start, examine, sampled_counts
-from fastgc._parameters.layout import FLOATS, Array, listed, match_gradients, named_layout
+from fastgc._gradient.options import validate_scope
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import FLOATS, named_layout
+from fastgc._parameters.matching import match_gradients, refuse_nonfinite
+from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._progress import Progress
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.summary import summarise

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastgc._arguments import number, whole
-from fastgc._parameters.layout import Array
+from fastgc._parameters.arrays import Array
 from fastgc._reports.gradient import GradientReport, TensorSummary
 from fastgc._verdicts.judgement import PASS, UNDECIDED
 from fastgc._words import Mode

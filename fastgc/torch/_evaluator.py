@@ -22,7 +22,8 @@ from fastgc._evaluation.python import (
     at_entries,
     at_entry,
 )
-from fastgc._parameters.layout import Array, ParameterLayout, spread
+from fastgc._parameters.arrays import Array, spread
+from fastgc._parameters.layout import ParameterLayout
 from fastgc.torch._rules import has_rules
 
 Loss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # told which tensors, by number, to replace by others

@@ -13,12 +13,15 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from fastgc._arguments import DEFAULT_SAMPLES, one_of, validate_scope
+from fastgc._arguments import listed, one_of
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import NotFiniteError, noted
 from fastgc._evaluation.python import WrongShapeError, WrongTypeError
 from fastgc._gradient.check import Scope, Start, examine, sampled_counts
-from fastgc._parameters.layout import Array, ParameterLayout, listed, named_layout
+from fastgc._gradient.options import validate_scope
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import ParameterLayout, named_layout
+from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._progress import Progress
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.summary import summarise

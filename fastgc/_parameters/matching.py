@@ -1,0 +1,152 @@
+"""Gradients and other parameters, matched with the layout of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastgc._arguments import listed
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, _as_leaf, _join
+
+
+def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: bool = False, copy: bool) -> list[Array]:
+    """The analytic gradient of every tensor as flat arrays, in the order of the layout.
+
+    Parameters
+    ----------
+    gradients : same structure as the parameters
+        With ``by_position`` also a plain tuple or list of arrays, one for each tensor (of a compiled function).
+    copy : bool
+        True where the arrays may be overwritten later (a function that reuses one buffer).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a structure, names, dtypes or shapes that differ from those of the parameters.
+    """
+    if (
+        by_position
+        and isinstance(gradients, (list, tuple))
+        and isinstance(layout.structure, Branch)
+        and layout.structure.is_dict
+    ):
+        gradients = _named_by_position(layout, gradients)
+    else:
+        gradients = dict(_pairs(layout.structure, gradients, "", "gradients"))
+    _refuse_unequal_names(layout, gradients, "gradients")
+    arrays = [_as_gradient(name, gradients[name]) for name in layout.names]
+    _refuse_unequal_shapes(layout, arrays, "gradients")
+    return [np.array(a, order="C", copy=True if copy else None).reshape(-1) for a in arrays]
+
+
+def match_parameters(layout: ParameterLayout, values: Any, what: str) -> list[Array]:
+    """The arrays of other parameters, not copied, in the order of the layout.
+
+    Parameters
+    ----------
+    values : same structure as the parameters
+    what : the argument that holds them, for messages
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a structure, names, dtypes or shapes that differ from those of the parameters.
+    """
+    given = dict(_pairs(layout.structure, values, "", what))
+    _refuse_unequal_names(layout, given, what)
+    arrays = [_as_leaf(given[name], name, what) for name in layout.names]
+    _refuse_unequal_dtypes(layout, arrays, what)
+    _refuse_unequal_shapes(layout, arrays, what)
+    return arrays
+
+
+def _named_by_position(layout: ParameterLayout, gradients: Sequence[Any]) -> dict[str, Any]:
+    if len(gradients) != len(layout.names):
+        raise ValueError(f"gradients returned {len(gradients)} arrays; params has {len(layout.names)} tensors")
+    return dict(zip(layout.names, gradients, strict=True))
+
+
+def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str, Any]]:
+    """Pairs of joined name and leaf of ``values``, walked beside the structure of the parameters."""
+    if isinstance(node, int):
+        yield path or "params", values
+    elif node.is_dict:
+        if not hasattr(values, "keys"):
+            raise TypeError(f"{what}{_at(path)} is a {_kind(values)}; params{_at(path)} is a dict: use its keys")
+        children = dict(zip(node.names, node.children, strict=True))
+        for key in values.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
+            yield from _pairs(children.get(key, -1), values[key], _join(path, str(key)), what)
+    else:
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f"{what}{_at(path)} is a {_kind(values)}; params{_at(path)} is a {node.container.__name__}")
+        for i, child in enumerate(values):
+            yield from _pairs(node.children[i] if i < len(node.children) else -1, child, _join(path, str(i)), what)
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _at(path: str) -> str:
+    return f"[{path!r}]" if path else ""
+
+
+def _refuse_unequal_names(layout: ParameterLayout, values: Mapping[str, Any], what: str) -> None:
+    missing = [name for name in layout.names if name not in values]
+    unknown = [name for name in values if name not in set(layout.names)]
+    parts = [f"{what} lacks {listed(missing)}"] if missing else []
+    parts += [f"{what} has {listed(unknown)}, unknown to params"] if unknown else []
+    if parts:
+        raise ValueError("; ".join(parts) + f"; the names of params are {listed(layout.names)}")
+
+
+def _as_gradient(name: str, gradient: Any) -> Array:
+    array = np.asarray(gradient)
+    if array.dtype.kind == "c":
+        raise TypeError(
+            f"gradients[{name!r}] is complex ({array.dtype}), not supported: a real loss has a real gradient"
+        )
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"gradients[{name!r}] is a {_kind(gradient)} of dtype {array.dtype}; it must be a floating array"
+        )
+    return array if array.dtype in FLOATS else array.astype(np.float64)
+
+
+def _refuse_unequal_dtypes(layout: ParameterLayout, arrays: Sequence[Array], what: str) -> None:
+    wrong = [
+        f"{what}[{name!r}] is of {array.dtype}; params[{name!r}] is of {dtype}"
+        for name, dtype, array in zip(layout.names, layout.dtypes, arrays, strict=True)
+        if array.dtype != dtype
+    ]
+    if wrong:
+        raise TypeError(f"{'; '.join(_first(wrong))}: they must be the same")
+
+
+def _refuse_unequal_shapes(layout: ParameterLayout, arrays: Sequence[Array], what: str) -> None:
+    wrong = [
+        f"{what}[{name!r}] has shape {array.shape}; params[{name!r}] has shape {shape}"
+        for name, shape, array in zip(layout.names, layout.shapes, arrays, strict=True)
+        if array.shape != shape
+    ]
+    if wrong:
+        raise ValueError("; ".join(_first(wrong)))
+
+
+def _first(problems: Sequence[str], limit: int = 10) -> list[str]:
+    """The first of many problems, and how many more there are."""
+    more = len(problems) - limit
+    return [*problems[:limit], f"and {more} more"] if more > 0 else [*problems]
+
+
+def refuse_nonfinite(layout: ParameterLayout, leaves: Sequence[Array], what: str = "params") -> None:
+    """Raise a ValueError that counts the NaN and infinite entries of each tensor."""
+    bad = {
+        name: leaf.size - np.count_nonzero(np.isfinite(leaf)) for name, leaf in zip(layout.names, leaves, strict=True)
+    }
+    if any(bad.values()):
+        parts = [f"{what}[{name!r}] has {count} entries that are not finite" for name, count in bad.items() if count]
+        raise ValueError(f"{listed(parts, quote=False)}; a derivative exists only at finite parameters")
