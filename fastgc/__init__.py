@@ -35,7 +35,7 @@ __all__ = [
 if TYPE_CHECKING:  # what checkers of types and editors see
     from fastgc import jax, torch
     from fastgc._diagnosis.diagnosis import Diagnosis
-    from fastgc._evaluation.kernels import record
+    from fastgc._evaluation.numba_record import record
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
     from fastgc._jacobian.check import check_hessian, check_jacobian
     from fastgc._jacobian.report import JacobianReport
@@ -54,7 +54,7 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "TensorSummary": "_reports.gradient",
             "Entry": "_reports.gradient",
             "Diagnosis": "_diagnosis.diagnosis",
-            "record": "_evaluation.kernels",
+            "record": "_evaluation.numba_record",
             "numerical_gradient": "_numerical",
             "numerical_jacobian": "_numerical",
             "gradient_check": "_numerical",

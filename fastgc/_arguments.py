@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,3 +53,14 @@ def brief(text: str) -> str:
     """A text in one short line."""
     line = " ".join(text.split())
     return line if len(line) <= _BRIEF else f"{line[: _BRIEF - 3]}..."
+
+
+@contextlib.contextmanager
+def noted(kind: type[Exception], words: str, note: str) -> Iterator[None]:
+    """Say something beside exceptions of a kind whose text has a word (a regular expression) of these."""
+    try:
+        yield
+    except kind as error:
+        if re.search(words, str(error)):
+            error.add_note(note)
+        raise

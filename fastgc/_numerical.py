@@ -15,7 +15,7 @@ from fastgc._derivatives.estimates import plain_quotients, responsive_scene, unm
 from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
 from fastgc._derivatives.stencil import STENCILS, power_of_two, quotients, relative_step
 from fastgc._evaluation.engine import open_evaluator
-from fastgc._evaluation.python import Raised
+from fastgc._evaluation.evaluator import Raised
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._derivatives.stencil import quotients, stencil_named
-from fastgc._evaluation.python import Raised
+from fastgc._evaluation.evaluator import Raised
 from fastgc._missing import missing
 from fastgc._words import StencilName
 

@@ -51,8 +51,8 @@ TO_SPLIT = {("_arguments", "_parameters"), ("_arguments", "_derivatives"), ("_ve
 
 # Third-party packages, and the folders or modules that may import them.
 IMPORTERS = {
-    "numba": {"_evaluation.kernels"},
-    "llvmlite": {"_evaluation.kernels"},
+    "numba": {"_evaluation"},
+    "llvmlite": {"_evaluation"},
     "tqdm": {"_progress"},
     "threadpoolctl": {"_evaluation.threads"},
     "joblib": {"_evaluation.executors", "_evaluation.processes"},

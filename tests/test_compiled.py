@@ -16,7 +16,8 @@ from test_layout import Array
 import fastgc
 from fastgc._evaluation import compiled as _compiled
 from fastgc._evaluation.compiled import NumbaEvaluator
-from fastgc._evaluation.python import OutOfTime, Place, PythonEvaluator, Ray, silent
+from fastgc._evaluation.evaluator import OutOfTime, Place, Ray, silent
+from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.record import store
 

@@ -16,7 +16,7 @@ from numba.experimental import jitclass
 from test_layout import Array, array, gradients, loss
 
 import fastgc
-from fastgc._evaluation.engine import noted
+from fastgc._arguments import noted
 from fastgc._evaluation.writes import unknown_in
 
 

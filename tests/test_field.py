@@ -12,7 +12,7 @@ from jacobians import Floats, field_of
 
 import fastgc
 from fastgc import check_jacobian
-from fastgc._evaluation.python import Ray, silent
+from fastgc._evaluation.evaluator import Ray, silent
 from fastgc._jacobian.function import Component, Field
 
 

@@ -15,7 +15,7 @@ jax = pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
 import jax.numpy as jnp  # noqa: E402
 from jax.test_util import check_grads as jax_check_grads  # noqa: E402
 
-from fastgc._evaluation.python import silent  # noqa: E402
+from fastgc._evaluation.evaluator import silent  # noqa: E402
 from fastgc._parameters.layout import named_layout  # noqa: E402
 from fastgc.jax import check_gradients, check_grads  # noqa: E402
 from fastgc.jax._evaluator import JaxEvaluator  # noqa: E402

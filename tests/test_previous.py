@@ -18,7 +18,8 @@ from fastgc._derivatives.estimates import unmeasured_scene
 from fastgc._derivatives.noise import Noise
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import site_elsewhere
-from fastgc._evaluation.python import OutOfTime, PythonEvaluator
+from fastgc._evaluation.evaluator import OutOfTime
+from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._verdicts.entries import Site
 from fastgc._verdicts.judgement import Tolerances

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import fastgc
 from fastgc._derivatives.directions import analytic_slope, random_signs
-from fastgc._evaluation.python import Ray
+from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import norm
 
 Array = NDArray[Any]

@@ -19,7 +19,7 @@ from concurrency import at_once
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 from torch import nn  # noqa: E402
 
-from fastgc._evaluation.python import Ray, silent  # noqa: E402
+from fastgc._evaluation.evaluator import Ray, silent  # noqa: E402
 from fastgc._parameters.layout import named_layout  # noqa: E402
 from fastgc.torch import check_module  # noqa: E402
 from fastgc.torch._evaluator import TorchEvaluator  # noqa: E402

@@ -26,7 +26,8 @@ from test_layout import Array, array
 import fastgc
 from fastgc._cli import main
 from fastgc._evaluation import processes as _workers
-from fastgc._evaluation.python import PythonEvaluator, silent
+from fastgc._evaluation.evaluator import silent
+from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.layout import flatten_parameters
 
 PARENT = os.getpid()

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Scene
 from fastgc._derivatives.ladder import Ladder, Line, analyse
-from fastgc._evaluation.python import Ray
+from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, norm
 
 Floats = NDArray[np.float64]

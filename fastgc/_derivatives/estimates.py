@@ -14,7 +14,7 @@ from fastgc._derivatives.noise import Noise, measure_noises
 from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, power_of_two, quotients, relative_step, stencil_named
-from fastgc._evaluation.python import Evaluator, Tick, silent
+from fastgc._evaluation.evaluator import Evaluator, Tick, silent
 from fastgc._parameters.arrays import Array, median, spread
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import tensor_scales

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastgc._derivatives.estimates import unmeasured_scene
-from fastgc._evaluation.python import Evaluator
+from fastgc._evaluation.evaluator import Evaluator
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.matching import match_parameters, refuse_nonfinite

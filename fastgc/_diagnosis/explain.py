@@ -14,7 +14,7 @@ from fastgc._diagnosis.diagnosis import Explanation
 from fastgc._diagnosis.earlier import NOTHING, LookBack
 from fastgc._diagnosis.measured_tensor import View, strongest, wanted
 from fastgc._diagnosis.value_patterns import constant_factor, stale_together
-from fastgc._evaluation.python import silent
+from fastgc._evaluation.evaluator import silent
 from fastgc._parameters.point import arrays_in
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import Site

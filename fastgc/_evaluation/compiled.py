@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluation import kernels as _kernels
-from fastgc._evaluation.python import (
+from fastgc._evaluation.evaluator import (
     UNDEFINED,
     OutOfTime,
     Place,
-    PythonEvaluator,
     Raised,
     Ray,
     Tick,
@@ -27,6 +26,7 @@ from fastgc._evaluation.python import (
     at_entry,
     silent,
 )
+from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.threads import Crew, Pieces, Work
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import listed
-from fastgc._evaluation.python import Evaluator, PythonEvaluator, as_number
+from fastgc._evaluation.evaluator import Evaluator, as_number
+from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._parameters.record import store
@@ -50,9 +51,9 @@ def is_jitted(function: Any) -> bool:
     """Whether a function was compiled by Numba; Numba is not imported to find out."""
     if "numba" not in sys.modules:
         return False
-    from fastgc._evaluation import kernels as _kernels
+    from fastgc._evaluation import jitted as _jitted
 
-    return _kernels.is_jitted(function)
+    return _jitted.is_jitted(function)
 
 
 def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,9 +67,10 @@ def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def jitted(loss: Callable[..., Any]) -> Any:
     """A plain loss compiled by ``numba.njit``; a jitted one as it is."""
+    from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import kernels as _kernels
 
-    return loss if _kernels.is_jitted(loss) else _kernels.compile_loss(loss)
+    return loss if _jitted.is_jitted(loss) else _kernels.compile_loss(loss)
 
 
 def open_evaluator(
@@ -140,12 +142,12 @@ def _open_compiled(
     it is from the first call on: threads of BLAS that have worked wait busily for more, for some milliseconds.
     """
     from fastgc._evaluation import compiled as _compiled
-    from fastgc._evaluation import kernels as _kernels
+    from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import threads as _threads
 
     handed_on = contextlib.ExitStack()
     with contextlib.ExitStack() as limits:
-        if engine != "python" and not _kernels.runs_in_parallel(loss):
+        if engine != "python" and not _jitted.runs_in_parallel(loss):
             limits.enter_context(_threads.single_threaded_blas())
         first = _first_call(direct, point)
         if not first.noisy:
@@ -241,17 +243,6 @@ def readable_compilation(what: str) -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def noted(kind: type[Exception], words: str, note: str) -> Iterator[None]:
-    """Say something beside exceptions of a kind whose text has a word (a regular expression) of these."""
-    try:
-        yield
-    except kind as error:
-        if re.search(words, str(error)):
-            error.add_note(note)
-        raise
-
-
 def _first_lines(error: Exception, count: int = 6) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return "\n  ".join(lines[:count])
@@ -275,15 +266,15 @@ def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:
     They are compared at the point and a little away from it (at an optimum a constant may not show). Where they differ,
     which ill-conditioned arithmetic can do too, the loss is compiled anew: then only constants make a difference.
     """
-    from fastgc._evaluation import kernels as _kernels
+    from fastgc._evaluation import jitted as _jitted
 
-    if not _kernels.freezes_data(loss):
+    if not _jitted.freezes_data(loss):
         return
     for record in _records_beside(point):
         compiled, plain = (_value_at(each, record, point.args, with_gradients) for each in (loss, loss.py_func))
         if compiled is None or plain is None or _same(compiled, plain):
             continue
-        fresh = _value_at(_kernels.compiled_anew(loss), record, point.args, with_gradients)
+        fresh = _value_at(_jitted.compiled_anew(loss), record, point.args, with_gradients)
         if fresh is None or not _same(compiled, fresh):
             raise ValueError(
                 f"the compiled loss gives {compiled!r} where its Python function gives {plain!r}: Numba froze a global "
@@ -320,13 +311,14 @@ def _affordable_threads(
     loss: Any, point: Point, first: FirstCall, threads: int | None, with_gradients: bool
 ) -> tuple[int, str | None]:
     """How many threads, each with a copy of the parameters, and a note where something limits them."""
+    from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import kernels as _kernels
 
     assert point.stored is not None
     wanted = threads or _kernels.default_threads()
     if wanted == 1 or first.scratch:
         return 1, None  # noted already
-    if _kernels.runs_in_parallel(loss):
+    if _jitted.runs_in_parallel(loss):
         return 1, "loss was compiled with parallel=True: called from one thread"
     if first.noisy:
         return 1, "runs in one thread, since a repeated call gave another value"

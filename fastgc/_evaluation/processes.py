@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._evaluation.python import OutOfTime, PythonEvaluator, Raised, Ray, Tick, silent
+from fastgc._evaluation.evaluator import OutOfTime, Raised, Ray, Tick, silent
+from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.threads import single_threaded_blas
 from fastgc._missing import missing
 from fastgc._parameters.arrays import Array, spread

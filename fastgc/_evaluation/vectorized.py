@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._evaluation.python import (
+from fastgc._evaluation.evaluator import (
     UNDEFINED,
     OutOfTime,
     Place,
-    PythonEvaluator,
     Raised,
     Ray,
     Tick,
@@ -29,6 +28,7 @@ from fastgc._evaluation.python import (
     at_entries,
     at_entry,
 )
+from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
 

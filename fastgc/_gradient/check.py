@@ -24,7 +24,8 @@ from fastgc._evaluation.engine import (
     open_evaluator,
     readable_compilation,
 )
-from fastgc._evaluation.python import Evaluator, OutOfTime, PythonEvaluator, WrongValueError, described
+from fastgc._evaluation.evaluator import Evaluator, OutOfTime, WrongValueError, described
+from fastgc._evaluation.python import PythonEvaluator
 from fastgc._gradient.options import validate
 from fastgc._parameters.arrays import Array, root_mean_square
 from fastgc._parameters.layout import ParameterLayout, flatten_parameters

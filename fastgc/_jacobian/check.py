@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastgc._arguments import number, one_of, whole
 from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.engine import in_turn
-from fastgc._evaluation.python import WrongShapeError, WrongTypeError
+from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._gradient.check import check_gradients
 from fastgc._jacobian.entries import Checked, Grid, Group, check_groups, open_grid, verdicts
 from fastgc._jacobian.function import Field, one_by_one

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Scene, measured_scenes, responsive_scene, unmeasured_scene
-from fastgc._evaluation.python import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry
+from fastgc._evaluation.evaluator import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, direction, ladder_slope, with_gap
-from fastgc._evaluation.python import Ray
+from fastgc._evaluation.evaluator import Ray
 from fastgc._jacobian.entries import Checked, Grid, Group, check_groups
 from fastgc._jacobian.function import Weights
 from fastgc._progress import Progress

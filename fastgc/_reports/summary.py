@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastgc._arguments import listed
 from fastgc._derivatives.estimates import Estimates
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
-from fastgc._evaluation.python import Raised
+from fastgc._evaluation.evaluator import Raised
 from fastgc._parameters.arrays import median
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan

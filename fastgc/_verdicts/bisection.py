@@ -23,7 +23,7 @@ from fastgc._derivatives.directions import (
     short_slopes,
 )
 from fastgc._derivatives.estimates import Scene
-from fastgc._evaluation.python import Ray
+from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array
 
 _MOST = 16  # wrong entries that are located in a tensor

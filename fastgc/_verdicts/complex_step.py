@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._evaluation.python import Evaluator, silent
+from fastgc._evaluation.evaluator import Evaluator, silent
 from fastgc._verdicts.entries import Site
 from fastgc._verdicts.judgement import Judgement
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._evaluation.python import Evaluator
+from fastgc._evaluation.evaluator import Evaluator
 from fastgc._parameters.arrays import norm, spread
 
 _MOST = 32  # entries; SciPy evaluates the loss once for each, and once more

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._derivatives.estimates import Estimates, ladder_estimates
-from fastgc._evaluation.python import OutOfTime
+from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._parameters.arrays import norm
 from fastgc._progress import Progress
 from fastgc._reports.gradient import Probe

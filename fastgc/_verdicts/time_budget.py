@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._evaluation.python import OutOfTime
+from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import Positions, Site, settle

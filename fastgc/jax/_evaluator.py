@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._evaluation.python import PythonEvaluator, Raised, Ray, Tick, agree, silent
+from fastgc._evaluation.evaluator import Raised, Ray, Tick, agree, silent
+from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.arrays import Array, spread
 from fastgc._parameters.layout import ParameterLayout
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._arguments import listed, one_of
+from fastgc._arguments import listed, noted, one_of
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._evaluation.engine import NotFiniteError, noted
+from fastgc._evaluation.engine import NotFiniteError
 from fastgc._gradient.check import Scope, Start, examine, sampled_counts
 from fastgc._gradient.options import validate_scope
 from fastgc._parameters.arrays import Array

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgc._evaluation.python import (
+from fastgc._evaluation.evaluator import (
     Place,
     Raised,
     Ray,

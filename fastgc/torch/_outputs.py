@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgc._evaluation.python import WrongShapeError, WrongTypeError, WrongValueError
+from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError, WrongValueError
 from fastgc._jacobian.function import Errors
 from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
 from fastgc.torch._rules import has_rules

@@ -1,0 +1,57 @@
+"""Jitted functions: what they capture, and which of them run in parallel."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numba
+from numba.core.dispatcher import Dispatcher
+
+
+def runs_in_parallel(loss: Any) -> bool:
+    """Whether the loss, or a jitted function that it refers to, was compiled with ``parallel=True``."""
+    return any(bool(function.targetoptions.get("parallel")) for function in _jitted_functions(loss))
+
+
+def freezes_data(loss: Any) -> bool:
+    """Whether Numba has frozen data (no function, no module of a library) into the loss or a function it calls."""
+    return any(_is_data(value) for function in _jitted_functions(loss) for value in _captured(function.py_func))
+
+
+def _jitted_functions(loss: Any) -> list[Any]:
+    found: list[Any] = []
+    queue = [loss]
+    while queue:
+        function = queue.pop()
+        if any(function is other for other in found):
+            continue
+        found.append(function)
+        queue += [value for value in _captured(function.py_func) if is_jitted(value)]
+    return found
+
+
+def _captured(function: Any) -> list[Any]:
+    """What a Python function reads from its globals and its closure."""
+    names = function.__code__.co_names
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell is not None]
+    return [function.__globals__[name] for name in names if name in function.__globals__] + cells
+
+
+_LIBRARIES = ("numpy", "numba", "math", "cmath", "operator", "scipy", "builtins", "fastgc")
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, ModuleType):
+        return value.__name__.partition(".")[0] not in _LIBRARIES
+    return not callable(value)
+
+
+def compiled_anew(loss: Any) -> Any:
+    """The same function compiled with the constants that it sees now."""
+    return numba.njit(**{key: value for key, value in loss.targetoptions.items() if key != "nopython"})(loss.py_func)
+
+
+def is_jitted(function: Any) -> bool:
+    """Whether a function was compiled by ``numba.njit``."""
+    return isinstance(function, Dispatcher)
