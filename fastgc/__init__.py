@@ -40,9 +40,10 @@ if TYPE_CHECKING:  # what checkers of types and editors see
     from fastgc._jacobian.check import check_hessian, check_jacobian
     from fastgc._jacobian.report import JacobianReport
     from fastgc._numerical import gradient_check, numerical_gradient, numerical_jacobian
-    from fastgc._reports.gradient import Entry, GradientReport, TensorSummary
+    from fastgc._reports.entries import Entry
+    from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._step_sweep import step_sweep
-    from fastgc._verdicts.judgement import interpret, max_relative_error, relative_error
+    from fastgc._verdicts.errors import interpret, max_relative_error, relative_error
 else:  # the same names, loaded on first use: importing fastgc imports neither Numba nor SciPy
     __getattr__ = loader(
         __name__,
@@ -52,7 +53,7 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "GradientMismatch": "_gradient.check",
             "GradientReport": "_reports.gradient",
             "TensorSummary": "_reports.gradient",
-            "Entry": "_reports.gradient",
+            "Entry": "_reports.entries",
             "Diagnosis": "_diagnosis.diagnosis",
             "record": "_evaluation.numba_record",
             "numerical_gradient": "_numerical",
@@ -61,9 +62,9 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "check_jacobian": "_jacobian.check",
             "check_hessian": "_jacobian.check",
             "JacobianReport": "_jacobian.report",
-            "relative_error": "_verdicts.judgement",
-            "max_relative_error": "_verdicts.judgement",
-            "interpret": "_verdicts.judgement",
+            "relative_error": "_verdicts.errors",
+            "max_relative_error": "_verdicts.errors",
+            "interpret": "_verdicts.errors",
             "step_sweep": "_step_sweep",
             "torch": "",
             "jax": "",

@@ -64,3 +64,7 @@ def noted(kind: type[Exception], words: str, note: str) -> Iterator[None]:
         if re.search(words, str(error)):
             error.add_note(note)
         raise
+
+
+def plural(count: int, one: str, many: str) -> str:
+    return one if count == 1 else many

@@ -46,8 +46,6 @@ FLOOR = {folder: len(FLOORS) - number for number, row in enumerate(FLOORS) for f
 LEAVES = set(FLOORS[0])
 # The command line runs the demonstration, and calls what every user calls.
 BETWEEN_LEAVES = {("_cli", "_demo"), ("_cli", "__init__"), ("__main__", "_cli")}
-# To be mended: these modules hold what belongs on two floors.
-TO_SPLIT = {("_arguments", "_parameters"), ("_arguments", "_derivatives"), ("_verdicts", "_reports")}
 
 # Third-party packages, and the folders or modules that may import them.
 IMPORTERS = {
@@ -109,8 +107,7 @@ def climbing(module: str, others: set[str]) -> set[str]:
     return {
         other
         for other in elsewhere
-        if FLOOR[folder(other)] >= FLOOR[folder(module)]
-        and (folder(module), folder(other)) not in BETWEEN_LEAVES | TO_SPLIT
+        if FLOOR[folder(other)] >= FLOOR[folder(module)] and (folder(module), folder(other)) not in BETWEEN_LEAVES
     }
 
 

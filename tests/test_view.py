@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from views import drawn, slopes, view
 
-from fastgc._diagnosis.measured_tensor import BITS, FEWEST, information, is_level, strongest, wanted
+from fastgc._diagnosis.measured_tensor import BITS, FEWEST, information, is_level
+from fastgc._diagnosis.next_entries import strongest, wanted
 
 N = slopes(12, 10)
 

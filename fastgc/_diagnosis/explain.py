@@ -12,7 +12,8 @@ from fastgc._derivatives.estimates import Estimates, quotient_estimates
 from fastgc._diagnosis.diagnose import diagnose, settled
 from fastgc._diagnosis.diagnosis import Explanation
 from fastgc._diagnosis.earlier import NOTHING, LookBack
-from fastgc._diagnosis.measured_tensor import View, strongest, wanted
+from fastgc._diagnosis.measured_tensor import View
+from fastgc._diagnosis.next_entries import strongest, wanted
 from fastgc._diagnosis.value_patterns import constant_factor, stale_together
 from fastgc._evaluation.evaluator import silent
 from fastgc._parameters.point import arrays_in

@@ -24,7 +24,7 @@ from fastgc._jacobian.report import About, JacobianReport, failed, jacobian_repo
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.sampling import NotFinite
 from fastgc._progress import Progress
-from fastgc._reports.gradient import entry_text
+from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, default_rtol
 from fastgc._words import Columns
 

@@ -154,18 +154,18 @@ def named_leaves(params: Any) -> dict[str, Any]:
 def _walk(node: Any, path: str, names: list[str], leaves: list[Array]) -> Node:
     if isinstance(node, Mapping):
         _refuse_other_keys(node, path)
-        children = tuple(_walk(child, _join(path, key), names, leaves) for key, child in node.items())
+        children = tuple(_walk(child, joined_name(path, key), names, leaves) for key, child in node.items())
         return Branch(dict, tuple(node), children)
     if isinstance(node, (list, tuple)):
         _refuse_plain_numbers(node, path)
-        children = tuple(_walk(child, _join(path, str(i)), names, leaves) for i, child in enumerate(node))
+        children = tuple(_walk(child, joined_name(path, str(i)), names, leaves) for i, child in enumerate(node))
         return Branch(type(node), (), children)
     names.append(path or "params")
-    leaves.append(_as_leaf(node, path))
+    leaves.append(as_leaf(node, path))
     return len(leaves) - 1
 
 
-def _join(path: str, key: str) -> str:
+def joined_name(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
@@ -173,7 +173,7 @@ def _where(path: str, what: str = "params") -> str:
     return f"{what}[{path!r}]" if path else what
 
 
-def _as_leaf(node: Any, path: str, what: str = "params") -> Array:
+def as_leaf(node: Any, path: str, what: str = "params") -> Array:
     if isinstance(node, np.ndarray):
         return node
     if isinstance(node, (bool, int, float, complex, np.generic)):

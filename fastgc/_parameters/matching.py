@@ -9,7 +9,7 @@ import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array
-from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, _as_leaf, _join
+from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, as_leaf, joined_name
 
 
 def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: bool = False, copy: bool) -> list[Array]:
@@ -57,7 +57,7 @@ def match_parameters(layout: ParameterLayout, values: Any, what: str) -> list[Ar
     """
     given = dict(_pairs(layout.structure, values, "", what))
     _refuse_unequal_names(layout, given, what)
-    arrays = [_as_leaf(given[name], name, what) for name in layout.names]
+    arrays = [as_leaf(given[name], name, what) for name in layout.names]
     _refuse_unequal_dtypes(layout, arrays, what)
     _refuse_unequal_shapes(layout, arrays, what)
     return arrays
@@ -78,12 +78,13 @@ def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str,
             raise TypeError(f"{what}{_at(path)} is a {_kind(values)}; params{_at(path)} is a dict: use its keys")
         children = dict(zip(node.names, node.children, strict=True))
         for key in values.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
-            yield from _pairs(children.get(key, -1), values[key], _join(path, str(key)), what)
+            yield from _pairs(children.get(key, -1), values[key], joined_name(path, str(key)), what)
     else:
         if not isinstance(values, (list, tuple)):
             raise TypeError(f"{what}{_at(path)} is a {_kind(values)}; params{_at(path)} is a {node.container.__name__}")
         for i, child in enumerate(values):
-            yield from _pairs(node.children[i] if i < len(node.children) else -1, child, _join(path, str(i)), what)
+            below = node.children[i] if i < len(node.children) else -1
+            yield from _pairs(below, child, joined_name(path, str(i)), what)
 
 
 def _kind(value: Any) -> str:

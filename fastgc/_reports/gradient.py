@@ -3,103 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
-from typing import Any, overload
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fastgc._arguments import brief, listed
+from fastgc._arguments import brief, listed, plural
 from fastgc._diagnosis.diagnosis import Diagnosis
 from fastgc._public import public
+from fastgc._reports.entries import Entry, Report, entry_text
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED
+from fastgc._verdicts.probes import Probe, probed_error, upwards
 from fastgc._words import Verdict
 
 _ROWS = 20  # tensors in the text of a report
 _NAMED = 3  # tensors in its first line
-_SCHEMA = 1  # of the JSON
-
-
-@public
-@dataclass(frozen=True, repr=False)
-class Entry:
-    """One entry checked by itself.
-
-    Attributes
-    ----------
-    tensor, index : name of the tensor and index into it
-    point : 0 for the given parameters, 1, 2, ... for the random points around them
-    analytic, numerical : the two derivatives
-    uncertainty : bound on the error of ``numerical``, truncation and noise together
-    step : the step that ``numerical`` rests on
-    relative_error : ``|a - n| / max(|a| + |n|, 1e-8)``
-    verdict : "pass" | "fail" | "undecided"
-    reason : why it is not a plain pass, or ""
-    """
-
-    tensor: str
-    index: tuple[int, ...]
-    point: int
-    analytic: float
-    numerical: float
-    uncertainty: float
-    step: float
-    relative_error: float
-    verdict: Verdict
-    reason: str
-
-    def __repr__(self) -> str:
-        return brief(f"<Entry {self.verdict}: {entry_text(self)}") + ">"
-
-
-class Entries(Sequence[Entry]):
-    """Checked entries of one tensor, kept as arrays; an `Entry` is made when it is asked for.
-
-    Parameters
-    ----------
-    name, shape : of the tensor
-    local : array of int, shape (entries,)
-        Positions in the tensor, in C order.
-    columns : mapping of arrays, each of shape (entries,)
-        The other attributes of `Entry`, by name.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    local: NDArray[np.int64]
-    columns: dict[str, NDArray[Any]]
-
-    def __init__(
-        self, name: str, shape: tuple[int, ...], local: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
-    ) -> None:
-        self.name, self.shape, self.local, self.columns = name, shape, local, dict(columns)
-
-    def __len__(self) -> int:
-        return int(self.local.size)
-
-    @overload
-    def __getitem__(self, item: int) -> Entry: ...
-    @overload
-    def __getitem__(self, item: slice) -> Entries: ...
-    def __getitem__(self, item: int | slice) -> Entry | Entries:
-        if isinstance(item, slice):
-            return self.part(np.arange(len(self))[item])
-        index = np.unravel_index(self.local[item], self.shape) if self.shape else ()
-        values = {key: column[item] for key, column in self.columns.items()}
-        plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
-        return Entry(tensor=self.name, index=tuple(int(i) for i in index), **plain)
-
-    def part(self, keep: NDArray[Any]) -> Entries:
-        """Some of the entries."""
-        return Entries(
-            self.name, self.shape, self.local[keep], {key: column[keep] for key, column in self.columns.items()}
-        )
-
-    def __repr__(self) -> str:
-        return brief(f"<{len(self)} {_plural(len(self), 'entry', 'entries')} of {self.name!r}") + ">"
 
 
 @dataclass(frozen=True)
@@ -108,41 +25,6 @@ class Sensitivity:
 
     largest: float
     median: float
-
-
-@dataclass(frozen=True, repr=False)
-class Probe:
-    """What random-sign directions, each over all entries of a tensor, showed; in units of the gradient.
-
-    Attributes
-    ----------
-    residuals, uncertainties : analytic minus numerical slope along each direction, and a bound on the error of that
-    seen : whether a difference was seen
-    relative_error : ``||a - n|| / (||a|| + ||n||)`` of the whole tensor: an estimate if one was seen, else `norm_limit`
-    interval : 95 % interval of that estimate (0 and the bound, if nothing was seen)
-    entry_limit : the smallest error of one entry that shows (and counts: at least the tolerance of a median entry)
-    norm_limit : the smallest error of the whole tensor, relative to its norm, that shows
-    miss_probability : with which an error with an entry above `entry_limit` or a norm above 4 `norm_limit` is missed,
-        at most
-    shared_with : other tensors in the same directions
-    """
-
-    residuals: tuple[float, ...]
-    uncertainties: tuple[float, ...]
-    seen: bool
-    relative_error: float
-    interval: tuple[float, float]
-    entry_limit: float
-    norm_limit: float
-    miss_probability: float
-    shared_with: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        count = len(self.residuals)
-        return (
-            f"<Probe of {count} {_plural(count, 'direction', 'directions')}: "
-            f"{'a difference' if self.seen else 'nothing'} seen, relative error {_probed_error(self)}>"
-        )
 
 
 @public
@@ -191,51 +73,6 @@ class TensorSummary:
             brief(f"<TensorSummary {self.verdict}: {self.name} {self.shape}, {checked}" + (remark and f", {remark}"))
             + ">"
         )
-
-
-class Report:
-    """What the dataclasses of reports can do alike."""
-
-    verdict: Verdict
-
-    @property
-    def passed(self) -> bool:
-        """Whether the verdict is "pass"."""
-        return self.verdict == PASS
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain dicts, lists, strings and numbers; "nan", "inf" and "-inf" stand for such numbers."""
-        return {"schema": _SCHEMA, "passed": self.passed, **_plain(self)}
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The report as JSON text, also written to ``path`` if one is given."""
-        import json  # two milliseconds, spared where nobody asks
-
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses, sequences and numbers as what JSON can hold."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 @public
@@ -287,7 +124,7 @@ def _text(report: GradientReport) -> Iterable[str]:
     if len(tensors) > _ROWS:
         rest = [tensor.verdict for tensor in worst_first[_ROWS:]]
         counted = ", ".join(f"{rest.count(verdict)} {verdict}" for verdict in order if verdict in rest)
-        yield f"and {len(rest)} more {_plural(len(rest), 'tensor', 'tensors')}: {counted}"
+        yield f"and {len(rest)} more {plural(len(rest), 'tensor', 'tensors')}: {counted}"
     if worst_first and worst_first[0].worst is not None:
         yield f"worst: {entry_text(worst_first[0].worst)}"
     yield from (line for tensor in worst_first[:_ROWS] for line in _evidence(tensor))
@@ -295,7 +132,7 @@ def _text(report: GradientReport) -> Iterable[str]:
     if report.crosscheck is not None:
         check = report.crosscheck
         yield (
-            f"scipy.optimize.check_grad on {check.entries} {_plural(check.entries, 'entry', 'entries')}: "
+            f"scipy.optimize.check_grad on {check.entries} {plural(check.entries, 'entry', 'entries')}: "
             f"{check.error:.1e} (gradient norm {check.norm:.1e})"
         )
     yield from (f"note: {note}" for note in report.notes)
@@ -306,7 +143,7 @@ def _headline(report: GradientReport, tensors: Sequence[TensorSummary]) -> str:
     where = f" at {report.points} points" if report.points > 1 else ""
     parts = [
         f"{report.verdict.upper()}  {_outcome(report.verdict, tensors)}",
-        f"{checked:,} of {size:,} {_plural(size, 'entry', 'entries')} checked one by one{where}{_covered(tensors)}",
+        f"{checked:,} of {size:,} {plural(size, 'entry', 'entries')} checked one by one{where}{_covered(tensors)}",
         f"{report.evaluations:,} evaluations",
         f"{report.seconds:.2f} s",
         report.engine,
@@ -323,10 +160,10 @@ def _covered(tensors: Sequence[TensorSummary]) -> str:
 def _outcome(verdict: Verdict, tensors: Sequence[TensorSummary]) -> str:
     """How many tensors, and which, the worst first: of a failing test a list of results shows this line alone."""
     count, concerned = len(tensors), [tensor for tensor in tensors if tensor.verdict == verdict]
-    noun = _plural(count, "tensor", "tensors")
+    noun = plural(count, "tensor", "tensors")
     if verdict == PASS:
-        return f"{count} {noun} {_plural(count, 'agrees', 'agree')}"
-    verb = "cannot be decided" if verdict == UNDECIDED else _plural(len(concerned), "disagrees", "disagree")
+        return f"{count} {noun} {plural(count, 'agrees', 'agree')}"
+    verb = "cannot be decided" if verdict == UNDECIDED else plural(len(concerned), "disagrees", "disagree")
     named = listed([_with_kind(tensor) for tensor in concerned], quote=False, limit=_NAMED)
     return f"{len(concerned)} of {count} {noun} {verb}" + (named and f": {named}")
 
@@ -357,18 +194,6 @@ def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
         yield f"samples alone leave room for {100 * share:.0f} % of wrong entries in a tensor (95 % confidence)"
 
 
-def upwards(number: float) -> str:
-    """A bound, rounded upwards to two digits."""
-    if not 0 < number < math.inf:
-        return f"{number:.1g}"
-    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
-    return f"{math.ceil(number / unit * (1 - 1e-12)) * unit:.2g}"
-
-
-def _plural(count: int, one: str, many: str) -> str:
-    return one if count == 1 else many
-
-
 def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
     rows = [("tensor", "shape", "checked", "max rel err", "rel err (all)", "verdict")]
     rows += [
@@ -394,15 +219,10 @@ def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
 def _whole_error(tensor: TensorSummary) -> str:
     """The norm-wise error of all entries: exact, estimated from probes, or (without probes) of the checked ones."""
     if tensor.probe is not None:
-        return _probed_error(tensor.probe)
+        return probed_error(tensor.probe)
     if tensor.checked == 0:
         return "-"
     return f"{tensor.relative_error:.2e}" + ("" if tensor.checked == tensor.size else " of checked")
-
-
-def _probed_error(probe: Probe) -> str:
-    """An estimate where a difference was seen, else a bound."""
-    return f"{'~' if probe.seen else '<'} {probe.relative_error:.2e}"
 
 
 def _remark(tensor: TensorSummary) -> str:
@@ -419,14 +239,14 @@ def _evidence(tensor: TensorSummary) -> Iterable[str]:
         return
     counts = found.evidence
     extra = f" ({counts.extra} for this)" if counts.extra else ""
-    measured = f"{counts.entries} measured {_plural(counts.entries, 'entry', 'entries')}{extra}"
+    measured = f"{counts.entries} measured {plural(counts.entries, 'entry', 'entries')}{extra}"
     if counts.deviation:
         yield (
             f"{tensor.name}: that explains all of {measured}, {counts.wrong} of them wrong, to {counts.deviation:.0e} "
             "of what is allowed"
         )
     else:
-        yield f"{tensor.name}: {counts.wrong} of {measured} {_plural(counts.wrong, 'is', 'are')} wrong"
+        yield f"{tensor.name}: {counts.wrong} of {measured} {plural(counts.wrong, 'is', 'are')} wrong"
     yield from (f"{tensor.name}: also {message}" for message in found.alternatives)
 
 
@@ -434,13 +254,3 @@ def _excess(entry: Entry | None) -> float:
     if entry is None:
         return 0.0
     return math.inf if math.isnan(entry.relative_error) else entry.relative_error
-
-
-def entry_text(entry: Entry) -> str:
-    """One entry in one line."""
-    index = f"[{', '.join(map(str, entry.index))}]" if entry.index else ""
-    point = f" at point {entry.point}" if entry.point else ""
-    return (
-        f"{entry.tensor}{index}{point}  analytic {entry.analytic:.6g}  numerical {entry.numerical:.6g} "
-        f"+- {entry.uncertainty:.0e}  (step {entry.step:.1e})" + (f"  {entry.reason}" if entry.reason else "")
-    )

@@ -17,19 +17,13 @@ from fastgc._evaluation.evaluator import Raised
 from fastgc._parameters.arrays import median
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan
-from fastgc._reports.gradient import Entries, GradientReport, Probe, Sensitivity, TensorSummary
+from fastgc._reports.entries import Entries
+from fastgc._reports.gradient import GradientReport, Sensitivity, TensorSummary
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.entries import Site
-from fastgc._verdicts.judgement import (
-    FAIL,
-    UNDECIDED,
-    Judgement,
-    elementwise_error,
-    relative_error,
-    smallest_failure,
-    worst_verdict,
-)
-from fastgc._verdicts.probes import Coverage, probe_report, probe_verdict
+from fastgc._verdicts.errors import elementwise_error, relative_error
+from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement, smallest_failure, worst_verdict
+from fastgc._verdicts.probes import Coverage, Probe, probe_report, probe_verdict
 from fastgc._words import Verdict
 
 Floats = NDArray[np.float64]

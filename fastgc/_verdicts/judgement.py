@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
 from fastgc._parameters.arrays import root_mean_square
-from fastgc._words import Interpretation, Verdict
+from fastgc._words import Verdict
 
 Floats = NDArray[np.float64]
 
@@ -28,9 +28,7 @@ _USEFUL = (1e-2, 0.1)
 _CHEAP = 1e-2  # the same for one quotient: what is less certain climbs a ladder first
 _ATOL_SHARE = 1e-3  # the default atol in units of rtol times the tensor's scale
 SCALE_FLOOR = 1e-6  # a scale is at least this share of the largest: of all tensors, or of an output's entries
-_ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero
 _BLOCK = 1 << 13  # entries judged at a time: what is computed on the way stays in the cache
-_TINY = 1e-8  # floor of the denominators of relative errors
 
 _REASONS = {
     "not finite": "the loss is not finite nearby",
@@ -45,96 +43,6 @@ def default_rtol(dtype: np.dtype[Any]) -> float:
 
 
 # --- error measures ---
-
-
-def relative_error(a: ArrayLike, b: ArrayLike) -> float:
-    """Norm-wise relative error ``||a - b|| / (||a|| + ||b||)``, with the 2-norm over all entries.
-
-    Parameters
-    ----------
-    a, b : array_like
-        Real arrays of one shape.
-
-    Returns
-    -------
-    float
-        Between 0 and 1; 0 where both norms are (near) zero, below 1e-15 together; NaN where an entry is NaN.
-
-    Raises
-    ------
-    ValueError
-        For arrays of different shapes.
-    """
-    first, second = _same_shape(a, b)
-    largest = float(max(np.abs(first).max(initial=0.0), np.abs(second).max(initial=0.0)))
-    if not math.isfinite(largest):
-        return math.nan
-    scale = 2.0 ** min(math.frexp(largest)[1], 1023)  # exact, and no square overflows or vanishes
-    first, second = first / scale, second / scale
-    norms = float(np.linalg.norm(first) + np.linalg.norm(second))
-    return 0.0 if norms * scale <= _ZERO_NORM else float(np.linalg.norm(first - second)) / norms
-
-
-def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
-    """Element-wise maximum ``max |a - b| / max(|a| + |b|, 1e-8)``.
-
-    Parameters
-    ----------
-    a, b : array_like
-        Real arrays of one shape.
-
-    Returns
-    -------
-    float
-        0 for empty arrays; NaN where an entry is NaN.
-
-    Raises
-    ------
-    ValueError
-        For arrays of different shapes.
-    """
-    first, second = _same_shape(a, b)
-    return float(elementwise_error(first, second).max(initial=0.0))
-
-
-def elementwise_error(a: Floats, b: Floats) -> Floats:
-    """``|a - b| / max(|a| + |b|, 1e-8)`` of every entry, of halves: no sum of two of them overflows."""
-    with np.errstate(all="ignore"):
-        first, second = np.multiply(a, 0.5), np.multiply(b, 0.5)
-        error, size = np.asarray(first - second), np.abs(first)
-        size = np.asarray(size + np.abs(second))
-        np.divide(np.abs(error, out=error), np.maximum(size, _TINY / 2, out=size), out=error)
-    return error
-
-
-def _same_shape(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"a has shape {first.shape}; b has shape {second.shape}: they must be the same")
-    return first, second
-
-
-def interpret(relative_error: float) -> Interpretation:
-    """What a relative error in double precision usually means, in words.
-
-    Parameters
-    ----------
-    relative_error : float
-        Norm-wise or element-wise, of a gradient in double precision.
-
-    Returns
-    -------
-    str
-        Below 1e-7 "correct with high confidence", to 1e-5 "likely correct", to 1e-3 "suspicious, investigate", above
-        that, and for NaN, "almost certainly a bug": the bands that gradient-checking tutorials use.
-    """
-    if relative_error < 1e-7:
-        return "correct with high confidence"
-    if relative_error < 1e-5:
-        return "likely correct"
-    if relative_error <= 1e-3:
-        return "suspicious, investigate"
-    return "almost certainly a bug"
 
 
 # --- verdicts ---

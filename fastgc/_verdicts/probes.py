@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._arguments import plural
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._derivatives.estimates import Estimates, ladder_estimates
 from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._parameters.arrays import norm
 from fastgc._progress import Progress
-from fastgc._reports.gradient import Probe
 from fastgc._verdicts.entries import PLAIN, Positions, Site, confirm, look_closer
 from fastgc._verdicts.judgement import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judgement
 
@@ -282,3 +282,51 @@ def _interval(probing: Probing, tail: float) -> tuple[float, float]:
 
     count, length = probing.residuals.size, norm(probing.residuals)
     return length / float(chdtri(count, tail)) ** 0.5, length / float(chdtri(count, 1 - tail)) ** 0.5
+
+
+@dataclass(frozen=True, repr=False)
+class Probe:
+    """What random-sign directions, each over all entries of a tensor, showed; in units of the gradient.
+
+    Attributes
+    ----------
+    residuals, uncertainties : analytic minus numerical slope along each direction, and a bound on the error of that
+    seen : whether a difference was seen
+    relative_error : ``||a - n|| / (||a|| + ||n||)`` of the whole tensor: an estimate if one was seen, else `norm_limit`
+    interval : 95 % interval of that estimate (0 and the bound, if nothing was seen)
+    entry_limit : the smallest error of one entry that shows (and counts: at least the tolerance of a median entry)
+    norm_limit : the smallest error of the whole tensor, relative to its norm, that shows
+    miss_probability : with which an error with an entry above `entry_limit` or a norm above 4 `norm_limit` is missed,
+        at most
+    shared_with : other tensors in the same directions
+    """
+
+    residuals: tuple[float, ...]
+    uncertainties: tuple[float, ...]
+    seen: bool
+    relative_error: float
+    interval: tuple[float, float]
+    entry_limit: float
+    norm_limit: float
+    miss_probability: float
+    shared_with: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        count = len(self.residuals)
+        return (
+            f"<Probe of {count} {plural(count, 'direction', 'directions')}: "
+            f"{'a difference' if self.seen else 'nothing'} seen, relative error {probed_error(self)}>"
+        )
+
+
+def upwards(number: float) -> str:
+    """A bound, rounded upwards to two digits."""
+    if not 0 < number < math.inf:
+        return f"{number:.1g}"
+    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return f"{math.ceil(number / unit * (1 - 1e-12)) * unit:.2g}"
+
+
+def probed_error(probe: Probe) -> str:
+    """An estimate where a difference was seen, else a bound."""
+    return f"{'~' if probe.seen else '<'} {probe.relative_error:.2e}"

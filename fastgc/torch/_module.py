@@ -17,7 +17,8 @@ from fastgc._arguments import listed, noted, one_of
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import NotFiniteError
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
-from fastgc._gradient.check import Scope, Start, examine, sampled_counts
+from fastgc._gradient.check import sampled_counts
+from fastgc._gradient.examine import Scope, Start, examine
 from fastgc._gradient.options import validate_scope
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout, named_layout

@@ -1,0 +1,79 @@
+"""Which entries of a wrong tensor to measure next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastgc._diagnosis.measured_tensor import Positions, View, is_level, long_axes
+from fastgc._parameters.arrays import Array
+
+_CANDIDATES = 512  # entries drawn to choose the next ones from
+
+
+def wanted(view: View, count: int, seed: int) -> Positions:
+    """At most ``count`` entries that were not measured and tell most about the kind of the error.
+
+    Along an axis on which the analytic gradient is constant; else, where most entries are right, in the rows and
+    columns of the wrong ones and beside them; else such that every row and column has a measured entry.
+    """
+    generator = np.random.default_rng([seed, 3])
+    if view.gradient.size - view.local.size <= count:
+        return np.setdiff1d(np.arange(view.gradient.size), view.local)
+    level = [axis for axis in long_axes(view.shape) if is_level(view, axis)]
+    wrong = np.flatnonzero(view.wrong)
+    if level:
+        found = _along(view, int(wrong[0]), level[0], generator)
+    elif wrong.size <= np.count_nonzero(view.right & view.telling):
+        found = _near(view, wrong, generator)
+    else:
+        found = _spread(view, generator)
+    return np.sort(found[:count])
+
+
+def strongest(view: View, count: int, seed: int) -> Positions:
+    """At most ``count`` measured entries, in their order: wrong and telling ones first, drawn from all of them."""
+    drawn = np.random.default_rng([seed, 4]).permutation(view.local.size)
+    first = drawn[np.argsort(~view.strong[drawn], kind="stable")][:count]
+    return view.local[np.sort(first)]
+
+
+def _along(view: View, entry: int, axis: int, generator: np.random.Generator) -> Positions:
+    """The line along an axis on which an entry lies."""
+    places = generator.permutation(view.shape[axis])[:_CANDIDATES]
+    index = [np.full(places.size, each[entry]) for each in view.index]
+    index[axis] = places
+    return _unknown(view, index)
+
+
+def _near(view: View, entries: Positions, generator: np.random.Generator) -> Positions:
+    """In turn for each entry and each axis: anywhere in its row or column, or in the one before or after."""
+    turns = np.arange(_CANDIDATES)
+    owners, axes = entries[turns // len(view.shape) % entries.size], turns % len(view.shape)
+    index = [generator.integers(length, size=turns.size) for length in view.shape]
+    for axis, length in enumerate(view.shape):
+        beside = view.index[axis][owners] + generator.choice([0, 0, 0, -1, 1], turns.size)
+        index[axis] = np.where(axes == axis, np.clip(beside, 0, length - 1), index[axis])
+    return _unknown(view, index)
+
+
+def _spread(view: View, generator: np.random.Generator) -> Positions:
+    """Entries whose analytic gradient is not zero first, and of them those in lines without any measured entry."""
+    drawn = _unknown(view, [generator.integers(length, size=_CANDIDATES) for length in view.shape])
+    zero = view.gradient[drawn] == 0
+    drawn = drawn[np.argsort(zero, kind="stable")]
+    seen = [set(each.tolist()) for each in view.index]
+    last = np.zeros(drawn.size, bool)
+    for i, place in enumerate(zip(*(each.tolist() for each in np.unravel_index(drawn, view.shape)), strict=True)):
+        last[i] = all(k in lines for k, lines in zip(place, seen, strict=True))
+        for k, lines in zip(place, seen, strict=True):
+            lines.add(k)
+    return drawn[np.lexsort((last, np.sort(zero)))]
+
+
+def _unknown(view: View, index: Sequence[Array]) -> Positions:
+    """The positions that were not measured, each once, in the order given."""
+    positions = np.ravel_multi_index(tuple(index), view.shape)
+    positions = positions[np.sort(np.unique(positions, return_index=True)[1])]
+    return positions[~np.isin(positions, view.local)]
