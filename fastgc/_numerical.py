@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._arguments import number, one_of
-from fastgc._derivatives.estimates import plain_quotients, responsive_scene, unmeasured_scene
+from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
 from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
 from fastgc._derivatives.stencil import STENCILS, power_of_two, quotients, relative_step
 from fastgc._evaluation.engine import open_evaluator
@@ -80,9 +80,9 @@ def numerical_gradient(
     expected = layout.size * len(formula.offsets)
     evaluator, first = open_evaluator(f, point, engine=engine, threads=None, expected=expected, with_gradients=False)
     with contextlib.closing(evaluator), Progress(layout.size, shown=progress) as bar:
-        scene = unmeasured_scene(evaluator, layout, point.leaves, float(np.real(first.value)))
+        scene = unmeasured_loss(evaluator, layout, point.leaves, float(np.real(first.value)))
         if absolute is None and not formula.is_complex:
-            scene = responsive_scene(scene, range(len(layout.sizes)))
+            scene = responsive_loss(scene, range(len(layout.sizes)))
         gradient = plain_quotients(scene, np.arange(layout.size), formula, absolute, bar.advance)
     evaluator.raised.pass_on()
     starts = layout.starts

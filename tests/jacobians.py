@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from fastgc import JacobianReport, check_jacobian
-from fastgc._jacobian.function import Field, one_by_one
+from fastgc._jacobian.function import VectorFunction, one_by_one
 from fastgc._parameters.layout import flatten_parameters
 
 Floats = NDArray[np.float64]
@@ -78,8 +78,8 @@ def band_jacobian(x: Floats) -> Any:
 POINT = RNG.normal(size=N)
 
 
-def field_of(function: Callable[[Floats], Floats], x: Any) -> Field:
+def field_of(function: Callable[[Floats], Floats], x: Any) -> VectorFunction:
     """A function of one flat vector around a point, as the checks of Jacobians see it."""
     layout, leaves = flatten_parameters(x)
     base = function(np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64))
-    return Field(one_by_one(function, base.size), layout, leaves, base, seed=0)
+    return VectorFunction(one_by_one(function, base.size), layout, leaves, base, seed=0)

@@ -13,7 +13,7 @@ from jacobians import Floats, field_of
 import fastgc
 from fastgc import check_jacobian
 from fastgc._evaluation.evaluator import Ray, silent
-from fastgc._jacobian.function import Component, Field
+from fastgc._jacobian.function import OutputLoss, VectorFunction
 
 
 def test_noise_is_said_and_hides_small_slopes() -> None:
@@ -59,7 +59,7 @@ def test_a_function_may_reuse_one_buffer() -> None:
 # --- by itself ---
 
 
-def field(x: Any, function: Callable[[Floats], Floats] = lambda x: np.array([x.sum(), x[0] * x[1]])) -> Field:
+def field(x: Any, function: Callable[[Floats], Floats] = lambda x: np.array([x.sum(), x[0] * x[1]])) -> VectorFunction:
     return field_of(function, x)
 
 
@@ -115,7 +115,7 @@ def test_rays_displace_their_inputs_together() -> None:
 @pytest.mark.parametrize(("weights", "value"), [(1, 2.0), (np.array([1.0, -1.0]), 1.0)])
 def test_an_output_or_a_weighted_sum_is_a_loss(weights: Any, value: float) -> None:
     found = field(np.array([1.0, 2.0]))
-    loss = Component(found, weights)
+    loss = OutputLoss(found, weights)
     displaced = np.array([[5.0, 1.0]])
     expected = found.outputs(np.array([0]), displaced.T) @ (np.eye(2)[1] if isinstance(weights, int) else weights)
     assert loss.value() == value

@@ -15,8 +15,8 @@ from jacobians import (
 )
 
 from fastgc import check_jacobian
-from fastgc._jacobian.entries import Checked, Group, check_groups, open_grid
-from fastgc._jacobian.function import Field
+from fastgc._jacobian.entries import Checked, Group, check_groups, open_jacobian
+from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import matrix_operator
 from fastgc._progress import Progress
 
@@ -106,9 +106,9 @@ def test_a_wrong_entry_of_a_sparse_jacobian_is_named() -> None:
 # --- by itself ---
 
 
-def checked(groups: list[Group], matrix: Floats, x: Floats) -> tuple[Field, Checked]:
+def checked(groups: list[Group], matrix: Floats, x: Floats) -> tuple[VectorFunction, Checked]:
     field = field_of(lambda x: matrix @ np.sin(x), x)
-    grid = open_grid(field, matrix_operator(matrix * np.cos(x)), None, None, None)
+    grid = open_jacobian(field, matrix_operator(matrix * np.cos(x)), None, None, None)
     before = field.evaluations
     with Progress(1, shown=False) as bar:
         result = check_groups(grid, groups, bar)

@@ -474,7 +474,7 @@ def test_what_a_loss_raises_comes_through_the_loop() -> None:
         return p[0] * p[0]
 
     params, out = np.array([1.0]), np.empty((1, 2))
-    entry = _kernels.Entry(loss, (params, 1.0))
+    entry = _kernels.CompiledLoss(loss, (params, 1.0))
     with pytest.raises(LookupError, match="beyond the table"):
         _kernels.displaced_values(entry, params, (1.0,), params, np.array([0]), np.array([[0.5, 1.5]]), out)
     report = check(loss, np.array([1.0]), np.array([2.0]), args=(1.0,))
@@ -484,7 +484,7 @@ def test_what_a_loss_raises_comes_through_the_loop() -> None:
 
 def test_a_loss_that_is_no_longer_referred_to_stays_while_it_runs() -> None:
     params = np.linspace(0.1, 0.9, 50)
-    entry = _kernels.Entry(numba.njit(lambda p: (p**3).sum()), (params,))
+    entry = _kernels.CompiledLoss(numba.njit(lambda p: (p**3).sum()), (params,))
     gc.collect()
     out = np.empty((1, 1))
     _kernels.displaced_values(entry, params, (), params, np.array([3]), np.array([[0.5]]), out)

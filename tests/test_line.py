@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fastgc._derivatives.ladder import Ladder, Line, _contradictions, analyse, extrapolate
+from fastgc._derivatives.ladder import Derivative, Ladder, _contradictions, derivative_from, extrapolate
 
 Floats = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
@@ -53,7 +53,7 @@ SMOOTH: dict[str, tuple[Callable[[float], float], float, float]] = {
 
 @pytest.mark.parametrize(("f", "x", "slope"), SMOOTH.values(), ids=SMOOTH)
 def test_a_smooth_function_has_one_slope_within_its_uncertainty(f: Any, x: float, slope: float) -> None:
-    line = analyse(ladder(f, x))
+    line = derivative_from(ladder(f, x))
     assert line.trouble == ""
     assert line.left == line.right == line.derivative
     assert 0 < line.uncertainty < math.inf
@@ -63,7 +63,7 @@ def test_a_smooth_function_has_one_slope_within_its_uncertainty(f: Any, x: float
 
 @pytest.mark.parametrize(("f", "x", "slope"), SMOOTH.values(), ids=SMOOTH)
 def test_the_uncertainty_of_a_smooth_function_is_small(f: Any, x: float, slope: float) -> None:
-    line = analyse(ladder(f, x))
+    line = derivative_from(ladder(f, x))
     assert line.uncertainty <= 1e-7 * abs(slope) + 1e4 * EPS * abs(f(x)) + 1e-300
 
 
@@ -71,7 +71,7 @@ def test_the_uncertainty_of_a_smooth_function_is_small(f: Any, x: float, slope: 
 @pytest.mark.parametrize("right", [1.0, 3.0, -2.0])
 @pytest.mark.parametrize("curvature", [0.0, 1.0, -5.0])
 def test_a_kink_has_two_slopes(left: float, right: float, curvature: float) -> None:
-    line = analyse(ladder(lambda x: (right if x > 0 else left) * x + curvature * x * x + 0.25))
+    line = derivative_from(ladder(lambda x: (right if x > 0 else left) * x + curvature * x * x + 0.25))
     assert line.trouble == "kink"
     assert line.left == pytest.approx(left, abs=10 * line.uncertainty)
     assert line.right == pytest.approx(right, abs=10 * line.uncertainty)
@@ -81,21 +81,21 @@ def test_a_kink_has_two_slopes(left: float, right: float, curvature: float) -> N
 
 @pytest.mark.parametrize("power", [1.4, 1.5, 1.75, 2.5, 3.0])
 def test_a_bend_that_is_differentiable_is_no_kink(power: float) -> None:
-    line = analyse(ladder(lambda x: abs(x) ** power + 0.5 * x))
+    line = derivative_from(ladder(lambda x: abs(x) ** power + 0.5 * x))
     assert line.trouble == ""
     assert abs(line.derivative - 0.5) <= line.uncertainty
 
 
 @pytest.mark.parametrize(("power", "side"), [(0.5, 1), (0.5, -1), (0.25, 1)])
 def test_an_infinite_slope_is_no_slope(power: float, side: int) -> None:
-    line = analyse(ladder(lambda x: max(side * x, 0.0) ** power + 0.5 * x))
+    line = derivative_from(ladder(lambda x: max(side * x, 0.0) ** power + 0.5 * x))
     assert line.trouble == "jump"
 
 
 @pytest.mark.parametrize("height", [1.0, -1.0, 1e-3, 1e6])
 @pytest.mark.parametrize("middle", [0.0, 0.5, 1.0])
 def test_a_jump_is_no_slope(height: float, middle: float) -> None:
-    line = analyse(ladder(lambda x: 0.5 * x + height * (1.0 if x > 0 else middle if x == 0 else 0.0)))
+    line = derivative_from(ladder(lambda x: 0.5 * x + height * (1.0 if x > 0 else middle if x == 0 else 0.0)))
     assert line.trouble == "jump"
 
 
@@ -103,7 +103,7 @@ def test_a_jump_is_no_slope(height: float, middle: float) -> None:
     "f", [lambda x: math.copysign(abs(x) ** (1 / 3), x), lambda x: math.copysign(math.sqrt(abs(x)), x)]
 )
 def test_an_infinite_slope_on_both_sides_is_no_slope(f: Any) -> None:
-    line = analyse(ladder(f))
+    line = derivative_from(ladder(f))
     assert line.trouble == "jump" or line.uncertainty > 0.1 * abs(line.derivative)
 
 
@@ -116,7 +116,7 @@ def test_trouble_beside_the_point_is_passed_under_by_smaller_steps(distance: flo
             return math.sin(x)
         return math.sin(x) + {"kink": 2 * beyond, "jump": 1.0, "edge": math.nan}[kind]
 
-    line = analyse(ladder(f))
+    line = derivative_from(ladder(f))
     assert line.trouble == ""
     assert abs(line.derivative - 1.0) <= line.uncertainty
     assert line.uncertainty < 1e-3
@@ -125,13 +125,13 @@ def test_trouble_beside_the_point_is_passed_under_by_smaller_steps(distance: flo
 @pytest.mark.parametrize("side", [1, -1])
 @pytest.mark.parametrize("outside", [math.nan, math.inf, -math.inf])
 def test_at_an_edge_the_slope_of_the_one_side_is_found(side: int, outside: float) -> None:
-    line = analyse(ladder(lambda x: outside if side * x < 0 else math.exp(x) + 1))
+    line = derivative_from(ladder(lambda x: outside if side * x < 0 else math.exp(x) + 1))
     assert line.trouble == "edge"
     assert abs(line.derivative - 1.0) <= line.uncertainty < 1e-4
 
 
 def test_values_that_are_not_finite_on_both_sides_leave_nothing() -> None:
-    line = analyse(ladder(lambda x: 1.0 if x == 0 else math.nan))
+    line = derivative_from(ladder(lambda x: 1.0 if x == 0 else math.nan))
     assert line.trouble == "not finite"
     assert not np.isfinite(line.uncertainty)
 
@@ -142,29 +142,29 @@ def test_one_missing_value_is_no_obstacle(missing: int) -> None:
     for column in "minus", "plus":
         values = getattr(whole, column).copy()
         values[missing] = math.nan
-        line = analyse(replace(whole, **{column: values}))
+        line = derivative_from(replace(whole, **{column: values}))
         assert abs(line.derivative - 1.0) <= line.uncertainty < math.inf
 
 
 def test_a_constant_that_rounding_shakes_is_no_staircase() -> None:
-    line = analyse(ladder(lambda x: 3.0 if math.frexp(abs(x) + 1e-9)[1] % 2 else 3.0 * (1 + EPS)))
+    line = derivative_from(ladder(lambda x: 3.0 if math.frexp(abs(x) + 1e-9)[1] % 2 else 3.0 * (1 + EPS)))
     assert line.trouble == ""
     assert abs(line.derivative) <= line.uncertainty < 1e-12
 
 
 def test_a_kink_nearer_than_the_smallest_step_is_not_overlooked() -> None:
     f, smallest = (lambda x: x**2 + 0.3 * max(0.0, x - 1e-6) - 1.5 * max(0.0, x - 1e-4)), 1e-5
-    coarse = analyse(ladder(f, top=smallest * 4**4, steps=5))  # the gaps of the larger steps have another sign
-    assert coarse.wish == "finer"
+    coarse = derivative_from(ladder(f, top=smallest * 4**4, steps=5))  # the gaps of the larger steps have another sign
+    assert coarse.better_steps == "finer"
     assert abs(coarse.derivative) <= coarse.uncertainty
-    fine = analyse(ladder(f, top=smallest * 4**4, steps=10))
+    fine = derivative_from(ladder(f, top=smallest * 4**4, steps=10))
     assert abs(fine.derivative) <= fine.uncertainty < 1e-6
 
 
 @pytest.mark.parametrize("noise", [1e-4, 3e-4, 1e-3])
 @pytest.mark.parametrize("x", [0.2, 0.3, 0.4])
 def test_steps_of_whole_periods_are_no_jump(x: float, noise: float) -> None:
-    line = analyse(ladder(math.sin, x, top=5.53, steps=9, noise=noise))
+    line = derivative_from(ladder(math.sin, x, top=5.53, steps=9, noise=noise))
     assert line.trouble == ""
     assert abs(line.derivative - math.cos(x)) <= line.uncertainty
 
@@ -173,7 +173,7 @@ def test_noise_of_the_smallest_steps_contradicts_nothing() -> None:
     exact = ladder(math.sin, 1.0)
     ulp, shaken = EPS, exact.plus.copy()
     shaken[-4:] += [3 * ulp, -3 * ulp, 3 * ulp, -3 * ulp]  # twice the noise that is stated
-    line = analyse(replace(exact, plus=shaken))
+    line = derivative_from(replace(exact, plus=shaken))
     assert abs(line.derivative - math.cos(1.0)) <= line.uncertainty < 1e-11
 
 
@@ -181,7 +181,7 @@ def test_stairs_are_quantised() -> None:
     def stairs(x: float) -> float:
         return 0.2 * math.floor(x / 0.2 + 0.5)
 
-    line = analyse(ladder(stairs, x=0.02, noise=0.2))
+    line = derivative_from(ladder(stairs, x=0.02, noise=0.2))
     assert line.trouble == "quantised"
     assert abs(line.derivative - 1.0) <= line.uncertainty <= 1.001 * 0.2 / 0.125, (
         "the steepest that a stair of 0.2 shows"
@@ -193,21 +193,21 @@ def test_noise_is_within_the_uncertainty(size: float) -> None:
     generator = np.random.default_rng(0)
     errors = []
     for _ in range(300):
-        line = analyse(ladder(lambda x: math.sin(x) + size * generator.uniform(-1, 1), 0.5, noise=size))
+        line = derivative_from(ladder(lambda x: math.sin(x) + size * generator.uniform(-1, 1), 0.5, noise=size))
         errors.append(abs(line.derivative - math.cos(0.5)) / line.uncertainty)
     assert np.mean(np.array(errors) <= 1) >= 0.99
     assert max(errors) < 10
 
 
 def test_more_noise_is_not_more_certain() -> None:
-    found = [analyse(ladder(math.sin, 0.5, noise=noise)).uncertainty for noise in 10.0 ** np.arange(-14, 1)]
+    found = [derivative_from(ladder(math.sin, 0.5, noise=noise)).uncertainty for noise in 10.0 ** np.arange(-14, 1)]
     assert all(b > 0.7 * a for a, b in itertools.pairwise(found))
     assert found[-1] > 1 > 1e-9 > found[0]
 
 
 def test_too_short_a_ladder_is_not_trusted() -> None:
     for steps in (1, 2):
-        line = analyse(ladder(lambda x: 1 / (0.01 + x), 0.2, steps=steps))
+        line = derivative_from(ladder(lambda x: 1 / (0.01 + x), 0.2, steps=steps))
         assert not abs(line.derivative + 1 / 0.21**2) > line.uncertainty
 
 
@@ -230,7 +230,7 @@ def test_units_that_are_powers_of_two_change_nothing_else(f: Any, value_unit: in
     v, s = 2.0**value_unit, 2.0**step_unit
     a = ladder(f)
     b = Ladder(s * a.below, s * a.above, v * a.minus, v * a.plus, v * a.base, v * a.noise)
-    one, other = analyse(a), analyse(b)
+    one, other = derivative_from(a), derivative_from(b)
     expected = replace(
         one,
         derivative=v / s * one.derivative,
@@ -246,7 +246,7 @@ def test_units_that_are_powers_of_two_change_nothing_else(f: Any, value_unit: in
 @settings(deadline=None)
 def test_a_mirrored_line_has_mirrored_slopes(f: Any) -> None:
     a = ladder(f)
-    one, other = analyse(a), analyse(Ladder(-a.above, -a.below, a.plus, a.minus, a.base, a.noise))
+    one, other = derivative_from(a), derivative_from(Ladder(-a.above, -a.below, a.plus, a.minus, a.base, a.noise))
     assert_same(other, replace(one, derivative=-one.derivative, left=-one.right, right=-one.left))
 
 
@@ -254,12 +254,12 @@ def test_a_mirrored_line_has_mirrored_slopes(f: Any) -> None:
 @settings(deadline=None)
 def test_a_negated_loss_has_negated_slopes(f: Any) -> None:
     a = ladder(f)
-    one, other = analyse(a), analyse(replace(a, minus=-a.minus, plus=-a.plus, base=-a.base))
+    one, other = derivative_from(a), derivative_from(replace(a, minus=-a.minus, plus=-a.plus, base=-a.base))
     assert_same(other, replace(one, derivative=-one.derivative, left=-one.left, right=-one.right))
 
 
-def assert_same(a: Line, b: Line) -> None:
-    assert (a.trouble, a.wish) == (b.trouble, b.wish)
+def assert_same(a: Derivative, b: Derivative) -> None:
+    assert (a.trouble, a.better_steps) == (b.trouble, b.better_steps)
     numbers = [[each.derivative, each.uncertainty, each.left, each.right, each.step] for each in (a, b)]
     np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-12, atol=1e-270)
 
@@ -273,7 +273,7 @@ def test_many_kinks_at_every_distance_leave_the_slope_uncertain() -> None:
         places, weights = rng.uniform(-0.03, 0.03, 3000), 1e-3 * rng.normal(size=3000)
         plus, minus = (sign * steps + np.maximum(sign * steps[:, None] - places, 0.0) @ weights for sign in (1.0, -1.0))
         base = float(np.maximum(-places, 0.0) @ weights)
-        line = analyse(Ladder(-steps, steps, minus, plus, base, np.full(5, 1e-16)))
+        line = derivative_from(Ladder(-steps, steps, minus, plus, base, np.full(5, 1e-16)))
         true = 1.0 + float(weights[places < 0].sum())
         allowed = line.uncertainty + abs(line.right - line.left) / 2
         misled += line.trouble != "jump" and abs(line.derivative - true) > 10 * allowed
@@ -284,7 +284,7 @@ def test_many_kinks_at_every_distance_leave_the_slope_uncertain() -> None:
 def test_a_constant_that_rounds_differently_is_no_staircase(height: float, trouble: str) -> None:
     steps = 0.125 * 4.0 ** -np.arange(12)
     values = 1.5 + height * np.random.default_rng(0).integers(0, 2, (2, 12))
-    line = analyse(Ladder(-steps, steps, values[0], values[1], 1.5, np.full(12, height)))
+    line = derivative_from(Ladder(-steps, steps, values[0], values[1], 1.5, np.full(12, height)))
     assert line.trouble == trouble
     assert trouble or abs(line.derivative) <= line.uncertainty < 1e-13
 

@@ -10,14 +10,14 @@ import pytest
 from views import drawn, slopes, view
 
 from fastgc._diagnosis import value_patterns as _patterns
-from fastgc._diagnosis.measured_tensor import View
+from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.value_patterns import Pattern, named_factor
 
 N, P = slopes(12, 10), slopes(12, 10, seed=1)
 SOME = drawn(120, 20)
 
 
-def only(pattern: Callable[..., Any], seen: View, *more: Any) -> Pattern | None:
+def only(pattern: Callable[..., Any], seen: MeasuredTensor, *more: Any) -> Pattern | None:
     """The one pattern found, or none."""
     found = list(pattern(seen, *more))
     assert len(found) <= 1
@@ -73,7 +73,7 @@ def test_a_drifting_factor_is_none(spread: float) -> None:
 
 def test_slopes_of_nearly_zero_show_no_factor() -> None:
     """Divided by 1e15, any gradient agrees with slopes that vanish within their uncertainty."""
-    nothing = View(N.shape, P.ravel(), np.arange(120), 1e-15 * N.ravel(), np.full(120, 1e-14), P.ravel(),
+    nothing = MeasuredTensor(N.shape, P.ravel(), np.arange(120), 1e-15 * N.ravel(), np.full(120, 1e-14), P.ravel(),
                    np.ones(120, bool), np.zeros(120, bool), {})  # fmt: skip
     assert only(_patterns.constant_factor, nothing) is None
     assert only(_patterns.same_factor, nothing, {"W": 1e15}) is None
@@ -171,7 +171,7 @@ def test_two_entries_show_no_term() -> None:
 def test_scales_do_not_matter(power: int) -> None:
     scale = 10.0**power
     n = N * scale
-    seen = View(n.shape, (n + 0.1 * scale * P).ravel(), np.arange(120), n.ravel(), 1e-5 * np.abs(n.ravel()),
+    seen = MeasuredTensor(n.shape, (n + 0.1 * scale * P).ravel(), np.arange(120), n.ravel(), 1e-5 * np.abs(n.ravel()),
                 P.ravel(), np.ones(120, bool), np.zeros(120, bool), {})  # fmt: skip
     with np.errstate(all="ignore"):
         assert only(_patterns.one_term, seen) is not None

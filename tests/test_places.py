@@ -10,7 +10,7 @@ import pytest
 from views import drawn, slopes, view
 
 from fastgc._diagnosis import axis_patterns as _places
-from fastgc._diagnosis.measured_tensor import View
+from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.value_patterns import Pattern
 
 N, SQUARE, CUBE = slopes(12, 10), slopes(9, 9), slopes(4, 3, 5)
@@ -18,11 +18,11 @@ SOME = drawn(120, 30)
 ORDER = np.array([3, 7, 0, 1, 2, 11, 4, 5, 6, 10, 8, 9])
 
 
-def first(pattern: Callable[..., Any], seen: View, *more: Any) -> Pattern | None:
+def first(pattern: Callable[..., Any], seen: MeasuredTensor, *more: Any) -> Pattern | None:
     return next(pattern(seen, *more), None)
 
 
-def kinds(pattern: Callable[..., Any], seen: View, *more: Any) -> list[str]:
+def kinds(pattern: Callable[..., Any], seen: MeasuredTensor, *more: Any) -> list[str]:
     return [each.kind for each in pattern(seen, *more)]
 
 

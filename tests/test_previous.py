@@ -14,14 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._derivatives.estimates import unmeasured_scene
+from fastgc._derivatives.estimates import unmeasured_loss
 from fastgc._derivatives.noise import Noise
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._diagnosis.earlier import site_elsewhere
+from fastgc._diagnosis.earlier import gradient_elsewhere
 from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.layout import flatten_parameters
-from fastgc._verdicts.entries import Site
+from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Tolerances
 
 Array = NDArray[Any]
@@ -451,11 +451,17 @@ def test_other_structures_are_matched() -> None:
 def test_the_site_elsewhere_has_the_round_off_of_its_own_loss(single: bool, eps: float) -> None:
     layout, leaves = flatten_parameters(np.ones(3))
     evaluator = PythonEvaluator(float, leaves[0], (), layout, leaves, leaves)
-    scene = replace(unmeasured_scene(evaluator, layout, leaves, 1.0), noise=Noise(1e-9, 1e-8, 0.1, single), swing=2.0)
+    scene = replace(
+        unmeasured_loss(evaluator, layout, leaves, 1.0), noise=Noise(1e-9, 1e-8, 0.1, single), local_variation=2.0
+    )
     tolerances = Tolerances(np.array([1e-5]), None)
-    here = Site(scene, leaves, np.ones(1), tolerances, stencil_named("central"), 1e-5)
-    there = site_elsewhere(here, evaluator, [np.full(3, 5.0)], 1e12)
+    here = GradientAtPoint(scene, leaves, np.ones(1), tolerances, stencil_named("central"), 1e-5)
+    there = gradient_elsewhere(here, evaluator, [np.full(3, 5.0)], 1e12)
     assert there.scene.noise == Noise(eps / 2 * 1e12, eps / 2 * 1e12, 0.1, single)
-    assert (there.scene.base, there.scene.swing, there.scene.tensor_scales) == (1e12, 2.0, 4.0)  # a power of two
+    assert (there.scene.base, there.scene.local_variation, there.scene.tensor_scales) == (
+        1e12,
+        2.0,
+        4.0,
+    )  # a power of two
     assert (there.gradients, there.step) == (here.gradients, None)
-    assert site_elsewhere(here, evaluator, leaves, 1e-6).scene.noise == scene.noise
+    assert gradient_elsewhere(here, evaluator, leaves, 1e-6).scene.noise == scene.noise

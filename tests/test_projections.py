@@ -20,7 +20,7 @@ from jacobians import (
 )
 
 from fastgc import check_jacobian
-from fastgc._jacobian.entries import Group, check_groups, open_grid
+from fastgc._jacobian.entries import Group, check_groups, open_jacobian
 from fastgc._jacobian.operator import matrix_operator, vjp_operator
 from fastgc._jacobian.projections import project
 from fastgc._progress import Progress
@@ -106,7 +106,7 @@ def test_they_lead_from_no_entry_at_all_to_the_wrong_one(whole: bool, chance: fl
     wrong[4, 37] *= 3
     field = field_of(lambda x: A[:9, :60] @ np.sin(x), x)
     operator = matrix_operator(wrong) if whole else vjp_operator(lambda v: v @ wrong, 9, 60, np.dtype(np.float64))
-    grid = open_grid(field, operator, None, None, None)
+    grid = open_jacobian(field, operator, None, None, None)
     with Progress(1, shown=False) as bar:
         none = check_groups(grid, [Group(np.array([0]), np.full(9, -1, np.int64))], bar)
         projections, found = project(grid, none, 5, 0, bar)

@@ -13,7 +13,7 @@ from test_probes import network, sines, with_error
 import fastgc
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._verdicts.entries import Site, confirm
+from fastgc._verdicts.entries import GradientAtPoint, confirm
 from fastgc._verdicts.judgement import Tolerances
 
 Array = NDArray[Any]
@@ -82,11 +82,11 @@ def test_the_step_and_the_uncertainty_of_an_entry_in_doubt_are_those_of_the_ladd
 # --- failures that are looked at once more ---
 
 
-def settled_site(monkeypatch: pytest.MonkeyPatch) -> tuple[Site, Estimates]:
+def settled_site(monkeypatch: pytest.MonkeyPatch) -> tuple[GradientAtPoint, Estimates]:
     """The site of a right gradient of fifty entries, and what was estimated there, with ordinary uncertainties."""
-    seen: list[tuple[Site, Estimates]] = []
+    seen: list[tuple[GradientAtPoint, Estimates]] = []
 
-    def spy(site: Site, estimates: Estimates, *rest: Any) -> Any:
+    def spy(site: GradientAtPoint, estimates: Estimates, *rest: Any) -> Any:
         seen.append((site, estimates))
         return confirm(site, estimates, *rest)
 
@@ -96,7 +96,7 @@ def settled_site(monkeypatch: pytest.MonkeyPatch) -> tuple[Site, Estimates]:
     return site, replace(estimates, uncertainty=1e-5 * np.abs(estimates.numerical))
 
 
-def confirmed(site: Site, estimates: Estimates) -> tuple[Array, Array, Estimates]:
+def confirmed(site: GradientAtPoint, estimates: Estimates) -> tuple[Array, Array, Estimates]:
     """Which entries failed, which do so when small steps were asked, and the estimates after that."""
 
     def verdicts(found: Estimates) -> Any:
@@ -139,14 +139,14 @@ def test_a_site_has_the_analytic_gradient_at_any_positions() -> None:
 
     layout, _ = flatten_parameters({"a": np.zeros((2, 3)), "b": np.zeros(4)})
 
-    class Scene:
+    class LossAtPoint:
         pass
 
-    scene = Scene()
+    scene = LossAtPoint()
     scene.layout = layout  # type: ignore[attr-defined]
     gradients = [np.arange(6.0), 10 + np.arange(4, dtype=np.float32)]
     tolerances = Tolerances(np.full(2, 1e-5), None)
-    site = Site(scene, gradients, np.ones(2), tolerances, stencil_named("central"), None)  # type: ignore[arg-type]
+    site = GradientAtPoint(scene, gradients, np.ones(2), tolerances, stencil_named("central"), None)  # type: ignore[arg-type]
     assert site.analytic(np.array([9, 0, 5, 6])).tolist() == [13.0, 0.0, 5.0, 10.0]
     assert site.analytic(np.array([], np.int64)).size == 0
 

@@ -1,4 +1,4 @@
-"""Pieces of work, the threads that take them, and the number of BLAS threads meanwhile."""
+"""WorkQueue of work, the threads that take them, and the number of BLAS threads meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from concurrency import at_once
 
 import fastgc
 from fastgc._evaluation import threads as _threads
-from fastgc._evaluation.threads import Crew, Pieces, single_threaded_blas
+from fastgc._evaluation.threads import WorkerThreads, WorkQueue, single_threaded_blas
 
 
 def halves(left: int) -> int:
@@ -29,16 +29,16 @@ def halves(left: int) -> int:
 
 
 def crewed(count: int, items: int, work: Callable[[int, slice], object], done: Callable[[int], object] = id) -> None:
-    crew = Crew(count)
+    crew = WorkerThreads(count)
     try:
-        crew.run(Pieces(items, lambda left: min(5, halves(left))), work, done)
+        crew.run(WorkQueue(items, lambda left: min(5, halves(left))), work, done)
     finally:
         crew.close()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 17, 1000])
 def test_pieces_are_every_item_once_the_last_ones_short(count: int) -> None:
-    pieces = Pieces(count, halves)
+    pieces = WorkQueue(count, halves)
     taken = list(iter(pieces.take, None))
     assert [i for piece in taken for i in range(piece.start, piece.stop)] == list(range(count))
     lengths = [piece.stop - piece.start for piece in taken]
@@ -47,7 +47,7 @@ def test_pieces_are_every_item_once_the_last_ones_short(count: int) -> None:
 
 
 def test_dropped_pieces_are_taken_by_nobody() -> None:
-    pieces = Pieces(10, halves)
+    pieces = WorkQueue(10, halves)
     assert pieces.take() == slice(0, 5)
     pieces.drop()
     assert pieces.left == 0 and pieces.take() is None
@@ -70,12 +70,12 @@ def test_a_crew_does_all_items_once_and_says_so(threads: int) -> None:
 
 
 def test_a_thread_that_has_not_begun_is_not_waited_for() -> None:
-    crew, busy, items = Crew(2), threading.Event(), []
+    crew, busy, items = WorkerThreads(2), threading.Event(), []
     try:
         assert crew._pool is not None
         crew._pool.submit(busy.wait, 60)
         crew.run(
-            Pieces(10, lambda left: 1), lambda thread, piece: items.append((thread, piece.start)), lambda count: None
+            WorkQueue(10, lambda left: 1), lambda thread, piece: items.append((thread, piece.start)), lambda count: None
         )
         assert items == [(0, i) for i in range(10)] and not busy.is_set()
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastgc._diagnosis.measured_tensor import View
+from fastgc._diagnosis.measured_tensor import MeasuredTensor
 
 
 def slopes(*shape: int, seed: int = 0) -> np.ndarray:
@@ -22,14 +22,14 @@ def view(
     parameters: np.ndarray | None = None,
     slack: float = 1e-5,
     lengths: dict[int, str] | None = None,
-) -> View:
+) -> MeasuredTensor:
     """Make a view of a tensor with some entries measured (all, by default), each within a relative slack."""
     local = np.arange(numerical.size) if known is None else np.asarray(known, np.int64)
     n, a = numerical.ravel()[local], analytic.ravel()[local]
     within = slack * np.abs(n) + 1e-8
     p = np.zeros(local.size) if parameters is None else parameters.ravel()[local]
     wrong = ~(np.abs(a - n) <= within)
-    return View(numerical.shape, analytic.reshape(-1), local, n, within, p, wrong, ~wrong, lengths or {})
+    return MeasuredTensor(numerical.shape, analytic.reshape(-1), local, n, within, p, wrong, ~wrong, lengths or {})
 
 
 def drawn(size: int, count: int, seed: int = 0) -> np.ndarray:

@@ -26,8 +26,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import Scene
-from fastgc._derivatives.ladder import Ladder, Line, analyse
+from fastgc._derivatives.estimates import LossAtPoint
+from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, norm
 
@@ -143,7 +143,7 @@ def random_signs(seed: int, numbers: range, name: str, size: int) -> NDArray[np.
     return signs[:, :size]
 
 
-def directions(scene: Scene, tensors: Sequence[int], seed: int, numbers: range) -> list[list[Ray]]:
+def directions(scene: LossAtPoint, tensors: Sequence[int], seed: int, numbers: range) -> list[list[Ray]]:
     """Random signs in all entries of the tensors, each as long as its tensor's scale; a direction for each number."""
     names, sizes, scales = scene.layout.names, scene.layout.sizes, scene.tensor_scales
     signs = [random_signs(seed, numbers, names[t], sizes[t]) for t in tensors]
@@ -153,7 +153,7 @@ def directions(scene: Scene, tensors: Sequence[int], seed: int, numbers: range) 
     ]
 
 
-def direction(scene: Scene, tensors: Sequence[int], seed: int, number: int) -> list[Ray]:
+def direction(scene: LossAtPoint, tensors: Sequence[int], seed: int, number: int) -> list[Ray]:
     """One of the `directions`."""
     return directions(scene, tensors, seed, range(number, number + 1))[0]
 
@@ -172,25 +172,25 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
 # --- slopes along directions ---
 
 
-def ladder_slope(scene: Scene, rays: Sequence[Ray], jitter: float) -> tuple[Line, Ladder]:
+def ladder_slope(scene: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple[Derivative, Ladder]:
     """The slope along a direction from a ladder of steps, longer where that promises more.
 
     ``jitter`` is by how much rounding the displaced entries shakes the loss.
     """
     rungs = _TOP * _RATIO ** -np.arange(_RUNGS, dtype=np.float64)
     ladder = _ladder(scene, rays, rungs, jitter)
-    line = analyse(ladder)
+    line = derivative_from(ladder)
     below, above = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * _RATIO ** np.arange(1.0, 0, -1.0)
-    for wish, more in (("finer", below), ("finer", below * _RATIO**-_MORE), ("coarser", above)):
+    for better_steps, more in (("finer", below), ("finer", below * _RATIO**-_MORE), ("coarser", above)):
         # The two largest steps are the fewest that an estimate of the error rests on: there noise prevails.
-        wished = "coarser" if not line.wish and line.step >= rungs[1] else line.wish
-        if wished == wish and not line.uncertainty <= _DOUBTFUL * abs(line.derivative):
+        wished = "coarser" if not line.better_steps and line.step >= rungs[1] else line.better_steps
+        if wished == better_steps and not line.uncertainty <= _DOUBTFUL * abs(line.derivative):
             ladder = ladder.extended(_ladder(scene, rays, more, jitter))
-            line = analyse(ladder)
+            line = derivative_from(ladder)
     return line, ladder
 
 
-def _ladder(scene: Scene, rays: Sequence[Ray], rungs: Floats, jitter: float) -> Ladder:
+def _ladder(scene: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter: float) -> Ladder:
     values = scene.evaluator.along_rays([rays], np.concatenate([-rungs, rungs]))[0].real
     minus, plus = values[: rungs.size], values[rungs.size :]
     with np.errstate(all="ignore"):
@@ -199,7 +199,7 @@ def _ladder(scene: Scene, rays: Sequence[Ray], rungs: Floats, jitter: float) -> 
     return Ladder(-rungs, rungs, minus, plus, scene.base, noise)
 
 
-def jitter_along(scene: Scene, ray: Ray, gradients: Sequence[Array]) -> float:
+def jitter_along(scene: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
     """By how much rounding the displaced entries to their dtype shakes the loss.
 
     Every entry is off by eps / 12**0.5 of its own size, or less; all together move the loss by about that share of
@@ -209,7 +209,7 @@ def jitter_along(scene: Scene, ray: Ray, gradients: Sequence[Array]) -> float:
     return float(scene.eps[ray.tensor] * ray.scale * norm(part))
 
 
-def short_slopes(scene: Scene, along: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
+def short_slopes(scene: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
     """The slope along each of several directions from central quotients at one step, or at two (extrapolated)."""
     steps = shortcut.steps
     values = scene.evaluator.along_rays(along, np.concatenate([steps, -steps])).real
@@ -219,7 +219,7 @@ def short_slopes(scene: Scene, along: Sequence[Sequence[Ray]], shortcut: Shortcu
     return np.asarray(best if steps.size == 1 else best + (best - quotients[:, 0]) / (_RATIO**2 - 1))
 
 
-def _shortcuts(ladder: Ladder, line: Line, enough: float) -> tuple[Shortcut, Shortcut]:
+def _shortcuts(ladder: Ladder, line: Derivative, enough: float) -> tuple[Shortcut, Shortcut]:
     """A step of the ladder, and two neighbouring steps, from which other slopes come close enough.
 
     On the calibrating direction the error of each short formula is known, up to the ladder's own uncertainty; it stands
@@ -244,9 +244,15 @@ def _last_good(errors: Floats, enough: float) -> int:
 
 
 def probe(
-    scene: Scene, tensors: Sequence[int], gradients: Sequence[Array], numbers: range, seed: int, enough: float = 0.0,
-    *, wary: bool = False,
-) -> Probing:  # fmt: skip
+    scene: LossAtPoint,
+    tensors: Sequence[int],
+    gradients: Sequence[Array],
+    numbers: range,
+    seed: int,
+    enough: float = 0.0,
+    *,
+    wary: bool = False,
+) -> Probing:
     """Measure random directions in the tensors: the first by a ladder, the others at the steps it found best.
 
     A direction that looks suspicious is measured again by a ladder of its own.
@@ -284,7 +290,7 @@ def probe(
 class _Group:
     """Tensors that share directions."""
 
-    scene: Scene
+    scene: LossAtPoint
     tensors: Sequence[int]
     gradients: Sequence[Array]
     seed: int
@@ -327,7 +333,7 @@ class _Group:
         return float(4 * np.finfo(np.float64).eps * self.lengths.sum())
 
 
-def with_gap(line: Line) -> float:
+def with_gap(line: Derivative) -> float:
     """The uncertainty of a slope; at a kink any slope between the one-sided ones is right."""
     return line.uncertainty + abs(line.right - line.left) / 2
 
@@ -335,7 +341,7 @@ def with_gap(line: Line) -> float:
 # --- which tensors share directions ---
 
 
-def groups(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array]) -> list[tuple[int, ...]]:
+def groups(scene: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array]) -> list[tuple[int, ...]]:
     """Tensors that are probed together: each alone, unless there are very many.
 
     Sharing leaves the noise of a slope as it is and adds up truncation errors, which are about as large as the slopes
@@ -354,7 +360,7 @@ def groups(scene: Scene, tensors: Sequence[int], gradients: Sequence[Array]) -> 
     return found
 
 
-def largest_share(scene: Scene, together: Probing, gradients: Sequence[Array], seed: int) -> int:
+def largest_share(scene: LossAtPoint, together: Probing, gradients: Sequence[Array], seed: int) -> int:
     """Of tensors that share directions, the one with the largest part of the most suspicious residual."""
     number = int(np.argmax(np.abs(together.residuals) / together.uncertainties))
     rays = direction(scene, together.tensors, seed, together.first + number)

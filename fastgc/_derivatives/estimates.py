@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.ladder import TROUBLES, Ladder, Line, analyse
+from fastgc._derivatives.ladder import TROUBLES, Derivative, Ladder, derivative_from
 from fastgc._derivatives.noise import Noise, measure_noises
 from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
@@ -43,7 +43,7 @@ _GROWN = 64.0  # times its largest entry (of a few): a tensor's scale above that
 
 
 @dataclass(frozen=True)
-class Scene:
+class LossAtPoint:
     """What the estimates of all entries share: the evaluator, the loss at the point, its noise, the scales."""
 
     evaluator: Evaluator
@@ -52,7 +52,7 @@ class Scene:
     noise: Noise
     tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; powers of two
     eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
-    swing: float = 0.0  # by how much the loss changes a little away from the point, per scale and entry
+    local_variation: float = 0.0  # by how much the loss changes a little away from the point, per scale and entry
 
     def scales(self, positions: NDArray[np.int64]) -> Floats:
         """The length in which an entry's steps are measured: its magnitude or its tensor's; a power of two."""
@@ -143,32 +143,32 @@ class Estimates:
 # --- the scene ---
 
 
-def unmeasured_scene(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> Scene:
+def unmeasured_loss(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> LossAtPoint:
     """A scene whose noise was not measured: enough for quotients without an uncertainty."""
     eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
-    return Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), power_of_two(tensor_scales(leaves)), eps)
+    return LossAtPoint(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), power_of_two(tensor_scales(leaves)), eps)
 
 
-def open_scene(
+def open_loss(
     evaluator: Evaluator,
     layout: ParameterLayout,
     leaves: Sequence[Array],
     tensors: Sequence[int],
     base: float,
     seed: int,
-) -> Scene:
+) -> LossAtPoint:
     """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
-    scene = responsive_scene(unmeasured_scene(evaluator, layout, leaves, base), tensors)
-    return measured_scenes([scene], tensors, seed, partial(_one_loss, evaluator))[0]
+    scene = responsive_loss(unmeasured_loss(evaluator, layout, leaves, base), tensors)
+    return measured_losses([scene], tensors, seed, partial(_one_loss, evaluator))[0]
 
 
 def _one_loss(evaluator: Evaluator, positions: NDArray[np.int64], rows: Array) -> Array:
     return evaluator.along(positions, rows)[:, None]
 
 
-def responsive_scene(
-    scene: Scene, tensors: Iterable[int], bases: Floats | None = None, along: Losses | None = None
-) -> Scene:
+def responsive_loss(
+    scene: LossAtPoint, tensors: Iterable[int], bases: Floats | None = None, along: Losses | None = None
+) -> LossAtPoint:
     """The scene with the scales of tiny tensors grown to where the loss (or one of several) moves.
 
     A tensor of zeros but for an entry of 1e-12 has that as its scale, and steps in proportion to it vanish beside what
@@ -191,7 +191,9 @@ def responsive_scene(
     return replace(scene, tensor_scales=power_of_two(scales))
 
 
-def measured_scenes(scenes: Sequence[Scene], tensors: Sequence[int], seed: int, along: Losses) -> list[Scene]:
+def measured_losses(
+    scenes: Sequence[LossAtPoint], tensors: Sequence[int], seed: int, along: Losses
+) -> list[LossAtPoint]:
     """Scenes of several losses of the same parameters, with their noise.
 
     ``along(positions, rows)`` gives the losses, shape (rows, losses), with the entries set to each row together.
@@ -213,7 +215,7 @@ def measured_scenes(scenes: Sequence[Scene], tensors: Sequence[int], seed: int, 
     bases = np.array([each.base for each in scenes])
     noises = measure_noises(values, bases, float(scene.eps.max()))
     sizes = [noise.change / noise.reach / chosen.size**0.5 for noise in noises]
-    return [replace(scenes[i], noise=noise, swing=sizes[i]) for i, noise in enumerate(noises)]
+    return [replace(scenes[i], noise=noise, local_variation=sizes[i]) for i, noise in enumerate(noises)]
 
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:
@@ -227,7 +229,7 @@ def _few(layout: ParameterLayout, tensor: int) -> NDArray[np.int64]:
     return np.asarray(layout.starts[tensor] + spread(layout.sizes[tensor], _NOISE_ENTRIES))
 
 
-def _lengths(scene: Scene, positions: NDArray[np.int64], start: Floats) -> Floats:
+def _lengths(scene: LossAtPoint, positions: NDArray[np.int64], start: Floats) -> Floats:
     """Each entry's own size, since a tiny one may bend much sooner; but the tensor's where that had to grow."""
     tensors, sizes = scene.layout.tensor_of(positions), np.abs(start)
     largest = np.zeros(scene.tensor_scales.size)
@@ -240,7 +242,7 @@ def _lengths(scene: Scene, positions: NDArray[np.int64], start: Floats) -> Float
 
 
 def quotient_estimates(
-    scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+    scene: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
 ) -> Estimates:
     """One difference quotient for every entry; its truncation error is judged from a few entries of each tensor.
 
@@ -265,7 +267,7 @@ def quotient_estimates(
 
 
 def plain_quotients(
-    scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+    scene: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
 ) -> Floats:
     """One difference quotient for every entry, and nothing else."""
     return _quotients(scene, positions, stencil, _steps(scene, positions, stencil, step)[1], step is not None, tick)
@@ -275,7 +277,9 @@ def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
     return members[spread(members.size, _TRIALS)]
 
 
-def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: float | None) -> tuple[Floats, Floats]:
+def _steps(
+    scene: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None
+) -> tuple[Floats, Floats]:
     """The step of every entry in units of its scale, of which no power overflows, and as it is."""
     scales = scene.scales(positions)
     if step is not None:
@@ -286,14 +290,14 @@ def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: f
     return reach, reach * scales
 
 
-def _noise_of(scene: Scene, stencil: Stencil, numerical: Floats, steps: Floats, reach: Floats) -> Floats:
+def _noise_of(scene: LossAtPoint, stencil: Stencil, numerical: Floats, steps: Floats, reach: Floats) -> Floats:
     if stencil.is_complex:  # nothing is subtracted: the rounding is that of the imaginary part itself
         return 4 * np.finfo(np.float64).eps * np.abs(numerical) * steps
     return scene.noise.at(reach)
 
 
 def _quotients(
-    scene: Scene, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
+    scene: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
 ) -> Floats:
     x = scene.evaluator.entries(positions)
     displaced = np.stack([x + offset * steps for offset in stencil.offsets], axis=1)
@@ -306,10 +310,10 @@ def _quotients(
 
 
 def ladder_estimates(
-    scene: Scene, positions: NDArray[np.int64], *, shift: float = 1.0, rungs: int = _RUNGS
+    scene: LossAtPoint, positions: NDArray[np.int64], *, shift: float = 1.0, rungs: int = _RUNGS
 ) -> Estimates:
     """The derivative of every entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
-    lines: list[Line] = []
+    lines: list[Derivative] = []
     for start in range(0, positions.size, _TOGETHER):
         lines += _climb(scene, positions[start : start + _TOGETHER], shift, rungs)
     numbers = np.array([(line.derivative, line.uncertainty, line.left, line.right, line.step) for line in lines])
@@ -318,7 +322,7 @@ def ladder_estimates(
     return Estimates(positions, numerical, uncertainty, left, right, step, trouble)
 
 
-def telling_quotients(scene: Scene, positions: NDArray[np.int64], differences: Floats) -> Floats:
+def telling_quotients(scene: LossAtPoint, positions: NDArray[np.int64], differences: Floats) -> Floats:
     """Central quotients at the smallest steps whose noise still tells slopes apart that differ by so much.
 
     Each is the median at three steps: one of three is mistaken by its noise now and then, and two hardly ever.
@@ -333,25 +337,29 @@ def telling_quotients(scene: Scene, positions: NDArray[np.int64], differences: F
     return np.asarray(np.sort(three, axis=0)[1])
 
 
-def _climb(scene: Scene, positions: NDArray[np.int64], shift: float, longest: int) -> list[Line]:
+def _climb(scene: LossAtPoint, positions: NDArray[np.int64], shift: float, longest: int) -> list[Derivative]:
     eps = scene.eps[scene.layout.tensor_of(positions)]
     finest = _FINEST * eps * np.abs(scene.evaluator.entries(positions)) / scene.scales(positions)
     count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
     rungs = _TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
     ladders = _off_stairs(scene, positions, _ladders(scene, positions, rungs))
-    lines = [analyse(ladder) for ladder in ladders]
+    lines = [derivative_from(ladder) for ladder in ladders]
     downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
     extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_DEEPER)]
-    for wish, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0))]:
-        where = [i for i, line in enumerate(lines) if line.wish == wish and _worth_more(line) and more[-1] >= finest[i]]
+    for better_steps, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0))]:
+        where = [
+            i
+            for i, line in enumerate(lines)
+            if line.better_steps == better_steps and _worth_more(line) and more[-1] >= finest[i]
+        ]
         extras = zip(where, _ladders(scene, positions[where], more), strict=True)
         extended = _off_stairs(scene, positions[where], [ladders[i].extended(extra) for i, extra in extras])
         for i, ladder in zip(where, extended, strict=True):
-            ladders[i], lines[i] = ladder, analyse(ladder)
+            ladders[i], lines[i] = ladder, derivative_from(ladder)
     return lines
 
 
-def _off_stairs(scene: Scene, positions: NDArray[np.int64], ladders: list[Ladder]) -> list[Ladder]:
+def _off_stairs(scene: LossAtPoint, positions: NDArray[np.int64], ladders: list[Ladder]) -> list[Ladder]:
     """The ladders, without the steps that a loss does not see because it rounds its parameters."""
     suspected = {i: found for i, found in enumerate(map(suspicion, ladders)) if found is not None}
     if not suspected:
@@ -363,11 +371,11 @@ def _off_stairs(scene: Scene, positions: NDArray[np.int64], ladders: list[Ladder
     return [on_stairs(ladder, stairs[i]) if i in stairs else ladder for i, ladder in enumerate(ladders)]
 
 
-def _worth_more(line: Line) -> bool:
+def _worth_more(line: Derivative) -> bool:
     return not line.uncertainty <= _GOOD_ENOUGH * abs(line.derivative)
 
 
-def _ladders(scene: Scene, positions: NDArray[np.int64], rungs: Floats) -> list[Ladder]:
+def _ladders(scene: LossAtPoint, positions: NDArray[np.int64], rungs: Floats) -> list[Ladder]:
     """Loss values on both sides of every entry, at ``rungs`` in units of the entry's scale."""
     if not positions.size:
         return []

@@ -26,7 +26,7 @@ _SAFETY = 2.0  # on the difference of two extrapolations, which estimates the er
 
 
 @dataclass(frozen=True)
-class Line:
+class Derivative:
     """A derivative and its uncertainty.
 
     Attributes
@@ -35,7 +35,7 @@ class Line:
     left, right : the one-sided slopes; equal to the derivative where there is no kink
     step : the smallest step that the derivative rests on
     trouble : one of `TROUBLES`, "" for none
-    wish : "" | "finer" | "coarser": steps that would lower the uncertainty, were they there
+    better_steps : "" | "finer" | "coarser": steps that would lower the uncertainty, were they there
     """
 
     derivative: float
@@ -44,12 +44,12 @@ class Line:
     right: float
     step: float
     trouble: str = ""
-    wish: str = ""
+    better_steps: str = ""
 
 
 TROUBLES = ("", "kink", "jump", "edge", "quantised", "not finite")
 
-_UNKNOWN = Line(np.nan, np.inf, np.nan, np.nan, np.nan)
+_UNKNOWN = Derivative(np.nan, np.inf, np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Ladder:
         return np.flatnonzero(np.abs(self.gaps) > _VISIBLE * 4 * self.scatter)
 
 
-def analyse(ladder: Ladder) -> Line:
+def derivative_from(ladder: Ladder) -> Derivative:
     """The derivative at the point, from all values of the ladder.
 
     The kink is looked for first: a symmetric quotient converges beautifully to the mean of two different slopes.
@@ -138,7 +138,7 @@ def analyse(ladder: Ladder) -> Line:
         return _steepest(whole)
     inner = _within_the_kinks(whole)
     if inner.above.size < _FEWEST:
-        return replace(_unsure_of_kinks(_smooth(whole), whole), wish="finer")
+        return replace(_unsure_of_kinks(_smooth(whole), whole), better_steps="finer")
     exponent = _exponent(inner)
     if exponent < -_SMOOTH_GAP or _diverges(inner.central, inner.scatter, inner.ratio):
         return replace(_smooth(inner), trouble="jump")
@@ -147,7 +147,7 @@ def analyse(ladder: Ladder) -> Line:
     line = _smooth(inner)
     if _gap_stays(inner):
         gap = np.abs(inner.gaps[inner.visible[-2:]]).max()
-        return replace(line, uncertainty=line.uncertainty + gap / 2, wish="finer")
+        return replace(line, uncertainty=line.uncertainty + gap / 2, better_steps="finer")
     return _unsure_of_kinks(line, inner) if 0 < inner.visible.size < _FEWEST else line
 
 
@@ -167,10 +167,10 @@ def _is_quantised(ladder: Ladder) -> bool:
     return 1 < len(set(values.tolist())) < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
 
 
-def _steepest(ladder: Ladder) -> Line:
+def _steepest(ladder: Ladder) -> Derivative:
     """What a staircase shows: that no slope is steeper than the steepest of its quotients."""
     slopes = np.concatenate([ladder.forward, ladder.backward, ladder.central])
-    return Line(0.0, max(float(np.abs(slopes).max()), _TINY), 0.0, 0.0, float(ladder.above[-1]), "quantised")
+    return Derivative(0.0, max(float(np.abs(slopes).max()), _TINY), 0.0, 0.0, float(ladder.above[-1]), "quantised")
 
 
 def _within_the_kinks(ladder: Ladder) -> Ladder:
@@ -218,12 +218,14 @@ def _gap_stays(ladder: Ladder) -> bool:
     return bool(powers[-1] < _SMOOTH_GAP)
 
 
-def _smooth(ladder: Ladder) -> Line:
-    value, uncertainty, best, wish = extrapolate(ladder.central, ladder.scatter, ladder.ratio**2, _beside(ladder))
-    return Line(value, uncertainty, value, value, float(ladder.above[best]), wish=wish)
+def _smooth(ladder: Ladder) -> Derivative:
+    value, uncertainty, best, better_steps = extrapolate(
+        ladder.central, ladder.scatter, ladder.ratio**2, _beside(ladder)
+    )
+    return Derivative(value, uncertainty, value, value, float(ladder.above[best]), better_steps=better_steps)
 
 
-def _unsure_of_kinks(line: Line, ladder: Ladder) -> Line:
+def _unsure_of_kinks(line: Derivative, ladder: Ladder) -> Derivative:
     """Too few steps show a gap to tell a kink from curvature: what does not shrink with the step may be a kink's.
 
     A gap ``g + c * h`` has, from two steps of that ratio, ``g = (ratio * gap(h / ratio) - gap(h)) / (ratio - 1)``.
@@ -231,31 +233,33 @@ def _unsure_of_kinks(line: Line, ladder: Ladder) -> Line:
     k = max(int(ladder.visible[-1]), 1)
     before, last = ladder.gaps[k - 1 : k + 1]
     remaining = abs(ladder.ratio * last - before) / (ladder.ratio - 1)
-    return replace(line, uncertainty=line.uncertainty + remaining / 2, wish="coarser")
+    return replace(line, uncertainty=line.uncertainty + remaining / 2, better_steps="coarser")
 
 
-def _kinked(ladder: Ladder) -> Line:
+def _kinked(ladder: Ladder) -> Derivative:
     """The slopes on both sides; the derivative is any value between them, here their mean."""
     noise = 2 * ladder.scatter  # one step instead of two
     right, right_error, best, _ = extrapolate(ladder.forward, noise, ladder.ratio)
     left, left_error, _, _ = extrapolate(ladder.backward, noise, ladder.ratio)
     step = float(ladder.above[best])
     error = max(left_error, right_error)
-    return Line((left + right) / 2, error, left, right, step, trouble="kink", wish="finer")  # may be beside the point
+    return Derivative(
+        (left + right) / 2, error, left, right, step, trouble="kink", better_steps="finer"
+    )  # may be beside the point
 
 
-def _one_sided(ladder: Ladder) -> Line:
+def _one_sided(ladder: Ladder) -> Derivative:
     """The slope on the side where the loss is finite."""
     right, left = _finite_tail(np.isfinite(ladder.plus)), _finite_tail(np.isfinite(ladder.minus))
     keep, slopes, steps = (
         (right, ladder.forward, ladder.above) if right.size >= left.size else (left, ladder.backward, -ladder.below)
     )
     if keep.size < _FEWEST:
-        return replace(_UNKNOWN, trouble="not finite", wish="finer")
+        return replace(_UNKNOWN, trouble="not finite", better_steps="finer")
     slopes, steps, noise = slopes[keep], steps[keep], 2 * ladder.noise[keep] / steps[keep]
-    value, uncertainty, best, wish = extrapolate(slopes, noise, ladder.ratio)
+    value, uncertainty, best, better_steps = extrapolate(slopes, noise, ladder.ratio)
     trouble = "jump" if _diverges(slopes, noise, ladder.ratio) else "edge"
-    return Line(value, uncertainty, value, value, float(steps[best]), trouble, wish)
+    return Derivative(value, uncertainty, value, value, float(steps[best]), trouble, better_steps)
 
 
 def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
@@ -342,7 +346,7 @@ def extrapolate(
 
     Returns
     -------
-    value, uncertainty, index of the smallest step used, wish
+    value, uncertainty, index of the smallest step used, better_steps
 
     Notes
     -----
@@ -357,8 +361,8 @@ def extrapolate(
             total = _larger(_SAFETY * (error[k] + more) + noise[k], off)
             if total < best[1]:  # no NaN is
                 best = column[k], total, order + k, _wish(noise[k] > error[k], k, len(column))
-    value, uncertainty, index, wish = best
-    return value, max(uncertainty, _EPS * abs(value), _TINY), index, wish
+    value, uncertainty, index, better_steps = best
+    return value, max(uncertainty, _EPS * abs(value), _TINY), index, better_steps
 
 
 def _contradictions(column: Sequence[float], noise: Sequence[float]) -> list[float]:

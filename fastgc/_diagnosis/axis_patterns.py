@@ -16,7 +16,7 @@ from fastgc._diagnosis.measured_tensor import (
     FEWEST,
     WITHIN,
     Indices,
-    View,
+    MeasuredTensor,
     information,
     is_level,
     long_axes,
@@ -35,7 +35,7 @@ _TESTED = 3  # entries of a line, at least, that make it wrong as a whole
 # --- the same entries in other places ---
 
 
-def rearranged(view: View) -> Iterator[Pattern]:
+def rearranged(view: MeasuredTensor) -> Iterator[Pattern]:
     """Axes exchanged, reversed or shifted by one; entries read by rows and written by columns."""
     for found, source in itertools.chain(_transposed(view), _reversed(view), _by_columns(view)):
         residual = view.at(source) - view.numerical
@@ -44,7 +44,7 @@ def rearranged(view: View) -> Iterator[Pattern]:
     yield from _shifted(view)
 
 
-def _transposed(view: View) -> Iterator[tuple[Pattern, Sequence[Array]]]:
+def _transposed(view: MeasuredTensor) -> Iterator[tuple[Pattern, Sequence[Array]]]:
     for p, q in itertools.combinations(long_axes(view.shape), 2):
         if view.shape[p] == view.shape[q]:
             source = list(view.index)
@@ -53,7 +53,7 @@ def _transposed(view: View) -> Iterator[tuple[Pattern, Sequence[Array]]]:
             yield Pattern("transpose", f"consistent with {text} (analytic[i, j] = numerical[j, i])", axis=p), source
 
 
-def _reversed(view: View) -> Iterator[tuple[Pattern, Sequence[Array]]]:
+def _reversed(view: MeasuredTensor) -> Iterator[tuple[Pattern, Sequence[Array]]]:
     long = long_axes(view.shape)
     several = {tuple(long), tuple(long[:2]), tuple(long[-2:])} if len(long) > 1 else set()
     for axes in [*((k,) for k in long), *sorted(several)]:
@@ -62,7 +62,7 @@ def _reversed(view: View) -> Iterator[tuple[Pattern, Sequence[Array]]]:
         yield Pattern("permutation", text, axis=axes[0]), source
 
 
-def _shifted(view: View) -> Iterator[Pattern]:
+def _shifted(view: MeasuredTensor) -> Iterator[Pattern]:
     """By one place; what is pushed over the end comes back at the other, or is lost."""
     for axis, shift in itertools.product(long_axes(view.shape), (1, -1)):
         length, source = view.shape[axis], view.index[axis] + shift
@@ -76,7 +76,7 @@ def _shifted(view: View) -> Iterator[Pattern]:
             yield Pattern("permutation", text, axis=axis, deviation=view.deviation(inside))
 
 
-def _by_columns(view: View) -> Iterator[tuple[Pattern, Sequence[Array]]]:
+def _by_columns(view: MeasuredTensor) -> Iterator[tuple[Pattern, Sequence[Array]]]:
     if len(set(long_axes(view.shape))) < 2 or (len(view.shape) == 2 and view.shape[0] == view.shape[1]):
         return
     text = "consistent with entries read in one order and written in the other (reshape where a transpose was meant)"
@@ -89,7 +89,7 @@ def _axes_text(axes: Sequence[int]) -> str:
     return f"axis {axes[0]}" if len(axes) == 1 else f"axes {' and '.join(map(str, axes))}"
 
 
-def swapped(view: View, others: Mapping[str, View]) -> Iterator[Pattern]:
+def swapped(view: MeasuredTensor, others: Mapping[str, MeasuredTensor]) -> Iterator[Pattern]:
     """The analytic gradient is another tensor's: it agrees with the entries measured there."""
     for name, other in others.items():
         residual = np.asarray(view.gradient[other.local], np.float64) - other.numerical
@@ -100,7 +100,7 @@ def swapped(view: View, others: Mapping[str, View]) -> Iterator[Pattern]:
             yield Pattern("swapped", text, deviation=other.deviation(residual))
 
 
-def reordered(view: View) -> Iterator[Pattern]:
+def reordered(view: MeasuredTensor) -> Iterator[Pattern]:
     """The lines of an axis in any other order: each line's measured entries are looked up among all lines."""
     for axis in long_axes(view.shape):
         length = view.shape[axis]
@@ -150,7 +150,7 @@ def _order_text(sources: NDArray[np.int64], axis: int) -> str:
 # --- along an axis ---
 
 
-def broadcast(view: View) -> Iterator[Pattern]:
+def broadcast(view: MeasuredTensor) -> Iterator[Pattern]:
     """The analytic gradient is constant along an axis where the numerical one is not."""
     if np.count_nonzero(view.strong) < (2 if view.complete else FEWEST):
         return
@@ -162,7 +162,7 @@ def broadcast(view: View) -> Iterator[Pattern]:
                 yield Pattern("broadcast", text + _reduced(view, axis, lines), axis=axis)
 
 
-def wrong_axis(view: View) -> Iterator[Pattern]:
+def wrong_axis(view: MeasuredTensor) -> Iterator[Pattern]:
     """Sums of a square array over its other axis: other values, the same total."""
     length = view.gradient.size
     if not (view.complete and max(view.shape) == length and length in view.lengths):
@@ -176,12 +176,12 @@ def wrong_axis(view: View) -> Iterator[Pattern]:
         yield Pattern("broadcast", f"{text} {view.lengths[length]}", axis=int(np.argmax(view.shape)))
 
 
-def _varies(view: View, line: NDArray[np.bool_]) -> bool:
+def _varies(view: MeasuredTensor, line: NDArray[np.bool_]) -> bool:
     n, slack = view.numerical[line], WITHIN * view.slack[line]
     return bool(np.max(n - slack) > np.min(n + slack))
 
 
-def _reduced(view: View, axis: int, lines: NDArray[np.int64]) -> str:
+def _reduced(view: MeasuredTensor, axis: int, lines: NDArray[np.int64]) -> str:
     """Whether the constant is the mean or the sum of the numerical values, where a line is known as a whole."""
     found, counts = np.unique(lines, return_counts=True)
     for line in found[counts == view.shape[axis]][:1]:
@@ -196,7 +196,7 @@ def _reduced(view: View, axis: int, lines: NDArray[np.int64]) -> str:
 # --- few entries ---
 
 
-def sparse(view: View) -> Iterator[Pattern]:
+def sparse(view: MeasuredTensor) -> Iterator[Pattern]:
     """Whole rows or columns are wrong, or a few entries, and all the rest is right."""
     wrong, right = np.count_nonzero(view.wrong), np.count_nonzero(view.right & view.telling)
     if not (wrong and right):
@@ -211,7 +211,7 @@ def sparse(view: View) -> Iterator[Pattern]:
         yield Pattern("sparse", _entries_text(view, indices), indices=indices)
 
 
-def _wrong_lines(view: View, axis: int) -> NDArray[np.int64]:
+def _wrong_lines(view: MeasuredTensor, axis: int) -> NDArray[np.int64]:
     """Lines of an axis that hold all wrong entries and nothing right; none if these are not fewer than the others."""
     index = view.index[axis]
     lines, tested = np.unique(index[view.strong], return_counts=True)
@@ -222,20 +222,20 @@ def _wrong_lines(view: View, axis: int) -> NDArray[np.int64]:
     return lines if lines.size and holds and few and tested.min() >= whole else lines[:0]
 
 
-def _lines_text(view: View, axis: int, lines: NDArray[np.int64]) -> str:
+def _lines_text(view: MeasuredTensor, axis: int, lines: NDArray[np.int64]) -> str:
     which = [f"[{', '.join(str(i) if k == axis else ':' for k in range(len(view.shape)))}]" for i in lines]
     text = f"{listed(which, quote=False)} {'is' if lines.size == 1 else 'are'} wrong as a whole, the rest is right"
     return f"consistent with an error in some lines: {text}{_place(view, axis, lines)}{_content(view, axis, lines)}"
 
 
-def _place(view: View, axis: int, lines: NDArray[np.int64]) -> str:
+def _place(view: MeasuredTensor, axis: int, lines: NDArray[np.int64]) -> str:
     if lines.size > 1:
         return ""
     ends = {0: "first", view.shape[axis] - 1: "last"}
     return f" (the {ends[int(lines[0])]} index: off by one?)" if int(lines[0]) in ends else ""
 
 
-def _content(view: View, axis: int, lines: NDArray[np.int64]) -> str:
+def _content(view: MeasuredTensor, axis: int, lines: NDArray[np.int64]) -> str:
     """What stands in the lines: zeros, or a copy of the line before."""
     index = list(view.some)
     index[axis] = lines[np.arange(index[axis].size) % lines.size]
@@ -248,7 +248,7 @@ def _content(view: View, axis: int, lines: NDArray[np.int64]) -> str:
     return ", a copy of the one before" if lines.min() > 0 and np.array_equal(here, view.at(index)) else ""
 
 
-def _entries_text(view: View, indices: Sequence[tuple[int, ...]]) -> str:
+def _entries_text(view: MeasuredTensor, indices: Sequence[tuple[int, ...]]) -> str:
     which = listed([f"[{', '.join(map(str, index))}]" for index in indices], quote=False)
     text = f"consistent with an error in few entries: {which} {'is' if len(indices) == 1 else 'are'} wrong"
     ends = {tuple(0 for _ in view.shape): "first", tuple(length - 1 for length in view.shape): "last"}

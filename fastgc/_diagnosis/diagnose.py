@@ -9,12 +9,16 @@ import numpy as np
 from fastgc._diagnosis import axis_patterns as _places
 from fastgc._diagnosis import value_patterns as _patterns
 from fastgc._diagnosis.diagnosis import Diagnosis, Evidence
-from fastgc._diagnosis.measured_tensor import View
+from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.value_patterns import Pattern
 
 
 def diagnose(
-    view: View, others: Mapping[str, View], factors: Mapping[str, float], extra: int, stale: Sequence[Pattern] = ()
+    view: MeasuredTensor,
+    others: Mapping[str, MeasuredTensor],
+    factors: Mapping[str, float],
+    extra: int,
+    stale: Sequence[Pattern] = (),
 ) -> Diagnosis | None:
     """The simplest pattern that explains the measured entries of a tensor; None where they establish none.
 
@@ -30,7 +34,7 @@ def diagnose(
 
 
 def _tiers(
-    view: View, others: Mapping[str, View], factors: Mapping[str, float], stale: Sequence[Pattern]
+    view: MeasuredTensor, others: Mapping[str, MeasuredTensor], factors: Mapping[str, float], stale: Sequence[Pattern]
 ) -> Iterator[list[Pattern]]:
     """Patterns that explain the entries, from simple ones to those that explain little."""
     yield [*_simple(view), *_places.swapped(view, others), *stale, *_places.broadcast(view)]
@@ -41,7 +45,7 @@ def _tiers(
     yield [*_patterns.unstructured(view)]
 
 
-def _simple(view: View) -> Iterator[Pattern]:
+def _simple(view: MeasuredTensor) -> Iterator[Pattern]:
     """Patterns that the tensor's own samples usually establish, the simplest first."""
     yield from _patterns.zero(view)
     yield from _patterns.constant_factor(view)
@@ -51,13 +55,13 @@ def _simple(view: View) -> Iterator[Pattern]:
     yield from _patterns.few_digits(view)
 
 
-def _diagnosis(view: View, found: Sequence[Pattern], extra: int) -> Diagnosis:
+def _diagnosis(view: MeasuredTensor, found: Sequence[Pattern], extra: int) -> Diagnosis:
     best = found[0]
     evidence = Evidence(view.local.size, int(np.count_nonzero(view.wrong)), extra, best.deviation)
     ties = tuple(dict.fromkeys(other.message for other in found[1:] if other.message != best.message))
     return Diagnosis(best.kind, best.message, best.factor, best.axis, best.indices, evidence, ties)
 
 
-def settled(view: View) -> bool:
+def settled(view: MeasuredTensor) -> bool:
     """Whether more entries would add nothing: all are known, or a simple pattern is established."""
     return view.complete or next(_simple(view), None) is not None

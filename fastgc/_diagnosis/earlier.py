@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgc._derivatives.estimates import unmeasured_scene
+from fastgc._derivatives.estimates import unmeasured_loss
 from fastgc._evaluation.evaluator import Evaluator
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.matching import match_parameters, refuse_nonfinite
-from fastgc._verdicts.entries import Site
+from fastgc._verdicts.entries import GradientAtPoint
 
 if TYPE_CHECKING:
-    from fastgc._diagnosis.measured_tensor import View
+    from fastgc._diagnosis.measured_tensor import MeasuredTensor
 
 
 @dataclass(frozen=True)
-class Hindsight:
+class EarlierMeasurements:
     """What was measured at the parameters of an earlier moment.
 
     Attributes
@@ -30,14 +30,18 @@ class Hindsight:
     notes : why there are no views
     """
 
-    views: Mapping[int, View] = field(default_factory=dict)
+    views: Mapping[int, MeasuredTensor] = field(default_factory=dict)
     evaluations: int = 0
     notes: tuple[str, ...] = ()
 
 
-NOTHING = Hindsight()
-Measure = Callable[[Site], "Iterable[tuple[int, View]]"]  # failing tensors at the site, one after the other
-LookBack = Callable[[Site, Measure], Hindsight]  # opens the site of the earlier moment and measures there
+NOTHING = EarlierMeasurements()
+Measure = Callable[
+    [GradientAtPoint], "Iterable[tuple[int, MeasuredTensor]]"
+]  # failing tensors at the site, one after the other
+MeasureEarlier = Callable[
+    [GradientAtPoint, Measure], EarlierMeasurements
+]  # opens the site of the earlier moment and measures there
 
 
 def earlier_leaves(layout: ParameterLayout, previous: Any) -> list[Array]:
@@ -53,7 +57,9 @@ def earlier_leaves(layout: ParameterLayout, previous: Any) -> list[Array]:
     return arrays
 
 
-def site_elsewhere(site: Site, evaluator: Evaluator, leaves: Sequence[Array], base: float) -> Site:
+def gradient_elsewhere(
+    site: GradientAtPoint, evaluator: Evaluator, leaves: Sequence[Array], base: float
+) -> GradientAtPoint:
     """The site of the same gradient at other parameters, where the loss is ``base``.
 
     Its noise is not measured anew: it is taken to be that of the site, or the round-off of ``base`` if that is more.
@@ -62,5 +68,7 @@ def site_elsewhere(site: Site, evaluator: Evaluator, leaves: Sequence[Array], ba
     rounding = float(np.finfo(np.float32 if here.noise.single else np.float64).eps) * abs(base) / 2
     at_point, displaced = (max(rounding, each) for each in (here.noise.at_point, here.noise.displaced))
     noise = replace(here.noise, at_point=at_point, displaced=displaced)
-    scene = replace(unmeasured_scene(evaluator, here.layout, leaves, base), noise=noise, swing=here.swing)
+    scene = replace(
+        unmeasured_loss(evaluator, here.layout, leaves, base), noise=noise, local_variation=here.local_variation
+    )
     return replace(site, scene=scene, step=None)

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from fastgc._derivatives.estimates import Estimates, quotient_estimates
 from fastgc._diagnosis.diagnose import diagnose, settled
 from fastgc._diagnosis.diagnosis import Explanation
-from fastgc._diagnosis.earlier import NOTHING, LookBack
-from fastgc._diagnosis.measured_tensor import View
+from fastgc._diagnosis.earlier import NOTHING, MeasureEarlier
+from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.next_entries import strongest, wanted
 from fastgc._diagnosis.value_patterns import constant_factor, stale_together
 from fastgc._evaluation.evaluator import silent
 from fastgc._parameters.point import arrays_in
 from fastgc._progress import Progress
-from fastgc._verdicts.entries import Site
+from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 
 EVALUATIONS = 64  # for each failing tensor, at most; as many again at the parameters of an earlier moment
@@ -29,13 +29,13 @@ _OTHERS = 64  # tensors of one shape that a tensor is compared with
 
 @np.errstate(all="ignore")  # a pattern with a number that overflows explains nothing
 def explain(
-    site: Site,
+    site: GradientAtPoint,
     estimates: Estimates,
     judgement: Judgement,
     args: Sequence[Any],
     seed: int,
     bar: Progress,
-    look_back: LookBack | None = None,
+    look_back: MeasureEarlier | None = None,
 ) -> Explanation:
     """The diagnosis of every tensor with wrong entries (None: the numbers establish none).
 
@@ -66,8 +66,12 @@ def explain(
 
 
 def _views(
-    site: Site, estimates: Estimates, judgement: Judgement, failing: Sequence[int], lengths: Mapping[int, str]
-) -> dict[int, View]:
+    site: GradientAtPoint,
+    estimates: Estimates,
+    judgement: Judgement,
+    failing: Sequence[int],
+    lengths: Mapping[int, str],
+) -> dict[int, MeasuredTensor]:
     """The failing tensors, and all others of their shapes."""
     layout = site.scene.layout
     owners = layout.tensor_of(estimates.positions)
@@ -79,12 +83,14 @@ def _views(
     }
 
 
-def _wanted(site: Site, view: View, seed: int) -> NDArray[np.int64]:
+def _wanted(site: GradientAtPoint, view: MeasuredTensor, seed: int) -> NDArray[np.int64]:
     """More entries to measure, if they could add something."""
     return np.empty(0, np.int64) if settled(view) else wanted(view, _affordable(site), seed)
 
 
-def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, lengths: Mapping[int, str]) -> View:
+def _view(
+    site: GradientAtPoint, tensor: int, estimates: Estimates, judgement: Judgement, lengths: Mapping[int, str]
+) -> MeasuredTensor:
     """The measured entries: at a kink what lies between the slopes, and anything where no derivative is known."""
     layout = site.scene.layout
     gap = np.abs(estimates.right - estimates.left) / 2
@@ -92,7 +98,7 @@ def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, l
     allowed = site.tolerances.allowed(tensor, np.abs(numerical), site.scales(estimates))
     slack = allowed + estimates.uncertainty + gap
     known = np.isfinite(slack) & np.isfinite(numerical) & ~estimates.troubled_by(*_UNKNOWN)
-    return View(
+    return MeasuredTensor(
         shape=layout.shapes[tensor] or (1,),
         gradient=site.gradients[tensor],
         local=estimates.positions - layout.starts[tensor],
@@ -106,8 +112,12 @@ def _view(site: Site, tensor: int, estimates: Estimates, judgement: Judgement, l
 
 
 def _measured(
-    site: Site, tensor: int, local: NDArray[np.int64], scales: NDArray[np.float64], lengths: Mapping[int, str]
-) -> View:
+    site: GradientAtPoint,
+    tensor: int,
+    local: NDArray[np.int64],
+    scales: NDArray[np.float64],
+    lengths: Mapping[int, str],
+) -> MeasuredTensor:
     """More entries, each by one quotient: they count for or against a pattern, and accuse nobody."""
     positions = local + site.scene.layout.starts[tensor]
     estimates = quotient_estimates(site.scene, positions, site.stencil, None, silent)
@@ -115,8 +125,8 @@ def _measured(
 
 
 def _elsewhere(
-    there: Site, views: Mapping[int, View], scales: NDArray[np.float64], seed: int, bar: Progress
-) -> Iterator[tuple[int, View]]:
+    there: GradientAtPoint, views: Mapping[int, MeasuredTensor], scales: NDArray[np.float64], seed: int, bar: Progress
+) -> Iterator[tuple[int, MeasuredTensor]]:
     """Measured entries of the views, as they are at another site."""
     count = _affordable(there, there.scene.evaluator.evaluations)
     for t, view in views.items():
@@ -124,12 +134,12 @@ def _elsewhere(
         yield t, _measured(there, t, strongest(view, count, seed), scales, {})
 
 
-def _affordable(site: Site, spent: int = 0) -> int:
+def _affordable(site: GradientAtPoint, spent: int = 0) -> int:
     """Entries that quotients can measure with what a diagnosis may cost and has not spent."""
     return (EVALUATIONS - spent) // len(site.stencil.offsets) - _TRIALS
 
 
-def _alike(site: Site, tensor: int, views: dict[int, View]) -> dict[str, View]:
+def _alike(site: GradientAtPoint, tensor: int, views: dict[int, MeasuredTensor]) -> dict[str, MeasuredTensor]:
     """Other tensors of the same shape by name, the nearest ones in the order of the parameters."""
     layout = site.scene.layout
     same = [t for t in views if t != tensor and layout.shapes[t] == layout.shapes[tensor]]

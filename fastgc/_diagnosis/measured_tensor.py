@@ -31,7 +31,7 @@ def information(sizes: Floats, slack: Floats) -> float:
 
 
 @dataclass(frozen=True)
-class View:
+class MeasuredTensor:
     """One tensor: its analytic gradient as a whole, and its measured entries, arrays of shape (entries,).
 
     Attributes
@@ -89,15 +89,15 @@ class View:
         """The analytic gradient elsewhere."""
         return np.asarray(self.gradient[np.ravel_multi_index(tuple(index), self.shape)], np.float64)
 
-    def joined(self, other: View) -> View:
+    def joined(self, other: MeasuredTensor) -> MeasuredTensor:
         """The measured entries of both."""
         return self._with(lambda name: np.concatenate([getattr(self, name), getattr(other, name)]))
 
-    def part(self, keep: NDArray[np.bool_]) -> View:
+    def part(self, keep: NDArray[np.bool_]) -> MeasuredTensor:
         """Some of the measured entries."""
         return self._with(lambda name: getattr(self, name)[keep])
 
-    def _with(self, column: Callable[[str], Array]) -> View:
+    def _with(self, column: Callable[[str], Array]) -> MeasuredTensor:
         columns: dict[str, Any] = {name: column(name) for name in _COLUMNS}
         return replace(self, **columns)
 
@@ -137,7 +137,7 @@ def long_axes(shape: tuple[int, ...]) -> list[int]:
     return [axis for axis, length in enumerate(shape) if length > 1]
 
 
-def is_level(view: View, axis: int) -> bool:
+def is_level(view: MeasuredTensor, axis: int) -> bool:
     """Whether the analytic gradient is constant along an axis, and not zero everywhere."""
     first = view.at(moved(view.some, axis, np.zeros_like(view.some[axis])))
     here = view.at(view.some)

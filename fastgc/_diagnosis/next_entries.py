@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastgc._diagnosis.measured_tensor import Positions, View, is_level, long_axes
+from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions, is_level, long_axes
 from fastgc._parameters.arrays import Array
 
 _CANDIDATES = 512  # entries drawn to choose the next ones from
 
 
-def wanted(view: View, count: int, seed: int) -> Positions:
+def wanted(view: MeasuredTensor, count: int, seed: int) -> Positions:
     """At most ``count`` entries that were not measured and tell most about the kind of the error.
 
     Along an axis on which the analytic gradient is constant; else, where most entries are right, in the rows and
@@ -32,14 +32,14 @@ def wanted(view: View, count: int, seed: int) -> Positions:
     return np.sort(found[:count])
 
 
-def strongest(view: View, count: int, seed: int) -> Positions:
+def strongest(view: MeasuredTensor, count: int, seed: int) -> Positions:
     """At most ``count`` measured entries, in their order: wrong and telling ones first, drawn from all of them."""
     drawn = np.random.default_rng([seed, 4]).permutation(view.local.size)
     first = drawn[np.argsort(~view.strong[drawn], kind="stable")][:count]
     return view.local[np.sort(first)]
 
 
-def _along(view: View, entry: int, axis: int, generator: np.random.Generator) -> Positions:
+def _along(view: MeasuredTensor, entry: int, axis: int, generator: np.random.Generator) -> Positions:
     """The line along an axis on which an entry lies."""
     places = generator.permutation(view.shape[axis])[:_CANDIDATES]
     index = [np.full(places.size, each[entry]) for each in view.index]
@@ -47,7 +47,7 @@ def _along(view: View, entry: int, axis: int, generator: np.random.Generator) ->
     return _unknown(view, index)
 
 
-def _near(view: View, entries: Positions, generator: np.random.Generator) -> Positions:
+def _near(view: MeasuredTensor, entries: Positions, generator: np.random.Generator) -> Positions:
     """In turn for each entry and each axis: anywhere in its row or column, or in the one before or after."""
     turns = np.arange(_CANDIDATES)
     owners, axes = entries[turns // len(view.shape) % entries.size], turns % len(view.shape)
@@ -58,7 +58,7 @@ def _near(view: View, entries: Positions, generator: np.random.Generator) -> Pos
     return _unknown(view, index)
 
 
-def _spread(view: View, generator: np.random.Generator) -> Positions:
+def _spread(view: MeasuredTensor, generator: np.random.Generator) -> Positions:
     """Entries whose analytic gradient is not zero first, and of them those in lines without any measured entry."""
     drawn = _unknown(view, [generator.integers(length, size=_CANDIDATES) for length in view.shape])
     zero = view.gradient[drawn] == 0
@@ -72,7 +72,7 @@ def _spread(view: View, generator: np.random.Generator) -> Positions:
     return drawn[np.lexsort((last, np.sort(zero)))]
 
 
-def _unknown(view: View, index: Sequence[Array]) -> Positions:
+def _unknown(view: MeasuredTensor, index: Sequence[Array]) -> Positions:
     """The positions that were not measured, each once, in the order given."""
     positions = np.ravel_multi_index(tuple(index), view.shape)
     positions = positions[np.sort(np.unique(positions, return_index=True)[1])]

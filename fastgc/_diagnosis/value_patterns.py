@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._diagnosis.measured_tensor import BITS, FEWEST, TELLING, WITHIN, View
+from fastgc._diagnosis.measured_tensor import BITS, FEWEST, TELLING, WITHIN, MeasuredTensor
 from fastgc._words import Kind
 
 Floats = NDArray[np.float64]
@@ -39,13 +39,13 @@ class Pattern:
 # --- the same entries times a constant ---
 
 
-def zero(view: View) -> Iterator[Pattern]:
+def zero(view: MeasuredTensor) -> Iterator[Pattern]:
     """Nothing arrives in the gradient where the loss has a slope."""
     if view.strong.any() and not view.gradient.any():
         yield Pattern("zero", "consistent with a gradient that is detached or never accumulated: zero everywhere", 0.0)
 
 
-def constant_factor(view: View) -> Iterator[Pattern]:
+def constant_factor(view: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = c * numerical``. One entry alone shows only a factor that has a meaning."""
     a, n = view.analytic / view.slack, view.numerical / view.slack
     factor = float(np.sum(a * n) / np.sum(n * n))
@@ -85,7 +85,7 @@ def named_factor(factor: float, precision: float, lengths: Mapping[int, str]) ->
     return ""
 
 
-def lost_sign(view: View) -> Iterator[Pattern]:
+def lost_sign(view: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = |numerical|``, or the reverse."""
     for sign, text in ((1, "|numerical|"), (-1, "-|numerical|")):
         residual = view.analytic - sign * np.abs(view.numerical)
@@ -94,7 +94,7 @@ def lost_sign(view: View) -> Iterator[Pattern]:
             yield Pattern("sign", message, deviation=view.deviation(residual))
 
 
-def same_factor(view: View, factors: Mapping[str, float]) -> Iterator[Pattern]:
+def same_factor(view: MeasuredTensor, factors: Mapping[str, float]) -> Iterator[Pattern]:
     """A factor that is another tensor's too, and so means something in a single entry."""
     for name, factor in factors.items():
         residual = view.analytic / factor - view.numerical
@@ -106,7 +106,7 @@ def same_factor(view: View, factors: Mapping[str, float]) -> Iterator[Pattern]:
 # --- the same entries in fewer digits ---
 
 
-def few_digits(view: View) -> Iterator[Pattern]:
+def few_digits(view: MeasuredTensor) -> Iterator[Pattern]:
     """All analytic values have the short mantissas of a coarser format, and differ by its rounding."""
     some = view.at(view.some)
     some = some[np.isfinite(some) & (some != 0)]
@@ -140,19 +140,19 @@ _TERMS = {
 }
 
 
-def one_term(view: View) -> Iterator[Pattern]:
+def one_term(view: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic - numerical`` is a multiple of the parameter, of its sign, or a constant."""
     for name in _TERMS:
         yield from _with_terms(view, (name,))
 
 
-def two_terms(view: View) -> Iterator[Pattern]:
+def two_terms(view: MeasuredTensor) -> Iterator[Pattern]:
     """The same with two of them."""
     for names in itertools.combinations(_TERMS, 2):
         yield from _with_terms(view, names)
 
 
-def _with_terms(view: View, names: tuple[str, ...]) -> Iterator[Pattern]:
+def _with_terms(view: MeasuredTensor, names: tuple[str, ...]) -> Iterator[Pattern]:
     columns = {"parameter": view.parameters, "sign(parameter)": np.sign(view.parameters), "1": np.ones(view.local.size)}
     basis = np.stack([columns[name] for name in names], axis=1)
     error = view.analytic - view.numerical
@@ -180,7 +180,7 @@ def _product(coefficient: float, name: str) -> str:
 # --- the gradient of another moment ---
 
 
-def stale(view: View, earlier: View, bits: float = BITS) -> Iterator[Pattern]:
+def stale(view: MeasuredTensor, earlier: MeasuredTensor, bits: float = BITS) -> Iterator[Pattern]:
     """The analytic gradient is that of other parameters: it agrees with all entries measured there, and not here.
 
     What tells is by how much the numerical gradient has changed in between.
@@ -194,7 +194,9 @@ def stale(view: View, earlier: View, bits: float = BITS) -> Iterator[Pattern]:
         yield Pattern("stale", text, deviation=earlier.deviation(residual))
 
 
-def stale_together(views: Mapping[int, View], earlier: Mapping[int, View]) -> dict[int, list[Pattern]]:
+def stale_together(
+    views: Mapping[int, MeasuredTensor], earlier: Mapping[int, MeasuredTensor]
+) -> dict[int, list[Pattern]]:
     """The same of several tensors: where one is stale, less is enough to show that another is."""
     certain = {t: list(stale(views[t], there)) for t, there in earlier.items()}
     bits = BITS / 2 if any(certain.values()) else BITS
@@ -204,7 +206,7 @@ def stale_together(views: Mapping[int, View], earlier: Mapping[int, View]) -> di
 # --- none of these ---
 
 
-def unstructured(view: View) -> Iterator[Pattern]:
+def unstructured(view: MeasuredTensor) -> Iterator[Pattern]:
     """Enough wrong entries to have shown a pattern."""
     enough = np.count_nonzero(view.strong) >= max(2, min(FEWEST, view.gradient.size))
     if enough and np.isfinite(view.analytic).all():

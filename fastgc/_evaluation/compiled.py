@@ -27,7 +27,7 @@ from fastgc._evaluation.evaluator import (
     silent,
 )
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._evaluation.threads import Crew, Pieces, Work
+from fastgc._evaluation.threads import Work, WorkerThreads, WorkQueue
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import Storage
@@ -94,7 +94,7 @@ class NumbaEvaluator:
         self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
         self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
         self._records = [store.record() for store in stores]
-        self._entry = _kernels.Entry(loss, (self._records[0], *args))
+        self._entry = _kernels.CompiledLoss(loss, (self._records[0], *args))
         dtypes = {leaf.dtype for leaf in stores[0].leaves}
         self._loops = {dtype: _kernels.open_loop(self._entry, dtype) for dtype in dtypes}
         self._ray_loops: dict[np.dtype[Any], Callable[..., None]] = {}
@@ -102,7 +102,7 @@ class NumbaEvaluator:
         sizes = np.array([leaf.dtype.itemsize for leaf in stores[0].leaves])
         self._begins: NDArray[np.int64] = stores[0].offsets // sizes
         self._seconds, self._evaluations, self._raised = seconds, 0, Raised()
-        self._crew, self._limits = Crew(len(stores)), limits
+        self._crew, self._limits = WorkerThreads(len(stores)), limits
 
     @property
     def evaluations(self) -> int:
@@ -231,7 +231,7 @@ class NumbaEvaluator:
             self._done(items * columns)
 
         self._done(0)
-        self._crew.run(Pieces(count, lambda left: self._length(left, columns)), work, done)
+        self._crew.run(WorkQueue(count, lambda left: self._length(left, columns)), work, done)
 
     @contextlib.contextmanager
     def _noting(self, moves: NDArray[np.bool_], where: Callable[[int], Place]) -> Iterator[_Note]:

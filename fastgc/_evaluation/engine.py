@@ -256,7 +256,7 @@ def _loop_pays(loss: Any, point: Point, first: FirstCall, threads: int, expected
     saved = expected * (_CALL_SECONDS + first.seconds * (1 - 1 / threads))
     if saved > _LOOP_SECONDS:
         return True
-    entry = _kernels.Entry(loss, (point.stored.record(), *point.args))
+    entry = _kernels.CompiledLoss(loss, (point.stored.record(), *point.args))
     return all(_kernels.loops_are_compiled(entry, dtype) for dtype in {leaf.dtype for leaf in point.leaves})
 
 

@@ -50,7 +50,7 @@ def compile_loss(function: Callable[..., Any]) -> Any:
     return numba.njit(function)
 
 
-class Entry:
+class CompiledLoss:
     """Where the machine code of a jitted loss begins that was compiled for certain arguments.
 
     Parameters
@@ -70,7 +70,7 @@ class Entry:
         assert self._compiled is not None
         name = self._compiled.fndesc.llvm_func_name
         self.address = self._compiled.library.get_pointer_to_function(name)
-        self.numba_type = EntryType(self._compiled.signature)
+        self.numba_type = CompiledLossType(self._compiled.signature)
         self.kinds = (self.numba_type, kinds[0], types.Tuple(kinds[1:]))
         self.in_parallel = runs_in_parallel(loss)
 
@@ -87,31 +87,31 @@ def _forwarded(loss: Any, count: int) -> Any:
     return numba.njit(eval(f"lambda {names}: loss({names})", {"loss": loss}))
 
 
-class EntryType(types.Type):
-    """Numba's type of an `Entry`: what the function takes and returns."""
+class CompiledLossType(types.Type):
+    """Numba's type of an `CompiledLoss`: what the function takes and returns."""
 
     def __init__(self, signature: Any) -> None:
         self.signature = signature
-        super().__init__(f"fastgc.Entry({signature})")
+        super().__init__(f"fastgc.CompiledLoss({signature})")
 
     @property
     def key(self) -> Any:
         return self.signature
 
 
-@register_model(EntryType)
-class _EntryModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: EntryType) -> None:
+@register_model(CompiledLossType)
+class _CompiledLossModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: CompiledLossType) -> None:
         super().__init__(manager, kind, ir.IntType(64))
 
 
-@typeof_impl.register(Entry)
-def _typeof_entry(entry: Entry, context: Any) -> EntryType:
+@typeof_impl.register(CompiledLoss)
+def _typeof_entry(entry: CompiledLoss, context: Any) -> CompiledLossType:
     return entry.numba_type
 
 
-@unbox(EntryType)
-def _unbox_entry(kind: EntryType, obj: Any, c: Any) -> NativeValue:
+@unbox(CompiledLossType)
+def _unbox_entry(kind: CompiledLossType, obj: Any, c: Any) -> NativeValue:
     attribute = c.pyapi.object_getattr_string(obj, "address")
     address: NativeValue = c.unbox(types.int64, attribute)
     c.pyapi.decref(attribute)
@@ -119,7 +119,7 @@ def _unbox_entry(kind: EntryType, obj: Any, c: Any) -> NativeValue:
 
 
 @intrinsic
-def _call(typing_context: Any, entry: EntryType, params: Any, args: Any) -> Any:
+def _call(typing_context: Any, entry: CompiledLossType, params: Any, args: Any) -> Any:
     """Call the loss at its address, by Numba's own calling convention; what it raises is passed on."""
     callee = entry.signature
 
@@ -140,8 +140,8 @@ def _call(typing_context: Any, entry: EntryType, params: Any, args: Any) -> Any:
 def displaced_values(entry: Any, params: Any, args: Any, flat: Any, positions: Any, displaced: Any, out: Any) -> None:
     """Set ``flat[positions[i]]`` to ``displaced[i, j]``, write the loss to ``out[i, j]`` and assign the entry back.
 
-    ``flat`` shares memory with ``params``. The loss comes as an `Entry`, so that one compilation serves all losses of
-    the same arguments, and costs nothing of the loss's own. The loop releases the global interpreter lock: threads run
+    ``flat`` shares memory with ``params``. The loss comes as a `CompiledLoss`, so that one compilation serves all losses
+    of the same arguments, and costs nothing of the loss's own. The loop releases the global interpreter lock: threads run
     it side by side, which compiles four times faster than ``parallel=True``.
     """
     for i in range(positions.size):
@@ -197,7 +197,7 @@ _CACHED = {kernel: _cached(kernel) for kernel in (displaced_values, values_along
 displace = _cached(displace)
 
 
-def open_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
+def open_loop(entry: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
     """`displaced_values` for a loss and parameters of a dtype, as a function of its arguments from ``params`` on.
 
     All arrays must be contiguous, positions of int64, displaced entries and values of float64, or of complex128 where
@@ -206,12 +206,12 @@ def open_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
     return _opened(displaced_values, entry, dtype)
 
 
-def open_ray_loop(entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
+def open_ray_loop(entry: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
     """The same of `values_along_rays`: ``begins`` and ``bounds`` are of uint64, scales and distances of float64."""
     return _opened(values_along_rays, entry, dtype)
 
 
-def _opened(kernel: Any, entry: Entry, dtype: np.dtype[Any]) -> Callable[..., None]:
+def _opened(kernel: Any, entry: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
     """A kernel that does without Numba's look at the type of every argument, at every call (30 microseconds)."""
     loop = partial(_compilation(kernel, _kinds(entry, _ARRAYS[kernel](dtype))).entry_point, entry)
     return _in_turn(loop) if entry.in_parallel else loop
@@ -237,7 +237,7 @@ def _value_type(dtype: np.dtype[Any]) -> type:
 _ARRAYS = {displaced_values: _arrays_of_values, values_along_rays: _arrays_of_rays}
 
 
-def _kinds(entry: Entry, arrays: Sequence[tuple[Any, int]]) -> tuple[Any, ...]:
+def _kinds(entry: CompiledLoss, arrays: Sequence[tuple[Any, int]]) -> tuple[Any, ...]:
     """Numba's types of a kernel's arguments, all arrays contiguous."""
     scalars = [(numba.from_dtype(np.dtype(dtype)), ndim) for dtype, ndim in arrays]
     return (*entry.kinds, *(types.Array(kind, ndim, "C") if ndim else kind for kind, ndim in scalars))
@@ -264,7 +264,7 @@ def _may_be_cached(kinds: tuple[Any, ...]) -> bool:
 
 def _is_known_everywhere(kind: Any) -> bool:
     """Whether a type refers to no class of the user's, which a process that reads the cache may not have."""
-    if isinstance(kind, EntryType):
+    if isinstance(kind, CompiledLossType):
         return all(_is_known_everywhere(each) for each in (*kind.signature.args, kind.signature.return_type))
     if isinstance(kind, types.BaseAnonymousTuple):
         members: Any = kind
@@ -281,7 +281,7 @@ def _containers(node: Node) -> Iterator[type]:
             yield from _containers(child)
 
 
-def loops_are_compiled(entry: Entry, dtype: np.dtype[Any]) -> bool:
+def loops_are_compiled(entry: CompiledLoss, dtype: np.dtype[Any]) -> bool:
     """Whether the loops for a loss and parameters of a dtype were compiled before, in this process or in another."""
     return all(_is_compiled(kernel, _kinds(entry, arrays(dtype))) for kernel, arrays in _ARRAYS.items())
 

@@ -1,4 +1,4 @@
-"""Pieces of work shared out among threads, of which the caller's is one, and one BLAS thread meanwhile."""
+"""WorkQueue of work shared out among threads, of which the caller's is one, and one BLAS thread meanwhile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Work = Callable[[int, slice], object]  # of a thread, by its number, on a slice 
 Done = Callable[[int], object]  # told how many items more are done
 
 
-class Pieces:
+class WorkQueue:
     """Slices of ``count`` items, which threads take one after the other until none is left.
 
     Parameters
@@ -49,7 +49,7 @@ class Pieces:
         return self._count - self._next
 
 
-class Crew:
+class WorkerThreads:
     """Threads that take pieces of work; the caller's own is number 0."""
 
     def __init__(self, count: int) -> None:
@@ -58,7 +58,7 @@ class Crew:
         if count > 1:
             self._pool = ThreadPoolExecutor(count - 1, "fastgc", single_threaded_blas.in_this_thread)
 
-    def run(self, pieces: Pieces, work: Work, done: Done) -> None:
+    def run(self, pieces: WorkQueue, work: Work, done: Done) -> None:
         """Have all pieces done; what one of them (or ``done``) raises is raised here, when no thread is at work."""
         finished: deque[int] = deque()
         helpers: list[Future[None]] = []
@@ -84,7 +84,7 @@ class Crew:
             self._pool.shutdown()
 
 
-def _help(number: int, pieces: Pieces, work: Work, finished: deque[int]) -> None:
+def _help(number: int, pieces: WorkQueue, work: Work, finished: deque[int]) -> None:
     try:
         while (piece := pieces.take()) is not None:
             work(number, piece)

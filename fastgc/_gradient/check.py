@@ -14,7 +14,7 @@ import numpy as np
 
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._diagnosis.earlier import Hindsight, Measure, earlier_leaves, site_elsewhere
+from fastgc._diagnosis.earlier import EarlierMeasurements, Measure, earlier_leaves, gradient_elsewhere
 from fastgc._evaluation.engine import (
     FirstCall,
     NotFiniteError,
@@ -35,13 +35,13 @@ from fastgc._parameters.sampling import DEFAULT_SAMPLES, sample_counts, selected
 from fastgc._progress import Progress
 from fastgc._public import public
 from fastgc._reports.gradient import GradientReport
-from fastgc._reports.summary import Findings, Tries, summarise
-from fastgc._verdicts.entries import Site
+from fastgc._reports.summary import PointResult, Tries, summarise
+from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import UNDECIDED, Judgement
 from fastgc._words import Engine, Precision, Samples, StencilName
 
 if TYPE_CHECKING:
-    from fastgc._diagnosis.measured_tensor import View
+    from fastgc._diagnosis.measured_tensor import MeasuredTensor
 
 _REACHES = [2.0**-k for k in range(8)]  # of the random points, in mean magnitudes of each tensor
 
@@ -186,7 +186,7 @@ def check_gradients(
     scope = Scope(layout, counts, probes, stencil_named(stencil), step, rtol, atol, crosscheck, seed)
     request = _Request(loss, gradients, args, scope, precision, engine, threads, workers, vectorized, in_place, earlier)
     with Progress(points * scope.samples, shown=progress) as bar:
-        findings: list[Findings] = []
+        findings: list[PointResult] = []
         tries: list[Tries] = []
         for number in range(points):
             scope = replace(scope, deadline=begin + (time_budget or math.inf) * (number + 1) / points)
@@ -277,7 +277,7 @@ def sampled_counts(
 
 def _check_point(
     request: _Request, number: int, leaves: Sequence[Array], bar: Progress
-) -> tuple[Findings | None, Tries]:
+) -> tuple[PointResult | None, Tries]:
     """Check at the given point (number 0), or at a random one, which comes nearer until loss and gradient have values.
 
     None where they have none at the nearest one either.
@@ -297,7 +297,7 @@ def _check_point(
 
 def _check_at(
     request: _Request, number: int, leaves: Sequence[Array], reach: float, bar: Progress
-) -> tuple[Findings | None, Exception | None]:
+) -> tuple[PointResult | None, Exception | None]:
     """What is found at a point; or what was raised at a random one, where loss or gradient is not defined."""
     scope = request.scope
     with _point(request, leaves, moved(leaves, scope.seed, number, reach, in_place=request.in_place)) as point:
@@ -358,28 +358,32 @@ def _open(request: _Request, point: Point, expected: int) -> tuple[Evaluator, Fi
 
 
 def _look_back(
-    request: _Request, leaves: Sequence[Array], previous: Sequence[Array], site: Site, measure: Measure
-) -> Hindsight:
+    request: _Request, leaves: Sequence[Array], previous: Sequence[Array], site: GradientAtPoint, measure: Measure
+) -> EarlierMeasurements:
     """Measure at the parameters of the earlier moment, if the loss is defined there."""
     from fastgc._diagnosis.explain import EVALUATIONS
 
     if all(map(np.array_equal, previous, leaves)):
-        return Hindsight(notes=("previous holds the values of params: were they changed in place? Keep a copy",))
-    views: dict[int, View] = {}
+        return EarlierMeasurements(
+            notes=("previous holds the values of params: were they changed in place? Keep a copy",)
+        )
+    views: dict[int, MeasuredTensor] = {}
     with _point(request, leaves, replaced(leaves, previous, in_place=request.in_place)) as point:
         try:
             evaluator, first = _open(request, point, EVALUATIONS)
         except NotFiniteError:
-            return Hindsight(evaluations=1, notes=("the loss is not finite at previous: nothing was compared there",))
+            return EarlierMeasurements(
+                evaluations=1, notes=("the loss is not finite at previous: nothing was compared there",)
+            )
         except WrongValueError:
             raise
         except Exception as error:
             note = f"the loss raised {described(error)} at previous: nothing was compared there"
-            return Hindsight(evaluations=1, notes=(note,))
+            return EarlierMeasurements(evaluations=1, notes=(note,))
         with contextlib.closing(evaluator), contextlib.suppress(OutOfTime):
             base = float(np.real(first.value))
-            views.update(measure(site_elsewhere(site, evaluator, point.leaves, base)))
-    return Hindsight(views, evaluator.evaluations, evaluator.raised.notes("around previous, the loss"))
+            views.update(measure(gradient_elsewhere(site, evaluator, point.leaves, base)))
+    return EarlierMeasurements(views, evaluator.evaluations, evaluator.raised.notes("around previous, the loss"))
 
 
 def _analytic(request: _Request, point: Point) -> list[Array]:
@@ -397,7 +401,7 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
 
 
 def _adjudicated(
-    request: _Request, point: Point, site: Site, estimates: Estimates, judgement: Judgement
+    request: _Request, point: Point, site: GradientAtPoint, estimates: Estimates, judgement: Judgement
 ) -> tuple[Estimates, Judgement, tuple[str, ...]]:
     from fastgc._verdicts.complex_step import adjudicate
 

@@ -15,8 +15,8 @@ from fastgc._evaluation.evaluator import Evaluator, OutOfTime
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._progress import Progress
-from fastgc._reports.summary import Findings
-from fastgc._verdicts.entries import Site
+from fastgc._reports.summary import PointResult
+from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import DEFAULT_RTOL, Judgement, Tolerances
 
 if TYPE_CHECKING:
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 from typing import TYPE_CHECKING
 
-from fastgc._derivatives.estimates import open_scene, unmeasured_scene
+from fastgc._derivatives.estimates import open_loss, unmeasured_loss
 from fastgc._derivatives.stencil import Stencil
 from fastgc._diagnosis.diagnosis import Explanation
-from fastgc._diagnosis.earlier import LookBack
+from fastgc._diagnosis.earlier import MeasureEarlier
 from fastgc._parameters.arrays import root_mean_square
 from fastgc._parameters.sampling import NotFinite, not_finite, plan_samples
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.crosscheck import crosscheck as scipy_crosscheck
 from fastgc._verdicts.entries import Positions, remarks
-from fastgc._verdicts.probes import cover, search
-from fastgc._verdicts.time_budget import representative, settle_in_time, together, unreached
+from fastgc._verdicts.probes import probe_tensors, search
+from fastgc._verdicts.time_budget import check_in_time, representative, together, unreached
 
 if TYPE_CHECKING:
     pass
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _PER_TENSOR = 20  # evaluations, about, that probing a tensor takes
 
 
-Adjudicator = Callable[[Site, Estimates, Judgement], tuple[Estimates, Judgement, tuple[str, ...]]]
+Adjudicator = Callable[[GradientAtPoint, Estimates, Judgement], tuple[Estimates, Judgement, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class Start:
     number: int = 0
     args: tuple[Any, ...] = ()
     adjudicator: Adjudicator | None = None
-    look_back: LookBack | None = None
+    look_back: MeasureEarlier | None = None
 
 
 @np.errstate(all="ignore")  # what overflows is judged, and not warned about
-def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
+def examine(scope: Scope, start: Start, bar: Progress) -> PointResult:
     """The check at one point: probe, estimate and judge the samples, search what is suspicious.
 
     Raises
@@ -130,12 +130,12 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
     positions = plan.positions(scope.layout)
     first, rest = representative(scope.layout, positions, scope.seed) if hurried else (positions, positions[:0])
     site = _site(scope, start)
-    probings = cover(site, scope.unexhausted, scope.probes, scope.seed, bar, hurried=hurried)
-    estimates, judgement = settle_in_time(site, first, scope.deadline, bar)
+    probings = probe_tensors(site, scope.unexhausted, scope.probes, scope.seed, bar, hurried=hurried)
+    estimates, judgement = check_in_time(site, first, scope.deadline, bar)
     scales = site.scales(estimates)
     coverages, looked_at = search(site, bad, probings, estimates, judgement, scales, scope.seed, bar)
     if rest.size:
-        estimates, judgement = together([(estimates, judgement), settle_in_time(site, rest, scope.deadline, bar)])
+        estimates, judgement = together([(estimates, judgement), check_in_time(site, rest, scope.deadline, bar)])
     decided: tuple[str, ...] = ()
     if start.adjudicator is not None and judgement.undecided.any():
         estimates, judgement, decided = start.adjudicator(site, estimates, judgement)
@@ -152,7 +152,7 @@ def examine(scope: Scope, start: Start, bar: Progress) -> Findings:
         remarked += remarks(site, estimates, judgement.analytic)
         if scope.crosscheck and start.number == 0:
             second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
-    return Findings(
+    return PointResult(
         point=start.number,
         site=site,
         plan=plan,
@@ -181,7 +181,7 @@ def _spoiled(scope: Scope, gradients: Sequence[Array]) -> tuple[dict[int, NotFin
 
 
 def _explained(
-    site: Site, estimates: Estimates, judgement: Judgement, start: Start, seed: int, bar: Progress
+    site: GradientAtPoint, estimates: Estimates, judgement: Judgement, start: Start, seed: int, bar: Progress
 ) -> Explanation:
     """Why entries are wrong, if some are."""
     if not judgement.failed.any():
@@ -191,15 +191,15 @@ def _explained(
     return explain(site, estimates, judgement, start.args, seed, bar, start.look_back)
 
 
-def _site(scope: Scope, start: Start) -> Site:
+def _site(scope: Scope, start: Start) -> GradientAtPoint:
     around = start.evaluator, scope.layout, start.leaves
     try:
-        scene = open_scene(*around, scope.chosen, start.base, scope.seed)
+        scene = open_loss(*around, scope.chosen, start.base, scope.seed)
     except OutOfTime:
-        scene = unmeasured_scene(*around, start.base)
+        scene = unmeasured_loss(*around, start.base)
     sizes = np.array([root_mean_square(each) for each in start.gradients])
     tolerances = _tolerances(scope, start.gradients)
-    return Site(scene, start.gradients, sizes, tolerances, scope.stencil, scope.step)
+    return GradientAtPoint(scene, start.gradients, sizes, tolerances, scope.stencil, scope.step)
 
 
 def _tolerances(scope: Scope, gradients: Sequence[Array]) -> Tolerances:

@@ -16,8 +16,8 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.engine import in_turn
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._gradient.check import check_gradients
-from fastgc._jacobian.entries import Checked, Grid, Group, check_groups, open_grid, verdicts
-from fastgc._jacobian.function import Field, one_by_one
+from fastgc._jacobian.entries import Checked, Group, JacobianAtPoint, check_groups, open_jacobian, verdicts
+from fastgc._jacobian.function import VectorFunction, one_by_one
 from fastgc._jacobian.operator import Operator, jvp_operator, matrix_operator, spoiled, vjp_operator
 from fastgc._jacobian.projections import Projections, follow_strays, project
 from fastgc._jacobian.report import About, JacobianReport, failed, jacobian_report
@@ -107,7 +107,7 @@ def check_jacobian(
     field, output_shape = open_field(f, point, args, seed)
     matrix = _matrix(jacobian(point.copy(), *args) if callable(jacobian) else jacobian, output_shape, point.shape)
     operator, reason = _operator(matrix, jvp, vjp, point, output_shape, args)
-    grid = open_grid(field, operator, step, rtol, atol)
+    grid = open_jacobian(field, operator, step, rtol, atol)
     groups, complete = plan(grid, _pattern(sparsity, matrix, grid.shape), columns, seed)
     with Progress(sum(group.columns.size for group in groups), shown=progress) as bar:
         checked, projections, bad = find(grid, groups, 0 if complete else probes, seed, bar)
@@ -219,7 +219,7 @@ def _asymmetry(hessian: Any, hvp: Any, point: Floats, args: tuple[Any, ...], rto
 
 @np.errstate(all="ignore")  # what is not finite is judged, and not warned about
 def find(
-    grid: Grid, groups: Sequence[Group], probes: int, seed: int, bar: Progress
+    grid: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: int, bar: Progress
 ) -> tuple[Checked, Projections | None, NotFinite | None]:
     """Entries one by one, then what moves outside the declared sparsity, then random directions.
 
@@ -246,7 +246,7 @@ def find(
     return Checked.joined(found), projections, bad
 
 
-def _notes(field: Field) -> tuple[str, ...]:
+def _notes(field: VectorFunction) -> tuple[str, ...]:
     undefined = field.raised.notes("f")
     again = field.outputs(np.empty(0, np.int64), np.empty((1, 0)))[0]
     if np.array_equal(again, field.base):
@@ -282,7 +282,9 @@ def _real_point(x: ArrayLike) -> Floats:
     return point
 
 
-def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed: int) -> tuple[Field, tuple[int, ...]]:
+def open_field(
+    f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed: int
+) -> tuple[VectorFunction, tuple[int, ...]]:
     """The function at flat copies of x, called once, and the shape of its outputs."""
     received = point.copy()
     f = in_turn(f)
@@ -305,7 +307,7 @@ def open_field(f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed
 
     layout, leaves = flatten_parameters({"x": point})
     base = first.reshape(-1)
-    return Field(one_by_one(outputs, base.size), layout, leaves, base, seed), first.shape
+    return VectorFunction(one_by_one(outputs, base.size), layout, leaves, base, seed), first.shape
 
 
 def _real_outputs(value: Any) -> Floats:
@@ -403,7 +405,7 @@ def _contradiction(
 # --- which entries ---
 
 
-def plan(grid: Grid, pattern: Any, columns: Columns, seed: int) -> tuple[list[Group], bool]:
+def plan(grid: JacobianAtPoint, pattern: Any, columns: Columns, seed: int) -> tuple[list[Group], bool]:
     """The columns that are displaced, together where a sparsity is declared, and whether they leave nothing out."""
     if pattern is not None:
         return _shared_groups(pattern), True

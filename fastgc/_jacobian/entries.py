@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, ladder_estimates
 from fastgc._derivatives.stencil import STENCILS, relative_step
-from fastgc._jacobian.function import Field
+from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
 from fastgc._parameters.arrays import spread
 from fastgc._progress import Progress
@@ -50,10 +50,10 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Grid:
+class JacobianAtPoint:
     """A function around a point and its analytic Jacobian; entry (i, j) has the position ``i * n + j``."""
 
-    field: Field
+    field: VectorFunction
     operator: Operator
     step: float | None
     rtol: float
@@ -69,11 +69,13 @@ class Grid:
         return np.divmod(positions, max(1, self.shape[1]))
 
 
-def open_grid(field: Field, operator: Operator, step: float | None, rtol: float | None, atol: float | None) -> Grid:
+def open_jacobian(
+    field: VectorFunction, operator: Operator, step: float | None, rtol: float | None, atol: float | None
+) -> JacobianAtPoint:
     """Measure the noise of some outputs, if it decides the step; the default rtol is that of the Jacobian's dtype."""
     if step is None:
         field.measure(spread(field.base.size, _MEASURED).tolist())
-    return Grid(field, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
+    return JacobianAtPoint(field, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Checked:
         return cls(estimates, judgement).part(np.unique(estimates.positions, return_index=True)[1])
 
 
-def check_groups(grid: Grid, groups: Sequence[Group], bar: Progress) -> Checked:
+def check_groups(grid: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> Checked:
     """Quotients for all entries of the groups, ladders for those in doubt, and the verdicts."""
     quotients, strays = _quotients(grid, groups, bar)
     estimates, judgement = decide(
@@ -139,7 +141,9 @@ class _Quotients:
 _OF_EACH = ("move", "outputs", "inputs", "values", "steps", "spread")
 
 
-def _quotients(grid: Grid, groups: Sequence[Group], bar: Progress) -> tuple[Estimates, list[tuple[int, Group]]]:
+def _quotients(
+    grid: JacobianAtPoint, groups: Sequence[Group], bar: Progress
+) -> tuple[Estimates, list[tuple[int, Group]]]:
     """Of all outputs at once; also the outputs that move though they depend on no column of their group.
 
     How far each output's quotients are off is taken from wider ones of a few groups. An entry that a quotient does not
@@ -181,7 +185,7 @@ def _deviation(size: int, near: _Quotients, wide: _Quotients, scales: Floats) ->
     return _DEVIATION_SAFETY * largest
 
 
-def _with_noise(grid: Grid, quotients: _Quotients) -> _Quotients:
+def _with_noise(grid: JacobianAtPoint, quotients: _Quotients) -> _Quotients:
     """The quotients with the noise of outputs, as far as it was measured.
 
     It is now of some outputs that stand still, but move a little away from the point: values on a coarse grid, perhaps.
@@ -195,7 +199,7 @@ def _with_noise(grid: Grid, quotients: _Quotients) -> _Quotients:
     return replace(quotients, spread=np.fmax(quotients.spread, noise))
 
 
-def _measured(grid: Grid, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
+def _measured(grid: JacobianAtPoint, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
     """Quotients at multiples of the usual steps of the groups, block by block."""
     noise, length = _noise(grid), max(1, grid.field.together // 2)
     parts = []
@@ -208,7 +212,7 @@ def _measured(grid: Grid, moves: Sequence[tuple[Group, float]], bar: Progress) -
     return _Quotients(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(_Quotients)))
 
 
-def _block(grid: Grid, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
+def _block(grid: JacobianAtPoint, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
     """Each group a step ahead of the point and a step behind it; distances are what they are after rounding."""
     groups, sizes = [group for group, _ in moves], [group.columns.size for group, _ in moves]
     columns, move = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(moves)), sizes)
@@ -234,7 +238,7 @@ def _block(grid: Grid, moves: Sequence[tuple[Group, float]], noise: Floats) -> _
     return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
 
 
-def _steps(grid: Grid, columns: Positions) -> Floats:
+def _steps(grid: JacobianAtPoint, columns: Positions) -> Floats:
     if grid.step is not None:
         return np.full(columns.size, grid.step)
     scene = grid.field.unmeasured
@@ -242,12 +246,12 @@ def _steps(grid: Grid, columns: Positions) -> Floats:
     return relative_step(_CENTRAL, precision) * scene.scales(columns)
 
 
-def _relative_noise(grid: Grid) -> float:
+def _relative_noise(grid: JacobianAtPoint) -> float:
     scenes = [scene for scene in grid.field.scenes.values() if scene.base and np.isfinite(scene.base)]
     return max((scene.noise.at_point / abs(scene.base) for scene in scenes), default=0.0)
 
 
-def _noise(grid: Grid) -> Floats:
+def _noise(grid: JacobianAtPoint) -> Floats:
     """The noise of each output, as far as it was measured."""
     noise = np.zeros(grid.shape[0])
     for output, scene in grid.field.scenes.items():
@@ -258,7 +262,7 @@ def _noise(grid: Grid) -> Floats:
 # --- ladders ---
 
 
-def _ladders(grid: Grid, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
+def _ladders(grid: JacobianAtPoint, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
     """Ladders for the entries; where there are too many, for some, and less certain quotients for the others."""
     some = spread(positions.size, _MOST_LADDERS)
     order = np.argsort(quotients.positions, kind="stable")
@@ -268,7 +272,7 @@ def _ladders(grid: Grid, quotients: Estimates, positions: Positions, shift: floa
     return result.updated(some, climbed(grid, positions[some], shift))
 
 
-def climbed(grid: Grid, positions: Positions, shift: float = 1.0) -> Estimates:
+def climbed(grid: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
     """The entries from ladders of steps; the values along a column serve all its outputs."""
     outputs, inputs = grid.places(positions)
     unknown = np.full(positions.size, np.nan)
@@ -289,7 +293,7 @@ def climbed(grid: Grid, positions: Positions, shift: float = 1.0) -> Estimates:
 # --- verdicts ---
 
 
-def verdicts(grid: Grid, estimates: Estimates) -> Judgement:
+def verdicts(grid: JacobianAtPoint, estimates: Estimates) -> Judgement:
     """The verdict on every entry, each with a scale of its own."""
     outputs, inputs = grid.places(estimates.positions)
     count = estimates.positions.size
@@ -300,7 +304,7 @@ def verdicts(grid: Grid, estimates: Estimates) -> Judgement:
     return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASONS, _around(grid)[outputs])
 
 
-def _scales(grid: Grid, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
+def _scales(grid: JacobianAtPoint, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
     """The root mean square of the entry's output or of its input, whichever is smaller: units differ in both.
 
     An input of which few entries are known has no scale of its own: an entry is no measure of itself.
@@ -320,15 +324,15 @@ def _root_mean_squares(values: Floats, owners: Positions, size: int) -> tuple[Fl
     return peak * np.sqrt(np.bincount(owners, (values / peak) ** 2, size) / np.maximum(1, counts)), counts
 
 
-def _around(grid: Grid) -> Floats:
+def _around(grid: JacobianAtPoint) -> Floats:
     """What slopes must be small against though they vanish here: those around the point, and a given tolerance."""
     around = np.full(grid.shape[0], grid.atol or 0.0)
     for output, scene in grid.field.scenes.items():
-        around[output] = max(around[output], _AROUND * scene.swing / scene.tensor_scales.max())
+        around[output] = max(around[output], _AROUND * scene.local_variation / scene.tensor_scales.max())
     return around
 
 
-def _stillness(grid: Grid) -> Floats:
+def _stillness(grid: JacobianAtPoint) -> Floats:
     """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
     sizes = np.where(grid.field.base == 0, 1.0, np.abs(grid.field.base))  # of 0 as of terms of order 1
     sizes = sizes / grid.field.unmeasured.tensor_scales.max()
@@ -339,7 +343,7 @@ def _stillness(grid: Grid) -> Floats:
 
 
 def _explained_by_others(
-    grid: Grid, groups: Sequence[Group], quotients: Estimates, estimates: Estimates
+    grid: JacobianAtPoint, groups: Sequence[Group], quotients: Estimates, estimates: Estimates
 ) -> list[tuple[int, Group]]:
     """Outputs whose quotient in a group is not that of its column alone: another column moves them too."""
     shared = {int(column): group for group in groups if group.columns.size > 1 for column in group.columns}

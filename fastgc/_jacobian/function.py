@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import Scene, measured_scenes, responsive_scene, unmeasured_scene
+from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
 from fastgc._evaluation.evaluator import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
@@ -43,7 +43,7 @@ def one_by_one(function: Callable[[Floats], Floats], size: int) -> Function:
     return values
 
 
-class Field:
+class VectorFunction:
     """Outputs at displaced inputs. Values that were had once are kept, since every output asks for the same ones.
 
     Parameters
@@ -64,13 +64,13 @@ class Field:
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64)
         self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
-        self.scenes: dict[int, Scene] = {}  # of the outputs whose noise was measured so far
+        self.scenes: dict[int, LossAtPoint] = {}  # of the outputs whose noise was measured so far
 
     @cached_property
-    def unmeasured(self) -> Scene:
+    def unmeasured(self) -> LossAtPoint:
         """For the inputs' scales only."""
-        scene = unmeasured_scene(Component(self, 0), self.layout, self.leaves, 0.0)
-        return responsive_scene(scene, range(len(self.leaves)), self.base, self.outputs)
+        scene = unmeasured_loss(OutputLoss(self, 0), self.layout, self.leaves, 0.0)
+        return responsive_loss(scene, range(len(self.leaves)), self.base, self.outputs)
 
     @cached_property
     def together(self) -> int:
@@ -120,7 +120,7 @@ class Field:
                 result[mine] = displaced[mine].astype(leaf.dtype)
         return result
 
-    def scene(self, weights: Weights) -> Scene:
+    def scene(self, weights: Weights) -> LossAtPoint:
         """One output, or a weighted sum of outputs, as a loss, with its noise measured."""
         if isinstance(weights, int):
             self.measure([weights])
@@ -132,15 +132,15 @@ class Field:
         new = [output for output in outputs if output not in self.scenes]
         self.scenes |= dict(zip(new, self._measured(new) if new else [], strict=True))
 
-    def _measured(self, losses: Sequence[Weights]) -> list[Scene]:
-        components = [Component(self, each) for each in losses]
+    def _measured(self, losses: Sequence[Weights]) -> list[LossAtPoint]:
+        components = [OutputLoss(self, each) for each in losses]
         scenes = [replace(self.unmeasured, evaluator=each, base=each.value()) for each in components]
 
         def along(columns: Positions, rows: Floats) -> Floats:
             found = self.kept(columns, rows)
             return np.stack([each.of(found) for each in components], axis=1)
 
-        return measured_scenes(scenes, range(len(self.leaves)), self.seed, along)
+        return measured_losses(scenes, range(len(self.leaves)), self.seed, along)
 
     def outputs(self, columns: Positions, rows: Floats) -> Floats:
         """Outputs with the inputs ``columns`` set to ``rows[k]`` together, shape (k, m); NaN where not defined."""
@@ -187,12 +187,12 @@ class Field:
         return np.concatenate(columns), np.concatenate([ray.scale * ray.signs for ray in rays])
 
 
-class Component:
+class OutputLoss:
     """One output of a field, or a weighted sum of all, as an `Evaluator` serves it."""
 
     name = "python"
 
-    def __init__(self, field: Field, weights: Weights) -> None:
+    def __init__(self, field: VectorFunction, weights: Weights) -> None:
         self._field, self._weights = field, weights
 
     @property

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, direction, ladder_slope, with_gap
 from fastgc._evaluation.evaluator import Ray
-from fastgc._jacobian.entries import Checked, Grid, Group, check_groups
+from fastgc._jacobian.entries import Checked, Group, JacobianAtPoint, check_groups
 from fastgc._jacobian.function import Weights
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement
@@ -47,7 +47,9 @@ class Projections:
     miss_probability: float
 
 
-def project(grid: Grid, checked: Checked, count: int, seed: int, bar: Progress) -> tuple[Projections, list[Checked]]:
+def project(
+    grid: JacobianAtPoint, checked: Checked, count: int, seed: int, bar: Progress
+) -> tuple[Projections, list[Checked]]:
     """Compare along random directions, and check the columns to which what ``checked`` does not explain leads."""
     whole = grid.operator.times is not None
     found, limits = [checked], [0.0]
@@ -58,7 +60,9 @@ def project(grid: Grid, checked: Checked, count: int, seed: int, bar: Progress) 
     return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
 
 
-def _compare_whole(grid: Grid, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress) -> float:
+def _compare_whole(
+    grid: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress
+) -> float:
     """Compare J u, output by output; the largest difference that is not explained in the end limits what shows."""
     assert grid.operator.times is not None
     u = _vector(grid, rays)
@@ -74,7 +78,9 @@ def _compare_whole(grid: Grid, rays: Sequence[Ray], found: list[Checked], seed: 
     return float(np.nan_to_num(np.fmax(left, uncertainty), nan=np.inf).max(initial=0.0))
 
 
-def _compare_weighted(grid: Grid, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress) -> float:
+def _compare_weighted(
+    grid: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress
+) -> float:
     """Compare v^T J u for random signs v, each weighted so that its output's slope counts alike: none swamps others."""
     size = np.nan_to_num(np.abs(_slopes(grid, rays)[0]))
     floor = _EVEN * size.max(initial=0.0) or 1.0
@@ -84,7 +90,7 @@ def _compare_weighted(grid: Grid, rays: Sequence[Ray], found: list[Checked], see
     return max(residual, uncertainty) / float(np.abs(weights).min())
 
 
-def follow_strays(grid: Grid, checked: Checked, bar: Progress) -> list[Checked]:
+def follow_strays(grid: JacobianAtPoint, checked: Checked, bar: Progress) -> list[Checked]:
     """Which columns move the outputs that no column of their group should move.
 
     Where that cannot be known, since the outputs have no values around the point, the first column of the group is
@@ -104,7 +110,7 @@ def follow_strays(grid: Grid, checked: Checked, bar: Progress) -> list[Checked]:
     return found[1:]
 
 
-def _slopes(grid: Grid, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
+def _slopes(grid: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
     """Slopes of all outputs from central quotients at two steps, and their uncertainties."""
     values = grid.field.along(rays, _STEP * np.array([1.0, -1.0, _WIDE, -_WIDE]))
     with np.errstate(all="ignore"):
@@ -117,7 +123,7 @@ def _slopes(grid: Grid, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
 # --- from a direction to a column ---
 
 
-def _follow(grid: Grid, weights: Weights, rays: Sequence[Ray], found: list[Checked], bar: Progress) -> None:
+def _follow(grid: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], found: list[Checked], bar: Progress) -> None:
     """Check the columns that explain what a direction shows, as long as new ones turn up wrong."""
     while len(found) <= _MOST:
         column = _column(grid, weights, rays, _errors(grid, found))
@@ -132,7 +138,7 @@ def _follow(grid: Grid, weights: Weights, rays: Sequence[Ray], found: list[Check
             return
 
 
-def _column(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> int | None:
+def _column(grid: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> int | None:
     """Halve a direction, following the larger residual, down to one input; None where nothing is left of it."""
     excess = _excess(grid, weights, rays, known)
     while excess > SUSPICIOUS:
@@ -143,12 +149,12 @@ def _column(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -
     return None
 
 
-def _excess(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> float:
+def _excess(grid: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> float:
     residual, uncertainty = _residual(grid, weights, rays, known)
     return residual / uncertainty if np.isfinite(residual) else 0.0
 
 
-def _residual(grid: Grid, weights: Weights, rays: Sequence[Ray], known: _Errors) -> tuple[float, float]:
+def _residual(grid: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> tuple[float, float]:
     """How far the analytic slope is off, less what known errors contribute, and the uncertainty of that."""
     line, _ = ladder_slope(grid.field.scene(weights), rays, 0.0)
     u, v = _vector(grid, rays), _weights(grid, weights)
@@ -167,7 +173,7 @@ def _halves(rays: Sequence[Ray]) -> Iterator[Sequence[Ray]]:
         yield [replace(rays[0], start=rays[0].start + middle, signs=rays[0].signs[middle:])]
 
 
-def _output(grid: Grid, weights: Weights, column: int, known: _Errors) -> int:
+def _output(grid: JacobianAtPoint, weights: Weights, column: int, known: _Errors) -> int:
     """Halve the outputs, following the larger residual of one column, which is measured for all of them at once."""
     v, ray = _weights(grid, weights), _unit_ray(grid, column)
     u, (slopes, _) = _vector(grid, [ray]), _slopes(grid, [ray])
@@ -185,14 +191,14 @@ def _output(grid: Grid, weights: Weights, column: int, known: _Errors) -> int:
 # --- vectors ---
 
 
-def _vector(grid: Grid, rays: Sequence[Ray]) -> Floats:
+def _vector(grid: JacobianAtPoint, rays: Sequence[Ray]) -> Floats:
     columns, lengths = grid.field.direction(rays)
     vector = np.zeros(grid.shape[1])
     vector[columns] = lengths
     return vector
 
 
-def _weights(grid: Grid, weights: Weights) -> Floats:
+def _weights(grid: JacobianAtPoint, weights: Weights) -> Floats:
     return _part(np.ones(grid.shape[0]), np.array([weights])) if isinstance(weights, int) else weights
 
 
@@ -202,7 +208,7 @@ def _part(vector: Floats, keep: Positions) -> Floats:
     return part
 
 
-def _unit_ray(grid: Grid, column: int) -> Ray:
+def _unit_ray(grid: JacobianAtPoint, column: int) -> Ray:
     """One input alone, as far as its tensor is large."""
     layout = grid.field.layout
     tensor = int(layout.tensor_of(np.array([column]))[0])
@@ -227,7 +233,7 @@ class _Errors:
         return float(np.sum(v[self.outputs] * u[self.inputs] * self.errors))
 
 
-def _errors(grid: Grid, found: Sequence[Checked]) -> _Errors:
+def _errors(grid: JacobianAtPoint, found: Sequence[Checked]) -> _Errors:
     judged = Judgement.joined([each.judgement for each in found])
     positions = np.concatenate([each.estimates.positions for each in found])
     error = judged.analytic - judged.numerical

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastgc._diagnosis.diagnose import diagnose
 from fastgc._diagnosis.diagnosis import Diagnosis
-from fastgc._diagnosis.measured_tensor import View
+from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
 from fastgc._public import public
@@ -169,7 +169,7 @@ def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
     if not columns.size or estimates.positions.size != m * columns.size:
         return None
     known = np.isfinite(estimates.uncertainty) & np.isfinite(judged.numerical)
-    view = View(
+    view = MeasuredTensor(
         shape=(m, columns.size),
         gradient=judged.analytic,
         local=np.arange(judged.analytic.size),

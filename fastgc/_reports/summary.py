@@ -20,17 +20,17 @@ from fastgc._parameters.sampling import NotFinite, SamplePlan
 from fastgc._reports.entries import Entries
 from fastgc._reports.gradient import GradientReport, Sensitivity, TensorSummary
 from fastgc._verdicts.crosscheck import CrossCheck
-from fastgc._verdicts.entries import Site
+from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.errors import elementwise_error, relative_error
 from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement, smallest_failure, worst_verdict
-from fastgc._verdicts.probes import Coverage, Probe, probe_report, probe_verdict
+from fastgc._verdicts.probes import Probe, ProbeResult, probe_report, probe_verdict
 from fastgc._words import Verdict
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Findings:
+class PointResult:
     """What was found at one point.
 
     Attributes
@@ -45,12 +45,12 @@ class Findings:
     """
 
     point: int
-    site: Site
+    site: GradientAtPoint
     plan: SamplePlan
     estimates: Estimates
     judgement: Judgement
     scales: Floats
-    coverages: Mapping[int, Coverage]
+    coverages: Mapping[int, ProbeResult]
     looked_at: Estimates
     spoiled: Mapping[int, NotFinite]
     unreached: Mapping[int, str]
@@ -84,7 +84,7 @@ class _Checked:
 def summarise(
     layout: ParameterLayout,
     counts: Sequence[int | None],
-    findings: Sequence[Findings],
+    findings: Sequence[PointResult],
     seed: int,
     seconds: float,
     tries: Sequence[Tries] = (),
@@ -114,7 +114,7 @@ def summarise(
     )
 
 
-def _spoiled_notes(layout: ParameterLayout, findings: Sequence[Findings]) -> Iterator[str]:
+def _spoiled_notes(layout: ParameterLayout, findings: Sequence[PointResult]) -> Iterator[str]:
     """Which entries of the analytic gradient are not finite."""
     for found in findings:
         where = f" at point {found.point}" if found.point else ""
@@ -135,7 +135,7 @@ def _nearer(tries: Sequence[Tries]) -> Iterator[str]:
 
 
 def _tensor_summary(
-    layout: ParameterLayout, tensor: int, findings: Sequence[Findings], lost: Sequence[str]
+    layout: ParameterLayout, tensor: int, findings: Sequence[PointResult], lost: Sequence[str]
 ) -> TensorSummary:
     checked = [_checked(layout, tensor, found) for found in findings]
     judged = Judgement.joined([each.judgement for each in checked])
@@ -163,7 +163,7 @@ def _tensor_summary(
     )
 
 
-def _checked(layout: ParameterLayout, tensor: int, found: Findings) -> _Checked:
+def _checked(layout: ParameterLayout, tensor: int, found: PointResult) -> _Checked:
     """Sampled entries, and those that a search looked at besides."""
     mine = dict(layout.parts(found.estimates.positions)).get(tensor, slice(0, 0))
     sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
@@ -218,7 +218,7 @@ def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, ND
 def _verdict(
     layout: ParameterLayout,
     tensor: int,
-    findings: Sequence[Findings],
+    findings: Sequence[PointResult],
     checked: Sequence[_Checked],
     judged: Judgement,
     lost: Sequence[str],
@@ -254,7 +254,7 @@ def _verdict(
 def _gaps(
     layout: ParameterLayout,
     tensor: int,
-    findings: Sequence[Findings],
+    findings: Sequence[PointResult],
     checked: Sequence[_Checked],
     lost: Sequence[str],
 ) -> Iterator[str]:
@@ -298,7 +298,7 @@ def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
     return Sensitivity(float(smallest.max()), median(smallest))
 
 
-def _unseen_share(layout: ParameterLayout, tensor: int, findings: Sequence[Findings]) -> float:
+def _unseen_share(layout: ParameterLayout, tensor: int, findings: Sequence[PointResult]) -> float:
     """Share of wrong entries that m random ones, all right, would miss in one case of twenty: 1 - 0.05**(1/m)."""
     local = findings[0].plan.local[tensor]
     reached = int(np.count_nonzero(layout.tensor_of(findings[0].estimates.positions) == tensor))
@@ -308,7 +308,7 @@ def _unseen_share(layout: ParameterLayout, tensor: int, findings: Sequence[Findi
     return 1 - 0.05 ** (1 / drawn) if drawn else 1.0
 
 
-def _probe(layout: ParameterLayout, tensor: int, findings: Sequence[Findings]) -> Probe | None:
+def _probe(layout: ParameterLayout, tensor: int, findings: Sequence[PointResult]) -> Probe | None:
     """The probes of the point where they differ most, in units of their uncertainty."""
     probed = [found for found in findings if tensor in found.coverages]
     if not probed:

@@ -22,7 +22,7 @@ from fastgc._derivatives.directions import (
     ladder_slope,
     short_slopes,
 )
-from fastgc._derivatives.estimates import Scene
+from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array
 
@@ -69,7 +69,7 @@ class _Suspect:
     uncertainty: float = field(compare=False)
 
 
-def localise(scene: Scene, probing: Probing, gradients: Sequence[Array], seed: int, confirm: Confirm) -> Located:
+def localise(scene: LossAtPoint, probing: Probing, gradients: Sequence[Array], seed: int, confirm: Confirm) -> Located:
     """Find the wrong entries of the one tensor that was probed.
 
     What the entries found so far do not explain of a residual is followed in a further round.
@@ -111,7 +111,7 @@ class _Found:
 class _Search:
     """A suspicious tensor and what is needed to halve its directions."""
 
-    scene: Scene
+    scene: LossAtPoint
     probing: Probing
     gradients: Sequence[Array]
     seed: int
@@ -229,7 +229,7 @@ def _contribution(ray: Ray, wrong: dict[int, float], start: int) -> float:
     return sum(ray.scale * float(ray.signs[local]) * error for local, error in inside if 0 <= local < ray.signs.size)
 
 
-def whole_line(scene: Scene, located: Located, tensor: int, seed: int, confirm: Confirm) -> Located:
+def whole_line(scene: LossAtPoint, located: Located, tensor: int, seed: int, confirm: Confirm) -> Located:
     """Name the row or column in which all located entries lie, if others of it are wrong as well."""
     shape = scene.layout.shapes[tensor]
     local = np.array(located.wrong, np.int64) - scene.layout.starts[tensor]

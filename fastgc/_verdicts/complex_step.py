@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.evaluator import Evaluator, silent
-from fastgc._verdicts.entries import Site
+from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 
 _STEPS = np.array([1.0, 1.3, 1.7]) * 1e-20  # in units of the scale; not of one another by powers of 2: they round apart
@@ -127,7 +127,7 @@ def is_data(value: Any) -> bool:
 
 
 def adjudicate(
-    site: Site,
+    site: GradientAtPoint,
     estimates: Estimates,
     judgement: Judgement,
     loss: Any,
@@ -164,7 +164,7 @@ def adjudicate(
 
 
 def _derivatives(
-    site: Site, positions: NDArray[np.int64], open_complex: Callable[[], Evaluator]
+    site: GradientAtPoint, positions: NDArray[np.int64], open_complex: Callable[[], Evaluator]
 ) -> NDArray[np.float64] | None:
     """Im f(x + ih) / h at a few steps, shape (entries, steps); None where the loss does not take complex numbers."""
     steps = _STEPS * site.scene.scales(positions)[:, None]

@@ -9,7 +9,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import Estimates, Scene, ladder_estimates, quotient_estimates, telling_quotients
+from fastgc._derivatives.estimates import (
+    Estimates,
+    LossAtPoint,
+    ladder_estimates,
+    quotient_estimates,
+    telling_quotients,
+)
 from fastgc._derivatives.stencil import Stencil
 from fastgc._parameters.arrays import Array, median
 from fastgc._progress import Progress
@@ -30,7 +36,7 @@ _ROUND_OFF = 100  # eps of the loss: noise below it is round-off, and above it n
 
 
 @dataclass(frozen=True)
-class Site:
+class GradientAtPoint:
     """One point of a check: what estimating and judging its entries needs.
 
     Attributes
@@ -39,7 +45,7 @@ class Site:
     sizes : root mean square of each tensor's analytic gradient, which stands for the numerical one until that is known
     """
 
-    scene: Scene
+    scene: LossAtPoint
     gradients: Sequence[Array]
     sizes: Floats
     tolerances: Tolerances
@@ -65,7 +71,7 @@ class Site:
         """The verdict on every estimated entry."""
         tensors = self.scene.layout.tensor_of(estimates.positions)
         analytic = self.analytic(estimates.positions)
-        around = _AROUND * self.scene.swing / self.scene.tensor_scales
+        around = _AROUND * self.scene.local_variation / self.scene.tensor_scales
         return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reasons(self.scene), around)
 
     def scales(self, estimates: Estimates) -> Floats:
@@ -88,7 +94,7 @@ class Site:
         return Estimates.joined([estimates, others]), Judgement.joined([judgement, more])
 
 
-def settle(site: Site, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
+def check_entries(site: GradientAtPoint, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
     quotients = _quotients(site, positions, bar)
     estimates, judgement = decide(
@@ -124,7 +130,9 @@ def look_closer(
     return estimates, judgement
 
 
-def confirm(site: Site, estimates: Estimates, judgement: Judgement, verdicts: Verdicts) -> tuple[Estimates, Judgement]:
+def confirm(
+    site: GradientAtPoint, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
+) -> tuple[Estimates, Judgement]:
     """Take back the failures that small steps speak against.
 
     Large steps can agree on a slope that kinks nearer to the point than any of them have changed. The fewest kinks lie
@@ -146,7 +154,7 @@ def confirm(site: Site, estimates: Estimates, judgement: Judgement, verdicts: Ve
     return estimates, verdicts(estimates)
 
 
-def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
+def _quotients(site: GradientAtPoint, positions: Positions, bar: Progress) -> Estimates:
     """Of sorted positions."""
     found = Estimates.unmeasured(positions)
     for t, mine in site.scene.layout.parts(positions):
@@ -157,7 +165,7 @@ def _quotients(site: Site, positions: Positions, bar: Progress) -> Estimates:
     return found
 
 
-def _ladders(site: Site, positions: Positions, shift: float, bar: Progress) -> Estimates:
+def _ladders(site: GradientAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
     """Tensor by tensor, so that the bar says where the work is."""
     parts = []
     for t, mine in site.scene.layout.parts(positions):
@@ -178,7 +186,7 @@ def _with_textbook_quotients(
     return shown, replace(judgement, numerical=numerical)
 
 
-def _noise_reasons(scene: Scene) -> tuple[str, str]:
+def _noise_reasons(scene: LossAtPoint) -> tuple[str, str]:
     """Why a slope is too uncertain, and why one cannot be told from zero."""
     if scene.noise.single:
         return ("round-off (of float32, it seems) hides the slope",) * 2
@@ -191,11 +199,11 @@ def _noise_reasons(scene: Scene) -> tuple[str, str]:
     return ("noise of the loss hides the slope",) * 2
 
 
-def remarks(site: Site, estimates: Estimates, analytic: Floats) -> Iterator[str]:
+def remarks(site: GradientAtPoint, estimates: Estimates, analytic: Floats) -> Iterator[str]:
     """Remarks on checks that show less than they seem to."""
     if not analytic.size:
         return
-    if not (site.scene.swing or estimates.numerical.any()):
+    if not (site.scene.local_variation or estimates.numerical.any()):
         yield "the loss did not respond to any entry: does it read its argument?"
     elif not analytic.any():
         yield "the analytic gradient is zero everywhere"
@@ -205,7 +213,7 @@ def remarks(site: Site, estimates: Estimates, analytic: Floats) -> Iterator[str]
         yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"
 
 
-def _agrees_to_the_last_bit(site: Site, estimates: Estimates, analytic: Floats) -> bool:
+def _agrees_to_the_last_bit(site: GradientAtPoint, estimates: Estimates, analytic: Floats) -> bool:
     """Whether it agrees with quotients whose own error, seen on a ladder, should keep them apart."""
     bits = 4 * np.finfo(np.float64).eps
     for each in (slice(0, _SOME), slice(_SOME, None)):  # the first few say no, as a rule

@@ -17,7 +17,7 @@ from fastgc._derivatives.estimates import Estimates, ladder_estimates
 from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._parameters.arrays import norm
 from fastgc._progress import Progress
-from fastgc._verdicts.entries import PLAIN, Positions, Site, confirm, look_closer
+from fastgc._verdicts.entries import PLAIN, GradientAtPoint, Positions, confirm, look_closer
 from fastgc._verdicts.judgement import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judgement
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor i
 
 
 @dataclass(frozen=True)
-class Coverage:
+class ProbeResult:
     """How a tensor was covered by random directions, and what they led to (None where they led nowhere)."""
 
     probing: Probing
@@ -41,8 +41,8 @@ class Coverage:
     measured: float = 0.0  # the uncertainty of the residuals before what led nowhere was added to it
 
 
-def cover(
-    site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress, *, hurried: bool = False
+def probe_tensors(
+    site: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress, *, hurried: bool = False
 ) -> dict[int, Probing]:
     """Probe all tensors together, and each by itself (or few, of very many) of which that does not show enough.
 
@@ -66,7 +66,9 @@ def cover(
     return enough | found
 
 
-def _through_all(site: Site, tensors: Sequence[int], probes: int, seed: int, bar: Progress) -> Probing | None:
+def _through_all(
+    site: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress
+) -> Probing | None:
     """More directions than each tensor needs of its own, through all at once; None where they show a difference."""
     if probes <= _OWN or len(tensors) < 2:
         return None
@@ -76,12 +78,12 @@ def _through_all(site: Site, tensors: Sequence[int], probes: int, seed: int, bar
     return None if ended or shared.suspicious or shared.trouble else shared
 
 
-def _probed(site: Site, tensors: Sequence[int], numbers: range, seed: int, *, wary: bool = False) -> Probing:
+def _probed(site: GradientAtPoint, tensors: Sequence[int], numbers: range, seed: int, *, wary: bool = False) -> Probing:
     """What lies far below the tolerance of a median entry need not be measured: the limits rest on that."""
     return probe(site.scene, tensors, site.gradients, numbers, seed, _ENOUGH * _harmless(site, tensors), wary=wary)
 
 
-def _harmless(site: Site, tensors: Sequence[int]) -> float:
+def _harmless(site: GradientAtPoint, tensors: Sequence[int]) -> float:
     """Errors of a slope below which no entry of median magnitude is out of tolerance."""
     with np.errstate(over="ignore"):
         least = min(float(site.usual_tolerances[t] * site.scene.tensor_scales[t]) for t in tensors)
@@ -89,7 +91,7 @@ def _harmless(site: Site, tensors: Sequence[int]) -> float:
 
 
 def _followed_up(
-    site: Site, found: dict[int, Probing], shared: Probing | None, numbers: range, seed: int
+    site: GradientAtPoint, found: dict[int, Probing], shared: Probing | None, numbers: range, seed: int
 ) -> dict[int, Probing]:
     """The probings with more directions: those through all tensors, for those that keep their limits, or nearly."""
     groups = list({id(probing): probing for probing in found.values()}.values())
@@ -104,12 +106,12 @@ def _followed_up(
     return {t: probing.extended(more[t]) for t, probing in found.items()}
 
 
-def _nearly_as_good(site: Site, tensor: int, shared: Probing, own: Probing) -> bool:
+def _nearly_as_good(site: GradientAtPoint, tensor: int, shared: Probing, own: Probing) -> bool:
     """Whether the smallest error of an entry that shows stays within twice what it is by its own directions."""
     return shared.uncertainty <= _TWICE * max(own.uncertainty, _harmless(site, [tensor]) / CERTAIN)
 
 
-def _told_apart(site: Site, together: Probing, numbers: range, seed: int) -> dict[int, Probing]:
+def _told_apart(site: GradientAtPoint, together: Probing, numbers: range, seed: int) -> dict[int, Probing]:
     """The probing of each tensor of a group; where it is suspicious, that of the likeliest culprit by itself.
 
     Its signs are the same, so that what it leaves of the residuals is the others'.
@@ -131,7 +133,7 @@ def _told_apart(site: Site, together: Probing, numbers: range, seed: int) -> dic
 class _Confirmed:
     """Entries looked at one by one during a search: a callable that remembers what it found."""
 
-    site: Site
+    site: GradientAtPoint
     scales: NDArray[np.float64]
     estimates: list[Estimates]
 
@@ -158,7 +160,7 @@ class _Confirmed:
 
 
 def search(
-    site: Site,
+    site: GradientAtPoint,
     spoiled: Positions,
     probings: dict[int, Probing],
     sampled: Estimates,
@@ -166,7 +168,7 @@ def search(
     scales: NDArray[np.float64],
     seed: int,
     bar: Progress,
-) -> tuple[dict[int, Coverage], Estimates]:
+) -> tuple[dict[int, ProbeResult], Estimates]:
     """Follow every suspicious tensor to its wrong entries; also the estimates of all entries looked at on the way.
 
     A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
@@ -174,7 +176,7 @@ def search(
     """
     owners = site.scene.layout.tensor_of(sampled.positions)
     confirm = _Confirmed(site, scales, [])
-    coverages = {t: Coverage(probing) for t, probing in probings.items()}
+    coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
     with contextlib.suppress(OutOfTime):
         unsampled = np.setdiff1d(spoiled, sampled.positions)
         if unsampled.size:
@@ -187,12 +189,12 @@ def search(
     return coverages, Estimates.joined([*confirm.estimates, Estimates.unknown(spoiled)])
 
 
-def _searched(site: Site, tensor: int, probing: Probing, seed: int, confirm: _Confirmed) -> Coverage:
+def _searched(site: GradientAtPoint, tensor: int, probing: Probing, seed: int, confirm: _Confirmed) -> ProbeResult:
     from fastgc._verdicts.bisection import localise, whole_line  # for few checks: it takes its time
 
     located = localise(site.scene, probing, site.gradients, seed, confirm)
     located = whole_line(site.scene, located, tensor, seed, confirm)
-    return Coverage(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
+    return ProbeResult(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
 
 
 def _less_certain(probing: Probing) -> Probing:
@@ -204,7 +206,7 @@ def _less_certain(probing: Probing) -> Probing:
 # --- what probes say of a tensor ---
 
 
-def probe_verdict(site: Site, tensor: int, coverage: Coverage, *, sampled: bool) -> tuple[str, str]:
+def probe_verdict(site: GradientAtPoint, tensor: int, coverage: ProbeResult, *, sampled: bool) -> tuple[str, str]:
     """The verdict of the probes alone, and a reason or a remark; wrong entries are counted elsewhere."""
     probing, located = coverage.probing, coverage.located
     largest = float(np.max(site.sizes, initial=0.0, where=np.isfinite(site.sizes)))
@@ -234,7 +236,7 @@ def _whereabouts(located: Located, ndim: int) -> str:
     return f"at least {len(located.wrong)} {'entry is' if len(located.wrong) == 1 else 'entries are'} wrong"
 
 
-def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[str]) -> Probe:
+def probe_report(site: GradientAtPoint, tensor: int, coverage: ProbeResult, names: Sequence[str]) -> Probe:
     """The numbers of a tensor's probes, in units of its gradient."""
     probing, scale = coverage.probing, float(site.scene.tensor_scales[tensor])
     limit = _limit(site, tensor, probing)
@@ -259,12 +261,12 @@ def probe_report(site: Site, tensor: int, coverage: Coverage, names: Sequence[st
     )
 
 
-def _limit(site: Site, tensor: int, probing: Probing) -> float:
+def _limit(site: GradientAtPoint, tensor: int, probing: Probing) -> float:
     """The uncertainty of a residual in units of the tensor's gradient."""
     return probing.uncertainty / float(site.scene.tensor_scales[tensor])
 
 
-def _norms(site: Site, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
+def _norms(site: GradientAtPoint, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
     """Norms of the analytic and of the numerical gradient; of the latter E[slope**2] is the square."""
     analytic = float(site.sizes[tensor]) * site.scene.layout.sizes[tensor] ** 0.5
     if len(probing.tensors) > 1:  # the slopes are not this tensor's alone, and nothing was seen

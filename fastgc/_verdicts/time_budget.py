@@ -14,7 +14,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._progress import Progress
-from fastgc._verdicts.entries import Positions, Site, settle
+from fastgc._verdicts.entries import GradientAtPoint, Positions, check_entries
 from fastgc._verdicts.judgement import Judgement
 
 _FIRST = 4  # entries of every tensor that come before any more of any tensor
@@ -37,12 +37,14 @@ def representative(layout: ParameterLayout, positions: Positions, seed: int) -> 
     return np.sort(shuffled[order[:first]]), shuffled[order[first:]]
 
 
-def settle_in_time(site: Site, positions: Positions, deadline: float, bar: Progress) -> tuple[Estimates, Judgement]:
+def check_in_time(
+    site: GradientAtPoint, positions: Positions, deadline: float, bar: Progress
+) -> tuple[Estimates, Judgement]:
     """Settle the entries in this order, batch by batch, until the time is over; the results are sorted by position."""
     parts = []
     with contextlib.suppress(OutOfTime):
         for batch in _batches(positions, deadline):
-            parts.append(settle(site, batch if deadline == math.inf else np.sort(batch), bar))
+            parts.append(check_entries(site, batch if deadline == math.inf else np.sort(batch), bar))
     if parts:
         return together(parts)
     nothing = Estimates.unmeasured(positions[:0])

@@ -14,8 +14,8 @@ from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
 from fastgc._jacobian.check import find, plan
-from fastgc._jacobian.entries import Checked, Grid, open_grid
-from fastgc._jacobian.function import Field
+from fastgc._jacobian.entries import Checked, JacobianAtPoint, open_jacobian
+from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator, matrix_operator, vjp_operator
 from fastgc._jacobian.report import About, JacobianReport, details, jacobian_report
 from fastgc._parameters.layout import flatten_parameters
@@ -227,7 +227,7 @@ class _Call:
     here: Tensors
     outputs: Outputs
     backward: Backward
-    field: Field
+    field: VectorFunction
 
     @property
     def leaves(self) -> Tensors:
@@ -252,7 +252,7 @@ class _Call:
     def one_by_one(self) -> _Call:
         """The same by plain calls only."""
         outputs, backward = self.outputs.one_by_one(), self.backward.one_by_one()
-        field = Field(outputs, self.field.layout, self.field.leaves, outputs.base, 0)
+        field = VectorFunction(outputs, self.field.layout, self.field.leaves, outputs.base, 0)
         return replace(self, outputs=outputs, backward=backward, field=field)
 
 
@@ -276,7 +276,7 @@ def _open_call(
     backward = Backward(here, leaves, checked, dtypes, room)
     numbers = {f"input {k}": flat(leaf).copy() for k, leaf in zip(checked, leaves, strict=True)}
     layout, arrays = flatten_parameters(numbers)
-    field = Field(outputs, layout, arrays, outputs.base, 0)
+    field = VectorFunction(outputs, layout, arrays, outputs.base, 0)
     return _Call(func, given, checked, compared, here, outputs, backward, field)
 
 
@@ -425,7 +425,7 @@ def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:
 def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) -> None:
     if not operator.shape[0] * operator.shape[1]:
         return
-    grid = open_grid(call.field, operator, criteria.step, criteria.rtol, criteria.atol)
+    grid = open_jacobian(call.field, operator, criteria.step, criteria.rtol, criteria.atol)
     groups, complete = plan(grid, None, _DRAWN if criteria.fast else "all", 0)
     with Progress(0, shown=False) as bar:
         checked, _, _ = find(grid, groups, 0 if complete else _PROJECTIONS, 0, bar)
@@ -434,7 +434,7 @@ def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) ->
         raise GradcheckError(_message(call, grid, checked, verdict, mode))
 
 
-def _message(call: _Call, grid: Grid, checked: Checked, verdict: str, mode: str) -> str:
+def _message(call: _Call, grid: JacobianAtPoint, checked: Checked, verdict: str, mode: str) -> str:
     """The first pair of an output and an input that has this verdict, in full, and which others have it."""
     rows, columns = Packing(call.here), Packing(call.leaves)
     blocks = [
@@ -454,7 +454,7 @@ def _message(call: _Call, grid: Grid, checked: Checked, verdict: str, mode: str)
 
 
 def _block(
-    call: _Call, grid: Grid, checked: Checked, rows: Packing, columns: Packing, k: int, j: int
+    call: _Call, grid: JacobianAtPoint, checked: Checked, rows: Packing, columns: Packing, k: int, j: int
 ) -> JacobianReport:
     """The report on the Jacobian of one output with respect to one input."""
     own, along = rows.slices[k], columns.slices[j]
