@@ -794,8 +794,13 @@ def test_the_sensitivity_is_what_would_have_failed() -> None:
 # --- random functions ---
 
 
+# At smaller points the loss, times 1e-6, has fewer digits than elsewhere: the smallest normal number is 2e-308. Which
+# points are drawn is up to the release of hypothesis.
+POINTS = st.floats(-3, 3).filter(lambda x: x == 0 or abs(x) > 1e-280)
+
+
 @given(
-    st.lists(st.floats(-3, 3), min_size=1, max_size=6),
+    st.lists(POINTS, min_size=1, max_size=6),
     st.sampled_from([1e-6, 1.0, 1e6]),
     st.integers(0, 5),
     st.floats(1e-3, 1.0) | st.floats(-2.0, -1e-3),
