@@ -6,12 +6,16 @@ import contextlib
 import io
 import itertools
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+LINES = 200  # that a user reads before the first check
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 
 
@@ -35,10 +39,12 @@ ROUND_OFF = re.compile(r"\b\d(?:\.\d+)?e-(?:0[6-9]|[1-9]\d)\b|\b0\.0+e\+00\b")
 STEP = re.compile(r"\(step ([\d.e+-]+)\)")
 COUNT = re.compile(r"\b([\d,]+) evaluations\b")
 LADDER = 30
+WORST = re.compile(r"^worst: .*$", re.MULTILINE)  # of entries that all agree, round-off decides which
 
 
 def normal(output: str) -> list[str]:
     """Lines without what depends on the machine."""
+    output = WORST.sub("worst: AN ENTRY", output) if output.startswith("PASS") else output
     for pattern, word in ((SECONDS, "SECONDS"), (THREADS, "(THREADS)"), (STEP, "(STEP)"), (COUNT, "COUNT evaluations"),
                           (ROUND_OFF, "ROUND_OFF")):  # fmt: skip
         output = pattern.sub(word, output)
@@ -81,8 +87,9 @@ def test_a_block_runs_and_prints_what_is_shown(
         assert_shown(printed.getvalue(), output)
 
 
-def test_a_grown_readme_has_blocks_to_run() -> None:
-    assert BLOCKS or len(TEXT.splitlines()) <= 20
+def test_the_readme_is_short_and_shows_a_right_and_a_wrong_gradient() -> None:
+    assert len(TEXT.splitlines()) <= LINES
+    assert [output.split()[0] for _, _, output in BLOCKS if output is not None] == ["PASS", "FAIL"]
 
 
 def test_frameworks_of_a_block_are_seen() -> None:
@@ -121,6 +128,41 @@ def test_what_depends_on_no_machine_is_compared(here: str, there: str) -> None:
         assert_shown(SHOWN.replace(here, there), SHOWN)
 
 
-def test_links_to_files_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", TEXT)
-    assert [link for link in links if not (README.parent / link).exists()] == []
+def test_which_right_entry_is_worst_is_not_compared() -> None:
+    assert_shown("PASS  1 tensor agrees\nworst: w[6]  analytic 1", "PASS  1 tensor agrees\nworst: w[0]  analytic 2")
+    with pytest.raises(AssertionError):
+        assert_shown("FAIL  1 tensor disagrees\nworst: w[6]", "FAIL  1 tensor disagrees\nworst: w[0]")
+
+
+def test_the_pages_show_the_results_of_the_benchmarks() -> None:
+    command = [sys.executable, str(ROOT / "bench" / "readme.py"), "--check"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.count("shows the results") == 2
+
+
+# --- all pages ---
+
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
+PAGES = [README, ROOT / "bench" / "README.md", CONTRIBUTING, ROOT / ".github" / "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_files_and_names_of_the_contributors_page_exist() -> None:
+    """`fastgc/_words.py::Kind` is a file and a name in it; `test_words.py` is somewhere below tests."""
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:fastgc|bench|\.ci|\.github)/[\w./-]*)(?:::(\w+))?`", text)
+    assert len(named) > 20
+    assert [path for path, _ in named if not (ROOT / path).exists()] == []
+    defined = r"^\s*(?:def |class )?{}\b"
+    lost = [(path, name) for path, name in named if name and not re.search(defined.format(name), read(path), re.M)]
+    assert lost == []
+    tests = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    assert {name for name in re.findall(r"`(\w+\.py)`", text)} <= tests
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
