@@ -140,9 +140,9 @@ def _call(typing_context: Any, entry: CompiledLossType, params: Any, args: Any) 
 def displaced_values(entry: Any, params: Any, args: Any, flat: Any, positions: Any, displaced: Any, out: Any) -> None:
     """Set ``flat[positions[i]]`` to ``displaced[i, j]``, write the loss to ``out[i, j]`` and assign the entry back.
 
-    ``flat`` shares memory with ``params``. The loss comes as a `CompiledLoss`, so that one compilation serves all losses
-    of the same arguments, and costs nothing of the loss's own. The loop releases the global interpreter lock: threads run
-    it side by side, which compiles four times faster than ``parallel=True``.
+    ``flat`` shares memory with ``params``. The loss comes as a `CompiledLoss`, so that one compilation serves all
+    losses of the same arguments, and costs nothing of the loss's own. The loop releases the global interpreter lock:
+    threads run it side by side, which compiles four times faster than ``parallel=True``.
     """
     for i in range(positions.size):
         position = positions[i]
