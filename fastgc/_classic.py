@@ -17,7 +17,7 @@ from fastgc._layout import flatten_parameters
 from fastgc._point import callers_point, copied_point
 from fastgc._progress import Progress
 from fastgc._reach import SMALL, relative_change, responsive_scale
-from fastgc._stencil import STENCILS, power_of_two, quotients, relative_step
+from fastgc._stencil import STENCILS, quotients, relative_step, short
 from fastgc._validate import number, one_of
 from fastgc._words import Engine, StencilName
 
@@ -153,7 +153,7 @@ def numerical_jacobian(
     steps = np.full(flat.size, absolute)
     if absolute is None:
         reach = relative_step(formula, np.full(flat.size, np.finfo(np.float64).eps))
-        steps = power_of_two(reach * np.maximum(np.abs(flat), _input_scale(outputs, flat, base)))
+        steps = short(reach * np.maximum(np.abs(flat), _input_scale(outputs, flat, base)))
     columns, found = [np.empty((base.size, 0))], Raised()
     for i, size in enumerate(steps):
         displaced = flat[i] + size * np.array(formula.offsets)

@@ -16,7 +16,7 @@ from fastgc._noise import Noise, measure_noises
 from fastgc._point import tensor_scales
 from fastgc._reach import SMALL, relative_change, responsive_scale
 from fastgc._stairs import on_stairs, stands_on_stairs, suspicion
-from fastgc._stencil import Stencil, power_of_two, quotients, relative_step, stencil_named
+from fastgc._stencil import Stencil, quotients, relative_step, short, stencil_named
 
 Floats = NDArray[np.float64]
 # Several losses with the entries at some positions set to each row together, shape (rows, losses).
@@ -30,7 +30,8 @@ _FINER, _COARSER = 4, 3  # steps that a ladder grows by, downwards and (once) up
 _DEEPER = 4  # times that it may grow downwards
 _GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder is not lengthened
 _TRIALS = 3  # entries of each tensor whose truncation error stands for the others'
-_TRIAL_RATIO = 4.0  # of the steps that show it
+# Of the steps that show it. No power of two: what has one for its period would hide at both steps alike.
+_TRIAL_RATIO = 3.7
 _TRIAL_SAFETY = 3.0
 _TOGETHER = 2048  # entries whose ladders are evaluated in one go
 _TOLD = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
@@ -49,14 +50,14 @@ class Scene:
     layout: ParameterLayout
     base: float
     noise: Noise
-    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; powers of two
+    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; of few bits, see `short`
     eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
     swing: float = 0.0  # by how much the loss changes a little away from the point, per scale and entry
 
     def scales(self, positions: NDArray[np.int64]) -> Floats:
-        """The length in which an entry's steps are measured: its magnitude or its tensor's; a power of two."""
+        """The length in which an entry's steps are measured: its magnitude or its tensor's, in few bits."""
         sizes = np.abs(self.evaluator.entries(positions))
-        return power_of_two(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
+        return short(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Estimates:
 def unmeasured_scene(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> Scene:
     """A scene whose noise was not measured: enough for quotients without an uncertainty."""
     eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
-    return Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), power_of_two(tensor_scales(leaves)), eps)
+    return Scene(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), short(tensor_scales(leaves)), eps)
 
 
 def open_scene(
@@ -187,7 +188,7 @@ def responsive_scene(
     for t in tensors:
         if scales[t] < SMALL and scene.layout.sizes[t]:
             scales[t] = responsive_scale(float(scales[t]), partial(change, _few(scene.layout, t)))
-    return replace(scene, tensor_scales=power_of_two(scales))
+    return replace(scene, tensor_scales=short(scales))
 
 
 def measured_scenes(scenes: Sequence[Scene], tensors: Sequence[int], seed: int, along: Losses) -> list[Scene]:
@@ -280,7 +281,7 @@ def _steps(scene: Scene, positions: NDArray[np.int64], stencil: Stencil, step: f
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
     relative_noise = scene.noise.at_point / abs(scene.base) if scene.base else 0.0
-    balanced = power_of_two(relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6)))
+    balanced = short(relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6)))
     reach = balanced[scene.layout.tensor_of(positions)]
     return reach, reach * scales
 
