@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastgc._arguments import number, one_of
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
 from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
-from fastgc._derivatives.stencil import STENCILS, power_of_two, quotients, relative_step
+from fastgc._derivatives.stencil import STENCILS, quotients, relative_step, short
 from fastgc._evaluation.engine import open_evaluator
 from fastgc._evaluation.evaluator import Raised
 from fastgc._parameters.layout import flatten_parameters
@@ -153,7 +153,7 @@ def numerical_jacobian(
     steps = np.full(flat.size, absolute)
     if absolute is None:
         reach = relative_step(formula, np.full(flat.size, np.finfo(np.float64).eps))
-        steps = power_of_two(reach * np.maximum(np.abs(flat), _input_scale(outputs, flat, base)))
+        steps = short(reach * np.maximum(np.abs(flat), _input_scale(outputs, flat, base)))
     columns, found = [np.empty((base.size, 0))], Raised()
     for i, size in enumerate(steps):
         displaced = flat[i] + size * np.array(formula.offsets)

@@ -35,6 +35,8 @@ def blocks(text: str) -> list[tuple[int, str, str | None]]:
 # may hold one ladder more or less: some thirty values.
 SECONDS = re.compile(r"\b\d+(\.\d+)?(e[+-]?\d+)? s\b")
 THREADS = re.compile(r"\(\d+ threads?\)")
+# Which engine runs a jitted loss hangs on whether its loops were compiled before and are found on disk.
+ENGINE = re.compile(r"\b(python|numba \(THREADS\))(?=   seed )")
 ROUND_OFF = re.compile(r"\b\d(?:\.\d+)?e-(?:0[6-9]|[1-9]\d)\b|\b0\.0+e\+00\b")
 STEP = re.compile(r"\(step ([\d.e+-]+)\)")
 COUNT = re.compile(r"\b([\d,]+) evaluations\b")
@@ -45,7 +47,7 @@ WORST = re.compile(r"^worst: .*$", re.MULTILINE)  # of entries that all agree, r
 def normal(output: str) -> list[str]:
     """Lines without what depends on the machine."""
     output = WORST.sub("worst: AN ENTRY", output) if output.startswith("PASS") else output
-    for pattern, word in ((SECONDS, "SECONDS"), (THREADS, "(THREADS)"), (STEP, "(STEP)"), (COUNT, "COUNT evaluations"),
+    for pattern, word in ((SECONDS, "SECONDS"), (THREADS, "(THREADS)"), (ENGINE, "ENGINE"), (STEP, "(STEP)"), (COUNT, "COUNT evaluations"),
                           (ROUND_OFF, "ROUND_OFF")):  # fmt: skip
         output = pattern.sub(word, output)
     return [line.rstrip() for line in output.strip().splitlines()]

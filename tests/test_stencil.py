@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from textbook import EPS, FIVE_POINT, SLOPE
 
 import fastgc
-from fastgc._derivatives.stencil import STENCILS, Stencil, quotients, relative_step, stencil_named
+from fastgc._derivatives.stencil import STENCILS, Stencil, quotients, relative_step, short, stencil_named
 
 REAL = [stencil for stencil in STENCILS.values() if not stencil.is_complex]
 NAMES = ["forward", "backward", "central", "five_point", "complex_step"]
@@ -168,6 +168,32 @@ def test_the_complex_step_has_no_round_off() -> None:
     slope = math.exp(x) * (inner - 1.5 * math.sin(x) * math.cos(x) * (math.sin(x) - math.cos(x))) / inner**1.5
     assert fastgc.numerical_gradient(loss, x, stencil="complex_step") == pytest.approx(slope, rel=off)
     assert fastgc.numerical_gradient(loss, x, 1e-200, stencil="complex_step") == pytest.approx(slope, rel=off)
+
+
+PERIODS = [1.0, 0.25, 1 / 32, 2.0**-9]
+
+
+@pytest.mark.parametrize("period", PERIODS)
+@pytest.mark.parametrize("x", [[1.0, 2, 5, 100, 4096], [0.125, 0.5, 3.25, 100.5], [1e4, 12345, 99999]], ids=str)
+def test_a_loss_with_a_power_of_two_for_its_period_does_not_hide_at_the_steps(period: float, x: list[float]) -> None:
+    frequency = 2 * np.pi / period
+    point = np.array(x)
+
+    def loss(p: np.ndarray) -> float:
+        return float(np.sum(np.sin(frequency * p) + p))
+
+    def slope(p: np.ndarray) -> np.ndarray:
+        return frequency * np.cos(frequency * p) + 1
+
+    right, wrong = (fastgc.check_gradients(loss, each, point).verdict for each in (slope, np.ones_like))
+    assert right != "fail" and wrong == "fail"
+
+
+def test_steps_have_few_bits_and_are_about_as_long_as_asked() -> None:
+    lengths = np.random.default_rng(0).lognormal(0, 20, 1000)
+    steps = short(lengths)
+    assert (np.abs(np.log2(steps / lengths)) <= 0.5000001).all()
+    assert (np.frexp(steps)[0] == 11 / 16).all()
 
 
 @pytest.mark.parametrize("stencil", NAMES)

@@ -549,6 +549,6 @@ def test_without_joblib_the_message_says_what_to_install(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "fastgc._evaluation.processes")
-    monkeypatch.delattr(fastgc, "_workers")
+    monkeypatch.delattr("fastgc._evaluation.processes")
     with pytest.raises(ImportError, match=r'workers needs joblib and cloudpickle: python -m pip install "joblib>='):
         fastgc.check_gradients(square, double, array(3), workers=2)

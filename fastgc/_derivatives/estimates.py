@@ -13,7 +13,7 @@ from fastgc._derivatives.ladder import TROUBLES, Derivative, Ladder, derivative_
 from fastgc._derivatives.noise import Noise, measure_noises
 from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
-from fastgc._derivatives.stencil import Stencil, power_of_two, quotients, relative_step, stencil_named
+from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Tick, silent
 from fastgc._parameters.arrays import Array, median, spread
 from fastgc._parameters.layout import ParameterLayout
@@ -31,7 +31,8 @@ _FINER, _COARSER = 4, 3  # steps that a ladder grows by, downwards and (once) up
 _DEEPER = 4  # times that it may grow downwards
 _GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder is not lengthened
 _TRIALS = 3  # entries of each tensor whose truncation error stands for the others'
-_TRIAL_RATIO = 4.0  # of the steps that show it
+# Of the steps that show it. No power of two: what has one for its period would hide at both steps alike.
+_TRIAL_RATIO = 3.7
 _TRIAL_SAFETY = 3.0
 _TOGETHER = 2048  # entries whose ladders are evaluated in one go
 _TOLD = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
@@ -50,14 +51,14 @@ class LossAtPoint:
     layout: ParameterLayout
     base: float
     noise: Noise
-    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; powers of two
+    tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; of few bits, see `short`
     eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
     local_variation: float = 0.0  # by how much the loss changes a little away from the point, per scale and entry
 
     def scales(self, positions: NDArray[np.int64]) -> Floats:
-        """The length in which an entry's steps are measured: its magnitude or its tensor's; a power of two."""
+        """The length in which an entry's steps are measured: its magnitude or its tensor's, in few bits."""
         sizes = np.abs(self.evaluator.entries(positions))
-        return power_of_two(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
+        return short(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Estimates:
 def unmeasured_loss(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> LossAtPoint:
     """A scene whose noise was not measured: enough for quotients without an uncertainty."""
     eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
-    return LossAtPoint(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), power_of_two(tensor_scales(leaves)), eps)
+    return LossAtPoint(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), short(tensor_scales(leaves)), eps)
 
 
 def open_loss(
@@ -188,7 +189,7 @@ def responsive_loss(
     for t in tensors:
         if scales[t] < SMALL and scene.layout.sizes[t]:
             scales[t] = responsive_scale(float(scales[t]), partial(change, _few(scene.layout, t)))
-    return replace(scene, tensor_scales=power_of_two(scales))
+    return replace(scene, tensor_scales=short(scales))
 
 
 def measured_losses(
@@ -285,7 +286,7 @@ def _steps(
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
     relative_noise = scene.noise.at_point / abs(scene.base) if scene.base else 0.0
-    balanced = power_of_two(relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6)))
+    balanced = short(relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6)))
     reach = balanced[scene.layout.tensor_of(positions)]
     return reach, reach * scales
 

@@ -38,6 +38,9 @@ STENCILS = {
 }
 
 
+_SHORT = 11 / 16  # four bits; see `short`
+
+
 def stencil_named(name: str) -> Stencil:
     """The stencil of that name; a ValueError lists those there are."""
     if name not in STENCILS:
@@ -56,13 +59,15 @@ def relative_step(stencil: Stencil, precision: NDArray[np.float64]) -> NDArray[n
     return precision ** (1 / (stencil.order + 1))
 
 
-def power_of_two(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The powers of two below positive lengths: x + h is then as good as exact.
+def short(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest lengths of four bits each, 11/16 times a power of two.
 
-    A loss that rounds its parameters to fewer bits (float32) sees them move by h, too, if h is at least the spacing of
-    its numbers: x - h, x and x + h are rounded by the same amount, unless a power of two lies between them.
+    A loss that rounds its parameters to fewer bits (float32) sees them move by such a step, too, if that is at least 11
+    times the spacing of its numbers: x - h, x and x + h are rounded by the same amount, unless a power of two lies
+    between them. Powers of two themselves would hide the slope of a loss that has one for its period, as soon as they
+    are larger; steps of 11/16 do so from five periods on.
     """
-    return np.asarray(np.ldexp(1.0, np.frexp(lengths)[1] - 1))
+    return np.asarray(_SHORT * np.ldexp(1.0, np.frexp(lengths / _SHORT * 2**0.5)[1] - 1))
 
 
 def quotients(
