@@ -44,11 +44,20 @@ LADDER = 30
 WORST = re.compile(r"^worst: .*$", re.MULTILINE)  # of entries that all agree, round-off decides which
 
 
+NORMAL = {
+    SECONDS: "SECONDS",
+    THREADS: "(THREADS)",
+    ENGINE: "ENGINE",
+    STEP: "(STEP)",
+    COUNT: "COUNT evaluations",
+    ROUND_OFF: "ROUND_OFF",
+}
+
+
 def normal(output: str) -> list[str]:
     """Lines without what depends on the machine."""
     output = WORST.sub("worst: AN ENTRY", output) if output.startswith("PASS") else output
-    for pattern, word in ((SECONDS, "SECONDS"), (THREADS, "(THREADS)"), (ENGINE, "ENGINE"), (STEP, "(STEP)"), (COUNT, "COUNT evaluations"),
-                          (ROUND_OFF, "ROUND_OFF")):  # fmt: skip
+    for pattern, word in NORMAL.items():
         output = pattern.sub(word, output)
     return [line.rstrip() for line in output.strip().splitlines()]
 
