@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 import fastgc
 
+pytestmark = pytest.mark.xdist_group("outcomes")  # computed once, in one process
+
 Floats = NDArray[np.float64]
 Draw = Callable[[float, float], float]  # a number between two others
 

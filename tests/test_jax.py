@@ -376,7 +376,7 @@ def test_a_derivative_that_is_round_off_alone_is_no_failure(name: str, mode: str
     check_grads(f, (np.random.default_rng(0).normal(size=shape),), 1, modes=mode)
 
 
-@pytest.mark.parametrize("name", ["softmax by row", "layer_norm", "sin and cos", "inverse"])
+@pytest.mark.parametrize("name", ["softmax by row", "sin and cos"])
 def test_nor_is_a_second_derivative(name: str) -> None:
     f, shape = VANISHING[name]
     check_grads(f, (np.random.default_rng(0).normal(size=shape),), 2, atol=1e-6)
