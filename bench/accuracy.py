@@ -38,7 +38,7 @@ from measure import machine
 
 import fastgc
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 NEEDED = ["torch", "jax", "numdifftools", "jacobi", "sklearn", "statsmodels"]
 PIP = "python -m pip install torch jax numdifftools jacobi scikit-learn statsmodels"
@@ -293,7 +293,7 @@ def require_peers() -> str:
 
 def cases() -> list[tuple[Case, bool]]:
     """All problems, each with whether its gradient is right."""
-    from catalogue import correct_problems, wrong_gradients
+    from tests.support.catalogue import correct_problems, wrong_gradients
 
     right = [(problem, True) for problem in correct_problems()]
     wrong = [(each.problem, False) for each in wrong_gradients()]

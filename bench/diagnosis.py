@@ -24,7 +24,7 @@ import numpy as np
 
 import fastgc
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 RIGHT_AT_LEAST, WRONG_AT_MOST = 0.95, 0.01
 BESIDE = 1.03  # times the parameters: those of a moment to which no gradient belongs
@@ -47,7 +47,7 @@ def named(tensor: fastgc.TensorSummary) -> str:
 
 
 def in_wrong_gradients(seed: int, samples: int | str) -> Iterator[Found]:
-    from catalogue import wrong_gradients
+    from tests.support.catalogue import wrong_gradients
 
     for wrong in wrong_gradients(seed):
         for name, tensor in check(wrong.problem, samples).tensors.items():
@@ -57,7 +57,7 @@ def in_wrong_gradients(seed: int, samples: int | str) -> Iterator[Found]:
 
 def in_correct_gradients(seed: int, samples: int | str) -> int:
     """How many tensors of the correct problems have a diagnosis."""
-    from catalogue import correct_problems
+    from tests.support.catalogue import correct_problems
 
     reports = [check(problem, samples) for problem in correct_problems(seed)]
     return sum(tensor.diagnosis is not None for report in reports for tensor in report.tensors.values())

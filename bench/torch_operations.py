@@ -28,9 +28,9 @@ import torch
 import fastgc
 from fastgc.torch import gradcheck
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from torch_operations import OPERATIONS, SPOILS, Operation, jacobian, spoiled
+from tests.support.torch_operations import OPERATIONS, SPOILS, Operation, jacobian, spoiled
 
 FEWEST = 150
 RUNS = 5

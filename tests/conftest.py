@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from clock import Clock
+
+from tests.support.clock import Clock
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from catalogue import Params, Problem, Wrong, correct_problems, wrong_gradients
-from models import Array
+
+from tests.support.catalogue import Params, Problem, Wrong, correct_problems, wrong_gradients
+from tests.support.models import Array
 
 TAGS = {"smooth", "kink", "float32", "domain", "noise", "scale", "offset", "zero", "thirdparty"}
 

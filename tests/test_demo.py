@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hunt import LOSS, assert_a_third, assert_figures
 from sklearn.datasets import load_digits
 
 import fastgc
 from fastgc import _cli, _demo
+from tests.support.hunt import LOSS, assert_a_third, assert_figures
 
 
 def hunt(gradients: Any, **options: Any) -> Any:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hunt import LOSS, assert_a_third, assert_figures
 from numpy.typing import NDArray
 from scipy.optimize import minimize, rosen, rosen_der
-from textbook import EPS, FIVE_POINT, SIGMOIDS, SLOPE, assert_optimum
 
 import fastgc
+from tests.support.hunt import LOSS, assert_a_third, assert_figures
+from tests.support.textbook import EPS, FIVE_POINT, SIGMOIDS, SLOPE, assert_optimum
 
 Floats = NDArray[np.float64]
 Params = dict[str, Floats]

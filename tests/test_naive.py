@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import naive
 import numba
 import numpy as np
 import pytest
-from naive import Tensors
 
 import fastgc
+from tests.support import naive
+from tests.support.naive import Tensors
 
 STEP = 1e-5
 

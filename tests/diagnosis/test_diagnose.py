@@ -1,0 +1,286 @@
+"""Which kind of bug is named in whole checks, and where the numbers establish none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastgc
+from tests.support.catalogue import Wrong, alone, edited, wrong_gradients
+from tests.support.diagnosed import check, problems
+from tests.support.views import slopes
+
+SIZE = 60
+
+
+def summary(right: np.ndarray, analytic: np.ndarray, **options: Any) -> Any:
+    """Check a smooth loss of these slopes."""
+
+    def loss(p: np.ndarray) -> float:
+        return float(np.sum(right * (np.sin(p))))
+
+    x = np.zeros(right.shape)
+    return fastgc.check_gradients(loss, analytic, x, **options).tensors["params"]
+
+
+def diagnosed(item: str, change: Callable[..., np.ndarray], **options: Any) -> Any:
+    """The diagnosis of one tensor (item: problem:tensor) whose gradient was changed by change(gradients, params, name).
+
+    No other tensor of the problem has any.
+    """
+    name, _, tensor = item.partition(":")
+    report = check(edited(problems()[name], "", "", (tensor,), change).problem, **options)
+    assert all(other.diagnosis is None for key, other in report.tensors.items() if key != tensor)
+    assert report.tensors[tensor].verdict == "fail"
+    return report.tensors[tensor].diagnosis
+
+
+# --- what is named, each kind over several models ---
+
+
+def drifting(g: np.ndarray) -> np.ndarray:
+    return g * np.linspace(1.9, 2.1, g.size).reshape(g.shape)
+
+
+def last_row(g: np.ndarray, value: Any) -> np.ndarray:
+    g = g.copy()
+    g[-1] = value
+    return g
+
+
+def without_the_first(g: np.ndarray) -> np.ndarray:
+    return np.concatenate([0 * g[:1], g[:-1]])
+
+
+def level(axis: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda g: np.broadcast_to(g.mean(axis=axis, keepdims=True), g.shape)
+
+
+def in_half(g: np.ndarray) -> np.ndarray:
+    return g.astype(np.float16).astype(float)
+
+
+FIRES = [
+    ("sign", alone(np.negative), "mlp-tanh-mse:W1 lstm:U conv2d-relu-xent:b1 gaussian-process:log_noise"),
+    ("factor", alone(lambda g: 2 * g), "mlp-gelu-xent:b1 attention:Wq regression-poisson:W mlp-wide-tanh:W1"),
+    ("factor", alone(lambda g: g / 3.7), "rnn:Wh gaussian-mixture:means sinkhorn:cost"),
+    ("transpose", alone(np.transpose), "mlp-square-tanh:W2 attention:Wv equilibrium:W log-determinant:A"),
+    ("permutation", alone(lambda g: g[::-1]), "mlp-relu-xent:W2 conv1d-tanh-mse:W1 lstm:W"),
+    ("permutation", alone(lambda g: g[..., ::-1]), "gru:U hidden-markov:emit mlp-wide-tanh:W1"),
+    ("permutation", alone(without_the_first), "lstm:b mlp-wide-tanh:W1 regression-poisson:W"),
+    ("zero", alone(np.zeros_like), "mlp-tanh-mse:b1 regression-gamma:b rnn:Wx mlp-wide-tanh:W1"),
+    ("missing_term", lambda g, p, t: g[t] - 0.1 * p[t], "mlp-sigmoid-mse:W1 gru:U attention:Wo conv2d-relu-xent:W2"),
+    ("missing_term", lambda g, p, t: g[t] + 0.1 * np.sign(p[t]), "mlp-softplus-mse:W2 lstm:W rosenbrock:p"),
+    ("missing_term", alone(lambda g: g + 0.05), "mlp-tanh-mse:b1 gaussian-mixture:means neural-ode:W1"),
+    ("broadcast", alone(level(0)), "mlp-sigmoid-mse:W1 lotka-volterra:rates mlp-wide-tanh:W1"),
+    ("broadcast", alone(level(-1)), "hidden-markov:emit conv1d-tanh-mse:W2 mlp-wide-tanh:W1"),
+    ("sparse", alone(lambda g: last_row(g, 0)), "mlp-tanh-mse:W2 neural-ode:W1 mlp-wide-tanh:W1 entropy-edge:p"),
+    ("sparse", alone(lambda g: last_row(g.T, 0).T), "mlp-gelu-xent:W1 gru:U regression-multinomial:W"),
+    ("scale_precision", alone(in_half), "mlp-tanh-mse:W1 lstm:U regression-logistic:W"),
+    ("unstructured", alone(lambda g: g + g**2), "mlp-tanh-mse:W1 gru:U mlp-wide-tanh:W1 statsmodels-probit:params"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "item"),
+    [(kind, change, item) for kind, change, items in FIRES for item in items.split()],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_kind_is_named(kind: str, change: Any, item: str) -> None:
+    assert diagnosed(item, change).kind == kind
+
+
+@pytest.mark.parametrize("pair", ["mlp-square-tanh:W1,W2", "attention:Wq,Wk", "skip-gram:inner,outer"])
+def test_swapped_tensors_name_each_other(pair: str) -> None:
+    name, _, tensors = pair.partition(":")
+    first, second = tensors.split(",")
+    problem = problems()[name]
+    right = problem.gradients(problem.params, *problem.args)
+    wrong = right | {first: right[second], second: right[first]}
+    report = fastgc.check_gradients(problem.loss, wrong, problem.params, args=problem.args)
+    assert [report.tensors[t].diagnosis.kind for t in (first, second)] == ["swapped", "swapped"]
+    assert repr(second) in report.tensors[first].diagnosis.message
+
+
+# --- near misses ---
+
+NEAR = [
+    ("sign", alone(lambda g: -1.01 * g), "mlp-tanh-mse:W1"),
+    ("factor", alone(drifting), "mlp-tanh-mse:W1 mlp-wide-tanh:W1 lstm:U"),
+    ("transpose", alone(lambda g: (g + g.T) / 2), "mlp-square-tanh:W2 log-determinant:A"),
+    ("permutation", alone(lambda g: 1.01 * g[::-1]), "mlp-relu-xent:W2 mlp-wide-tanh:W1"),
+    ("zero", alone(lambda g: np.where(np.arange(g.shape[-1]) == 0, g, 0)), "mlp-tanh-mse:W1 lstm:U"),
+    ("missing_term", lambda g, p, t: g[t] - 0.1 * p[t] ** 2, "mlp-sigmoid-mse:W1 gru:U"),
+    ("broadcast", alone(lambda g: level(0)(g) * np.linspace(1, 1.001, g.size).reshape(g.shape)), "mlp-sigmoid-mse:W1"),
+    ("sparse", alone(lambda g: np.where(slopes(*g.shape) > 0, 1.5 * g, g)), "lstm:U mlp-tanh-mse:W1 mlp-wide-tanh:W1"),
+    ("scale_precision", alone(lambda g: g * (1 + 1e-4 * slopes(*g.shape))), "mlp-tanh-mse:W1 lstm:U"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "item"),
+    [(kind, change, item) for kind, change, items in NEAR for item in items.split()],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_near_miss_is_not_named(kind: str, change: Any, item: str) -> None:
+    found = diagnosed(item, change)
+    assert found is None or found.kind != kind
+
+
+def test_a_factor_beside_a_swap_is_no_swap() -> None:
+    problem = problems()["attention"]
+    right = problem.gradients(problem.params, *problem.args)
+    report = fastgc.check_gradients(problem.loss, right | {"Wq": 1.01 * right["Wk"]}, problem.params, args=problem.args)
+    assert report.tensors["Wq"].diagnosis.kind == "unstructured"
+
+
+# --- the catalogue of wrong gradients (all of it: bench/diagnosis.py) ---
+
+
+@cache
+def every_fourth() -> list[Wrong]:
+    return wrong_gradients()[1::6]
+
+
+def test_the_catalogue_is_named_rightly() -> None:
+    right = wrong = silent = 0
+    for each in every_fourth():
+        for name, tensor in check(each.problem).tensors.items():
+            if tensor.verdict == "fail":
+                kind = tensor.diagnosis.kind if tensor.diagnosis and tensor.diagnosis.kind != "unstructured" else ""
+                expected = each.named(name)
+                right, wrong = right + bool(expected and kind == expected), wrong + bool(kind and kind != expected)
+                silent += bool(expected and not kind)
+    assert right >= 30
+    assert wrong == 0
+    assert silent <= 1
+
+
+# --- constant factors ---
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5, 30.0, 1 / 30, 3.0, -2.0, 1.001, 4096.0, 1 / 4096, 1e6])
+@pytest.mark.parametrize("samples", [32, "all"])
+def test_a_constant_factor_is_named(factor: float, samples: Any) -> None:
+    found = summary(slopes(SIZE), factor * slopes(SIZE), samples=samples).diagnosis
+    assert found.kind == "factor"
+    assert found.factor == pytest.approx(factor, rel=1e-5)
+    assert f"factor of {factor:.4g}" in found.message
+    assert "(analytic / numerical)" in found.message
+
+
+@settings(max_examples=40, deadline=None)
+@given(factor=st.floats(1.01, 1e4), sign=st.sampled_from([-1, 1]), power=st.integers(-8, 8))
+def test_any_factor_is_named_at_any_scale(factor: float, sign: int, power: int) -> None:
+    right = slopes(SIZE) * 10.0**power
+    found = summary(right, sign * factor * right).diagnosis
+    assert found.factor == pytest.approx(sign * factor, rel=1e-4)
+
+
+def test_the_text_of_the_report_carries_it() -> None:
+    report = fastgc.check_gradients(lambda p: float(p @ p), lambda p: 6 * p, slopes(SIZE))
+    lines = str(report).splitlines()
+    assert lines[2].endswith("FAIL  consistent with a constant factor of 3 (analytic / numerical)")
+    assert any(
+        line.startswith("params: that explains all of 32 measured entries, 32 of them wrong, to ") for line in lines
+    )
+
+
+def test_what_explains_the_entries_as_well_is_said() -> None:
+    """The slopes are twice the parameters: three times too large is also four parameters too much."""
+    report = fastgc.check_gradients(lambda p: float(p @ p), lambda p: 6 * p, slopes(SIZE))
+    found = report.tensors["params"].diagnosis
+    assert found.kind == "factor"
+    assert len(found.alternatives) == 1
+    assert "analytic - numerical = 4 * parameter" in found.alternatives[0]
+    assert f"params: also {found.alternatives[0]}" in str(report).splitlines()
+
+
+def test_zeros_on_both_sides_do_not_hide_the_factor() -> None:
+    right = np.where(np.arange(SIZE) % 2, slopes(SIZE), 0.0)
+    assert summary(right, 2 * right, samples="all").diagnosis.factor == pytest.approx(2, rel=1e-6)
+
+
+def test_the_batch_axis_is_named() -> None:
+    problem = problems()["mlp-tanh-mse"]
+    wrong = edited(problem, "", "", tuple(problem.params), alone(lambda g: 12 * g)).problem
+    report = check(wrong)
+    assert all(
+        tensor.diagnosis.message.endswith("(analytic / numerical) = N, N = 12 is the batch axis of args[0]")
+        for tensor in report.tensors.values()
+    )
+
+
+def test_the_text_says_where_no_pattern_was_found() -> None:
+    wrong = slopes(SIZE) + slopes(SIZE) ** 2
+    report = fastgc.check_gradients(lambda p: float(slopes(SIZE) @ np.sin(p)), wrong, np.zeros(SIZE))
+    row = str(report).splitlines()[2]
+    assert row.endswith("FAIL  32 of 32 checked entries differ; no simple pattern explains them")
+
+
+# --- where none is established ---
+
+
+def test_a_gradient_that_agrees_has_no_bug() -> None:
+    assert summary(slopes(SIZE), slopes(SIZE)).diagnosis is None
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-2, 5e-2])
+def test_a_drifting_factor_is_not_a_constant_one(spread: float) -> None:
+    drifting = 2 * slopes(SIZE) * np.linspace(1 - spread, 1 + spread, SIZE)
+    assert summary(slopes(SIZE), drifting, samples="all").diagnosis.kind == "unstructured"
+
+
+def test_errors_just_above_the_tolerance_are_no_factor() -> None:
+    found = summary(slopes(SIZE), slopes(SIZE) * (1 + 1.5e-5 * slopes(SIZE, seed=1)), samples="all")
+    assert found.verdict == "fail"
+    assert found.diagnosis is None or found.diagnosis.kind == "unstructured"
+
+
+def test_a_factor_in_half_of_the_entries_is_none() -> None:
+    wrong = slopes(SIZE) * np.where(np.arange(SIZE) < SIZE // 2, 2, 1)
+    assert summary(slopes(SIZE), wrong, samples="all").diagnosis.kind == "unstructured"
+
+
+def test_entries_that_are_not_finite_are_few_or_nothing() -> None:
+    wrong = slopes(SIZE)
+    wrong[3] = np.nan
+    found = summary(slopes(SIZE), wrong, samples="all")
+    assert (found.verdict, found.diagnosis.kind, found.diagnosis.indices) == ("fail", "sparse", ((3,),))
+    assert summary(slopes(SIZE), 2 * wrong, samples="all").diagnosis is None
+    assert summary(slopes(SIZE), np.full(SIZE, np.nan)).diagnosis is None
+
+
+# --- few entries ---
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_all_entries_of_a_small_tensor_establish_a_factor(size: int) -> None:
+    assert summary(slopes(size), 2 * slopes(size)).diagnosis.factor == pytest.approx(2, rel=1e-6)
+
+
+def test_two_entries_establish_only_a_factor_with_a_meaning() -> None:
+    assert summary(slopes(2), 1.37 * slopes(2)).diagnosis.kind == "unstructured"
+
+
+@pytest.mark.parametrize("samples", [1, 3, 7, 8])
+def test_where_few_entries_are_sampled_more_are_measured(samples: int) -> None:
+    found = summary(slopes(SIZE), 2 * slopes(SIZE), samples=samples)
+    assert found.checked == samples
+    assert found.diagnosis.factor == pytest.approx(2, rel=1e-6)
+    assert found.diagnosis.evidence.entries >= 8
+    assert found.diagnosis.evidence.extra == (0 if samples == 8 else found.diagnosis.evidence.entries - samples)
+
+
+def test_a_diagnosis_is_frozen() -> None:
+    found = summary(slopes(SIZE), 2 * slopes(SIZE)).diagnosis
+    assert isinstance(found, fastgc.Diagnosis)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.factor = 1.0

@@ -1,0 +1,180 @@
+"""What is known of a tensor, when it suffices, and which entries to measure next."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from fastgc._diagnosis.measured_tensor import BITS, FEWEST, information, is_level
+from fastgc._diagnosis.next_entries import strongest, wanted
+from tests.support.views import drawn, slopes, view
+
+N = slopes(12, 10)
+
+
+def test_a_pattern_needs_eight_wrong_entries_unless_all_are_known() -> None:
+    right = np.zeros(FEWEST)
+    assert view(N, 2 * N, drawn(120, FEWEST)).explained(right, 1)
+    assert not view(N, 2 * N, drawn(120, FEWEST - 1)).explained(right[1:], 1)
+    assert view(N[0, :2], 2 * N[0, :2]).explained(right[:2], 2)
+    assert not view(N[0, :2], 2 * N[0, :2]).explained(right[:2], 3)
+
+
+def test_it_must_be_within_the_slack_of_every_entry() -> None:
+    known = view(N, 2 * N)
+    residual = np.zeros(120)
+    residual[7] = 2 * known.slack[7]
+    assert known.explained(residual, 1)
+    residual[7] = 4 * known.slack[7]
+    assert not known.explained(residual, 1)
+    residual[7] = np.nan
+    assert not known.explained(residual, 1)
+
+
+def test_it_must_explain_most_of_small_errors() -> None:
+    """Errors of eight times the slack, of which a pattern leaves a quarter."""
+    known = view(N, N * (1 + 8e-5 * np.sign(slopes(12, 10, seed=1))))
+    error = known.analytic - known.numerical
+    assert known.explained(0.05 * error, 1)
+    assert not known.explained(0.25 * error, 1)
+    assert known.deviation(0.25 * error) < 3
+
+
+def test_a_value_known_to_a_percent_tells_too_little_by_itself() -> None:
+    one = np.ones(1)
+    assert view(one, 2 * one, slack=1e-5).explained(0 * one, 1)
+    assert not view(one, 2 * one, slack=2e-3).explained(0 * one, 1)
+    assert view(one, 2 * one, slack=2e-3).explained(0 * one, 1, bits=BITS / 2)
+
+
+def test_bits_are_those_of_sizes_in_units_of_three_slacks() -> None:
+    assert information(np.array([3 * 1024.0, 3.0]), np.ones(2)) == pytest.approx(10)
+    assert information(np.array([1e-9]), np.ones(1)) == 0
+    assert math.isinf(information(np.array([np.inf]), np.ones(1)))
+
+
+def test_an_entry_without_a_derivative_agrees_with_everything_and_tells_nothing() -> None:
+    known = view(N, 2 * N)
+    hidden = known.slack.copy()
+    hidden[3] = np.inf
+    object.__setattr__(known, "slack", hidden)
+    assert not known.complete
+    assert not known.telling[3]
+    assert known.deviation(np.where(np.arange(120) == 3, 1e9, 0)) == 0
+
+
+def test_joined_views_know_the_entries_of_both() -> None:
+    first, second = view(N, 2 * N, range(60)), view(N, 2 * N, range(60, 120), parameters=N)
+    both = first.joined(second)
+    assert both.complete
+    assert both.local.tolist() == list(range(120))
+    assert both.analytic.tolist() == (2 * N).ravel().tolist()
+    assert both.parameters[-1] == N[-1, -1]
+
+
+def test_a_level_gradient_is_constant_along_an_axis() -> None:
+    rows = np.broadcast_to(N[:1], N.shape).copy()
+    assert is_level(view(N, rows), 0)
+    assert not is_level(view(N, rows), 1)
+    assert not is_level(view(N, 0 * N), 0)
+    rows[-1, -1] *= 1 + 1e-9
+    assert not is_level(view(N, rows), 0)
+
+
+# --- which entries to measure next ---
+
+
+def test_all_the_rest_is_wanted_where_it_is_little() -> None:
+    assert wanted(view(N, 2 * N, range(100)), 29, 0).tolist() == list(range(100, 120))
+    assert wanted(view(N, 2 * N), 29, 0).size == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", ["dense", "sparse", "level"])
+def test_what_is_wanted_is_new_and_never_too_much(kind: str, seed: int) -> None:
+    right = slopes(40, 50)
+    wrong = {"dense": 2 * right, "sparse": right.copy(), "level": np.broadcast_to(right[:1], right.shape).copy()}[kind]
+    wrong[7] = 9
+    known = view(right, wrong, np.union1d(drawn(2000, 30, seed), [7 * 50 + 3]))
+    found = wanted(known, 29, seed)
+    assert 0 < found.size <= 29
+    assert np.unique(found).size == found.size
+    assert not np.isin(found, known.local).any()
+    assert found.min() >= 0
+    assert found.max() < 2000
+
+
+def test_every_row_is_reached_where_most_entries_are_wrong() -> None:
+    right = slopes(30, 40)
+    known = view(right, right[::-1], drawn(1200, 32))
+    rows = np.concatenate([known.local, wanted(known, 29, 0)]) // 40
+    assert np.unique(rows).size == 30
+
+
+def test_entries_with_a_gradient_come_first() -> None:
+    right = np.zeros((100, 30))
+    right[::10] = slopes(10, 30)
+    known = view(right, 2 * right, np.union1d(drawn(3000, 30), np.arange(5)))
+    assert right.ravel()[wanted(known, 29, 0)].all()
+
+
+def test_rows_and_columns_of_a_wrong_entry_are_looked_at() -> None:
+    right = slopes(40, 50)
+    wrong = right.copy()
+    wrong[7, 3] = 9
+    known = view(right, wrong, np.union1d(drawn(2000, 30), [7 * 50 + 3]))
+    rows, columns = np.divmod(wanted(known, 29, 0), 50)
+    assert np.count_nonzero(rows == 7) >= 3
+    assert np.count_nonzero(columns == 3) >= 3
+    assert np.count_nonzero(np.abs(rows - 7) == 1) >= 1
+
+
+def test_the_line_of_a_level_gradient_is_looked_at() -> None:
+    right = slopes(20, 50)
+    level = np.broadcast_to(right.mean(axis=0), right.shape).copy()
+    known = view(right, level, drawn(1000, 30))
+    columns = wanted(known, 29, 0) % 50
+    assert np.unique(columns).size == 1
+    assert columns.size >= 17
+
+
+@pytest.mark.parametrize("shape", [(1,), (500,), (1, 500), (3, 4, 5, 9)])
+def test_any_shape_is_served(shape: tuple[int, ...]) -> None:
+    right = slopes(*shape)
+    for wrong in 2 * right, np.where(np.arange(right.size).reshape(shape) == 0, 9, right), np.full(shape, 9.0):
+        known = view(right, wrong, [0])
+        assert wanted(known, 29, 0).size <= 29
+
+
+# --- which measured entries to measure elsewhere ---
+
+
+def test_the_strongest_are_wrong_and_telling_and_from_everywhere() -> None:
+    wrong = np.where(np.arange(120).reshape(N.shape) % 3 == 0, 2 * N, N)
+    known = view(N, wrong, drawn(120, 60))
+    found = strongest(known, 10, seed=0)
+    assert found.size == 10
+    assert np.all(found % 3 == 0)
+    assert found.max() > 60 > found.min()
+    assert np.all(np.diff(np.flatnonzero(np.isin(known.local, found))) > 0)
+    assert np.array_equal(found, known.local[np.isin(known.local, found)])
+
+
+def test_where_few_are_strong_others_fill_up() -> None:
+    wrong = N.copy()
+    wrong[3, 4] *= 2
+    found = strongest(view(N, wrong), 10, seed=0)
+    assert found.size == 10
+    assert 34 in found
+    assert strongest(view(N, wrong), 500, seed=0).tolist() == list(range(120))
+
+
+def test_a_part_of_a_view_and_a_joined_one_keep_entries_together() -> None:
+    known = view(N, 2 * N, drawn(120, 30), parameters=slopes(12, 10, seed=3))
+    even = known.local % 2 == 0
+    again = known.part(even).joined(known.part(~even))
+    order = np.argsort(again.local)
+    for name in ("local", "numerical", "slack", "parameters", "wrong", "right"):
+        assert np.array_equal(getattr(again, name)[order], getattr(known, name)), name

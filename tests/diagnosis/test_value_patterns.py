@@ -1,0 +1,234 @@
+"""Patterns of values: constant factors, lost signs, few digits, missing terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastgc._diagnosis import value_patterns as _patterns
+from fastgc._diagnosis.measured_tensor import MeasuredTensor
+from fastgc._diagnosis.value_patterns import Pattern, named_factor
+from tests.support.views import drawn, slopes, view
+
+N, P = slopes(12, 10), slopes(12, 10, seed=1)
+SOME = drawn(120, 20)
+
+
+def only(pattern: Callable[..., Any], seen: MeasuredTensor, *more: Any) -> Pattern | None:
+    """The one pattern found, or none."""
+    found = list(pattern(seen, *more))
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("known", [None, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("factor", [2.0, 0.5, -3.0, 1.001, 1e6, 1e-6])
+def test_a_factor_is_found(factor: float, known: Any) -> None:
+    found = only(_patterns.constant_factor, view(N, factor * N, known))
+    assert found is not None
+    assert found.kind == "factor"
+    assert found.factor == pytest.approx(factor)
+    assert found.deviation < 1e-3
+
+
+def test_minus_one_is_the_sign() -> None:
+    found = only(_patterns.constant_factor, view(N, -N, SOME))
+    assert found is not None
+    assert (found.kind, found.factor) == ("sign", pytest.approx(-1))
+
+
+@pytest.mark.parametrize(
+    ("factor", "name"),
+    [(-1, "-1"), (2, "2"), (-0.5, "-1/2"), (64, "N, N = 64 is here"), (1 / 64, "1/N, N = 64 is here"),
+     (-64, "-N, N = 64 is here"), (3, ""), (1, ""), (65, ""), (2.0001, "")],
+)  # fmt: skip
+def test_factors_have_names(factor: float, name: str) -> None:
+    assert named_factor(factor, 1e-6, {64: "here"}) == name
+
+
+def test_a_factor_may_be_an_axis_of_the_tensor() -> None:
+    found = only(_patterns.constant_factor, view(N, N / 12))
+    assert found is not None
+    assert found.message.endswith("= 1/N, N = 12 is the length of axis 0 of the tensor")
+
+
+def test_one_entry_shows_only_a_factor_with_a_meaning() -> None:
+    one = np.array([1.7])
+    assert only(_patterns.constant_factor, view(one, 2 * one)) is not None
+    assert only(_patterns.constant_factor, view(one, 7 * one, lengths={7: "here"})) is not None
+    assert only(_patterns.constant_factor, view(one, 7 * one)) is None
+    assert only(_patterns.constant_factor, view(one, 2.0002 * one)) is None
+    assert only(_patterns.same_factor, view(one, 7 * one), {"W": 7.0}) is not None
+    assert only(_patterns.same_factor, view(one, 7 * one), {"W": 6.0}) is None
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-2, 5e-2])
+def test_a_drifting_factor_is_none(spread: float) -> None:
+    drift = 2 * np.linspace(1 - spread, 1 + spread, 120).reshape(N.shape)
+    assert only(_patterns.constant_factor, view(N, drift * N)) is None
+
+
+def test_slopes_of_nearly_zero_show_no_factor() -> None:
+    """Divided by 1e15, any gradient agrees with slopes that vanish within their uncertainty."""
+    nothing = MeasuredTensor(N.shape, P.ravel(), np.arange(120), 1e-15 * N.ravel(), np.full(120, 1e-14), P.ravel(),
+                   np.ones(120, bool), np.zeros(120, bool), {})  # fmt: skip
+    assert only(_patterns.constant_factor, nothing) is None
+    assert only(_patterns.same_factor, nothing, {"W": 1e15}) is None
+
+
+def test_lost_signs() -> None:
+    found = [only(_patterns.lost_sign, view(N, sign * np.abs(N), SOME)) for sign in (1, -1)]
+    assert [each is not None and each.message for each in found] == [
+        "consistent with lost signs (analytic = |numerical|)", "consistent with lost signs (analytic = -|numerical|)"
+    ]  # fmt: skip
+    one_right = np.abs(N)
+    one_right[N < 0] = N[N < 0]
+    one_right.flat[np.flatnonzero(N > 0)[0]] *= -1
+    assert only(_patterns.lost_sign, view(N, one_right)) is None
+
+
+def test_zero_needs_a_slope() -> None:
+    assert only(_patterns.zero, view(N, 0 * N, SOME)) is not None
+    assert only(_patterns.zero, view(0 * N, 0 * N)) is None
+    assert only(_patterns.zero, view(N, np.where(np.arange(120).reshape(N.shape) == 77, N, 0), [1, 2, 3])) is None
+
+
+# --- few digits ---
+
+
+@pytest.mark.parametrize(("kind", "name"), [(np.float16, "float16"), (np.float32, "float32")])
+def test_the_format_is_named(kind: Any, name: str) -> None:
+    exact = N + 1e-3 * P
+    found = only(_patterns.few_digits, view(exact, exact.astype(kind).astype(float), slack=1e-9))
+    assert found is not None
+    assert found.kind == "scale_precision"
+    assert name in found.message
+
+
+def test_whole_numbers_are_no_format() -> None:
+    counts = np.random.default_rng(0).integers(1000, 2000, 120).astype(float).reshape(N.shape)
+    assert only(_patterns.few_digits, view(counts, counts + 1)) is None
+    assert only(_patterns.few_digits, view(counts / 10, counts // 10)) is None
+    assert only(_patterns.few_digits, view(1.01 * 2.0 ** (np.arange(120) % 20), 2.0 ** (np.arange(120) % 20))) is None
+
+
+def test_rounded_values_that_are_far_off_are_no_rounding() -> None:
+    assert only(_patterns.few_digits, view(N, (1.1 * N).astype(np.float16).astype(float))) is None
+
+
+def test_small_errors_of_all_digits_are_no_rounding() -> None:
+    assert only(_patterns.few_digits, view(N, N * (1 + 1e-4 * P))) is None
+
+
+# --- terms ---
+
+
+@pytest.mark.parametrize("known", [None, SOME], ids=["all", "some"])
+@pytest.mark.parametrize(
+    ("term", "text"),
+    [(-0.1 * P, "-0.1 * parameter (weight decay missing"), (0.2 * P, "0.2 * parameter (weight decay twice"),
+     (-0.3 * np.sign(P), "-0.3 * sign(parameter) (an L1 penalty missing"), (0 * P + 0.7, "0.7 (a shift"),
+     (1e-3 * P, "0.001 * parameter (weight decay")],
+)  # fmt: skip
+def test_a_term_is_found(term: np.ndarray, text: str, known: Any) -> None:
+    found = only(_patterns.one_term, view(N, N + term, known, parameters=P))
+    assert found is not None
+    assert found.kind == "missing_term"
+    assert f"analytic - numerical = {text}" in found.message
+    assert found.factor == pytest.approx(float(text.split()[0]))
+
+
+def test_two_terms_are_found() -> None:
+    found = only(_patterns.two_terms, view(N, N + 0.1 * np.sign(P) - 0.2 * P, SOME, parameters=P))
+    assert found is not None
+    assert "= -0.2 * parameter + 0.1 * sign(parameter)" in found.message
+    assert found.factor is None
+
+
+def test_one_term_is_not_called_two() -> None:
+    assert only(_patterns.two_terms, view(N, N - 0.2 * P, parameters=P)) is None
+
+
+def test_another_function_of_the_parameter_is_no_term() -> None:
+    for term in (0.1 * P**2, 0.1 * np.tanh(P), 0.1 * slopes(12, 10, seed=5)):
+        seen = view(N, N + term, parameters=P)
+        assert only(_patterns.one_term, seen) is only(_patterns.two_terms, seen) is None
+
+
+def test_parameters_of_zero_show_no_decay() -> None:
+    seen = view(N, N + 0.1 * P, parameters=0 * P)
+    assert only(_patterns.one_term, seen) is only(_patterns.two_terms, seen) is None
+
+
+def test_two_entries_show_no_term() -> None:
+    assert only(_patterns.one_term, view(N[0, :2], N[0, :2] + 0.1 * P[0, :2], parameters=P[0, :2])) is None
+
+
+@pytest.mark.parametrize("power", [-300, -150, 150, 290])
+def test_scales_do_not_matter(power: int) -> None:
+    scale = 10.0**power
+    n = N * scale
+    seen = MeasuredTensor(n.shape, (n + 0.1 * scale * P).ravel(), np.arange(120), n.ravel(), 1e-5 * np.abs(n.ravel()),
+                P.ravel(), np.ones(120, bool), np.zeros(120, bool), {})  # fmt: skip
+    with np.errstate(all="ignore"):
+        assert only(_patterns.one_term, seen) is not None
+        assert only(_patterns.constant_factor, seen) is None
+
+
+# --- none of these ---
+
+
+def test_enough_wrong_entries_without_a_pattern_are_said() -> None:
+    assert only(_patterns.unstructured, view(N, P)) is not None
+    assert only(_patterns.unstructured, view(N, P, range(7))) is None
+    assert only(_patterns.unstructured, view(N[0, :2], P[0, :2])) is not None
+    assert only(_patterns.unstructured, view(N[0, :1], 3.3 * N[0, :1])) is None
+    assert only(_patterns.unstructured, view(N, np.nan * N)) is None
+
+
+# --- the gradient of another moment ---
+
+THEN = N * (1 + 0.1 * slopes(12, 10, seed=5))  # the numerical gradient at other parameters
+
+
+@pytest.mark.parametrize("known", [None, SOME, SOME[:8]], ids=["all", "some", "eight"])
+def test_a_gradient_of_another_moment_is_found(known: Any) -> None:
+    found = only(_patterns.stale, view(N, THEN, known), view(THEN, THEN, known))
+    assert found is not None
+    assert (found.kind, found.deviation) == ("stale", 0)
+
+
+def test_eight_entries_are_needed_unless_all_are_known() -> None:
+    assert not only(_patterns.stale, view(N, THEN), view(THEN, THEN, SOME[:7]))
+    assert only(_patterns.stale, view(N[0], THEN[0]), view(THEN[0], THEN[0]))
+
+
+def test_every_entry_that_was_measured_then_must_agree() -> None:
+    analytic = THEN.copy()
+    analytic.flat[SOME[3]] *= 1.01
+    assert not only(_patterns.stale, view(N, analytic), view(THEN, analytic, SOME))
+    assert only(_patterns.stale, view(N, analytic), view(THEN, analytic, np.delete(SOME, 3)))
+
+
+def test_entries_must_differ_now() -> None:
+    assert not only(_patterns.stale, view(N, N), view(N, N))
+    assert not only(_patterns.stale, view(N, N * (1 + 2e-5)), view(N * (1 + 2e-5), N * (1 + 2e-5)))
+
+
+def test_the_slack_of_both_moments_counts() -> None:
+    near = THEN * (1 + 1e-3)
+    assert not only(_patterns.stale, view(N, near), view(THEN, near))
+    assert not only(_patterns.stale, view(N, near, slack=1e-3), view(THEN, near))
+    assert only(_patterns.stale, view(N, near), view(THEN, near, slack=1e-3))
+
+
+def test_less_is_enough_where_another_tensor_shows_it() -> None:
+    n, then = np.array([1.0]), np.array([1.01])
+    weak, strong = (view(n, then), view(then, then)), (view(N, THEN), view(THEN, THEN))
+    assert _patterns.stale_together({0: weak[0]}, {0: weak[1]}) == {0: []}
+    found = _patterns.stale_together({0: weak[0], 1: strong[0], 2: weak[0]}, {0: weak[1], 1: strong[1]})
+    assert [[each.kind for each in found[t]] for t in (0, 1)] == [["stale"], ["stale"]]
+    assert 2 not in found

@@ -1,0 +1,234 @@
+"""Jacobians and Hessians: what must be found, what must not be accused, what is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import rosen, rosen_der, rosen_hess, rosen_hess_prod
+
+from fastgc import check_hessian, check_jacobian
+from tests.support.jacobians import (
+    WIDE,
+    Floats,
+    df,
+    f,
+    layer,
+    layer_jacobian,
+)
+
+# --- dense ---
+
+
+def test_the_missions_jacobian_passes_with_its_values() -> None:
+    report = check_jacobian(f, df, [2.0, 3.0])
+    assert report.passed
+    assert report.matrix("analytic").tolist() == [[4, 1], [3, -4]]
+    np.testing.assert_allclose(report.matrix("numerical"), [[4, 1], [3, -4]], atol=1e-9)
+    assert report.shape == (2, 2)
+    assert report.checked == report.size == 4
+    assert report.max_relative_error < 1e-9
+
+
+def test_a_wrong_entry_is_named_by_output_and_input() -> None:
+    report = check_jacobian(f, lambda x: df(x) * [[1, 1], [1, 2]], [2.0, 3.0])
+    assert report.verdict == "fail"
+    assert report.by_output == {(1,): 1}
+    assert report.by_input == {(1,): 1}
+    assert report.worst is not None
+    assert report.worst.index == (1, 1)
+    assert report.worst.analytic == -8
+    assert report.worst.numerical == pytest.approx(-4, abs=1e-8)
+    assert report.reason == "1 of 4 checked entries differs"
+    assert [entry.index for entry in report.wrong_entries] == [(1, 1)]
+
+
+def test_extra_arguments_reach_every_function() -> None:
+    assert check_jacobian(lambda x, a: a * x**2, lambda x, a: np.diag(2 * a * x), np.ones(3), args=(3.0,)).passed
+    assert check_jacobian(
+        lambda x, a: a * x, None, np.ones(3), jvp=lambda x, u, a: a * u, vjp=lambda x, v, a: a * v, args=(3.0,)
+    ).passed
+    assert check_hessian(None, lambda x, a: a * x, lambda x, a: a * np.eye(3), np.ones(3), args=(3.0,)).passed
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 6))
+def test_right_ones_pass_and_wrong_ones_fail_whatever_the_function(seed: int, m: int, n: int) -> None:
+    generator = np.random.default_rng(seed)
+    a, x = generator.normal(size=(m, n)) * 10.0 ** generator.integers(-6, 6, (m, 1)), generator.normal(size=n)
+    assert check_jacobian(lambda x: a @ np.sin(x), lambda x: a * np.cos(x), x).passed
+    factors = np.ones((m, n))
+    factors[generator.integers(m), generator.integers(n)] = 1.1
+    assert check_jacobian(lambda x: a @ np.sin(x), lambda x: factors * a * np.cos(x), x).verdict == "fail"
+
+
+# --- at the limits ---
+
+
+def test_nothing_to_check_is_fine() -> None:
+    assert check_jacobian(lambda x: x, np.empty((0, 0)), np.empty(0)).passed
+    assert check_jacobian(lambda x: np.empty(0), np.empty((0, 3)), np.ones(3)).passed
+    assert check_jacobian(lambda x: np.ones(2), np.empty((2, 0)), np.empty(0)).passed
+
+
+@pytest.mark.parametrize(("m", "n"), [(2, 3), (0, 3), (2, 0)])
+def test_a_sparse_jacobian_without_any_entry_is_fine(m: int, n: int) -> None:
+    report = check_jacobian(lambda x: np.ones(m), sp.csr_array((m, n)), np.ones(n))
+    assert report.passed, str(report)
+    assert report.checked == 0
+
+
+def test_a_scalar_has_a_jacobian_of_one_entry() -> None:
+    assert check_jacobian(lambda x: x**2, lambda x: np.asarray(2 * x), 3.0).passed
+
+
+def test_the_callers_array_is_left_alone_and_may_be_read_only() -> None:
+    x = np.asfortranarray(np.random.default_rng(0).normal(size=(3, 2)))
+    x.flags.writeable = False
+    before = x.copy()
+    assert check_jacobian(lambda x: x.ravel() ** 2, lambda x: np.diag(2 * x.ravel()), x).passed
+    assert (x == before).all()
+
+
+# --- samples and products ---
+
+
+def test_the_seed_draws_other_columns() -> None:
+    drawn = [check_jacobian(layer, layer_jacobian, WIDE, columns=5, seed=seed).entries.local for seed in (0, 0, 1)]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != drawn[2]).any()
+
+
+def test_products_that_are_no_transposes_of_each_other_fail() -> None:
+    jacobian = layer_jacobian(WIDE)
+    right = check_jacobian(layer, None, WIDE, jvp=lambda x, u: jacobian @ u, vjp=lambda x, v: v @ jacobian)
+    assert right.passed
+    wrong = check_jacobian(layer, None, WIDE, jvp=lambda x, u: jacobian @ u, vjp=lambda x, v: v @ jacobian * 1.001)
+    assert wrong.verdict == "fail"
+    assert "vjp is not the transpose of jvp: v'Ju is" in str(wrong)
+    single = jacobian.astype(np.float32)
+    rounded = check_jacobian(
+        layer,
+        None,
+        WIDE,
+        jvp=lambda x, u: single @ u.astype(np.float32),
+        vjp=lambda x, v: v.astype(np.float32) @ single,
+    )
+    assert rounded.passed, str(rounded)
+
+
+# --- Hessians ---
+
+X6 = np.random.default_rng(0).normal(size=6)
+
+
+def test_rosenbrocks_hessian_passes_as_matrix_sparse_and_product() -> None:
+    assert check_hessian(rosen, rosen_der, rosen_hess, X6).passed
+    assert check_hessian(rosen, rosen_der, lambda x: sp.csr_array(rosen_hess(x)), X6).passed
+    assert check_hessian(rosen, rosen_der, None, X6, hvp=rosen_hess_prod).passed
+    assert check_hessian(None, rosen_der, rosen_hess, X6).passed
+
+
+def test_a_wrong_entry_of_a_hessian_is_found() -> None:
+    def wrong(x: Floats) -> Floats:
+        result = rosen_hess(x)
+        result[2, 3] *= 1.5
+        result[3, 2] *= 1.5
+        return result
+
+    report = check_hessian(rosen, rosen_der, wrong, X6)
+    assert {entry.index for entry in report.wrong_entries} == {(2, 3), (3, 2)}
+    assert "symmetric" not in report.reason
+    assert check_hessian(rosen, rosen_der, None, X6, hvp=lambda x, u: wrong(x) @ u).verdict == "fail"
+
+
+def test_asymmetry_is_said_even_outside_of_the_samples() -> None:
+    n = 500
+    hessian = np.eye(n)
+    hessian[123, 321] = 1e-3
+    report = check_hessian(None, lambda x: x, hessian, np.ones(n), columns=2, probes=0)
+    assert report.verdict == "fail"
+    assert "hessian is not symmetric: [123, 321] is 0.001 and [321, 123] is 0" in str(report)
+    product = check_hessian(None, lambda x: x, None, np.ones(n), hvp=lambda x, u: hessian @ u, columns=2, probes=0)
+    assert "hvp is not symmetric: v'Hu is" in product.reason
+
+
+def test_a_wrong_gradient_is_not_blamed_on_the_hessian() -> None:
+    report = check_hessian(rosen, lambda x: 2 * rosen_der(x), lambda x: 2 * rosen_hess(x), X6)
+    assert report.verdict == "fail"
+    assert report.reason.startswith("gradient itself is wrong (params[")
+    assert not report.wrong_entries
+
+
+def test_an_undecided_gradient_is_noted() -> None:
+    report = check_hessian(lambda x: 1e12 + abs(x @ x) / 2, lambda x: x, np.eye(3), np.full(3, 1e-4))
+    assert report.passed
+    assert any(note.startswith("gradient is undecided") for note in report.notes)
+
+
+# --- progress ---
+
+
+def test_the_bar_is_shown_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    check_jacobian(f, df, [2.0, 3.0], progress=True)
+    assert "2/2" in capsys.readouterr().err
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"jacobian": np.eye(3)}, ValueError, r"has shape \(3, 3\); f\(x\) has shape \(2,\) and x \(3,\): it must"),
+        ({"jacobian": np.ones((3, 2))}, ValueError, r"it must be \(2, 3\): that is the transpose"),
+        ({"jacobian": np.ones((2, 3), complex)}, TypeError, "jacobian is of dtype complex128; it must be an array"),
+        ({"jacobian": sp.csr_array(np.ones((2, 3), complex))}, TypeError, "jacobian is of dtype complex128"),
+        ({"jacobian": None}, ValueError, "give either jacobian or products: jvp, vjp or both"),
+        ({"jvp": lambda x, u: u[:2]}, ValueError, "give either jacobian or products"),
+        ({"jacobian": None, "jvp": lambda x, u: u}, ValueError, r"jvp returned shape \(3,\); it must be \(2,\)"),
+        ({"jacobian": None, "vjp": lambda x, v: v}, ValueError, r"vjp returned shape \(2,\); it must be \(3,\)"),
+        ({"jacobian": None, "vjp": lambda x, v: 1j * x}, TypeError, "vjp returned dtype complex128; it must return"),
+        ({"f": lambda x: 1j * x[:2]}, TypeError, "f returned complex outputs: not supported; return the real and the"),
+        ({"f": lambda x: None}, TypeError, r"f returned None \(NoneType\); it must return an array of real numbers"),
+        ({"f": lambda x: np.log(x[:2] - 1)}, ValueError, r"f\(x\) has 2 of 2 outputs that are not finite; a Jac"),
+        ({"x": np.array([1.0, np.nan, 1.0])}, ValueError, "x has 1 entries that are not finite"),
+        ({"x": np.ones(3, complex)}, TypeError, "x is of dtype complex128; it must be an array of real numbers"),
+        ({"args": [1]}, TypeError, "args is a list; it must be a tuple"),
+        ({"columns": 0}, ValueError, "columns is 0; it must be at least 1"),
+        ({"columns": "some"}, ValueError, "columns is 'some'; it must be one of 'all'"),
+        ({"probes": -1}, ValueError, "probes is -1; it must be at least 0"),
+        ({"step": 0.0}, ValueError, "step is 0.0; it must be finite and above 0"),
+        ({"rtol": -1.0}, ValueError, "rtol is -1.0"),
+        ({"atol": np.nan}, ValueError, "atol is nan"),
+        ({"seed": 0.5}, TypeError, "seed is 0.5; it must be an integer"),
+        ({"sparsity": np.eye(3)}, ValueError, r"sparsity has shape \(3, 3\); it must be that of the Jacobian"),
+        (
+            {"sparsity": np.eye(2, 3), "jacobian": np.ones((2, 3))},
+            ValueError,
+            r"jacobian has 4 nonzero entries outside sparsity, first \[0, 1\]; one of the two is wrong",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*log:RuntimeWarning")
+def test_nonsense_is_refused(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    usual: dict[str, Any] = {"f": lambda x: x[:2], "jacobian": np.eye(2, 3), "x": np.ones(3)}
+    with pytest.raises(kind, match=message):
+        check_jacobian(**(usual | options))
+
+
+def test_a_function_that_changes_x_or_its_outputs_is_refused() -> None:
+    def changing(x: Floats) -> Floats:
+        x += 1
+        return x
+
+    with pytest.raises(ValueError, match="f changed x; it must leave its argument as it is: copy it first"):
+        check_jacobian(changing, np.eye(2), np.ones(2))
+    with pytest.raises(ValueError, match=r"f returned shape \(1,\) beside x and \(2,\) at x: it must not change"):
+        check_jacobian(lambda x: x if x[0] == 1 else x[:1], np.eye(2), np.ones(2))
+    with pytest.raises(ValueError, match=r"gradient returned shape \(3, 1\); x has shape \(3,\)"):
+        check_hessian(None, lambda x: x[:, None], np.eye(3), np.ones(3))

@@ -1,0 +1,143 @@
+"""Entries of a Jacobian: quotients, ladders and verdicts, several columns at a time where they share no output."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastgc import check_jacobian
+from fastgc._jacobian.entries import Checked, Group, check_groups, open_jacobian
+from fastgc._jacobian.function import VectorFunction
+from fastgc._jacobian.operator import matrix_operator
+from fastgc._progress import Progress
+from tests.support.jacobians import (
+    POINT,
+    Floats,
+    N,
+    band,
+    band_jacobian,
+    df,
+    f,
+    field_of,
+)
+
+
+def test_a_value_between_the_slopes_of_a_kink_passes() -> None:
+    x = np.array([0.0, 1.0, -1.0])
+    report = check_jacobian(lambda x: np.maximum(x, 0), lambda x: np.diag((x > 0) * 1.0), x)
+    assert report.passed
+    assert report.reason == "kink at 1 of 9 checked entries"
+    assert check_jacobian(lambda x: np.maximum(x, 0), np.diag([1.5, 1, 0]), x).verdict == "fail"
+
+
+def test_outputs_that_never_move_agree_with_zeros_only() -> None:
+    assert check_jacobian(lambda x: np.ones(2), np.zeros((2, 3)), np.ones(3)).passed
+    assert check_jacobian(lambda x: np.zeros(2), np.zeros((2, 3)), np.ones(3)).passed
+    assert check_jacobian(lambda x: np.ones(2), np.full((2, 3), 1e-3), np.ones(3)).verdict == "fail"
+
+
+def test_a_slope_hidden_by_round_off_is_undecided_unless_it_is_said_to_be_zero_and_seen_so() -> None:
+    report = check_jacobian(lambda x: 1e12 + 1e-9 * x, np.diag([1e-9] * 2), np.ones(2))
+    assert report.verdict == "undecided"
+    assert "noise or round-off of this output hides the slope" in str(report)
+
+
+def test_outputs_of_unlike_units_do_not_hide_each_other() -> None:
+    def g(x: Floats) -> Floats:
+        return np.array([1e10 * x[0], 1e-10 * x[1]])
+
+    assert check_jacobian(g, np.diag([1e10, 1e-10]), np.ones(2)).passed
+    assert check_jacobian(g, np.diag([1e10, 2e-10]), np.ones(2)).by_output == {(1,): 1}
+
+
+def test_inputs_of_unlike_units_do_not_hide_each_other() -> None:
+    a = np.random.default_rng(0).normal(size=(6, 3)) * [1, 1e-9, 1]
+    wrong = a.copy()
+    wrong[2, 1] *= 1.5
+    assert check_jacobian(lambda x: a @ x, a, np.ones(3)).passed
+    assert check_jacobian(lambda x: a @ x, wrong, np.ones(3)).by_input == {(1,): 1}
+
+
+def test_the_domains_edge_is_stepped_back_from() -> None:
+    x = np.array([1e-9, 1.0])
+    assert check_jacobian(np.sqrt, lambda x: np.diag(0.5 / np.sqrt(x)), x).passed
+
+
+def test_single_precision_gets_its_own_tolerance() -> None:
+    x = np.array([1.3, 0.7])
+    assert check_jacobian(lambda x: x**2, lambda x: np.diag(2 * x).astype(np.float32) * np.float32(1 + 1e-5), x).passed
+    assert check_jacobian(lambda x: x**2, lambda x: np.diag(2 * x) * (1 + 1e-4), x).verdict == "fail"
+    product = check_jacobian(lambda x: x**2, None, x, jvp=lambda x, u: (2 * x * u).astype(np.float32))
+    assert product.passed
+
+
+def test_nan_in_the_jacobian_fails_and_nan_beside_x_does_not_pass() -> None:
+    assert check_jacobian(np.sin, np.diag([np.nan, 1.0]), np.array([0.5, 0.0])).verdict == "fail"
+    hole = check_jacobian(lambda x: np.where(x == 1.0, x, np.nan), np.eye(1), np.ones(1))
+    assert hole.verdict == "undecided"
+    assert "not finite nearby" in hole.reason
+
+
+def test_a_step_of_ones_own_is_the_first_look_only() -> None:
+    assert check_jacobian(f, df, [2.0, 3.0], step=0.1).passed
+    assert check_jacobian(lambda x: np.sin(50 * x), lambda x: np.diag(50 * np.cos(50 * x)), np.ones(2), step=0.5).passed
+
+
+def test_columns_of_a_sparse_jacobian_share_evaluations() -> None:
+    report = check_jacobian(band, band_jacobian, POINT)
+    assert report.passed, str(report)
+    assert report.checked == 3 * N - 2
+    assert report.evaluations < N / 2 + 200
+    dense = check_jacobian(band, band_jacobian(POINT).toarray(), POINT, columns="all")
+    assert dense.evaluations > 2 * N
+    declared = check_jacobian(
+        band, lambda x: band_jacobian(x).toarray(), POINT, sparsity=band_jacobian(POINT).toarray() != 0
+    )
+    assert declared.passed
+    assert declared.checked == report.checked
+
+
+def test_a_wrong_entry_of_a_sparse_jacobian_is_named() -> None:
+    wrong = band_jacobian(POINT).tocsr()
+    wrong[77, 78] *= 1.1
+    report = check_jacobian(band, wrong, POINT)
+    assert [entry.index for entry in report.wrong_entries] == [(77, 78)]
+
+
+# --- by itself ---
+
+
+def checked(groups: list[Group], matrix: Floats, x: Floats) -> tuple[VectorFunction, Checked]:
+    field = field_of(lambda x: matrix @ np.sin(x), x)
+    grid = open_jacobian(field, matrix_operator(matrix * np.cos(x)), None, None, None)
+    before = field.evaluations
+    with Progress(1, shown=False) as bar:
+        result = check_groups(grid, groups, bar)
+    assert field.evaluations > before
+    return field, result
+
+
+def test_columns_without_a_common_output_are_displaced_together() -> None:
+    matrix, x = np.array([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0]]), np.array([0.5, 1.0, 1.5])
+    _, found = checked([Group(np.array([0, 1]), np.array([0, 1, -1]), declared=True)], matrix, x)
+    assert found.estimates.positions.tolist() == [0, 4]
+    np.testing.assert_allclose(found.estimates.numerical, [2 * np.cos(0.5), 3 * np.cos(1)], rtol=1e-8)
+    assert found.judgement.verdict.tolist() == ["pass", "pass"]
+    assert found.strays == ()
+
+
+def test_an_output_that_moves_with_no_column_of_its_own_is_a_stray() -> None:
+    matrix, x = np.array([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]]), np.array([0.5, 1.0])
+    group = Group(np.array([0, 1]), np.array([0, 1, -1]), declared=True)
+    _, found = checked([group], matrix, x)
+    assert [(output, each is group) for output, each in found.strays] == [(2, True)]
+    _, undeclared = checked([Group(group.columns, group.owner)], matrix, x)
+    assert undeclared.strays == ()
+
+
+def test_joined_parts_have_each_entry_once_in_order_as_the_first_has_it() -> None:
+    matrix, x = np.array([[2.0, 1.0], [4.0, 3.0]]), np.array([0.5, 1.0])
+    both = np.zeros(2, np.int64)
+    _, found = checked([Group(np.array([1]), both), Group(np.array([0]), both)], matrix, x)
+    again = Checked.joined([found.part(np.array([0, 1])), found])
+    assert again.estimates.positions.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(again.judgement.analytic, (matrix * np.cos(x)).ravel())

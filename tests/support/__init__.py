@@ -1,0 +1,1 @@
+"""What several tests use: losses, catalogues of problems, and small tools."""

@@ -1,0 +1,437 @@
+"""What random directions say of a tensor: verdicts, limits, shared directions, text and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import fastgc
+from fastgc._derivatives import directions as _probes
+from fastgc._derivatives.directions import random_signs
+from tests.support.probing import Params, limit_of, network, probed, sines, with_error
+
+Array = NDArray[Any]
+
+
+def many(count: int, seed: int = 0, size: int = 40, slopes: list[float] | None = None) -> Any:
+    """Sines in many tensors of one size, of the given slopes, in one sum."""
+    _, gradients, params = sines(seed, **{f"t{i}": size for i in range(count)})
+    weights = np.repeat(slopes or [1.0] * count, size) * np.random.default_rng(seed + 1).standard_normal(count * size)
+    parts = np.split(weights, count)
+
+    def loss(p: Params) -> float:
+        return float(np.dot(weights, np.sin(np.concatenate(list(p.values())))))
+
+    return loss, {name: w * np.cos(params[name]) for name, w in zip(gradients, parts, strict=True)}, params
+
+
+def indices(report: fastgc.GradientReport) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, entry.index) for name, tensor in report.tensors.items() for entry in tensor.wrong_entries]
+
+
+# --- verdicts of tensors that probes cannot resolve ---
+
+
+def noisy(seed: int = 5, level: float = 1e-3) -> Any:
+    rng = np.random.default_rng(seed)
+    return lambda p: float(np.sum(p**2) * (1 + level * rng.standard_normal()))
+
+
+def test_a_noisy_loss_is_undecided_without_samples() -> None:
+    p = np.random.default_rng(0).standard_normal(300)
+    report = probed(noisy(), 2 * p, p)
+    assert report.verdict == "undecided"
+    assert "probes resolve nothing" in report.tensors["params"].reason
+    assert "probes resolve nothing" in str(report)
+
+
+def kinked_everywhere() -> Any:
+    """A sum of |p| at zeros, where every direction meets a hundred kinks, and each entry one."""
+    p = np.random.default_rng(0).standard_normal(400)
+    p[::2] = 0.0
+    return (lambda q: float(np.abs(q).sum())), np.sign(p), p
+
+
+def test_where_probes_resolve_nothing_the_verdict_of_the_samples_stays_and_this_is_stated() -> None:
+    loss, gradient, p = kinked_everywhere()
+    assert probed(loss, gradient, p).verdict == "undecided"
+    report = fastgc.check_gradients(loss, gradient, p)
+    assert report.verdict == "pass"
+    assert "probes resolve nothing (noise, or kinks on the way)" in report.tensors["params"].reason
+    wrong = gradient.copy()
+    wrong[1::2] *= 2
+    report = fastgc.check_gradients(loss, wrong, p)
+    assert report.verdict == "fail"
+    assert "probes resolve nothing" in report.tensors["params"].reason
+
+
+def test_noise_below_what_matters_is_no_obstacle() -> None:
+    p = np.random.default_rng(0).standard_normal(300)
+    report = probed(noisy(level=1e-10), 2 * p, p)
+    assert report.passed
+    assert 1e-7 < report.tensors["params"].probe.norm_limit < 1e-2
+    assert probed(noisy(level=1e-10), with_error({"w": 2 * p}, "w", 0.5, 17)["w"], p).verdict == "fail"
+
+
+def test_a_rounded_loss_is_not_trusted_beyond_its_digits() -> None:
+    p = np.random.default_rng(0).standard_normal(300)
+    report = probed(lambda q: float(np.float32(np.sum(q**2))), 2 * p, p)
+    assert report.passed
+    assert report.tensors["params"].probe.norm_limit > 1e-6
+    stairs = probed(lambda q: float(np.round(np.sum(q**2), 1)), 2 * p, p)
+    assert stairs.verdict == "undecided"
+
+
+def test_a_tensor_that_the_loss_never_reads_passes_where_its_gradient_is_zero() -> None:
+    loss, gradients, params = sines(w=(30, 20))
+    params["unused"], gradients["unused"] = np.ones((5, 9)), np.zeros((5, 9))
+    report = probed(loss, gradients, params)
+    assert report.passed
+    wrong = with_error(gradients, "unused", 1e-3, (2, 3))
+    assert indices(probed(loss, wrong, params)) == [("unused", (2, 3))]
+
+
+# --- large beside small, and offsets ---
+
+
+def two_sizes(ratio: float, offset: float = 0.0) -> Any:
+    loss, gradients, params = sines(slopes={"small": ratio}, large=(40, 30), small=500)
+    return (lambda p: offset + loss(p)), gradients, params
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e-3, 1e-6])
+def test_a_wrong_entry_is_not_hidden_by_a_tensor_with_larger_gradients(ratio: float) -> None:
+    loss, gradients, params = two_sizes(ratio)
+    for index in (0, 123, 499):
+        wrong = with_error(gradients, "small", 0.5 * ratio, index)
+        report = probed(loss, wrong, params)
+        assert indices(report) == [("small", (index,))]
+        assert report.tensors["large"].verdict == "pass"
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e3, 1e6])
+def test_an_offset_hides_no_more_than_the_limit_says(offset: float) -> None:
+    loss, gradients, params = two_sizes(1e-6, offset)
+    median = int(np.argsort(np.abs(gradients["small"]))[250])
+    for seed in range(5):
+        limit = probed(loss, gradients, params, seed=seed).tensors["small"].probe.entry_limit
+        report = probed(loss, with_error(gradients, "small", 3 * limit, median), params, seed=seed)
+        assert report.tensors["small"].verdict == "fail", (seed, limit, str(report))
+        assert report.tensors["large"].verdict == "pass"
+
+
+def test_the_limit_grows_with_the_offset() -> None:
+    limits = [limit_of(*two_sizes(1e-6, offset), "small") for offset in (0.0, 1e4, 1e6)]
+    assert limits[0] < limits[1] / 5 < limits[2] / 25
+
+
+def test_an_offset_that_drowns_a_tensor_leaves_it_undecided() -> None:
+    loss, gradients, params = two_sizes(1e-6, 1e10)
+    report = probed(loss, gradients, params)
+    assert report.tensors["small"].verdict == "undecided"
+    assert report.tensors["large"].verdict == "pass"
+    assert report.verdict == "undecided"
+
+
+# --- limits ---
+
+
+def test_the_entry_limit_is_at_least_the_tolerance_of_a_median_entry() -> None:
+    loss, gradients, params = sines(w=(50, 40))
+    median, rms = np.median(np.abs(gradients["w"])), np.sqrt(np.mean(gradients["w"] ** 2))
+    for rtol in (1e-3, 1e-5):
+        probe = probed(loss, gradients, params, rtol=rtol).tensors["w"].probe
+        assert probe.entry_limit == pytest.approx(rtol * (median + 1e-3 * rms), rel=0.05)
+    strict = probed(loss, gradients, params, rtol=1e-13, atol=0).tensors["w"].probe
+    assert strict.entry_limit == pytest.approx(2 * max(strict.uncertainties))
+
+
+def test_an_error_of_three_times_the_entry_limit_fails_and_of_a_tenth_passes() -> None:
+    for seed in range(20):
+        loss, gradients, params = network(seed, (30, 20, 5), ("tanh", "relu")[seed % 2])
+        name = ("W0", "b0", "W1")[seed % 3]
+        limit = probed(loss, gradients, params, seed=seed).tensors[name].probe.entry_limit
+        flat = np.argsort(np.abs(gradients[name]).reshape(-1))
+        index = tuple(int(i) for i in np.unravel_index(int(flat[flat.size // 2]), gradients[name].shape))
+        found = probed(loss, with_error(gradients, name, 3 * limit, index), params, seed=seed)
+        assert indices(found) == [(name, index)], seed
+        assert probed(loss, with_error(gradients, name, 0.1 * limit, index), params, seed=seed).verdict != "fail", seed
+
+
+def test_the_limit_states_what_a_search_that_led_nowhere_left_open() -> None:
+    loss, gradients, params = sines(w=(50, 40))
+    rounded = {"w": gradients["w"].astype(np.float32).astype(np.float64)}
+    report = probed(loss, rounded, params, rtol=1e-6)
+    assert report.passed
+    limit = report.tensors["w"].probe.entry_limit
+    rounded["w"][10, 10] += 4 * limit
+    assert indices(probed(loss, rounded, params, rtol=1e-6)) == [("w", (10, 10))]
+
+
+# --- many tensors ---
+
+
+def test_with_many_tensors_the_default_samples_fall_and_probes_cover_the_rest() -> None:
+    loss, gradients, params = many(100)
+    report = fastgc.check_gradients(loss, gradients, params)
+    assert report.passed
+    counts = {tensor.checked for tensor in report.tensors.values()}
+    assert counts == {10}  # 2,000 evaluations are those of 1,000 entries
+    head = str(report).splitlines()[0]
+    assert "1,000 of 4,000 entries checked one by one, all covered by probes" in head
+    assert "samples alone leave room for" in str(report)
+
+
+def test_samples_never_fall_below_two_nor_where_they_were_asked_for() -> None:
+    loss, gradients, params = many(600, size=4)
+    report = fastgc.check_gradients(loss, gradients, params, crosscheck=False)
+    assert {tensor.checked for tensor in report.tensors.values()} == {2}
+    loss, gradients, params = many(100)
+    asked = fastgc.check_gradients(loss, gradients, params, samples=12, crosscheck=False)
+    assert {tensor.checked for tensor in asked.tensors.values()} == {12}
+
+
+def test_three_hundred_tensors_share_directions_and_need_few_evaluations() -> None:
+    problem = many(300)
+    report = probed(*problem)
+    assert report.passed
+    assert report.evaluations <= 1500
+    assert all(tensor.probe.shared_with for tensor in report.tensors.values())
+    assert all(len(tensor.probe.shared_with) <= 3 for tensor in report.tensors.values())
+
+
+def test_few_tensors_do_not_share() -> None:
+    assert all(tensor.probe.shared_with == () for tensor in probed(*many(75)).tensors.values())
+
+
+def test_sharing_is_mutual() -> None:
+    tensors = probed(*many(90)).tensors
+    for name, tensor in tensors.items():
+        for other in tensor.probe.shared_with:
+            assert name in tensors[other].probe.shared_with
+            assert name != other
+
+
+@pytest.mark.parametrize(
+    ("slopes", "looked_at"),
+    [
+        ([1.0] * 100, ["t0", "t31", "t99"]),
+        ([*[1.0] * 97, *[1e-6] * 3], ["t5", "t97", "t98", "t99"]),
+        ([*[1.0] * 99, 1e6], ["t50", "t99"]),
+        ([*np.logspace(-4, 4, 120)], ["t0", "t40", "t80", "t119"]),
+    ],
+    ids=["equal", "three tiny", "one huge", "eight decades"],
+)
+def test_those_that_share_keep_limits_of_the_size_of_their_own(slopes: list[float], looked_at: list[str]) -> None:
+    loss, gradients, params = many(len(slopes), slopes=slopes)
+    together = probed(loss, gradients, params)
+    for name in looked_at:
+        alone = probed(loss, gradients, params, tensors=[name]).tensors[name].probe
+        assert together.tensors[name].probe.entry_limit <= 4 * alone.entry_limit, name
+
+
+def test_a_wrong_entry_in_a_sharing_tensor_is_named_and_the_others_pass() -> None:
+    loss, gradients, params = many(100)
+    right = probed(loss, gradients, params)
+    assert right.tensors["t41"].probe.shared_with
+    for seed in range(4):
+        report = probed(loss, with_error(gradients, "t41", 0.01, 3 + seed), params, seed=seed)
+        assert indices(report) == [("t41", (3 + seed,))]
+        assert report.tensors["t41"].probe.shared_with == ()
+        assert report.evaluations - right.evaluations <= 200
+
+
+def test_wrong_entries_in_two_tensors_that_share_are_both_named() -> None:
+    loss, gradients, params = many(100)
+    other = probed(loss, gradients, params).tensors["t41"].probe.shared_with[0]
+    wrong = with_error(with_error(gradients, "t41", 0.02, 3), other, -0.03, 8)
+    for seed in range(4):
+        assert set(indices(probed(loss, wrong, params, seed=seed))) == {("t41", (3,)), (other, (8,))}
+
+
+# --- many directions ---
+
+
+def test_many_directions_go_through_all_tensors_at_once() -> None:
+    loss, gradients, params = sines(a=500, b=(20, 20), c=40, d=7)
+    few, many_ = (probed(loss, gradients, params, probes=probes) for probes in (3, 20))
+    assert few.passed and many_.passed
+    assert many_.evaluations <= few.evaluations + 40, "one ladder instead of four"
+    for name, tensor in many_.tensors.items():
+        assert set(tensor.probe.shared_with) == set(params) - {name}
+        assert len(tensor.probe.residuals) == 20 and tensor.probe.miss_probability == 0.5**20
+        assert tensor.probe.entry_limit <= 2 * few.tensors[name].probe.entry_limit
+        assert few.tensors[name].probe.shared_with == ()
+
+
+@pytest.mark.parametrize("rounding", [1.0, math.nan])
+def test_a_difference_that_nothing_shows_to_be_one_leaves_no_directions_out(
+    rounding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through all tensors a difference within rounding, or within what is no number: it ends nothing, or is nothing."""
+    loss, gradients, params = sines(a=500, b=400)
+    slope, own = _probes.analytic_slope, _probes._Group.rounding.fget  # type: ignore[attr-defined]
+    monkeypatch.setattr(_probes, "analytic_slope", lambda rays, g: slope(rays, g) + 1e-3 * (len(rays) > 1))
+    each = property(lambda group: own(group) if len(group.tensors) == 1 else rounding)
+    monkeypatch.setattr(_probes._Group, "rounding", each)
+    report = probed(loss, gradients, params, probes=20)
+    assert report.passed
+    assert all(len(tensor.probe.residuals) == 20 for tensor in report.tensors.values())
+
+
+def test_a_tensor_whose_limit_would_suffer_has_directions_of_its_own() -> None:
+    loss, gradients, params = sines(slopes={"small": 1e-8}, large=500, other=300, small=400)
+    few, report = (probed(loss, gradients, params, probes=probes) for probes in (3, 12))
+    assert report.passed
+    assert report.tensors["small"].probe.shared_with == ()
+    assert report.tensors["small"].probe.entry_limit <= 2 * few.tensors["small"].probe.entry_limit
+    error = 3 * report.tensors["small"].probe.entry_limit
+    assert indices(probed(loss, with_error(gradients, "small", error, 123), params, probes=12)) == [("small", (123,))]
+
+
+def test_an_error_that_only_later_directions_show_is_found() -> None:
+    loss, gradients, params = sines(a=500, b=400)
+    signs = random_signs(0, range(3), "b", 400)
+    hidden = next(j for j in range(1, 400) if (signs[:, j] == -signs[:, 0]).all())
+    wrong = with_error(with_error(gradients, "b", 0.25, 0), "b", 0.25, hidden)
+    assert probed(loss, wrong, params).passed, "in all three directions the two cancel"
+    report = probed(loss, wrong, params, probes=20)
+    assert sorted(indices(report)) == [("b", (0,)), ("b", (hidden,))]
+    assert report.tensors["a"].verdict == "pass"
+
+
+# --- order of the work ---
+
+
+def test_a_wrong_entry_that_the_samples_miss_is_found_by_the_probes() -> None:
+    loss, gradients, params = sines(w=(200, 100))
+    wrong = with_error(gradients, "w", 0.05, (111, 7))
+    by_samples = fastgc.check_gradients(loss, wrong, params, probes=0)
+    assert by_samples.passed
+    report = fastgc.check_gradients(loss, wrong, params)
+    assert indices(report) == [("w", (111, 7))]
+    assert report.tensors["w"].checked == 33
+
+
+def test_a_wrong_entry_that_the_samples_saw_is_listed_once() -> None:
+    loss, gradients, params = sines(w=(200, 100))
+    report = fastgc.check_gradients(loss, with_error(gradients, "w", 50.0, (0, 0)), params)
+    assert indices(report) == [("w", (0, 0))]
+    assert len({entry.index for entry in report.tensors["w"].entries}) == len(report.tensors["w"].entries)
+
+
+def test_every_point_is_covered() -> None:
+    loss, _, params = sines(w=400)
+    weights = sines(w=400)[1]["w"] / np.cos(params["w"])
+
+    def gradients(p: Params) -> Params:
+        slopes = weights * np.cos(p["w"])
+        slopes[250] *= 1.0 if np.array_equal(p["w"], params["w"]) else 1.5
+        return {"w": slopes}
+
+    assert probed(loss, gradients, params).passed
+    report = probed(loss, gradients, params, points=3)
+    assert report.verdict == "fail"
+    assert {entry.index for entry in report.tensors["w"].wrong_entries} == {(250,)}
+    assert {entry.point for entry in report.tensors["w"].wrong_entries} == {1, 2}
+
+
+def test_only_the_tensors_asked_for_are_probed() -> None:
+    loss, gradients, params = sines(w=60, v=70)
+    report = probed(loss, with_error(gradients, "v", 1.0, 3), params, tensors="w")
+    assert report.passed
+    assert list(report.tensors) == ["w"]
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_by_the_probes_alone() -> None:
+    loss, gradients, params = sines(w=(40, 50), v=20)
+    for value in (np.nan, np.inf):
+        wrong = {"w": gradients["w"].copy(), "v": gradients["v"]}
+        wrong["w"][31, 4] = value
+        report = probed(loss, wrong, params)
+        assert report.tensors["w"].verdict == "fail", value
+        assert report.tensors["v"].verdict == "pass"
+
+
+# --- text and JSON ---
+
+
+def test_the_text_says_what_could_have_been_missed() -> None:
+    report = fastgc.check_gradients(*sines(w=(60, 50), b=40))
+    line = next(line for line in str(report).splitlines() if line.startswith("probes miss"))
+    pattern = r"probes miss .* one entry above (\S+).* above (\S+) .*probability (\S+) at most"
+    found = re.match(pattern, line)
+    assert found is not None
+    entry, norm, chance = (float(number.rstrip(",")) for number in found.groups())
+    probes = [tensor.probe for tensor in report.tensors.values()]
+    assert chance >= 0.125  # a bound is not rounded down
+    assert entry >= 0.9 * max(probe.entry_limit for probe in probes)  # of every tensor
+    assert norm >= 0.9 * max(4 * probe.norm_limit for probe in probes)
+    assert "samples alone leave room for" in str(report)
+
+
+@pytest.mark.parametrize("probes", [1, 2, 3, 4, 5, 20])
+def test_the_probability_in_the_text_is_no_less_than_the_bound(probes: int) -> None:
+    text = str(probed(*sines(w=100), probes=probes))
+    found = re.search(r"probability (\S+) at most", text)
+    assert found is not None
+    assert 2.0**-probes <= float(found[1]) <= 1.5 * 2.0**-probes
+
+
+def test_without_samples_nothing_is_said_of_them() -> None:
+    text = str(probed(*sines(w=(60, 50))))
+    assert "samples alone" not in text
+    assert "0 of 3,000 entries checked one by one, all covered by probes" in text
+
+
+def test_without_probes_nothing_is_said_of_them() -> None:
+    text = str(fastgc.check_gradients(*sines(w=(60, 50)), probes=0))
+    assert "probes" not in text
+    assert "of checked" in text
+
+
+def test_the_errors_of_the_whole_are_marked_as_bound_or_estimate() -> None:
+    loss, gradients, params = sines(w=(60, 50), b=40)
+    text = str(probed(loss, with_error(gradients, "b", 0.1, 3), params))
+    rows = {line.split()[0]: line for line in text.splitlines() if line[:2] in ("w ", "b ")}
+    assert re.search(r" < \d", rows["w"])
+    assert re.search(r" ~ \d", rows["b"])
+
+
+def test_the_probe_is_in_the_dict_and_the_json() -> None:
+    loss, gradients, params = sines(w=(60, 50), b=40)
+    report = probed(loss, with_error(gradients, "b", 0.1, 3), params)
+    plain = report.to_dict()
+    assert json.loads(report.to_json()) == plain
+    keys = {
+        "residuals", "uncertainties", "seen", "relative_error", "interval", "entry_limit", "norm_limit",
+        "miss_probability", "shared_with",
+    }  # fmt: skip
+    for name, tensor in report.tensors.items():
+        found = plain["tensors"][name]["probe"]
+        assert set(found) == keys
+        assert found["residuals"] == list(tensor.probe.residuals)
+        assert found["interval"] == list(tensor.probe.interval)
+        assert found["seen"] is tensor.probe.seen is (name == "b")
+        assert found["entry_limit"] == tensor.probe.entry_limit
+    assert fastgc.check_gradients(*sines(w=30), probes=0).to_dict()["tensors"]["w"]["probe"] is None
+
+
+def test_the_json_of_probes_that_resolve_nothing_has_words_for_numbers_that_are_not_finite() -> None:
+    p = np.zeros(50)
+    report = probed(lambda q: float(np.sqrt(np.maximum(q, -1)).sum()) if (q >= 0).all() else np.nan, np.ones(50), p)
+    assert report.verdict == "undecided"
+    assert json.loads(report.to_json()) == report.to_dict()
+    assert "above nan" not in str(report)
+
+
+def test_shared_directions_are_named_in_the_dict() -> None:
+    found = probed(*many(80)).to_dict()["tensors"]["t3"]["probe"]["shared_with"]
+    assert isinstance(found, list)
+    assert len(found) == 1
