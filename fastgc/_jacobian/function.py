@@ -25,10 +25,12 @@ _AWAY = 2.0**-5  # in units of the inputs' scales: a coarse grid shows, and few 
 _NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
 
 
-def one_by_one(function: Callable[[Floats], Floats], size: int) -> Function:
+def one_by_one(
+    function: Callable[[Any], Floats], size: int
+) -> Callable[[Sequence[Any] | Floats], tuple[Floats, Errors]]:
     """A function of one point, called at each of several; its outputs are NaN where it raises."""
 
-    def values(points: Floats) -> tuple[Floats, Errors]:
+    def values(points: Sequence[Any] | Floats) -> tuple[Floats, Errors]:
         out, errors = np.empty((len(points), size)), []
         for k, point in enumerate(points):
             try:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError, WrongValueError
-from fastgc._jacobian.function import Errors
-from fastgc.torch._flat import Floats, Packing, Tensors, flat, real_shape
+from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
+from fastgc._jacobian.function import Errors, one_by_one
+from fastgc.torch._flat import Floats, Packing, Tensors, real_shape
 from fastgc.torch._rules import has_rules
 
 _FEWEST = 16  # points that pay for evaluating them together
@@ -127,19 +127,12 @@ class Outputs:
         return self._here.joined(found, len(points))
 
     def _one_by_one(self, points: Floats) -> tuple[Floats, Errors]:
-        out, errors = np.empty((len(points), self.base.size)), []
-        for k, moved in enumerate(self._leaves.members(points)):
-            try:
-                found = self._called(*(each.requires_grad_() for each in moved))
-            except WrongValueError:
-                raise
-            except Exception as error:
-                out[k] = np.nan
-                errors.append((k, error))
-                continue
-            for place, each in zip(self._here.slices, found, strict=True):
-                out[k, place] = flat(each)
-        return out, errors
+        return one_by_one(self._plain, self.base.size)(self._leaves.members(points))
+
+    def _plain(self, moved: Tensors) -> Floats:
+        """The outputs of a plain call, shape (m,)."""
+        found = self._called(*(each.requires_grad_() for each in moved))
+        return np.asarray(self._here.joined(found)[0])
 
     def _called(self, *moved: torch.Tensor) -> tuple[torch.Tensor, ...]:
         arguments = list(self._inputs)
