@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgc._arguments import number, one_of
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
-from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
+from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stencil import STENCILS, quotients, relative_step, short
 from fastgc._evaluation.engine import open_evaluator
 from fastgc._evaluation.evaluator import Raised
@@ -175,7 +175,7 @@ def _input_scale(outputs: Callable[[NDArray[Any]], NDArray[Any]], flat: NDArray[
         except Exception:  # it is not defined so far away
             return math.nan
 
-    return own if own >= SMALL else responsive_scale(own, change)
+    return responsive_scale(own, change)
 
 
 def _column(

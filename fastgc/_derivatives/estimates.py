@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.ladder import TROUBLES, Derivative, Ladder, derivative_from
 from fastgc._derivatives.noise import Noise, measure_noises
-from fastgc._derivatives.reach import SMALL, relative_change, responsive_scale
+from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Tick, silent
@@ -141,11 +141,11 @@ class Estimates:
         return Estimates(*columns)
 
 
-# --- the scene ---
+# --- the loss at the point ---
 
 
 def unmeasured_loss(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> LossAtPoint:
-    """A scene whose noise was not measured: enough for quotients without an uncertainty."""
+    """The loss at a point, whose noise was not measured: enough for quotients without an uncertainty."""
     eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
     return LossAtPoint(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), short(tensor_scales(leaves)), eps)
 
@@ -170,7 +170,7 @@ def _one_loss(evaluator: Evaluator, positions: NDArray[np.int64], rows: Array) -
 def responsive_loss(
     scene: LossAtPoint, tensors: Iterable[int], bases: Floats | None = None, along: Losses | None = None
 ) -> LossAtPoint:
-    """The scene with the scales of tiny tensors grown to where the loss (or one of several) moves.
+    """The same with the scales of tiny tensors grown to where the loss (or one of several) moves.
 
     A tensor of zeros but for an entry of 1e-12 has that as its scale, and steps in proportion to it vanish beside what
     the loss adds to its parameters.
@@ -187,15 +187,14 @@ def responsive_loss(
         return relative_change(along(positions, rows).real, bases)
 
     for t in tensors:
-        if scales[t] < SMALL and scene.layout.sizes[t]:
-            scales[t] = responsive_scale(float(scales[t]), partial(change, _few(scene.layout, t)))
+        scales[t] = responsive_scale(float(scales[t]), partial(change, _few(scene.layout, t)))
     return replace(scene, tensor_scales=short(scales))
 
 
 def measured_losses(
     scenes: Sequence[LossAtPoint], tensors: Sequence[int], seed: int, along: Losses
 ) -> list[LossAtPoint]:
-    """Scenes of several losses of the same parameters, with their noise.
+    """Several losses of the same parameters, with their noise.
 
     ``along(positions, rows)`` gives the losses, shape (rows, losses), with the entries set to each row together.
     """

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 # A central quotient at the step eps**(1/3) * scale has the relative error eps / (6e-6 * c), c being the relative change
 # of the loss over the scale: 4e-8 for c = 1e-3, and 4e-5, above the usual tolerance, for c = 1e-6.
 _ENOUGH, _TOO_LITTLE = 1e-3, 1e-6
-SMALL = 1e-4  # scales above it change a loss of order 1 by more than 1e-6 unless its slope is tiny itself
+_SMALL = 1e-4  # scales above it change a loss of order 1 by more than 1e-6 unless its slope is tiny itself
 _WIDE = 64.0  # a bracket of scales as narrow as this is not halved further: ladders span a factor of 4 million
 
-Change = Callable[
-    [float], float
-]  # relative change of the loss when entries move by a scale; not finite: no value there
+# Relative change of the loss when entries move by a scale; not finite where it has no value there.
+Change = Callable[[float], float]
 
 
 def responsive_scale(own: float, change: Change) -> float:
@@ -26,6 +25,8 @@ def responsive_scale(own: float, change: Change) -> float:
     The smallest, because what lies farther away says less of the slope here. The change is taken to grow with the
     scale; the search halves the logarithm of a bracket, some ten times at most.
     """
+    if own >= _SMALL:
+        return own
     near = change(own)
     if not near < _TOO_LITTLE:  # nor where the loss is not defined even so near
         return own

@@ -73,8 +73,7 @@ class Packing:
         found = []
         for place, shape, like in zip(self.slices, self.shapes, self._like, strict=True):
             part = torch.from_numpy(numbers[:, place].copy()).view(len(numbers), *shape)
-            part = torch.view_as_complex(part) if like.is_complex() else part
-            found.append(part.to(device=like.device, dtype=like.dtype))
+            found.append(as_given(part, like).to(device=like.device, dtype=like.dtype))
         return found
 
     def members(self, numbers: Floats) -> list[list[torch.Tensor]]:
