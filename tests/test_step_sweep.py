@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import fastgc
+from tests.support.imports import make_missing
 from tests.support.textbook import EPS, assert_optimum, round_off, truncation
 
 mpl.use("Agg")
@@ -140,13 +140,6 @@ def test_an_exact_quotient_can_be_drawn_too() -> None:
 
 
 def test_without_matplotlib_the_message_says_what_to_install(sine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **options: Any) -> Any:
-        if name.partition(".")[0] == "matplotlib":
-            raise ImportError(f"No module named {name!r}", name=name)
-        return real(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    make_missing(monkeypatch, "matplotlib")
     with pytest.raises(ImportError, match=r'plot\(\) needs matplotlib: python -m pip install "matplotlib>='):
         sine.plot()

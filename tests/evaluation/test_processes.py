@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import collections
 import json
 import os
@@ -28,6 +27,7 @@ from fastgc._evaluation import processes as _workers
 from fastgc._evaluation.evaluator import silent
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.layout import flatten_parameters
+from tests.support.imports import make_missing
 from tests.support.layouts import Array, array
 
 PARENT = os.getpid()
@@ -540,14 +540,7 @@ def test_only_modules_that_cannot_be_imported_are_sent_by_value(monkeypatch: pyt
 
 
 def test_without_joblib_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **options: Any) -> Any:
-        if name.partition(".")[0] == "joblib":
-            raise ImportError(f"No module named {name!r}", name=name)
-        return real(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    make_missing(monkeypatch, "joblib")
     monkeypatch.delitem(sys.modules, "fastgc._evaluation.processes")
     monkeypatch.delattr("fastgc._evaluation.processes")
     with pytest.raises(ImportError, match=r'workers needs joblib and cloudpickle: python -m pip install "joblib>='):

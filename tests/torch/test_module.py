@@ -24,6 +24,7 @@ from fastgc._evaluation.evaluator import Ray, silent  # noqa: E402
 from fastgc._parameters.layout import named_layout  # noqa: E402
 from fastgc.torch import check_module  # noqa: E402
 from fastgc.torch._evaluator import TorchEvaluator  # noqa: E402
+from tests.support.torch_operations import Deaf  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -355,15 +356,6 @@ def test_complex_numbers_are_evaluated_at_once_where_that_works() -> None:
 
 
 def test_none_for_a_gradient_is_said_and_fails_only_where_the_output_moves() -> None:
-    class Deaf(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Any, y: Any) -> Any:
-            return 2 * x, 3 * y
-
-        @staticmethod
-        def backward(ctx: Any, g: Any, h: Any) -> Any:
-            return 2 * g, None
-
     inputs, note = (torch.randn(3), torch.randn(3)), "no gradient (None), taken for zero: 'inputs[1]'"
     still = check_module(Apply(lambda x, y: Deaf.apply(x, y)[0]), inputs)
     assert still.passed
