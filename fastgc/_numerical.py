@@ -80,10 +80,10 @@ def numerical_gradient(
     expected = layout.size * len(formula.offsets)
     evaluator, first = open_evaluator(f, point, engine=engine, threads=None, expected=expected, with_gradients=False)
     with contextlib.closing(evaluator), Progress(layout.size, shown=progress) as bar:
-        scene = unmeasured_loss(evaluator, layout, point.leaves, float(np.real(first.value)))
+        loss = unmeasured_loss(evaluator, layout, point.leaves, float(np.real(first.value)))
         if absolute is None and not formula.is_complex:
-            scene = responsive_loss(scene, range(len(layout.sizes)))
-        gradient = plain_quotients(scene, np.arange(layout.size), formula, absolute, bar.advance)
+            loss = responsive_loss(loss, range(len(layout.sizes)))
+        gradient = plain_quotients(loss, np.arange(layout.size), formula, absolute, bar.advance)
     evaluator.raised.pass_on()
     starts = layout.starts
     return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])

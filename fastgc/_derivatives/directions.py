@@ -143,9 +143,9 @@ def random_signs(seed: int, numbers: range, name: str, size: int) -> NDArray[np.
     return signs[:, :size]
 
 
-def directions(scene: LossAtPoint, tensors: Sequence[int], seed: int, numbers: range) -> list[list[Ray]]:
+def directions(loss: LossAtPoint, tensors: Sequence[int], seed: int, numbers: range) -> list[list[Ray]]:
     """Random signs in all entries of the tensors, each as long as its tensor's scale; a direction for each number."""
-    names, sizes, scales = scene.layout.names, scene.layout.sizes, scene.tensor_scales
+    names, sizes, scales = loss.layout.names, loss.layout.sizes, loss.tensor_scales
     signs = [random_signs(seed, numbers, names[t], sizes[t]) for t in tensors]
     return [
         [Ray(t, 0, rows[i], float(scales[t])) for t, rows in zip(tensors, signs, strict=True)]
@@ -153,9 +153,9 @@ def directions(scene: LossAtPoint, tensors: Sequence[int], seed: int, numbers: r
     ]
 
 
-def direction(scene: LossAtPoint, tensors: Sequence[int], seed: int, number: int) -> list[Ray]:
+def direction(loss: LossAtPoint, tensors: Sequence[int], seed: int, number: int) -> list[Ray]:
     """One of the `directions`."""
-    return directions(scene, tensors, seed, range(number, number + 1))[0]
+    return directions(loss, tensors, seed, range(number, number + 1))[0]
 
 
 def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
@@ -172,54 +172,54 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
 # --- slopes along directions ---
 
 
-def ladder_slope(scene: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple[Derivative, Ladder]:
+def ladder_slope(loss: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple[Derivative, Ladder]:
     """The slope along a direction from a ladder of steps, longer where that promises more.
 
     ``jitter`` is by how much rounding the displaced entries shakes the loss.
     """
     rungs = _TOP * _RATIO ** -np.arange(_RUNGS, dtype=np.float64)
-    ladder = _ladder(scene, rays, rungs, jitter)
-    line = derivative_from(ladder)
+    ladder = _ladder(loss, rays, rungs, jitter)
+    slope = derivative_from(ladder)
     below, above = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * _RATIO ** np.arange(1.0, 0, -1.0)
     for better_steps, more in (("finer", below), ("finer", below * _RATIO**-_MORE), ("coarser", above)):
         # The two largest steps are the fewest that an estimate of the error rests on: there noise prevails.
-        wished = "coarser" if not line.better_steps and line.step >= rungs[1] else line.better_steps
-        if wished == better_steps and not line.uncertainty <= _DOUBTFUL * abs(line.derivative):
-            ladder = ladder.extended(_ladder(scene, rays, more, jitter))
-            line = derivative_from(ladder)
-    return line, ladder
+        wished = "coarser" if not slope.better_steps and slope.step >= rungs[1] else slope.better_steps
+        if wished == better_steps and not slope.uncertainty <= _DOUBTFUL * abs(slope.value):
+            ladder = ladder.extended(_ladder(loss, rays, more, jitter))
+            slope = derivative_from(ladder)
+    return slope, ladder
 
 
-def _ladder(scene: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter: float) -> Ladder:
-    values = scene.evaluator.along_rays([rays], np.concatenate([-rungs, rungs]))[0].real
+def _ladder(loss: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter: float) -> Ladder:
+    values = loss.evaluator.along_rays([rays], np.concatenate([-rungs, rungs]))[0].real
     minus, plus = values[: rungs.size], values[rungs.size :]
     with np.errstate(all="ignore"):
         rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
-    noise = np.fmax(scene.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0)) + jitter
-    return Ladder(-rungs, rungs, minus, plus, scene.base, noise)
+    noise = np.fmax(loss.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0)) + jitter
+    return Ladder(-rungs, rungs, minus, plus, loss.base, noise)
 
 
-def jitter_along(scene: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
+def jitter_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
     """By how much rounding the displaced entries to their dtype shakes the loss.
 
     Every entry is off by eps / 12**0.5 of its own size, or less; all together move the loss by about that share of
     ``scale * ||gradient||``. Three times as much is eps of it.
     """
     part = gradients[ray.tensor][ray.start : ray.start + ray.signs.size]
-    return float(scene.eps[ray.tensor] * ray.scale * norm(part))
+    return float(loss.eps[ray.tensor] * ray.scale * norm(part))
 
 
-def short_slopes(scene: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
+def short_slopes(loss: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
     """The slope along each of several directions from central quotients at one step, or at two (extrapolated)."""
     steps = shortcut.steps
-    values = scene.evaluator.along_rays(along, np.concatenate([steps, -steps])).real
+    values = loss.evaluator.along_rays(along, np.concatenate([steps, -steps])).real
     plus, minus = values[:, : steps.size], values[:, steps.size :]
     quotients = (plus - minus) / (2 * steps)
     best = quotients[:, -1]
     return np.asarray(best if steps.size == 1 else best + (best - quotients[:, 0]) / (_RATIO**2 - 1))
 
 
-def _shortcuts(ladder: Ladder, line: Derivative, enough: float) -> tuple[Shortcut, Shortcut]:
+def _shortcuts(ladder: Ladder, slope: Derivative, enough: float) -> tuple[Shortcut, Shortcut]:
     """A step of the ladder, and two neighbouring steps, from which other slopes come close enough.
 
     On the calibrating direction the error of each short formula is known, up to the ladder's own uncertainty; it stands
@@ -229,8 +229,8 @@ def _shortcuts(ladder: Ladder, line: Derivative, enough: float) -> tuple[Shortcu
     with np.errstate(all="ignore"):
         single = ladder.central
         double = single[1:] + np.diff(single) / (_RATIO**2 - 1)
-        error_1 = 3 * np.abs(single - line.derivative) + ladder.scatter + line.uncertainty
-        error_2 = 3 * np.abs(double - line.derivative) + 1.1 * ladder.scatter[1:] + line.uncertainty
+        error_1 = 3 * np.abs(single - slope.value) + ladder.scatter + slope.uncertainty
+        error_2 = 3 * np.abs(double - slope.value) + 1.1 * ladder.scatter[1:] + slope.uncertainty
     error_1, error_2 = (np.where(np.isnan(errors), np.inf, errors) for errors in (error_1, error_2))
     one, two = _last_good(error_1, enough), _last_good(error_2, enough)
     return (
@@ -244,7 +244,7 @@ def _last_good(errors: Floats, enough: float) -> int:
 
 
 def probe(
-    scene: LossAtPoint,
+    loss: LossAtPoint,
     tensors: Sequence[int],
     gradients: Sequence[Array],
     numbers: range,
@@ -266,14 +266,14 @@ def probe(
     wary : bool
         End with the first direction where that looks suspicious.
     """
-    group = _Group(scene, tensors, gradients, seed)
+    group = _Group(loss, tensors, gradients, seed)
     rows: list[tuple[float, float, float]] = []
     for along in group.directions(numbers):
         if not rows:
-            line, ladder = ladder_slope(scene, along[0], group.jitter)
-            quick, fine = _shortcuts(ladder, line, enough)
+            slope, ladder = ladder_slope(loss, along[0], group.jitter)
+            quick, fine = _shortcuts(ladder, slope, enough)
             short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
-            rows.append((analytic_slope(along[0], gradients), line.derivative, with_gap(line)))
+            rows.append((analytic_slope(along[0], gradients), slope.value, with_gap(slope)))
             del along[0]
             if wary and not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * (rows[0][2] + group.rounding):
                 break
@@ -281,7 +281,7 @@ def probe(
         along.clear()  # before others are drawn: in a large tensor signs take room
     known, numerical, errors = np.array(rows).T
     uncertainties = errors + group.rounding
-    trouble = line.trouble if line.trouble in ("jump", "quantised", "not finite") else ""
+    trouble = slope.trouble if slope.trouble in ("jump", "quantised", "not finite") else ""
     measured = known - numerical, numerical, known, uncertainties
     return Probing(tuple(tensors), *measured, quick, fine, trouble, numbers[0])
 
@@ -290,16 +290,16 @@ def probe(
 class _Group:
     """Tensors that share directions."""
 
-    scene: LossAtPoint
+    loss: LossAtPoint
     tensors: Sequence[int]
     gradients: Sequence[Array]
     seed: int
 
     def directions(self, numbers: range) -> Iterator[list[list[Ray]]]:
         """The directions, as many at a time as memory has room for their signs."""
-        together = max(1, _SIGNS_AT_A_TIME // sum(self.scene.layout.sizes[t] for t in self.tensors))
+        together = max(1, _SIGNS_AT_A_TIME // sum(self.loss.layout.sizes[t] for t in self.tensors))
         for begin in range(0, len(numbers), together):
-            yield directions(self.scene, self.tensors, self.seed, numbers[begin : begin + together])
+            yield directions(self.loss, self.tensors, self.seed, numbers[begin : begin + together])
 
     def slopes(
         self, along: Sequence[Sequence[Ray]], short: Shortcut, enough: float
@@ -308,24 +308,24 @@ class _Group:
 
         A difference with which nothing would be gained counts as uncertainty.
         """
-        for rays, slope in zip(along, short_slopes(self.scene, along, short).tolist(), strict=True):
+        for rays, slope in zip(along, short_slopes(self.loss, along, short).tolist(), strict=True):
             expected = analytic_slope(rays, self.gradients)
             difference = abs(expected - slope) / SUSPICIOUS
             if difference <= max(short.uncertainty, enough):
                 yield expected, slope, max(short.uncertainty, difference)
             else:
-                own, _ = ladder_slope(self.scene, rays, self.jitter)
-                yield expected, own.derivative, with_gap(own)
+                own, _ = ladder_slope(self.loss, rays, self.jitter)
+                yield expected, own.value, with_gap(own)
 
     @cached_property
     def lengths(self) -> Floats:
         """Of the gradients, in units of the scales: as large as slopes are, about. Shape (tensors,)."""
-        return np.array([self.scene.tensor_scales[t] * norm(self.gradients[t]) for t in self.tensors])
+        return np.array([self.loss.tensor_scales[t] * norm(self.gradients[t]) for t in self.tensors])
 
     @property
     def jitter(self) -> float:
         """By how much rounding the displaced entries shakes the loss."""
-        return float(np.sum(self.scene.eps[list(self.tensors)] * self.lengths))
+        return float(np.sum(self.loss.eps[list(self.tensors)] * self.lengths))
 
     @property
     def rounding(self) -> float:
@@ -333,15 +333,15 @@ class _Group:
         return float(4 * np.finfo(np.float64).eps * self.lengths.sum())
 
 
-def with_gap(line: Derivative) -> float:
+def with_gap(slope: Derivative) -> float:
     """The uncertainty of a slope; at a kink any slope between the one-sided ones is right."""
-    return line.uncertainty + abs(line.right - line.left) / 2
+    return slope.uncertainty + abs(slope.right - slope.left) / 2
 
 
 # --- which tensors share directions ---
 
 
-def groups(scene: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array]) -> list[tuple[int, ...]]:
+def groups(loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array]) -> list[tuple[int, ...]]:
     """Tensors that are probed together: each alone, unless there are very many.
 
     Sharing leaves the noise of a slope as it is and adds up truncation errors, which are about as large as the slopes
@@ -349,7 +349,7 @@ def groups(scene: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array
     """
     if len(tensors) <= _SHARED_FROM:
         return [(t,) for t in tensors]
-    slopes = {t: scene.tensor_scales[t] * norm(gradients[t]) for t in tensors}
+    slopes = {t: loss.tensor_scales[t] * norm(gradients[t]) for t in tensors}
     together = min(_SHARED_BY, -(-len(tensors) // _SHARED_FROM))
     found: list[tuple[int, ...]] = []
     for t in sorted(tensors, key=lambda t: (slopes[t], t)):
@@ -360,11 +360,11 @@ def groups(scene: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array
     return found
 
 
-def largest_share(scene: LossAtPoint, together: Probing, gradients: Sequence[Array], seed: int) -> int:
+def largest_share(loss: LossAtPoint, together: Probing, gradients: Sequence[Array], seed: int) -> int:
     """Of tensors that share directions, the one with the largest part of the most suspicious residual."""
     number = int(np.argmax(np.abs(together.residuals) / together.uncertainties))
-    rays = direction(scene, together.tensors, seed, together.first + number)
-    slopes = short_slopes(scene, [[ray] for ray in rays], together.fine)
+    rays = direction(loss, together.tensors, seed, together.first + number)
+    slopes = short_slopes(loss, [[ray] for ray in rays], together.fine)
     shares = np.abs([analytic_slope([ray], gradients) for ray in rays] - slopes)
     return together.tensors[int(np.argmax(shares))]
 

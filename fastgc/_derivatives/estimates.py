@@ -159,8 +159,8 @@ def open_loss(
     seed: int,
 ) -> LossAtPoint:
     """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
-    scene = responsive_loss(unmeasured_loss(evaluator, layout, leaves, base), tensors)
-    return measured_losses([scene], tensors, seed, partial(_one_loss, evaluator))[0]
+    loss = responsive_loss(unmeasured_loss(evaluator, layout, leaves, base), tensors)
+    return measured_losses([loss], tensors, seed, partial(_one_loss, evaluator))[0]
 
 
 def _one_loss(evaluator: Evaluator, positions: NDArray[np.int64], rows: Array) -> Array:
@@ -168,54 +168,54 @@ def _one_loss(evaluator: Evaluator, positions: NDArray[np.int64], rows: Array) -
 
 
 def responsive_loss(
-    scene: LossAtPoint, tensors: Iterable[int], bases: Floats | None = None, along: Losses | None = None
+    loss: LossAtPoint, tensors: Iterable[int], bases: Floats | None = None, along: Losses | None = None
 ) -> LossAtPoint:
     """The same with the scales of tiny tensors grown to where the loss (or one of several) moves.
 
     A tensor of zeros but for an entry of 1e-12 has that as its scale, and steps in proportion to it vanish beside what
     the loss adds to its parameters.
     """
-    scales = scene.tensor_scales.copy()
-    bases = np.array([scene.base]) if bases is None else bases
-    along = partial(_one_loss, scene.evaluator) if along is None else along
+    scales = loss.tensor_scales.copy()
+    bases = np.array([loss.base]) if bases is None else bases
+    along = partial(_one_loss, loss.evaluator) if along is None else along
 
     def change(positions: NDArray[np.int64], scale: float) -> float:
-        start = scene.evaluator.entries(positions)
+        start = loss.evaluator.entries(positions)
         lengths = _REACH * scale * np.cos(positions)  # as good as random: what depends on differences only moves too
         displaced = start + lengths * np.array([-1.0, 1.0])[:, None]
-        rows = scene.evaluator.rounded(positions, displaced.T).T
+        rows = loss.evaluator.rounded(positions, displaced.T).T
         return relative_change(along(positions, rows).real, bases)
 
     for t in tensors:
-        scales[t] = responsive_scale(float(scales[t]), partial(change, _few(scene.layout, t)))
-    return replace(scene, tensor_scales=short(scales))
+        scales[t] = responsive_scale(float(scales[t]), partial(change, _few(loss.layout, t)))
+    return replace(loss, tensor_scales=short(scales))
 
 
 def measured_losses(
-    scenes: Sequence[LossAtPoint], tensors: Sequence[int], seed: int, along: Losses
+    losses: Sequence[LossAtPoint], tensors: Sequence[int], seed: int, along: Losses
 ) -> list[LossAtPoint]:
     """Several losses of the same parameters, with their noise.
 
     ``along(positions, rows)`` gives the losses, shape (rows, losses), with the entries set to each row together.
     """
-    scene, chosen = scenes[0], _spread(scenes[0].layout, tensors)
+    loss, chosen = losses[0], _spread(losses[0].layout, tensors)
     if not chosen.size:
-        return list(scenes)
-    start = scene.evaluator.entries(chosen)
+        return list(losses)
+    start = loss.evaluator.entries(chosen)
     if start.any():  # a zero moves freely whatever grid the loss rounds to, and hides that the others do not
         chosen, start = chosen[start != 0], start[start != 0]
     signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], chosen.size)
-    lengths = _lengths(scene, chosen, start)
+    lengths = _lengths(loss, chosen, start)
     direction = signs * lengths
 
     def values(distances: Floats) -> Floats:
         displaced = (start + distances[:, None] * direction).T
-        return along(chosen, scene.evaluator.rounded(chosen, displaced).T).real
+        return along(chosen, loss.evaluator.rounded(chosen, displaced).T).real
 
-    bases = np.array([each.base for each in scenes])
-    noises = measure_noises(values, bases, float(scene.eps.max()))
+    bases = np.array([each.base for each in losses])
+    noises = measure_noises(values, bases, float(loss.eps.max()))
     sizes = [noise.change / noise.reach / chosen.size**0.5 for noise in noises]
-    return [replace(scenes[i], noise=noise, local_variation=sizes[i]) for i, noise in enumerate(noises)]
+    return [replace(losses[i], noise=noise, local_variation=sizes[i]) for i, noise in enumerate(noises)]
 
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:
@@ -229,48 +229,48 @@ def _few(layout: ParameterLayout, tensor: int) -> NDArray[np.int64]:
     return np.asarray(layout.starts[tensor] + spread(layout.sizes[tensor], _NOISE_ENTRIES))
 
 
-def _lengths(scene: LossAtPoint, positions: NDArray[np.int64], start: Floats) -> Floats:
+def _lengths(loss: LossAtPoint, positions: NDArray[np.int64], start: Floats) -> Floats:
     """Each entry's own size, since a tiny one may bend much sooner; but the tensor's where that had to grow."""
-    tensors, sizes = scene.layout.tensor_of(positions), np.abs(start)
-    largest = np.zeros(scene.tensor_scales.size)
+    tensors, sizes = loss.layout.tensor_of(positions), np.abs(start)
+    largest = np.zeros(loss.tensor_scales.size)
     np.maximum.at(largest, tensors, sizes)
-    grown = scene.tensor_scales > _GROWN * largest  # of zeros alone, too
-    return np.where((sizes == 0) | grown[tensors], scene.tensor_scales[tensors], sizes)
+    grown = loss.tensor_scales > _GROWN * largest  # of zeros alone, too
+    return np.where((sizes == 0) | grown[tensors], loss.tensor_scales[tensors], sizes)
 
 
 # --- the cheap pass ---
 
 
 def quotient_estimates(
-    scene: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+    loss: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
 ) -> Estimates:
     """One difference quotient for every entry; its truncation error is judged from a few entries of each tensor.
 
     The uncertainty adds the noise of the values, ``noise * sum(|weights|) / h``, to the tensor's truncation error,
     which grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
     """
-    reach, steps = _steps(scene, positions, stencil, step)
-    numerical = _quotients(scene, positions, stencil, steps, step is not None, tick)
+    reach, steps = _steps(loss, positions, stencil, step)
+    numerical = _quotients(loss, positions, stencil, steps, step is not None, tick)
     truncation = np.zeros(positions.size)
-    parts = list(scene.layout.parts(positions))
+    parts = list(loss.layout.parts(positions))
     trials = np.concatenate([np.empty(0, np.int64), *(_trials(np.arange(positions.size)[mine]) for _, mine in parts)])
-    wide = _quotients(scene, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, silent)
+    wide = _quotients(loss, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, silent)
     with np.errstate(all="ignore"):
         errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
-    tried = scene.layout.tensor_of(positions[trials])
+    tried = loss.layout.tensor_of(positions[trials])
     for t, mine in parts:
         truncation[mine] = median(errors[tried == t]) * _TRIAL_SAFETY
     truncation *= reach**stencil.order
-    noise = sum(map(abs, stencil.weights)) * _noise_of(scene, stencil, numerical, steps, reach) / steps
+    noise = sum(map(abs, stencil.weights)) * _noise_of(loss, stencil, numerical, steps, reach) / steps
     uncertainty = np.maximum(truncation + noise, np.finfo(np.float64).tiny)
     return Estimates(positions, numerical, uncertainty, numerical, numerical, steps, np.zeros(positions.size, np.int8))
 
 
 def plain_quotients(
-    scene: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+    loss: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
 ) -> Floats:
     """One difference quotient for every entry, and nothing else."""
-    return _quotients(scene, positions, stencil, _steps(scene, positions, stencil, step)[1], step is not None, tick)
+    return _quotients(loss, positions, stencil, _steps(loss, positions, stencil, step)[1], step is not None, tick)
 
 
 def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -278,31 +278,31 @@ def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _steps(
-    scene: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None
+    loss: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None
 ) -> tuple[Floats, Floats]:
     """The step of every entry in units of its scale, of which no power overflows, and as it is."""
-    scales = scene.scales(positions)
+    scales = loss.scales(positions)
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
-    relative_noise = scene.noise.at_point / abs(scene.base) if scene.base else 0.0
-    balanced = short(relative_step(stencil, np.clip(relative_noise, scene.eps, 1e-6)))
-    reach = balanced[scene.layout.tensor_of(positions)]
+    relative_noise = loss.noise.at_point / abs(loss.base) if loss.base else 0.0
+    balanced = short(relative_step(stencil, np.clip(relative_noise, loss.eps, 1e-6)))
+    reach = balanced[loss.layout.tensor_of(positions)]
     return reach, reach * scales
 
 
-def _noise_of(scene: LossAtPoint, stencil: Stencil, numerical: Floats, steps: Floats, reach: Floats) -> Floats:
+def _noise_of(loss: LossAtPoint, stencil: Stencil, numerical: Floats, steps: Floats, reach: Floats) -> Floats:
     if stencil.is_complex:  # nothing is subtracted: the rounding is that of the imaginary part itself
         return 4 * np.finfo(np.float64).eps * np.abs(numerical) * steps
-    return scene.noise.at(reach)
+    return loss.noise.at(reach)
 
 
 def _quotients(
-    scene: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
+    loss: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
 ) -> Floats:
-    x = scene.evaluator.entries(positions)
+    x = loss.evaluator.entries(positions)
     displaced = np.stack([x + offset * steps for offset in stencil.offsets], axis=1)
-    displaced = scene.evaluator.rounded(positions, displaced)
-    values = scene.evaluator.values(positions, displaced, tick)
+    displaced = loss.evaluator.rounded(positions, displaced)
+    values = loss.evaluator.values(positions, displaced, tick)
     return quotients(stencil, values, steps, None if nominal else displaced - x[:, None])
 
 
@@ -310,81 +310,81 @@ def _quotients(
 
 
 def ladder_estimates(
-    scene: LossAtPoint, positions: NDArray[np.int64], *, shift: float = 1.0, rungs: int = _RUNGS
+    loss: LossAtPoint, positions: NDArray[np.int64], *, shift: float = 1.0, rungs: int = _RUNGS
 ) -> Estimates:
     """The derivative of every entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
-    lines: list[Derivative] = []
+    slopes: list[Derivative] = []
     for start in range(0, positions.size, _TOGETHER):
-        lines += _climb(scene, positions[start : start + _TOGETHER], shift, rungs)
-    numbers = np.array([(line.derivative, line.uncertainty, line.left, line.right, line.step) for line in lines])
-    trouble = np.array([TROUBLES.index(line.trouble) for line in lines], np.int8)
+        slopes += _climb(loss, positions[start : start + _TOGETHER], shift, rungs)
+    numbers = np.array([(slope.value, slope.uncertainty, slope.left, slope.right, slope.step) for slope in slopes])
+    trouble = np.array([TROUBLES.index(slope.trouble) for slope in slopes], np.int8)
     numerical, uncertainty, left, right, step = numbers.reshape(-1, 5).T
     return Estimates(positions, numerical, uncertainty, left, right, step, trouble)
 
 
-def telling_quotients(scene: LossAtPoint, positions: NDArray[np.int64], differences: Floats) -> Floats:
+def telling_quotients(loss: LossAtPoint, positions: NDArray[np.int64], differences: Floats) -> Floats:
     """Central quotients at the smallest steps whose noise still tells slopes apart that differ by so much.
 
     Each is the median at three steps: one of three is mistaken by its noise now and then, and two hardly ever.
     """
-    x, scales = scene.evaluator.entries(positions), scene.scales(positions)
-    eps = scene.eps[scene.layout.tensor_of(positions)]
+    x, scales = loss.evaluator.entries(positions), loss.scales(positions)
+    eps = loss.eps[loss.layout.tensor_of(positions)]
     told = _TOLD * differences
-    steps = scene.noise.at(scene.noise.at_point / told / scales) / told
+    steps = loss.noise.at(loss.noise.at_point / told / scales) / told
     steps = np.clip(steps, eps * np.maximum(_FINEST * np.abs(x), scales), _TOP * scales)
     central = stencil_named("central")
-    three = [_quotients(scene, positions, central, each * steps, False, silent) for each in _TELLING]
+    three = [_quotients(loss, positions, central, each * steps, False, silent) for each in _TELLING]
     return np.asarray(np.sort(three, axis=0)[1])
 
 
-def _climb(scene: LossAtPoint, positions: NDArray[np.int64], shift: float, longest: int) -> list[Derivative]:
-    eps = scene.eps[scene.layout.tensor_of(positions)]
-    finest = _FINEST * eps * np.abs(scene.evaluator.entries(positions)) / scene.scales(positions)
+def _climb(loss: LossAtPoint, positions: NDArray[np.int64], shift: float, longest: int) -> list[Derivative]:
+    eps = loss.eps[loss.layout.tensor_of(positions)]
+    finest = _FINEST * eps * np.abs(loss.evaluator.entries(positions)) / loss.scales(positions)
     count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
     rungs = _TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
-    ladders = _off_stairs(scene, positions, _ladders(scene, positions, rungs))
-    lines = [derivative_from(ladder) for ladder in ladders]
+    ladders = _off_stairs(loss, positions, _ladders(loss, positions, rungs))
+    slopes = [derivative_from(ladder) for ladder in ladders]
     downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
     extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_DEEPER)]
     for better_steps, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0))]:
         where = [
             i
-            for i, line in enumerate(lines)
-            if line.better_steps == better_steps and _worth_more(line) and more[-1] >= finest[i]
+            for i, slope in enumerate(slopes)
+            if slope.better_steps == better_steps and _worth_more(slope) and more[-1] >= finest[i]
         ]
-        extras = zip(where, _ladders(scene, positions[where], more), strict=True)
-        extended = _off_stairs(scene, positions[where], [ladders[i].extended(extra) for i, extra in extras])
+        extras = zip(where, _ladders(loss, positions[where], more), strict=True)
+        extended = _off_stairs(loss, positions[where], [ladders[i].extended(extra) for i, extra in extras])
         for i, ladder in zip(where, extended, strict=True):
-            ladders[i], lines[i] = ladder, derivative_from(ladder)
-    return lines
+            ladders[i], slopes[i] = ladder, derivative_from(ladder)
+    return slopes
 
 
-def _off_stairs(scene: LossAtPoint, positions: NDArray[np.int64], ladders: list[Ladder]) -> list[Ladder]:
+def _off_stairs(loss: LossAtPoint, positions: NDArray[np.int64], ladders: list[Ladder]) -> list[Ladder]:
     """The ladders, without the steps that a loss does not see because it rounds its parameters."""
     suspected = {i: found for i, found in enumerate(map(suspicion, ladders)) if found is not None}
     if not suspected:
         return ladders
     where = positions[list(suspected)]
-    displaced = scene.evaluator.entries(where)[:, None] + [each.trial for each in suspected.values()]
-    values = scene.evaluator.values(where, scene.evaluator.rounded(where, displaced), silent).real
+    displaced = loss.evaluator.entries(where)[:, None] + [each.trial for each in suspected.values()]
+    values = loss.evaluator.values(where, loss.evaluator.rounded(where, displaced), silent).real
     stairs = {i: each.first for (i, each), row in zip(suspected.items(), values, strict=True) if stands_on_stairs(row)}
     return [on_stairs(ladder, stairs[i]) if i in stairs else ladder for i, ladder in enumerate(ladders)]
 
 
-def _worth_more(line: Derivative) -> bool:
-    return not line.uncertainty <= _GOOD_ENOUGH * abs(line.derivative)
+def _worth_more(slope: Derivative) -> bool:
+    return not slope.uncertainty <= _GOOD_ENOUGH * abs(slope.value)
 
 
-def _ladders(scene: LossAtPoint, positions: NDArray[np.int64], rungs: Floats) -> list[Ladder]:
+def _ladders(loss: LossAtPoint, positions: NDArray[np.int64], rungs: Floats) -> list[Ladder]:
     """Loss values on both sides of every entry, at ``rungs`` in units of the entry's scale."""
     if not positions.size:
         return []
-    x, steps = scene.evaluator.entries(positions)[:, None], scene.scales(positions)[:, None] * rungs
-    displaced = scene.evaluator.rounded(positions, np.hstack([x - steps, x + steps]))
+    x, steps = loss.evaluator.entries(positions)[:, None], loss.scales(positions)[:, None] * rungs
+    displaced = loss.evaluator.rounded(positions, np.hstack([x - steps, x + steps]))
     below, above = np.hsplit(displaced - x, 2)
-    minus, plus = np.hsplit(scene.evaluator.values(positions, displaced, silent).real, 2)
+    minus, plus = np.hsplit(loss.evaluator.values(positions, displaced, silent).real, 2)
     with np.errstate(all="ignore"):
         rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
-    noise = np.fmax(scene.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))
+    noise = np.fmax(loss.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))
     rows = zip(below, above, minus, plus, noise, strict=True)
-    return [Ladder(*row[:4], scene.base, row[4]) for row in rows]
+    return [Ladder(*row[:4], loss.base, row[4]) for row in rows]

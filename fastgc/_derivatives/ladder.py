@@ -1,4 +1,4 @@
-"""One line, one answer: the derivative along a direction from loss values at a ladder of steps, and how sure it is."""
+"""The derivative along a direction from loss values at a ladder of steps, and how sure it is."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Derivative:
 
     Attributes
     ----------
-    derivative, uncertainty : the derivative and a bound on its error, truncation and noise together (never 0)
+    value, uncertainty : the derivative and a bound on its error, truncation and noise together (never 0)
     left, right : the one-sided slopes; equal to the derivative where there is no kink
     step : the smallest step that the derivative rests on
     trouble : one of `TROUBLES`, "" for none
     better_steps : "" | "finer" | "coarser": steps that would lower the uncertainty, were they there
     """
 
-    derivative: float
+    value: float
     uncertainty: float
     left: float
     right: float
@@ -144,11 +144,11 @@ def derivative_from(ladder: Ladder) -> Derivative:
         return replace(_smooth(inner), trouble="jump")
     if exponent < _SMOOTH_GAP:
         return _kinked(inner)
-    line = _smooth(inner)
+    slope = _smooth(inner)
     if _gap_stays(inner):
         gap = np.abs(inner.gaps[inner.visible[-2:]]).max()
-        return replace(line, uncertainty=line.uncertainty + gap / 2, better_steps="finer")
-    return _unsure_of_kinks(line, inner) if 0 < inner.visible.size < _FEWEST else line
+        return replace(slope, uncertainty=slope.uncertainty + gap / 2, better_steps="finer")
+    return _unsure_of_kinks(slope, inner) if 0 < inner.visible.size < _FEWEST else slope
 
 
 def _finite_tail(finite: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -225,7 +225,7 @@ def _smooth(ladder: Ladder) -> Derivative:
     return Derivative(value, uncertainty, value, value, float(ladder.above[best]), better_steps=better_steps)
 
 
-def _unsure_of_kinks(line: Derivative, ladder: Ladder) -> Derivative:
+def _unsure_of_kinks(slope: Derivative, ladder: Ladder) -> Derivative:
     """Too few steps show a gap to tell a kink from curvature: what does not shrink with the step may be a kink's.
 
     A gap ``g + c * h`` has, from two steps of that ratio, ``g = (ratio * gap(h / ratio) - gap(h)) / (ratio - 1)``.
@@ -233,7 +233,7 @@ def _unsure_of_kinks(line: Derivative, ladder: Ladder) -> Derivative:
     k = max(int(ladder.visible[-1]), 1)
     before, last = ladder.gaps[k - 1 : k + 1]
     remaining = abs(ladder.ratio * last - before) / (ladder.ratio - 1)
-    return replace(line, uncertainty=line.uncertainty + remaining / 2, better_steps="coarser")
+    return replace(slope, uncertainty=slope.uncertainty + remaining / 2, better_steps="coarser")
 
 
 def _kinked(ladder: Ladder) -> Derivative:

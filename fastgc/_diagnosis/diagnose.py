@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fastgc._diagnosis import axis_patterns as _places
-from fastgc._diagnosis import value_patterns as _patterns
+from fastgc._diagnosis import axis_patterns, value_patterns
 from fastgc._diagnosis.diagnosis import Diagnosis, Evidence
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.value_patterns import Pattern
 
 
 def diagnose(
-    view: MeasuredTensor,
+    tensor: MeasuredTensor,
     others: Mapping[str, MeasuredTensor],
     factors: Mapping[str, float],
     extra: int,
@@ -29,39 +28,39 @@ def diagnose(
     extra : how many of the measured entries were measured for the diagnosis
     stale : that it is the gradient of an earlier moment, if it is consistent with that
     """
-    found = next(filter(None, _tiers(view, others, factors, stale)), [])
-    return _diagnosis(view, found, extra) if found else None
+    found = next(filter(None, _tiers(tensor, others, factors, stale)), [])
+    return _diagnosis(tensor, found, extra) if found else None
 
 
 def _tiers(
-    view: MeasuredTensor, others: Mapping[str, MeasuredTensor], factors: Mapping[str, float], stale: Sequence[Pattern]
+    tensor: MeasuredTensor, others: Mapping[str, MeasuredTensor], factors: Mapping[str, float], stale: Sequence[Pattern]
 ) -> Iterator[list[Pattern]]:
     """Patterns that explain the entries, from simple ones to those that explain little."""
-    yield [*_simple(view), *_places.swapped(view, others), *stale, *_places.broadcast(view)]
-    yield [*_places.reordered(view), *_patterns.two_terms(view)]
-    yield [*_places.wrong_axis(view)]
-    yield [*_patterns.same_factor(view, factors)]
-    yield [*_places.sparse(view)]
-    yield [*_patterns.unstructured(view)]
+    yield [*_simple(tensor), *axis_patterns.swapped(tensor, others), *stale, *axis_patterns.broadcast(tensor)]
+    yield [*axis_patterns.reordered(tensor), *value_patterns.two_terms(tensor)]
+    yield [*axis_patterns.wrong_axis(tensor)]
+    yield [*value_patterns.same_factor(tensor, factors)]
+    yield [*axis_patterns.sparse(tensor)]
+    yield [*value_patterns.unstructured(tensor)]
 
 
-def _simple(view: MeasuredTensor) -> Iterator[Pattern]:
+def _simple(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """Patterns that the tensor's own samples usually establish, the simplest first."""
-    yield from _patterns.zero(view)
-    yield from _patterns.constant_factor(view)
-    yield from _patterns.lost_sign(view)
-    yield from _places.rearranged(view)
-    yield from _patterns.one_term(view)
-    yield from _patterns.few_digits(view)
+    yield from value_patterns.zero(tensor)
+    yield from value_patterns.constant_factor(tensor)
+    yield from value_patterns.lost_sign(tensor)
+    yield from axis_patterns.rearranged(tensor)
+    yield from value_patterns.one_term(tensor)
+    yield from value_patterns.few_digits(tensor)
 
 
-def _diagnosis(view: MeasuredTensor, found: Sequence[Pattern], extra: int) -> Diagnosis:
+def _diagnosis(tensor: MeasuredTensor, found: Sequence[Pattern], extra: int) -> Diagnosis:
     best = found[0]
-    evidence = Evidence(view.local.size, int(np.count_nonzero(view.wrong)), extra, best.deviation)
+    evidence = Evidence(tensor.local.size, int(np.count_nonzero(tensor.wrong)), extra, best.deviation)
     ties = tuple(dict.fromkeys(other.message for other in found[1:] if other.message != best.message))
     return Diagnosis(best.kind, best.message, best.factor, best.axis, best.indices, evidence, ties)
 
 
-def settled(view: MeasuredTensor) -> bool:
+def settled(tensor: MeasuredTensor) -> bool:
     """Whether more entries would add nothing: all are known, or a simple pattern is established."""
-    return view.complete or next(_simple(view), None) is not None
+    return tensor.complete or next(_simple(tensor), None) is not None

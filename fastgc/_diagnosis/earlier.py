@@ -25,23 +25,21 @@ class EarlierMeasurements:
 
     Attributes
     ----------
-    views : by failing tensor, entries of it as they are there
+    tensors : by failing tensor, entries of it as they are there
     evaluations : that it took
-    notes : why there are no views
+    notes : why there are no tensors
     """
 
-    views: Mapping[int, MeasuredTensor] = field(default_factory=dict)
+    tensors: Mapping[int, MeasuredTensor] = field(default_factory=dict)
     evaluations: int = 0
     notes: tuple[str, ...] = ()
 
 
 NOTHING = EarlierMeasurements()
-Measure = Callable[
-    [GradientAtPoint], "Iterable[tuple[int, MeasuredTensor]]"
-]  # failing tensors at the site, one after the other
-MeasureEarlier = Callable[
-    [GradientAtPoint, Measure], EarlierMeasurements
-]  # opens the site of the earlier moment and measures there
+# Measures failing tensors at a point, one after the other.
+Measure = Callable[[GradientAtPoint], "Iterable[tuple[int, MeasuredTensor]]"]
+# Opens the gradient at the earlier parameters and measures there.
+MeasureEarlier = Callable[[GradientAtPoint, Measure], EarlierMeasurements]
 
 
 def earlier_leaves(layout: ParameterLayout, previous: Any) -> list[Array]:
@@ -58,17 +56,18 @@ def earlier_leaves(layout: ParameterLayout, previous: Any) -> list[Array]:
 
 
 def gradient_elsewhere(
-    site: GradientAtPoint, evaluator: Evaluator, leaves: Sequence[Array], base: float
+    gradient: GradientAtPoint, evaluator: Evaluator, leaves: Sequence[Array], base: float
 ) -> GradientAtPoint:
-    """The site of the same gradient at other parameters, where the loss is ``base``.
+    """The same gradient at other parameters, where the loss is ``base``.
 
-    Its noise is not measured anew: it is taken to be that of the site, or the round-off of ``base`` if that is more.
+    Its noise is not measured anew: it is taken to be that at the point, or the round-off of ``base`` if
+    that is more.
     """
-    here = site.scene
+    here = gradient.loss
     rounding = float(np.finfo(np.float32 if here.noise.single else np.float64).eps) * abs(base) / 2
     at_point, displaced = (max(rounding, each) for each in (here.noise.at_point, here.noise.displaced))
     noise = replace(here.noise, at_point=at_point, displaced=displaced)
-    scene = replace(
+    loss = replace(
         unmeasured_loss(evaluator, here.layout, leaves, base), noise=noise, local_variation=here.local_variation
     )
-    return replace(site, scene=scene, step=None)
+    return replace(gradient, loss=loss, step=None)

@@ -29,7 +29,7 @@ _OTHERS = 64  # tensors of one shape that a tensor is compared with
 
 @np.errstate(all="ignore")  # a pattern with a number that overflows explains nothing
 def explain(
-    site: GradientAtPoint,
+    gradient: GradientAtPoint,
     estimates: Estimates,
     judgement: Judgement,
     args: Sequence[Any],
@@ -47,64 +47,66 @@ def explain(
     """
     if not judgement.failed.any():
         return Explanation({}, 0, ())
-    failing = np.unique(site.scene.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
-    lengths, scales = _lengths(args), site.scales(estimates)
-    views = _views(site, estimates, judgement, failing, lengths)
-    extra = {t: _wanted(site, views[t], seed) for t in failing}
+    failing = np.unique(gradient.loss.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
+    lengths, scales = _lengths(args), gradient.scales(estimates)
+    tensors = _views(gradient, estimates, judgement, failing, lengths)
+    extra = {t: _wanted(gradient, tensors[t], seed) for t in failing}
     for t, local in extra.items():
         if local.size:
-            bar.enter(f"{site.scene.layout.names[t]} (explained)")
-            views[t] = views[t].joined(_measured(site, t, local, scales, lengths))
-    suspects = {t: views[t] for t in failing}
-    hindsight = look_back(site, lambda there: _elsewhere(there, suspects, scales, seed, bar)) if look_back else NOTHING
-    stale, names = stale_together(views, hindsight.views), site.scene.layout.names
-    factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(views[t])}
+            bar.enter(f"{gradient.loss.layout.names[t]} (explained)")
+            tensors[t] = tensors[t].joined(_measured(gradient, t, local, scales, lengths))
+    suspects = {t: tensors[t] for t in failing}
+    hindsight = (
+        look_back(gradient, lambda there: _elsewhere(there, suspects, scales, seed, bar)) if look_back else NOTHING
+    )
+    stale, names = stale_together(tensors, hindsight.tensors), gradient.loss.layout.names
+    factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(tensors[t])}
     diagnoses = {
-        t: diagnose(views[t], _alike(site, t, views), factors, extra[t].size, stale.get(t, ())) for t in failing
+        t: diagnose(tensors[t], _alike(gradient, t, tensors), factors, extra[t].size, stale.get(t, ())) for t in failing
     }
     return Explanation(diagnoses, hindsight.evaluations, hindsight.notes)
 
 
 def _views(
-    site: GradientAtPoint,
+    gradient: GradientAtPoint,
     estimates: Estimates,
     judgement: Judgement,
     failing: Sequence[int],
     lengths: Mapping[int, str],
 ) -> dict[int, MeasuredTensor]:
     """The failing tensors, and all others of their shapes."""
-    layout = site.scene.layout
+    layout = gradient.loss.layout
     owners = layout.tensor_of(estimates.positions)
     shapes = {layout.shapes[t] for t in failing}
     return {
-        t: _view(site, t, estimates.part(owners == t), judgement.part(owners == t), lengths)
+        t: _as_measured(gradient, t, estimates.part(owners == t), judgement.part(owners == t), lengths)
         for t in np.unique(owners).tolist()
         if layout.shapes[t] in shapes
     }
 
 
-def _wanted(site: GradientAtPoint, view: MeasuredTensor, seed: int) -> NDArray[np.int64]:
+def _wanted(gradient: GradientAtPoint, tensor: MeasuredTensor, seed: int) -> NDArray[np.int64]:
     """More entries to measure, if they could add something."""
-    return np.empty(0, np.int64) if settled(view) else wanted(view, _affordable(site), seed)
+    return np.empty(0, np.int64) if settled(tensor) else wanted(tensor, _affordable(gradient), seed)
 
 
-def _view(
-    site: GradientAtPoint, tensor: int, estimates: Estimates, judgement: Judgement, lengths: Mapping[int, str]
+def _as_measured(
+    gradient: GradientAtPoint, tensor: int, estimates: Estimates, judgement: Judgement, lengths: Mapping[int, str]
 ) -> MeasuredTensor:
     """The measured entries: at a kink what lies between the slopes, and anything where no derivative is known."""
-    layout = site.scene.layout
+    layout = gradient.loss.layout
     gap = np.abs(estimates.right - estimates.left) / 2
     numerical = np.where(gap > 0, estimates.left / 2 + estimates.right / 2, estimates.numerical)
-    allowed = site.tolerances.allowed(tensor, np.abs(numerical), site.scales(estimates))
+    allowed = gradient.tolerances.allowed(tensor, np.abs(numerical), gradient.scales(estimates))
     slack = allowed + estimates.uncertainty + gap
     known = np.isfinite(slack) & np.isfinite(numerical) & ~estimates.troubled_by(*_UNKNOWN)
     return MeasuredTensor(
         shape=layout.shapes[tensor] or (1,),
-        gradient=site.gradients[tensor],
+        gradient=gradient.gradients[tensor],
         local=estimates.positions - layout.starts[tensor],
         numerical=np.where(known, numerical, 0.0),
         slack=np.where(known, slack, np.inf),
-        parameters=site.scene.evaluator.entries(estimates.positions),
+        parameters=gradient.loss.evaluator.entries(estimates.positions),
         wrong=judgement.failed,
         right=judgement.passed,
         lengths=lengths,
@@ -112,38 +114,38 @@ def _view(
 
 
 def _measured(
-    site: GradientAtPoint,
+    gradient: GradientAtPoint,
     tensor: int,
     local: NDArray[np.int64],
     scales: NDArray[np.float64],
     lengths: Mapping[int, str],
 ) -> MeasuredTensor:
     """More entries, each by one quotient: they count for or against a pattern, and accuse nobody."""
-    positions = local + site.scene.layout.starts[tensor]
-    estimates = quotient_estimates(site.scene, positions, site.stencil, None, silent)
-    return _view(site, tensor, estimates, site.verdicts(estimates, scales), lengths)
+    positions = local + gradient.loss.layout.starts[tensor]
+    estimates = quotient_estimates(gradient.loss, positions, gradient.stencil, None, silent)
+    return _as_measured(gradient, tensor, estimates, gradient.verdicts(estimates, scales), lengths)
 
 
 def _elsewhere(
-    there: GradientAtPoint, views: Mapping[int, MeasuredTensor], scales: NDArray[np.float64], seed: int, bar: Progress
+    there: GradientAtPoint, tensors: Mapping[int, MeasuredTensor], scales: NDArray[np.float64], seed: int, bar: Progress
 ) -> Iterator[tuple[int, MeasuredTensor]]:
-    """Measured entries of the views, as they are at another site."""
-    count = _affordable(there, there.scene.evaluator.evaluations)
-    for t, view in views.items():
-        bar.enter(f"{there.scene.layout.names[t]} (previous)")
-        yield t, _measured(there, t, strongest(view, count, seed), scales, {})
+    """Measured entries of the tensors at another point."""
+    count = _affordable(there, there.loss.evaluator.evaluations)
+    for t, tensor in tensors.items():
+        bar.enter(f"{there.loss.layout.names[t]} (previous)")
+        yield t, _measured(there, t, strongest(tensor, count, seed), scales, {})
 
 
-def _affordable(site: GradientAtPoint, spent: int = 0) -> int:
+def _affordable(gradient: GradientAtPoint, spent: int = 0) -> int:
     """Entries that quotients can measure with what a diagnosis may cost and has not spent."""
-    return (EVALUATIONS - spent) // len(site.stencil.offsets) - _TRIALS
+    return (EVALUATIONS - spent) // len(gradient.stencil.offsets) - _TRIALS
 
 
-def _alike(site: GradientAtPoint, tensor: int, views: dict[int, MeasuredTensor]) -> dict[str, MeasuredTensor]:
+def _alike(gradient: GradientAtPoint, tensor: int, tensors: dict[int, MeasuredTensor]) -> dict[str, MeasuredTensor]:
     """Other tensors of the same shape by name, the nearest ones in the order of the parameters."""
-    layout = site.scene.layout
-    same = [t for t in views if t != tensor and layout.shapes[t] == layout.shapes[tensor]]
-    return {layout.names[t]: views[t] for t in sorted(same, key=lambda t: abs(t - tensor))[:_OTHERS]}
+    layout = gradient.loss.layout
+    same = [t for t in tensors if t != tensor and layout.shapes[t] == layout.shapes[tensor]]
+    return {layout.names[t]: tensors[t] for t in sorted(same, key=lambda t: abs(t - tensor))[:_OTHERS]}
 
 
 def _lengths(args: Sequence[Any]) -> dict[int, str]:

@@ -22,7 +22,7 @@ WITHIN = 3.0  # of them, within which a pattern explains an entry
 _UNEXPLAINED = 0.01  # share of the squared errors that a pattern may leave: R**2 >= 0.99
 BITS = 12.0  # that a pattern must explain beyond what was free to be chosen: by chance it does so once in 4096 times
 _LOOKED_AT = 4096  # analytic entries that tell what holds of a whole tensor
-_COLUMNS = ("local", "numerical", "slack", "parameters", "wrong", "right")  # of a view, one value for each entry
+_COLUMNS = ("local", "numerical", "slack", "parameters", "wrong", "right")  # of a tensor, one value for each entry
 
 
 def information(sizes: Floats, slack: Floats) -> float:
@@ -137,10 +137,10 @@ def long_axes(shape: tuple[int, ...]) -> list[int]:
     return [axis for axis, length in enumerate(shape) if length > 1]
 
 
-def is_level(view: MeasuredTensor, axis: int) -> bool:
+def is_level(tensor: MeasuredTensor, axis: int) -> bool:
     """Whether the analytic gradient is constant along an axis, and not zero everywhere."""
-    first = view.at(moved(view.some, axis, np.zeros_like(view.some[axis])))
-    here = view.at(view.some)
+    first = tensor.at(moved(tensor.some, axis, np.zeros_like(tensor.some[axis])))
+    here = tensor.at(tensor.some)
     return bool(np.all(np.abs(here - first) <= 1e-12 * np.abs(first)) and here.any())
 
 

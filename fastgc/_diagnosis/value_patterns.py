@@ -39,25 +39,25 @@ class Pattern:
 # --- the same entries times a constant ---
 
 
-def zero(view: MeasuredTensor) -> Iterator[Pattern]:
+def zero(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """Nothing arrives in the gradient where the loss has a slope."""
-    if view.strong.any() and not view.gradient.any():
+    if tensor.strong.any() and not tensor.gradient.any():
         yield Pattern("zero", "consistent with a gradient that is detached or never accumulated: zero everywhere", 0.0)
 
 
-def constant_factor(view: MeasuredTensor) -> Iterator[Pattern]:
+def constant_factor(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = c * numerical``. One entry alone shows only a factor that has a meaning."""
-    a, n = view.analytic / view.slack, view.numerical / view.slack
+    a, n = tensor.analytic / tensor.slack, tensor.numerical / tensor.slack
     factor = float(np.sum(a * n) / np.sum(n * n))
-    residual = view.analytic / factor - view.numerical
+    residual = tensor.analytic / factor - tensor.numerical
     if not (math.isfinite(factor) and factor):
         return
     precision = max(EXACT, WITHIN * float(np.min(1 / np.abs(n[n != 0]), initial=1.0)))
-    own = {length: f"the length of axis {axis} of the tensor" for axis, length in enumerate(view.shape) if length > 2}
-    meaning = named_factor(factor, precision, own | dict(view.lengths))
-    if not view.explained(residual, 1 if meaning else FITTED):
+    own = {length: f"the length of axis {axis} of the tensor" for axis, length in enumerate(tensor.shape) if length > 2}
+    meaning = named_factor(factor, precision, own | dict(tensor.lengths))
+    if not tensor.explained(residual, 1 if meaning else FITTED):
         return
-    found = Pattern("factor", "", factor, deviation=view.deviation(residual))
+    found = Pattern("factor", "", factor, deviation=tensor.deviation(residual))
     if meaning == "-1":
         yield replace(found, kind="sign", message="consistent with the wrong sign (analytic = -numerical)")
     else:
@@ -85,36 +85,36 @@ def named_factor(factor: float, precision: float, lengths: Mapping[int, str]) ->
     return ""
 
 
-def lost_sign(view: MeasuredTensor) -> Iterator[Pattern]:
+def lost_sign(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = |numerical|``, or the reverse."""
     for sign, text in ((1, "|numerical|"), (-1, "-|numerical|")):
-        residual = view.analytic - sign * np.abs(view.numerical)
-        if view.explained(residual, 2):
+        residual = tensor.analytic - sign * np.abs(tensor.numerical)
+        if tensor.explained(residual, 2):
             message = f"consistent with lost signs (analytic = {text})"
-            yield Pattern("sign", message, deviation=view.deviation(residual))
+            yield Pattern("sign", message, deviation=tensor.deviation(residual))
 
 
-def same_factor(view: MeasuredTensor, factors: Mapping[str, float]) -> Iterator[Pattern]:
+def same_factor(tensor: MeasuredTensor, factors: Mapping[str, float]) -> Iterator[Pattern]:
     """A factor that is another tensor's too, and so means something in a single entry."""
     for name, factor in factors.items():
-        residual = view.analytic / factor - view.numerical
-        if view.explained(residual, 1, BITS / 2):
+        residual = tensor.analytic / factor - tensor.numerical
+        if tensor.explained(residual, 1, BITS / 2):
             text = f"consistent with a constant factor of {factor:.4g} (analytic / numerical), as in {name!r}"
-            yield Pattern("factor", text, factor, deviation=view.deviation(residual))
+            yield Pattern("factor", text, factor, deviation=tensor.deviation(residual))
 
 
 # --- the same entries in fewer digits ---
 
 
-def few_digits(view: MeasuredTensor) -> Iterator[Pattern]:
+def few_digits(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """All analytic values have the short mantissas of a coarser format, and differ by its rounding."""
-    some = view.at(view.some)
+    some = tensor.at(tensor.some)
     some = some[np.isfinite(some) & (some != 0)]
     for bits, name in ((8, "bfloat16"), (11, "float16"), (24, "float32")):
         if some.size and _is_rounded(some, bits):
-            rounding = 4 * 2.0**-bits * np.fmax(np.abs(view.numerical), float(np.median(np.abs(view.numerical))))
-            enough = np.count_nonzero(view.wrong) >= (2 if view.complete else FEWEST)
-            if enough and np.all(np.abs(view.analytic - view.numerical) <= WITHIN * view.slack + rounding):
+            rounding = 4 * 2.0**-bits * np.fmax(np.abs(tensor.numerical), float(np.median(np.abs(tensor.numerical))))
+            enough = np.count_nonzero(tensor.wrong) >= (2 if tensor.complete else FEWEST)
+            if enough and np.all(np.abs(tensor.analytic - tensor.numerical) <= WITHIN * tensor.slack + rounding):
                 text = f"consistent with a gradient computed in {name}: it agrees to that precision only"
                 yield Pattern("scale_precision", text)
             return
@@ -140,37 +140,41 @@ _TERMS = {
 }
 
 
-def one_term(view: MeasuredTensor) -> Iterator[Pattern]:
+def one_term(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic - numerical`` is a multiple of the parameter, of its sign, or a constant."""
     for name in _TERMS:
-        yield from _with_terms(view, (name,))
+        yield from _with_terms(tensor, (name,))
 
 
-def two_terms(view: MeasuredTensor) -> Iterator[Pattern]:
+def two_terms(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """The same with two of them."""
     for names in itertools.combinations(_TERMS, 2):
-        yield from _with_terms(view, names)
+        yield from _with_terms(tensor, names)
 
 
-def _with_terms(view: MeasuredTensor, names: tuple[str, ...]) -> Iterator[Pattern]:
-    columns = {"parameter": view.parameters, "sign(parameter)": np.sign(view.parameters), "1": np.ones(view.local.size)}
+def _with_terms(tensor: MeasuredTensor, names: tuple[str, ...]) -> Iterator[Pattern]:
+    columns = {
+        "parameter": tensor.parameters,
+        "sign(parameter)": np.sign(tensor.parameters),
+        "1": np.ones(tensor.local.size),
+    }
     basis = np.stack([columns[name] for name in names], axis=1)
-    error = view.analytic - view.numerical
+    error = tensor.analytic - tensor.numerical
     peaks, peak = np.abs(basis).max(axis=0), float(np.abs(error).max())  # divided out: no square overflows
-    if not (view.strong.any() and np.isfinite(peaks).all() and peaks.all() and math.isfinite(peak) and peak):
+    if not (tensor.strong.any() and np.isfinite(peaks).all() and peaks.all() and math.isfinite(peak) and peak):
         return
-    weights = view.slack.min() / view.slack
+    weights = tensor.slack.min() / tensor.slack
     solution = np.linalg.lstsq(basis / peaks * weights[:, None], error / peak * weights, rcond=1e-9)[0]
     coefficients = solution / peaks * peak
     parts = basis * coefficients
     residual = error - parts.sum(axis=1)
-    resolved = np.abs(parts / view.slack[:, None]).max(axis=0) > TELLING / 10
-    if resolved.all() and view.explained(residual, FITTED * len(names), term=parts.sum(axis=1)):
+    resolved = np.abs(parts / tensor.slack[:, None]).max(axis=0) > TELLING / 10
+    if resolved.all() and tensor.explained(residual, FITTED * len(names), term=parts.sum(axis=1)):
         sums = " + ".join(_product(c, name) for c, name in zip(coefficients.tolist(), names, strict=True))
         hint = f" ({_TERMS[names[0]][int(coefficients[0] > 0)]}?)" if len(names) == 1 else ""
         message = f"consistent with analytic - numerical = {sums.replace('+ -', '- ')}{hint}"
         factor = float(coefficients[0]) if len(names) == 1 else None
-        yield Pattern("missing_term", message, factor, deviation=view.deviation(residual))
+        yield Pattern("missing_term", message, factor, deviation=tensor.deviation(residual))
 
 
 def _product(coefficient: float, name: str) -> str:
@@ -180,12 +184,12 @@ def _product(coefficient: float, name: str) -> str:
 # --- the gradient of another moment ---
 
 
-def stale(view: MeasuredTensor, earlier: MeasuredTensor, bits: float = BITS) -> Iterator[Pattern]:
+def stale(tensor: MeasuredTensor, earlier: MeasuredTensor, bits: float = BITS) -> Iterator[Pattern]:
     """The analytic gradient is that of other parameters: it agrees with all entries measured there, and not here.
 
     What tells is by how much the numerical gradient has changed in between.
     """
-    here = view.part(np.isin(view.local, earlier.local))
+    here = tensor.part(np.isin(tensor.local, earlier.local))
     both = replace(here, slack=np.fmax(here.slack, earlier.slack))
     residual = earlier.analytic - earlier.numerical
     agrees, change = earlier.deviation(residual) <= WITHIN, earlier.numerical - here.numerical
@@ -195,19 +199,19 @@ def stale(view: MeasuredTensor, earlier: MeasuredTensor, bits: float = BITS) -> 
 
 
 def stale_together(
-    views: Mapping[int, MeasuredTensor], earlier: Mapping[int, MeasuredTensor]
+    tensors: Mapping[int, MeasuredTensor], earlier: Mapping[int, MeasuredTensor]
 ) -> dict[int, list[Pattern]]:
     """The same of several tensors: where one is stale, less is enough to show that another is."""
-    certain = {t: list(stale(views[t], there)) for t, there in earlier.items()}
+    certain = {t: list(stale(tensors[t], there)) for t, there in earlier.items()}
     bits = BITS / 2 if any(certain.values()) else BITS
-    return {t: list(stale(views[t], there, bits)) for t, there in earlier.items()}
+    return {t: list(stale(tensors[t], there, bits)) for t, there in earlier.items()}
 
 
 # --- none of these ---
 
 
-def unstructured(view: MeasuredTensor) -> Iterator[Pattern]:
+def unstructured(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """Enough wrong entries to have shown a pattern."""
-    enough = np.count_nonzero(view.strong) >= max(2, min(FEWEST, view.gradient.size))
-    if enough and np.isfinite(view.analytic).all():
+    enough = np.count_nonzero(tensor.strong) >= max(2, min(FEWEST, tensor.gradient.size))
+    if enough and np.isfinite(tensor.analytic).all():
         yield Pattern("unstructured", "no simple pattern explains them")

@@ -358,7 +358,7 @@ def _open(request: _Request, point: Point, expected: int) -> tuple[Evaluator, Fi
 
 
 def _look_back(
-    request: _Request, leaves: Sequence[Array], previous: Sequence[Array], site: GradientAtPoint, measure: Measure
+    request: _Request, leaves: Sequence[Array], previous: Sequence[Array], gradient: GradientAtPoint, measure: Measure
 ) -> EarlierMeasurements:
     """Measure at the parameters of the earlier moment, if the loss is defined there."""
     from fastgc._diagnosis.explain import EVALUATIONS
@@ -382,7 +382,7 @@ def _look_back(
             return EarlierMeasurements(evaluations=1, notes=(note,))
         with contextlib.closing(evaluator), contextlib.suppress(OutOfTime):
             base = float(np.real(first.value))
-            views.update(measure(gradient_elsewhere(site, evaluator, point.leaves, base)))
+            views.update(measure(gradient_elsewhere(gradient, evaluator, point.leaves, base)))
     return EarlierMeasurements(views, evaluator.evaluations, evaluator.raised.notes("around previous, the loss"))
 
 
@@ -401,12 +401,12 @@ def _analytic(request: _Request, point: Point) -> list[Array]:
 
 
 def _adjudicated(
-    request: _Request, point: Point, site: GradientAtPoint, estimates: Estimates, judgement: Judgement
+    request: _Request, point: Point, gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement
 ) -> tuple[Estimates, Judgement, tuple[str, ...]]:
     from fastgc._verdicts.complex_step import adjudicate
 
     open_complex = partial(_complex_evaluator, request, point)
-    return adjudicate(site, estimates, judgement, request.loss, request.args, open_complex)
+    return adjudicate(gradient, estimates, judgement, request.loss, request.args, open_complex)
 
 
 def _complex_evaluator(request: _Request, point: Point) -> Evaluator:

@@ -129,17 +129,17 @@ def examine(scope: Scope, start: Start, bar: Progress) -> PointResult:
     plan, hurried = plan_samples(scope.layout, start.gradients, scope.counts, scope.seed), scope.deadline < math.inf
     positions = plan.positions(scope.layout)
     first, rest = representative(scope.layout, positions, scope.seed) if hurried else (positions, positions[:0])
-    site = _site(scope, start)
-    probings = probe_tensors(site, scope.unexhausted, scope.probes, scope.seed, bar, hurried=hurried)
-    estimates, judgement = check_in_time(site, first, scope.deadline, bar)
-    scales = site.scales(estimates)
-    coverages, looked_at = search(site, bad, probings, estimates, judgement, scales, scope.seed, bar)
+    gradient = _gradient_at(scope, start)
+    probings = probe_tensors(gradient, scope.unexhausted, scope.probes, scope.seed, bar, hurried=hurried)
+    estimates, judgement = check_in_time(gradient, first, scope.deadline, bar)
+    scales = gradient.scales(estimates)
+    coverages, looked_at = search(gradient, bad, probings, estimates, judgement, scales, scope.seed, bar)
     if rest.size:
-        estimates, judgement = together([(estimates, judgement), check_in_time(site, rest, scope.deadline, bar)])
+        estimates, judgement = together([(estimates, judgement), check_in_time(gradient, rest, scope.deadline, bar)])
     decided: tuple[str, ...] = ()
     if start.adjudicator is not None and judgement.undecided.any():
-        estimates, judgement, decided = start.adjudicator(site, estimates, judgement)
-    scales = site.scales(estimates) if rest.size or decided else scales
+        estimates, judgement, decided = start.adjudicator(gradient, estimates, judgement)
+    scales = gradient.scales(estimates) if rest.size or decided else scales
     unprobed = [t for t in scope.probed if t not in {*spoiled, *coverages}]
     missing = unreached(scope.layout, plan.local, estimates.positions, unprobed)
     if not (spoiled or missing):
@@ -148,13 +148,15 @@ def examine(scope: Scope, start: Start, bar: Progress) -> PointResult:
     second: CrossCheck | None = None
     remarked: list[str] = []
     with contextlib.suppress(OutOfTime):
-        explanation = _explained(site, *site.joined(estimates, judgement, looked_at, scales), start, scope.seed, bar)
-        remarked += remarks(site, estimates, judgement.analytic)
+        explanation = _explained(
+            gradient, *gradient.joined(estimates, judgement, looked_at, scales), start, scope.seed, bar
+        )
+        remarked += remarks(gradient, estimates, judgement.analytic)
         if scope.crosscheck and start.number == 0:
-            second = scipy_crosscheck(start.evaluator, positions, site.analytic(positions))
+            second = scipy_crosscheck(start.evaluator, positions, gradient.analytic(positions))
     return PointResult(
         point=start.number,
-        site=site,
+        gradient=gradient,
         plan=plan,
         estimates=estimates,
         judgement=judgement,
@@ -181,25 +183,25 @@ def _spoiled(scope: Scope, gradients: Sequence[Array]) -> tuple[dict[int, NotFin
 
 
 def _explained(
-    site: GradientAtPoint, estimates: Estimates, judgement: Judgement, start: Start, seed: int, bar: Progress
+    gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement, start: Start, seed: int, bar: Progress
 ) -> Explanation:
     """Why entries are wrong, if some are."""
     if not judgement.failed.any():
         return Explanation({}, 0, ())
     from fastgc._diagnosis.explain import explain  # for few checks, as are the other imports inside functions
 
-    return explain(site, estimates, judgement, start.args, seed, bar, start.look_back)
+    return explain(gradient, estimates, judgement, start.args, seed, bar, start.look_back)
 
 
-def _site(scope: Scope, start: Start) -> GradientAtPoint:
+def _gradient_at(scope: Scope, start: Start) -> GradientAtPoint:
     around = start.evaluator, scope.layout, start.leaves
     try:
-        scene = open_loss(*around, scope.chosen, start.base, scope.seed)
+        loss = open_loss(*around, scope.chosen, start.base, scope.seed)
     except OutOfTime:
-        scene = unmeasured_loss(*around, start.base)
+        loss = unmeasured_loss(*around, start.base)
     sizes = np.array([root_mean_square(each) for each in start.gradients])
     tolerances = _tolerances(scope, start.gradients)
-    return GradientAtPoint(scene, start.gradients, sizes, tolerances, scope.stencil, scope.step)
+    return GradientAtPoint(loss, start.gradients, sizes, tolerances, scope.stencil, scope.step)
 
 
 def _tolerances(scope: Scope, gradients: Sequence[Array]) -> Tolerances:

@@ -104,14 +104,14 @@ def check_jacobian(
     begin = time.perf_counter()
     _validate(args, columns, probes, step, rtol, atol, seed)
     point = _real_point(x)
-    field, output_shape = open_field(f, point, args, seed)
+    function, output_shape = open_field(f, point, args, seed)
     matrix = _matrix(jacobian(point.copy(), *args) if callable(jacobian) else jacobian, output_shape, point.shape)
     operator, reason = _operator(matrix, jvp, vjp, point, output_shape, args)
-    grid = open_jacobian(field, operator, step, rtol, atol)
-    groups, complete = plan(grid, _pattern(sparsity, matrix, grid.shape), columns, seed)
+    jacobian = open_jacobian(function, operator, step, rtol, atol)
+    groups, complete = plan(jacobian, _pattern(sparsity, matrix, jacobian.shape), columns, seed)
     with Progress(sum(group.columns.size for group in groups), shown=progress) as bar:
-        checked, projections, bad = find(grid, groups, 0 if complete else probes, seed, bar)
-    about = About(output_shape, point.shape, field.evaluations, time.perf_counter() - begin, seed, _notes(field))
+        checked, projections, bad = find(jacobian, groups, 0 if complete else probes, seed, bar)
+    about = About(output_shape, point.shape, function.evaluations, time.perf_counter() - begin, seed, _notes(function))
     report = jacobian_report(checked, projections, about)
     if bad is not None:
         where = bad.text(output_shape + point.shape, least=matrix is None)
@@ -219,7 +219,7 @@ def _asymmetry(hessian: Any, hvp: Any, point: Floats, args: tuple[Any, ...], rto
 
 @np.errstate(all="ignore")  # what is not finite is judged, and not warned about
 def find(
-    grid: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: int, bar: Progress
+    jacobian: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: int, bar: Progress
 ) -> tuple[Checked, Projections | None, NotFinite | None]:
     """Entries one by one, then what moves outside the declared sparsity, then random directions.
 
@@ -230,26 +230,26 @@ def find(
     Exception
         The first that the function raised, where it raised at every displaced point and all entries are finite.
     """
-    bad = spoiled(grid.operator)
-    found = [check_groups(grid, groups, bar)]
-    found += follow_strays(grid, found[0], bar)
+    bad = spoiled(jacobian.operator)
+    found = [check_groups(jacobian, groups, bar)]
+    found += follow_strays(jacobian, found[0], bar)
     projections = None
-    if probes and math.prod(grid.shape):
-        projections, more = project(grid, Checked.joined(found), probes, seed, bar)
+    if probes and math.prod(jacobian.shape):
+        projections, more = project(jacobian, Checked.joined(found), probes, seed, bar)
         found += more
     if bad is None:
-        grid.field.raised.pass_on()
+        jacobian.function.raised.pass_on()
     else:
         unknown = Estimates.unknown(bad.first)
-        found.append(Checked(unknown, verdicts(grid, unknown)))
+        found.append(Checked(unknown, verdicts(jacobian, unknown)))
     bar.failed(sum(int(np.count_nonzero(each.judgement.failed)) for each in found))
     return Checked.joined(found), projections, bad
 
 
-def _notes(field: VectorFunction) -> tuple[str, ...]:
-    undefined = field.raised.notes("f")
-    again = field.outputs(np.empty(0, np.int64), np.empty((1, 0)))[0]
-    if np.array_equal(again, field.base):
+def _notes(function: VectorFunction) -> tuple[str, ...]:
+    undefined = function.raised.notes("f")
+    again = function.outputs(np.empty(0, np.int64), np.empty((1, 0)))[0]
+    if np.array_equal(again, function.base):
         return undefined
     return (*undefined, "f is noisy: a repeated call gave other outputs (dropout? no seed set?)")
 
@@ -405,14 +405,14 @@ def _contradiction(
 # --- which entries ---
 
 
-def plan(grid: JacobianAtPoint, pattern: Any, columns: Columns, seed: int) -> tuple[list[Group], bool]:
+def plan(jacobian: JacobianAtPoint, pattern: Any, columns: Columns, seed: int) -> tuple[list[Group], bool]:
     """The columns that are displaced, together where a sparsity is declared, and whether they leave nothing out."""
     if pattern is not None:
         return _shared_groups(pattern), True
-    m, n = grid.shape
+    m, n = jacobian.shape
     count = n if columns == "all" else min(n, int(columns or (n if n <= _ALL_COLUMNS else _COLUMNS)))
     most = m if columns == "all" else min(m, max(1, _MOST_ENTRIES // max(1, count)))
-    if grid.operator.times is None and columns != "all":
+    if jacobian.operator.times is None and columns != "all":
         most = min(most, _OUTPUTS)
     owner = np.full(m, -1, np.int64)
     owner[_drawn(m, most, [seed, 4])] = 0

@@ -53,7 +53,7 @@ class Group:
 class JacobianAtPoint:
     """A function around a point and its analytic Jacobian; entry (i, j) has the position ``i * n + j``."""
 
-    field: VectorFunction
+    function: VectorFunction
     operator: Operator
     step: float | None
     rtol: float
@@ -70,12 +70,12 @@ class JacobianAtPoint:
 
 
 def open_jacobian(
-    field: VectorFunction, operator: Operator, step: float | None, rtol: float | None, atol: float | None
+    function: VectorFunction, operator: Operator, step: float | None, rtol: float | None, atol: float | None
 ) -> JacobianAtPoint:
     """Measure the noise of some outputs, if it decides the step; the default rtol is that of the Jacobian's dtype."""
     if step is None:
-        field.measure(spread(field.base.size, _MEASURED).tolist())
-    return JacobianAtPoint(field, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
+        function.measure(spread(function.base.size, _MEASURED).tolist())
+    return JacobianAtPoint(function, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,15 @@ class Checked:
         return cls(estimates, judgement).part(np.unique(estimates.positions, return_index=True)[1])
 
 
-def check_groups(grid: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> Checked:
+def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> Checked:
     """Quotients for all entries of the groups, ladders for those in doubt, and the verdicts."""
-    quotients, strays = _quotients(grid, groups, bar)
+    quotients, strays = _quotients(jacobian, groups, bar)
     estimates, judgement = decide(
         quotients,
-        lambda each: verdicts(grid, each),
-        lambda positions, shift: _ladders(grid, quotients, positions, shift),
+        lambda each: verdicts(jacobian, each),
+        lambda positions, shift: _ladders(jacobian, quotients, positions, shift),
     )
-    return Checked(estimates, judgement, (*strays, *_explained_by_others(grid, groups, quotients, estimates)))
+    return Checked(estimates, judgement, (*strays, *_explained_by_others(jacobian, groups, quotients, estimates)))
 
 
 # --- quotients ---
@@ -142,7 +142,7 @@ _OF_EACH = ("move", "outputs", "inputs", "values", "steps", "spread")
 
 
 def _quotients(
-    grid: JacobianAtPoint, groups: Sequence[Group], bar: Progress
+    jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress
 ) -> tuple[Estimates, list[tuple[int, Group]]]:
     """Of all outputs at once; also the outputs that move though they depend on no column of their group.
 
@@ -153,17 +153,17 @@ def _quotients(
         return Estimates.joined([]), []
     trials = spread(len(groups), _TRIALS)
     moves = [(group, 1.0) for group in groups] + [(groups[k], _WIDE) for k in trials.tolist()]
-    both = _with_noise(grid, _measured(grid, moves, bar))
+    both = _with_noise(jacobian, _measured(jacobian, moves, bar))
     count = int(np.searchsorted(both.move, len(groups)))
     near, wide = both.part(slice(count)), both.part(slice(count, None))
     tried = np.zeros(len(groups), bool)
     tried[trials] = True
-    scales = grid.field.unmeasured.scales(np.arange(grid.shape[1]))
-    off = _deviation(grid.shape[0], near.part(tried[near.move]), wide, scales)
+    scales = jacobian.function.unmeasured.scales(np.arange(jacobian.shape[1]))
+    off = _deviation(jacobian.shape[0], near.part(tried[near.move]), wide, scales)
     with np.errstate(all="ignore"):
         uncertainty = off[near.outputs] / scales[near.inputs] + near.spread
     estimates = Estimates(
-        positions=near.outputs * grid.shape[1] + near.inputs,
+        positions=near.outputs * jacobian.shape[1] + near.inputs,
         numerical=near.values,
         uncertainty=np.fmax(uncertainty, np.finfo(np.float64).tiny),
         left=near.values,
@@ -185,26 +185,26 @@ def _deviation(size: int, near: _Quotients, wide: _Quotients, scales: Floats) ->
     return _DEVIATION_SAFETY * largest
 
 
-def _with_noise(grid: JacobianAtPoint, quotients: _Quotients) -> _Quotients:
+def _with_noise(jacobian: JacobianAtPoint, quotients: _Quotients) -> _Quotients:
     """The quotients with the noise of outputs, as far as it was measured.
 
-    It is now of some outputs that stand still, but move a little away from the point: values on a coarse grid, perhaps.
+    Outputs that stand still here, but move farther away, are measured now: their values may be rounded.
     """
-    moved = np.bincount(quotients.outputs, quotients.values != 0, grid.shape[0]) > 0
+    moved = np.bincount(quotients.outputs, quotients.values != 0, jacobian.shape[0]) > 0
     if not moved.all():
-        still = np.flatnonzero(~moved & grid.field.moves)
-        grid.field.measure(still[spread(still.size, _MEASURED)].tolist())
+        still = np.flatnonzero(~moved & jacobian.function.moves)
+        jacobian.function.measure(still[spread(still.size, _MEASURED)].tolist())
     with np.errstate(all="ignore"):
-        noise = _noise(grid)[quotients.outputs] / quotients.steps
+        noise = _noise(jacobian)[quotients.outputs] / quotients.steps
     return replace(quotients, spread=np.fmax(quotients.spread, noise))
 
 
-def _measured(grid: JacobianAtPoint, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
+def _measured(jacobian: JacobianAtPoint, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
     """Quotients at multiples of the usual steps of the groups, block by block."""
-    noise, length = _noise(grid), max(1, grid.field.together // 2)
+    noise, length = _noise(jacobian), max(1, jacobian.function.together // 2)
     parts = []
     for begin in range(0, len(moves), length):
-        part = _block(grid, moves[begin : begin + length], noise)
+        part = _block(jacobian, moves[begin : begin + length], noise)
         parts.append(replace(part, move=part.move + begin, loose=np.add(part.loose, (begin, 0))))
         bar.advance(sum(group.columns.size for group, multiple in moves[begin : begin + length] if multiple == 1.0))
     if len(parts) == 1:
@@ -212,16 +212,16 @@ def _measured(grid: JacobianAtPoint, moves: Sequence[tuple[Group, float]], bar: 
     return _Quotients(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(_Quotients)))
 
 
-def _block(grid: JacobianAtPoint, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
+def _block(jacobian: JacobianAtPoint, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
     """Each group a step ahead of the point and a step behind it; distances are what they are after rounding."""
     groups, sizes = [group for group, _ in moves], [group.columns.size for group, _ in moves]
     columns, move = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(moves)), sizes)
-    steps = _steps(grid, columns) * np.repeat([multiple for _, multiple in moves], sizes)
-    displaced = grid.field.point[columns][:, None] + steps[:, None] * [1.0, -1.0]
-    displaced = grid.field.rounded(columns, displaced)
-    points = grid.field.points(2 * len(moves)).reshape(2, len(moves), -1)
+    steps = _steps(jacobian, columns) * np.repeat([multiple for _, multiple in moves], sizes)
+    displaced = jacobian.function.point[columns][:, None] + steps[:, None] * [1.0, -1.0]
+    displaced = jacobian.function.rounded(columns, displaced)
+    points = jacobian.function.points(2 * len(moves)).reshape(2, len(moves), -1)
     points[:, move, columns] = displaced.T
-    values = grid.field.at(points.reshape(2 * len(moves), -1)).reshape(2, len(moves), -1)
+    values = jacobian.function.at(points.reshape(2 * len(moves), -1)).reshape(2, len(moves), -1)
     owner = np.stack([group.owner for group in groups])
     at, outputs = np.nonzero(owner >= 0)
     mine = (np.cumsum([0, *sizes])[:-1])[at] + owner[at, outputs]
@@ -238,78 +238,80 @@ def _block(grid: JacobianAtPoint, moves: Sequence[tuple[Group, float]], noise: F
     return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
 
 
-def _steps(grid: JacobianAtPoint, columns: Positions) -> Floats:
-    if grid.step is not None:
-        return np.full(columns.size, grid.step)
-    scene = grid.field.unmeasured
-    precision = np.clip(_relative_noise(grid), scene.eps[grid.field.layout.tensor_of(columns)], _COARSEST)
-    return relative_step(_CENTRAL, precision) * scene.scales(columns)
+def _steps(jacobian: JacobianAtPoint, columns: Positions) -> Floats:
+    if jacobian.step is not None:
+        return np.full(columns.size, jacobian.step)
+    loss = jacobian.function.unmeasured
+    precision = np.clip(_relative_noise(jacobian), loss.eps[jacobian.function.layout.tensor_of(columns)], _COARSEST)
+    return relative_step(_CENTRAL, precision) * loss.scales(columns)
 
 
-def _relative_noise(grid: JacobianAtPoint) -> float:
-    scenes = [scene for scene in grid.field.scenes.values() if scene.base and np.isfinite(scene.base)]
-    return max((scene.noise.at_point / abs(scene.base) for scene in scenes), default=0.0)
+def _relative_noise(jacobian: JacobianAtPoint) -> float:
+    losses = [loss for loss in jacobian.function.losses.values() if loss.base and np.isfinite(loss.base)]
+    return max((loss.noise.at_point / abs(loss.base) for loss in losses), default=0.0)
 
 
-def _noise(grid: JacobianAtPoint) -> Floats:
+def _noise(jacobian: JacobianAtPoint) -> Floats:
     """The noise of each output, as far as it was measured."""
-    noise = np.zeros(grid.shape[0])
-    for output, scene in grid.field.scenes.items():
-        noise[output] = scene.noise.at_point
+    noise = np.zeros(jacobian.shape[0])
+    for output, loss in jacobian.function.losses.items():
+        noise[output] = loss.noise.at_point
     return noise
 
 
 # --- ladders ---
 
 
-def _ladders(grid: JacobianAtPoint, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
+def _ladders(jacobian: JacobianAtPoint, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
     """Ladders for the entries; where there are too many, for some, and less certain quotients for the others."""
     some = spread(positions.size, _MOST_LADDERS)
     order = np.argsort(quotients.positions, kind="stable")
     where = order[np.searchsorted(quotients.positions, positions, sorter=order)]
     result = quotients.part(where)
     result = replace(result, uncertainty=result.uncertainty * _MARGIN)
-    return result.updated(some, climbed(grid, positions[some], shift))
+    return result.updated(some, climbed(jacobian, positions[some], shift))
 
 
-def climbed(grid: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
+def climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
     """The entries from ladders of steps; the values along a column serve all its outputs."""
-    outputs, inputs = grid.places(positions)
+    outputs, inputs = jacobian.places(positions)
     unknown = np.full(positions.size, np.nan)
     result = Estimates(positions, *[unknown] * 5, np.zeros(positions.size, np.int8))  # type: ignore[call-arg]
     columns = np.unique(inputs)
     for begin in range(0, columns.size, _TOGETHER):
         block = np.isin(inputs, columns[begin : begin + _TOGETHER])
         chosen = np.unique(outputs[block]).tolist()
-        grid.field.measure(chosen)
+        jacobian.function.measure(chosen)
         for output in chosen:
             where = np.flatnonzero(block & (outputs == output))
-            found = ladder_estimates(grid.field.scene(output), inputs[where], shift=shift)
+            found = ladder_estimates(jacobian.function.loss(output), inputs[where], shift=shift)
             result = result.updated(where, replace(found, positions=positions[where]))
-        grid.field.forget()
+        jacobian.function.forget()
     return result
 
 
 # --- verdicts ---
 
 
-def verdicts(grid: JacobianAtPoint, estimates: Estimates) -> Judgement:
+def verdicts(jacobian: JacobianAtPoint, estimates: Estimates) -> Judgement:
     """The verdict on every entry, each with a scale of its own."""
-    outputs, inputs = grid.places(estimates.positions)
+    outputs, inputs = jacobian.places(estimates.positions)
     count = estimates.positions.size
-    tolerances = Tolerances(np.full(count, grid.rtol), None if grid.atol is None else np.full(count, grid.atol))
-    analytic = grid.operator.entries(outputs, inputs)
+    tolerances = Tolerances(
+        np.full(count, jacobian.rtol), None if jacobian.atol is None else np.full(count, jacobian.atol)
+    )
+    analytic = jacobian.operator.entries(outputs, inputs)
     still = (analytic == 0) & (estimates.numerical == 0)
-    scales = np.fmax(_scales(grid, estimates, outputs, inputs), np.where(still, _stillness(grid)[outputs], 0.0))
-    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASONS, _around(grid)[outputs])
+    scales = np.fmax(_scales(jacobian, estimates, outputs, inputs), np.where(still, _stillness(jacobian)[outputs], 0.0))
+    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASONS, _around(jacobian)[outputs])
 
 
-def _scales(grid: JacobianAtPoint, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
+def _scales(jacobian: JacobianAtPoint, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
     """The root mean square of the entry's output or of its input, whichever is smaller: units differ in both.
 
     An input of which few entries are known has no scale of its own: an entry is no measure of itself.
     """
-    m, n = grid.shape
+    m, n = jacobian.shape
     known = np.where(estimates.clear & np.isfinite(estimates.numerical), estimates.numerical, 0.0)
     by_output, _ = _root_mean_squares(known, outputs, m)
     by_input, counts = _root_mean_squares(known, inputs, n)
@@ -324,18 +326,18 @@ def _root_mean_squares(values: Floats, owners: Positions, size: int) -> tuple[Fl
     return peak * np.sqrt(np.bincount(owners, (values / peak) ** 2, size) / np.maximum(1, counts)), counts
 
 
-def _around(grid: JacobianAtPoint) -> Floats:
+def _around(jacobian: JacobianAtPoint) -> Floats:
     """What slopes must be small against though they vanish here: those around the point, and a given tolerance."""
-    around = np.full(grid.shape[0], grid.atol or 0.0)
-    for output, scene in grid.field.scenes.items():
-        around[output] = max(around[output], _AROUND * scene.local_variation / scene.tensor_scales.max())
+    around = np.full(jacobian.shape[0], jacobian.atol or 0.0)
+    for output, loss in jacobian.function.losses.items():
+        around[output] = max(around[output], _AROUND * loss.local_variation / loss.tensor_scales.max())
     return around
 
 
-def _stillness(grid: JacobianAtPoint) -> Floats:
+def _stillness(jacobian: JacobianAtPoint) -> Floats:
     """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
-    sizes = np.where(grid.field.base == 0, 1.0, np.abs(grid.field.base))  # of 0 as of terms of order 1
-    sizes = sizes / grid.field.unmeasured.tensor_scales.max()
+    sizes = np.where(jacobian.function.base == 0, 1.0, np.abs(jacobian.function.base))  # of 0 as of terms of order 1
+    sizes = sizes / jacobian.function.unmeasured.tensor_scales.max()
     return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
 
 
@@ -343,7 +345,7 @@ def _stillness(grid: JacobianAtPoint) -> Floats:
 
 
 def _explained_by_others(
-    grid: JacobianAtPoint, groups: Sequence[Group], quotients: Estimates, estimates: Estimates
+    jacobian: JacobianAtPoint, groups: Sequence[Group], quotients: Estimates, estimates: Estimates
 ) -> list[tuple[int, Group]]:
     """Outputs whose quotient in a group is not that of its column alone: another column moves them too."""
     shared = {int(column): group for group in groups if group.columns.size > 1 for column in group.columns}
@@ -352,5 +354,5 @@ def _explained_by_others(
     off = np.abs(quotients.numerical - estimates.numerical)
     margin = _STRAY * (quotients.uncertainty + estimates.uncertainty)
     where = np.flatnonzero(off > margin)
-    outputs, inputs = grid.places(estimates.positions[where])
+    outputs, inputs = jacobian.places(estimates.positions[where])
     return [(output, shared[j]) for output, j in zip(outputs.tolist(), inputs.tolist(), strict=True) if j in shared]

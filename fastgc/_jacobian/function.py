@@ -21,7 +21,7 @@ Weights = int | Floats  # one output by its number, or a factor for every output
 Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
 Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
 
-_AWAY = 2.0**-5  # in units of the inputs' scales: a coarse grid shows, and few kinks are crossed
+_AWAY = 2.0**-5  # in units of the inputs' scales: a coarse jacobian shows, and few kinks are crossed
 _NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
 
 
@@ -66,13 +66,13 @@ class VectorFunction:
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64)
         self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
-        self.scenes: dict[int, LossAtPoint] = {}  # of the outputs whose noise was measured so far
+        self.losses: dict[int, LossAtPoint] = {}  # of the outputs whose noise was measured so far
 
     @cached_property
     def unmeasured(self) -> LossAtPoint:
         """For the inputs' scales only."""
-        scene = unmeasured_loss(OutputLoss(self, 0), self.layout, self.leaves, 0.0)
-        return responsive_loss(scene, range(len(self.leaves)), self.base, self.outputs)
+        loss = unmeasured_loss(OutputLoss(self, 0), self.layout, self.leaves, 0.0)
+        return responsive_loss(loss, range(len(self.leaves)), self.base, self.outputs)
 
     @cached_property
     def together(self) -> int:
@@ -122,27 +122,27 @@ class VectorFunction:
                 result[mine] = displaced[mine].astype(leaf.dtype)
         return result
 
-    def scene(self, weights: Weights) -> LossAtPoint:
+    def loss(self, weights: Weights) -> LossAtPoint:
         """One output, or a weighted sum of outputs, as a loss, with its noise measured."""
         if isinstance(weights, int):
             self.measure([weights])
-            return self.scenes[weights]
+            return self.losses[weights]
         return self._measured([weights])[0]
 
     def measure(self, outputs: Sequence[int]) -> None:
-        """Open the scenes of outputs that have none."""
-        new = [output for output in outputs if output not in self.scenes]
-        self.scenes |= dict(zip(new, self._measured(new) if new else [], strict=True))
+        """Open the losses of outputs that have none."""
+        new = [output for output in outputs if output not in self.losses]
+        self.losses |= dict(zip(new, self._measured(new) if new else [], strict=True))
 
-    def _measured(self, losses: Sequence[Weights]) -> list[LossAtPoint]:
-        components = [OutputLoss(self, each) for each in losses]
-        scenes = [replace(self.unmeasured, evaluator=each, base=each.value()) for each in components]
+    def _measured(self, weights: Sequence[Weights]) -> list[LossAtPoint]:
+        components = [OutputLoss(self, each) for each in weights]
+        losses = [replace(self.unmeasured, evaluator=each, base=each.value()) for each in components]
 
         def along(columns: Positions, rows: Floats) -> Floats:
             found = self.kept(columns, rows)
             return np.stack([each.of(found) for each in components], axis=1)
 
-        return measured_losses(scenes, range(len(self.leaves)), self.seed, along)
+        return measured_losses(losses, range(len(self.leaves)), self.seed, along)
 
     def outputs(self, columns: Positions, rows: Floats) -> Floats:
         """Outputs with the inputs ``columns`` set to ``rows[k]`` together, shape (k, m); NaN where not defined."""
@@ -190,44 +190,44 @@ class VectorFunction:
 
 
 class OutputLoss:
-    """One output of a field, or a weighted sum of all, as an `Evaluator` serves it."""
+    """One output of the function, or a weighted sum of all, as an `Evaluator` serves it."""
 
     name = "python"
 
-    def __init__(self, field: VectorFunction, weights: Weights) -> None:
-        self._field, self._weights = field, weights
+    def __init__(self, function: VectorFunction, weights: Weights) -> None:
+        self._function, self._weights = function, weights
 
     @property
     def evaluations(self) -> int:
-        return self._field.evaluations
+        return self._function.evaluations
 
     @property
     def raised(self) -> Raised:
-        return self._field.raised
+        return self._function.raised
 
     def value(self) -> Any:
-        return float(self.of(self._field.base[None, :])[0])
+        return float(self.of(self._function.base[None, :])[0])
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
-        lines = [self.of(outputs) for outputs in self._field.kept_lines(positions, displaced)]
+        lines = [self.of(outputs) for outputs in self._function.kept_lines(positions, displaced)]
         tick(positions.size)
         return np.array(lines).reshape(displaced.shape)
 
     def along(self, positions: Positions, rows: Array) -> Array:
-        return self.of(self._field.kept(positions, rows))
+        return self.of(self._function.kept(positions, rows))
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
-        return np.stack([self.of(self._field.along(rays, distances)) for rays in directions])
+        return np.stack([self.of(self._function.along(rays, distances)) for rays in directions])
 
     def entries(self, positions: Positions) -> Array:
-        return self._field.point[positions]
+        return self._function.point[positions]
 
     def rounded(self, positions: Positions, displaced: Array) -> Array:
-        return self._field.rounded(positions, displaced)
+        return self._function.rounded(positions, displaced)
 
     def close(self) -> None:
         """Nothing is displaced: every evaluation has inputs of its own."""
 
     def of(self, outputs: Floats) -> Floats:
-        """The loss, shape (k,), where the field has these outputs."""
+        """The loss, shape (k,), where the function has these outputs."""
         return outputs[:, self._weights] if isinstance(self._weights, int) else outputs @ self._weights

@@ -48,49 +48,49 @@ class Projections:
 
 
 def project(
-    grid: JacobianAtPoint, checked: Checked, count: int, seed: int, bar: Progress
+    jacobian: JacobianAtPoint, checked: Checked, count: int, seed: int, bar: Progress
 ) -> tuple[Projections, list[Checked]]:
     """Compare along random directions, and check the columns to which what ``checked`` does not explain leads."""
-    whole = grid.operator.times is not None
+    whole = jacobian.operator.times is not None
     found, limits = [checked], [0.0]
     for number in range(count):
-        rays = direction(grid.field.unmeasured, range(len(grid.field.leaves)), seed, number)
-        limits.append((_compare_whole if whole else _compare_weighted)(grid, rays, found, [seed, number, 3], bar))
-    limit = CERTAIN * max(limits) / float(grid.field.unmeasured.tensor_scales.min())
+        rays = direction(jacobian.function.unmeasured, range(len(jacobian.function.leaves)), seed, number)
+        limits.append((_compare_whole if whole else _compare_weighted)(jacobian, rays, found, [seed, number, 3], bar))
+    limit = CERTAIN * max(limits) / float(jacobian.function.unmeasured.tensor_scales.min())
     return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
 
 
 def _compare_whole(
-    grid: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress
+    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress
 ) -> float:
     """Compare J u, output by output; the largest difference that is not explained in the end limits what shows."""
-    assert grid.operator.times is not None
-    u = _vector(grid, rays)
-    slopes, uncertainty = _slopes(grid, rays)
-    residuals = grid.operator.times(u) - slopes
+    assert jacobian.operator.times is not None
+    u = _vector(jacobian, rays)
+    slopes, uncertainty = _slopes(jacobian, rays)
+    residuals = jacobian.operator.times(u) - slopes
     with np.errstate(all="ignore"):
         excess = np.abs(residuals) / uncertainty
     excess = np.where(np.isnan(excess), np.inf, excess)
     for output in np.argsort(-excess)[:_WORST]:
         if excess[output] > SUSPICIOUS:
-            _follow(grid, int(output), rays, found, bar)
-    left = np.abs(residuals - _errors(grid, found).times(u, residuals.size))
+            _follow(jacobian, int(output), rays, found, bar)
+    left = np.abs(residuals - _errors(jacobian, found).times(u, residuals.size))
     return float(np.nan_to_num(np.fmax(left, uncertainty), nan=np.inf).max(initial=0.0))
 
 
 def _compare_weighted(
-    grid: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress
+    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress
 ) -> float:
     """Compare v^T J u for random signs v, each weighted so that its output's slope counts alike: none swamps others."""
-    size = np.nan_to_num(np.abs(_slopes(grid, rays)[0]))
+    size = np.nan_to_num(np.abs(_slopes(jacobian, rays)[0]))
     floor = _EVEN * size.max(initial=0.0) or 1.0
     weights = np.random.default_rng(seed).choice([-1.0, 1.0], size.size) / np.maximum(size, floor)
-    _follow(grid, weights, rays, found, bar)
-    residual, uncertainty = _residual(grid, weights, rays, _errors(grid, found))
+    _follow(jacobian, weights, rays, found, bar)
+    residual, uncertainty = _residual(jacobian, weights, rays, _errors(jacobian, found))
     return max(residual, uncertainty) / float(np.abs(weights).min())
 
 
-def follow_strays(grid: JacobianAtPoint, checked: Checked, bar: Progress) -> list[Checked]:
+def follow_strays(jacobian: JacobianAtPoint, checked: Checked, bar: Progress) -> list[Checked]:
     """Which columns move the outputs that no column of their group should move.
 
     Where that cannot be known, since the outputs have no values around the point, the first column of the group is
@@ -99,20 +99,20 @@ def follow_strays(grid: JacobianAtPoint, checked: Checked, bar: Progress) -> lis
     found = [checked]
     outputs = np.array([output for output, _ in checked.strays], np.int64)
     for output, group in checked.strays:
-        rays = [_unit_ray(grid, column) for column in group.columns.tolist()]
-        errors = _errors(grid, found)
-        known = np.isfinite(_residual(grid, output, rays, errors)[0])
-        column = _column(grid, output, rays, errors) if known else int(group.columns[0])
+        rays = [_unit_ray(jacobian, column) for column in group.columns.tolist()]
+        errors = _errors(jacobian, found)
+        known = np.isfinite(_residual(jacobian, output, rays, errors)[0])
+        column = _column(jacobian, output, rays, errors) if known else int(group.columns[0])
         if column is not None and (len(found) <= _MOST or not known):
-            owner = np.full(grid.shape[0], -1, np.int64)
+            owner = np.full(jacobian.shape[0], -1, np.int64)
             owner[outputs] = 0
-            found.append(check_groups(grid, [Group(np.array([column]), owner)], bar))
+            found.append(check_groups(jacobian, [Group(np.array([column]), owner)], bar))
     return found[1:]
 
 
-def _slopes(grid: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
+def _slopes(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
     """Slopes of all outputs from central quotients at two steps, and their uncertainties."""
-    values = grid.field.along(rays, _STEP * np.array([1.0, -1.0, _WIDE, -_WIDE]))
+    values = jacobian.function.along(rays, _STEP * np.array([1.0, -1.0, _WIDE, -_WIDE]))
     with np.errstate(all="ignore"):
         near, wide = (values[0] - values[1]) / (2 * _STEP), (values[2] - values[3]) / (2 * _WIDE * _STEP)
         rounding = 4 * np.finfo(np.float64).eps * np.fmax(np.abs(values[0]), np.abs(values[1])) / _STEP
@@ -123,44 +123,46 @@ def _slopes(grid: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floats]
 # --- from a direction to a column ---
 
 
-def _follow(grid: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], found: list[Checked], bar: Progress) -> None:
+def _follow(
+    jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], found: list[Checked], bar: Progress
+) -> None:
     """Check the columns that explain what a direction shows, as long as new ones turn up wrong."""
     while len(found) <= _MOST:
-        column = _column(grid, weights, rays, _errors(grid, found))
+        column = _column(jacobian, weights, rays, _errors(jacobian, found))
         if column is None:
             return
-        owner = np.zeros(grid.shape[0], np.int64)
-        if grid.operator.times is None:
-            owner = np.full(grid.shape[0], -1, np.int64)
-            owner[_output(grid, weights, column, _errors(grid, found))] = 0
-        found.append(check_groups(grid, [Group(np.array([column]), owner)], bar))
+        owner = np.zeros(jacobian.shape[0], np.int64)
+        if jacobian.operator.times is None:
+            owner = np.full(jacobian.shape[0], -1, np.int64)
+            owner[_output(jacobian, weights, column, _errors(jacobian, found))] = 0
+        found.append(check_groups(jacobian, [Group(np.array([column]), owner)], bar))
         if not found[-1].judgement.failed.any():
             return
 
 
-def _column(grid: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> int | None:
+def _column(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> int | None:
     """Halve a direction, following the larger residual, down to one input; None where nothing is left of it."""
-    excess = _excess(grid, weights, rays, known)
+    excess = _excess(jacobian, weights, rays, known)
     while excess > SUSPICIOUS:
         if sum(ray.signs.size for ray in rays) == 1:
-            return int(grid.field.direction(rays)[0][0])
-        halves = [(_excess(grid, weights, half, known), half) for half in _halves(rays)]
+            return int(jacobian.function.direction(rays)[0][0])
+        halves = [(_excess(jacobian, weights, half, known), half) for half in _halves(rays)]
         excess, rays = max(halves, key=lambda each: each[0])
     return None
 
 
-def _excess(grid: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> float:
-    residual, uncertainty = _residual(grid, weights, rays, known)
+def _excess(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> float:
+    residual, uncertainty = _residual(jacobian, weights, rays, known)
     return residual / uncertainty if np.isfinite(residual) else 0.0
 
 
-def _residual(grid: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> tuple[float, float]:
+def _residual(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> tuple[float, float]:
     """How far the analytic slope is off, less what known errors contribute, and the uncertainty of that."""
-    line, _ = ladder_slope(grid.field.scene(weights), rays, 0.0)
-    u, v = _vector(grid, rays), _weights(grid, weights)
-    expected, explained = grid.operator.bilinear(v, u), known.along(v, u)
+    slope, _ = ladder_slope(jacobian.function.loss(weights), rays, 0.0)
+    u, v = _vector(jacobian, rays), _weights(jacobian, weights)
+    expected, explained = jacobian.operator.bilinear(v, u), known.along(v, u)
     rounding = 4 * np.finfo(np.float64).eps * (abs(expected) + abs(explained))
-    return abs(expected - line.derivative - explained), with_gap(line) + rounding
+    return abs(expected - slope.value - explained), with_gap(slope) + rounding
 
 
 def _halves(rays: Sequence[Ray]) -> Iterator[Sequence[Ray]]:
@@ -173,14 +175,14 @@ def _halves(rays: Sequence[Ray]) -> Iterator[Sequence[Ray]]:
         yield [replace(rays[0], start=rays[0].start + middle, signs=rays[0].signs[middle:])]
 
 
-def _output(grid: JacobianAtPoint, weights: Weights, column: int, known: _Errors) -> int:
+def _output(jacobian: JacobianAtPoint, weights: Weights, column: int, known: _Errors) -> int:
     """Halve the outputs, following the larger residual of one column, which is measured for all of them at once."""
-    v, ray = _weights(grid, weights), _unit_ray(grid, column)
-    u, (slopes, _) = _vector(grid, [ray]), _slopes(grid, [ray])
+    v, ray = _weights(jacobian, weights), _unit_ray(jacobian, column)
+    u, (slopes, _) = _vector(jacobian, [ray]), _slopes(jacobian, [ray])
 
     def residual(outputs: Positions) -> float:
         part = _part(v, outputs)
-        return abs(grid.operator.bilinear(part, u) - float(part @ np.nan_to_num(slopes)) - known.along(part, u))
+        return abs(jacobian.operator.bilinear(part, u) - float(part @ np.nan_to_num(slopes)) - known.along(part, u))
 
     outputs = np.flatnonzero(v)
     while outputs.size > 1:
@@ -191,15 +193,15 @@ def _output(grid: JacobianAtPoint, weights: Weights, column: int, known: _Errors
 # --- vectors ---
 
 
-def _vector(grid: JacobianAtPoint, rays: Sequence[Ray]) -> Floats:
-    columns, lengths = grid.field.direction(rays)
-    vector = np.zeros(grid.shape[1])
+def _vector(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> Floats:
+    columns, lengths = jacobian.function.direction(rays)
+    vector = np.zeros(jacobian.shape[1])
     vector[columns] = lengths
     return vector
 
 
-def _weights(grid: JacobianAtPoint, weights: Weights) -> Floats:
-    return _part(np.ones(grid.shape[0]), np.array([weights])) if isinstance(weights, int) else weights
+def _weights(jacobian: JacobianAtPoint, weights: Weights) -> Floats:
+    return _part(np.ones(jacobian.shape[0]), np.array([weights])) if isinstance(weights, int) else weights
 
 
 def _part(vector: Floats, keep: Positions) -> Floats:
@@ -208,11 +210,11 @@ def _part(vector: Floats, keep: Positions) -> Floats:
     return part
 
 
-def _unit_ray(grid: JacobianAtPoint, column: int) -> Ray:
+def _unit_ray(jacobian: JacobianAtPoint, column: int) -> Ray:
     """One input alone, as far as its tensor is large."""
-    layout = grid.field.layout
+    layout = jacobian.function.layout
     tensor = int(layout.tensor_of(np.array([column]))[0])
-    scale = float(grid.field.unmeasured.tensor_scales[tensor])
+    scale = float(jacobian.function.unmeasured.tensor_scales[tensor])
     return Ray(tensor, column - int(layout.starts[tensor]), np.ones(1, np.int8), scale)
 
 
@@ -233,10 +235,10 @@ class _Errors:
         return float(np.sum(v[self.outputs] * u[self.inputs] * self.errors))
 
 
-def _errors(grid: JacobianAtPoint, found: Sequence[Checked]) -> _Errors:
+def _errors(jacobian: JacobianAtPoint, found: Sequence[Checked]) -> _Errors:
     judged = Judgement.joined([each.judgement for each in found])
     positions = np.concatenate([each.estimates.positions for each in found])
     error = judged.analytic - judged.numerical
     wrong = np.flatnonzero(judged.failed & np.isfinite(error))
     wrong = wrong[np.unique(positions[wrong], return_index=True)[1]]
-    return _Errors(*grid.places(positions[wrong]), error[wrong])
+    return _Errors(*jacobian.places(positions[wrong]), error[wrong])

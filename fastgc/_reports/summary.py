@@ -45,7 +45,7 @@ class PointResult:
     """
 
     point: int
-    site: GradientAtPoint
+    gradient: GradientAtPoint
     plan: SamplePlan
     estimates: Estimates
     judgement: Judgement
@@ -168,7 +168,7 @@ def _checked(layout: ParameterLayout, tensor: int, found: PointResult) -> _Check
     mine = dict(layout.parts(found.estimates.positions)).get(tensor, slice(0, 0))
     sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
     extra = found.looked_at.part(layout.tensor_of(found.looked_at.positions) == tensor)
-    return _Checked(found.point, *found.site.joined(sampled, judged, extra, found.scales))
+    return _Checked(found.point, *found.gradient.joined(sampled, judged, extra, found.scales))
 
 
 def _entries(
@@ -232,7 +232,7 @@ def _verdict(
     Entries that are each within tolerance are so together: of the norm-wise error only the probes can say more.
     """
     probed = [
-        probe_verdict(found.site, tensor, found.coverages[tensor], sampled=bool(each.estimates.positions.size))
+        probe_verdict(found.gradient, tensor, found.coverages[tensor], sampled=bool(each.estimates.positions.size))
         for found, each in zip(findings, checked, strict=True)
         if tensor in found.coverages
     ]
@@ -314,4 +314,4 @@ def _probe(layout: ParameterLayout, tensor: int, findings: Sequence[PointResult]
     if not probed:
         return None
     worst = max(probed, key=lambda found: found.coverages[tensor].probing.excess)
-    return probe_report(worst.site, tensor, worst.coverages[tensor], layout.names)
+    return probe_report(worst.gradient, tensor, worst.coverages[tensor], layout.names)

@@ -69,12 +69,12 @@ class _Suspect:
     uncertainty: float = field(compare=False)
 
 
-def localise(scene: LossAtPoint, probing: Probing, gradients: Sequence[Array], seed: int, confirm: Confirm) -> Located:
+def localise(loss: LossAtPoint, probing: Probing, gradients: Sequence[Array], seed: int, confirm: Confirm) -> Located:
     """Find the wrong entries of the one tensor that was probed.
 
     What the entries found so far do not explain of a residual is followed in a further round.
     """
-    search = _Search(scene, probing, gradients, seed, confirm)
+    search = _Search(loss, probing, gradients, seed, confirm)
     wrong: dict[int, float] = {}
     found = _Found({})
     for _ in range(_ROUNDS):
@@ -111,7 +111,7 @@ class _Found:
 class _Search:
     """A suspicious tensor and what is needed to halve its directions."""
 
-    scene: LossAtPoint
+    loss: LossAtPoint
     probing: Probing
     gradients: Sequence[Array]
     seed: int
@@ -126,11 +126,11 @@ class _Search:
 
     def ray(self, number: int) -> Ray:
         """A direction of the probing."""
-        return direction(self.scene, self.probing.tensors, self.seed, number)[0]
+        return direction(self.loss, self.probing.tensors, self.seed, number)[0]
 
     @property
     def _start(self) -> int:
-        return int(self.scene.layout.starts[self.probing.tensors[0]])
+        return int(self.loss.layout.starts[self.probing.tensors[0]])
 
     def follow(self, number: int, residual: float, known: dict[int, float]) -> _Found:
         """Halve a direction by the cheapest slopes that are good enough, or by ladders where these misled.
@@ -196,17 +196,17 @@ class _Search:
     def _residual(self, ray: Ray, shortcut: Shortcut, known: dict[int, float]) -> tuple[float, float]:
         """What known errors do not explain of the residual along a ray, and its uncertainty."""
         if shortcut.steps.size:
-            slope, error = float(short_slopes(self.scene, [[ray]], shortcut)[0]), shortcut.uncertainty
+            slope, error = float(short_slopes(self.loss, [[ray]], shortcut)[0]), shortcut.uncertainty
         else:
-            line, _ = ladder_slope(self.scene, [ray], jitter_along(self.scene, ray, self.gradients))
-            slope, error = line.derivative, line.uncertainty
+            found, _ = ladder_slope(self.loss, [ray], jitter_along(self.loss, ray, self.gradients))
+            slope, error = found.value, found.uncertainty
         expected = analytic_slope([ray], self.gradients)
         return expected - slope - _contribution(ray, known, self._start), error
 
     def _wrong_everywhere(self) -> dict[int, float]:
         """A few random entries with their errors, if all of them are wrong: then nothing needs to be searched for."""
         tensor = self.probing.tensors[0]
-        size = self.scene.layout.sizes[tensor]
+        size = self.loss.layout.sizes[tensor]
         generator = np.random.default_rng([self.seed, tensor, 2])
         tried = generator.choice(size, min(_TRIED, size), replace=False) + self._start
         errors, wrong = self.confirm(tried)
@@ -229,15 +229,15 @@ def _contribution(ray: Ray, wrong: dict[int, float], start: int) -> float:
     return sum(ray.scale * float(ray.signs[local]) * error for local, error in inside if 0 <= local < ray.signs.size)
 
 
-def whole_line(scene: LossAtPoint, located: Located, tensor: int, seed: int, confirm: Confirm) -> Located:
+def whole_line(loss: LossAtPoint, located: Located, tensor: int, seed: int, confirm: Confirm) -> Located:
     """Name the row or column in which all located entries lie, if others of it are wrong as well."""
-    shape = scene.layout.shapes[tensor]
-    local = np.array(located.wrong, np.int64) - scene.layout.starts[tensor]
+    shape = loss.layout.shapes[tensor]
+    local = np.array(located.wrong, np.int64) - loss.layout.starts[tensor]
     if len(shape) < 2 or local.size < 2:
         return located
     indices = np.stack(np.unravel_index(local, shape))
     for axis in np.flatnonzero((indices == indices[:, :1]).all(axis=1)):
-        others = _others_of_line(shape, int(axis), int(indices[axis, 0]), local, seed) + scene.layout.starts[tensor]
+        others = _others_of_line(shape, int(axis), int(indices[axis, 0]), local, seed) + loss.layout.starts[tensor]
         if others.size == 0 or confirm(others)[1].all():
             line = (int(axis), int(indices[axis, 0]))
             return replace(located, wrong=(*located.wrong, *others.tolist()), line=line)

@@ -127,7 +127,7 @@ def is_data(value: Any) -> bool:
 
 
 def adjudicate(
-    site: GradientAtPoint,
+    gradient: GradientAtPoint,
     estimates: Estimates,
     judgement: Judgement,
     loss: Any,
@@ -143,9 +143,9 @@ def adjudicate(
     """
     hidden = judgement.undecided & estimates.clear & np.isfinite(estimates.numerical)
     where = np.flatnonzero(hidden)
-    if not where.size or site.step is not None or not (is_analytic(loss) and is_data(args)):
+    if not where.size or gradient.step is not None or not (is_analytic(loss) and is_data(args)):
         return estimates, judgement, ()
-    derivatives = _derivatives(site, estimates.positions[where], open_complex)
+    derivatives = _derivatives(gradient, estimates.positions[where], open_complex)
     if derivatives is None:
         return estimates, judgement, ()
     value = derivatives[:, 0]
@@ -154,23 +154,23 @@ def adjudicate(
     agrees = (np.abs(value - before.numerical) <= before.uncertainty) & (uncertainty < before.uncertainty)
     if not agrees.any():
         return estimates, judgement, ()
-    step = _STEPS[0] * site.scene.scales(before.positions)
+    step = _STEPS[0] * gradient.loss.scales(before.positions)
     better = replace(before, numerical=value, left=value, right=value, step=step)
     better = replace(better, uncertainty=np.maximum(uncertainty, np.finfo(np.float64).tiny))
     estimates = estimates.updated(where[agrees], better.part(agrees))
     count = int(np.count_nonzero(agrees))
     note = f"the complex step decided {count} {'entry' if count == 1 else 'entries'} that noise hides from differences"
-    return estimates, site.verdicts(estimates, site.scales(estimates)), (note,)
+    return estimates, gradient.verdicts(estimates, gradient.scales(estimates)), (note,)
 
 
 def _derivatives(
-    site: GradientAtPoint, positions: NDArray[np.int64], open_complex: Callable[[], Evaluator]
+    gradient: GradientAtPoint, positions: NDArray[np.int64], open_complex: Callable[[], Evaluator]
 ) -> NDArray[np.float64] | None:
     """Im f(x + ih) / h at a few steps, shape (entries, steps); None where the loss does not take complex numbers."""
-    steps = _STEPS * site.scene.scales(positions)[:, None]
+    steps = _STEPS * gradient.loss.scales(positions)[:, None]
     try:
         evaluator = open_complex()
-        displaced = site.scene.evaluator.entries(positions)[:, None] + 1j * steps
+        displaced = gradient.loss.evaluator.entries(positions)[:, None] + 1j * steps
         values = evaluator.values(positions, displaced, silent)
     except Exception:  # whatever a loss does with numbers that it was not written for
         return None

@@ -45,7 +45,7 @@ class GradientAtPoint:
     sizes : root mean square of each tensor's analytic gradient, which stands for the numerical one until that is known
     """
 
-    scene: LossAtPoint
+    loss: LossAtPoint
     gradients: Sequence[Array]
     sizes: Floats
     tolerances: Tolerances
@@ -61,7 +61,7 @@ class GradientAtPoint:
 
     def analytic(self, positions: Positions) -> Floats:
         """The analytic gradient at positions of the flat vector."""
-        layout = self.scene.layout
+        layout = self.loss.layout
         out = np.empty(positions.size)
         for t, mine in layout.parts(positions):
             out[mine] = self.gradients[t][positions[mine] - layout.starts[t]]
@@ -69,16 +69,16 @@ class GradientAtPoint:
 
     def verdicts(self, estimates: Estimates, scales: Floats) -> Judgement:
         """The verdict on every estimated entry."""
-        tensors = self.scene.layout.tensor_of(estimates.positions)
+        tensors = self.loss.layout.tensor_of(estimates.positions)
         analytic = self.analytic(estimates.positions)
-        around = _AROUND * self.scene.local_variation / self.scene.tensor_scales
-        return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reasons(self.scene), around)
+        around = _AROUND * self.loss.local_variation / self.loss.tensor_scales
+        return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reasons(self.loss), around)
 
     def scales(self, estimates: Estimates) -> Floats:
         """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
         clear = estimates.clear
         known = estimates.numerical if clear.all() else np.where(clear, estimates.numerical, np.nan)
-        return gradient_scales(known, self.scene.layout.parts(estimates.positions), self.sizes)
+        return gradient_scales(known, self.loss.layout.parts(estimates.positions), self.sizes)
 
     def joined(
         self, estimates: Estimates, judgement: Judgement, others: Estimates, scales: Floats
@@ -94,17 +94,21 @@ class GradientAtPoint:
         return Estimates.joined([estimates, others]), Judgement.joined([judgement, more])
 
 
-def check_entries(site: GradientAtPoint, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
+def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
-    quotients = _quotients(site, positions, bar)
+    quotients = _quotients(gradient, positions, bar)
     estimates, judgement = decide(
         quotients,
-        lambda estimates: site.verdicts(estimates, site.scales(estimates)),
-        lambda suspects, shift: _ladders(site, suspects, shift, bar),
+        lambda estimates: gradient.verdicts(estimates, gradient.scales(estimates)),
+        lambda suspects, shift: _ladders(gradient, suspects, shift, bar),
     )
-    estimates, judgement = confirm(site, estimates, judgement, lambda found: site.verdicts(found, site.scales(found)))
+    estimates, judgement = confirm(
+        gradient, estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
+    )
     bar.failed(int(np.count_nonzero(judgement.failed)))
-    return (estimates, judgement) if site.step is None else _with_textbook_quotients(estimates, judgement, quotients)
+    return (
+        (estimates, judgement) if gradient.step is None else _with_textbook_quotients(estimates, judgement, quotients)
+    )
 
 
 def decide(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> tuple[Estimates, Judgement]:
@@ -131,7 +135,7 @@ def look_closer(
 
 
 def confirm(
-    site: GradientAtPoint, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
+    gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
 ) -> tuple[Estimates, Judgement]:
     """Take back the failures that small steps speak against.
 
@@ -145,7 +149,7 @@ def confirm(
     failed, distance = failed[near], distance[near]
     if not failed.size:
         return estimates, judgement
-    told = telling_quotients(site.scene, estimates.positions[failed], distance)
+    told = telling_quotients(gradient.loss, estimates.positions[failed], distance)
     off = np.abs(told - estimates.numerical[failed])
     against = np.abs(told - judgement.analytic[failed]) < off
     uncertainty = estimates.uncertainty.copy()
@@ -154,23 +158,25 @@ def confirm(
     return estimates, verdicts(estimates)
 
 
-def _quotients(site: GradientAtPoint, positions: Positions, bar: Progress) -> Estimates:
+def _quotients(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> Estimates:
     """Of sorted positions."""
     found = Estimates.unmeasured(positions)
-    for t, mine in site.scene.layout.parts(positions):
-        bar.enter(site.scene.layout.names[t])
+    for t, mine in gradient.loss.layout.parts(positions):
+        bar.enter(gradient.loss.layout.names[t])
         for begin in range(mine.start, mine.stop, _BLOCK):
             some = slice(begin, min(begin + _BLOCK, mine.stop))
-            found.fill(some, quotient_estimates(site.scene, positions[some], site.stencil, site.step, bar.advance))
+            found.fill(
+                some, quotient_estimates(gradient.loss, positions[some], gradient.stencil, gradient.step, bar.advance)
+            )
     return found
 
 
-def _ladders(site: GradientAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
+def _ladders(gradient: GradientAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
     """Tensor by tensor, so that the bar says where the work is."""
     parts = []
-    for t, mine in site.scene.layout.parts(positions):
-        bar.enter(f"{site.scene.layout.names[t]} (in doubt)")
-        parts.append(ladder_estimates(site.scene, positions[mine], shift=shift))
+    for t, mine in gradient.loss.layout.parts(positions):
+        bar.enter(f"{gradient.loss.layout.names[t]} (in doubt)")
+        parts.append(ladder_estimates(gradient.loss, positions[mine], shift=shift))
     return Estimates.joined(parts)
 
 
@@ -186,12 +192,12 @@ def _with_textbook_quotients(
     return shown, replace(judgement, numerical=numerical)
 
 
-def _noise_reasons(scene: LossAtPoint) -> tuple[str, str]:
+def _noise_reasons(loss: LossAtPoint) -> tuple[str, str]:
     """Why a slope is too uncertain, and why one cannot be told from zero."""
-    if scene.noise.single:
+    if loss.noise.single:
         return ("round-off (of float32, it seems) hides the slope",) * 2
-    round_off = _ROUND_OFF * float(np.finfo(np.float64).eps) * (abs(scene.base) or 1.0)
-    if scene.noise.at_point <= max(round_off, scene.noise.displaced / 100):
+    round_off = _ROUND_OFF * float(np.finfo(np.float64).eps) * (abs(loss.base) or 1.0)
+    if loss.noise.at_point <= max(round_off, loss.noise.displaced / 100):
         return (
             "round-off leaves the slope too uncertain",
             "the slope vanishes within round-off here: check at another point",
@@ -199,21 +205,21 @@ def _noise_reasons(scene: LossAtPoint) -> tuple[str, str]:
     return ("noise of the loss hides the slope",) * 2
 
 
-def remarks(site: GradientAtPoint, estimates: Estimates, analytic: Floats) -> Iterator[str]:
+def remarks(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> Iterator[str]:
     """Remarks on checks that show less than they seem to."""
     if not analytic.size:
         return
-    if not (site.scene.local_variation or estimates.numerical.any()):
+    if not (gradient.loss.local_variation or estimates.numerical.any()):
         yield "the loss did not respond to any entry: does it read its argument?"
     elif not analytic.any():
         yield "the analytic gradient is zero everywhere"
-    elif site.step is None and np.all(np.abs(estimates.numerical) <= estimates.uncertainty):
+    elif gradient.step is None and np.all(np.abs(estimates.numerical) <= estimates.uncertainty):
         yield "the slope vanishes here: a wrong factor would not show; check at another point (points=2)"
-    if _agrees_to_the_last_bit(site, estimates, analytic):
+    if _agrees_to_the_last_bit(gradient, estimates, analytic):
         yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"
 
 
-def _agrees_to_the_last_bit(site: GradientAtPoint, estimates: Estimates, analytic: Floats) -> bool:
+def _agrees_to_the_last_bit(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> bool:
     """Whether it agrees with quotients whose own error, seen on a ladder, should keep them apart."""
     bits = 4 * np.finfo(np.float64).eps
     for each in (slice(0, _SOME), slice(_SOME, None)):  # the first few say no, as a rule
@@ -222,5 +228,5 @@ def _agrees_to_the_last_bit(site: GradientAtPoint, estimates: Estimates, analyti
     some = np.flatnonzero(analytic)[:_SOME]
     if some.size < _SOME:
         return False
-    true = ladder_estimates(site.scene, estimates.positions[some]).numerical
+    true = ladder_estimates(gradient.loss, estimates.positions[some]).numerical
     return bool(np.all(np.abs(true - analytic[some]) > 25 * bits * np.abs(analytic[some])))

@@ -42,7 +42,7 @@ class ProbeResult:
 
 
 def probe_tensors(
-    site: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress, *, hurried: bool = False
+    gradient: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress, *, hurried: bool = False
 ) -> dict[int, Probing]:
     """Probe all tensors together, and each by itself (or few, of very many) of which that does not show enough.
 
@@ -50,68 +50,72 @@ def probe_tensors(
     """
     enough: dict[int, Probing] = {}
     found: dict[int, Probing] = {}
-    filled = [t for t in tensors if site.scene.layout.sizes[t] and np.isfinite(site.sizes[t])]
+    filled = [t for t in tensors if gradient.loss.layout.sizes[t] and np.isfinite(gradient.sizes[t])]
     numbers = range(min(probes, _OWN))
     with contextlib.suppress(OutOfTime):
-        shared = None if hurried else _through_all(site, filled, probes, seed, bar)
+        shared = None if hurried else _through_all(gradient, filled, probes, seed, bar)
         if shared is not None:
-            enough |= {t: shared for t in filled if CERTAIN * shared.uncertainty <= _harmless(site, [t])}
+            enough |= {t: shared for t in filled if CERTAIN * shared.uncertainty <= _harmless(gradient, [t])}
         rest = [t for t in filled if t not in enough]
-        for group in groups(site.scene, rest, site.gradients) if probes else []:
-            bar.enter(f"{site.scene.layout.names[group[0]]} (probes)")
-            found |= _told_apart(site, _probed(site, group, numbers, seed), numbers, seed)
+        for group in groups(gradient.loss, rest, gradient.gradients) if probes else []:
+            bar.enter(f"{gradient.loss.layout.names[group[0]]} (probes)")
+            found |= _told_apart(gradient, _probed(gradient, group, numbers, seed), numbers, seed)
         if probes > _OWN:
-            shared = _through_all(site, filled, probes, seed, bar) if hurried else shared
-            found |= _followed_up(site, found, shared, range(_OWN, probes), seed)
+            shared = _through_all(gradient, filled, probes, seed, bar) if hurried else shared
+            found |= _followed_up(gradient, found, shared, range(_OWN, probes), seed)
     return enough | found
 
 
 def _through_all(
-    site: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress
+    gradient: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress
 ) -> Probing | None:
     """More directions than each tensor needs of its own, through all at once; None where they show a difference."""
     if probes <= _OWN or len(tensors) < 2:
         return None
     bar.enter("all (probes)")
-    shared = _probed(site, tensors, range(probes), seed, wary=True)
+    shared = _probed(gradient, tensors, range(probes), seed, wary=True)
     ended = shared.residuals.size < probes
     return None if ended or shared.suspicious or shared.trouble else shared
 
 
-def _probed(site: GradientAtPoint, tensors: Sequence[int], numbers: range, seed: int, *, wary: bool = False) -> Probing:
+def _probed(
+    gradient: GradientAtPoint, tensors: Sequence[int], numbers: range, seed: int, *, wary: bool = False
+) -> Probing:
     """What lies far below the tolerance of a median entry need not be measured: the limits rest on that."""
-    return probe(site.scene, tensors, site.gradients, numbers, seed, _ENOUGH * _harmless(site, tensors), wary=wary)
+    return probe(
+        gradient.loss, tensors, gradient.gradients, numbers, seed, _ENOUGH * _harmless(gradient, tensors), wary=wary
+    )
 
 
-def _harmless(site: GradientAtPoint, tensors: Sequence[int]) -> float:
+def _harmless(gradient: GradientAtPoint, tensors: Sequence[int]) -> float:
     """Errors of a slope below which no entry of median magnitude is out of tolerance."""
     with np.errstate(over="ignore"):
-        least = min(float(site.usual_tolerances[t] * site.scene.tensor_scales[t]) for t in tensors)
+        least = min(float(gradient.usual_tolerances[t] * gradient.loss.tensor_scales[t]) for t in tensors)
     return least if math.isfinite(least) else 0.0  # nothing is harmless where what is allowed overflows
 
 
 def _followed_up(
-    site: GradientAtPoint, found: dict[int, Probing], shared: Probing | None, numbers: range, seed: int
+    gradient: GradientAtPoint, found: dict[int, Probing], shared: Probing | None, numbers: range, seed: int
 ) -> dict[int, Probing]:
     """The probings with more directions: those through all tensors, for those that keep their limits, or nearly."""
     groups = list({id(probing): probing for probing in found.values()}.values())
     more: dict[int, Probing] = {}
     if shared is not None and not any(group.suspicious or group.trouble for group in groups):
         rest = shared.part(numbers)
-        more = {t: rest for t, own in found.items() if _nearly_as_good(site, t, rest, own)}
+        more = {t: rest for t, own in found.items() if _nearly_as_good(gradient, t, rest, own)}
     for group in groups:
         lacking = [t for t in group.tensors if found[t] is group and t not in more]
         if lacking:
-            more |= _told_apart(site, _probed(site, lacking, numbers, seed), numbers, seed)
+            more |= _told_apart(gradient, _probed(gradient, lacking, numbers, seed), numbers, seed)
     return {t: probing.extended(more[t]) for t, probing in found.items()}
 
 
-def _nearly_as_good(site: GradientAtPoint, tensor: int, shared: Probing, own: Probing) -> bool:
+def _nearly_as_good(gradient: GradientAtPoint, tensor: int, shared: Probing, own: Probing) -> bool:
     """Whether the smallest error of an entry that shows stays within twice what it is by its own directions."""
-    return shared.uncertainty <= _TWICE * max(own.uncertainty, _harmless(site, [tensor]) / CERTAIN)
+    return shared.uncertainty <= _TWICE * max(own.uncertainty, _harmless(gradient, [tensor]) / CERTAIN)
 
 
-def _told_apart(site: GradientAtPoint, together: Probing, numbers: range, seed: int) -> dict[int, Probing]:
+def _told_apart(gradient: GradientAtPoint, together: Probing, numbers: range, seed: int) -> dict[int, Probing]:
     """The probing of each tensor of a group; where it is suspicious, that of the likeliest culprit by itself.
 
     Its signs are the same, so that what it leaves of the residuals is the others'.
@@ -121,46 +125,46 @@ def _told_apart(site: GradientAtPoint, together: Probing, numbers: range, seed: 
         return dict.fromkeys(group, together)
     found: dict[int, Probing] = {}
     if not together.trouble:
-        culprit = largest_share(site.scene, together, site.gradients, seed)
-        found[culprit] = _probed(site, [culprit], numbers, seed)
+        culprit = largest_share(gradient.loss, together, gradient.gradients, seed)
+        found[culprit] = _probed(gradient, [culprit], numbers, seed)
         rest = without(together, found[culprit])
         if not rest.suspicious:
             return found | dict.fromkeys(rest.tensors, rest)
-    return {t: found.get(t) or _probed(site, [t], numbers, seed) for t in group}
+    return {t: found.get(t) or _probed(gradient, [t], numbers, seed) for t in group}
 
 
 @dataclass
 class _Confirmed:
     """Entries looked at one by one during a search: a callable that remembers what it found."""
 
-    site: GradientAtPoint
+    gradient: GradientAtPoint
     scales: NDArray[np.float64]
     estimates: list[Estimates]
 
     def __call__(self, positions: Positions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Errors ``a - n`` of the entries, and which are wrong; with all steps where a few leave doubt."""
-        estimates = ladder_estimates(self.site.scene, positions, rungs=_CONFIRMING)
+        estimates = ladder_estimates(self.gradient.loss, positions, rungs=_CONFIRMING)
         judgement = self._judged(estimates)
         distance = np.abs(judgement.analytic - judgement.numerical)
         doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > PLAIN * estimates.uncertainty))
         if doubtful.size:
-            estimates = estimates.updated(doubtful, ladder_estimates(self.site.scene, positions[doubtful]))
+            estimates = estimates.updated(doubtful, ladder_estimates(self.gradient.loss, positions[doubtful]))
             estimates, judgement = look_closer(
                 estimates,
                 self._judged(estimates),
                 self._judged,
-                lambda close, shift: ladder_estimates(self.site.scene, close, shift=shift),
+                lambda close, shift: ladder_estimates(self.gradient.loss, close, shift=shift),
             )
-            estimates, judgement = confirm(self.site, estimates, judgement, self._judged)
+            estimates, judgement = confirm(self.gradient, estimates, judgement, self._judged)
         self.estimates.append(estimates)
         return judgement.analytic - judgement.numerical, judgement.failed
 
     def _judged(self, estimates: Estimates) -> Judgement:
-        return self.site.verdicts(estimates, self.scales)
+        return self.gradient.verdicts(estimates, self.scales)
 
 
 def search(
-    site: GradientAtPoint,
+    gradient: GradientAtPoint,
     spoiled: Positions,
     probings: dict[int, Probing],
     sampled: Estimates,
@@ -174,8 +178,8 @@ def search(
     A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
     be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
     """
-    owners = site.scene.layout.tensor_of(sampled.positions)
-    confirm = _Confirmed(site, scales, [])
+    owners = gradient.loss.layout.tensor_of(sampled.positions)
+    confirm = _Confirmed(gradient, scales, [])
     coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
     with contextlib.suppress(OutOfTime):
         unsampled = np.setdiff1d(spoiled, sampled.positions)
@@ -184,16 +188,16 @@ def search(
         for t, probing in probings.items():
             mine = judged.failed[owners == t]
             if probing.suspicious and not (mine.size and mine.mean() > _WHOLLY):
-                bar.enter(f"{site.scene.layout.names[t]} (searched)")
-                coverages[t] = _searched(site, t, probing, seed, confirm)
+                bar.enter(f"{gradient.loss.layout.names[t]} (searched)")
+                coverages[t] = _searched(gradient, t, probing, seed, confirm)
     return coverages, Estimates.joined([*confirm.estimates, Estimates.unknown(spoiled)])
 
 
-def _searched(site: GradientAtPoint, tensor: int, probing: Probing, seed: int, confirm: _Confirmed) -> ProbeResult:
+def _searched(gradient: GradientAtPoint, tensor: int, probing: Probing, seed: int, confirm: _Confirmed) -> ProbeResult:
     from fastgc._verdicts.bisection import localise, whole_line  # for few checks: it takes its time
 
-    located = localise(site.scene, probing, site.gradients, seed, confirm)
-    located = whole_line(site.scene, located, tensor, seed, confirm)
+    located = localise(gradient.loss, probing, gradient.gradients, seed, confirm)
+    located = whole_line(gradient.loss, located, tensor, seed, confirm)
     return ProbeResult(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
 
 
@@ -206,23 +210,23 @@ def _less_certain(probing: Probing) -> Probing:
 # --- what probes say of a tensor ---
 
 
-def probe_verdict(site: GradientAtPoint, tensor: int, coverage: ProbeResult, *, sampled: bool) -> tuple[str, str]:
+def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, *, sampled: bool) -> tuple[str, str]:
     """The verdict of the probes alone, and a reason or a remark; wrong entries are counted elsewhere."""
     probing, located = coverage.probing, coverage.located
-    largest = float(np.max(site.sizes, initial=0.0, where=np.isfinite(site.sizes)))
-    size = max(*_norms(site, tensor, probing), SCALE_FLOOR * largest * site.scene.layout.sizes[tensor] ** 0.5)
-    resolved = math.isfinite(size) and CERTAIN * _limit(site, tensor, probing) <= _USEFUL * size
+    largest = float(np.max(gradient.sizes, initial=0.0, where=np.isfinite(gradient.sizes)))
+    size = max(*_norms(gradient, tensor, probing), SCALE_FLOOR * largest * gradient.loss.layout.sizes[tensor] ** 0.5)
+    resolved = math.isfinite(size) and CERTAIN * _limit(gradient, tensor, probing) <= _USEFUL * size
     if probing.trouble or not resolved:
         reason = f"probes resolve nothing ({probing.trouble or 'noise, or kinks on the way'})"
         return (PASS if sampled else UNDECIDED), reason
     if located is None:
         return (UNDECIDED, "a difference was seen and not followed") if probing.suspicious else (PASS, "")
     if located.wrong:
-        return PASS, _whereabouts(located, len(site.scene.layout.shapes[tensor]))
+        return PASS, _whereabouts(located, len(gradient.loss.layout.shapes[tensor]))
     if located.misled:
         return PASS, "differences along directions that no entry shows (kinks?)"
-    low = (_interval(probing, 1e-6)[0] - _BEYOND * coverage.measured) / float(site.scene.tensor_scales[tensor])
-    if low > float(site.tolerances.rtol[tensor]) * sum(_norms(site, tensor, probing)):
+    low = (_interval(probing, 1e-6)[0] - _BEYOND * coverage.measured) / float(gradient.loss.tensor_scales[tensor])
+    if low > float(gradient.tolerances.rtol[tensor]) * sum(_norms(gradient, tensor, probing)):
         return FAIL, "many small differences, together above rtol"
     return PASS, "differences below rtol"
 
@@ -236,11 +240,11 @@ def _whereabouts(located: Located, ndim: int) -> str:
     return f"at least {len(located.wrong)} {'entry is' if len(located.wrong) == 1 else 'entries are'} wrong"
 
 
-def probe_report(site: GradientAtPoint, tensor: int, coverage: ProbeResult, names: Sequence[str]) -> Probe:
+def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, names: Sequence[str]) -> Probe:
     """The numbers of a tensor's probes, in units of its gradient."""
-    probing, scale = coverage.probing, float(site.scene.tensor_scales[tensor])
-    limit = _limit(site, tensor, probing)
-    norms = _norms(site, tensor, probing)
+    probing, scale = coverage.probing, float(gradient.loss.tensor_scales[tensor])
+    limit = _limit(gradient, tensor, probing)
+    norms = _norms(gradient, tensor, probing)
     seen = coverage.located is not None or probing.suspicious
     with np.errstate(all="ignore"):
         relative = float(np.float64(CERTAIN * limit) / max(norms))
@@ -254,24 +258,24 @@ def probe_report(site: GradientAtPoint, tensor: int, coverage: ProbeResult, name
         seen=seen,
         relative_error=estimate if seen else relative,
         interval=(low, high),
-        entry_limit=max(CERTAIN * limit, float(site.usual_tolerances[tensor])),
+        entry_limit=max(CERTAIN * limit, float(gradient.usual_tolerances[tensor])),
         norm_limit=relative,
         miss_probability=0.5**probing.residuals.size,
         shared_with=tuple(names[t] for t in (*probing.tensors, *probing.beside) if t != tensor),
     )
 
 
-def _limit(site: GradientAtPoint, tensor: int, probing: Probing) -> float:
+def _limit(gradient: GradientAtPoint, tensor: int, probing: Probing) -> float:
     """The uncertainty of a residual in units of the tensor's gradient."""
-    return probing.uncertainty / float(site.scene.tensor_scales[tensor])
+    return probing.uncertainty / float(gradient.loss.tensor_scales[tensor])
 
 
-def _norms(site: GradientAtPoint, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
+def _norms(gradient: GradientAtPoint, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
     """Norms of the analytic and of the numerical gradient; of the latter E[slope**2] is the square."""
-    analytic = float(site.sizes[tensor]) * site.scene.layout.sizes[tensor] ** 0.5
+    analytic = float(gradient.sizes[tensor]) * gradient.loss.layout.sizes[tensor] ** 0.5
     if len(probing.tensors) > 1:  # the slopes are not this tensor's alone, and nothing was seen
         return np.float64(analytic), np.float64(analytic)
-    scale = float(site.scene.tensor_scales[tensor])
+    scale = float(gradient.loss.tensor_scales[tensor])
     slopes = norm(probing.slopes)
     if probing.analytic.any():
         return np.float64(analytic), np.float64(analytic * (slopes / norm(probing.analytic)))

@@ -38,17 +38,17 @@ def representative(layout: ParameterLayout, positions: Positions, seed: int) -> 
 
 
 def check_in_time(
-    site: GradientAtPoint, positions: Positions, deadline: float, bar: Progress
+    gradient: GradientAtPoint, positions: Positions, deadline: float, bar: Progress
 ) -> tuple[Estimates, Judgement]:
     """Settle the entries in this order, batch by batch, until the time is over; the results are sorted by position."""
     parts = []
     with contextlib.suppress(OutOfTime):
         for batch in _batches(positions, deadline):
-            parts.append(check_entries(site, batch if deadline == math.inf else np.sort(batch), bar))
+            parts.append(check_entries(gradient, batch if deadline == math.inf else np.sort(batch), bar))
     if parts:
         return together(parts)
     nothing = Estimates.unmeasured(positions[:0])
-    return nothing, Judgement.passing(site.analytic(nothing.positions), nothing)
+    return nothing, Judgement.passing(gradient.analytic(nothing.positions), nothing)
 
 
 def together(parts: Sequence[tuple[Estimates, Judgement]]) -> tuple[Estimates, Judgement]:

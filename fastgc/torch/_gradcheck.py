@@ -217,7 +217,7 @@ class _Call:
     here : these outputs, with their graph
     outputs : them as numbers, at any point
     backward : their Jacobian
-    field : them as a function of the checked inputs, both flat
+    function : them as a function of the checked inputs, both flat
     """
 
     func: Callable[..., Any]
@@ -227,7 +227,7 @@ class _Call:
     here: Tensors
     outputs: Outputs
     backward: Backward
-    field: VectorFunction
+    function: VectorFunction
 
     @property
     def leaves(self) -> Tensors:
@@ -252,8 +252,8 @@ class _Call:
     def one_by_one(self) -> _Call:
         """The same by plain calls only."""
         outputs, backward = self.outputs.one_by_one(), self.backward.one_by_one()
-        field = VectorFunction(outputs, self.field.layout, self.field.leaves, outputs.base, 0)
-        return replace(self, outputs=outputs, backward=backward, field=field)
+        function = VectorFunction(outputs, self.function.layout, self.function.leaves, outputs.base, 0)
+        return replace(self, outputs=outputs, backward=backward, function=function)
 
 
 def _open_call(
@@ -276,8 +276,8 @@ def _open_call(
     backward = Backward(here, leaves, checked, dtypes, room)
     numbers = {f"input {k}": flat(leaf).copy() for k, leaf in zip(checked, leaves, strict=True)}
     layout, arrays = flatten_parameters(numbers)
-    field = VectorFunction(outputs, layout, arrays, outputs.base, 0)
-    return _Call(func, given, checked, compared, here, outputs, backward, field)
+    function = VectorFunction(outputs, layout, arrays, outputs.base, 0)
+    return _Call(func, given, checked, compared, here, outputs, backward, function)
 
 
 def _checked(given: tuple[Any, ...]) -> tuple[int, ...]:
@@ -397,8 +397,8 @@ def _failure(call: _Call, criteria: _Criteria) -> GradcheckError | None:
 
 def _forward_operator(call: _Call) -> Operator:
     """By forward mode, a column for each number of the inputs."""
-    columns = [_pushed(call, unit) for unit in np.eye(call.field.point.size)]
-    return matrix_operator(np.stack(columns, axis=1) if columns else np.empty((call.field.base.size, 0)))
+    columns = [_pushed(call, unit) for unit in np.eye(call.function.point.size)]
+    return matrix_operator(np.stack(columns, axis=1) if columns else np.empty((call.function.base.size, 0)))
 
 
 def _pushed(call: _Call, tangent: Floats) -> Floats:
@@ -414,7 +414,7 @@ def _pushed(call: _Call, tangent: Floats) -> Floats:
 
 def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:
     """By backward mode, a row for each number of the outputs."""
-    m, n = call.field.base.size, call.field.point.size
+    m, n = call.function.base.size, call.function.point.size
     if not call.has_backward:
         return matrix_operator(np.zeros((m, n)))
     if criteria.fast:
@@ -425,23 +425,23 @@ def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:
 def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) -> None:
     if not operator.shape[0] * operator.shape[1]:
         return
-    grid = open_jacobian(call.field, operator, criteria.step, criteria.rtol, criteria.atol)
-    groups, complete = plan(grid, None, _DRAWN if criteria.fast else "all", 0)
+    jacobian = open_jacobian(call.function, operator, criteria.step, criteria.rtol, criteria.atol)
+    groups, complete = plan(jacobian, None, _DRAWN if criteria.fast else "all", 0)
     with Progress(0, shown=False) as bar:
-        checked, _, _ = find(grid, groups, 0 if complete else _PROJECTIONS, 0, bar)
+        checked, _, _ = find(jacobian, groups, 0 if complete else _PROJECTIONS, 0, bar)
     verdict = checked.judgement.worst
     if verdict == FAIL or (verdict == UNDECIDED and not criteria.allow_undecided):
-        raise GradcheckError(_message(call, grid, checked, verdict, mode))
+        raise GradcheckError(_message(call, jacobian, checked, verdict, mode))
 
 
-def _message(call: _Call, grid: JacobianAtPoint, checked: Checked, verdict: str, mode: str) -> str:
+def _message(call: _Call, jacobian: JacobianAtPoint, checked: Checked, verdict: str, mode: str) -> str:
     """The first pair of an output and an input that has this verdict, in full, and which others have it."""
     rows, columns = Packing(call.here), Packing(call.leaves)
     blocks = [
         (f"output {call.compared[k]} with respect to input {call.checked[j]}", block)
         for k in range(len(call.here))
         for j in range(len(call.leaves))
-        for block in [_block(call, grid, checked, rows, columns, k, j)]
+        for block in [_block(call, jacobian, checked, rows, columns, k, j)]
         if block.verdict == verdict
     ]
     (name, first), others = blocks[0], [name for name, _ in blocks[1:]]
@@ -450,17 +450,17 @@ def _message(call: _Call, grid: JacobianAtPoint, checked: Checked, verdict: str,
     if any(each.is_complex() for each in (*call.leaves, *call.here)):
         lines.append("(complex numbers as pairs: the last index is 0 for the real and 1 for the imaginary part)")
     lines += [f"so too {', '.join(others[:_LISTED])}"] if others else []
-    return "\n".join([*lines, *(f"note: {note}" for note in call.field.raised.notes("func"))])
+    return "\n".join([*lines, *(f"note: {note}" for note in call.function.raised.notes("func"))])
 
 
 def _block(
-    call: _Call, grid: JacobianAtPoint, checked: Checked, rows: Packing, columns: Packing, k: int, j: int
+    call: _Call, jacobian: JacobianAtPoint, checked: Checked, rows: Packing, columns: Packing, k: int, j: int
 ) -> JacobianReport:
     """The report on the Jacobian of one output with respect to one input."""
     own, along = rows.slices[k], columns.slices[j]
-    i, at = grid.places(checked.estimates.positions)
+    i, at = jacobian.places(checked.estimates.positions)
     mine = np.flatnonzero((i >= own.start) & (i < own.stop) & (at >= along.start) & (at < along.stop))
     part = checked.part(mine)
     local = (i[mine] - own.start) * (along.stop - along.start) + at[mine] - along.start
     part = replace(part, estimates=replace(part.estimates, positions=local))
-    return jacobian_report(part, None, About(rows.shapes[k], columns.shapes[j], call.field.evaluations, 0.0, 0, ()))
+    return jacobian_report(part, None, About(rows.shapes[k], columns.shapes[j], call.function.evaluations, 0.0, 0, ()))

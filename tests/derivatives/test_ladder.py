@@ -1,4 +1,4 @@
-"""One line: the derivative from a ladder of steps, its uncertainty, the slopes of both sides, the kind of trouble."""
+"""The derivative from a ladder of steps, its uncertainty, the slopes of both sides, the kind of trouble."""
 
 from __future__ import annotations
 
@@ -53,58 +53,58 @@ SMOOTH: dict[str, tuple[Callable[[float], float], float, float]] = {
 
 @pytest.mark.parametrize(("f", "x", "slope"), SMOOTH.values(), ids=SMOOTH)
 def test_a_smooth_function_has_one_slope_within_its_uncertainty(f: Any, x: float, slope: float) -> None:
-    line = derivative_from(ladder(f, x))
-    assert line.trouble == ""
-    assert line.left == line.right == line.derivative
-    assert 0 < line.uncertainty < math.inf
-    assert abs(line.derivative - slope) <= line.uncertainty + 4 * EPS * abs(slope)
-    assert 0 < line.step <= 0.125
+    found = derivative_from(ladder(f, x))
+    assert found.trouble == ""
+    assert found.left == found.right == found.value
+    assert 0 < found.uncertainty < math.inf
+    assert abs(found.value - slope) <= found.uncertainty + 4 * EPS * abs(slope)
+    assert 0 < found.step <= 0.125
 
 
 @pytest.mark.parametrize(("f", "x", "slope"), SMOOTH.values(), ids=SMOOTH)
 def test_the_uncertainty_of_a_smooth_function_is_small(f: Any, x: float, slope: float) -> None:
-    line = derivative_from(ladder(f, x))
-    assert line.uncertainty <= 1e-7 * abs(slope) + 1e4 * EPS * abs(f(x)) + 1e-300
+    found = derivative_from(ladder(f, x))
+    assert found.uncertainty <= 1e-7 * abs(slope) + 1e4 * EPS * abs(f(x)) + 1e-300
 
 
 @pytest.mark.parametrize("left", [-1.0, 0.0, 0.5])
 @pytest.mark.parametrize("right", [1.0, 3.0, -2.0])
 @pytest.mark.parametrize("curvature", [0.0, 1.0, -5.0])
 def test_a_kink_has_two_slopes(left: float, right: float, curvature: float) -> None:
-    line = derivative_from(ladder(lambda x: (right if x > 0 else left) * x + curvature * x * x + 0.25))
-    assert line.trouble == "kink"
-    assert line.left == pytest.approx(left, abs=10 * line.uncertainty)
-    assert line.right == pytest.approx(right, abs=10 * line.uncertainty)
-    assert 0 < line.uncertainty < 1e-6
-    assert min(left, right) <= line.derivative <= max(left, right)
+    found = derivative_from(ladder(lambda x: (right if x > 0 else left) * x + curvature * x * x + 0.25))
+    assert found.trouble == "kink"
+    assert found.left == pytest.approx(left, abs=10 * found.uncertainty)
+    assert found.right == pytest.approx(right, abs=10 * found.uncertainty)
+    assert 0 < found.uncertainty < 1e-6
+    assert min(left, right) <= found.value <= max(left, right)
 
 
 @pytest.mark.parametrize("power", [1.4, 1.5, 1.75, 2.5, 3.0])
 def test_a_bend_that_is_differentiable_is_no_kink(power: float) -> None:
-    line = derivative_from(ladder(lambda x: abs(x) ** power + 0.5 * x))
-    assert line.trouble == ""
-    assert abs(line.derivative - 0.5) <= line.uncertainty
+    found = derivative_from(ladder(lambda x: abs(x) ** power + 0.5 * x))
+    assert found.trouble == ""
+    assert abs(found.value - 0.5) <= found.uncertainty
 
 
 @pytest.mark.parametrize(("power", "side"), [(0.5, 1), (0.5, -1), (0.25, 1)])
 def test_an_infinite_slope_is_no_slope(power: float, side: int) -> None:
-    line = derivative_from(ladder(lambda x: max(side * x, 0.0) ** power + 0.5 * x))
-    assert line.trouble == "jump"
+    found = derivative_from(ladder(lambda x: max(side * x, 0.0) ** power + 0.5 * x))
+    assert found.trouble == "jump"
 
 
 @pytest.mark.parametrize("height", [1.0, -1.0, 1e-3, 1e6])
 @pytest.mark.parametrize("middle", [0.0, 0.5, 1.0])
 def test_a_jump_is_no_slope(height: float, middle: float) -> None:
-    line = derivative_from(ladder(lambda x: 0.5 * x + height * (1.0 if x > 0 else middle if x == 0 else 0.0)))
-    assert line.trouble == "jump"
+    found = derivative_from(ladder(lambda x: 0.5 * x + height * (1.0 if x > 0 else middle if x == 0 else 0.0)))
+    assert found.trouble == "jump"
 
 
 @pytest.mark.parametrize(
     "f", [lambda x: math.copysign(abs(x) ** (1 / 3), x), lambda x: math.copysign(math.sqrt(abs(x)), x)]
 )
 def test_an_infinite_slope_on_both_sides_is_no_slope(f: Any) -> None:
-    line = derivative_from(ladder(f))
-    assert line.trouble == "jump" or line.uncertainty > 0.1 * abs(line.derivative)
+    found = derivative_from(ladder(f))
+    assert found.trouble == "jump" or found.uncertainty > 0.1 * abs(found.value)
 
 
 @pytest.mark.parametrize("distance", [0.1, 1e-2, 1e-3, 1e-4])
@@ -116,24 +116,24 @@ def test_trouble_beside_the_point_is_passed_under_by_smaller_steps(distance: flo
             return math.sin(x)
         return math.sin(x) + {"kink": 2 * beyond, "jump": 1.0, "edge": math.nan}[kind]
 
-    line = derivative_from(ladder(f))
-    assert line.trouble == ""
-    assert abs(line.derivative - 1.0) <= line.uncertainty
-    assert line.uncertainty < 1e-3
+    found = derivative_from(ladder(f))
+    assert found.trouble == ""
+    assert abs(found.value - 1.0) <= found.uncertainty
+    assert found.uncertainty < 1e-3
 
 
 @pytest.mark.parametrize("side", [1, -1])
 @pytest.mark.parametrize("outside", [math.nan, math.inf, -math.inf])
 def test_at_an_edge_the_slope_of_the_one_side_is_found(side: int, outside: float) -> None:
-    line = derivative_from(ladder(lambda x: outside if side * x < 0 else math.exp(x) + 1))
-    assert line.trouble == "edge"
-    assert abs(line.derivative - 1.0) <= line.uncertainty < 1e-4
+    found = derivative_from(ladder(lambda x: outside if side * x < 0 else math.exp(x) + 1))
+    assert found.trouble == "edge"
+    assert abs(found.value - 1.0) <= found.uncertainty < 1e-4
 
 
 def test_values_that_are_not_finite_on_both_sides_leave_nothing() -> None:
-    line = derivative_from(ladder(lambda x: 1.0 if x == 0 else math.nan))
-    assert line.trouble == "not finite"
-    assert not np.isfinite(line.uncertainty)
+    found = derivative_from(ladder(lambda x: 1.0 if x == 0 else math.nan))
+    assert found.trouble == "not finite"
+    assert not np.isfinite(found.uncertainty)
 
 
 @pytest.mark.parametrize("missing", range(12))
@@ -142,50 +142,48 @@ def test_one_missing_value_is_no_obstacle(missing: int) -> None:
     for column in "minus", "plus":
         values = getattr(whole, column).copy()
         values[missing] = math.nan
-        line = derivative_from(replace(whole, **{column: values}))
-        assert abs(line.derivative - 1.0) <= line.uncertainty < math.inf
+        found = derivative_from(replace(whole, **{column: values}))
+        assert abs(found.value - 1.0) <= found.uncertainty < math.inf
 
 
 def test_a_constant_that_rounding_shakes_is_no_staircase() -> None:
-    line = derivative_from(ladder(lambda x: 3.0 if math.frexp(abs(x) + 1e-9)[1] % 2 else 3.0 * (1 + EPS)))
-    assert line.trouble == ""
-    assert abs(line.derivative) <= line.uncertainty < 1e-12
+    found = derivative_from(ladder(lambda x: 3.0 if math.frexp(abs(x) + 1e-9)[1] % 2 else 3.0 * (1 + EPS)))
+    assert found.trouble == ""
+    assert abs(found.value) <= found.uncertainty < 1e-12
 
 
 def test_a_kink_nearer_than_the_smallest_step_is_not_overlooked() -> None:
     f, smallest = (lambda x: x**2 + 0.3 * max(0.0, x - 1e-6) - 1.5 * max(0.0, x - 1e-4)), 1e-5
     coarse = derivative_from(ladder(f, top=smallest * 4**4, steps=5))  # the gaps of the larger steps have another sign
     assert coarse.better_steps == "finer"
-    assert abs(coarse.derivative) <= coarse.uncertainty
+    assert abs(coarse.value) <= coarse.uncertainty
     fine = derivative_from(ladder(f, top=smallest * 4**4, steps=10))
-    assert abs(fine.derivative) <= fine.uncertainty < 1e-6
+    assert abs(fine.value) <= fine.uncertainty < 1e-6
 
 
 @pytest.mark.parametrize("noise", [1e-4, 3e-4, 1e-3])
 @pytest.mark.parametrize("x", [0.2, 0.3, 0.4])
 def test_steps_of_whole_periods_are_no_jump(x: float, noise: float) -> None:
-    line = derivative_from(ladder(math.sin, x, top=5.53, steps=9, noise=noise))
-    assert line.trouble == ""
-    assert abs(line.derivative - math.cos(x)) <= line.uncertainty
+    found = derivative_from(ladder(math.sin, x, top=5.53, steps=9, noise=noise))
+    assert found.trouble == ""
+    assert abs(found.value - math.cos(x)) <= found.uncertainty
 
 
 def test_noise_of_the_smallest_steps_contradicts_nothing() -> None:
     exact = ladder(math.sin, 1.0)
     ulp, shaken = EPS, exact.plus.copy()
     shaken[-4:] += [3 * ulp, -3 * ulp, 3 * ulp, -3 * ulp]  # twice the noise that is stated
-    line = derivative_from(replace(exact, plus=shaken))
-    assert abs(line.derivative - math.cos(1.0)) <= line.uncertainty < 1e-11
+    found = derivative_from(replace(exact, plus=shaken))
+    assert abs(found.value - math.cos(1.0)) <= found.uncertainty < 1e-11
 
 
 def test_stairs_are_quantised() -> None:
     def stairs(x: float) -> float:
         return 0.2 * math.floor(x / 0.2 + 0.5)
 
-    line = derivative_from(ladder(stairs, x=0.02, noise=0.2))
-    assert line.trouble == "quantised"
-    assert abs(line.derivative - 1.0) <= line.uncertainty <= 1.001 * 0.2 / 0.125, (
-        "the steepest that a stair of 0.2 shows"
-    )
+    found = derivative_from(ladder(stairs, x=0.02, noise=0.2))
+    assert found.trouble == "quantised"
+    assert abs(found.value - 1.0) <= found.uncertainty <= 1.001 * 0.2 / 0.125, "the steepest that a stair of 0.2 shows"
 
 
 @pytest.mark.parametrize("size", [1e-12, 1e-8, 1e-4, 1e-2])
@@ -193,8 +191,8 @@ def test_noise_is_within_the_uncertainty(size: float) -> None:
     generator = np.random.default_rng(0)
     errors = []
     for _ in range(300):
-        line = derivative_from(ladder(lambda x: math.sin(x) + size * generator.uniform(-1, 1), 0.5, noise=size))
-        errors.append(abs(line.derivative - math.cos(0.5)) / line.uncertainty)
+        found = derivative_from(ladder(lambda x: math.sin(x) + size * generator.uniform(-1, 1), 0.5, noise=size))
+        errors.append(abs(found.value - math.cos(0.5)) / found.uncertainty)
     assert np.mean(np.array(errors) <= 1) >= 0.99
     assert max(errors) < 10
 
@@ -207,8 +205,8 @@ def test_more_noise_is_not_more_certain() -> None:
 
 def test_too_short_a_ladder_is_not_trusted() -> None:
     for steps in (1, 2):
-        line = derivative_from(ladder(lambda x: 1 / (0.01 + x), 0.2, steps=steps))
-        assert not abs(line.derivative + 1 / 0.21**2) > line.uncertainty
+        found = derivative_from(ladder(lambda x: 1 / (0.01 + x), 0.2, steps=steps))
+        assert not abs(found.value + 1 / 0.21**2) > found.uncertainty
 
 
 # --- symmetries ---
@@ -233,7 +231,7 @@ def test_units_that_are_powers_of_two_change_nothing_else(f: Any, value_unit: in
     one, other = derivative_from(a), derivative_from(b)
     expected = replace(
         one,
-        derivative=v / s * one.derivative,
+        value=v / s * one.value,
         uncertainty=v / s * one.uncertainty,
         left=v / s * one.left,
         right=v / s * one.right,
@@ -247,7 +245,7 @@ def test_units_that_are_powers_of_two_change_nothing_else(f: Any, value_unit: in
 def test_a_mirrored_line_has_mirrored_slopes(f: Any) -> None:
     a = ladder(f)
     one, other = derivative_from(a), derivative_from(Ladder(-a.above, -a.below, a.plus, a.minus, a.base, a.noise))
-    assert_same(other, replace(one, derivative=-one.derivative, left=-one.right, right=-one.left))
+    assert_same(other, replace(one, value=-one.value, left=-one.right, right=-one.left))
 
 
 @given(st.sampled_from(LINES))
@@ -255,12 +253,12 @@ def test_a_mirrored_line_has_mirrored_slopes(f: Any) -> None:
 def test_a_negated_loss_has_negated_slopes(f: Any) -> None:
     a = ladder(f)
     one, other = derivative_from(a), derivative_from(replace(a, minus=-a.minus, plus=-a.plus, base=-a.base))
-    assert_same(other, replace(one, derivative=-one.derivative, left=-one.left, right=-one.right))
+    assert_same(other, replace(one, value=-one.value, left=-one.left, right=-one.right))
 
 
 def assert_same(a: Derivative, b: Derivative) -> None:
     assert (a.trouble, a.better_steps) == (b.trouble, b.better_steps)
-    numbers = [[each.derivative, each.uncertainty, each.left, each.right, each.step] for each in (a, b)]
+    numbers = [[each.value, each.uncertainty, each.left, each.right, each.step] for each in (a, b)]
     np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-12, atol=1e-270)
 
 
@@ -273,10 +271,10 @@ def test_many_kinks_at_every_distance_leave_the_slope_uncertain() -> None:
         places, weights = rng.uniform(-0.03, 0.03, 3000), 1e-3 * rng.normal(size=3000)
         plus, minus = (sign * steps + np.maximum(sign * steps[:, None] - places, 0.0) @ weights for sign in (1.0, -1.0))
         base = float(np.maximum(-places, 0.0) @ weights)
-        line = derivative_from(Ladder(-steps, steps, minus, plus, base, np.full(5, 1e-16)))
+        found = derivative_from(Ladder(-steps, steps, minus, plus, base, np.full(5, 1e-16)))
         true = 1.0 + float(weights[places < 0].sum())
-        allowed = line.uncertainty + abs(line.right - line.left) / 2
-        misled += line.trouble != "jump" and abs(line.derivative - true) > 10 * allowed
+        allowed = found.uncertainty + abs(found.right - found.left) / 2
+        misled += found.trouble != "jump" and abs(found.value - true) > 10 * allowed
     assert misled <= 6
 
 
@@ -284,9 +282,9 @@ def test_many_kinks_at_every_distance_leave_the_slope_uncertain() -> None:
 def test_a_constant_that_rounds_differently_is_no_staircase(height: float, trouble: str) -> None:
     steps = 0.125 * 4.0 ** -np.arange(12)
     values = 1.5 + height * np.random.default_rng(0).integers(0, 2, (2, 12))
-    line = derivative_from(Ladder(-steps, steps, values[0], values[1], 1.5, np.full(12, height)))
-    assert line.trouble == trouble
-    assert trouble or abs(line.derivative) <= line.uncertainty < 1e-13
+    found = derivative_from(Ladder(-steps, steps, values[0], values[1], 1.5, np.full(12, height)))
+    assert found.trouble == trouble
+    assert trouble or abs(found.value) <= found.uncertainty < 1e-13
 
 
 def test_what_is_no_number_counts_for_nothing_and_against_nothing_else() -> None:

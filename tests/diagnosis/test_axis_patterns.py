@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgc._diagnosis import axis_patterns as _places
+from fastgc._diagnosis import axis_patterns
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.value_patterns import Pattern
-from tests.support.views import drawn, slopes, view
+from tests.support.tensors import drawn, slopes, tensor
 
 N, SQUARE, CUBE = slopes(12, 10), slopes(9, 9), slopes(4, 3, 5)
 SOME = drawn(120, 30)
@@ -28,14 +28,14 @@ def kinds(pattern: Callable[..., Any], seen: MeasuredTensor, *more: Any) -> list
 
 @pytest.mark.parametrize("known", [None, drawn(81, 20)], ids=["all", "some"])
 def test_a_transposed_matrix(known: Any) -> None:
-    found = first(_places.rearranged, view(SQUARE, np.ascontiguousarray(SQUARE.T), known))
+    found = first(axis_patterns.rearranged, tensor(SQUARE, np.ascontiguousarray(SQUARE.T), known))
     assert found is not None
     assert found.kind == "transpose"
 
 
 def test_axes_of_equal_length_exchanged() -> None:
     right = slopes(5, 3, 5)
-    found = first(_places.rearranged, view(right, np.ascontiguousarray(np.swapaxes(right, 0, 2))))
+    found = first(axis_patterns.rearranged, tensor(right, np.ascontiguousarray(np.swapaxes(right, 0, 2))))
     assert found is not None
     assert "axes 0 and 2 exchanged" in found.message
 
@@ -43,7 +43,7 @@ def test_axes_of_equal_length_exchanged() -> None:
 def test_a_symmetric_matrix_is_not_transposed() -> None:
     right = SQUARE + SQUARE.T
     wrong = right * np.linspace(1.1, 1.3, 81).reshape(9, 9)
-    assert kinds(_places.rearranged, view(right, (wrong + wrong.T) / 2)) == []
+    assert kinds(axis_patterns.rearranged, tensor(right, (wrong + wrong.T) / 2)) == []
 
 
 @pytest.mark.parametrize("known", [None, SOME], ids=["all", "some"])
@@ -57,7 +57,7 @@ def test_a_symmetric_matrix_is_not_transposed() -> None:
      (N.ravel().reshape(N.shape, order="F"), "read in one order and written in the other")],
 )  # fmt: skip
 def test_rearrangements(wrong: np.ndarray, text: str, known: Any) -> None:
-    found = first(_places.rearranged, view(N, np.ascontiguousarray(wrong), known))
+    found = first(axis_patterns.rearranged, tensor(N, np.ascontiguousarray(wrong), known))
     assert found is not None
     assert found.kind == "permutation"
     assert text in found.message
@@ -65,14 +65,14 @@ def test_rearrangements(wrong: np.ndarray, text: str, known: Any) -> None:
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
 def test_several_axes_reversed(axes: tuple[int, ...]) -> None:
-    found = first(_places.rearranged, view(CUBE, np.ascontiguousarray(np.flip(CUBE, axes))))
+    found = first(axis_patterns.rearranged, tensor(CUBE, np.ascontiguousarray(np.flip(CUBE, axes))))
     assert found is not None
     assert found.message.endswith(" and ".join(map(str, axes)))
 
 
 def test_a_rearrangement_of_wrong_values_is_none() -> None:
-    seen = view(N, np.ascontiguousarray(1.01 * N[::-1]))
-    assert kinds(_places.rearranged, seen) == kinds(_places.reordered, seen) == []
+    seen = tensor(N, np.ascontiguousarray(1.01 * N[::-1]))
+    assert kinds(axis_patterns.rearranged, seen) == kinds(axis_patterns.reordered, seen) == []
 
 
 # --- any order ---
@@ -82,7 +82,7 @@ def test_a_rearrangement_of_wrong_values_is_none() -> None:
 @pytest.mark.parametrize("known", [None, drawn(120, 60)], ids=["all", "some"])
 def test_lines_in_any_order(axis: int, known: Any) -> None:
     order = np.random.default_rng(2).permutation(N.shape[axis])
-    found = first(_places.reordered, view(N, np.take(N, order, axis), known))
+    found = first(axis_patterns.reordered, tensor(N, np.take(N, order, axis), known))
     assert found is not None
     assert (found.kind, found.axis) == ("permutation", axis)
     assert f"the lines of axis {axis} in another order" in found.message
@@ -91,7 +91,7 @@ def test_lines_in_any_order(axis: int, known: Any) -> None:
 def test_two_lines_exchanged_and_longer_shifts_are_named() -> None:
     order = np.arange(12)
     order[[3, 7]] = 7, 3
-    exchanged, rolled = (first(_places.reordered, view(N, wrong)) for wrong in (N[order], np.roll(N, 4, 0)))
+    exchanged, rolled = (first(axis_patterns.reordered, tensor(N, wrong)) for wrong in (N[order], np.roll(N, 4, 0)))
     assert exchanged is not None
     assert "lines 3 and 7 of axis 0 exchanged" in exchanged.message
     assert rolled is not None
@@ -101,32 +101,34 @@ def test_two_lines_exchanged_and_longer_shifts_are_named() -> None:
 @pytest.mark.parametrize("wrong", [N[ORDER] * np.where(np.arange(12) == 5, 1.001, 1)[:, None],
                                    N[np.where(ORDER == 9, 8, ORDER)]], ids=["changed", "repeated"])  # fmt: skip
 def test_an_order_that_changes_or_repeats_a_line_is_none(wrong: np.ndarray) -> None:
-    assert kinds(_places.reordered, view(N, wrong)) == []
+    assert kinds(axis_patterns.reordered, tensor(N, wrong)) == []
 
 
 def test_two_equal_lines_do_not_come_from_one() -> None:
     right, wrong = N.copy(), N.copy()
     right[1] = right[0]
     wrong[:3] = N[2], N[0], slopes(10, seed=8)
-    assert kinds(_places.reordered, view(right, wrong)) == []
+    assert kinds(axis_patterns.reordered, tensor(right, wrong)) == []
 
 
 def test_zeros_fit_anywhere_and_show_no_order() -> None:
     """A slope of zero with an analytic gradient that is not: as the bias before a batch normalisation may have."""
     wrong = np.array([0.3, -0.2, 0.5, 0.0, 0.0, 0.0, 0.0])
-    assert kinds(_places.reordered, view(np.zeros(7), wrong)) == []
+    assert kinds(axis_patterns.reordered, tensor(np.zeros(7), wrong)) == []
 
 
 def test_coarse_values_of_a_long_axis_show_no_order() -> None:
     right, wrong = slopes(2000), slopes(2000, seed=1)
-    assert kinds(_places.reordered, view(right, wrong, drawn(2000, 60), slack=5e-3)) == []
+    assert kinds(axis_patterns.reordered, tensor(right, wrong, drawn(2000, 60), slack=5e-3)) == []
     order = np.random.default_rng(0).permutation(2000)
-    assert kinds(_places.reordered, view(right, right[order], drawn(2000, 60), slack=1e-7)) == ["permutation"]
+    assert kinds(axis_patterns.reordered, tensor(right, right[order], drawn(2000, 60), slack=1e-7)) == ["permutation"]
 
 
 def test_a_large_tensor_known_as_a_whole_is_served() -> None:
     right = slopes(300, 200)
-    assert kinds(_places.reordered, view(right, right[np.random.default_rng(0).permutation(300)])) == ["permutation"]
+    assert kinds(axis_patterns.reordered, tensor(right, right[np.random.default_rng(0).permutation(300)])) == [
+        "permutation"
+    ]
 
 
 # --- another tensor's ---
@@ -134,15 +136,15 @@ def test_a_large_tensor_known_as_a_whole_is_served() -> None:
 
 def test_a_gradient_of_another_tensor() -> None:
     other = slopes(12, 10, seed=3)
-    found = first(_places.swapped, view(N, other, SOME), {"V": view(other, other, drawn(120, 10, seed=1))})
+    found = first(axis_patterns.swapped, tensor(N, other, SOME), {"V": tensor(other, other, drawn(120, 10, seed=1))})
     assert found is not None
     assert (found.kind, "'V'" in found.message) == ("swapped", True)
-    assert kinds(_places.swapped, view(N, 1.001 * other), {"V": view(other, other)}) == []
-    assert kinds(_places.swapped, view(N, other), {"V": view(other, other, range(7))}) == []
+    assert kinds(axis_patterns.swapped, tensor(N, 1.001 * other), {"V": tensor(other, other)}) == []
+    assert kinds(axis_patterns.swapped, tensor(N, other), {"V": tensor(other, other, range(7))}) == []
     pair = slopes(2), slopes(2, seed=3)
-    assert kinds(_places.swapped, view(*pair), {"V": view(pair[1], pair[1], slack=1e-5)}) == ["swapped"]
-    assert kinds(_places.swapped, view(*pair), {"V": view(pair[1], pair[1], slack=9e-3)}) == []
-    assert kinds(_places.swapped, view(N, 0 * N), {"V": view(0 * N, 0 * N)}) == []
+    assert kinds(axis_patterns.swapped, tensor(*pair), {"V": tensor(pair[1], pair[1], slack=1e-5)}) == ["swapped"]
+    assert kinds(axis_patterns.swapped, tensor(*pair), {"V": tensor(pair[1], pair[1], slack=9e-3)}) == []
+    assert kinds(axis_patterns.swapped, tensor(N, 0 * N), {"V": tensor(0 * N, 0 * N)}) == []
 
 
 # --- along an axis ---
@@ -152,7 +154,7 @@ def test_a_gradient_of_another_tensor() -> None:
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
 def test_a_level_axis(axis: int, reduce: str) -> None:
     level = np.broadcast_to(getattr(N, reduce)(axis=axis, keepdims=True), N.shape).copy()
-    found = first(_places.broadcast, view(N, level))
+    found = first(axis_patterns.broadcast, tensor(N, level))
     assert found is not None
     assert (found.kind, found.axis) == ("broadcast", axis)
     assert found.message.endswith(f"their {reduce} along it")
@@ -160,7 +162,7 @@ def test_a_level_axis(axis: int, reduce: str) -> None:
 
 def test_an_axis_that_is_level_on_both_sides_is_no_broadcast() -> None:
     right = np.broadcast_to(N[:1], N.shape).copy()
-    assert kinds(_places.broadcast, view(right, right + P_ROW)) == []
+    assert kinds(axis_patterns.broadcast, tensor(right, right + P_ROW)) == []
 
 
 P_ROW = slopes(1, 10, seed=1)
@@ -169,14 +171,14 @@ P_ROW = slopes(1, 10, seed=1)
 def test_a_sum_over_the_wrong_axis_has_the_same_total() -> None:
     square = np.random.default_rng(0).uniform(0.5, 2, (9, 9))
     right, wrong = square.sum(axis=0), square.sum(axis=1)
-    found = first(_places.wrong_axis, view(right, wrong, lengths={9: "the batch axis of args[0]"}))
+    found = first(axis_patterns.wrong_axis, tensor(right, wrong, lengths={9: "the batch axis of args[0]"}))
     assert found is not None
     assert (found.kind, found.axis) == ("broadcast", 0)
     assert found.message.endswith("9 = N, the batch axis of args[0]")
-    assert kinds(_places.wrong_axis, view(right, wrong)) == []
-    assert kinds(_places.wrong_axis, view(right, wrong * 1.001, lengths={9: "x"})) == []
+    assert kinds(axis_patterns.wrong_axis, tensor(right, wrong)) == []
+    assert kinds(axis_patterns.wrong_axis, tensor(right, wrong * 1.001, lengths={9: "x"})) == []
     centred = right - right.mean(), wrong - wrong.mean()
-    assert kinds(_places.wrong_axis, view(*centred, lengths={9: "x"})) == []
+    assert kinds(axis_patterns.wrong_axis, tensor(*centred, lengths={9: "x"})) == []
 
 
 # --- few entries ---
@@ -198,21 +200,21 @@ def planted(where: Any, value: Any) -> np.ndarray:
      (planted(5, np.nan), 0, 5, "the rest is right, not finite in the analytic gradient")],
 )  # fmt: skip
 def test_a_wrong_line(wrong: np.ndarray, axis: int, index: int, text: str) -> None:
-    found = first(_places.sparse, view(N, wrong))
+    found = first(axis_patterns.sparse, tensor(N, wrong))
     assert found is not None
     assert (found.kind, found.axis, found.indices) == ("sparse", axis, ((index,),))
     assert text in found.message
 
 
 def test_several_wrong_lines() -> None:
-    found = first(_places.sparse, view(N, planted(([2, 5], slice(None)), 0)))
+    found = first(axis_patterns.sparse, tensor(N, planted(([2, 5], slice(None)), 0)))
     assert found is not None
     assert found.indices == ((2,), (5,))
     assert "[2, :], [5, :] are wrong as a whole" in found.message
 
 
 def test_single_wrong_entries() -> None:
-    found = first(_places.sparse, view(N, planted(([2, 5], [3, 3]), 0)))
+    found = first(axis_patterns.sparse, tensor(N, planted(([2, 5], [3, 3]), 0)))
     assert found is not None
     assert (found.axis, found.indices) == (None, ((2, 3), (5, 3)))
     assert "[2, 3], [5, 3] are wrong" in found.message
@@ -221,7 +223,7 @@ def test_single_wrong_entries() -> None:
 def test_the_last_entry_of_a_vector() -> None:
     right = slopes(9, 1)
     wrong = right * (np.arange(9) < 8)[:, None]
-    found = first(_places.sparse, view(right, wrong))
+    found = first(axis_patterns.sparse, tensor(right, wrong))
     assert found is not None
     assert found.indices == ((8, 0),)
     assert found.message.endswith("[8, 0] is wrong (the last index: off by one?)")
@@ -230,20 +232,20 @@ def test_the_last_entry_of_a_vector() -> None:
 def test_a_line_with_a_right_entry_is_not_wrong_as_a_whole() -> None:
     wrong = planted(5, 3 * N[5])
     wrong[5, 4] = N[5, 4]
-    found = first(_places.sparse, view(N, wrong))
+    found = first(axis_patterns.sparse, tensor(N, wrong))
     assert found is not None
     assert found.axis is None
     assert len(found.indices) == 9
 
 
 def test_one_tested_entry_of_a_line_is_not_the_line() -> None:
-    found = first(_places.sparse, view(N, planted(5, 0), np.union1d(drawn(50, 20), [53])))
+    found = first(axis_patterns.sparse, tensor(N, planted(5, 0), np.union1d(drawn(50, 20), [53])))
     assert found is not None
     assert (found.axis, found.indices) == (None, ((5, 3),))
 
 
 def test_half_of_the_entries_are_not_few() -> None:
     half = np.where(np.random.default_rng(0).random(N.shape) < 0.5, 2 * N, N)
-    assert kinds(_places.sparse, view(N, half)) == []
-    assert kinds(_places.sparse, view(N, half, SOME)) == []
-    assert kinds(_places.sparse, view(N, 2 * N)) == []
+    assert kinds(axis_patterns.sparse, tensor(N, half)) == []
+    assert kinds(axis_patterns.sparse, tensor(N, half, SOME)) == []
+    assert kinds(axis_patterns.sparse, tensor(N, 2 * N)) == []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import fastgc
 from tests.support.catalogue import Wrong, alone, edited, wrong_gradients
 from tests.support.diagnosed import check, problems
-from tests.support.views import slopes
+from tests.support.tensors import slopes
 
 SIZE = 60
 

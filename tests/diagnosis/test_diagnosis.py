@@ -10,7 +10,7 @@ import pytest
 import fastgc
 from tests.support.catalogue import alone, edited
 from tests.support.diagnosed import check, problems
-from tests.support.views import slopes
+from tests.support.tensors import slopes
 
 # --- several points ---
 

@@ -444,20 +444,20 @@ def test_other_structures_are_matched() -> None:
         check(lambda p: float(p @ p), 2 * x[0], x[0], previous=before[1])
 
 
-# --- the site there ---
+# --- the gradient there ---
 
 
 @pytest.mark.parametrize(("single", "eps"), [(False, 2.0**-52), (True, 2.0**-23)])
 def test_the_site_elsewhere_has_the_round_off_of_its_own_loss(single: bool, eps: float) -> None:
     layout, leaves = flatten_parameters(np.ones(3))
     evaluator = PythonEvaluator(float, leaves[0], (), layout, leaves, leaves)
-    scene = replace(
+    loss = replace(
         unmeasured_loss(evaluator, layout, leaves, 1.0), noise=Noise(1e-9, 1e-8, 0.1, single), local_variation=2.0
     )
     tolerances = Tolerances(np.array([1e-5]), None)
-    here = GradientAtPoint(scene, leaves, np.ones(1), tolerances, stencil_named("central"), 1e-5)
+    here = GradientAtPoint(loss, leaves, np.ones(1), tolerances, stencil_named("central"), 1e-5)
     there = gradient_elsewhere(here, evaluator, [np.full(3, 5.0)], 1e12)
-    assert there.scene.noise == Noise(eps / 2 * 1e12, eps / 2 * 1e12, 0.1, single)
-    assert (there.scene.base, there.scene.local_variation, there.scene.tensor_scales) == (1e12, 2.0, 5.5)
+    assert there.loss.noise == Noise(eps / 2 * 1e12, eps / 2 * 1e12, 0.1, single)
+    assert (there.loss.base, there.loss.local_variation, there.loss.tensor_scales) == (1e12, 2.0, 5.5)
     assert (there.gradients, there.step) == (here.gradients, None)
-    assert gradient_elsewhere(here, evaluator, leaves, 1e-6).scene.noise == scene.noise
+    assert gradient_elsewhere(here, evaluator, leaves, 1e-6).loss.noise == loss.noise

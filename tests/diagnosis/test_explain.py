@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastgc
-from tests.support.views import slopes
+from tests.support.tensors import slopes
 
 MOST = 64  # evaluations for each failing tensor
 
@@ -55,7 +55,7 @@ def test_evaluations_are_counted_and_bounded(
         return report
 
     with_diagnosis = check()
-    monkeypatch.setattr("fastgc._diagnosis.explain.settled", lambda view: True)
+    monkeypatch.setattr("fastgc._diagnosis.explain.settled", lambda tensor: True)
     without = check()
     extra = with_diagnosis.evaluations - without.evaluations
     assert 0 < extra <= MOST * len(shapes)
@@ -75,7 +75,7 @@ def test_a_gradient_that_passes_costs_nothing_more(monkeypatch: pytest.MonkeyPat
     def refuse(*args: Any) -> Any:
         raise AssertionError("nothing to explain")
 
-    for name in ("_view", "wanted", "diagnose"):
+    for name in ("_as_measured", "wanted", "diagnose"):
         monkeypatch.setattr(f"fastgc._diagnosis.explain.{name}", refuse)
     loss, params = Counted(slopes(40, 50)), {"p": 0.3 * slopes(40, 50)}
     assert fastgc.check_gradients(loss, loss.gradients, params).passed

@@ -9,21 +9,21 @@ import pytest
 
 from fastgc._diagnosis.measured_tensor import BITS, FEWEST, information, is_level
 from fastgc._diagnosis.next_entries import strongest, wanted
-from tests.support.views import drawn, slopes, view
+from tests.support.tensors import drawn, slopes, tensor
 
 N = slopes(12, 10)
 
 
 def test_a_pattern_needs_eight_wrong_entries_unless_all_are_known() -> None:
     right = np.zeros(FEWEST)
-    assert view(N, 2 * N, drawn(120, FEWEST)).explained(right, 1)
-    assert not view(N, 2 * N, drawn(120, FEWEST - 1)).explained(right[1:], 1)
-    assert view(N[0, :2], 2 * N[0, :2]).explained(right[:2], 2)
-    assert not view(N[0, :2], 2 * N[0, :2]).explained(right[:2], 3)
+    assert tensor(N, 2 * N, drawn(120, FEWEST)).explained(right, 1)
+    assert not tensor(N, 2 * N, drawn(120, FEWEST - 1)).explained(right[1:], 1)
+    assert tensor(N[0, :2], 2 * N[0, :2]).explained(right[:2], 2)
+    assert not tensor(N[0, :2], 2 * N[0, :2]).explained(right[:2], 3)
 
 
 def test_it_must_be_within_the_slack_of_every_entry() -> None:
-    known = view(N, 2 * N)
+    known = tensor(N, 2 * N)
     residual = np.zeros(120)
     residual[7] = 2 * known.slack[7]
     assert known.explained(residual, 1)
@@ -35,7 +35,7 @@ def test_it_must_be_within_the_slack_of_every_entry() -> None:
 
 def test_it_must_explain_most_of_small_errors() -> None:
     """Errors of eight times the slack, of which a pattern leaves a quarter."""
-    known = view(N, N * (1 + 8e-5 * np.sign(slopes(12, 10, seed=1))))
+    known = tensor(N, N * (1 + 8e-5 * np.sign(slopes(12, 10, seed=1))))
     error = known.analytic - known.numerical
     assert known.explained(0.05 * error, 1)
     assert not known.explained(0.25 * error, 1)
@@ -44,9 +44,9 @@ def test_it_must_explain_most_of_small_errors() -> None:
 
 def test_a_value_known_to_a_percent_tells_too_little_by_itself() -> None:
     one = np.ones(1)
-    assert view(one, 2 * one, slack=1e-5).explained(0 * one, 1)
-    assert not view(one, 2 * one, slack=2e-3).explained(0 * one, 1)
-    assert view(one, 2 * one, slack=2e-3).explained(0 * one, 1, bits=BITS / 2)
+    assert tensor(one, 2 * one, slack=1e-5).explained(0 * one, 1)
+    assert not tensor(one, 2 * one, slack=2e-3).explained(0 * one, 1)
+    assert tensor(one, 2 * one, slack=2e-3).explained(0 * one, 1, bits=BITS / 2)
 
 
 def test_bits_are_those_of_sizes_in_units_of_three_slacks() -> None:
@@ -56,7 +56,7 @@ def test_bits_are_those_of_sizes_in_units_of_three_slacks() -> None:
 
 
 def test_an_entry_without_a_derivative_agrees_with_everything_and_tells_nothing() -> None:
-    known = view(N, 2 * N)
+    known = tensor(N, 2 * N)
     hidden = known.slack.copy()
     hidden[3] = np.inf
     object.__setattr__(known, "slack", hidden)
@@ -66,7 +66,7 @@ def test_an_entry_without_a_derivative_agrees_with_everything_and_tells_nothing(
 
 
 def test_joined_views_know_the_entries_of_both() -> None:
-    first, second = view(N, 2 * N, range(60)), view(N, 2 * N, range(60, 120), parameters=N)
+    first, second = tensor(N, 2 * N, range(60)), tensor(N, 2 * N, range(60, 120), parameters=N)
     both = first.joined(second)
     assert both.complete
     assert both.local.tolist() == list(range(120))
@@ -76,19 +76,19 @@ def test_joined_views_know_the_entries_of_both() -> None:
 
 def test_a_level_gradient_is_constant_along_an_axis() -> None:
     rows = np.broadcast_to(N[:1], N.shape).copy()
-    assert is_level(view(N, rows), 0)
-    assert not is_level(view(N, rows), 1)
-    assert not is_level(view(N, 0 * N), 0)
+    assert is_level(tensor(N, rows), 0)
+    assert not is_level(tensor(N, rows), 1)
+    assert not is_level(tensor(N, 0 * N), 0)
     rows[-1, -1] *= 1 + 1e-9
-    assert not is_level(view(N, rows), 0)
+    assert not is_level(tensor(N, rows), 0)
 
 
 # --- which entries to measure next ---
 
 
 def test_all_the_rest_is_wanted_where_it_is_little() -> None:
-    assert wanted(view(N, 2 * N, range(100)), 29, 0).tolist() == list(range(100, 120))
-    assert wanted(view(N, 2 * N), 29, 0).size == 0
+    assert wanted(tensor(N, 2 * N, range(100)), 29, 0).tolist() == list(range(100, 120))
+    assert wanted(tensor(N, 2 * N), 29, 0).size == 0
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -97,7 +97,7 @@ def test_what_is_wanted_is_new_and_never_too_much(kind: str, seed: int) -> None:
     right = slopes(40, 50)
     wrong = {"dense": 2 * right, "sparse": right.copy(), "level": np.broadcast_to(right[:1], right.shape).copy()}[kind]
     wrong[7] = 9
-    known = view(right, wrong, np.union1d(drawn(2000, 30, seed), [7 * 50 + 3]))
+    known = tensor(right, wrong, np.union1d(drawn(2000, 30, seed), [7 * 50 + 3]))
     found = wanted(known, 29, seed)
     assert 0 < found.size <= 29
     assert np.unique(found).size == found.size
@@ -108,7 +108,7 @@ def test_what_is_wanted_is_new_and_never_too_much(kind: str, seed: int) -> None:
 
 def test_every_row_is_reached_where_most_entries_are_wrong() -> None:
     right = slopes(30, 40)
-    known = view(right, right[::-1], drawn(1200, 32))
+    known = tensor(right, right[::-1], drawn(1200, 32))
     rows = np.concatenate([known.local, wanted(known, 29, 0)]) // 40
     assert np.unique(rows).size == 30
 
@@ -116,7 +116,7 @@ def test_every_row_is_reached_where_most_entries_are_wrong() -> None:
 def test_entries_with_a_gradient_come_first() -> None:
     right = np.zeros((100, 30))
     right[::10] = slopes(10, 30)
-    known = view(right, 2 * right, np.union1d(drawn(3000, 30), np.arange(5)))
+    known = tensor(right, 2 * right, np.union1d(drawn(3000, 30), np.arange(5)))
     assert right.ravel()[wanted(known, 29, 0)].all()
 
 
@@ -124,7 +124,7 @@ def test_rows_and_columns_of_a_wrong_entry_are_looked_at() -> None:
     right = slopes(40, 50)
     wrong = right.copy()
     wrong[7, 3] = 9
-    known = view(right, wrong, np.union1d(drawn(2000, 30), [7 * 50 + 3]))
+    known = tensor(right, wrong, np.union1d(drawn(2000, 30), [7 * 50 + 3]))
     rows, columns = np.divmod(wanted(known, 29, 0), 50)
     assert np.count_nonzero(rows == 7) >= 3
     assert np.count_nonzero(columns == 3) >= 3
@@ -134,7 +134,7 @@ def test_rows_and_columns_of_a_wrong_entry_are_looked_at() -> None:
 def test_the_line_of_a_level_gradient_is_looked_at() -> None:
     right = slopes(20, 50)
     level = np.broadcast_to(right.mean(axis=0), right.shape).copy()
-    known = view(right, level, drawn(1000, 30))
+    known = tensor(right, level, drawn(1000, 30))
     columns = wanted(known, 29, 0) % 50
     assert np.unique(columns).size == 1
     assert columns.size >= 17
@@ -144,7 +144,7 @@ def test_the_line_of_a_level_gradient_is_looked_at() -> None:
 def test_any_shape_is_served(shape: tuple[int, ...]) -> None:
     right = slopes(*shape)
     for wrong in 2 * right, np.where(np.arange(right.size).reshape(shape) == 0, 9, right), np.full(shape, 9.0):
-        known = view(right, wrong, [0])
+        known = tensor(right, wrong, [0])
         assert wanted(known, 29, 0).size <= 29
 
 
@@ -153,7 +153,7 @@ def test_any_shape_is_served(shape: tuple[int, ...]) -> None:
 
 def test_the_strongest_are_wrong_and_telling_and_from_everywhere() -> None:
     wrong = np.where(np.arange(120).reshape(N.shape) % 3 == 0, 2 * N, N)
-    known = view(N, wrong, drawn(120, 60))
+    known = tensor(N, wrong, drawn(120, 60))
     found = strongest(known, 10, seed=0)
     assert found.size == 10
     assert np.all(found % 3 == 0)
@@ -165,14 +165,14 @@ def test_the_strongest_are_wrong_and_telling_and_from_everywhere() -> None:
 def test_where_few_are_strong_others_fill_up() -> None:
     wrong = N.copy()
     wrong[3, 4] *= 2
-    found = strongest(view(N, wrong), 10, seed=0)
+    found = strongest(tensor(N, wrong), 10, seed=0)
     assert found.size == 10
     assert 34 in found
-    assert strongest(view(N, wrong), 500, seed=0).tolist() == list(range(120))
+    assert strongest(tensor(N, wrong), 500, seed=0).tolist() == list(range(120))
 
 
 def test_a_part_of_a_view_and_a_joined_one_keep_entries_together() -> None:
-    known = view(N, 2 * N, drawn(120, 30), parameters=slopes(12, 10, seed=3))
+    known = tensor(N, 2 * N, drawn(120, 30), parameters=slopes(12, 10, seed=3))
     even = known.local % 2 == 0
     again = known.part(even).joined(known.part(~even))
     order = np.argsort(again.local)

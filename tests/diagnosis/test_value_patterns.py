@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgc._diagnosis import value_patterns as _patterns
+from fastgc._diagnosis import value_patterns
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.value_patterns import Pattern, named_factor
-from tests.support.views import drawn, slopes, view
+from tests.support.tensors import drawn, slopes, tensor
 
 N, P = slopes(12, 10), slopes(12, 10, seed=1)
 SOME = drawn(120, 20)
@@ -27,7 +27,7 @@ def only(pattern: Callable[..., Any], seen: MeasuredTensor, *more: Any) -> Patte
 @pytest.mark.parametrize("known", [None, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("factor", [2.0, 0.5, -3.0, 1.001, 1e6, 1e-6])
 def test_a_factor_is_found(factor: float, known: Any) -> None:
-    found = only(_patterns.constant_factor, view(N, factor * N, known))
+    found = only(value_patterns.constant_factor, tensor(N, factor * N, known))
     assert found is not None
     assert found.kind == "factor"
     assert found.factor == pytest.approx(factor)
@@ -35,7 +35,7 @@ def test_a_factor_is_found(factor: float, known: Any) -> None:
 
 
 def test_minus_one_is_the_sign() -> None:
-    found = only(_patterns.constant_factor, view(N, -N, SOME))
+    found = only(value_patterns.constant_factor, tensor(N, -N, SOME))
     assert found is not None
     assert (found.kind, found.factor) == ("sign", pytest.approx(-1))
 
@@ -50,50 +50,52 @@ def test_factors_have_names(factor: float, name: str) -> None:
 
 
 def test_a_factor_may_be_an_axis_of_the_tensor() -> None:
-    found = only(_patterns.constant_factor, view(N, N / 12))
+    found = only(value_patterns.constant_factor, tensor(N, N / 12))
     assert found is not None
     assert found.message.endswith("= 1/N, N = 12 is the length of axis 0 of the tensor")
 
 
 def test_one_entry_shows_only_a_factor_with_a_meaning() -> None:
     one = np.array([1.7])
-    assert only(_patterns.constant_factor, view(one, 2 * one)) is not None
-    assert only(_patterns.constant_factor, view(one, 7 * one, lengths={7: "here"})) is not None
-    assert only(_patterns.constant_factor, view(one, 7 * one)) is None
-    assert only(_patterns.constant_factor, view(one, 2.0002 * one)) is None
-    assert only(_patterns.same_factor, view(one, 7 * one), {"W": 7.0}) is not None
-    assert only(_patterns.same_factor, view(one, 7 * one), {"W": 6.0}) is None
+    assert only(value_patterns.constant_factor, tensor(one, 2 * one)) is not None
+    assert only(value_patterns.constant_factor, tensor(one, 7 * one, lengths={7: "here"})) is not None
+    assert only(value_patterns.constant_factor, tensor(one, 7 * one)) is None
+    assert only(value_patterns.constant_factor, tensor(one, 2.0002 * one)) is None
+    assert only(value_patterns.same_factor, tensor(one, 7 * one), {"W": 7.0}) is not None
+    assert only(value_patterns.same_factor, tensor(one, 7 * one), {"W": 6.0}) is None
 
 
 @pytest.mark.parametrize("spread", [1e-3, 1e-2, 5e-2])
 def test_a_drifting_factor_is_none(spread: float) -> None:
     drift = 2 * np.linspace(1 - spread, 1 + spread, 120).reshape(N.shape)
-    assert only(_patterns.constant_factor, view(N, drift * N)) is None
+    assert only(value_patterns.constant_factor, tensor(N, drift * N)) is None
 
 
 def test_slopes_of_nearly_zero_show_no_factor() -> None:
     """Divided by 1e15, any gradient agrees with slopes that vanish within their uncertainty."""
     nothing = MeasuredTensor(N.shape, P.ravel(), np.arange(120), 1e-15 * N.ravel(), np.full(120, 1e-14), P.ravel(),
                    np.ones(120, bool), np.zeros(120, bool), {})  # fmt: skip
-    assert only(_patterns.constant_factor, nothing) is None
-    assert only(_patterns.same_factor, nothing, {"W": 1e15}) is None
+    assert only(value_patterns.constant_factor, nothing) is None
+    assert only(value_patterns.same_factor, nothing, {"W": 1e15}) is None
 
 
 def test_lost_signs() -> None:
-    found = [only(_patterns.lost_sign, view(N, sign * np.abs(N), SOME)) for sign in (1, -1)]
+    found = [only(value_patterns.lost_sign, tensor(N, sign * np.abs(N), SOME)) for sign in (1, -1)]
     assert [each is not None and each.message for each in found] == [
         "consistent with lost signs (analytic = |numerical|)", "consistent with lost signs (analytic = -|numerical|)"
     ]  # fmt: skip
     one_right = np.abs(N)
     one_right[N < 0] = N[N < 0]
     one_right.flat[np.flatnonzero(N > 0)[0]] *= -1
-    assert only(_patterns.lost_sign, view(N, one_right)) is None
+    assert only(value_patterns.lost_sign, tensor(N, one_right)) is None
 
 
 def test_zero_needs_a_slope() -> None:
-    assert only(_patterns.zero, view(N, 0 * N, SOME)) is not None
-    assert only(_patterns.zero, view(0 * N, 0 * N)) is None
-    assert only(_patterns.zero, view(N, np.where(np.arange(120).reshape(N.shape) == 77, N, 0), [1, 2, 3])) is None
+    assert only(value_patterns.zero, tensor(N, 0 * N, SOME)) is not None
+    assert only(value_patterns.zero, tensor(0 * N, 0 * N)) is None
+    assert (
+        only(value_patterns.zero, tensor(N, np.where(np.arange(120).reshape(N.shape) == 77, N, 0), [1, 2, 3])) is None
+    )
 
 
 # --- few digits ---
@@ -102,7 +104,7 @@ def test_zero_needs_a_slope() -> None:
 @pytest.mark.parametrize(("kind", "name"), [(np.float16, "float16"), (np.float32, "float32")])
 def test_the_format_is_named(kind: Any, name: str) -> None:
     exact = N + 1e-3 * P
-    found = only(_patterns.few_digits, view(exact, exact.astype(kind).astype(float), slack=1e-9))
+    found = only(value_patterns.few_digits, tensor(exact, exact.astype(kind).astype(float), slack=1e-9))
     assert found is not None
     assert found.kind == "scale_precision"
     assert name in found.message
@@ -110,17 +112,20 @@ def test_the_format_is_named(kind: Any, name: str) -> None:
 
 def test_whole_numbers_are_no_format() -> None:
     counts = np.random.default_rng(0).integers(1000, 2000, 120).astype(float).reshape(N.shape)
-    assert only(_patterns.few_digits, view(counts, counts + 1)) is None
-    assert only(_patterns.few_digits, view(counts / 10, counts // 10)) is None
-    assert only(_patterns.few_digits, view(1.01 * 2.0 ** (np.arange(120) % 20), 2.0 ** (np.arange(120) % 20))) is None
+    assert only(value_patterns.few_digits, tensor(counts, counts + 1)) is None
+    assert only(value_patterns.few_digits, tensor(counts / 10, counts // 10)) is None
+    assert (
+        only(value_patterns.few_digits, tensor(1.01 * 2.0 ** (np.arange(120) % 20), 2.0 ** (np.arange(120) % 20)))
+        is None
+    )
 
 
 def test_rounded_values_that_are_far_off_are_no_rounding() -> None:
-    assert only(_patterns.few_digits, view(N, (1.1 * N).astype(np.float16).astype(float))) is None
+    assert only(value_patterns.few_digits, tensor(N, (1.1 * N).astype(np.float16).astype(float))) is None
 
 
 def test_small_errors_of_all_digits_are_no_rounding() -> None:
-    assert only(_patterns.few_digits, view(N, N * (1 + 1e-4 * P))) is None
+    assert only(value_patterns.few_digits, tensor(N, N * (1 + 1e-4 * P))) is None
 
 
 # --- terms ---
@@ -134,7 +139,7 @@ def test_small_errors_of_all_digits_are_no_rounding() -> None:
      (1e-3 * P, "0.001 * parameter (weight decay")],
 )  # fmt: skip
 def test_a_term_is_found(term: np.ndarray, text: str, known: Any) -> None:
-    found = only(_patterns.one_term, view(N, N + term, known, parameters=P))
+    found = only(value_patterns.one_term, tensor(N, N + term, known, parameters=P))
     assert found is not None
     assert found.kind == "missing_term"
     assert f"analytic - numerical = {text}" in found.message
@@ -142,29 +147,29 @@ def test_a_term_is_found(term: np.ndarray, text: str, known: Any) -> None:
 
 
 def test_two_terms_are_found() -> None:
-    found = only(_patterns.two_terms, view(N, N + 0.1 * np.sign(P) - 0.2 * P, SOME, parameters=P))
+    found = only(value_patterns.two_terms, tensor(N, N + 0.1 * np.sign(P) - 0.2 * P, SOME, parameters=P))
     assert found is not None
     assert "= -0.2 * parameter + 0.1 * sign(parameter)" in found.message
     assert found.factor is None
 
 
 def test_one_term_is_not_called_two() -> None:
-    assert only(_patterns.two_terms, view(N, N - 0.2 * P, parameters=P)) is None
+    assert only(value_patterns.two_terms, tensor(N, N - 0.2 * P, parameters=P)) is None
 
 
 def test_another_function_of_the_parameter_is_no_term() -> None:
     for term in (0.1 * P**2, 0.1 * np.tanh(P), 0.1 * slopes(12, 10, seed=5)):
-        seen = view(N, N + term, parameters=P)
-        assert only(_patterns.one_term, seen) is only(_patterns.two_terms, seen) is None
+        seen = tensor(N, N + term, parameters=P)
+        assert only(value_patterns.one_term, seen) is only(value_patterns.two_terms, seen) is None
 
 
 def test_parameters_of_zero_show_no_decay() -> None:
-    seen = view(N, N + 0.1 * P, parameters=0 * P)
-    assert only(_patterns.one_term, seen) is only(_patterns.two_terms, seen) is None
+    seen = tensor(N, N + 0.1 * P, parameters=0 * P)
+    assert only(value_patterns.one_term, seen) is only(value_patterns.two_terms, seen) is None
 
 
 def test_two_entries_show_no_term() -> None:
-    assert only(_patterns.one_term, view(N[0, :2], N[0, :2] + 0.1 * P[0, :2], parameters=P[0, :2])) is None
+    assert only(value_patterns.one_term, tensor(N[0, :2], N[0, :2] + 0.1 * P[0, :2], parameters=P[0, :2])) is None
 
 
 @pytest.mark.parametrize("power", [-300, -150, 150, 290])
@@ -174,19 +179,19 @@ def test_scales_do_not_matter(power: int) -> None:
     seen = MeasuredTensor(n.shape, (n + 0.1 * scale * P).ravel(), np.arange(120), n.ravel(), 1e-5 * np.abs(n.ravel()),
                 P.ravel(), np.ones(120, bool), np.zeros(120, bool), {})  # fmt: skip
     with np.errstate(all="ignore"):
-        assert only(_patterns.one_term, seen) is not None
-        assert only(_patterns.constant_factor, seen) is None
+        assert only(value_patterns.one_term, seen) is not None
+        assert only(value_patterns.constant_factor, seen) is None
 
 
 # --- none of these ---
 
 
 def test_enough_wrong_entries_without_a_pattern_are_said() -> None:
-    assert only(_patterns.unstructured, view(N, P)) is not None
-    assert only(_patterns.unstructured, view(N, P, range(7))) is None
-    assert only(_patterns.unstructured, view(N[0, :2], P[0, :2])) is not None
-    assert only(_patterns.unstructured, view(N[0, :1], 3.3 * N[0, :1])) is None
-    assert only(_patterns.unstructured, view(N, np.nan * N)) is None
+    assert only(value_patterns.unstructured, tensor(N, P)) is not None
+    assert only(value_patterns.unstructured, tensor(N, P, range(7))) is None
+    assert only(value_patterns.unstructured, tensor(N[0, :2], P[0, :2])) is not None
+    assert only(value_patterns.unstructured, tensor(N[0, :1], 3.3 * N[0, :1])) is None
+    assert only(value_patterns.unstructured, tensor(N, np.nan * N)) is None
 
 
 # --- the gradient of another moment ---
@@ -196,39 +201,39 @@ THEN = N * (1 + 0.1 * slopes(12, 10, seed=5))  # the numerical gradient at other
 
 @pytest.mark.parametrize("known", [None, SOME, SOME[:8]], ids=["all", "some", "eight"])
 def test_a_gradient_of_another_moment_is_found(known: Any) -> None:
-    found = only(_patterns.stale, view(N, THEN, known), view(THEN, THEN, known))
+    found = only(value_patterns.stale, tensor(N, THEN, known), tensor(THEN, THEN, known))
     assert found is not None
     assert (found.kind, found.deviation) == ("stale", 0)
 
 
 def test_eight_entries_are_needed_unless_all_are_known() -> None:
-    assert not only(_patterns.stale, view(N, THEN), view(THEN, THEN, SOME[:7]))
-    assert only(_patterns.stale, view(N[0], THEN[0]), view(THEN[0], THEN[0]))
+    assert not only(value_patterns.stale, tensor(N, THEN), tensor(THEN, THEN, SOME[:7]))
+    assert only(value_patterns.stale, tensor(N[0], THEN[0]), tensor(THEN[0], THEN[0]))
 
 
 def test_every_entry_that_was_measured_then_must_agree() -> None:
     analytic = THEN.copy()
     analytic.flat[SOME[3]] *= 1.01
-    assert not only(_patterns.stale, view(N, analytic), view(THEN, analytic, SOME))
-    assert only(_patterns.stale, view(N, analytic), view(THEN, analytic, np.delete(SOME, 3)))
+    assert not only(value_patterns.stale, tensor(N, analytic), tensor(THEN, analytic, SOME))
+    assert only(value_patterns.stale, tensor(N, analytic), tensor(THEN, analytic, np.delete(SOME, 3)))
 
 
 def test_entries_must_differ_now() -> None:
-    assert not only(_patterns.stale, view(N, N), view(N, N))
-    assert not only(_patterns.stale, view(N, N * (1 + 2e-5)), view(N * (1 + 2e-5), N * (1 + 2e-5)))
+    assert not only(value_patterns.stale, tensor(N, N), tensor(N, N))
+    assert not only(value_patterns.stale, tensor(N, N * (1 + 2e-5)), tensor(N * (1 + 2e-5), N * (1 + 2e-5)))
 
 
 def test_the_slack_of_both_moments_counts() -> None:
     near = THEN * (1 + 1e-3)
-    assert not only(_patterns.stale, view(N, near), view(THEN, near))
-    assert not only(_patterns.stale, view(N, near, slack=1e-3), view(THEN, near))
-    assert only(_patterns.stale, view(N, near), view(THEN, near, slack=1e-3))
+    assert not only(value_patterns.stale, tensor(N, near), tensor(THEN, near))
+    assert not only(value_patterns.stale, tensor(N, near, slack=1e-3), tensor(THEN, near))
+    assert only(value_patterns.stale, tensor(N, near), tensor(THEN, near, slack=1e-3))
 
 
 def test_less_is_enough_where_another_tensor_shows_it() -> None:
     n, then = np.array([1.0]), np.array([1.01])
-    weak, strong = (view(n, then), view(then, then)), (view(N, THEN), view(THEN, THEN))
-    assert _patterns.stale_together({0: weak[0]}, {0: weak[1]}) == {0: []}
-    found = _patterns.stale_together({0: weak[0], 1: strong[0], 2: weak[0]}, {0: weak[1], 1: strong[1]})
+    weak, strong = (tensor(n, then), tensor(then, then)), (tensor(N, THEN), tensor(THEN, THEN))
+    assert value_patterns.stale_together({0: weak[0]}, {0: weak[1]}) == {0: []}
+    found = value_patterns.stale_together({0: weak[0], 1: strong[0], 2: weak[0]}, {0: weak[1], 1: strong[1]})
     assert [[each.kind for each in found[t]] for t in (0, 1)] == [["stale"], ["stale"]]
     assert 2 not in found

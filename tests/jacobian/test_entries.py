@@ -107,13 +107,13 @@ def test_a_wrong_entry_of_a_sparse_jacobian_is_named() -> None:
 
 
 def checked(groups: list[Group], matrix: Floats, x: Floats) -> tuple[VectorFunction, Checked]:
-    field = field_of(lambda x: matrix @ np.sin(x), x)
-    grid = open_jacobian(field, matrix_operator(matrix * np.cos(x)), None, None, None)
-    before = field.evaluations
+    function = field_of(lambda x: matrix @ np.sin(x), x)
+    jacobian = open_jacobian(function, matrix_operator(matrix * np.cos(x)), None, None, None)
+    before = function.evaluations
     with Progress(1, shown=False) as bar:
-        result = check_groups(grid, groups, bar)
-    assert field.evaluations > before
-    return field, result
+        result = check_groups(jacobian, groups, bar)
+    assert function.evaluations > before
+    return function, result
 
 
 def test_columns_without_a_common_output_are_displaced_together() -> None:

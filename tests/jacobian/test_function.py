@@ -127,7 +127,7 @@ def test_an_output_or_a_weighted_sum_is_a_loss(weights: Any, value: float) -> No
 
 def test_the_noise_of_an_output_is_measured_once() -> None:
     found = field(np.array([1.0, 2.0]))
-    scene = found.scene(0)
-    assert found.scene(0) is scene
-    assert scene.base == 3.0
-    assert list(found.scenes) == [0]
+    loss = found.loss(0)
+    assert found.loss(0) is loss
+    assert loss.base == 3.0
+    assert list(found.losses) == [0]

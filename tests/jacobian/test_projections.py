@@ -104,12 +104,12 @@ def test_they_lead_from_no_entry_at_all_to_the_wrong_one(whole: bool, chance: fl
     x = np.random.default_rng(1).normal(size=60)
     wrong = A[:9, :60] * np.cos(x)
     wrong[4, 37] *= 3
-    field = field_of(lambda x: A[:9, :60] @ np.sin(x), x)
+    function = field_of(lambda x: A[:9, :60] @ np.sin(x), x)
     operator = matrix_operator(wrong) if whole else vjp_operator(lambda v: v @ wrong, 9, 60, np.dtype(np.float64))
-    grid = open_jacobian(field, operator, None, None, None)
+    jacobian = open_jacobian(function, operator, None, None, None)
     with Progress(1, shown=False) as bar:
-        none = check_groups(grid, [Group(np.array([0]), np.full(9, -1, np.int64))], bar)
-        projections, found = project(grid, none, 5, 0, bar)
+        none = check_groups(jacobian, [Group(np.array([0]), np.full(9, -1, np.int64))], bar)
+        projections, found = project(jacobian, none, 5, 0, bar)
     assert (projections.count, projections.miss_probability) == (5, chance**5)
     assert projections.entry_limit < 1e-6
     failing = [each.estimates.positions[each.judgement.verdict == "fail"].tolist() for each in found]

@@ -83,41 +83,41 @@ def test_the_step_and_the_uncertainty_of_an_entry_in_doubt_are_those_of_the_ladd
 
 
 def settled_site(monkeypatch: pytest.MonkeyPatch) -> tuple[GradientAtPoint, Estimates]:
-    """The site of a right gradient of fifty entries, and what was estimated there, with ordinary uncertainties."""
+    """The gradient of a right gradient of fifty entries, and what was estimated there, with ordinary uncertainties."""
     seen: list[tuple[GradientAtPoint, Estimates]] = []
 
-    def spy(site: GradientAtPoint, estimates: Estimates, *rest: Any) -> Any:
-        seen.append((site, estimates))
-        return confirm(site, estimates, *rest)
+    def spy(gradient: GradientAtPoint, estimates: Estimates, *rest: Any) -> Any:
+        seen.append((gradient, estimates))
+        return confirm(gradient, estimates, *rest)
 
     monkeypatch.setattr("fastgc._verdicts.entries.confirm", spy)
     assert sampled(*sines(w=50), samples="all").passed
-    site, estimates = seen[0]
-    return site, replace(estimates, uncertainty=1e-5 * np.abs(estimates.numerical))
+    gradient, estimates = seen[0]
+    return gradient, replace(estimates, uncertainty=1e-5 * np.abs(estimates.numerical))
 
 
-def confirmed(site: GradientAtPoint, estimates: Estimates) -> tuple[Array, Array, Estimates]:
+def confirmed(gradient: GradientAtPoint, estimates: Estimates) -> tuple[Array, Array, Estimates]:
     """Which entries failed, which do so when small steps were asked, and the estimates after that."""
 
     def verdicts(found: Estimates) -> Any:
-        return site.verdicts(found, site.scales(found))
+        return gradient.verdicts(found, gradient.scales(found))
 
     judgement = verdicts(estimates)
-    after, again = confirm(site, estimates, judgement, verdicts)
+    after, again = confirm(gradient, estimates, judgement, verdicts)
     return judgement.failed, again.failed, after
 
 
 def test_failures_that_small_steps_speak_against_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    site, estimates = settled_site(monkeypatch)
+    gradient, estimates = settled_site(monkeypatch)
     misled = replace(estimates, numerical=1.001 * estimates.numerical)  # as kinks far from the point may do
-    before, after, found = confirmed(site, misled)
+    before, after, found = confirmed(gradient, misled)
     assert before.all() and not after.any()
     assert np.all(found.uncertainty > 0.5e-3 * np.abs(found.numerical))  # at least half of what they are off by
 
 
 def test_failures_that_small_steps_bear_out_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    site, estimates = settled_site(monkeypatch)
-    wrong = replace(site, gradients=[1.001 * gradient for gradient in site.gradients])
+    gradient, estimates = settled_site(monkeypatch)
+    wrong = replace(gradient, gradients=[1.001 * gradient for gradient in gradient.gradients])
     before, after, found = confirmed(wrong, estimates)
     assert before.all() and after.all()
     np.testing.assert_array_equal(found.uncertainty, estimates.uncertainty)
@@ -142,13 +142,13 @@ def test_a_site_has_the_analytic_gradient_at_any_positions() -> None:
     class LossAtPoint:
         pass
 
-    scene = LossAtPoint()
-    scene.layout = layout  # type: ignore[attr-defined]
+    loss = LossAtPoint()
+    loss.layout = layout  # type: ignore[attr-defined]
     gradients = [np.arange(6.0), 10 + np.arange(4, dtype=np.float32)]
     tolerances = Tolerances(np.full(2, 1e-5), None)
-    site = GradientAtPoint(scene, gradients, np.ones(2), tolerances, stencil_named("central"), None)  # type: ignore[arg-type]
-    assert site.analytic(np.array([9, 0, 5, 6])).tolist() == [13.0, 0.0, 5.0, 10.0]
-    assert site.analytic(np.array([], np.int64)).size == 0
+    gradient = GradientAtPoint(loss, gradients, np.ones(2), tolerances, stencil_named("central"), None)  # type: ignore[arg-type]
+    assert gradient.analytic(np.array([9, 0, 5, 6])).tolist() == [13.0, 0.0, 5.0, 10.0]
+    assert gradient.analytic(np.array([], np.int64)).size == 0
 
 
 @pytest.mark.parametrize("step", [1e-3, 1e-6, 1e-9])

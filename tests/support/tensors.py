@@ -15,7 +15,7 @@ def slopes(*shape: int, seed: int = 0) -> np.ndarray:
     return rng.choice([-1, 1], shape) * rng.uniform(0.5, 2, shape)
 
 
-def view(
+def tensor(
     numerical: np.ndarray,
     analytic: np.ndarray,
     known: Sequence[int] | np.ndarray | None = None,
@@ -23,7 +23,7 @@ def view(
     slack: float = 1e-5,
     lengths: dict[int, str] | None = None,
 ) -> MeasuredTensor:
-    """Make a view of a tensor with some entries measured (all, by default), each within a relative slack."""
+    """Make a tensor of a tensor with some entries measured (all, by default), each within a relative slack."""
     local = np.arange(numerical.size) if known is None else np.asarray(known, np.int64)
     n, a = numerical.ravel()[local], analytic.ravel()[local]
     within = slack * np.abs(n) + 1e-8
