@@ -18,10 +18,10 @@ Directions are independent, so k of them miss with probability at most 2**-k. An
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, norm
+from fastgc._parameters.streams import stream
 
 Floats = NDArray[np.float64]
 
@@ -133,13 +134,13 @@ def random_signs(seed: int, numbers: range, name: str, size: int) -> NDArray[np.
     They are the bits of one stream for each seed and name, of which every number has a stretch of its own.
     """
     words = -(-size // 64)
-    stream = np.random.PCG64([seed, zlib.crc32(name.encode())]).advance(numbers.start * words)
+    bits = cast(np.random.PCG64, stream(seed, "directions", name).bit_generator).advance(numbers.start * words)
     signs = np.empty((len(numbers), words * 64), np.int8)
     flat = signs.reshape(-1)
     for begin in range(0, flat.size, _BLOCK):
         some = flat[begin : begin + _BLOCK]
-        bits = np.unpackbits(stream.random_raw(some.size // 64).astype("<u8", copy=False).view(np.uint8))
-        np.subtract(bits * np.int8(2), 1, out=some, casting="unsafe")
+        ones = np.unpackbits(bits.random_raw(some.size // 64).astype("<u8", copy=False).view(np.uint8))
+        np.subtract(ones * np.int8(2), 1, out=some, casting="unsafe")
     return signs[:, :size]
 
 

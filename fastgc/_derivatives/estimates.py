@@ -18,6 +18,7 @@ from fastgc._evaluation.evaluator import Evaluator, Tick, silent
 from fastgc._parameters.arrays import Array, median, spread
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import tensor_scales
+from fastgc._parameters.streams import stream
 
 Floats = NDArray[np.float64]
 # Several losses with the entries at some positions set to each row together, shape (rows, losses).
@@ -204,7 +205,7 @@ def measured_losses(
     start = loss.evaluator.entries(chosen)
     if start.any():  # a zero moves freely whatever grid the loss rounds to, and hides that the others do not
         chosen, start = chosen[start != 0], start[start != 0]
-    signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], chosen.size)
+    signs = stream(seed, "noise").choice([-1.0, 1.0], chosen.size)
     lengths = _lengths(loss, chosen, start)
     direction = signs * lengths
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions, is_level, long_axes
 from fastgc._parameters.arrays import Array
+from fastgc._parameters.streams import stream
 
 _CANDIDATES = 512  # entries drawn to choose the next ones from
 
@@ -18,7 +19,7 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
     Along an axis on which the analytic gradient is constant; else, where most entries are right, in the rows and
     columns of the wrong ones and beside them; else such that every row and column has a measured entry.
     """
-    generator = np.random.default_rng([seed, 3])
+    generator = stream(seed, "diagnosis", "wanted")
     if tensor.gradient.size - tensor.local.size <= count:
         return np.setdiff1d(np.arange(tensor.gradient.size), tensor.local)
     level = [axis for axis in long_axes(tensor.shape) if is_level(tensor, axis)]
@@ -34,7 +35,7 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
 
 def strongest(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
     """At most ``count`` measured entries, in their order: wrong and telling ones first, drawn from all of them."""
-    drawn = np.random.default_rng([seed, 4]).permutation(tensor.local.size)
+    drawn = stream(seed, "diagnosis", "strongest").permutation(tensor.local.size)
     first = drawn[np.argsort(~tensor.strong[drawn], kind="stable")][:count]
     return tensor.local[np.sort(first)]
 

@@ -20,6 +20,7 @@ from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._parameters.record import store
+from fastgc._parameters.streams import stream
 
 # Measured: compiling the loop for arguments of new types takes about 0.4 s, whatever the loss, and calling a jitted
 # loss from Python about 6 microseconds more than calling it from the loop.
@@ -284,7 +285,7 @@ def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:
 
 def _records_beside(point: Point) -> Iterator[Any]:
     """Records of the parameters: all entries displaced, each displaced by a share of itself, and as they are."""
-    generator = np.random.default_rng(0)
+    generator = stream(0, "compiled")
     dtypes = [leaf.dtype for leaf in point.leaves]
     for shift, share in ((_BESIDE, _BESIDE), (0.0, _BESIDE), (0.0, 0.0)):
         noise = [generator.standard_normal(leaf.shape) for leaf in point.leaves]

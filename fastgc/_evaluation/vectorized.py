@@ -31,6 +31,7 @@ from fastgc._evaluation.evaluator import (
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
+from fastgc._parameters.streams import stream
 
 Blocks = Mapping[int, Array]  # displaced tensors, shape (batch, entries), by number
 
@@ -125,7 +126,7 @@ class VectorizedEvaluator:
 
         What the loss takes for a row is measured on the way.
         """
-        generator = np.random.default_rng(0)
+        generator = stream(0, "batch")
         blocks = {t: self._copies(t, 2) for t in range(len(self._leaves))}
         for block in blocks.values():
             block[1] += _TRIAL_STEP * (1 + np.abs(block[1])) * generator.standard_normal(block[1].shape)

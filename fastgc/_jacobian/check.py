@@ -23,6 +23,7 @@ from fastgc._jacobian.projections import Projections, follow_strays, project
 from fastgc._jacobian.report import About, JacobianReport, failed, jacobian_report
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.sampling import NotFinite
+from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, default_rtol
@@ -391,7 +392,7 @@ def _contradiction(
 ) -> str:
     """The message with both values where v^T (J u) and (v^T J) u differ for random signs u and v, or ""."""
     for pair in range(_PAIRS):
-        generator = np.random.default_rng(pair)
+        generator = stream(pair, "transpose")
         u, v = generator.choice([-1.0, 1.0], n), generator.choice([-1.0, 1.0], m)
         ahead, behind = times(u), transposed(v)
         forward, backward = v * ahead, behind * u
@@ -415,16 +416,16 @@ def plan(jacobian: JacobianAtPoint, pattern: Any, columns: Columns, seed: int) -
     if jacobian.operator.times is None and columns != "all":
         most = min(most, _OUTPUTS)
     owner = np.full(m, -1, np.int64)
-    owner[_drawn(m, most, [seed, 4])] = 0
-    groups = [Group(np.array([column]), owner) for column in _drawn(n, count, [seed, 5]).tolist()]
+    owner[_drawn(m, most, stream(seed, "outputs"))] = 0
+    groups = [Group(np.array([column]), owner) for column in _drawn(n, count, stream(seed, "columns")).tolist()]
     return groups, count == n and most == m
 
 
-def _drawn(size: int, count: int, seed: Sequence[int]) -> Positions:
+def _drawn(size: int, count: int, generator: np.random.Generator) -> Positions:
     """Sorted places: the first, the last, and others at random."""
     if count >= size:
         return np.arange(size)
-    drawn = np.random.default_rng(seed).permutation(np.arange(1, size - 1))
+    drawn = generator.permutation(np.arange(1, size - 1))
     return np.sort(np.concatenate([[0, size - 1], drawn])[:count])
 
 

@@ -17,6 +17,7 @@ from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, direction, ladde
 from fastgc._evaluation.evaluator import Ray
 from fastgc._jacobian.entries import Checked, Group, JacobianAtPoint, check_groups
 from fastgc._jacobian.function import Weights
+from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement
 
@@ -55,13 +56,14 @@ def project(
     found, limits = [checked], [0.0]
     for number in range(count):
         rays = direction(jacobian.function.unmeasured, range(len(jacobian.function.leaves)), seed, number)
-        limits.append((_compare_whole if whole else _compare_weighted)(jacobian, rays, found, [seed, number, 3], bar))
+        signs = stream(seed, "output signs", number)
+        limits.append((_compare_whole if whole else _compare_weighted)(jacobian, rays, found, signs, bar))
     limit = CERTAIN * max(limits) / float(jacobian.function.unmeasured.tensor_scales.min())
     return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
 
 
 def _compare_whole(
-    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress
+    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], generator: np.random.Generator, bar: Progress
 ) -> float:
     """Compare J u, output by output; the largest difference that is not explained in the end limits what shows."""
     assert jacobian.operator.times is not None
@@ -79,12 +81,12 @@ def _compare_whole(
 
 
 def _compare_weighted(
-    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], seed: list[int], bar: Progress
+    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], generator: np.random.Generator, bar: Progress
 ) -> float:
     """Compare v^T J u for random signs v, each weighted so that its output's slope counts alike: none swamps others."""
     size = np.nan_to_num(np.abs(_slopes(jacobian, rays)[0]))
     floor = _EVEN * size.max(initial=0.0) or 1.0
-    weights = np.random.default_rng(seed).choice([-1.0, 1.0], size.size) / np.maximum(size, floor)
+    weights = generator.choice([-1.0, 1.0], size.size) / np.maximum(size, floor)
     _follow(jacobian, weights, rays, found, bar)
     residual, uncertainty = _residual(jacobian, weights, rays, _errors(jacobian, found))
     return max(residual, uncertainty) / float(np.abs(weights).min())

@@ -16,6 +16,7 @@ from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array, median
 from fastgc._parameters.layout import Branch, ParameterLayout, named_leaves
 from fastgc._parameters.record import Storage, store
+from fastgc._parameters.streams import stream
 
 _KEPT_BYTES = 2**26  # of the caller's arrays, kept in place against a loss that changes its parameters
 _TINY_SHARE = 1e-3
@@ -138,7 +139,7 @@ def replaced(leaves: Sequence[Array], values: Sequence[Array], *, in_place: bool
 
 
 def _displaced(leaves: Sequence[Array], seed: int, number: int, reach: float) -> list[Array]:
-    generator = np.random.default_rng([seed, number])
+    generator = stream(seed, "random point", number)
     scales = tensor_scales(leaves)
     return [
         np.asarray(leaf + reach * scale * generator.standard_normal(leaf.shape))

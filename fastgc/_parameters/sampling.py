@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from fastgc._arguments import listed, one_of, whole
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
+from fastgc._parameters.streams import stream
 from fastgc._words import Samples
 
 _BLOCK = 1 << 17  # entries looked at together: no second array of a tensor's size
@@ -85,7 +85,7 @@ def _choose(name: str, gradient: Array, count: int, seed: int) -> tuple[NDArray[
     size = gradient.size
     if count >= size:
         return np.arange(size, dtype=np.int64), size
-    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    generator = stream(seed, "samples", name)
     fixed = _fixed_strata(gradient, count // 2, generator)
     drawn = _drawn(generator, size, count - fixed.size, fixed)
     return np.sort(np.concatenate([fixed, drawn])).astype(np.int64), drawn.size

@@ -25,6 +25,7 @@ from fastgc._derivatives.directions import (
 from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array
+from fastgc._parameters.streams import stream
 
 _MOST = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many
@@ -207,7 +208,7 @@ class _Search:
         """A few random entries with their errors, if all of them are wrong: then nothing needs to be searched for."""
         tensor = self.probing.tensors[0]
         size = self.loss.layout.sizes[tensor]
-        generator = np.random.default_rng([self.seed, tensor, 2])
+        generator = stream(self.seed, "search", tensor)
         tried = generator.choice(size, min(_TRIED, size), replace=False) + self._start
         errors, wrong = self.confirm(tried)
         return dict(zip(tried.tolist(), errors.tolist(), strict=True)) if wrong.all() else {}
@@ -248,7 +249,7 @@ def _others_of_line(
     shape: tuple[int, ...], axis: int, index: int, known: NDArray[np.int64], seed: int
 ) -> NDArray[np.int64]:
     """A few random entries with that index along the axis, not known yet; none if all of them are known."""
-    generator = np.random.default_rng([seed, axis, index])
+    generator = stream(seed, "search", axis, index)
     length = math.prod(shape) // shape[axis]
     places = np.arange(length) if length <= _SHORT else generator.integers(0, length, 4 * _TRIED)
     columns = list(np.unravel_index(places, shape[:axis] + shape[axis + 1 :]))

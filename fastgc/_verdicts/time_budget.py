@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._parameters.layout import ParameterLayout
+from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint, Positions, check_entries
 from fastgc._verdicts.judgement import Judgement
@@ -26,7 +27,7 @@ def representative(layout: ParameterLayout, positions: Positions, seed: int) -> 
 
     Inside each tensor they come in random order; the k-th of every tensor come before the next of any.
     """
-    shuffled = np.random.default_rng([seed, 3]).permutation(positions)
+    shuffled = stream(seed, "order of entries").permutation(positions)
     tensors = layout.tensor_of(shuffled)
     together = np.argsort(tensors, kind="stable")
     ranks = np.empty(shuffled.size, np.int64)

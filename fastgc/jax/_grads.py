@@ -12,6 +12,7 @@ import numpy as np
 
 from fastgc._arguments import number, whole
 from fastgc._parameters.arrays import Array
+from fastgc._parameters.streams import stream
 from fastgc._reports.gradient import GradientReport, TensorSummary
 from fastgc._verdicts.judgement import PASS, UNDECIDED
 from fastgc._words import Mode
@@ -22,7 +23,6 @@ Function = Callable[[Leaves], list[Any]]  # of real arrays, returning real array
 
 _MODES = {"fwd": "JVP", "rev": "VJP", "lin": "LIN"}
 _TOGETHER = 64  # basis vectors pushed forward at once
-_DIRECTION = 1 << 20  # seed of a random direction
 _ACCEPTED = (
     1e-5  # JAX's own tolerance in double precision: what differs by less is no doubt, if nothing else is asked for
 )
@@ -202,7 +202,7 @@ def _report(
     expected = call(copies)
     if not expected:
         raise ValueError("f returned no floating array: nothing to check")
-    weights = [_normal(i, each) / max(1, each.size) ** 0.5 for i, each in enumerate(expected)]
+    weights = [_normal(stream(0, "weights", i), each) / max(1, each.size) ** 0.5 for i, each in enumerate(expected)]
 
     def loss(leaves: Leaves) -> Any:
         return _dot(weights, f(leaves))
@@ -264,7 +264,7 @@ def _forward(f: Function, arrays: Leaves, weights: Leaves, mode: str, stretch: A
         gradient = jax.linear_transpose(slope, zero)(stretch * jnp.ones(()))[0]
     except Exception:  # the rule is not linear, or has a primitive that cannot be transposed
         gradient = jnp.concatenate([zero[:0], *_basis_slopes(slope, zero, stretch)])
-    return output, _like(gradient, arrays), slope(stretch * _normal(_DIRECTION, zero))
+    return output, _like(gradient, arrays), slope(stretch * _normal(stream(0, "tangent"), zero))
 
 
 def _basis_slopes(slope: Callable[[Any], Any], zero: Any, stretch: Any) -> Iterator[Any]:
@@ -283,8 +283,8 @@ def _dot(weights: Leaves, output: Leaves) -> Any:
     return sum(jnp.vdot(weight, each) for weight, each in zip(weights, output, strict=True))
 
 
-def _normal(seed: int, like: Any) -> Array:
-    return np.asarray(np.random.default_rng([0, seed]).standard_normal(like.shape), like.dtype)
+def _normal(generator: np.random.Generator, like: Any) -> Array:
+    return np.asarray(generator.standard_normal(like.shape), like.dtype)
 
 
 # --- what no gradient shows ---
@@ -355,7 +355,7 @@ def _refuse_nonlinear_tangents(rule: _Rule, atol: float, title: str) -> None:
 def _products(gradient: Leaves) -> Array:
     """The terms of a slope in the random direction."""
     flat = _flat(gradient)
-    return np.asarray(flat * _normal(_DIRECTION, flat))
+    return np.asarray(flat * _normal(stream(0, "tangent"), flat))
 
 
 def _flat(arrays: Leaves) -> Array:

@@ -19,6 +19,7 @@ from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator, matrix_operator, vjp_operator
 from fastgc._jacobian.report import About, JacobianReport, details, jacobian_report
 from fastgc._parameters.layout import flatten_parameters
+from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import FAIL, UNDECIDED
 from fastgc.torch._backward import Backward, check_linearity, check_undefined
@@ -373,7 +374,7 @@ def _requires_grad(value: Any) -> bool:
 def _random_grads(outputs: Tensors, apart: bool) -> tuple[torch.Tensor, ...]:
     """Random gradients in [-1, 1]; ``apart``: every second number of a larger tensor."""
     packing = Packing(outputs)
-    drawn = packing.members(np.random.default_rng(0).uniform(-1, 1, (1, packing.size)))[0]
+    drawn = packing.members(stream(0, "weights").uniform(-1, 1, (1, packing.size)))[0]
     return tuple((torch.stack([each, each], -1)[..., 0] if apart else each).requires_grad_() for each in drawn)
 
 

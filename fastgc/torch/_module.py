@@ -23,6 +23,7 @@ from fastgc._gradient.options import validate_scope
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout, named_layout
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
+from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.summary import summarise
@@ -373,7 +374,7 @@ class _Weighted:
 
     def _weight(self, number: int, like: torch.Tensor) -> torch.Tensor:
         if number not in self._weights:
-            normal = np.random.default_rng([self._seed, number]).standard_normal(tuple(like.shape))
+            normal = stream(self._seed, "weights", number).standard_normal(tuple(like.shape))
             scaled = torch.as_tensor(normal / max(1, like.numel()) ** 0.5)
             self._weights[number] = scaled.to(device=like.device, dtype=like.dtype)
         return self._weights[number]

@@ -579,7 +579,8 @@ def test_stairs_are_undecided() -> None:
     for at, analytic in ((1.01, 0.0), (1.01, 20.0), (0.0, 0.0), (0.0, 20.0), (-3.02, 0.0), (0.3, 0.0)):
         assert verdict(lambda p: np.floor(p / 0.05), analytic, at)[0] == "undecided", at
     assert verdict(lambda p: np.floor(p / 0.05), 0.0, 0.01)[0] != "fail"  # one stair, as far as one can see
-    assert "stairs" in verdict(lambda p: np.floor(p / 0.05), 0.0, 0.3)[1]
+    reason = verdict(lambda p: np.floor(p / 0.05), 0.0, 0.3)[1]  # at the edge of a stair, whose side is rounding's
+    assert "stairs" in reason or "jumps" in reason
 
 
 SINGLE = {

@@ -1,0 +1,44 @@
+"""Streams of random numbers, one for each purpose, so that no two draw the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import numpy as np
+
+Purpose = Literal[
+    "batch",  # displaced points at which values of a batch are compared with single ones
+    "columns",  # which columns of a Jacobian are measured
+    "compiled",  # displaced points at which a compiled loss is compared with its Python function
+    "diagnosis",  # entries that tell one kind of bug from another
+    "directions",  # signs of the probes
+    "noise",  # directions along which the noise of the loss is measured
+    "order of entries",  # in which they are measured under a time budget
+    "output signs",  # of the outputs of a Jacobian, in projections of it
+    "outputs",  # which outputs of a Jacobian are measured
+    "random point",  # where else the gradient is checked
+    "samples",  # which entries of a tensor are measured one by one
+    "search",  # entries looked at while a suspicious direction is followed
+    "tangent",  # at which the rules of a JAX function are compared
+    "transpose",  # vectors for which u^T (J v) and (u^T J) v are compared
+    "weights",  # with which outputs are added up
+]
+
+
+def stream(seed: int, purpose: Purpose, *key: int | str) -> np.random.Generator:
+    """The generator for a purpose and a key (a tensor's name, the number of a point): the same for the same seed.
+
+    The purpose and the parts of the key are the spawn key of NumPy's SeedSequence, which mixes them so that streams
+    are independent (https://numpy.org/doc/stable/reference/random/parallel.html).
+    """
+    words = [word for part in (purpose, *key) for word in _words(part)]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=words)))
+
+
+def _words(part: int | str) -> list[int]:
+    """Whole numbers of 32 bits. Names are hashed to 128: 20,000 of them share one with a probability below 1e-30."""
+    if isinstance(part, str):
+        digest = hashlib.blake2b(part.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        return [int(word) for word in np.frombuffer(digest, "<u4")]
+    return [part]

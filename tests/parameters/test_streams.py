@@ -1,0 +1,47 @@
+"""Random streams: reproducible, and no two purposes or keys draw the same bits."""
+
+from __future__ import annotations
+
+import itertools
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from fastgc._derivatives.directions import random_signs
+from fastgc._parameters.streams import Purpose, stream
+
+PURPOSES = get_args(Purpose)
+KEYS: list[tuple[int | str, ...]] = [(), (0,), (0, 0), (1,), (0, 1), ("w",), ("w", 0), ("W",), ("\ud800",)]
+
+
+def bits(purpose: Purpose, *key: int | str, seed: int = 0) -> set[int]:
+    return set(np.atleast_1d(stream(seed, purpose, *key).bit_generator.random_raw(64)).tolist())
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+@pytest.mark.parametrize("key", KEYS, ids=repr)
+def test_a_stream_is_the_same_for_the_same_seed_purpose_and_key(purpose: Purpose, key: tuple[int | str, ...]) -> None:
+    assert bits(purpose, *key) == bits(purpose, *key)
+
+
+def test_no_two_purposes_keys_or_seeds_share_bits() -> None:
+    drawn = [bits(purpose, *key, seed=seed) for purpose in PURPOSES for key in KEYS for seed in (0, 1, 2**40)]
+    assert len(set().union(*drawn)) == sum(map(len, drawn)) == 64 * len(drawn)
+
+
+def test_signs_of_directions_share_no_bits_with_the_samples_of_a_tensor() -> None:
+    signs = random_signs(3, range(4), "w", 64 * 64) > 0
+    words = set(np.packbits(signs).view(np.uint64).tolist())
+    assert words.isdisjoint(bits("samples", "w", seed=3))
+
+
+def test_many_names_have_streams_of_their_own() -> None:
+    drawn = [int(stream(0, "directions", f"layer{i}.w").integers(2**63)) for i in range(20_000)]
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.combinations(PURPOSES, 2)])
+def test_what_two_purposes_draw_is_uncorrelated(first: Purpose, second: Purpose) -> None:
+    a, b = (stream(0, purpose).standard_normal(4096) for purpose in (first, second))
+    assert abs(np.corrcoef(a, b)[0, 1]) < 6 / 4096**0.5  # six standard errors
