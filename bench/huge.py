@@ -360,7 +360,7 @@ def correct_networks(quick: bool) -> Iterator[Row]:
     for kind, found in verdicts.items():
         yield Row(part, f"{kind}: failures", found.count("fail"), "== 0")
         yield Row(part, f"{kind}: undecided", found.count("undecided"))
-    yield Row(part, "with a tensor whose probes resolve nothing", unresolved)
+    yield Row(part, "with a tensor whose probes are too uncertain here", unresolved)
 
 
 def correct_network(seed: int, kind: str, largest: float) -> Problem:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,16 @@ from numpy.typing import NDArray
 from fastgc._derivatives.estimates import Estimates, quotient_estimates
 from fastgc._diagnosis.diagnose import diagnose, settled
 from fastgc._diagnosis.diagnosis import Explanation
-from fastgc._diagnosis.earlier import NOTHING, MeasureEarlier
+from fastgc._diagnosis.earlier import EVALUATIONS, EarlierMeasurements, EarlierParameters
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.next_entries import strongest, wanted
 from fastgc._diagnosis.value_patterns import constant_factor, stale_together
-from fastgc._evaluation.evaluator import silent
+from fastgc._evaluation.evaluator import OutOfTime, silent
 from fastgc._parameters.point import arrays_in
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 
-EVALUATIONS = 64  # for each failing tensor, at most; as many again at the parameters of an earlier moment
 _TRIALS = 3  # entries that `quotient_estimates` evaluates a second time
 _UNKNOWN = ("jump", "quantised", "not finite")  # troubles of entries without a derivative
 _OTHERS = 64  # tensors of one shape that a tensor is compared with
@@ -35,7 +35,7 @@ def explain(
     args: Sequence[Any],
     seed: int,
     bar: Progress,
-    look_back: MeasureEarlier | None = None,
+    previous: EarlierParameters | None = None,
 ) -> Explanation:
     """The diagnosis of every tensor with wrong entries (None: the numbers establish none).
 
@@ -43,10 +43,8 @@ def explain(
     ----------
     estimates, judgement : of all entries that were looked at, sampled or not
     args : whose lengths may be a factor
-    look_back : measures failing tensors at the parameters of an earlier moment
+    previous : the parameters of an earlier moment, at which failing tensors are measured too
     """
-    if not judgement.failed.any():
-        return Explanation({}, 0, ())
     failing = np.unique(gradient.loss.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
     lengths, scales = _lengths(args), gradient.scales(estimates)
     tensors = _views(gradient, estimates, judgement, failing, lengths)
@@ -56,15 +54,13 @@ def explain(
             bar.enter(f"{gradient.loss.layout.names[t]} (explained)")
             tensors[t] = tensors[t].joined(_measured(gradient, t, local, scales, lengths))
     suspects = {t: tensors[t] for t in failing}
-    hindsight = (
-        look_back(gradient, lambda there: _elsewhere(there, suspects, scales, seed, bar)) if look_back else NOTHING
-    )
-    stale, names = stale_together(tensors, hindsight.tensors), gradient.loss.layout.names
+    earlier = EarlierMeasurements() if previous is None else _earlier(previous, gradient, suspects, scales, seed, bar)
+    stale, names = stale_together(tensors, earlier.tensors), gradient.loss.layout.names
     factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(tensors[t])}
     diagnoses = {
         t: diagnose(tensors[t], _alike(gradient, t, tensors), factors, extra[t].size, stale.get(t, ())) for t in failing
     }
-    return Explanation(diagnoses, hindsight.evaluations, hindsight.notes)
+    return Explanation(diagnoses, earlier.evaluations, earlier.notes)
 
 
 def _views(
@@ -126,14 +122,27 @@ def _measured(
     return _as_measured(gradient, tensor, estimates, gradient.verdicts(estimates, scales), lengths)
 
 
-def _elsewhere(
-    there: GradientAtPoint, tensors: Mapping[int, MeasuredTensor], scales: NDArray[np.float64], seed: int, bar: Progress
-) -> Iterator[tuple[int, MeasuredTensor]]:
-    """Measured entries of the tensors at another point."""
-    count = _affordable(there, there.loss.evaluator.evaluations)
-    for t, tensor in tensors.items():
-        bar.enter(f"{there.loss.layout.names[t]} (previous)")
-        yield t, _measured(there, t, strongest(tensor, count, seed), scales, {})
+def _earlier(
+    previous: EarlierParameters,
+    here: GradientAtPoint,
+    tensors: Mapping[int, MeasuredTensor],
+    scales: NDArray[np.float64],
+    seed: int,
+    bar: Progress,
+) -> EarlierMeasurements:
+    """Entries of the failing tensors measured at the parameters of an earlier moment, as far as there is time."""
+    measured: dict[int, MeasuredTensor] = {}
+    with contextlib.ExitStack() as opened:
+        there = previous.open(here, opened)
+        if isinstance(there, EarlierMeasurements):
+            return there
+        evaluator = there.loss.evaluator
+        count = _affordable(there, evaluator.evaluations)
+        with contextlib.suppress(OutOfTime):
+            for t, tensor in tensors.items():
+                bar.enter(f"{there.loss.layout.names[t]} (previous)")
+                measured[t] = _measured(there, t, strongest(tensor, count, seed), scales, {})
+    return EarlierMeasurements(measured, evaluator.evaluations, evaluator.raised.notes("around previous, the loss"))
 
 
 def _affordable(gradient: GradientAtPoint, spent: int = 0) -> int:

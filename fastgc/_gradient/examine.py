@@ -4,92 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.estimates import Estimates, open_loss, unmeasured_loss
+from fastgc._derivatives.stencil import stencil_named
+from fastgc._diagnosis.diagnosis import Explanation
+from fastgc._diagnosis.earlier import EarlierParameters
+from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.evaluator import Evaluator, OutOfTime
-from fastgc._parameters.arrays import Array
-from fastgc._parameters.layout import ParameterLayout
+from fastgc._gradient.options import CheckOptions
+from fastgc._parameters.arrays import Array, Floats, Positions, root_mean_square
+from fastgc._parameters.point import Point
+from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection, not_finite, plan_samples
 from fastgc._progress import Progress
 from fastgc._reports.summary import PointResult
-from fastgc._verdicts.entries import GradientAtPoint
+from fastgc._verdicts.crosscheck import CrossCheck, crosscheck
+from fastgc._verdicts.entries import GradientAtPoint, remarks
 from fastgc._verdicts.judgement import DEFAULT_RTOL, Judgement, Tolerances
-
-if TYPE_CHECKING:
-    pass
-
-from typing import TYPE_CHECKING
-
-from fastgc._derivatives.estimates import open_loss, unmeasured_loss
-from fastgc._derivatives.stencil import Stencil
-from fastgc._diagnosis.diagnosis import Explanation
-from fastgc._diagnosis.earlier import MeasureEarlier
-from fastgc._parameters.arrays import root_mean_square
-from fastgc._parameters.sampling import NotFinite, not_finite, plan_samples
-from fastgc._verdicts.crosscheck import CrossCheck
-from fastgc._verdicts.crosscheck import crosscheck as scipy_crosscheck
-from fastgc._verdicts.entries import Positions, remarks
-from fastgc._verdicts.probes import probe_tensors, search
+from fastgc._verdicts.probes import ProbeResult, probe_tensors, search
 from fastgc._verdicts.time_budget import check_in_time, representative, together, unreached
 
-if TYPE_CHECKING:
-    pass
-
-_PER_TENSOR = 20  # evaluations, about, that probing a tensor takes
-
-
-Adjudicator = Callable[[GradientAtPoint, Estimates, Judgement], tuple[Estimates, Judgement, tuple[str, ...]]]
+_PER_TENSOR = 20  # evaluations that probing a tensor takes, about: 3 directions by 4 to 8 values each
 
 
 @dataclass(frozen=True)
-class Scope:
-    """What of a gradient is checked, how closely and by which measure, whatever evaluates its loss."""
-
-    layout: ParameterLayout
-    counts: tuple[int | None, ...]  # entries to sample of each tensor; None: the tensor is not checked
-    probes: int
-    stencil: Stencil
-    step: float | None
-    rtol: float | None
-    atol: float | None
-    crosscheck: bool
-    seed: int
-    deadline: float = math.inf  # of ``time.perf_counter``
-    accepted: float | None = None  # see `Tolerances`
-
-    @property
-    def chosen(self) -> list[int]:
-        """The tensors that are checked."""
-        return [t for t, count in enumerate(self.counts) if count is not None]
-
-    @property
-    def unexhausted(self) -> list[int]:
-        """The tensors not all of whose entries are checked one by one."""
-        return [t for t in self.chosen if self.counts[t] != self.layout.sizes[t]]
-
-    @property
-    def probed(self) -> list[int]:
-        """The tensors in which random directions are measured."""
-        return [t for t in self.unexhausted if self.layout.sizes[t]] if self.probes else []
-
-    @property
-    def expected(self) -> int:
-        """About how many evaluations follow."""
-        return 2 * self.samples + _PER_TENSOR * len(self.probed)
-
-    @property
-    def samples(self) -> int:
-        """Entries checked one by one, in all tensors together."""
-        return sum(filter(None, self.counts))
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the check of one point starts from.
+class PointCheck:
+    """All that the check of one point starts from.
 
     Attributes
     ----------
@@ -99,25 +42,69 @@ class Start:
     base : the loss at the point
     notes : what was noticed before, to stand first in the report
     number : of the point
-    args : of the loss: the lengths of their arrays' axes are names for factors
-    adjudicator : decides entries that differences leave undecided, and says so in notes; or None
-    look_back : measures failing tensors at the parameters of an earlier moment; or None
+    deadline : of ``time.perf_counter``
+    loss, point : as the caller gave them, for what is evaluated in another way (by a complex step), if it can be
+    previous : the parameters of an earlier moment, to which a wrong gradient may belong, if there are any
     """
 
+    options: CheckOptions
+    selection: Selection
     evaluator: Evaluator
     leaves: Sequence[Array]
     gradients: Sequence[Array]
     base: float
     notes: Sequence[str]
     number: int = 0
-    args: tuple[Any, ...] = ()
-    adjudicator: Adjudicator | None = None
-    look_back: MeasureEarlier | None = None
+    deadline: float = math.inf
+    loss: CallersLoss | None = None
+    point: Point | None = None
+    previous: EarlierParameters | None = None
+
+    @property
+    def probed(self) -> list[int]:
+        """The tensors in which random directions are measured."""
+        return probed_tensors(self.selection, self.options)
+
+    def spoiled(self) -> dict[int, NotFinite]:
+        """By tensor, which entries of the analytic gradient are not finite."""
+        found = {t: not_finite(self.gradients[t]) for t in self.selection.tensors}
+        return {t: each for t, each in found.items() if each is not None}
+
+    def gradient(self) -> GradientAtPoint:
+        """The gradient at the point, with the noise of the loss measured (unless there is no time for that)."""
+        layout = self.selection.layout
+        try:
+            loss = open_loss(self.evaluator, layout, self.leaves, self.selection.tensors, self.base, self.options.seed)
+        except OutOfTime:
+            loss = unmeasured_loss(self.evaluator, layout, self.leaves, self.base)
+        sizes = np.array([root_mean_square(each) for each in self.gradients])
+        formula = stencil_named(self.options.stencil)
+        return GradientAtPoint(loss, self.gradients, sizes, self._tolerances(), formula, self.options.step)
+
+    def _tolerances(self) -> Tolerances:
+        defaults = [DEFAULT_RTOL[gradient.dtype] for gradient in self.gradients]
+
+        def of_all(value: float | None) -> Floats | None:
+            return None if value is None else np.full(len(defaults), value)
+
+        rtol = of_all(self.options.rtol)
+        accepted = of_all(self.options.accepted)
+        return Tolerances(np.array(defaults) if rtol is None else rtol, of_all(self.options.atol), accepted)
+
+
+def probed_tensors(selection: Selection, options: CheckOptions) -> list[int]:
+    """The tensors in which random directions are measured: those not checked entry by entry as a whole."""
+    return [t for t in selection.unexhausted if selection.layout.sizes[t]] if options.probes else []
+
+
+def expected_evaluations(selection: Selection, options: CheckOptions) -> int:
+    """About how many evaluations a check of one point takes."""
+    return 2 * selection.entries + _PER_TENSOR * len(probed_tensors(selection, options))
 
 
 @np.errstate(all="ignore")  # what overflows is judged, and not warned about
-def examine(scope: Scope, start: Start, bar: Progress) -> PointResult:
-    """The check at one point: probe, estimate and judge the samples, search what is suspicious.
+def examine(check: PointCheck, bar: Progress) -> PointResult:
+    """The check at one point: probe, estimate and judge the samples, search what is suspicious, explain what fails.
 
     Raises
     ------
@@ -125,87 +112,120 @@ def examine(scope: Scope, start: Start, bar: Progress) -> PointResult:
         The first that the loss raised, if it raised at every displaced point: unless the time was over before that
         could be said of all, or the analytic gradient fails without them.
     """
-    spoiled, bad = _spoiled(scope, start.gradients)
-    plan, hurried = plan_samples(scope.layout, start.gradients, scope.counts, scope.seed), scope.deadline < math.inf
-    positions = plan.positions(scope.layout)
-    first, rest = representative(scope.layout, positions, scope.seed) if hurried else (positions, positions[:0])
-    gradient = _gradient_at(scope, start)
-    probings = probe_tensors(gradient, scope.unexhausted, scope.probes, scope.seed, bar, hurried=hurried)
-    estimates, judgement = check_in_time(gradient, first, scope.deadline, bar)
-    scales = gradient.scales(estimates)
-    coverages, looked_at = search(gradient, bad, probings, estimates, judgement, scales, scope.seed, bar)
-    if rest.size:
-        estimates, judgement = together([(estimates, judgement), check_in_time(gradient, rest, scope.deadline, bar)])
-    decided: tuple[str, ...] = ()
-    if start.adjudicator is not None and judgement.undecided.any():
-        estimates, judgement, decided = start.adjudicator(gradient, estimates, judgement)
-    scales = gradient.scales(estimates) if rest.size or decided else scales
-    unprobed = [t for t in scope.probed if t not in {*spoiled, *coverages}]
-    missing = unreached(scope.layout, plan.local, estimates.positions, unprobed)
+    layout, spoiled = check.selection.layout, check.spoiled()
+    plan = plan_samples(layout, check.gradients, check.selection.counts, check.options.seed)
+    gradient = check.gradient()
+    found = _measured(check, gradient, plan, spoiled, bar)
+    unprobed = [t for t in check.probed if t not in {*spoiled, *found.coverages}]
+    missing = unreached(layout, plan.local, found.estimates.positions, unprobed)
     if not (spoiled or missing):
-        start.evaluator.raised.pass_on()
-    explanation = Explanation({}, 0, ())
-    second: CrossCheck | None = None
-    remarked: list[str] = []
-    with contextlib.suppress(OutOfTime):
-        explanation = _explained(
-            gradient, *gradient.joined(estimates, judgement, looked_at, scales), start, scope.seed, bar
-        )
-        remarked += remarks(gradient, estimates, judgement.analytic)
-        if scope.crosscheck and start.number == 0:
-            second = scipy_crosscheck(start.evaluator, positions, gradient.analytic(positions))
+        check.evaluator.raised.pass_on()
+    told = _explained(check, gradient, plan, found, bar)
     return PointResult(
-        point=start.number,
+        point=check.number,
         gradient=gradient,
         plan=plan,
-        estimates=estimates,
-        judgement=judgement,
-        scales=scales,
-        coverages=coverages,
-        looked_at=looked_at,
-        diagnoses=explanation.diagnoses,
+        estimates=found.estimates,
+        judgement=found.judgement,
+        scales=found.scales,
+        coverages=found.coverages,
+        looked_at=found.looked_at,
+        diagnoses=told.explanation.diagnoses,
         spoiled=spoiled,
         unreached=missing,
-        notes=(*start.notes, *remarked, *decided, *explanation.notes),
-        raised=start.evaluator.raised,
-        evaluations=start.evaluator.evaluations + explanation.evaluations,
-        engine=start.evaluator.name,
-        crosscheck=second,
+        notes=(*check.notes, *told.remarks, *found.notes, *told.explanation.notes),
+        raised=check.evaluator.raised,
+        evaluations=check.evaluator.evaluations + told.explanation.evaluations,
+        engine=check.evaluator.name,
+        crosscheck=told.crosscheck,
     )
 
 
-def _spoiled(scope: Scope, gradients: Sequence[Array]) -> tuple[dict[int, NotFinite], Positions]:
-    """By tensor, what is not finite in the analytic gradient, and the first of these entries of every tensor."""
-    found = {t: not_finite(gradients[t]) for t in scope.chosen}
-    spoiled = {t: each for t, each in found.items() if each is not None}
-    first = [scope.layout.starts[t] + each.first for t, each in spoiled.items()]
-    return spoiled, np.concatenate([np.empty(0, np.int64), *first])
+# --- what is measured ---
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The sampled entries with their verdicts, and what probes led to; see `PointResult`."""
+
+    estimates: Estimates
+    judgement: Judgement
+    scales: Floats
+    coverages: dict[int, ProbeResult]
+    looked_at: Estimates
+    notes: tuple[str, ...]
+
+
+def _measured(
+    check: PointCheck, gradient: GradientAtPoint, plan: SamplePlan, spoiled: dict[int, NotFinite], bar: Progress
+) -> _Measured:
+    """Probes, sampled entries, and the search for wrong ones; under a time budget a few of every tensor come first."""
+    layout, seed, hurried = check.selection.layout, check.options.seed, check.deadline < math.inf
+    positions = plan.positions(layout)
+    first, rest = representative(layout, positions, seed) if hurried else (positions, positions[:0])
+    probings = probe_tensors(gradient, check.selection.unexhausted, check.options.probes, seed, bar, hurried=hurried)
+    estimates, judgement = check_in_time(gradient, first, check.deadline, bar)
+    scales = gradient.scales(estimates)
+    bad = _first_of(layout.starts, spoiled)
+    coverages, looked_at = search(gradient, bad, probings, estimates, judgement, scales, seed, bar)
+    if rest.size:
+        more = check_in_time(gradient, rest, check.deadline, bar)
+        estimates, judgement = together([(estimates, judgement), more])
+    estimates, judgement, notes = _by_complex_step(check, gradient, estimates, judgement)
+    if rest.size or notes:
+        scales = gradient.scales(estimates)
+    return _Measured(estimates, judgement, scales, coverages, looked_at, notes)
+
+
+def _first_of(starts: Positions, spoiled: dict[int, NotFinite]) -> Positions:
+    """Positions of the first entries of every tensor that are not finite."""
+    return np.concatenate([np.empty(0, np.int64), *(starts[t] + each.first for t, each in spoiled.items())])
+
+
+def _by_complex_step(
+    check: PointCheck, gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement
+) -> tuple[Estimates, Judgement, tuple[str, ...]]:
+    """Entries that noise leaves undecided, decided where the loss is analytic, and a note if some were."""
+    if check.loss is None or check.point is None or not judgement.undecided.any():
+        return estimates, judgement, ()
+    from fastgc._verdicts.complex_step import adjudicate
+
+    return adjudicate(gradient, estimates, judgement, check.loss, check.point)
+
+
+# --- what it means ---
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is said of the measured entries."""
+
+    explanation: Explanation
+    remarks: tuple[str, ...]
+    crosscheck: CrossCheck | None
 
 
 def _explained(
-    gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement, start: Start, seed: int, bar: Progress
-) -> Explanation:
-    """Why entries are wrong, if some are."""
+    check: PointCheck, gradient: GradientAtPoint, plan: SamplePlan, found: _Measured, bar: Progress
+) -> _Told:
+    """Why entries are wrong, remarks, and SciPy's second opinion, as far as there is time."""
+    explanation, second = Explanation({}, 0, ()), None
+    remarked: tuple[str, ...] = ()
+    with contextlib.suppress(OutOfTime):
+        explanation = _explanation(check, gradient, found, bar)
+        remarked = tuple(remarks(gradient, found.estimates, found.judgement.analytic))
+        if check.options.crosscheck and check.number == 0:
+            positions = plan.positions(check.selection.layout)
+            second = crosscheck(check.evaluator, positions, gradient.analytic(positions))
+    return _Told(explanation, remarked, second)
+
+
+def _explanation(check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress) -> Explanation:
+    """Which kinds of bugs the wrong entries are consistent with, if some are wrong."""
+    estimates, judgement = gradient.joined(found.estimates, found.judgement, found.looked_at, found.scales)
     if not judgement.failed.any():
         return Explanation({}, 0, ())
-    from fastgc._diagnosis.explain import explain  # for few checks, as are the other imports inside functions
+    from fastgc._diagnosis.explain import explain  # few checks need it, as with the other imports inside functions
 
-    return explain(gradient, estimates, judgement, start.args, seed, bar, start.look_back)
-
-
-def _gradient_at(scope: Scope, start: Start) -> GradientAtPoint:
-    around = start.evaluator, scope.layout, start.leaves
-    try:
-        loss = open_loss(*around, scope.chosen, start.base, scope.seed)
-    except OutOfTime:
-        loss = unmeasured_loss(*around, start.base)
-    sizes = np.array([root_mean_square(each) for each in start.gradients])
-    tolerances = _tolerances(scope, start.gradients)
-    return GradientAtPoint(loss, start.gradients, sizes, tolerances, scope.stencil, scope.step)
-
-
-def _tolerances(scope: Scope, gradients: Sequence[Array]) -> Tolerances:
-    defaults = [DEFAULT_RTOL[gradient.dtype] for gradient in gradients]
-    rtol = np.array(defaults if scope.rtol is None else [scope.rtol] * len(gradients))
-    atol, accepted = (None if each is None else np.full(len(gradients), each) for each in (scope.atol, scope.accepted))
-    return Tolerances(rtol, atol, accepted)
+    args = () if check.loss is None else check.loss.args
+    return explain(gradient, estimates, judgement, args, check.options.seed, bar, check.previous)

@@ -1,89 +1,107 @@
-"""The options of a check, refused where they make no sense by themselves or together."""
+"""The options of a check, refused where they make no sense alone or together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from fastgc._arguments import number, one_of, whole
-from fastgc._derivatives.stencil import stencil_named
-from fastgc._parameters.arrays import Array
+from fastgc._derivatives.stencil import Stencil, stencil_named
 from fastgc._parameters.layout import ParameterLayout
-from fastgc._parameters.matching import refuse_nonfinite
-from fastgc._words import Engine, Precision
+from fastgc._parameters.sampling import DEFAULT_SAMPLES, Selection, select
+from fastgc._words import Engine, Precision, Samples
 
 
-def validate(
-    layout: ParameterLayout,
-    leaves: Sequence[Array],
-    gradients: Any,
-    *,
-    args: Any,
-    stencil: str,
-    step: Any,
-    rtol: Any,
-    atol: Any,
-    precision: str,
-    engine: str,
-    threads: Any,
-    workers: Any,
-    vectorized: bool,
-    points: Any,
-    in_place: bool,
-    seed: Any,
-    probes: Any,
-    time_budget: Any,
-) -> None:
-    """Check every argument by itself, then those that exclude each other.
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """How a gradient is checked: the options of `fastgc.check_gradients`, under the same names.
+
+    Attributes
+    ----------
+    accepted : an absolute difference within which nothing stays undecided; atol where it is None
 
     Raises
     ------
     TypeError, ValueError
-        Naming the argument, its value and what it may be.
+        Naming the option, its value and what it may be.
     """
+
+    tensors: str | Sequence[str] | None = None
+    samples: Samples = DEFAULT_SAMPLES
+    probes: int = 3
+    stencil: str = "central"
+    step: float | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    accepted: float | None = None
+    precision: str = "double"
+    engine: str = "auto"
+    threads: int | None = None
+    workers: int = 1
+    vectorized: bool = False
+    points: int = 1
+    in_place: bool = False
+    crosscheck: bool = True
+    time_budget: float | None = None
+    seed: int = 0
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        number("step", self.step, positive=True)
+        number("rtol", self.rtol)
+        number("atol", self.atol)
+        number("time_budget", self.time_budget, positive=True)
+        whole("seed", self.seed, least=0)
+        whole("probes", self.probes, least=0)
+        whole("points", self.points, least=1)
+        whole("threads", self.threads, least=1, optional=True)
+        whole("workers", self.workers, least=-1)
+        if self.workers == 0:
+            raise ValueError("workers is 0; it must be at least 1, or -1 for all cores")
+        one_of("precision", self.precision, get_args(Precision))
+        one_of("engine", self.engine, get_args(Engine))
+        self._refuse_conflicts(stencil_named(self.stencil))
+
+    def _refuse_conflicts(self, formula: Stencil) -> None:
+        """Raise a ValueError for ways of running the loss that exclude each other."""
+        asked = [f"workers={self.workers}"] * (self.workers != 1) + ["vectorized=True"] * bool(self.vectorized)
+        if len(asked) == 2:
+            raise ValueError(f"{asked[0]} cannot go with {asked[1]}: a loss runs in processes or in blocks; choose one")
+        for each in asked:
+            if self.engine == "numba":
+                raise ValueError(
+                    f'{each} calls the loss from Python: it cannot go with engine="numba", which has threads'
+                )
+            if self.in_place:
+                raise ValueError(f"{each} works on copies of the parameters: it cannot go with in_place=True")
+        if self.in_place and self.engine == "numba":
+            raise ValueError(
+                'in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"'
+            )
+        if self.in_place and formula.is_complex:
+            raise ValueError(
+                'in_place=True cannot hold the complex numbers of stencil="complex_step"; use in_place=False'
+            )
+
+    def refuse_gradients(self, gradients: Any) -> None:
+        """Raise a ValueError where gradients given in this form cannot go with the options."""
+        if self.vectorized and gradients is True:
+            raise ValueError(
+                "vectorized=True cannot go with gradients=True: the loss returns one value for each row and nothing "
+                "else; pass gradients as a function of the plain parameters"
+            )
+        if self.points > 1 and not (callable(gradients) or gradients is True):
+            raise ValueError(
+                f"points={self.points} needs gradients as a function, to have them at every point; got arrays"
+            )
+
+    def selected(self, layout: ParameterLayout) -> Selection:
+        """Which tensors are checked, and how many entries of each."""
+        return select(layout, self.tensors, self.samples, self.probes)
+
+
+def refuse_args(args: Any) -> None:
+    """Raise a TypeError unless the arguments of the loss are a tuple."""
     if not isinstance(args, tuple):
         raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
-    validate_scope(step=step, rtol=rtol, atol=atol, seed=seed, probes=probes)
-    chosen = stencil_named(stencil)
-    one_of("precision", precision, get_args(Precision))
-    one_of("engine", engine, get_args(Engine))
-    number("time_budget", time_budget, positive=True)
-    whole("threads", threads, least=1, optional=True)
-    whole("workers", workers, least=-1)
-    if workers == 0:
-        raise ValueError("workers is 0; it must be at least 1, or -1 for all cores")
-    whole("points", points, least=1)
-    _refuse_conflicts(engine, workers, vectorized, in_place, gradients)
-    if in_place and engine == "numba":
-        raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
-    if in_place and chosen.is_complex:
-        raise ValueError('in_place=True cannot hold the complex numbers of stencil="complex_step"; use in_place=False')
-    if points > 1 and not (callable(gradients) or gradients is True):
-        raise ValueError(f"points={points} needs gradients as a function, to have them at every point; got arrays")
-    refuse_nonfinite(layout, leaves)
-
-
-def _refuse_conflicts(engine: str, workers: int, vectorized: bool, in_place: bool, gradients: Any) -> None:
-    """Raise a ValueError for ways of running the loss that exclude each other."""
-    asked = [f"workers={workers}"] * (workers != 1) + ["vectorized=True"] * bool(vectorized)
-    if len(asked) == 2:
-        raise ValueError(f"{asked[0]} cannot go with {asked[1]}: a loss runs in processes or in blocks; choose one")
-    for each in asked:
-        if engine == "numba":
-            raise ValueError(f'{each} calls the loss from Python: it cannot go with engine="numba", which has threads')
-        if in_place:
-            raise ValueError(f"{each} works on copies of the parameters: it cannot go with in_place=True")
-    if vectorized and gradients is True:
-        raise ValueError(
-            "vectorized=True cannot go with gradients=True: the loss returns one value for each row and nothing else; "
-            "pass gradients as a function of the plain parameters"
-        )
-
-
-def validate_scope(*, step: Any, rtol: Any, atol: Any, seed: Any, probes: Any) -> None:
-    """Check the numbers that say how closely a gradient is checked, whatever evaluates its loss."""
-    number("step", step, positive=True)
-    number("rtol", rtol)
-    number("atol", atol)
-    whole("seed", seed, least=0)
-    whole("probes", probes, least=0)

@@ -17,10 +17,11 @@ from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
 from fastgc._public import public
 from fastgc._reports.entries import Entries, Entry, Report
-from fastgc._reports.summary import entry_columns, open_reason, share, worst_first
+from fastgc._reports.summary import entry_columns, worst_first
 from fastgc._verdicts.errors import relative_error
 from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement
 from fastgc._verdicts.probes import upwards
+from fastgc._verdicts.tensors import open_reason, share
 from fastgc._words import Verdict
 
 _SHOWN = 16  # rows and columns of a matrix in the text, at most

@@ -24,6 +24,29 @@ _LARGE_SHARE = 8  # one entry in eight is of the largest |analytic|, one in eigh
 
 
 @dataclass(frozen=True)
+class Selection:
+    """How many entries of each tensor are checked one by one; None for a tensor that is not checked."""
+
+    layout: ParameterLayout
+    counts: tuple[int | None, ...]
+
+    @property
+    def tensors(self) -> list[int]:
+        """Those that are checked."""
+        return [t for t, count in enumerate(self.counts) if count is not None]
+
+    @property
+    def unexhausted(self) -> list[int]:
+        """The checked tensors of which not every entry is checked one by one."""
+        return [t for t in self.tensors if self.counts[t] != self.layout.sizes[t]]
+
+    @property
+    def entries(self) -> int:
+        """Entries checked one by one, in all tensors together."""
+        return sum(filter(None, self.counts))
+
+
+@dataclass(frozen=True)
 class SamplePlan:
     """The entries checked one by one, as sorted positions inside each tensor; None for a tensor left out."""
 
@@ -155,6 +178,17 @@ class _Default(int):
 
 
 DEFAULT_SAMPLES = _Default(32)
+
+
+def select(layout: ParameterLayout, tensors: str | Sequence[str] | None, samples: Samples, probes: int) -> Selection:
+    """The tensors that the names or patterns select, and how many entries of each ``samples`` asks for."""
+    chosen = selected(tensors, layout.names)
+    wanted = sample_counts(samples, layout.names, len(chosen), probes)
+    counts = (
+        min(size, wanted[name]) if name in chosen else None
+        for name, size in zip(layout.names, layout.sizes, strict=True)
+    )
+    return Selection(layout, tuple(counts))
 
 
 def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[str]:

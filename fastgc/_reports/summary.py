@@ -16,15 +16,15 @@ from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
 from fastgc._parameters.arrays import median
 from fastgc._parameters.layout import ParameterLayout
-from fastgc._parameters.sampling import NotFinite, SamplePlan
+from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
 from fastgc._reports.entries import Entries
 from fastgc._reports.gradient import GradientReport, Sensitivity, TensorSummary
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.errors import elementwise_error, relative_error
-from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement, smallest_failure, worst_verdict
-from fastgc._verdicts.probes import Probe, ProbeResult, probe_report, probe_verdict
-from fastgc._words import Verdict
+from fastgc._verdicts.judgement import Judgement, smallest_failure, worst_verdict
+from fastgc._verdicts.probes import Probe, ProbeResult, probe_report
+from fastgc._verdicts.tensors import CheckedTensor, tensor_verdict
 
 Floats = NDArray[np.float64]
 
@@ -71,52 +71,41 @@ class Tries:
     found: bool = True
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """The entries of one tensor checked at one point."""
-
-    point: int
-    estimates: Estimates
-    judgement: Judgement
-
-
 @np.errstate(all="ignore")  # an error may be too large for a number
 def summarise(
-    layout: ParameterLayout,
-    counts: Sequence[int | None],
-    findings: Sequence[PointResult],
+    selection: Selection,
+    results: Sequence[PointResult],
     seed: int,
     seconds: float,
     tries: Sequence[Tries] = (),
 ) -> GradientReport:
     """The report over all points: of every tensor the summary of all its checked entries."""
+    layout, chosen = selection.layout, selection.tensors
     lost = [tried.reason for tried in tries if not tried.found]
-    tensors = {
-        name: _tensor_summary(layout, t, findings, lost) for t, name in enumerate(layout.names) if counts[t] is not None
-    }
-    left_out = [name for t, name in enumerate(layout.names) if counts[t] is None]
-    notes = [note for found in findings for note in found.notes]
-    notes += _spoiled_notes(layout, findings)
-    notes += functools.reduce(Raised.joined, [found.raised for found in findings], Raised()).notes()
+    tensors = {layout.names[t]: _tensor_summary(layout, t, results, lost) for t in chosen}
+    left_out = [name for name in layout.names if name not in tensors]
+    notes = [note for found in results for note in found.notes]
+    notes += _spoiled_notes(layout, results)
+    notes += functools.reduce(Raised.joined, [found.raised for found in results], Raised()).notes()
     notes += _nearer(tries)
     notes += compared({n: t.verdict for n, t in tensors.items()}, {n: t.diagnosis for n, t in tensors.items()})
     notes += [f"not checked, since not among the tensors asked for: {listed(left_out)}"] if left_out else []
     return GradientReport(
         verdict=worst_verdict(tensor.verdict for tensor in tensors.values()),
         tensors=tensors,
-        evaluations=sum(found.evaluations for found in findings),
+        evaluations=sum(found.evaluations for found in results),
         seconds=seconds,
         seed=seed,
-        points=len(findings),
-        engine=findings[0].engine,
-        crosscheck=findings[0].crosscheck,
+        points=len(results),
+        engine=results[0].engine,
+        crosscheck=results[0].crosscheck,
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _spoiled_notes(layout: ParameterLayout, findings: Sequence[PointResult]) -> Iterator[str]:
+def _spoiled_notes(layout: ParameterLayout, results: Sequence[PointResult]) -> Iterator[str]:
     """Which entries of the analytic gradient are not finite."""
-    for found in findings:
+    for found in results:
         where = f" at point {found.point}" if found.point else ""
         for t, spoiled in found.spoiled.items():
             yield f"gradients[{layout.names[t]!r}] is not finite{where}: {spoiled.text(layout.shapes[t])}"
@@ -135,19 +124,19 @@ def _nearer(tries: Sequence[Tries]) -> Iterator[str]:
 
 
 def _tensor_summary(
-    layout: ParameterLayout, tensor: int, findings: Sequence[PointResult], lost: Sequence[str]
+    layout: ParameterLayout, tensor: int, results: Sequence[PointResult], lost: Sequence[str]
 ) -> TensorSummary:
-    checked = [_checked(layout, tensor, found) for found in findings]
+    checked = [_checked(layout, tensor, found) for found in results]
     judged = Judgement.joined([each.judgement for each in checked])
     estimated = Estimates.joined([each.estimates for each in checked])
     entries = _entries(layout, tensor, checked, judged, estimated)
     worst, wrong = worst_first(judged, estimated)
-    verdict, reason = _verdict(layout, tensor, findings, checked, judged, lost)
+    verdict, reason = tensor_verdict(checked, judged, lost)
     return TensorSummary(
         name=layout.names[tensor],
         shape=layout.shapes[tensor],
         size=layout.sizes[tensor],
-        checked=int(np.unique(entries.local).size) if len(findings) > 1 else len(entries),
+        checked=int(np.unique(entries.local).size) if len(results) > 1 else len(entries),
         verdict=verdict,
         reason=reason,
         max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
@@ -157,22 +146,25 @@ def _tensor_summary(
         entries=entries,
         wrong_entries=entries.part(wrong),
         sensitivity=_sensitivity(judged, estimated),
-        unseen_share=_unseen_share(layout, tensor, findings),
-        probe=_probe(layout, tensor, findings),
-        diagnosis=agreed([found.diagnoses[tensor] for found in findings if tensor in found.diagnoses]),
+        unseen_share=_unseen_share(layout, tensor, results),
+        probe=_probe(layout, tensor, results),
+        diagnosis=agreed([found.diagnoses[tensor] for found in results if tensor in found.diagnoses]),
     )
 
 
-def _checked(layout: ParameterLayout, tensor: int, found: PointResult) -> _Checked:
-    """Sampled entries, and those that a search looked at besides."""
+def _checked(layout: ParameterLayout, tensor: int, found: PointResult) -> CheckedTensor:
+    """The tensor at one point, with its sampled entries and those that a search looked at."""
     mine = dict(layout.parts(found.estimates.positions)).get(tensor, slice(0, 0))
     sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
     extra = found.looked_at.part(layout.tensor_of(found.looked_at.positions) == tensor)
-    return _Checked(found.point, *found.gradient.joined(sampled, judged, extra, found.scales))
+    return CheckedTensor(
+        found.gradient, tensor, found.point, *found.gradient.joined(sampled, judged, extra, found.scales),
+        found.coverages.get(tensor), found.spoiled.get(tensor), found.unreached.get(tensor, ""),
+    )  # fmt: skip
 
 
 def _entries(
-    layout: ParameterLayout, tensor: int, checked: Sequence[_Checked], judged: Judgement, estimated: Estimates
+    layout: ParameterLayout, tensor: int, checked: Sequence[CheckedTensor], judged: Judgement, estimated: Estimates
 ) -> Entries:
     points = np.concatenate([np.full(each.estimates.positions.size, each.point) for each in checked])
     local = estimated.positions - layout.starts[tensor]
@@ -212,82 +204,6 @@ def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, ND
     return (int(np.argmax(over)) if over.size else None), wrong
 
 
-# --- the verdict on a tensor ---
-
-
-def _verdict(
-    layout: ParameterLayout,
-    tensor: int,
-    findings: Sequence[PointResult],
-    checked: Sequence[_Checked],
-    judged: Judgement,
-    lost: Sequence[str],
-) -> tuple[Verdict, str]:
-    """Fail if an entry does or the norm-wise error is above rtol; else undecided if something is; else pass.
-
-    Nothing passes unmeasured. A tensor with entries passes only if its analytic gradient is finite everywhere, and if
-    at every point that was asked for an entry was measured by itself, or all of them by directions that resolved
-    something. (A tensor without entries has nothing that could be wrong.)
-
-    Entries that are each within tolerance are so together: of the norm-wise error only the probes can say more.
-    """
-    probed = [
-        probe_verdict(found.gradient, tensor, found.coverages[tensor], sampled=bool(each.estimates.positions.size))
-        for found, each in zip(findings, checked, strict=True)
-        if tensor in found.coverages
-    ]
-    failed = int(np.count_nonzero(judged.failed))
-    spoiled = [found.spoiled[tensor] for found in findings if tensor in found.spoiled]
-    if failed or spoiled:
-        hints = [f"not finite in {each.text(layout.shapes[tensor])}" for each in spoiled]
-        hints += [reason for verdict, reason in probed if reason and verdict != UNDECIDED]
-        return FAIL, "; ".join(
-            [f"{share(failed, judged)} {'differs' if failed == 1 else 'differ'}", *dict.fromkeys(hints)]
-        )
-    probed += [(UNDECIDED, gap) for gap in _gaps(layout, tensor, findings, checked, lost)]
-    entries = [UNDECIDED] if judged.undecided.any() else []
-    verdict = worst_verdict([*entries, *(verdict for verdict, _ in probed)])
-    reasons = [open_reason(judged), *(reason for other, reason in probed if other == verdict or verdict == UNDECIDED)]
-    return verdict, "; ".join(dict.fromkeys(filter(None, reasons)))
-
-
-def _gaps(
-    layout: ParameterLayout,
-    tensor: int,
-    findings: Sequence[PointResult],
-    checked: Sequence[_Checked],
-    lost: Sequence[str],
-) -> Iterator[str]:
-    """What was asked for and not measured in a tensor, point by point."""
-    if not layout.sizes[tensor]:
-        return
-    for found, each in zip(findings, checked, strict=True):
-        if tensor in found.unreached:
-            yield found.unreached[tensor]
-        elif not (each.estimates.positions.size or tensor in found.coverages):
-            yield "not reached"
-    for reason in lost:
-        yield f"not reached: a random point at which loss and gradient are defined ({reason})"
-
-
-def open_reason(judged: Judgement) -> str:
-    """What leaves entries undecided, or where kinks are."""
-    unclear = judged.undecided
-    if unclear.any():
-        reasons, counts = np.unique(judged.reason[unclear].astype(str), return_counts=True)
-        return "; ".join(
-            f"{reason} ({share(int(count), judged)})" for reason, count in zip(reasons, counts, strict=True)
-        )
-    kinks = int(np.count_nonzero((judged.reason == "kink") & judged.passed))
-    return f"kink at {share(kinks, judged)}" if kinks else ""
-
-
-def share(count: int, judged: Judgement) -> str:
-    """So many of the checked entries, in words."""
-    size = judged.failed.size
-    return f"{count} of {size} checked {'entry' if size == 1 else 'entries'}"
-
-
 # --- what would have been seen ---
 
 
@@ -298,19 +214,19 @@ def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
     return Sensitivity(float(smallest.max()), median(smallest))
 
 
-def _unseen_share(layout: ParameterLayout, tensor: int, findings: Sequence[PointResult]) -> float:
+def _unseen_share(layout: ParameterLayout, tensor: int, results: Sequence[PointResult]) -> float:
     """Share of wrong entries that m random ones, all right, would miss in one case of twenty: 1 - 0.05**(1/m)."""
-    local = findings[0].plan.local[tensor]
-    reached = int(np.count_nonzero(layout.tensor_of(findings[0].estimates.positions) == tensor))
+    local = results[0].plan.local[tensor]
+    reached = int(np.count_nonzero(layout.tensor_of(results[0].estimates.positions) == tensor))
     if local is None or reached == layout.sizes[tensor]:
         return 0.0
-    drawn = findings[0].plan.drawn[tensor] * reached // max(1, local.size)  # those reached are a fair sample of these
+    drawn = results[0].plan.drawn[tensor] * reached // max(1, local.size)  # those reached are a fair sample of these
     return 1 - 0.05 ** (1 / drawn) if drawn else 1.0
 
 
-def _probe(layout: ParameterLayout, tensor: int, findings: Sequence[PointResult]) -> Probe | None:
+def _probe(layout: ParameterLayout, tensor: int, results: Sequence[PointResult]) -> Probe | None:
     """The probes of the point where they differ most, in units of their uncertainty."""
-    probed = [found for found in findings if tensor in found.coverages]
+    probed = [found for found in results if tensor in found.coverages]
     if not probed:
         return None
     worst = max(probed, key=lambda found: found.coverages[tensor].probing.excess)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._derivatives.directions import (
     CERTAIN,
@@ -24,8 +23,9 @@ from fastgc._derivatives.directions import (
 )
 from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._evaluation.evaluator import Ray
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.streams import stream
+from fastgc._verdicts.confirmed import ConfirmedEntries
 
 _MOST = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many
@@ -36,9 +36,6 @@ _TRIED = 2  # entries of a line (or of a tensor) that are looked at to call it w
 _SHORT = 4096  # entries of a line that are listed to draw from them
 _ROUNDS = 4  # of halving, each starting from the direction with the largest residual left
 _CLEAR = 20.0  # uncertainties above which a residual can be followed by quick slopes
-
-# positions -> their errors a - n, and which of them are wrong
-Confirm = Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +67,14 @@ class _Suspect:
     uncertainty: float = field(compare=False)
 
 
-def localise(loss: LossAtPoint, probing: Probing, gradients: Sequence[Array], seed: int, confirm: Confirm) -> Located:
+def localise(
+    loss: LossAtPoint, probing: Probing, gradients: Sequence[Array], seed: int, entries: ConfirmedEntries
+) -> Located:
     """Find the wrong entries of the one tensor that was probed.
 
     What the entries found so far do not explain of a residual is followed in a further round.
     """
-    search = _Search(loss, probing, gradients, seed, confirm)
+    search = _Search(loss, probing, gradients, seed, entries)
     wrong: dict[int, float] = {}
     found = _Found({})
     for _ in range(_ROUNDS):
@@ -116,9 +115,9 @@ class _Search:
     probing: Probing
     gradients: Sequence[Array]
     seed: int
-    confirm: Confirm
+    entries: ConfirmedEntries
 
-    def unexplained(self, wrong: dict[int, float]) -> NDArray[np.float64]:
+    def unexplained(self, wrong: dict[int, float]) -> Floats:
         """The residuals less what the known wrong entries contribute, shape (probes,)."""
         left = self.probing.residuals.copy()
         for number in range(left.size) if wrong else ():
@@ -161,7 +160,7 @@ class _Search:
                     heapq.heappush(queue, half)
                 continue
             position = self._start + suspect.ray.start
-            (error,), (is_wrong,) = self.confirm(np.array([position]))
+            (error,), (is_wrong,) = self.entries.errors(np.array([position]))
             if not is_wrong:
                 fruitless += 1
                 misled |= not suspect.ray.scale * abs(error) > _SHARE * abs(suspect.residual)
@@ -210,7 +209,7 @@ class _Search:
         size = self.loss.layout.sizes[tensor]
         generator = stream(self.seed, "search", tensor)
         tried = generator.choice(size, min(_TRIED, size), replace=False) + self._start
-        errors, wrong = self.confirm(tried)
+        errors, wrong = self.entries.errors(tried)
         return dict(zip(tried.tolist(), errors.tolist(), strict=True)) if wrong.all() else {}
 
 
@@ -230,7 +229,7 @@ def _contribution(ray: Ray, wrong: dict[int, float], start: int) -> float:
     return sum(ray.scale * float(ray.signs[local]) * error for local, error in inside if 0 <= local < ray.signs.size)
 
 
-def whole_line(loss: LossAtPoint, located: Located, tensor: int, seed: int, confirm: Confirm) -> Located:
+def whole_line(loss: LossAtPoint, located: Located, tensor: int, seed: int, entries: ConfirmedEntries) -> Located:
     """Name the row or column in which all located entries lie, if others of it are wrong as well."""
     shape = loss.layout.shapes[tensor]
     local = np.array(located.wrong, np.int64) - loss.layout.starts[tensor]
@@ -239,15 +238,13 @@ def whole_line(loss: LossAtPoint, located: Located, tensor: int, seed: int, conf
     indices = np.stack(np.unravel_index(local, shape))
     for axis in np.flatnonzero((indices == indices[:, :1]).all(axis=1)):
         others = _others_of_line(shape, int(axis), int(indices[axis, 0]), local, seed) + loss.layout.starts[tensor]
-        if others.size == 0 or confirm(others)[1].all():
+        if others.size == 0 or entries.errors(others)[1].all():
             line = (int(axis), int(indices[axis, 0]))
             return replace(located, wrong=(*located.wrong, *others.tolist()), line=line)
     return located
 
 
-def _others_of_line(
-    shape: tuple[int, ...], axis: int, index: int, known: NDArray[np.int64], seed: int
-) -> NDArray[np.int64]:
+def _others_of_line(shape: tuple[int, ...], axis: int, index: int, known: Positions, seed: int) -> Positions:
     """A few random entries with that index along the axis, not known yet; none if all of them are known."""
     generator = stream(seed, "search", axis, index)
     length = math.prod(shape) // shape[axis]

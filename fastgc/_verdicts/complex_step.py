@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import builtins
 import dis
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._evaluation.evaluator import Evaluator, silent
+from fastgc._evaluation.callers_loss import CallersLoss
+from fastgc._evaluation.evaluator import silent
+from fastgc._parameters.point import Point
 from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 
@@ -130,22 +132,15 @@ def adjudicate(
     gradient: GradientAtPoint,
     estimates: Estimates,
     judgement: Judgement,
-    loss: Any,
-    args: tuple[Any, ...],
-    open_complex: Callable[[], Evaluator],
+    loss: CallersLoss,
+    point: Point,
 ) -> tuple[Estimates, Judgement, tuple[str, ...]]:
-    """Decide entries that noise leaves undecided, if the loss accepts complex numbers; also a note if it did.
-
-    Parameters
-    ----------
-    open_complex : callable
-        Gives an evaluator of the loss at a complex copy of the point.
-    """
+    """Decide entries that noise leaves undecided, if the loss accepts complex numbers; also a note if it did."""
     hidden = judgement.undecided & estimates.clear & np.isfinite(estimates.numerical)
     where = np.flatnonzero(hidden)
-    if not where.size or gradient.step is not None or not (is_analytic(loss) and is_data(args)):
+    if not where.size or gradient.step is not None or not (is_analytic(loss.function) and is_data(loss.args)):
         return estimates, judgement, ()
-    derivatives = _derivatives(gradient, estimates.positions[where], open_complex)
+    derivatives = _derivatives(gradient, estimates.positions[where], loss, point)
     if derivatives is None:
         return estimates, judgement, ()
     value = derivatives[:, 0]
@@ -164,12 +159,12 @@ def adjudicate(
 
 
 def _derivatives(
-    gradient: GradientAtPoint, positions: NDArray[np.int64], open_complex: Callable[[], Evaluator]
+    gradient: GradientAtPoint, positions: NDArray[np.int64], loss: CallersLoss, point: Point
 ) -> NDArray[np.float64] | None:
     """Im f(x + ih) / h at a few steps, shape (entries, steps); None where the loss does not take complex numbers."""
     steps = _STEPS * gradient.loss.scales(positions)[:, None]
     try:
-        evaluator = open_complex()
+        evaluator = loss.open_complex(point)
         displaced = gradient.loss.evaluator.entries(positions)[:, None] + 1j * steps
         values = evaluator.values(positions, displaced, silent)
     except Exception:  # whatever a loss does with numbers that it was not written for

@@ -9,21 +9,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._arguments import plural
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
-from fastgc._derivatives.estimates import Estimates, ladder_estimates
+from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.evaluator import OutOfTime
-from fastgc._parameters.arrays import norm
+from fastgc._parameters.arrays import Floats, Positions, norm
 from fastgc._progress import Progress
-from fastgc._verdicts.entries import PLAIN, GradientAtPoint, Positions, confirm, look_closer
+from fastgc._verdicts.confirmed import ConfirmedEntries
+from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judgement
 
 if TYPE_CHECKING:
     from fastgc._verdicts.bisection import Located
 
-_CONFIRMING = 6  # steps of the ladder that confirms a wrong entry
 _USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
 _BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
 _ENOUGH = 0.1  # of the tolerance of a median entry: an uncertainty that leaves the limits as they are
@@ -133,43 +132,13 @@ def _told_apart(gradient: GradientAtPoint, together: Probing, numbers: range, se
     return {t: found.get(t) or _probed(gradient, [t], numbers, seed) for t in group}
 
 
-@dataclass
-class _Confirmed:
-    """Entries looked at one by one during a search: a callable that remembers what it found."""
-
-    gradient: GradientAtPoint
-    scales: NDArray[np.float64]
-    estimates: list[Estimates]
-
-    def __call__(self, positions: Positions) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Errors ``a - n`` of the entries, and which are wrong; with all steps where a few leave doubt."""
-        estimates = ladder_estimates(self.gradient.loss, positions, rungs=_CONFIRMING)
-        judgement = self._judged(estimates)
-        distance = np.abs(judgement.analytic - judgement.numerical)
-        doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > PLAIN * estimates.uncertainty))
-        if doubtful.size:
-            estimates = estimates.updated(doubtful, ladder_estimates(self.gradient.loss, positions[doubtful]))
-            estimates, judgement = look_closer(
-                estimates,
-                self._judged(estimates),
-                self._judged,
-                lambda close, shift: ladder_estimates(self.gradient.loss, close, shift=shift),
-            )
-            estimates, judgement = confirm(self.gradient, estimates, judgement, self._judged)
-        self.estimates.append(estimates)
-        return judgement.analytic - judgement.numerical, judgement.failed
-
-    def _judged(self, estimates: Estimates) -> Judgement:
-        return self.gradient.verdicts(estimates, self.scales)
-
-
 def search(
     gradient: GradientAtPoint,
     spoiled: Positions,
     probings: dict[int, Probing],
     sampled: Estimates,
     judged: Judgement,
-    scales: NDArray[np.float64],
+    scales: Floats,
     seed: int,
     bar: Progress,
 ) -> tuple[dict[int, ProbeResult], Estimates]:
@@ -179,25 +148,27 @@ def search(
     be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
     """
     owners = gradient.loss.layout.tensor_of(sampled.positions)
-    confirm = _Confirmed(gradient, scales, [])
+    entries = ConfirmedEntries(gradient, scales)
     coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
     with contextlib.suppress(OutOfTime):
         unsampled = np.setdiff1d(spoiled, sampled.positions)
         if unsampled.size:
-            confirm(unsampled)
+            entries.errors(unsampled)
         for t, probing in probings.items():
             mine = judged.failed[owners == t]
             if probing.suspicious and not (mine.size and mine.mean() > _WHOLLY):
                 bar.enter(f"{gradient.loss.layout.names[t]} (searched)")
-                coverages[t] = _searched(gradient, t, probing, seed, confirm)
-    return coverages, Estimates.joined([*confirm.estimates, Estimates.unknown(spoiled)])
+                coverages[t] = _searched(gradient, t, probing, seed, entries)
+    return coverages, Estimates.joined([*entries.estimates, Estimates.unknown(spoiled)])
 
 
-def _searched(gradient: GradientAtPoint, tensor: int, probing: Probing, seed: int, confirm: _Confirmed) -> ProbeResult:
-    from fastgc._verdicts.bisection import localise, whole_line  # for few checks: it takes its time
+def _searched(
+    gradient: GradientAtPoint, tensor: int, probing: Probing, seed: int, entries: ConfirmedEntries
+) -> ProbeResult:
+    from fastgc._verdicts.bisection import localise, whole_line  # few checks need it, and it takes time to import
 
-    located = localise(gradient.loss, probing, gradient.gradients, seed, confirm)
-    located = whole_line(gradient.loss, located, tensor, seed, confirm)
+    located = localise(gradient.loss, probing, gradient.gradients, seed, entries)
+    located = whole_line(gradient.loss, located, tensor, seed, entries)
     return ProbeResult(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
 
 
@@ -217,10 +188,12 @@ def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult,
     size = max(*_norms(gradient, tensor, probing), SCALE_FLOOR * largest * gradient.loss.layout.sizes[tensor] ** 0.5)
     resolved = math.isfinite(size) and CERTAIN * _limit(gradient, tensor, probing) <= _USEFUL * size
     if probing.trouble or not resolved:
-        reason = f"probes resolve nothing ({probing.trouble or 'noise, or kinks on the way'})"
+        reason = f"probes are too uncertain here ({probing.trouble or 'noise or nearby kinks'})"
         return (PASS if sampled else UNDECIDED), reason
+    if located is None and probing.suspicious:
+        return UNDECIDED, "a probe disagreed, but time ran out before it was traced"
     if located is None:
-        return (UNDECIDED, "a difference was seen and not followed") if probing.suspicious else (PASS, "")
+        return PASS, ""
     if located.wrong:
         return PASS, _whereabouts(located, len(gradient.loss.layout.shapes[tensor]))
     if located.misled:

@@ -6,18 +6,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._arguments import listed, noted, one_of
-from fastgc._derivatives.stencil import stencil_named
+from fastgc._arguments import listed, noted
 from fastgc._evaluation.engine import NotFiniteError
-from fastgc._gradient.check import sampled_counts
-from fastgc._gradient.examine import Scope, Start, examine
-from fastgc._gradient.options import validate_scope
+from fastgc._gradient.examine import PointCheck, examine
+from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import FLOATS, named_layout
 from fastgc._parameters.matching import match_gradients, refuse_nonfinite
@@ -79,10 +77,9 @@ def check_gradients(
         or shape. Exceptions of the functions pass through, but for those at displaced points, as in
         `fastgc.check_gradients`.
     """
-    validate_scope(step=step, rtol=rtol, atol=atol, probes=probes, seed=seed)
-    one_of("precision", precision, get_args(Precision))
-    if not isinstance(args, tuple):
-        raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
+    options = CheckOptions(tensors=tensors, samples=samples, probes=probes, step=step, rtol=rtol, atol=atol,
+                           precision=precision, crosscheck=False, seed=seed, progress=progress)  # fmt: skip
+    refuse_args(args)
     with in_precision(precision) as notes, explained(precision):
         tree = flatten(params, "", precision)
         args = jax.tree_util.tree_map(_in_double, args) if precision == "double" else args
@@ -96,9 +93,7 @@ def check_gradients(
             found = gradients(tree.rebuild(leaves), *args) if callable(gradients) else gradients
             return tree.matching(found)
 
-        notes = [*notes, *tree.notes]
-        return report_on(value, analytic, tree.names, tree.arrays, notes, tensors=tensors, samples=samples,
-                         probes=probes, step=step, rtol=rtol, atol=atol, seed=seed, progress=progress)  # fmt: skip
+        return report_on(value, analytic, tree.names, tree.arrays, options, [*notes, *tree.notes])
 
 
 def report_on(
@@ -106,37 +101,24 @@ def report_on(
     analytic: Callable[[Leaves], Sequence[Any]],
     names: Sequence[str],
     arrays: Sequence[Array],
+    options: CheckOptions,
     notes: Sequence[str] = (),
-    *,
-    tensors: str | Sequence[str] | None = None,
-    samples: Samples = DEFAULT_SAMPLES,
-    probes: int = 3,
-    step: float | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
-    accepted: float | None = None,
-    seed: int = 0,
-    progress: bool = False,
 ) -> GradientReport:
-    """The check of a real loss of real arrays, which are displaced in place and restored.
-
-    ``accepted`` is an absolute difference within which nothing stays undecided; atol where it is None.
-    """
+    """The check of a real loss of real arrays, which are displaced in place and restored."""
     begin = time.perf_counter()
     layout = named_layout(names, [array.shape for array in arrays], [array.dtype for array in arrays])
     refuse_nonfinite(layout, arrays)
-    counts = sampled_counts(layout, tensors, samples, probes)
-    scope = Scope(layout, counts, probes, stencil_named("central"), step, rtol, atol, crosscheck=False, seed=seed,
-                  accepted=accepted)  # fmt: skip
+    selection = options.selected(layout)
     evaluator = JaxEvaluator(loss, layout, arrays)
     base, again = evaluator.base, evaluator.value()
     if not np.isfinite(base):
         raise NotFiniteError(f"loss is {base} at params; a gradient can be checked only where the loss is finite")
     noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r}"] if again != base else []
     found = match_gradients(layout, dict(zip(names, map(np.asarray, analytic(arrays)), strict=True)), copy=True)
-    with Progress(scope.samples, shown=progress) as bar:
-        findings = examine(scope, Start(evaluator, arrays, found, base, [*notes, *noisy]), bar)
-    return summarise(layout, counts, [findings], seed, time.perf_counter() - begin)
+    check = PointCheck(options, selection, evaluator, arrays, found, base, [*notes, *noisy])
+    with Progress(selection.entries, shown=options.progress) as bar:
+        result = examine(check, bar)
+    return summarise(selection, [result], options.seed, time.perf_counter() - begin)
 
 
 # --- pytrees ---

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastgc._arguments import number, whole
+from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.streams import stream
 from fastgc._reports.gradient import GradientReport, TensorSummary
@@ -214,8 +215,9 @@ def _report(
         return list(rule.gradient)
 
     accepted = _ACCEPTED if criteria.atol is None else criteria.atol
-    return report_on(loss, analytic, names, copies, criteria.notes,
-                     rtol=criteria.rtol, atol=criteria.atol, accepted=accepted, step=criteria.step)  # fmt: skip
+    options = CheckOptions(rtol=criteria.rtol, atol=criteria.atol, accepted=accepted, step=criteria.step,
+                           crosscheck=False)  # fmt: skip
+    return report_on(loss, analytic, names, copies, options, criteria.notes)
 
 
 class _Rule:

@@ -8,18 +8,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
-from fastgc._arguments import listed, noted, one_of
-from fastgc._derivatives.stencil import stencil_named
+from fastgc._arguments import listed, noted
 from fastgc._evaluation.engine import NotFiniteError
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
-from fastgc._gradient.check import sampled_counts
-from fastgc._gradient.examine import Scope, Start, examine
-from fastgc._gradient.options import validate_scope
+from fastgc._gradient.examine import PointCheck, examine
+from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout, named_layout
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
@@ -99,12 +97,11 @@ def check_module(
         displaced points, as in `fastgc.check_gradients`.
     """
     begin = time.perf_counter()
-    validate_scope(step=step, rtol=rtol, atol=atol, probes=probes, seed=seed)
-    one_of("precision", precision, get_args(Precision))
+    options = CheckOptions(tensors=tensors, samples=samples, probes=probes, step=step, rtol=rtol, atol=atol,
+                           precision=precision, crosscheck=False, seed=seed)  # fmt: skip
     originals, left_out = _originals(module, inputs, precision)
     layout = _layout(originals, precision)
-    counts = sampled_counts(layout, tensors, samples, probes)
-    scope = Scope(layout, counts, probes, stencil_named("central"), step, rtol, atol, crosscheck=False, seed=seed)
+    selection = options.selected(layout)
     with torch.inference_mode(False), _explained(precision):
         subject = _subject(module, inputs, loss, originals, precision, seeded, seed)
         sources = [as_reals(tensor) for tensor in originals.values()]
@@ -113,10 +110,11 @@ def check_module(
         subject.surroundings.keep_what_was_used()
         reals, room = [as_reals(tensor) for tensor in subject.tensors], footprint(lambda: subject({}))
         evaluator = TorchEvaluator(subject, layout, reals, sources, base, room)
-        start = Start(evaluator, [_some(each) for each in reals], gradients, base, [*notes, *left_out, *cut_off])
-        with Progress(scope.samples, shown=progress) as bar:
-            findings = examine(scope, start, bar)
-    return summarise(layout, counts, [findings], seed, time.perf_counter() - begin)
+        some, notes = [_some(each) for each in reals], [*notes, *left_out, *cut_off]
+        check = PointCheck(options, selection, evaluator, some, gradients, base, notes)
+        with Progress(selection.entries, shown=progress) as bar:
+            result = examine(check, bar)
+    return summarise(selection, [result], seed, time.perf_counter() - begin)
 
 
 # --- what is checked ---

@@ -235,7 +235,7 @@ def test_kinks_in_many_entries_at_the_point_itself_leave_the_tensor_open() -> No
     report = probed(lambda q: float(np.abs(q).sum()), np.sign(p), p)
     tensor = report.tensors["params"]
     assert tensor.verdict == "undecided"
-    assert tensor.reason == "probes resolve nothing (noise, or kinks on the way)"
+    assert tensor.reason == "probes are too uncertain here (noise or nearby kinks)"
     assert max(tensor.probe.uncertainties) > 50
 
 
@@ -266,7 +266,7 @@ def test_losses_that_are_not_finite_on_both_sides_resolve_nothing_and_say_so() -
     p[:20] = 0.0
     report = probed(lambda q: float(np.sum(np.power(q, 1.5))) if (q >= 0).all() else math.nan, 1.5 * p**0.5, p)
     assert report.verdict == "undecided"
-    assert "probes resolve nothing (not finite)" in report.tensors["params"].reason
+    assert "probes are too uncertain here (not finite)" in report.tensors["params"].reason
 
 
 # --- nothing is left moved ---

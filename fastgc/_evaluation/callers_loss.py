@@ -1,0 +1,72 @@
+"""The loss as the caller gave it, and how it is run at a point."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, open_evaluator
+from fastgc._evaluation.evaluator import Evaluator
+from fastgc._evaluation.python import PythonEvaluator
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import ParameterLayout
+from fastgc._parameters.point import Point, callers_point, copied_point
+
+
+@dataclass(frozen=True)
+class CallersLoss:
+    """The caller's loss and parameters, and what runs it.
+
+    Attributes
+    ----------
+    function : ``function(params, *args)`` returns the value, or ``(value, gradients)`` if ``with_gradients``
+    leaves : the caller's parameters, one array for each tensor of the layout
+    is_complex : whether the stencil displaces along the imaginary axis
+    precision, engine, threads, workers, vectorized, in_place : as in `fastgc.check_gradients`
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    layout: ParameterLayout
+    leaves: Sequence[Array]
+    with_gradients: bool = False
+    is_complex: bool = False
+    precision: str = "double"
+    engine: str = "auto"
+    threads: int | None = None
+    workers: int = 1
+    vectorized: bool = False
+    in_place: bool = False
+
+    @contextlib.contextmanager
+    def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
+        """The point to which ``moving`` leads; afterwards the caller's arrays are as they were."""
+        if self.in_place:
+            point = callers_point(self.layout, self.leaves, self.args)
+            with moving:
+                yield point
+        else:
+            with moving as leaves:
+                yield copied_point(self.layout, leaves, self.args, self.precision, complex_step=self.is_complex)
+
+    def open(self, point: Point, expected: int, deadline: float = math.inf) -> tuple[Evaluator, FirstCall]:
+        """An evaluator at the point, chosen for about so many evaluations, and what the first call told."""
+        return open_evaluator(
+            self.function, point, engine=self.engine, threads=self.threads, expected=expected,
+            with_gradients=self.with_gradients, deadline=deadline, workers=self.workers, vectorized=self.vectorized,
+        )  # fmt: skip
+
+    def open_complex(self, point: Point) -> Evaluator:
+        """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""
+        copy = copied_point(self.layout, point.real().leaves, point.args, self.precision, complex_step=True)
+        if self.vectorized:
+            return open_evaluator(self.function, copy, engine="python", threads=None, expected=0, with_gradients=False,
+                                  vectorized=True)[0]  # fmt: skip
+        function = in_turn(self.function)
+        call = (lambda params, *args: function(params, *args)[0]) if self.with_gradients else function
+        return PythonEvaluator(
+            call, copy.received_by(is_jitted(self.function)), copy.args, self.layout, copy.leaves, None
+        )

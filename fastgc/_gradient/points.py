@@ -1,0 +1,122 @@
+"""The points at which a gradient is checked: the caller's, and random ones around it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fastgc._diagnosis.earlier import EarlierParameters
+from fastgc._evaluation.callers_loss import CallersLoss
+from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, readable_compilation
+from fastgc._evaluation.evaluator import Evaluator, WrongValueError, described
+from fastgc._gradient.examine import PointCheck, examine, expected_evaluations
+from fastgc._gradient.options import CheckOptions
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.matching import match_gradients
+from fastgc._parameters.point import Point, moved, refuse_changed
+from fastgc._parameters.sampling import Selection
+from fastgc._progress import Progress
+from fastgc._reports.summary import PointResult, Tries
+
+_REACHES = [2.0**-k for k in range(8)]  # of random points, in mean magnitudes of each tensor; the last is 0.8 %
+
+
+@dataclass(frozen=True)
+class PointChecker:
+    """Checks one gradient at several points.
+
+    Attributes
+    ----------
+    gradients : ``gradients(params, *args)``, or its value, or True where the loss returns both
+    previous : the parameters of an earlier moment, if the caller gave any
+    """
+
+    loss: CallersLoss
+    gradients: Any
+    options: CheckOptions
+    selection: Selection
+    previous: EarlierParameters | None
+    bar: Progress
+
+    def check(self, number: int, deadline: float) -> tuple[PointResult | None, Tries]:
+        """Check at the caller's point (number 0), or at a random one, which comes nearer until the loss is defined.
+
+        None where loss or gradient has no value at the nearest one either.
+        """
+        if number == 0:
+            found, _ = self._check_at(0, 0.0, deadline)
+            return found, Tries()
+        tries = Tries()
+        for reach in _REACHES:
+            with np.errstate(all="ignore"):
+                found, error = self._check_at(number, reach, deadline)
+            if error is None:
+                return found, tries
+            tries = Tries(tries.count + 1, described(error))
+        return None, replace(tries, found=False)
+
+    def _check_at(self, number: int, reach: float, deadline: float) -> tuple[PointResult | None, Exception | None]:
+        """The result at a point; or what was raised at a random one, where loss or gradient is not defined."""
+        loss = self.loss
+        moving = moved(loss.leaves, self.options.seed, number, reach, in_place=loss.in_place)
+        with loss.at(moving) as point, contextlib.ExitStack() as opened:
+            before = point.checksums
+            try:
+                evaluator, first = loss.open(point, self._expected, deadline)
+                opened.enter_context(contextlib.closing(evaluator))
+                gradients = self._analytic(point)
+            except WrongValueError:
+                raise
+            except Exception as error:
+                if number == 0:
+                    raise
+                return None, error
+            found = self._examined(self._point_check(point, number, deadline, evaluator, first, gradients), first)
+            refuse_changed(point, before, "loss")
+        return found, None
+
+    def _point_check(
+        self, point: Point, number: int, deadline: float, evaluator: Evaluator, first: FirstCall, gradients: list[Array]
+    ) -> PointCheck:
+        base = float(np.real(first.value))
+        return PointCheck(
+            self.options, self.selection, evaluator, point.leaves, gradients, base, first.notes, number, deadline,
+            self.loss, point, self.previous,
+        )  # fmt: skip
+
+    def _examined(self, check: PointCheck, first: FirstCall) -> PointResult:
+        """The result, with a note on the time that the whole check would take if it was not enough."""
+        self.bar.expect(first.seconds * self._expected)
+        begin = time.perf_counter()
+        found = examine(check, self.bar)
+        if not found.unreached:
+            return found
+        pace = (time.perf_counter() - begin) / found.evaluations
+        note = f"time_budget was over; at this pace the whole check takes about {_rounded(pace * self._expected)} s"
+        return replace(found, notes=(*found.notes, note))
+
+    @property
+    def _expected(self) -> int:
+        return expected_evaluations(self.selection, self.options)
+
+    def _analytic(self, point: Point) -> list[Array]:
+        """The analytic gradient at the point, one flat array for each tensor, safe from being overwritten."""
+        if not (callable(self.gradients) or self.gradients is True):
+            return match_gradients(self.loss.layout, self.gradients, copy=False)
+        function: Callable[..., Any] = self.loss.function if self.gradients is True else self.gradients
+        point = point.real()
+        before = point.checksums
+        with readable_compilation("the gradients"):
+            result = in_turn(function)(point.received_by(is_jitted(function)), *point.args)
+        refuse_changed(point, before, "gradients" if function is self.gradients else "loss")
+        found = result[1] if self.gradients is True else result
+        return match_gradients(self.loss.layout, found, by_position=is_jitted(function), copy=True)
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"

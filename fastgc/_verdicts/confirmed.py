@@ -1,0 +1,52 @@
+"""Entries looked at one by one during a search: whether they are wrong, and by how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgc._derivatives.estimates import Estimates, ladder_estimates
+from fastgc._parameters.arrays import Floats, Positions
+from fastgc._verdicts.entries import PLAIN, GradientAtPoint, confirm, look_closer
+from fastgc._verdicts.judgement import Judgement
+
+_STEPS = 6  # of the ladder that confirms a wrong entry: the fewest that tell a kink from curvature
+
+
+@dataclass(frozen=True)
+class ConfirmedEntries:
+    """Looks at entries of a gradient, and keeps the estimates of all of them.
+
+    Attributes
+    ----------
+    scales : of the tensors (see `fastgc._verdicts.judgement.gradient_scales`)
+    estimates : of the entries looked at so far, one part for each call of `errors`
+    """
+
+    gradient: GradientAtPoint
+    scales: Floats
+    estimates: list[Estimates] = field(default_factory=list)
+
+    def errors(self, positions: Positions) -> tuple[Floats, NDArray[np.bool_]]:
+        """Errors ``a - n`` of the entries, and which are wrong; with all steps where a few leave doubt."""
+        loss = self.gradient.loss
+        estimates = ladder_estimates(loss, positions, rungs=_STEPS)
+        judgement = self._judged(estimates)
+        distance = np.abs(judgement.analytic - judgement.numerical)
+        doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > PLAIN * estimates.uncertainty))
+        if doubtful.size:
+            estimates = estimates.updated(doubtful, ladder_estimates(loss, positions[doubtful]))
+            estimates, judgement = look_closer(
+                estimates,
+                self._judged(estimates),
+                self._judged,
+                lambda close, shift: ladder_estimates(loss, close, shift=shift),
+            )
+            estimates, judgement = confirm(self.gradient, estimates, judgement, self._judged)
+        self.estimates.append(estimates)
+        return judgement.analytic - judgement.numerical, judgement.failed
+
+    def _judged(self, estimates: Estimates) -> Judgement:
+        return self.gradient.verdicts(estimates, self.scales)
