@@ -136,20 +136,23 @@ def test_both_signatures_agree() -> None:
     assert asserted.return_annotation == checked.return_annotation == "GradientReport"
 
 
-def test_every_argument_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["check_gradients", "assert_gradients"])
+def test_every_argument_is_passed_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastgc._gradient import check as _check
 
-    received: dict[str, Any] = {}
+    received: list[Any] = []
 
-    def check_gradients(*args: Any, **options: Any) -> Any:
-        received.update(inspect.signature(fastgc.check_gradients).bind(*args, **options).arguments)
+    def passed_on(*positional: Any) -> Any:
+        received.extend(positional)
         return reports()["right"]
 
-    names = [*inspect.signature(fastgc.check_gradients).parameters]
-    given = {name: object() for name in names}
-    monkeypatch.setattr(_check, "check_gradients", check_gradients)
-    _check.assert_gradients(**given)  # type: ignore[arg-type]
-    assert received == given
+    given: dict[str, Any] = {each: object() for each in inspect.signature(fastgc.check_gradients).parameters}
+    monkeypatch.setattr(_check, "CheckOptions", dict)
+    monkeypatch.setattr(_check, "_check", passed_on)
+    getattr(_check, name)(**given)
+    loss, gradients, params, args, options, previous = received
+    whole = {"loss": loss, "gradients": gradients, "params": params, "args": args, "previous": previous}
+    assert whole | options == given
 
 
 def test_no_public_function_hides_its_arguments() -> None:

@@ -205,7 +205,7 @@ def test_the_summary_is_of_all_points_and_entries_say_which() -> None:
     def wrong_for_negative(p: np.ndarray) -> np.ndarray:
         return np.where(p < 0, -4 * p**3, 4 * p**3)
 
-    report = fastgc.check_gradients(lambda p: float(np.sum(p**4)), wrong_for_negative, np.ones(6), points=4)
+    report = fastgc.check_gradients(lambda p: float(np.sum(p**4)), wrong_for_negative, np.ones(6), points=12)
     assert report.verdict == "fail"
     assert report.tensors["params"].worst.point > 0
     assert f"at point {report.tensors['params'].worst.point}" in str(report)
