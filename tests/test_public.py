@@ -141,10 +141,11 @@ def test_every_argument_is_passed_on(name: str, monkeypatch: pytest.MonkeyPatch)
     from fastgc._gradient import check as _check
 
     received: list[Any] = []
+    right = reports()["right"]
 
     def passed_on(*positional: Any) -> Any:
         received.extend(positional)
-        return reports()["right"]
+        return right
 
     given: dict[str, Any] = {each: object() for each in inspect.signature(fastgc.check_gradients).parameters}
     monkeypatch.setattr(_check, "CheckOptions", dict)
