@@ -135,6 +135,34 @@ def check_gradients(
         functions that change their parameters. Exceptions of the loss and of the gradient pass through. Where the loss
         raises at displaced points, and not at params, it is taken as not defined there, which a note tells; if it does
         so at all of them, the first exception passes through.
+
+    Notes
+    -----
+    *An entry.* The first look is one quotient, at a step that balances truncation against the measured noise of the
+    loss (Gill, Murray, Saunders and Wright 1983). What it leaves in doubt is measured at a ladder of steps, extrapolated
+    (Richardson 1911), and bounded by how far the extrapolations scatter: the numerical derivative n with its
+    uncertainty u. With tol = atol + rtol * max(|a|, |n|), an entry a
+
+    - fails if |a - n| > tol + 10 u,
+    - passes if |a - n| <= tol + u and u is small enough for a wrong value to show (at most 1 % of the entry or of the
+      tensor's scale for rtol up to 1e-4), or if |a - n| + u is within an ``atol`` that the caller gave,
+    - is undecided otherwise, with a reason.
+
+    At a kink every value between the one-sided slopes agrees. At a jump, on stairs, or where a slope is infinite there
+    is no derivative to compare with: undecided.
+
+    *A tensor.* It fails if an entry fails, is undecided if an entry is, and passes only if its entries were measured,
+    one by one or by directions. The slope along a direction of random signs sees all entries at once: one wrong entry
+    changes it by its error, whatever the signs. A direction that disagrees is halved until the wrong entries are found,
+    which are then measured like all others.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> report = fastgc.check_gradients(lambda p: np.sum(p["w"] ** 2), lambda p: {"w": 2 * p["w"]}, {"w": np.ones(3)})
+    >>> report.verdict
+    'pass'
     """
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,

@@ -25,7 +25,7 @@ from fastgc._verdicts.crosscheck import CrossCheck, crosscheck
 from fastgc._verdicts.entries import GradientAtPoint, remarks
 from fastgc._verdicts.judgement import DEFAULT_RTOL, Judgement, Tolerances
 from fastgc._verdicts.probes import ProbeResult, probe_tensors, search
-from fastgc._verdicts.time_budget import check_in_time, representative, together, unreached
+from fastgc._verdicts.time_budget import check_in_time, merged, representative, unreached
 
 _PER_TENSOR = 20  # evaluations that probing a tensor takes, about: 3 directions by 4 to 8 values each
 
@@ -170,7 +170,7 @@ def _measured(
     coverages, looked_at = search(gradient, bad, probings, estimates, judgement, scales, seed, bar)
     if rest.size:
         more = check_in_time(gradient, rest, check.deadline, bar)
-        estimates, judgement = together([(estimates, judgement), more])
+        estimates, judgement = merged([(estimates, judgement), more])
     estimates, judgement, notes = _by_complex_step(check, gradient, estimates, judgement)
     if rest.size or notes:
         scales = gradient.scales(estimates)

@@ -31,17 +31,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PointResult:
-    """What was found at one point.
+    """The results at one point.
 
     Attributes
     ----------
     estimates, judgement : of the sampled entries
     scales : of the tensors (see `fastgc._verdicts.judgement.gradient_scales`)
     coverages : by tensor, how random directions covered it
-    looked_at : entries that a search looked at besides
+    looked_at : further entries that a search measured
     spoiled : by tensor, entries of its analytic gradient that are not finite
-    unreached : by tensor, what of it the time did not suffice for
-    diagnoses : by tensor with wrong entries, what they are consistent with
+    unreached : by tensor, what was not measured for lack of time
+    diagnoses : by tensor with wrong entries, the bug that they are consistent with
     """
 
     point: int
@@ -64,7 +64,7 @@ class PointResult:
 
 @dataclass(frozen=True)
 class Tries:
-    """How a random point was found: tries farther away at which loss or gradient had no value, and the last reason."""
+    """Tries at which loss or gradient had no value before a random point was found, and the last reason."""
 
     count: int = 0
     reason: str = ""
@@ -79,7 +79,7 @@ def summarise(
     seconds: float,
     tries: Sequence[Tries] = (),
 ) -> GradientReport:
-    """The report over all points: of every tensor the summary of all its checked entries."""
+    """The report over all points, with a summary of each tensor's checked entries."""
     layout, chosen = selection.layout, selection.tensors
     lost = [tried.reason for tried in tries if not tried.found]
     tensors = {layout.names[t]: _tensor_summary(layout, t, results, lost) for t in chosen}
@@ -112,7 +112,7 @@ def _spoiled_notes(layout: ParameterLayout, results: Sequence[PointResult]) -> I
 
 
 def _nearer(tries: Sequence[Tries]) -> Iterator[str]:
-    """That random points were left out, since loss or gradient has no value there."""
+    """Notes on random points that were left out, since loss or gradient has no value there."""
     count, lost = sum(tried.count for tried in tries if tried.found), [tried for tried in tries if not tried.found]
     if count:
         reason = next(tried.reason for tried in tries if tried.found and tried.count)
@@ -153,7 +153,7 @@ def _tensor_summary(
 
 
 def _checked(layout: ParameterLayout, tensor: int, found: PointResult) -> CheckedTensor:
-    """The tensor at one point, with its sampled entries and those that a search looked at."""
+    """The tensor at one point, with its sampled entries and those that a search measured."""
     mine = dict(layout.parts(found.estimates.positions)).get(tensor, slice(0, 0))
     sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
     extra = found.looked_at.part(layout.tensor_of(found.looked_at.positions) == tensor)
@@ -172,7 +172,7 @@ def _entries(
 
 
 def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, NDArray[Any]]:
-    """What `Entries` tells of each entry."""
+    """The columns of `Entries`."""
     return {
         "point": points,
         "analytic": judged.analytic,
@@ -186,7 +186,7 @@ def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estim
 
 
 def excess(judged: Judgement, estimated: Estimates) -> Floats:
-    """The difference in units of what was allowed; infinite where it could not be computed."""
+    """The difference in units of tolerance and uncertainty; infinite where it could not be computed."""
     with np.errstate(all="ignore"):
         ratio = judged.allowed + estimated.uncertainty
         np.divide(judged.distance, ratio, out=ratio)
@@ -195,7 +195,7 @@ def excess(judged: Judgement, estimated: Estimates) -> Floats:
 
 
 def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, NDArray[np.int64]]:
-    """The entry that differs most, a wrong one if there are any, and all wrong ones, the worst first."""
+    """The entry that differs most (a wrong one if there are any), and all wrong ones, the worst first."""
     over = excess(judged, estimated)
     wrong = np.flatnonzero(judged.failed)
     wrong = wrong[np.argsort(-over[wrong], kind="stable")]
@@ -225,7 +225,7 @@ def _unseen_share(layout: ParameterLayout, tensor: int, results: Sequence[PointR
 
 
 def _probe(layout: ParameterLayout, tensor: int, results: Sequence[PointResult]) -> Probe | None:
-    """The probes of the point where they differ most, in units of their uncertainty."""
+    """The probes at the point where they differ most, in units of their uncertainty."""
     probed = [found for found in results if tensor in found.coverages]
     if not probed:
         return None

@@ -1,4 +1,4 @@
-"""A second opinion: scipy.optimize.check_grad on a few of the entries."""
+"""A cross-check by scipy.optimize.check_grad on a few of the entries."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from fastgc._evaluation.evaluator import Evaluator
 from fastgc._parameters.arrays import norm, spread
 
-_MOST = 32  # entries; SciPy evaluates the loss once for each, and once more
+_MOST = 32  # entries, the default of `samples`: SciPy evaluates the loss once for each, and once more
 
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """What ``scipy.optimize.check_grad`` says of a few entries; it is shown and decides nothing.
+    """The result of ``scipy.optimize.check_grad`` on a few entries; it is shown and decides nothing.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Covering every entry: probe all tensors, and follow what is suspicious down to the wrong entries."""
+"""Probes: random directions that cover every entry of all tensors, and the search for wrong entries."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from fastgc._verdicts.judgement import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judge
 if TYPE_CHECKING:
     from fastgc._verdicts.bisection import Located
 
-_USEFUL = 0.1  # a limit above this share of the gradient's norm would hide a wrong gradient
-_BEYOND = 10.0  # uncertainties of a norm above rtol at which a tensor is wrong though none of its entries is
-_ENOUGH = 0.1  # of the tolerance of a median entry: an uncertainty that leaves the limits as they are
-_OWN = 3  # directions of each tensor, or of a few together; more go through all tensors at once
-_TWICE = 2.0  # what limits may grow by where directions are shared
-_WHOLLY = 0.5  # share of wrong entries among the samples above which a tensor is wrong as a whole
+_USEFUL = 0.1  # of the gradient's norm: with a larger limit a gradient wrong by a tenth as a whole would not show
+_BEYOND = 10.0  # uncertainties above rtol at which a norm is wrong: as for single entries (`judgement._CERTAIN`)
+_ENOUGH = 0.1  # of the tolerance of a median entry, which limits what shows: a smaller uncertainty gains nothing
+_OWN = 3  # directions for each tensor, the default of `probes`; further ones go through all tensors at once
+_TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
+_WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """How a tensor was covered by random directions, and what they led to (None where they led nowhere)."""
+    """The random directions through a tensor, and the entries that they led to (None where nothing was searched)."""
 
     probing: Probing
     located: Located | None = None
-    measured: float = 0.0  # the uncertainty of the residuals before what led nowhere was added to it
+    measured: float = 0.0  # the uncertainty of the residuals before a fruitless search added to it
 
 
 def probe_tensors(
     gradient: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress, *, hurried: bool = False
 ) -> dict[int, Probing]:
-    """Probe all tensors together, and each by itself (or few, of very many) of which that does not show enough.
+    """Probe all tensors together, then separately each tensor (or a few of very many) that needs a closer look.
 
-    Where time may run out (``hurried``), each by itself first: what is known of one by then counts.
+    Where time may run out (``hurried``) they are probed separately first, so that each result counts.
     """
     enough: dict[int, Probing] = {}
     found: dict[int, Probing] = {}
@@ -68,7 +68,7 @@ def probe_tensors(
 def _through_all(
     gradient: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress
 ) -> Probing | None:
-    """More directions than each tensor needs of its own, through all at once; None where they show a difference."""
+    """Many directions through all tensors at once; None where they show a difference, or few are asked for."""
     if probes <= _OWN or len(tensors) < 2:
         return None
     bar.enter("all (probes)")
@@ -80,14 +80,14 @@ def _through_all(
 def _probed(
     gradient: GradientAtPoint, tensors: Sequence[int], numbers: range, seed: int, *, wary: bool = False
 ) -> Probing:
-    """What lies far below the tolerance of a median entry need not be measured: the limits rest on that."""
+    """Probe to an uncertainty far below the tolerance of a median entry, on which the limits rest, and no further."""
     return probe(
         gradient.loss, tensors, gradient.gradients, numbers, seed, _ENOUGH * _harmless(gradient, tensors), wary=wary
     )
 
 
 def _harmless(gradient: GradientAtPoint, tensors: Sequence[int]) -> float:
-    """Errors of a slope below which no entry of median magnitude is out of tolerance."""
+    """The error of a slope below which every entry of median magnitude is within tolerance."""
     with np.errstate(over="ignore"):
         least = min(float(gradient.usual_tolerances[t] * gradient.loss.tensor_scales[t]) for t in tensors)
     return least if math.isfinite(least) else 0.0  # nothing is harmless where what is allowed overflows
@@ -96,7 +96,7 @@ def _harmless(gradient: GradientAtPoint, tensors: Sequence[int]) -> float:
 def _followed_up(
     gradient: GradientAtPoint, found: dict[int, Probing], shared: Probing | None, numbers: range, seed: int
 ) -> dict[int, Probing]:
-    """The probings with more directions: those through all tensors, for those that keep their limits, or nearly."""
+    """The probings with more directions: shared ones where the limits stay nearly as small, else separate ones."""
     groups = list({id(probing): probing for probing in found.values()}.values())
     more: dict[int, Probing] = {}
     if shared is not None and not any(group.suspicious or group.trouble for group in groups):
@@ -110,23 +110,23 @@ def _followed_up(
 
 
 def _nearly_as_good(gradient: GradientAtPoint, tensor: int, shared: Probing, own: Probing) -> bool:
-    """Whether the smallest error of an entry that shows stays within twice what it is by its own directions."""
+    """Whether shared directions show errors of an entry within a factor of two of what separate ones show."""
     return shared.uncertainty <= _TWICE * max(own.uncertainty, _harmless(gradient, [tensor]) / CERTAIN)
 
 
-def _told_apart(gradient: GradientAtPoint, together: Probing, numbers: range, seed: int) -> dict[int, Probing]:
-    """The probing of each tensor of a group; where it is suspicious, that of the likeliest culprit by itself.
+def _told_apart(gradient: GradientAtPoint, shared: Probing, numbers: range, seed: int) -> dict[int, Probing]:
+    """The probing of each tensor of a group; where it is suspicious, the likeliest culprit is probed separately.
 
-    Its signs are the same, so that what it leaves of the residuals is the others'.
+    The culprit is probed with the same signs: its residuals, subtracted, leave those of the others.
     """
-    group = together.tensors
-    if len(group) == 1 or not (together.suspicious or together.trouble):
-        return dict.fromkeys(group, together)
+    group = shared.tensors
+    if len(group) == 1 or not (shared.suspicious or shared.trouble):
+        return dict.fromkeys(group, shared)
     found: dict[int, Probing] = {}
-    if not together.trouble:
-        culprit = largest_share(gradient.loss, together, gradient.gradients, seed)
+    if not shared.trouble:
+        culprit = largest_share(gradient.loss, shared, gradient.gradients, seed)
         found[culprit] = _probed(gradient, [culprit], numbers, seed)
-        rest = without(together, found[culprit])
+        rest = without(shared, found[culprit])
         if not rest.suspicious:
             return found | dict.fromkeys(rest.tensors, rest)
     return {t: found.get(t) or _probed(gradient, [t], numbers, seed) for t in group}
@@ -142,7 +142,7 @@ def search(
     seed: int,
     bar: Progress,
 ) -> tuple[dict[int, ProbeResult], Estimates]:
-    """Follow every suspicious tensor to its wrong entries; also the estimates of all entries looked at on the way.
+    """Find the wrong entries of every suspicious tensor; also the estimates of all entries looked at.
 
     A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
     be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
@@ -173,7 +173,7 @@ def _searched(
 
 
 def _less_certain(probing: Probing) -> Probing:
-    """A residual that led to no wrong entry counts as uncertainty: it limits what this tensor's probes can show."""
+    """The probing, with residuals that led to no wrong entry counted as uncertainty."""
     largest = float(np.abs(probing.residuals).max())
     return replace(probing, uncertainties=np.maximum(probing.uncertainties, largest / SUSPICIOUS))
 
@@ -182,7 +182,7 @@ def _less_certain(probing: Probing) -> Probing:
 
 
 def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, *, sampled: bool) -> tuple[str, str]:
-    """The verdict of the probes alone, and a reason or a remark; wrong entries are counted elsewhere."""
+    """The verdict of the probes alone, and its reason or a remark; wrong entries are counted elsewhere."""
     probing, located = coverage.probing, coverage.located
     largest = float(np.max(gradient.sizes, initial=0.0, where=np.isfinite(gradient.sizes)))
     size = max(*_norms(gradient, tensor, probing), SCALE_FLOOR * largest * gradient.loss.layout.sizes[tensor] ** 0.5)
@@ -197,7 +197,7 @@ def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult,
     if located.wrong:
         return PASS, _whereabouts(located, len(gradient.loss.layout.shapes[tensor]))
     if located.misled:
-        return PASS, "differences along directions that no entry shows (kinks?)"
+        return PASS, "probes disagree, but no single entry does (kinks?)"
     low = (_interval(probing, 1e-6)[0] - _BEYOND * coverage.measured) / float(gradient.loss.tensor_scales[tensor])
     if low > float(gradient.tolerances.rtol[tensor]) * sum(_norms(gradient, tensor, probing)):
         return FAIL, "many small differences, together above rtol"
@@ -244,9 +244,9 @@ def _limit(gradient: GradientAtPoint, tensor: int, probing: Probing) -> float:
 
 
 def _norms(gradient: GradientAtPoint, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
-    """Norms of the analytic and of the numerical gradient; of the latter E[slope**2] is the square."""
+    """Norms of the analytic and of the numerical gradient; E[slope**2] is the square of the latter."""
     analytic = float(gradient.sizes[tensor]) * gradient.loss.layout.sizes[tensor] ** 0.5
-    if len(probing.tensors) > 1:  # the slopes are not this tensor's alone, and nothing was seen
+    if len(probing.tensors) > 1:  # the slopes are the group's, and no difference was seen
         return np.float64(analytic), np.float64(analytic)
     scale = float(gradient.loss.tensor_scales[tensor])
     slopes = norm(probing.slopes)
