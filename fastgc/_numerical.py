@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgc._arguments import number, one_of
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
-from fastgc._derivatives.reach import relative_change, responsive_scale
-from fastgc._derivatives.stencil import STENCILS, quotients, relative_step, short
+from fastgc._derivatives.stencil import STENCILS
 from fastgc._evaluation.engine import open_evaluator
-from fastgc._evaluation.evaluator import Raised
+from fastgc._jacobian.inputs import plain_function, real_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
 from fastgc._words import Engine, StencilName
 
+_TOGETHER = 64  # columns whose values are kept at a time: they are a few times as large as their quotients
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error
 
 
@@ -140,63 +140,13 @@ def numerical_jacobian(
         `numerical_gradient`.
     """
     formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
-    given = np.asarray(x)
-    if given.dtype.kind not in "fiu":
-        raise TypeError(f"x is of dtype {given.dtype}; it must be an array of real numbers")
-    point = np.array(given, np.complex128 if formula.is_complex else np.float64, order="C")
-    flat = point.reshape(-1)
-    base = np.array(f(point.copy(), *args)).reshape(-1)
-
-    def outputs(at: NDArray[Any]) -> NDArray[Any]:
-        return np.array(f(at.reshape(given.shape), *args)).reshape(-1)  # a copy: f may reuse its buffer
-
-    steps = np.full(flat.size, absolute)
-    if absolute is None:
-        reach = relative_step(formula, np.full(flat.size, np.finfo(np.float64).eps))
-        steps = short(reach * np.maximum(np.abs(flat), _input_scale(outputs, flat, base)))
-    columns, found = [np.empty((base.size, 0))], Raised()
-    for i, size in enumerate(steps):
-        displaced = flat[i] + size * np.array(formula.offsets)
-        taken = None if absolute is not None else np.broadcast_to(displaced - flat[i], (base.size, displaced.size))
-        values, more = _column(outputs, flat, i, displaced, base)
-        found = found.joined(more)
-        columns.append(quotients(formula, values, np.full(base.size, size), taken)[:, None])
-    found.pass_on()
-    return np.hstack(columns)
-
-
-def _input_scale(outputs: Callable[[NDArray[Any]], NDArray[Any]], flat: NDArray[Any], base: NDArray[Any]) -> float:
-    """The length in which steps of the inputs are measured: their mean magnitude, or more where f does not see that."""
-    own = float(np.abs(flat).mean()) if flat.any() else 1.0
-
-    def change(scale: float) -> float:
-        try:
-            return relative_change(outputs(flat + scale * np.cos(np.arange(flat.size))), base)
-        except Exception:  # it is not defined so far away
-            return math.nan
-
-    return responsive_scale(own, change)
-
-
-def _column(
-    outputs: Callable[[NDArray[Any]], NDArray[Any]],
-    flat: NDArray[Any],
-    i: int,
-    displaced: NDArray[Any],
-    base: NDArray[Any],
-) -> tuple[NDArray[Any], Raised]:
-    """Outputs with entry i displaced, shape (m, displacements), NaN where f raises, and what it raised."""
-    columns, found = [], Raised()
-    for entry in displaced:
-        moved = flat.copy()
-        moved[i] = entry
-        try:
-            columns.append(outputs(moved))
-            found = found.joined(Raised(answered=bool(entry != flat[i])))
-        except Exception as error:
-            columns.append(np.full(base.size, np.nan))
-            found = found.joined(Raised(1, error))
-    return np.stack(columns, axis=1), found
+    function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args)
+    jacobian = np.empty((function.base.size, function.point.size))
+    for begin in range(0, function.point.size, _TOGETHER):
+        some = np.arange(begin, min(begin + _TOGETHER, function.point.size))
+        jacobian[:, some] = function.quotients(some, formula, absolute)
+    function.raised.pass_on()
+    return jacobian
 
 
 class ClassicCheck(TypedDict):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, ladder_estimates
-from fastgc._derivatives.stencil import STENCILS, relative_step
+from fastgc._derivatives.stencil import STENCILS
+from fastgc._jacobian.columns import Group
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
 from fastgc._parameters.arrays import spread
@@ -27,26 +28,12 @@ _TRIALS = 8  # groups of columns on which it is measured
 _FEWEST = 4  # entries that make a scale of an input
 _AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
 _MEASURED = 8  # outputs whose noise is measured though nothing is in doubt
-_COARSEST = 1e-6  # relative noise that the first step is chosen for, at most
 _MOST_LADDERS = 1024  # entries that climb a ladder; where more are in doubt, the rest is judged with a wide margin:
 _MARGIN = 100.0  # times the uncertainty of their quotients
 _TOGETHER = 64  # columns whose values are kept for all their outputs
 _STRAY = 100.0  # noises above which an output moves with inputs that should not move it
 _LEAST = 1e-300  # above the uncertainty of what is zero everywhere
 _NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
-
-
-@dataclass(frozen=True)
-class Group:
-    """Columns displaced together: no output may depend on two of them.
-
-    ``owner[i]`` is the place in ``columns`` of the one that output i is compared for, -1 for none. ``declared``: such
-    outputs must not move.
-    """
-
-    columns: Positions
-    owner: Positions
-    declared: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,89 +101,70 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
 
 @dataclass(frozen=True)
 class _Quotients:
-    """Quotients of the outputs that groups own, all arrays of shape (quotients,).
+    """Quotients of the outputs that groups own.
 
     Attributes
     ----------
-    move : which displacement of which group, by its place among those asked for
-    outputs, inputs : of what by what
-    values, steps : quotients, and the distances that they were taken over
-    spread : what round-off and noise of the outputs add to a quotient's error
+    estimates : the quotients; their uncertainty is that of round-off and noise alone
+    move : by which displacement of which group each was measured: its place among those asked for
     loose : (displacement, output) where an output moves that depends on no column of the group, shape (k, 2)
     """
 
+    estimates: Estimates
     move: Positions
-    outputs: Positions
-    inputs: Positions
-    values: Floats
-    steps: Floats
-    spread: Floats
     loose: Positions
-
-    def part(self, keep: NDArray[np.bool_] | slice) -> _Quotients:
-        """Some of them."""
-        return replace(self, **{name: getattr(self, name)[keep] for name in _OF_EACH})
-
-
-_OF_EACH = ("move", "outputs", "inputs", "values", "steps", "spread")
 
 
 def _quotients(
     jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress
 ) -> tuple[Estimates, list[tuple[int, Group]]]:
-    """Of all outputs at once; also the outputs that move though they depend on no column of their group.
+    """One quotient for each entry; also the outputs that move though they depend on no column of their group.
 
-    How far each output's quotients are off is taken from wider ones of a few groups. An entry that a quotient does not
-    settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
+    The truncation error of an output's quotients is judged from wider ones of a few groups. An entry whose quotient
+    does not agree climbs a ladder, however certain it is; this uncertainty says which of the others climb one too.
     """
     if not groups:
         return Estimates.joined([]), []
     trials = spread(len(groups), _TRIALS)
     moves = [(group, 1.0) for group in groups] + [(groups[k], _WIDE) for k in trials.tolist()]
-    both = _with_noise(jacobian, _measured(jacobian, moves, bar))
-    count = int(np.searchsorted(both.move, len(groups)))
+    measured = _measured(jacobian, moves, bar)
+    both = _with_noise(jacobian, measured.estimates)
+    count = int(np.searchsorted(measured.move, len(groups)))
     near, wide = both.part(slice(count)), both.part(slice(count, None))
-    tried = np.zeros(len(groups), bool)
-    tried[trials] = True
     scales = jacobian.function.unmeasured.scales(np.arange(jacobian.shape[1]))
-    off = _deviation(jacobian.shape[0], near.part(tried[near.move]), wide, scales)
+    off = _deviation(jacobian, near.part(np.isin(measured.move[:count], trials)), wide, scales)
+    outputs, inputs = jacobian.places(near.positions)
     with np.errstate(all="ignore"):
-        uncertainty = off[near.outputs] / scales[near.inputs] + near.spread
-    estimates = Estimates(
-        positions=near.outputs * jacobian.shape[1] + near.inputs,
-        numerical=near.values,
-        uncertainty=np.fmax(uncertainty, np.finfo(np.float64).tiny),
-        left=near.values,
-        right=near.values,
-        step=near.steps,
-        trouble=np.zeros(near.move.size, np.int8),
-    )
-    return estimates, [(output, groups[k]) for k, output in near.loose.tolist() if k < len(groups)]
+        uncertainty = off[outputs] / scales[inputs] + near.uncertainty
+    estimates = replace(near, uncertainty=np.fmax(uncertainty, np.finfo(np.float64).tiny))
+    return estimates, [(output, groups[k]) for k, output in measured.loose.tolist() if k < len(groups)]
 
 
-def _deviation(size: int, near: _Quotients, wide: _Quotients, scales: Floats) -> Floats:
-    """By how much each output's quotients at two steps differ, times the input's scale.
+def _deviation(jacobian: JacobianAtPoint, near: Estimates, wide: Estimates, scales: Floats) -> Floats:
+    """The largest difference of each output's quotients at two steps, times the input's scale.
 
-    By 15 times the truncation error of the nearer ones, or by their noise, which need not have been measured.
+    That is 15 times the truncation error of the nearer ones, or their noise, which need not have been measured.
     """
-    largest = np.zeros(size)
+    largest = np.zeros(jacobian.shape[0])
+    outputs, inputs = jacobian.places(near.positions)
     with np.errstate(all="ignore"):
-        np.fmax.at(largest, near.outputs, np.abs(wide.values - near.values) * scales[near.inputs])
+        np.fmax.at(largest, outputs, np.abs(wide.numerical - near.numerical) * scales[inputs])
     return _DEVIATION_SAFETY * largest
 
 
-def _with_noise(jacobian: JacobianAtPoint, quotients: _Quotients) -> _Quotients:
+def _with_noise(jacobian: JacobianAtPoint, quotients: Estimates) -> Estimates:
     """The quotients with the noise of outputs, as far as it was measured.
 
     Outputs that stand still here, but move farther away, are measured now: their values may be rounded.
     """
-    moved = np.bincount(quotients.outputs, quotients.values != 0, jacobian.shape[0]) > 0
+    outputs, _ = jacobian.places(quotients.positions)
+    moved = np.bincount(outputs, quotients.numerical != 0, jacobian.shape[0]) > 0
     if not moved.all():
         still = np.flatnonzero(~moved & jacobian.function.moves)
         jacobian.function.measure(still[spread(still.size, _MEASURED)].tolist())
     with np.errstate(all="ignore"):
-        noise = _noise(jacobian)[quotients.outputs] / quotients.steps
-    return replace(quotients, spread=np.fmax(quotients.spread, noise))
+        noise = _noise(jacobian)[outputs] / quotients.step
+    return replace(quotients, uncertainty=np.fmax(quotients.uncertainty, noise))
 
 
 def _measured(jacobian: JacobianAtPoint, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
@@ -204,51 +172,41 @@ def _measured(jacobian: JacobianAtPoint, moves: Sequence[tuple[Group, float]], b
     noise, length = _noise(jacobian), max(1, jacobian.function.together // 2)
     parts = []
     for begin in range(0, len(moves), length):
-        part = _block(jacobian, moves[begin : begin + length], noise)
+        block = moves[begin : begin + length]
+        part = _block(jacobian, block, noise)
         parts.append(replace(part, move=part.move + begin, loose=np.add(part.loose, (begin, 0))))
-        bar.advance(sum(group.columns.size for group, multiple in moves[begin : begin + length] if multiple == 1.0))
-    if len(parts) == 1:
-        return parts[0]
-    return _Quotients(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(_Quotients)))
+        bar.advance(sum(group.columns.size for group, multiple in block if multiple == 1.0))
+    estimates = Estimates.joined([part.estimates for part in parts])
+    return _Quotients(estimates, *(np.concatenate([getattr(p, name) for p in parts]) for name in ("move", "loose")))
 
 
 def _block(jacobian: JacobianAtPoint, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
-    """Each group a step ahead of the point and a step behind it; distances are what they are after rounding."""
-    groups, sizes = [group for group, _ in moves], [group.columns.size for group, _ in moves]
-    columns, move = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(moves)), sizes)
-    steps = _steps(jacobian, columns) * np.repeat([multiple for _, multiple in moves], sizes)
+    """Each group a step ahead of the point and a step behind it; distances are those after rounding."""
+    sizes = [group.columns.size for group, _ in moves]
+    columns, move = np.concatenate([group.columns for group, _ in moves]), np.repeat(np.arange(len(moves)), sizes)
+    steps = jacobian.function.steps(columns, _CENTRAL, jacobian.step)
+    steps = steps * np.repeat([multiple for _, multiple in moves], sizes)
     displaced = jacobian.function.point[columns][:, None] + steps[:, None] * [1.0, -1.0]
     displaced = jacobian.function.rounded(columns, displaced)
     points = jacobian.function.points(2 * len(moves)).reshape(2, len(moves), -1)
     points[:, move, columns] = displaced.T
     values = jacobian.function.at(points.reshape(2 * len(moves), -1)).reshape(2, len(moves), -1)
-    owner = np.stack([group.owner for group in groups])
+    owner = np.stack([group.owner for group, _ in moves])
     at, outputs = np.nonzero(owner >= 0)
-    mine = (np.cumsum([0, *sizes])[:-1])[at] + owner[at, outputs]
+    mine = np.cumsum([0, *sizes])[at] + owner[at, outputs]
     with np.errstate(all="ignore"):
         rounding = np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0)
         change = values[0] - values[1]
         quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
-        spread = rounding[at, outputs] / steps[mine]
-        declared = np.array([group.declared for group in groups])
-        free = declared[:, None] & (owner < 0)
+        uncertainty = rounding[at, outputs] / steps[mine]
+        free = np.array([group.declared for group, _ in moves])[:, None] & (owner < 0)
         unknown = free & ~np.isfinite(change)
         unknown &= np.cumsum(unknown, axis=1) == 1  # one of a group stands for all
         loose = np.argwhere(unknown | (free & (np.abs(change) > _STRAY * np.fmax(noise, rounding))))
-    return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
-
-
-def _steps(jacobian: JacobianAtPoint, columns: Positions) -> Floats:
-    if jacobian.step is not None:
-        return np.full(columns.size, jacobian.step)
-    loss = jacobian.function.unmeasured
-    precision = np.clip(_relative_noise(jacobian), loss.eps[jacobian.function.layout.tensor_of(columns)], _COARSEST)
-    return relative_step(_CENTRAL, precision) * loss.scales(columns)
-
-
-def _relative_noise(jacobian: JacobianAtPoint) -> float:
-    losses = [loss for loss in jacobian.function.losses.values() if loss.base and np.isfinite(loss.base)]
-    return max((loss.noise.at_point / abs(loss.base) for loss in losses), default=0.0)
+    positions = outputs * jacobian.shape[1] + columns[mine]
+    nothing = np.zeros(at.size, np.int8)
+    estimates = Estimates(positions, quotients, uncertainty, quotients, quotients, steps[mine], nothing)
+    return _Quotients(estimates, at, loose)
 
 
 def _noise(jacobian: JacobianAtPoint) -> Floats:
@@ -269,15 +227,13 @@ def _ladders(jacobian: JacobianAtPoint, quotients: Estimates, positions: Positio
     where = order[np.searchsorted(quotients.positions, positions, sorter=order)]
     result = quotients.part(where)
     result = replace(result, uncertainty=result.uncertainty * _MARGIN)
-    return result.updated(some, climbed(jacobian, positions[some], shift))
+    return result.updated(some, _climbed(jacobian, positions[some], shift))
 
 
-def climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
+def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
     """The entries from ladders of steps; the values along a column serve all its outputs."""
     outputs, inputs = jacobian.places(positions)
-    unknown = np.full(positions.size, np.nan)
-    result = Estimates(positions, *[unknown] * 5, np.zeros(positions.size, np.int8))  # type: ignore[call-arg]
-    columns = np.unique(inputs)
+    result, columns = Estimates.unknown(positions), np.unique(inputs)
     for begin in range(0, columns.size, _TOGETHER):
         block = np.isin(inputs, columns[begin : begin + _TOGETHER])
         chosen = np.unique(outputs[block]).tolist()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
+from fastgc._derivatives.stencil import Stencil, quotients, relative_step
 from fastgc._evaluation.evaluator import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
@@ -23,15 +24,16 @@ Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), a
 
 _AWAY = 2.0**-5  # in units of the inputs' scales: a coarse jacobian shows, and few kinks are crossed
 _NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
+_COARSEST = 1e-6  # relative noise that the first step is chosen for, at most
 
 
 def one_by_one(
-    function: Callable[[Any], Floats], size: int
-) -> Callable[[Sequence[Any] | Floats], tuple[Floats, Errors]]:
+    function: Callable[[Any], Array], size: int, dtype: Any = np.float64
+) -> Callable[[Sequence[Any] | Array], tuple[Array, Errors]]:
     """A function of one point, called at each of several; its outputs are NaN where it raises."""
 
-    def values(points: Sequence[Any] | Floats) -> tuple[Floats, Errors]:
-        out, errors = np.empty((len(points), size)), []
+    def values(points: Sequence[Any] | Array) -> tuple[Array, Errors]:
+        out, errors = np.empty((len(points), size), dtype), []
         for k, point in enumerate(points):
             try:
                 out[k] = function(point)
@@ -63,7 +65,7 @@ class VectorFunction:
         self, function: Function, layout: ParameterLayout, leaves: Sequence[Array], base: Floats, seed: int
     ) -> None:
         self.layout, self.leaves, self.base, self.seed, self.evaluations = layout, leaves, base, seed, 1
-        self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64)
+        self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves], dtype=np.result_type(np.float64, *leaves))
         self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
         self.losses: dict[int, LossAtPoint] = {}  # of the outputs whose noise was measured so far
@@ -97,17 +99,43 @@ class VectorFunction:
         """Outputs with input ``columns[i]`` alone set to ``displaced[i, k]``, each (k, m), if need be from memory."""
         keys = [(column.tobytes(), row.tobytes()) for column, row in zip(columns, displaced, strict=True)]
         new = [i for i, key in enumerate(keys) if key not in self._kept]
-        length = max(1, self.together // displaced.shape[1])
-        for begin in range(0, len(new), length):
-            block = new[begin : begin + length]
-            lines = self._lines(columns[block], displaced[block])
-            self._kept |= {keys[i]: line for i, line in zip(block, lines, strict=True)}
+        lines = self.lines(columns[new], displaced[new])
+        self._kept |= {keys[i]: line for i, line in zip(new, lines, strict=True)}
         return [self._kept[key] for key in keys]
 
-    def _lines(self, columns: Positions, displaced: Floats) -> Floats:
+    def lines(self, columns: Positions, displaced: Array) -> Array:
+        """Outputs with input ``columns[i]`` alone set to ``displaced[i, k]``, shape (columns, k, m)."""
+        out = np.empty((*displaced.shape, self.base.size), self.point.dtype)
+        length = max(1, self.together // displaced.shape[1])
+        for begin in range(0, columns.size, length):
+            block = slice(begin, begin + length)
+            out[block] = self._lines(columns[block], displaced[block])
+        return out
+
+    def _lines(self, columns: Positions, displaced: Array) -> Array:
         points = self.points(displaced.size)
         points[np.arange(displaced.size), np.repeat(columns, displaced.shape[1])] = displaced.reshape(-1)
         return self.at(points).reshape(*displaced.shape, -1)
+
+    def quotients(self, columns: Positions, stencil: Stencil, step: float | None) -> Floats:
+        """One difference quotient of each output by each of these inputs, shape (m, columns)."""
+        x, steps = self.point[columns][:, None], self.steps(columns, stencil, step)
+        displaced = self.rounded(columns, x + steps[:, None] * np.array(stencil.offsets))
+        lines = np.ascontiguousarray(self.lines(columns, displaced).transpose(2, 0, 1))
+        return quotients(stencil, lines, steps, displaced - x if step is None else None)
+
+    def steps(self, columns: Positions, stencil: Stencil, step: float | None) -> Floats:
+        """The steps of inputs: by default those that balance truncation and the noise measured so far."""
+        if step is not None:
+            return np.full(columns.size, float(step))
+        eps = self.unmeasured.eps[self.layout.tensor_of(columns)]
+        reach = relative_step(stencil, np.clip(self._relative_noise, eps, _COARSEST))
+        return reach * self.unmeasured.scales(columns)
+
+    @property
+    def _relative_noise(self) -> float:
+        losses = [loss for loss in self.losses.values() if loss.base and np.isfinite(loss.base)]
+        return max((loss.noise.at_point / abs(loss.base) for loss in losses), default=0.0)
 
     def forget(self) -> None:
         """Free what was kept."""
@@ -146,7 +174,7 @@ class VectorFunction:
 
     def outputs(self, columns: Positions, rows: Floats) -> Floats:
         """Outputs with the inputs ``columns`` set to ``rows[k]`` together, shape (k, m); NaN where not defined."""
-        out = np.empty((len(rows), self.base.size))
+        out = np.empty((len(rows), self.base.size), self.point.dtype)
         for begin in range(0, len(rows), self.together):
             block = rows[begin : begin + self.together]
             points = self.points(len(block))
@@ -156,18 +184,18 @@ class VectorFunction:
 
     def points(self, count: int) -> Floats:
         """Copies of the point, shape (count, n)."""
-        copies = np.empty((count, self.point.size))
-        copies[:] = self.point
-        return copies
+        return np.tile(self.point, (count, 1))
 
     def at(self, points: Floats) -> Floats:
         """Outputs at points, shape (k, m); NaN where not defined."""
         self.evaluations += len(points)
+        # Counted first: a function may change its argument.
+        displaced = 0 if self.raised.answered else np.count_nonzero((points != self.point).any(axis=1))
         with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
             outputs, errors = self._function(points)
         for k, error in errors:
             self.raised = self.raised.also(error, partial(self._place, points[k]))
-        if not self.raised.answered and np.count_nonzero((points != self.point).any(axis=1)) > len(errors):
+        if displaced > len(errors):
             self.raised = replace(self.raised, answered=True)
         return outputs
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, direction, ladder_slope, with_gap
 from fastgc._evaluation.evaluator import Ray
-from fastgc._jacobian.entries import Checked, Group, JacobianAtPoint, check_groups
+from fastgc._jacobian.columns import Group
+from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups
 from fastgc._jacobian.function import Weights
 from fastgc._parameters.streams import stream
 from fastgc._progress import Progress

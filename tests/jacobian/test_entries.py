@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastgc import check_jacobian
-from fastgc._jacobian.entries import Checked, Group, check_groups, open_jacobian
+from fastgc._jacobian.columns import Group
+from fastgc._jacobian.entries import Checked, check_groups, open_jacobian
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import matrix_operator
 from fastgc._progress import Progress

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fastgc import check_jacobian
-from fastgc._jacobian.entries import Group, check_groups, open_jacobian
+from fastgc._jacobian.columns import Group
+from fastgc._jacobian.entries import check_groups, open_jacobian
 from fastgc._jacobian.operator import matrix_operator, vjp_operator
 from fastgc._jacobian.projections import project
 from fastgc._progress import Progress
