@@ -1,4 +1,4 @@
-"""The classic tools: numerical gradients and Jacobians, and the one-number check of a flat vector."""
+"""The classic tools: numerical gradients and Jacobians, and the check of a flat vector by one relative error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgc._arguments import number, one_of
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
-from fastgc._derivatives.stencil import STENCILS
+from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import open_evaluator
 from fastgc._jacobian.inputs import plain_function, real_array
 from fastgc._parameters.layout import flatten_parameters
@@ -20,8 +20,8 @@ from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
 from fastgc._words import Engine, StencilName
 
-_TOGETHER = 64  # columns whose values are kept at a time: they are a few times as large as their quotients
-_CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error
+_TOGETHER = 64  # columns measured at a time: values take up to four times the memory of their quotients
+_CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error, so that two zeros agree
 
 
 def numerical_gradient(
@@ -64,10 +64,10 @@ def numerical_gradient(
     Raises
     ------
     TypeError, ValueError
-        For parameters or a function that `check_gradients` would refuse. What f raises at x passes through, and what it
-        raises at every displaced point too; a quotient is NaN where it raises at some.
+        For parameters or a function that `check_gradients` would refuse. An exception of f at x passes through, and so
+        does one that f raises at every displaced point; where it raises at some, the quotient is NaN.
     """
-    formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
+    formula, absolute = stencil_named(stencil), _one_step(h, step)
     one_of("engine", engine, get_args(Engine))
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
@@ -87,11 +87,6 @@ def numerical_gradient(
     evaluator.raised.pass_on()
     starts = layout.starts
     return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])
-
-
-def _known_stencil(stencil: str) -> str:
-    one_of("stencil", stencil, tuple(STENCILS))
-    return stencil
 
 
 def _one_step(h: float | None, step: float | None) -> float | None:
@@ -136,10 +131,10 @@ def numerical_jacobian(
     Raises
     ------
     TypeError, ValueError
-        For an ``x`` that is not real, or a step or stencil that makes no sense. Exceptions of f are taken as in
-        `numerical_gradient`.
+        For x or outputs that are not real, outputs whose shape changes, or a step or stencil that makes no sense.
+        Exceptions of f are taken as in `numerical_gradient`.
     """
-    formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
+    formula, absolute = stencil_named(stencil), _one_step(h, step)
     function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args)
     jacobian = np.empty((function.base.size, function.point.size))
     for begin in range(0, function.point.size, _TOGETHER):

@@ -1,4 +1,4 @@
-"""The check of a Jacobian: estimate columns, compare, project, report."""
+"""The check of a Jacobian: measure columns, compare, project, report."""
 
 from __future__ import annotations
 
@@ -63,22 +63,24 @@ def check_jacobian(
     jvp : callable, optional
         ``jvp(x, u, *args)``: the product J u, for u of the shape of x.
     vjp : callable, optional
-        ``vjp(x, v, *args)``: the product v^T J, for v of the shape of f(x). With jvp, also whether it is its transpose.
+        ``vjp(x, v, *args)``: the product v^T J, for v of the shape of f(x). With both, jvp is checked entry by entry,
+        and vjp must be its transpose.
     sparsity : array or scipy.sparse array of shape (m, n), optional
-        Nonzero where f can depend on x. Columns without a common output are then displaced together, and an output that
-        moves with an input outside the pattern is found.
+        Nonzero where f can depend on x. Columns without a common output are then displaced together; a dependence
+        outside the pattern is found.
     columns : int or "all", optional
-        Inputs whose entries are checked one by one; drawn at random. By default all where there are at most 256, else
-        32; a declared sparsity is checked as a whole.
+        How many inputs, drawn at random, have their entries checked one by one. By default all of at most 256 inputs,
+        else 32; with a declared sparsity always all.
     probes : int
-        Random directions over all inputs, where not all entries are checked one by one.
+        How many random directions over all inputs are compared where not all entries are checked one by one.
     step : float, optional
-        The step of the first look; entries in doubt are settled at many steps. By default each input has its own.
+        The step of the first quotients; entries in doubt are measured at many steps. By default it is chosen for each
+        input.
     rtol, atol : float, optional
         As in `check_gradients`; by default atol is 1e-3 * rtol times the root mean square of the entry's row or column,
         whichever is smaller.
     seed : int
-        Of what is drawn at random.
+        Of all random draws.
     progress : bool
         Show a tqdm progress bar.
 
@@ -89,11 +91,31 @@ def check_jacobian(
     Raises
     ------
     TypeError, ValueError
-        For arguments that make no sense, shapes that differ, outputs that are not real or not finite at x. Exceptions
-        of f are taken as `check_gradients` takes those of a loss.
+        For arguments that make no sense, shapes that differ, outputs that are not real, or not finite at x. Exceptions
+        of f count as those of a loss in `check_gradients`.
+
+    Examples
+    --------
+    Polar coordinates, with the wrong sign in one entry of the second Jacobian:
+
+    >>> import numpy as np
+    >>> from fastgc import check_jacobian
+    >>> def cartesian(polar):
+    ...     r, phi = polar
+    ...     return [r * np.cos(phi), r * np.sin(phi)]
+    >>> def right(polar):
+    ...     r, phi = polar
+    ...     return [[np.cos(phi), -r * np.sin(phi)], [np.sin(phi), r * np.cos(phi)]]
+    >>> def wrong(polar):
+    ...     return np.abs(right(polar))
+    >>> check_jacobian(cartesian, right, [2.0, 0.5]).passed
+    True
+    >>> report = check_jacobian(cartesian, wrong, [2.0, 0.5])
+    >>> report.verdict, report.reason, report.by_output, report.by_input
+    ('fail', '1 of 4 checked entries differs', {(0,): 1}, {(1,): 1})
     """
     begin = time.perf_counter()
-    validate(args, columns, probes, step, rtol, atol, seed)
+    validate(args, columns, probes=probes, step=step, rtol=rtol, atol=atol, seed=seed)
     point = finite_point(x)
     function, output_shape = open_function(f, point, args, seed)
     given = jacobian(point.copy(), *args) if callable(jacobian) else jacobian
@@ -114,20 +136,20 @@ def check_jacobian(
 @np.errstate(all="ignore")  # what is not finite is judged, and not warned about
 def find(
     jacobian: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: int, bar: Progress
-) -> tuple[Checked, Projections | None, NotFinite | None]:
-    """Entries one by one, then what moves outside the declared sparsity, then random directions.
+) -> tuple[Checked, Projections, NotFinite | None]:
+    """Check entries one by one, then dependences outside the declared sparsity, then random directions.
 
-    Entries of the analytic Jacobian that are not finite fail as they stand, whatever else is found.
+    Entries of the analytic Jacobian that are not finite fail whatever else is found.
 
     Raises
     ------
     Exception
-        The first that the function raised, where it raised at every displaced point and all entries are finite.
+        The first exception of the function, if it raised at every displaced point and all analytic entries are finite.
     """
     bad = spoiled(jacobian.operator)
     found = [check_groups(jacobian, groups, bar)]
     found += follow_strays(jacobian, found[0], bar)
-    projections = None
+    projections = Projections()
     if probes and math.prod(jacobian.shape):
         projections, more = project(jacobian, Checked.joined(found), probes, seed, bar)
         found += more

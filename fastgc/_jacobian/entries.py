@@ -1,4 +1,4 @@
-"""Entries of a Jacobian: a quotient serves a whole column of outputs, ladders serve those in doubt."""
+"""Entries of a Jacobian: one quotient for each, and ladders of steps for those that it does not decide."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
 _CENTRAL = STENCILS["central"]
-_WIDE = 4.0  # a second quotient, at so many steps, shows the error of the first
+_WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
+# Of the difference of these two, so 45 truncation errors: a few groups stand for all, and the rest climbs a ladder.
 _DEVIATION_SAFETY = 3.0
-_TRIALS = 8  # groups of columns on which it is measured
-_FEWEST = 4  # entries that make a scale of an input
-_AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
-_MEASURED = 8  # outputs whose noise is measured though nothing is in doubt
-_MOST_LADDERS = 1024  # entries that climb a ladder; where more are in doubt, the rest is judged with a wide margin:
-_MARGIN = 100.0  # times the uncertainty of their quotients
-_TOGETHER = 64  # columns whose values are kept for all their outputs
-_STRAY = 100.0  # noises above which an output moves with inputs that should not move it
-_LEAST = 1e-300  # above the uncertainty of what is zero everywhere
+_TRIALS = 8  # groups of columns whose wide quotients are measured: 16 evaluations
+_FEWEST = 4  # entries from which an input gets a scale: with fewer, a wrong entry would be its own measure
+_AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
+_MEASURED = 8  # outputs whose noise is always measured: they share their evaluations
+_MOST_LADDERS = 1024  # entries that climb a ladder; their arithmetic takes about a second
+_MARGIN = 100.0  # times the uncertainty of its quotient, for an entry in doubt beyond that number
+_TOGETHER = 64  # columns whose values are kept for all their outputs at a time
+_STRAY = 100.0  # times its noise: so large a change of an output, where none is allowed, is not noise
+_LEAST = 1e-300  # as a scale: above the uncertainty (the smallest normal number) of an output that stands still
 _NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
 
 
@@ -59,7 +60,7 @@ class JacobianAtPoint:
 def open_jacobian(
     function: VectorFunction, operator: Operator, step: float | None, rtol: float | None, atol: float | None
 ) -> JacobianAtPoint:
-    """Measure the noise of some outputs, if it decides the step; the default rtol is that of the Jacobian's dtype."""
+    """Measure the noise of some outputs where it decides the step; the default rtol is that of the Jacobian's dtype."""
     if step is None:
         function.measure(spread(function.base.size, _MEASURED).tolist())
     return JacobianAtPoint(function, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
@@ -86,7 +87,7 @@ class Checked:
 
 
 def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> Checked:
-    """Quotients for all entries of the groups, ladders for those in doubt, and the verdicts."""
+    """Measure and judge all entries of the groups: quotients for all, ladders for those in doubt."""
     quotients, strays = _quotients(jacobian, groups, bar)
     estimates, judgement = decide(
         quotients,
@@ -221,7 +222,7 @@ def _noise(jacobian: JacobianAtPoint) -> Floats:
 
 
 def _ladders(jacobian: JacobianAtPoint, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
-    """Ladders for the entries; where there are too many, for some, and less certain quotients for the others."""
+    """Ladders for the entries; beyond a number of them, their quotients with a larger uncertainty."""
     some = spread(positions.size, _MOST_LADDERS)
     order = np.argsort(quotients.positions, kind="stable")
     where = order[np.searchsorted(quotients.positions, positions, sorter=order)]
@@ -231,7 +232,7 @@ def _ladders(jacobian: JacobianAtPoint, quotients: Estimates, positions: Positio
 
 
 def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
-    """The entries from ladders of steps; the values along a column serve all its outputs."""
+    """The entries from ladders of steps; the values along a column serve all outputs."""
     outputs, inputs = jacobian.places(positions)
     result, columns = Estimates.unknown(positions), np.unique(inputs)
     for begin in range(0, columns.size, _TOGETHER):
@@ -250,7 +251,7 @@ def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0
 
 
 def verdicts(jacobian: JacobianAtPoint, estimates: Estimates) -> Judgement:
-    """The verdict on every entry, each with a scale of its own."""
+    """The verdict on each entry, by the scale of that entry."""
     outputs, inputs = jacobian.places(estimates.positions)
     count = estimates.positions.size
     tolerances = Tolerances(
@@ -263,9 +264,9 @@ def verdicts(jacobian: JacobianAtPoint, estimates: Estimates) -> Judgement:
 
 
 def _scales(jacobian: JacobianAtPoint, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
-    """The root mean square of the entry's output or of its input, whichever is smaller: units differ in both.
+    """The root mean square of the entry's row or column, whichever is smaller: units differ in both.
 
-    An input of which few entries are known has no scale of its own: an entry is no measure of itself.
+    A column of which few entries are known has no scale: an entry is no measure of itself.
     """
     m, n = jacobian.shape
     known = np.where(estimates.clear & np.isfinite(estimates.numerical), estimates.numerical, 0.0)
@@ -276,14 +277,14 @@ def _scales(jacobian: JacobianAtPoint, estimates: Estimates, outputs: Positions,
 
 
 def _root_mean_squares(values: Floats, owners: Positions, size: int) -> tuple[Floats, Positions]:
-    """Of the values of every owner, and how many each has."""
+    """The root mean square of each owner's values, and how many values it has."""
     peak = np.abs(values).max(initial=0.0) or 1.0  # so that no square overflows
     counts = np.bincount(owners, minlength=size)
     return peak * np.sqrt(np.bincount(owners, (values / peak) ** 2, size) / np.maximum(1, counts)), counts
 
 
 def _around(jacobian: JacobianAtPoint) -> Floats:
-    """What slopes must be small against though they vanish here: those around the point, and a given tolerance."""
+    """For each output, what a slope of zero must be small against: slopes around the point, or the given atol."""
     around = np.full(jacobian.shape[0], jacobian.atol or 0.0)
     for output, loss in jacobian.function.losses.items():
         around[output] = max(around[output], _AROUND * loss.local_variation / loss.tensor_scales.max())
@@ -291,8 +292,8 @@ def _around(jacobian: JacobianAtPoint) -> Floats:
 
 
 def _stillness(jacobian: JacobianAtPoint) -> Floats:
-    """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
-    sizes = np.where(jacobian.function.base == 0, 1.0, np.abs(jacobian.function.base))  # of 0 as of terms of order 1
+    """For each output, the scale of a slope that is zero in both: an output that stays the same to the bit agrees."""
+    sizes = np.where(jacobian.function.base == 0, 1.0, np.abs(jacobian.function.base))  # 0 counts as terms of order 1
     sizes = sizes / jacobian.function.unmeasured.tensor_scales.max()
     return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
 
@@ -303,7 +304,7 @@ def _stillness(jacobian: JacobianAtPoint) -> Floats:
 def _explained_by_others(
     jacobian: JacobianAtPoint, groups: Sequence[Group], quotients: Estimates, estimates: Estimates
 ) -> list[tuple[int, Group]]:
-    """Outputs whose quotient in a group is not that of its column alone: another column moves them too."""
+    """Outputs whose quotient in a group differs from the ladder of their column: another column moves them too."""
     shared = {int(column): group for group in groups if group.columns.size > 1 for column in group.columns}
     if not shared:
         return []

@@ -1,4 +1,4 @@
-"""A function of several outputs around a point: each output, or a weighted sum of them, is a loss of its own."""
+"""A function of several outputs around a point; each output, or a weighted sum of them, serves as a loss."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Weights = int | Floats  # one output by its number, or a factor for every output
 Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
 Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
 
-_AWAY = 2.0**-5  # in units of the inputs' scales: a coarse jacobian shows, and few kinks are crossed
-_NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
-_COARSEST = 1e-6  # relative noise that the first step is chosen for, at most
+_AWAY = 2.0**-5  # in units of the inputs' scales: far enough to see rounded outputs move, and crosses few kinks
+_NUMBERS = 1 << 18  # inputs and outputs of the points evaluated at a time: 2 MB
+_COARSEST = 1e-6  # relative noise for which the step is chosen, at most: a step of 0.01 scales
 
 
 def one_by_one(
     function: Callable[[Any], Array], size: int, dtype: Any = np.float64
 ) -> Callable[[Sequence[Any] | Array], tuple[Array, Errors]]:
-    """A function of one point, called at each of several; its outputs are NaN where it raises."""
+    """Call a function of one point at each of several; its outputs are NaN where it raises."""
 
     def values(points: Sequence[Any] | Array) -> tuple[Array, Errors]:
         out, errors = np.empty((len(points), size), dtype), []
@@ -48,15 +48,15 @@ def one_by_one(
 
 
 class VectorFunction:
-    """Outputs at displaced inputs. Values that were had once are kept, since every output asks for the same ones.
+    """Outputs at displaced inputs. Values are kept, since each output asks for the same ones.
 
     Parameters
     ----------
     function : callable
-        ``function(points)`` gives the outputs, float64 of shape (k, m), at flat float64 copies of all inputs, (k, n),
-        NaN where it raises, and what it raises.
+        ``function(points)`` gives the outputs, shape (k, m), at flat copies of all inputs, shape (k, n), NaN where it
+        raises; and the exceptions.
     layout, leaves : ParameterLayout, sequence of arrays
-        The inputs as tensors, of the dtypes in which they are displaced.
+        The inputs as tensors, in the dtypes in which they are displaced; complex ones for the complex step alone.
     base : array, shape (m,)
         The outputs at the point.
     """
@@ -72,31 +72,31 @@ class VectorFunction:
 
     @cached_property
     def unmeasured(self) -> LossAtPoint:
-        """For the inputs' scales only."""
+        """A loss that knows the inputs' scales, and no noise."""
         loss = unmeasured_loss(OutputLoss(self, 0), self.layout, self.leaves, 0.0)
         return responsive_loss(loss, range(len(self.leaves)), self.base, self.outputs)
 
     @cached_property
     def together(self) -> int:
-        """Points that are evaluated at a time."""
+        """Points evaluated at a time."""
         return max(1, _NUMBERS // max(1, self.point.size + self.base.size))
 
     @cached_property
     def moves(self) -> NDArray[np.bool_]:
-        """Which outputs change if all inputs move a little, one way or the other."""
+        """Which outputs change when all inputs move a little, in either direction."""
         places = np.arange(self.point.size)
         lengths = _AWAY * np.cos(places) * self.unmeasured.scales(places)  # as good as random
         return np.asarray((self.at(self.point + lengths * [[-1.0], [1.0]]) != self.base).any(axis=0))
 
     def kept(self, columns: Positions, rows: Floats) -> Floats:
-        """What `outputs` gives, from memory where the same was asked for before."""
+        """The same as `outputs`, from memory where the same was asked for before."""
         key = (columns.tobytes(), rows.tobytes())
         if key not in self._kept:
             self._kept[key] = self.outputs(columns, rows)
         return self._kept[key]
 
     def kept_lines(self, columns: Positions, displaced: Floats) -> list[Floats]:
-        """Outputs with input ``columns[i]`` alone set to ``displaced[i, k]``, each (k, m), if need be from memory."""
+        """The same as `lines`, one by one, each from memory where the same was asked for before."""
         keys = [(column.tobytes(), row.tobytes()) for column, row in zip(columns, displaced, strict=True)]
         new = [i for i, key in enumerate(keys) if key not in self._kept]
         lines = self.lines(columns[new], displaced[new])
@@ -138,7 +138,7 @@ class VectorFunction:
         return max((loss.noise.at_point / abs(loss.base) for loss in losses), default=0.0)
 
     def forget(self) -> None:
-        """Free what was kept."""
+        """Free the values kept."""
         self._kept.clear()
 
     def rounded(self, columns: Positions, displaced: Floats) -> Floats:
@@ -151,14 +151,14 @@ class VectorFunction:
         return result
 
     def loss(self, weights: Weights) -> LossAtPoint:
-        """One output, or a weighted sum of outputs, as a loss, with its noise measured."""
+        """One output, or a weighted sum of all outputs, as a loss with its noise measured."""
         if isinstance(weights, int):
             self.measure([weights])
             return self.losses[weights]
         return self._measured([weights])[0]
 
     def measure(self, outputs: Sequence[int]) -> None:
-        """Open the losses of outputs that have none."""
+        """Measure the noise of these outputs, as far as it is not known."""
         new = [output for output in outputs if output not in self.losses]
         self.losses |= dict(zip(new, self._measured(new) if new else [], strict=True))
 
@@ -191,7 +191,7 @@ class VectorFunction:
         self.evaluations += len(points)
         # Counted first: a function may change its argument.
         displaced = 0 if self.raised.answered else np.count_nonzero((points != self.point).any(axis=1))
-        with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
+        with np.errstate(all="ignore"):  # log(-1e-7) near the point is an answer, not a warning
             outputs, errors = self._function(points)
         for k, error in errors:
             self.raised = self.raised.also(error, partial(self._place, points[k]))
@@ -254,8 +254,8 @@ class OutputLoss:
         return self._function.rounded(positions, displaced)
 
     def close(self) -> None:
-        """Nothing is displaced: every evaluation has inputs of its own."""
+        """Do nothing: each evaluation displaces a copy of the inputs."""
 
     def of(self, outputs: Floats) -> Floats:
-        """The loss, shape (k,), where the function has these outputs."""
+        """The loss, shape (k,), from the function's outputs, shape (k, m)."""
         return outputs[:, self._weights] if isinstance(self._weights, int) else outputs @ self._weights

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgc._arguments import number, one_of, whole
+from fastgc._arguments import one_of, whole
 from fastgc._evaluation.engine import in_turn
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
+from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._jacobian.function import VectorFunction, one_by_one
 from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
 from fastgc._parameters.arrays import Array
@@ -21,19 +22,14 @@ Floats = NDArray[np.float64]
 Shape = tuple[int, ...]
 
 
-def validate(args: Any, columns: Any, probes: Any, step: Any, rtol: Any, atol: Any, seed: Any) -> None:
-    """Refuse options that make no sense by themselves."""
-    if not isinstance(args, tuple):
-        raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
+def validate(args: Any, columns: Any, **options: Any) -> None:
+    """Refuse options that make no sense by themselves; those of `check_gradients` as it does."""
+    refuse_args(args)
     if isinstance(columns, str):
         one_of("columns", columns, ("all",))
     else:
         whole("columns", columns, least=1, optional=True)
-    whole("probes", probes, least=0)
-    whole("seed", seed, least=0)
-    number("step", step, positive=True)
-    number("rtol", rtol)
-    number("atol", atol)
+    CheckOptions(**options)
 
 
 # --- the point and the function ---

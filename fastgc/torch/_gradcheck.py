@@ -18,6 +18,7 @@ from fastgc._jacobian.columns import plan
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, open_jacobian
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator, matrix_operator, vjp_operator
+from fastgc._jacobian.projections import Projections
 from fastgc._jacobian.report import About, JacobianReport, details, jacobian_report
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.streams import stream
@@ -465,4 +466,6 @@ def _block(
     part = checked.part(mine)
     local = (i[mine] - own.start) * (along.stop - along.start) + at[mine] - along.start
     part = replace(part, estimates=replace(part.estimates, positions=local))
-    return jacobian_report(part, None, About(rows.shapes[k], columns.shapes[j], call.function.evaluations, 0.0, 0, ()))
+    return jacobian_report(
+        part, Projections(), About(rows.shapes[k], columns.shapes[j], call.function.evaluations, 0.0, 0, ())
+    )
