@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, LossAtPoint, ladder_estimates
 from fastgc._derivatives.stencil import STENCILS
+from fastgc._evaluation.evaluator import Tick, silent
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
@@ -20,6 +21,7 @@ from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, defau
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
+Strays = list[tuple[int, Group]]  # an output, and the group whose columns move it though none of them should
 
 _CENTRAL = STENCILS["central"]
 _WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
@@ -68,11 +70,11 @@ def open_jacobian(
 
 @dataclass(frozen=True)
 class Checked:
-    """Entries with their verdicts, and (output, group) pairs where something moves that should not."""
+    """Entries with their verdicts, and outputs that move though they should not."""
 
     estimates: Estimates
     judgement: Judgement
-    strays: tuple[tuple[int, Group], ...] = ()
+    strays: Strays = field(default_factory=list)
 
     def part(self, keep: Positions) -> Checked:
         """Some of the entries."""
@@ -95,31 +97,13 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
         lambda positions, shift: _ladders(jacobian, quotients, positions, shift),
     )
     estimates, judgement = _confirmed(jacobian, estimates, judgement)
-    return Checked(estimates, judgement, (*strays, *_explained_by_others(jacobian, groups, quotients, estimates)))
+    return Checked(estimates, judgement, strays + _explained_by_others(jacobian, groups, quotients, estimates))
 
 
 # --- quotients ---
 
 
-@dataclass(frozen=True)
-class _Quotients:
-    """Quotients of the outputs that groups own.
-
-    Attributes
-    ----------
-    estimates : the quotients; their uncertainty is that of round-off and noise alone
-    move : by which displacement of which group each was measured: its place among those asked for
-    loose : (displacement, output) where an output moves that depends on no column of the group, shape (k, 2)
-    """
-
-    estimates: Estimates
-    move: Positions
-    loose: Positions
-
-
-def _quotients(
-    jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress
-) -> tuple[Estimates, list[tuple[int, Group]]]:
+def _quotients(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> tuple[Estimates, Strays]:
     """One quotient for each entry; also the outputs that move though they depend on no column of their group.
 
     The truncation error of an output's quotients is judged from wider ones of a few groups. An entry whose quotient
@@ -128,18 +112,16 @@ def _quotients(
     if not groups:
         return Estimates.joined([]), []
     trials = spread(len(groups), _TRIALS)
-    moves = [(group, 1.0) for group in groups] + [(groups[k], _WIDE) for k in trials.tolist()]
-    measured = _measured(jacobian, moves, bar)
-    both = _with_noise(jacobian, measured.estimates)
-    count = int(np.searchsorted(measured.move, len(groups)))
-    near, wide = both.part(slice(count)), both.part(slice(count, None))
+    near, at, strays = _measured(jacobian, groups, 1.0, bar.advance)
+    wide, _, _ = _measured(jacobian, [groups[k] for k in trials.tolist()], _WIDE, silent)
+    _measure_still_outputs(jacobian, Estimates.joined([near, wide]))
     scales = jacobian.function.unmeasured.scales(np.arange(jacobian.shape[1]))
-    off = _deviation(jacobian, near.part(np.isin(measured.move[:count], trials)), wide, scales)
+    off = _deviation(jacobian, near.part(np.isin(at, trials)), wide, scales)
     outputs, inputs = jacobian.places(near.positions)
     with np.errstate(all="ignore"):
-        uncertainty = off[outputs] / scales[inputs] + near.uncertainty
-    estimates = replace(near, uncertainty=np.fmax(uncertainty, np.finfo(np.float64).tiny))
-    return estimates, [(output, groups[k]) for k, output in measured.loose.tolist() if k < len(groups)]
+        noise = np.fmax(near.uncertainty, _noise(jacobian)[outputs] / near.step)
+        uncertainty = np.fmax(off[outputs] / scales[inputs] + noise, np.finfo(np.float64).tiny)
+    return replace(near, uncertainty=uncertainty), strays
 
 
 def _deviation(jacobian: JacobianAtPoint, near: Estimates, wide: Estimates, scales: Floats) -> Floats:
@@ -154,61 +136,42 @@ def _deviation(jacobian: JacobianAtPoint, near: Estimates, wide: Estimates, scal
     return _DEVIATION_SAFETY * largest
 
 
-def _with_noise(jacobian: JacobianAtPoint, quotients: Estimates) -> Estimates:
-    """The quotients with the noise of outputs, as far as it was measured.
-
-    Outputs that stand still here, but move farther away, are measured now: their values may be rounded.
-    """
+def _measure_still_outputs(jacobian: JacobianAtPoint, quotients: Estimates) -> None:
+    """Measure the noise of outputs that stand still, but move farther away: their values may be rounded."""
     outputs, _ = jacobian.places(quotients.positions)
     moved = np.bincount(outputs, quotients.numerical != 0, jacobian.shape[0]) > 0
     if not moved.all():
         still = np.flatnonzero(~moved & jacobian.function.moves)
         jacobian.function.measure(still[spread(still.size, _MEASURED)].tolist())
-    with np.errstate(all="ignore"):
-        noise = _noise(jacobian)[outputs] / quotients.step
-    return replace(quotients, uncertainty=np.fmax(quotients.uncertainty, noise))
 
 
-def _measured(jacobian: JacobianAtPoint, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
-    """Quotients at multiples of the usual steps of the groups, block by block."""
-    noise, length = _noise(jacobian), max(1, jacobian.function.together // 2)
-    parts = []
-    for begin in range(0, len(moves), length):
-        block = moves[begin : begin + length]
-        part = _block(jacobian, block, noise)
-        parts.append(replace(part, move=part.move + begin, loose=np.add(part.loose, (begin, 0))))
-        bar.advance(sum(group.columns.size for group, multiple in block if multiple == 1.0))
-    estimates = Estimates.joined([part.estimates for part in parts])
-    return _Quotients(estimates, *(np.concatenate([getattr(p, name) for p in parts]) for name in ("move", "loose")))
+def _measured(
+    jacobian: JacobianAtPoint, groups: Sequence[Group], multiple: float, tick: Tick
+) -> tuple[Estimates, Positions, Strays]:
+    """Quotients at a multiple of the usual steps, as uncertain as their round-off; the group of each; the strays.
 
-
-def _block(jacobian: JacobianAtPoint, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
-    """Each group a step ahead of the point and a step behind it; distances are those after rounding."""
-    sizes = [group.columns.size for group, _ in moves]
-    columns, move = np.concatenate([group.columns for group, _ in moves]), np.repeat(np.arange(len(moves)), sizes)
-    steps = jacobian.function.steps(columns, _CENTRAL, jacobian.step)
-    steps = steps * np.repeat([multiple for _, multiple in moves], sizes)
-    displaced = jacobian.function.point[columns][:, None] + steps[:, None] * [1.0, -1.0]
-    displaced = jacobian.function.rounded(columns, displaced)
-    points = jacobian.function.points(2 * len(moves)).reshape(2, len(moves), -1)
-    points[:, move, columns] = displaced.T
-    values = jacobian.function.at(points.reshape(2 * len(moves), -1)).reshape(2, len(moves), -1)
-    owner = np.stack([group.owner for group, _ in moves])
+    Each group is displaced a step ahead of the point and a step behind it. Distances are those after rounding.
+    """
+    function, sizes = jacobian.function, [group.columns.size for group in groups]
+    columns, line = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(groups)), sizes)
+    steps = multiple * function.steps(columns, _CENTRAL, jacobian.step)
+    displaced = function.rounded(columns, function.point[columns][:, None] + steps[:, None] * [1.0, -1.0])
+    values = function.lines(columns, displaced, line, tick)
+    owner = np.stack([group.owner for group in groups])
     at, outputs = np.nonzero(owner >= 0)
     mine = np.cumsum([0, *sizes])[at] + owner[at, outputs]
     with np.errstate(all="ignore"):
-        rounding = np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0)
-        change = values[0] - values[1]
+        rounding = np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=1)
+        change = values[:, 0] - values[:, 1]
         quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
         uncertainty = rounding[at, outputs] / steps[mine]
-        free = np.array([group.declared for group, _ in moves])[:, None] & (owner < 0)
+        free = np.array([group.declared for group in groups])[:, None] & (owner < 0)
         unknown = free & ~np.isfinite(change)
         unknown &= np.cumsum(unknown, axis=1) == 1  # one of a group stands for all
-        loose = np.argwhere(unknown | (free & (np.abs(change) > _STRAY * np.fmax(noise, rounding))))
-    positions = outputs * jacobian.shape[1] + columns[mine]
-    nothing = np.zeros(at.size, np.int8)
+        loose = np.argwhere(unknown | (free & (np.abs(change) > _STRAY * np.fmax(_noise(jacobian), rounding))))
+    positions, nothing = outputs * jacobian.shape[1] + columns[mine], np.zeros(at.size, np.int8)
     estimates = Estimates(positions, quotients, uncertainty, quotients, quotients, steps[mine], nothing)
-    return _Quotients(estimates, at, loose)
+    return estimates, at, [(output, groups[k]) for k, output in loose.tolist()]
 
 
 def _noise(jacobian: JacobianAtPoint) -> Floats:
@@ -332,7 +295,7 @@ def _stillness(jacobian: JacobianAtPoint) -> Floats:
 
 def _explained_by_others(
     jacobian: JacobianAtPoint, groups: Sequence[Group], quotients: Estimates, estimates: Estimates
-) -> list[tuple[int, Group]]:
+) -> Strays:
     """Outputs whose quotient in a group differs from the ladder of their column: another column moves them too."""
     shared = {int(column): group for group in groups if group.columns.size > 1 for column in group.columns}
     if not shared:

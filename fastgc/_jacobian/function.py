@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step
-from fastgc._evaluation.evaluator import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry
+from fastgc._evaluation.evaluator import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry, silent
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout
 
@@ -103,19 +103,24 @@ class VectorFunction:
         self._kept |= {keys[i]: line for i, line in zip(new, lines, strict=True)}
         return [self._kept[key] for key in keys]
 
-    def lines(self, columns: Positions, displaced: Array) -> Array:
-        """Outputs with input ``columns[i]`` alone set to ``displaced[i, k]``, shape (columns, k, m)."""
-        out = np.empty((*displaced.shape, self.base.size), self.point.dtype)
-        length = max(1, self.together // displaced.shape[1])
-        for begin in range(0, columns.size, length):
-            block = slice(begin, begin + length)
-            out[block] = self._lines(columns[block], displaced[block])
-        return out
+    def lines(self, columns: Positions, displaced: Array, line: Positions | None = None, tick: Tick = silent) -> Array:
+        """Outputs with input ``columns[i]`` set to ``displaced[i, k]``, shape (lines, k, m).
 
-    def _lines(self, columns: Positions, displaced: Array) -> Array:
-        points = self.points(displaced.size)
-        points[np.arange(displaced.size), np.repeat(columns, displaced.shape[1])] = displaced.reshape(-1)
-        return self.at(points).reshape(*displaced.shape, -1)
+        The inputs of each line are displaced together: ``line[i]`` is that of input i, in ascending order. By default
+        each input has its own.
+        """
+        line = np.arange(columns.size) if line is None else line
+        count = int(line.max(initial=-1)) + 1
+        out = np.empty((count, displaced.shape[1], self.base.size), self.point.dtype)
+        length = max(1, self.together // displaced.shape[1])
+        for begin in range(0, count, length):
+            some = slice(*np.searchsorted(line, (begin, begin + length)))
+            block = out[begin : begin + length]
+            points = np.tile(self.point, (*block.shape[:2], 1))
+            points[line[some] - begin, :, columns[some]] = displaced[some]
+            block[:] = self.at(points.reshape(-1, self.point.size)).reshape(block.shape)
+            tick(some.stop - some.start)
+        return out
 
     def quotients(self, columns: Positions, stencil: Stencil, step: float | None) -> Floats:
         """One difference quotient of each output by each of these inputs, shape (m, columns)."""
@@ -177,14 +182,10 @@ class VectorFunction:
         out = np.empty((len(rows), self.base.size), self.point.dtype)
         for begin in range(0, len(rows), self.together):
             block = rows[begin : begin + self.together]
-            points = self.points(len(block))
+            points = np.tile(self.point, (len(block), 1))
             points[:, columns] = block
             out[begin : begin + self.together] = self.at(points)
         return out
-
-    def points(self, count: int) -> Floats:
-        """Copies of the point, shape (count, n)."""
-        return np.tile(self.point, (count, 1))
 
     def at(self, points: Floats) -> Floats:
         """Outputs at points, shape (k, m); NaN where not defined."""

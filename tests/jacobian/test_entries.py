@@ -135,7 +135,7 @@ def test_columns_without_a_common_output_are_displaced_together() -> None:
     assert found.estimates.positions.tolist() == [0, 4]
     np.testing.assert_allclose(found.estimates.numerical, [2 * np.cos(0.5), 3 * np.cos(1)], rtol=1e-8)
     assert found.judgement.verdict.tolist() == ["pass", "pass"]
-    assert found.strays == ()
+    assert found.strays == []
 
 
 def test_an_output_that_moves_with_no_column_of_its_own_is_a_stray() -> None:
@@ -144,7 +144,7 @@ def test_an_output_that_moves_with_no_column_of_its_own_is_a_stray() -> None:
     _, found = checked([group], matrix, x)
     assert [(output, each is group) for output, each in found.strays] == [(2, True)]
     _, undeclared = checked([Group(group.columns, group.owner)], matrix, x)
-    assert undeclared.strays == ()
+    assert undeclared.strays == []
 
 
 # --- failures that small steps contradict ---
