@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._jacobian.operator import Operator
+from fastgc._parameters.arrays import Positions
 from fastgc._parameters.streams import stream
 from fastgc._words import Columns
-
-Positions = NDArray[np.int64]
 
 # What a check takes by default is chosen, not measured; random directions cover what is left out.
 _ALL_COLUMNS = 256  # up to so many are all checked: 512 evaluations

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, LossAtPoint, ladder_estimates
 from fastgc._derivatives.stencil import STENCILS
@@ -14,13 +13,11 @@ from fastgc._evaluation.evaluator import Tick, silent
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
-from fastgc._parameters.arrays import spread
+from fastgc._parameters.arrays import Floats, Positions, spread
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import PLAIN, confirm, decide
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
 Strays = list[tuple[int, Group]]  # an output, and the group whose columns move it though none of them should
 
 _CENTRAL = STENCILS["central"]
@@ -218,6 +215,8 @@ def _confirmed(jacobian: JacobianAtPoint, estimates: Estimates, judgement: Judge
     """Take back the failures that small steps contradict: each row is the gradient of an output."""
     near = np.abs(judgement.analytic - estimates.numerical) <= PLAIN * estimates.uncertainty
     where = np.flatnonzero(judgement.failed & near)
+    if not where.size:
+        return estimates, judgement
     where = where[spread(where.size, _MOST_LADDERS)]
     outputs, inputs = jacobian.places(estimates.positions[where])
     uncertainty = estimates.uncertainty.copy()
@@ -227,8 +226,6 @@ def _confirmed(jacobian: JacobianAtPoint, estimates: Estimates, judgement: Judge
         found = _confirmed_row(jacobian.function.loss(output), row, judgement.part(where[mine]))
         uncertainty[where[mine]] = found.uncertainty
         jacobian.function.forget()
-    if not where.size:
-        return estimates, judgement
     estimates = replace(estimates, uncertainty=uncertainty)
     return estimates, verdicts(jacobian, estimates)
 

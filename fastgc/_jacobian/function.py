@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step
 from fastgc._evaluation.evaluator import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry, silent
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
 Weights = int | Floats  # one output by its number, or a factor for every output
 Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
 Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)

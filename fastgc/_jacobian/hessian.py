@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastgc._evaluation.evaluator import WrongShapeError
 from fastgc._gradient.check import check_gradients
@@ -15,11 +15,10 @@ from fastgc._jacobian.check import check_jacobian
 from fastgc._jacobian.inputs import analytic_matrix, finite_point, product
 from fastgc._jacobian.operator import contradiction
 from fastgc._jacobian.report import JacobianReport, failed
+from fastgc._parameters.arrays import Floats
 from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
 from fastgc._words import Columns
-
-Floats = NDArray[np.float64]
 
 
 def check_hessian(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastgc._arguments import one_of, whole
 from fastgc._evaluation.engine import in_turn
@@ -15,10 +15,9 @@ from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._jacobian.function import VectorFunction, one_by_one
 from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.layout import flatten_parameters
 
-Floats = NDArray[np.float64]
 Shape = tuple[int, ...]
 
 

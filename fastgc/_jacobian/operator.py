@@ -8,14 +8,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastgc._parameters.arrays import Floats, Positions
 from fastgc._parameters.sampling import NotFinite, not_finite
 from fastgc._parameters.streams import stream
 from fastgc._verdicts.judgement import default_rtol
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
 Product = Callable[[Floats], Floats]
 
 # Pairs of random vectors on which a product and its transpose are compared: a single wrong entry shows in all of them.

@@ -11,19 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, direction, ladder_slope, with_gap
 from fastgc._evaluation.evaluator import Ray
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups
 from fastgc._jacobian.function import Weights
+from fastgc._parameters.arrays import Floats, Positions
 from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement
-
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
 
 # In units of each tensor's scale: near eps**(1/3), where truncation and round-off of a central quotient balance.
 _STEP = 2.0**-16
