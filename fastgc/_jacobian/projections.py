@@ -26,7 +26,7 @@ from fastgc._verdicts.judgement import Judgement
 _STEP = 2.0**-16
 _WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
 _SAFETY = 3.0  # times the truncation error that the two quotients show: the next term of the series may add to it
-# What is traced is a choice, not a measurement: each column takes log2(n) ladders along stretches, and one of its own.
+# What is traced is a choice, not a measurement: each column takes a ladder, after log2(n) ladders along stretches.
 _WORST = 4  # outputs of a direction, the worst first
 _MOST = 8  # columns in all
 _EVEN = 1e-6  # an output is weighted as if its slope were at least this share of the steepest: no weight overflows
@@ -49,15 +49,15 @@ def project(
     found, limits = [checked], [0.0]
     for number in range(count):
         rays = direction(jacobian.function.unmeasured, range(len(jacobian.function.leaves)), seed, number)
-        signs = stream(seed, "output signs", number)
-        limits.append((_compare_whole if whole else _compare_weighted)(jacobian, rays, found, signs, bar))
+        if whole:
+            limits.append(_compare_whole(jacobian, rays, found, bar))
+        else:
+            limits.append(_compare_weighted(jacobian, rays, found, stream(seed, "output signs", number), bar))
     limit = CERTAIN * max(limits) / float(jacobian.function.unmeasured.tensor_scales.min())
     return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
 
 
-def _compare_whole(
-    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], generator: np.random.Generator, bar: Progress
-) -> float:
+def _compare_whole(jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], bar: Progress) -> float:
     """Compare J u, output by output; the largest difference that remains unexplained limits what shows."""
     assert jacobian.operator.times is not None
     u = _vector(jacobian, rays)
