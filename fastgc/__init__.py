@@ -37,7 +37,8 @@ if TYPE_CHECKING:  # what checkers of types and editors see
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
-    from fastgc._jacobian.check import check_hessian, check_jacobian
+    from fastgc._jacobian.check import check_jacobian
+    from fastgc._jacobian.hessian import check_hessian
     from fastgc._jacobian.report import JacobianReport
     from fastgc._numerical import gradient_check, numerical_gradient, numerical_jacobian
     from fastgc._reports.entries import Entry
@@ -60,7 +61,7 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "numerical_jacobian": "_numerical",
             "gradient_check": "_numerical",
             "check_jacobian": "_jacobian.check",
-            "check_hessian": "_jacobian.check",
+            "check_hessian": "_jacobian.hessian",
             "JacobianReport": "_jacobian.report",
             "relative_error": "_verdicts.errors",
             "max_relative_error": "_verdicts.errors",

@@ -1,4 +1,4 @@
-"""The classic tools: numerical gradients and Jacobians, and the one-number check of a flat vector."""
+"""The classic tools: numerical gradients and Jacobians, and the check of a flat vector by one relative error."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgc._arguments import number, one_of
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
-from fastgc._derivatives.reach import relative_change, responsive_scale
-from fastgc._derivatives.stencil import STENCILS, quotients, relative_step, short
+from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import open_evaluator
-from fastgc._evaluation.evaluator import Raised
+from fastgc._jacobian.inputs import plain_function, real_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
 from fastgc._words import Engine, StencilName
 
-_CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error
+_TOGETHER = 64  # columns measured at a time: values take up to four times the memory of their quotients
+_CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error, so that two zeros agree
 
 
 def numerical_gradient(
@@ -64,10 +64,10 @@ def numerical_gradient(
     Raises
     ------
     TypeError, ValueError
-        For parameters or a function that `check_gradients` would refuse. What f raises at x passes through, and what it
-        raises at every displaced point too; a quotient is NaN where it raises at some.
+        For parameters or a function that `check_gradients` would refuse. An exception of f at x passes through, and so
+        does one that f raises at every displaced point; where it raises at some, the quotient is NaN.
     """
-    formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
+    formula, absolute = stencil_named(stencil), _one_step(h, step)
     one_of("engine", engine, get_args(Engine))
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
@@ -87,11 +87,6 @@ def numerical_gradient(
     evaluator.raised.pass_on()
     starts = layout.starts
     return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])
-
-
-def _known_stencil(stencil: str) -> str:
-    one_of("stencil", stencil, tuple(STENCILS))
-    return stencil
 
 
 def _one_step(h: float | None, step: float | None) -> float | None:
@@ -136,67 +131,17 @@ def numerical_jacobian(
     Raises
     ------
     TypeError, ValueError
-        For an ``x`` that is not real, or a step or stencil that makes no sense. Exceptions of f are taken as in
-        `numerical_gradient`.
+        For x or outputs that are not real, outputs whose shape changes, or a step or stencil that makes no sense.
+        Exceptions of f are taken as in `numerical_gradient`.
     """
-    formula, absolute = STENCILS[_known_stencil(stencil)], _one_step(h, step)
-    given = np.asarray(x)
-    if given.dtype.kind not in "fiu":
-        raise TypeError(f"x is of dtype {given.dtype}; it must be an array of real numbers")
-    point = np.array(given, np.complex128 if formula.is_complex else np.float64, order="C")
-    flat = point.reshape(-1)
-    base = np.array(f(point.copy(), *args)).reshape(-1)
-
-    def outputs(at: NDArray[Any]) -> NDArray[Any]:
-        return np.array(f(at.reshape(given.shape), *args)).reshape(-1)  # a copy: f may reuse its buffer
-
-    steps = np.full(flat.size, absolute)
-    if absolute is None:
-        reach = relative_step(formula, np.full(flat.size, np.finfo(np.float64).eps))
-        steps = short(reach * np.maximum(np.abs(flat), _input_scale(outputs, flat, base)))
-    columns, found = [np.empty((base.size, 0))], Raised()
-    for i, size in enumerate(steps):
-        displaced = flat[i] + size * np.array(formula.offsets)
-        taken = None if absolute is not None else np.broadcast_to(displaced - flat[i], (base.size, displaced.size))
-        values, more = _column(outputs, flat, i, displaced, base)
-        found = found.joined(more)
-        columns.append(quotients(formula, values, np.full(base.size, size), taken)[:, None])
-    found.pass_on()
-    return np.hstack(columns)
-
-
-def _input_scale(outputs: Callable[[NDArray[Any]], NDArray[Any]], flat: NDArray[Any], base: NDArray[Any]) -> float:
-    """The length in which steps of the inputs are measured: their mean magnitude, or more where f does not see that."""
-    own = float(np.abs(flat).mean()) if flat.any() else 1.0
-
-    def change(scale: float) -> float:
-        try:
-            return relative_change(outputs(flat + scale * np.cos(np.arange(flat.size))), base)
-        except Exception:  # it is not defined so far away
-            return math.nan
-
-    return responsive_scale(own, change)
-
-
-def _column(
-    outputs: Callable[[NDArray[Any]], NDArray[Any]],
-    flat: NDArray[Any],
-    i: int,
-    displaced: NDArray[Any],
-    base: NDArray[Any],
-) -> tuple[NDArray[Any], Raised]:
-    """Outputs with entry i displaced, shape (m, displacements), NaN where f raises, and what it raised."""
-    columns, found = [], Raised()
-    for entry in displaced:
-        moved = flat.copy()
-        moved[i] = entry
-        try:
-            columns.append(outputs(moved))
-            found = found.joined(Raised(answered=bool(entry != flat[i])))
-        except Exception as error:
-            columns.append(np.full(base.size, np.nan))
-            found = found.joined(Raised(1, error))
-    return np.stack(columns, axis=1), found
+    formula, absolute = stencil_named(stencil), _one_step(h, step)
+    function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args)
+    jacobian = np.empty((function.base.size, function.point.size))
+    for begin in range(0, function.point.size, _TOGETHER):
+        some = np.arange(begin, min(begin + _TOGETHER, function.point.size))
+        jacobian[:, some] = function.quotients(some, formula, absolute)
+    function.raised.pass_on()
+    return jacobian
 
 
 class ClassicCheck(TypedDict):

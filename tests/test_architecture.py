@@ -56,8 +56,8 @@ IMPORTERS = {
     "joblib": {"_evaluation.executors", "_evaluation.processes"},
     "cloudpickle": {"_evaluation.processes"},
     "matplotlib": {"_step_sweep"},
-    "scipy.optimize": {"_verdicts.crosscheck", "_jacobian.check"},
-    "scipy.sparse": {"_jacobian.check"},
+    "scipy.optimize": {"_verdicts.crosscheck"},
+    "scipy.sparse": {"_jacobian.inputs"},
     "torch": {"torch"},
     "jax": {"jax"},
 }

@@ -451,6 +451,49 @@ def test_its_rows_are_gradients_of_the_outputs() -> None:
     np.testing.assert_allclose(fastgc.numerical_jacobian(products, x, 1e-5), rows, rtol=1e-12)
 
 
+@pytest.mark.parametrize("stencil", ["forward", "backward", "central", "five_point", "complex_step"])
+@pytest.mark.parametrize("x", [[0.3, 1.7], [1e-12, -2e-12], [0.0, 0.0], [1e-9, 5.0]])
+def test_its_default_steps_are_those_of_a_gradient(x: list[float], stencil: Any) -> None:
+    def f(p: np.ndarray) -> np.ndarray:
+        return np.array([1 + p[0], 1 + p[0] - 2 * p[1]])
+
+    rows = [fastgc.numerical_gradient(lambda p, i=i: f(p)[i], x, stencil=stencil) for i in range(2)]
+    found = fastgc.numerical_jacobian(f, x, stencil=stencil)
+    np.testing.assert_allclose(found, rows, atol=1e-7)
+    np.testing.assert_allclose(found, [[1, 0], [1, -2]], atol=1e-7)
+
+
+def test_outputs_that_are_undefined_nearby_have_no_quotient_there() -> None:
+    def root(p: np.ndarray) -> list[float]:
+        return [math.sqrt(p[0]), p[1]]
+
+    found = fastgc.numerical_jacobian(root, [0.0, 2.0], 1e-5)
+    assert np.isnan(found[:, 0]).all()
+    np.testing.assert_allclose(found[:, 1], [0, 1], atol=1e-9)
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+        fastgc.numerical_jacobian(lambda p: [math.sqrt(-abs(p[0]))], [0.0])
+    forward = fastgc.numerical_jacobian(lambda p: [math.sqrt(-abs(p[0])), p[1]], [0.0, 1.0], stencil="forward")
+    np.testing.assert_allclose(forward[:, 1], [0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (None, TypeError, "f returned None"),
+        ("text", TypeError, "f returned 'text'"),
+        (np.ones(2) * 1j, TypeError, "f returned complex outputs: not supported"),
+    ],
+)
+def test_outputs_of_a_jacobian_must_be_real(value: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        fastgc.numerical_jacobian(lambda p: value, np.ones(2))
+
+
+def test_the_outputs_of_a_jacobian_must_keep_their_shape() -> None:
+    with pytest.raises(ValueError, match=r"f returned shape \(1,\) near x and \(2,\) at x; it must not change"):
+        fastgc.numerical_jacobian(lambda p: p if p[0] == 1 else p[:1], np.ones(2))
+
+
 def test_a_function_that_returns_its_buffer_again_and_again() -> None:
     buffer = np.empty(2)
 

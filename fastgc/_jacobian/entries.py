@@ -1,52 +1,39 @@
-"""Entries of a Jacobian: a quotient serves a whole column of outputs, ladders serve those in doubt."""
+"""Entries of a Jacobian: one quotient for each, and ladders of steps for those that it does not decide."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import Estimates, ladder_estimates
-from fastgc._derivatives.stencil import STENCILS, relative_step
+from fastgc._derivatives.estimates import Estimates, LossAtPoint, ladder_estimates
+from fastgc._derivatives.stencil import STENCILS
+from fastgc._evaluation.evaluator import Tick, silent
+from fastgc._jacobian.columns import Group
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
-from fastgc._parameters.arrays import spread
+from fastgc._parameters.arrays import Floats, Positions, spread
 from fastgc._progress import Progress
-from fastgc._verdicts.entries import decide
+from fastgc._verdicts.entries import PLAIN, confirm, decide
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
+Strays = list[tuple[int, Group]]  # an output, and the group whose columns move it though none of them should
 
 _CENTRAL = STENCILS["central"]
-_WIDE = 4.0  # a second quotient, at so many steps, shows the error of the first
+_WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
+# Of the difference of these two, so 45 truncation errors: a few groups stand for all, and the rest climbs a ladder.
 _DEVIATION_SAFETY = 3.0
-_TRIALS = 8  # groups of columns on which it is measured
-_FEWEST = 4  # entries that make a scale of an input
-_AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
-_MEASURED = 8  # outputs whose noise is measured though nothing is in doubt
-_COARSEST = 1e-6  # relative noise that the first step is chosen for, at most
-_MOST_LADDERS = 1024  # entries that climb a ladder; where more are in doubt, the rest is judged with a wide margin:
-_MARGIN = 100.0  # times the uncertainty of their quotients
-_TOGETHER = 64  # columns whose values are kept for all their outputs
-_STRAY = 100.0  # noises above which an output moves with inputs that should not move it
-_LEAST = 1e-300  # above the uncertainty of what is zero everywhere
+_TRIALS = 8  # groups of columns whose wide quotients are measured: 16 evaluations
+_FEWEST = 4  # entries from which an input gets a scale: with fewer, a wrong entry would be its own measure
+_AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
+_MEASURED = 8  # outputs whose noise is always measured: they share their evaluations
+_MOST_LADDERS = 1024  # entries that climb a ladder; their arithmetic takes about a second
+_MARGIN = 100.0  # times the uncertainty of its quotient, for an entry in doubt beyond that number
+_TOGETHER = 64  # columns whose values are kept for all their outputs at a time
+_STRAY = 100.0  # times its noise: so large a change of an output, where none is allowed, is not noise
+_LEAST = 1e-300  # as a scale: above the uncertainty (the smallest normal number) of an output that stands still
 _NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
-
-
-@dataclass(frozen=True)
-class Group:
-    """Columns displaced together: no output may depend on two of them.
-
-    ``owner[i]`` is the place in ``columns`` of the one that output i is compared for, -1 for none. ``declared``: such
-    outputs must not move.
-    """
-
-    columns: Positions
-    owner: Positions
-    declared: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,7 @@ class JacobianAtPoint:
 def open_jacobian(
     function: VectorFunction, operator: Operator, step: float | None, rtol: float | None, atol: float | None
 ) -> JacobianAtPoint:
-    """Measure the noise of some outputs, if it decides the step; the default rtol is that of the Jacobian's dtype."""
+    """Measure the noise of some outputs where it decides the step; the default rtol is that of the Jacobian's dtype."""
     if step is None:
         function.measure(spread(function.base.size, _MEASURED).tolist())
     return JacobianAtPoint(function, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
@@ -80,11 +67,11 @@ def open_jacobian(
 
 @dataclass(frozen=True)
 class Checked:
-    """Entries with their verdicts, and (output, group) pairs where something moves that should not."""
+    """Entries with their verdicts, and outputs that move though they should not."""
 
     estimates: Estimates
     judgement: Judgement
-    strays: tuple[tuple[int, Group], ...] = ()
+    strays: Strays = field(default_factory=list)
 
     def part(self, keep: Positions) -> Checked:
         """Some of the entries."""
@@ -99,156 +86,89 @@ class Checked:
 
 
 def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> Checked:
-    """Quotients for all entries of the groups, ladders for those in doubt, and the verdicts."""
+    """Measure and judge all entries of the groups: quotients for all, ladders for those in doubt."""
     quotients, strays = _quotients(jacobian, groups, bar)
     estimates, judgement = decide(
         quotients,
         lambda each: verdicts(jacobian, each),
         lambda positions, shift: _ladders(jacobian, quotients, positions, shift),
     )
-    return Checked(estimates, judgement, (*strays, *_explained_by_others(jacobian, groups, quotients, estimates)))
+    estimates, judgement = _confirmed(jacobian, estimates, judgement)
+    return Checked(estimates, judgement, strays + _explained_by_others(jacobian, groups, quotients, estimates))
 
 
 # --- quotients ---
 
 
-@dataclass(frozen=True)
-class _Quotients:
-    """Quotients of the outputs that groups own, all arrays of shape (quotients,).
+def _quotients(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> tuple[Estimates, Strays]:
+    """One quotient for each entry; also the outputs that move though they depend on no column of their group.
 
-    Attributes
-    ----------
-    move : which displacement of which group, by its place among those asked for
-    outputs, inputs : of what by what
-    values, steps : quotients, and the distances that they were taken over
-    spread : what round-off and noise of the outputs add to a quotient's error
-    loose : (displacement, output) where an output moves that depends on no column of the group, shape (k, 2)
-    """
-
-    move: Positions
-    outputs: Positions
-    inputs: Positions
-    values: Floats
-    steps: Floats
-    spread: Floats
-    loose: Positions
-
-    def part(self, keep: NDArray[np.bool_] | slice) -> _Quotients:
-        """Some of them."""
-        return replace(self, **{name: getattr(self, name)[keep] for name in _OF_EACH})
-
-
-_OF_EACH = ("move", "outputs", "inputs", "values", "steps", "spread")
-
-
-def _quotients(
-    jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress
-) -> tuple[Estimates, list[tuple[int, Group]]]:
-    """Of all outputs at once; also the outputs that move though they depend on no column of their group.
-
-    How far each output's quotients are off is taken from wider ones of a few groups. An entry that a quotient does not
-    settle climbs a ladder, whatever this is; it tells which ones are too uncertain.
+    The truncation error of an output's quotients is judged from wider ones of a few groups. An entry whose quotient
+    does not agree climbs a ladder, however certain it is; this uncertainty says which of the others climb one too.
     """
     if not groups:
         return Estimates.joined([]), []
     trials = spread(len(groups), _TRIALS)
-    moves = [(group, 1.0) for group in groups] + [(groups[k], _WIDE) for k in trials.tolist()]
-    both = _with_noise(jacobian, _measured(jacobian, moves, bar))
-    count = int(np.searchsorted(both.move, len(groups)))
-    near, wide = both.part(slice(count)), both.part(slice(count, None))
-    tried = np.zeros(len(groups), bool)
-    tried[trials] = True
+    near, at, strays = _measured(jacobian, groups, 1.0, bar.advance)
+    wide, _, _ = _measured(jacobian, [groups[k] for k in trials.tolist()], _WIDE, silent)
+    _measure_still_outputs(jacobian, Estimates.joined([near, wide]))
     scales = jacobian.function.unmeasured.scales(np.arange(jacobian.shape[1]))
-    off = _deviation(jacobian.shape[0], near.part(tried[near.move]), wide, scales)
+    off = _deviation(jacobian, near.part(np.isin(at, trials)), wide, scales)
+    outputs, inputs = jacobian.places(near.positions)
     with np.errstate(all="ignore"):
-        uncertainty = off[near.outputs] / scales[near.inputs] + near.spread
-    estimates = Estimates(
-        positions=near.outputs * jacobian.shape[1] + near.inputs,
-        numerical=near.values,
-        uncertainty=np.fmax(uncertainty, np.finfo(np.float64).tiny),
-        left=near.values,
-        right=near.values,
-        step=near.steps,
-        trouble=np.zeros(near.move.size, np.int8),
-    )
-    return estimates, [(output, groups[k]) for k, output in near.loose.tolist() if k < len(groups)]
+        noise = np.fmax(near.uncertainty, _noise(jacobian)[outputs] / near.step)
+        uncertainty = np.fmax(off[outputs] / scales[inputs] + noise, np.finfo(np.float64).tiny)
+    return replace(near, uncertainty=uncertainty), strays
 
 
-def _deviation(size: int, near: _Quotients, wide: _Quotients, scales: Floats) -> Floats:
-    """By how much each output's quotients at two steps differ, times the input's scale.
+def _deviation(jacobian: JacobianAtPoint, near: Estimates, wide: Estimates, scales: Floats) -> Floats:
+    """The largest difference of each output's quotients at two steps, times the input's scale.
 
-    By 15 times the truncation error of the nearer ones, or by their noise, which need not have been measured.
+    That is 15 times the truncation error of the nearer ones, or their noise, which need not have been measured.
     """
-    largest = np.zeros(size)
+    largest = np.zeros(jacobian.shape[0])
+    outputs, inputs = jacobian.places(near.positions)
     with np.errstate(all="ignore"):
-        np.fmax.at(largest, near.outputs, np.abs(wide.values - near.values) * scales[near.inputs])
+        np.fmax.at(largest, outputs, np.abs(wide.numerical - near.numerical) * scales[inputs])
     return _DEVIATION_SAFETY * largest
 
 
-def _with_noise(jacobian: JacobianAtPoint, quotients: _Quotients) -> _Quotients:
-    """The quotients with the noise of outputs, as far as it was measured.
-
-    Outputs that stand still here, but move farther away, are measured now: their values may be rounded.
-    """
-    moved = np.bincount(quotients.outputs, quotients.values != 0, jacobian.shape[0]) > 0
+def _measure_still_outputs(jacobian: JacobianAtPoint, quotients: Estimates) -> None:
+    """Measure the noise of outputs that stand still, but move farther away: their values may be rounded."""
+    outputs, _ = jacobian.places(quotients.positions)
+    moved = np.bincount(outputs, quotients.numerical != 0, jacobian.shape[0]) > 0
     if not moved.all():
         still = np.flatnonzero(~moved & jacobian.function.moves)
         jacobian.function.measure(still[spread(still.size, _MEASURED)].tolist())
-    with np.errstate(all="ignore"):
-        noise = _noise(jacobian)[quotients.outputs] / quotients.steps
-    return replace(quotients, spread=np.fmax(quotients.spread, noise))
 
 
-def _measured(jacobian: JacobianAtPoint, moves: Sequence[tuple[Group, float]], bar: Progress) -> _Quotients:
-    """Quotients at multiples of the usual steps of the groups, block by block."""
-    noise, length = _noise(jacobian), max(1, jacobian.function.together // 2)
-    parts = []
-    for begin in range(0, len(moves), length):
-        part = _block(jacobian, moves[begin : begin + length], noise)
-        parts.append(replace(part, move=part.move + begin, loose=np.add(part.loose, (begin, 0))))
-        bar.advance(sum(group.columns.size for group, multiple in moves[begin : begin + length] if multiple == 1.0))
-    if len(parts) == 1:
-        return parts[0]
-    return _Quotients(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(_Quotients)))
+def _measured(
+    jacobian: JacobianAtPoint, groups: Sequence[Group], multiple: float, tick: Tick
+) -> tuple[Estimates, Positions, Strays]:
+    """Quotients at a multiple of the usual steps, as uncertain as their round-off; the group of each; the strays.
 
-
-def _block(jacobian: JacobianAtPoint, moves: Sequence[tuple[Group, float]], noise: Floats) -> _Quotients:
-    """Each group a step ahead of the point and a step behind it; distances are what they are after rounding."""
-    groups, sizes = [group for group, _ in moves], [group.columns.size for group, _ in moves]
-    columns, move = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(moves)), sizes)
-    steps = _steps(jacobian, columns) * np.repeat([multiple for _, multiple in moves], sizes)
-    displaced = jacobian.function.point[columns][:, None] + steps[:, None] * [1.0, -1.0]
-    displaced = jacobian.function.rounded(columns, displaced)
-    points = jacobian.function.points(2 * len(moves)).reshape(2, len(moves), -1)
-    points[:, move, columns] = displaced.T
-    values = jacobian.function.at(points.reshape(2 * len(moves), -1)).reshape(2, len(moves), -1)
+    Each group is displaced a step ahead of the point and a step behind it. Distances are those after rounding.
+    """
+    function, sizes = jacobian.function, [group.columns.size for group in groups]
+    columns, line = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(groups)), sizes)
+    steps = multiple * function.steps(columns, _CENTRAL, jacobian.step)
+    displaced = function.rounded(columns, function.point[columns][:, None] + steps[:, None] * [1.0, -1.0])
+    values = function.lines(columns, displaced, line, tick)
     owner = np.stack([group.owner for group in groups])
     at, outputs = np.nonzero(owner >= 0)
-    mine = (np.cumsum([0, *sizes])[:-1])[at] + owner[at, outputs]
+    mine = np.cumsum([0, *sizes])[at] + owner[at, outputs]
     with np.errstate(all="ignore"):
-        rounding = np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=0)
-        change = values[0] - values[1]
+        rounding = np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=1)
+        change = values[:, 0] - values[:, 1]
         quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
-        spread = rounding[at, outputs] / steps[mine]
-        declared = np.array([group.declared for group in groups])
-        free = declared[:, None] & (owner < 0)
+        uncertainty = rounding[at, outputs] / steps[mine]
+        free = np.array([group.declared for group in groups])[:, None] & (owner < 0)
         unknown = free & ~np.isfinite(change)
         unknown &= np.cumsum(unknown, axis=1) == 1  # one of a group stands for all
-        loose = np.argwhere(unknown | (free & (np.abs(change) > _STRAY * np.fmax(noise, rounding))))
-    return _Quotients(at, outputs, columns[mine], quotients, steps[mine], spread, loose)
-
-
-def _steps(jacobian: JacobianAtPoint, columns: Positions) -> Floats:
-    if jacobian.step is not None:
-        return np.full(columns.size, jacobian.step)
-    loss = jacobian.function.unmeasured
-    precision = np.clip(_relative_noise(jacobian), loss.eps[jacobian.function.layout.tensor_of(columns)], _COARSEST)
-    return relative_step(_CENTRAL, precision) * loss.scales(columns)
-
-
-def _relative_noise(jacobian: JacobianAtPoint) -> float:
-    losses = [loss for loss in jacobian.function.losses.values() if loss.base and np.isfinite(loss.base)]
-    return max((loss.noise.at_point / abs(loss.base) for loss in losses), default=0.0)
+        loose = np.argwhere(unknown | (free & (np.abs(change) > _STRAY * np.fmax(_noise(jacobian), rounding))))
+    positions, nothing = outputs * jacobian.shape[1] + columns[mine], np.zeros(at.size, np.int8)
+    estimates = Estimates(positions, quotients, uncertainty, quotients, quotients, steps[mine], nothing)
+    return estimates, at, [(output, groups[k]) for k, output in loose.tolist()]
 
 
 def _noise(jacobian: JacobianAtPoint) -> Floats:
@@ -263,21 +183,19 @@ def _noise(jacobian: JacobianAtPoint) -> Floats:
 
 
 def _ladders(jacobian: JacobianAtPoint, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
-    """Ladders for the entries; where there are too many, for some, and less certain quotients for the others."""
+    """Ladders for the entries; beyond a number of them, their quotients with a larger uncertainty."""
     some = spread(positions.size, _MOST_LADDERS)
     order = np.argsort(quotients.positions, kind="stable")
     where = order[np.searchsorted(quotients.positions, positions, sorter=order)]
     result = quotients.part(where)
     result = replace(result, uncertainty=result.uncertainty * _MARGIN)
-    return result.updated(some, climbed(jacobian, positions[some], shift))
+    return result.updated(some, _climbed(jacobian, positions[some], shift))
 
 
-def climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
-    """The entries from ladders of steps; the values along a column serve all its outputs."""
+def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
+    """The entries from ladders of steps; the values along a column serve all outputs."""
     outputs, inputs = jacobian.places(positions)
-    unknown = np.full(positions.size, np.nan)
-    result = Estimates(positions, *[unknown] * 5, np.zeros(positions.size, np.int8))  # type: ignore[call-arg]
-    columns = np.unique(inputs)
+    result, columns = Estimates.unknown(positions), np.unique(inputs)
     for begin in range(0, columns.size, _TOGETHER):
         block = np.isin(inputs, columns[begin : begin + _TOGETHER])
         chosen = np.unique(outputs[block]).tolist()
@@ -293,8 +211,36 @@ def climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0)
 # --- verdicts ---
 
 
+def _confirmed(jacobian: JacobianAtPoint, estimates: Estimates, judgement: Judgement) -> tuple[Estimates, Judgement]:
+    """Take back the failures that small steps contradict: each row is the gradient of an output."""
+    near = np.abs(judgement.analytic - estimates.numerical) <= PLAIN * estimates.uncertainty
+    where = np.flatnonzero(judgement.failed & near)
+    if not where.size:
+        return estimates, judgement
+    where = where[spread(where.size, _MOST_LADDERS)]
+    outputs, inputs = jacobian.places(estimates.positions[where])
+    uncertainty = estimates.uncertainty.copy()
+    for output in np.unique(outputs).tolist():
+        mine = outputs == output
+        row = replace(estimates.part(where[mine]), positions=inputs[mine])
+        found = _confirmed_row(jacobian.function.loss(output), row, judgement.part(where[mine]))
+        uncertainty[where[mine]] = found.uncertainty
+        jacobian.function.forget()
+    estimates = replace(estimates, uncertainty=uncertainty)
+    return estimates, verdicts(jacobian, estimates)
+
+
+@dataclass(frozen=True)
+class _Row:
+    loss: LossAtPoint
+
+
+def _confirmed_row(loss: LossAtPoint, row: Estimates, judgement: Judgement) -> Estimates:
+    return confirm(_Row(loss), row, judgement, lambda _: judgement)[0]
+
+
 def verdicts(jacobian: JacobianAtPoint, estimates: Estimates) -> Judgement:
-    """The verdict on every entry, each with a scale of its own."""
+    """The verdict on each entry, by the scale of that entry."""
     outputs, inputs = jacobian.places(estimates.positions)
     count = estimates.positions.size
     tolerances = Tolerances(
@@ -307,9 +253,9 @@ def verdicts(jacobian: JacobianAtPoint, estimates: Estimates) -> Judgement:
 
 
 def _scales(jacobian: JacobianAtPoint, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
-    """The root mean square of the entry's output or of its input, whichever is smaller: units differ in both.
+    """The root mean square of the entry's row or column, whichever is smaller: units differ in both.
 
-    An input of which few entries are known has no scale of its own: an entry is no measure of itself.
+    A column of which few entries are known has no scale: an entry is no measure of itself.
     """
     m, n = jacobian.shape
     known = np.where(estimates.clear & np.isfinite(estimates.numerical), estimates.numerical, 0.0)
@@ -320,14 +266,14 @@ def _scales(jacobian: JacobianAtPoint, estimates: Estimates, outputs: Positions,
 
 
 def _root_mean_squares(values: Floats, owners: Positions, size: int) -> tuple[Floats, Positions]:
-    """Of the values of every owner, and how many each has."""
+    """The root mean square of each owner's values, and how many values it has."""
     peak = np.abs(values).max(initial=0.0) or 1.0  # so that no square overflows
     counts = np.bincount(owners, minlength=size)
     return peak * np.sqrt(np.bincount(owners, (values / peak) ** 2, size) / np.maximum(1, counts)), counts
 
 
 def _around(jacobian: JacobianAtPoint) -> Floats:
-    """What slopes must be small against though they vanish here: those around the point, and a given tolerance."""
+    """For each output, what a slope of zero must be small against: slopes around the point, or the given atol."""
     around = np.full(jacobian.shape[0], jacobian.atol or 0.0)
     for output, loss in jacobian.function.losses.items():
         around[output] = max(around[output], _AROUND * loss.local_variation / loss.tensor_scales.max())
@@ -335,8 +281,8 @@ def _around(jacobian: JacobianAtPoint) -> Floats:
 
 
 def _stillness(jacobian: JacobianAtPoint) -> Floats:
-    """A scale for slopes of zero that are said to be zero: an output that stays the same to the bit is an answer."""
-    sizes = np.where(jacobian.function.base == 0, 1.0, np.abs(jacobian.function.base))  # of 0 as of terms of order 1
+    """For each output, the scale of a slope that is zero in both: an output that stays the same to the bit agrees."""
+    sizes = np.where(jacobian.function.base == 0, 1.0, np.abs(jacobian.function.base))  # 0 counts as terms of order 1
     sizes = sizes / jacobian.function.unmeasured.tensor_scales.max()
     return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
 
@@ -346,8 +292,8 @@ def _stillness(jacobian: JacobianAtPoint) -> Floats:
 
 def _explained_by_others(
     jacobian: JacobianAtPoint, groups: Sequence[Group], quotients: Estimates, estimates: Estimates
-) -> list[tuple[int, Group]]:
-    """Outputs whose quotient in a group is not that of its column alone: another column moves them too."""
+) -> Strays:
+    """Outputs whose quotient in a group differs from the ladder of their column: another column moves them too."""
     shared = {int(column): group for group in groups if group.columns.size > 1 for column in group.columns}
     if not shared:
         return []

@@ -1,4 +1,4 @@
-"""A function of several outputs around a point: each output, or a weighted sum of them, is a loss of its own."""
+"""A function of several outputs around a point; each output, or a weighted sum of them, serves as a loss."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
-from fastgc._evaluation.evaluator import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry
-from fastgc._parameters.arrays import Array
+from fastgc._derivatives.stencil import Stencil, quotients, relative_step
+from fastgc._evaluation.evaluator import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry, silent
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
 Weights = int | Floats  # one output by its number, or a factor for every output
 Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
 Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
 
-_AWAY = 2.0**-5  # in units of the inputs' scales: a coarse jacobian shows, and few kinks are crossed
-_NUMBERS = 1 << 18  # inputs and outputs of the points that are evaluated at a time
+_AWAY = 2.0**-5  # in units of the inputs' scales: far enough to see rounded outputs move, and crosses few kinks
+_NUMBERS = 1 << 18  # inputs and outputs of the points evaluated at a time: 2 MB
+_COARSEST = 1e-6  # relative noise for which the step is chosen, at most: a step of 0.01 scales
 
 
 def one_by_one(
-    function: Callable[[Any], Floats], size: int
-) -> Callable[[Sequence[Any] | Floats], tuple[Floats, Errors]]:
-    """A function of one point, called at each of several; its outputs are NaN where it raises."""
+    function: Callable[[Any], Array], size: int, dtype: Any = np.float64
+) -> Callable[[Sequence[Any] | Array], tuple[Array, Errors]]:
+    """Call a function of one point at each of several; its outputs are NaN where it raises."""
 
-    def values(points: Sequence[Any] | Floats) -> tuple[Floats, Errors]:
-        out, errors = np.empty((len(points), size)), []
+    def values(points: Sequence[Any] | Array) -> tuple[Array, Errors]:
+        out, errors = np.empty((len(points), size), dtype), []
         for k, point in enumerate(points):
             try:
                 out[k] = function(point)
@@ -46,15 +46,15 @@ def one_by_one(
 
 
 class VectorFunction:
-    """Outputs at displaced inputs. Values that were had once are kept, since every output asks for the same ones.
+    """Outputs at displaced inputs. Values are kept, since each output asks for the same ones.
 
     Parameters
     ----------
     function : callable
-        ``function(points)`` gives the outputs, float64 of shape (k, m), at flat float64 copies of all inputs, (k, n),
-        NaN where it raises, and what it raises.
+        ``function(points)`` gives the outputs, shape (k, m), at flat copies of all inputs, shape (k, n), NaN where it
+        raises; and the exceptions.
     layout, leaves : ParameterLayout, sequence of arrays
-        The inputs as tensors, of the dtypes in which they are displaced.
+        The inputs as tensors, in the dtypes in which they are displaced; complex ones for the complex step alone.
     base : array, shape (m,)
         The outputs at the point.
     """
@@ -63,54 +63,85 @@ class VectorFunction:
         self, function: Function, layout: ParameterLayout, leaves: Sequence[Array], base: Floats, seed: int
     ) -> None:
         self.layout, self.leaves, self.base, self.seed, self.evaluations = layout, leaves, base, seed, 1
-        self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64)
+        self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves], dtype=np.result_type(np.float64, *leaves))
         self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
         self.losses: dict[int, LossAtPoint] = {}  # of the outputs whose noise was measured so far
 
     @cached_property
     def unmeasured(self) -> LossAtPoint:
-        """For the inputs' scales only."""
+        """A loss that knows the inputs' scales, and no noise."""
         loss = unmeasured_loss(OutputLoss(self, 0), self.layout, self.leaves, 0.0)
         return responsive_loss(loss, range(len(self.leaves)), self.base, self.outputs)
 
     @cached_property
     def together(self) -> int:
-        """Points that are evaluated at a time."""
+        """Points evaluated at a time."""
         return max(1, _NUMBERS // max(1, self.point.size + self.base.size))
 
     @cached_property
     def moves(self) -> NDArray[np.bool_]:
-        """Which outputs change if all inputs move a little, one way or the other."""
+        """Which outputs change when all inputs move a little, in either direction."""
         places = np.arange(self.point.size)
         lengths = _AWAY * np.cos(places) * self.unmeasured.scales(places)  # as good as random
         return np.asarray((self.at(self.point + lengths * [[-1.0], [1.0]]) != self.base).any(axis=0))
 
     def kept(self, columns: Positions, rows: Floats) -> Floats:
-        """What `outputs` gives, from memory where the same was asked for before."""
+        """The same as `outputs`, from memory where the same was asked for before."""
         key = (columns.tobytes(), rows.tobytes())
         if key not in self._kept:
             self._kept[key] = self.outputs(columns, rows)
         return self._kept[key]
 
     def kept_lines(self, columns: Positions, displaced: Floats) -> list[Floats]:
-        """Outputs with input ``columns[i]`` alone set to ``displaced[i, k]``, each (k, m), if need be from memory."""
+        """The same as `lines`, one by one, each from memory where the same was asked for before."""
         keys = [(column.tobytes(), row.tobytes()) for column, row in zip(columns, displaced, strict=True)]
         new = [i for i, key in enumerate(keys) if key not in self._kept]
-        length = max(1, self.together // displaced.shape[1])
-        for begin in range(0, len(new), length):
-            block = new[begin : begin + length]
-            lines = self._lines(columns[block], displaced[block])
-            self._kept |= {keys[i]: line for i, line in zip(block, lines, strict=True)}
+        lines = self.lines(columns[new], displaced[new])
+        self._kept |= {keys[i]: line for i, line in zip(new, lines, strict=True)}
         return [self._kept[key] for key in keys]
 
-    def _lines(self, columns: Positions, displaced: Floats) -> Floats:
-        points = self.points(displaced.size)
-        points[np.arange(displaced.size), np.repeat(columns, displaced.shape[1])] = displaced.reshape(-1)
-        return self.at(points).reshape(*displaced.shape, -1)
+    def lines(self, columns: Positions, displaced: Array, line: Positions | None = None, tick: Tick = silent) -> Array:
+        """Outputs with input ``columns[i]`` set to ``displaced[i, k]``, shape (lines, k, m).
+
+        The inputs of each line are displaced together: ``line[i]`` is that of input i, in ascending order. By default
+        each input has its own.
+        """
+        line = np.arange(columns.size) if line is None else line
+        count = int(line.max(initial=-1)) + 1
+        out = np.empty((count, displaced.shape[1], self.base.size), self.point.dtype)
+        length = max(1, self.together // displaced.shape[1])
+        for begin in range(0, count, length):
+            some = slice(*np.searchsorted(line, (begin, begin + length)))
+            block = out[begin : begin + length]
+            points = np.tile(self.point, (*block.shape[:2], 1))
+            points[line[some] - begin, :, columns[some]] = displaced[some]
+            block[:] = self.at(points.reshape(-1, self.point.size)).reshape(block.shape)
+            tick(some.stop - some.start)
+        return out
+
+    def quotients(self, columns: Positions, stencil: Stencil, step: float | None) -> Floats:
+        """One difference quotient of each output by each of these inputs, shape (m, columns)."""
+        x, steps = self.point[columns][:, None], self.steps(columns, stencil, step)
+        displaced = self.rounded(columns, x + steps[:, None] * np.array(stencil.offsets))
+        lines = np.ascontiguousarray(self.lines(columns, displaced).transpose(2, 0, 1))
+        return quotients(stencil, lines, steps, displaced - x if step is None else None)
+
+    def steps(self, columns: Positions, stencil: Stencil, step: float | None) -> Floats:
+        """The steps of inputs: by default those that balance truncation and the noise measured so far."""
+        if step is not None:
+            return np.full(columns.size, float(step))
+        eps = self.unmeasured.eps[self.layout.tensor_of(columns)]
+        reach = relative_step(stencil, np.clip(self._relative_noise, eps, _COARSEST))
+        return reach * self.unmeasured.scales(columns)
+
+    @property
+    def _relative_noise(self) -> float:
+        losses = [loss for loss in self.losses.values() if loss.base and np.isfinite(loss.base)]
+        return max((loss.noise.at_point / abs(loss.base) for loss in losses), default=0.0)
 
     def forget(self) -> None:
-        """Free what was kept."""
+        """Free the values kept."""
         self._kept.clear()
 
     def rounded(self, columns: Positions, displaced: Floats) -> Floats:
@@ -123,14 +154,14 @@ class VectorFunction:
         return result
 
     def loss(self, weights: Weights) -> LossAtPoint:
-        """One output, or a weighted sum of outputs, as a loss, with its noise measured."""
+        """One output, or a weighted sum of all outputs, as a loss with its noise measured."""
         if isinstance(weights, int):
             self.measure([weights])
             return self.losses[weights]
         return self._measured([weights])[0]
 
     def measure(self, outputs: Sequence[int]) -> None:
-        """Open the losses of outputs that have none."""
+        """Measure the noise of these outputs, as far as it is not known."""
         new = [output for output in outputs if output not in self.losses]
         self.losses |= dict(zip(new, self._measured(new) if new else [], strict=True))
 
@@ -146,28 +177,24 @@ class VectorFunction:
 
     def outputs(self, columns: Positions, rows: Floats) -> Floats:
         """Outputs with the inputs ``columns`` set to ``rows[k]`` together, shape (k, m); NaN where not defined."""
-        out = np.empty((len(rows), self.base.size))
+        out = np.empty((len(rows), self.base.size), self.point.dtype)
         for begin in range(0, len(rows), self.together):
             block = rows[begin : begin + self.together]
-            points = self.points(len(block))
+            points = np.tile(self.point, (len(block), 1))
             points[:, columns] = block
             out[begin : begin + self.together] = self.at(points)
         return out
 
-    def points(self, count: int) -> Floats:
-        """Copies of the point, shape (count, n)."""
-        copies = np.empty((count, self.point.size))
-        copies[:] = self.point
-        return copies
-
     def at(self, points: Floats) -> Floats:
         """Outputs at points, shape (k, m); NaN where not defined."""
         self.evaluations += len(points)
-        with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
+        # Counted first: a function may change its argument.
+        displaced = 0 if self.raised.answered else np.count_nonzero((points != self.point).any(axis=1))
+        with np.errstate(all="ignore"):  # log(-1e-7) near the point is an answer, not a warning
             outputs, errors = self._function(points)
         for k, error in errors:
             self.raised = self.raised.also(error, partial(self._place, points[k]))
-        if not self.raised.answered and np.count_nonzero((points != self.point).any(axis=1)) > len(errors):
+        if displaced > len(errors):
             self.raised = replace(self.raised, answered=True)
         return outputs
 
@@ -226,8 +253,8 @@ class OutputLoss:
         return self._function.rounded(positions, displaced)
 
     def close(self) -> None:
-        """Nothing is displaced: every evaluation has inputs of its own."""
+        """Do nothing: each evaluation displaces a copy of the inputs."""
 
     def of(self, outputs: Floats) -> Floats:
-        """The loss, shape (k,), where the function has these outputs."""
+        """The loss, shape (k,), from the function's outputs, shape (k, m)."""
         return outputs[:, self._weights] if isinstance(self._weights, int) else outputs @ self._weights

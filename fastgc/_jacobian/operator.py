@@ -1,4 +1,4 @@
-"""An analytic Jacobian by what can be asked of it, be it a matrix or a product with one."""
+"""An analytic Jacobian as an operator, given by a matrix or by a product."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fastgc._parameters.arrays import Floats, Positions
 from fastgc._parameters.sampling import NotFinite, not_finite
+from fastgc._parameters.streams import stream
+from fastgc._verdicts.judgement import default_rtol
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
 Product = Callable[[Floats], Floats]
+
+# Pairs of random vectors on which a product and its transpose are compared: a single wrong entry shows in all of them.
+_PAIRS = 3
+# Of rtol, relative to the norm of the terms: no finite difference is involved, only the round-off of two sums.
+_TRANSPOSE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,10 +29,10 @@ class Operator:
     Attributes
     ----------
     entries : ``entries(outputs, inputs)``, both of shape (k,): the entries there
-    times : ``times(u)``: J u for a vector u, or None where only v^T J can be had
-    transposed : ``transposed(v)``: v^T J, or None where only J u can be had
+    times : ``times(u)`` = J u for a vector u; None where only v^T J is given
+    transposed : ``transposed(v)`` = v^T J; None where only J u is given
     dtype : in which it is given
-    matrix : itself, where it is one: a NumPy array or a SciPy CSR array
+    matrix : the NumPy array or SciPy CSR array, where it is one
     """
 
     shape: tuple[int, int]
@@ -37,16 +42,18 @@ class Operator:
     dtype: np.dtype[Any]
     matrix: Any = None
 
+    @property
+    def T(self) -> Operator:
+        """The transpose of an operator given by a product."""
+        return Operator(self.shape[::-1], lambda i, j: self.entries(j, i), self.transposed, self.times, self.dtype)
+
     def bilinear(self, v: Floats, u: Floats) -> float:
         """v^T J u."""
-        if self.times is not None:
-            return float(v @ self.times(u))
-        assert self.transposed is not None
-        return float(self.transposed(v) @ u)
+        return float(v @ self.times(u)) if self.times is not None else self.T.bilinear(u, v)
 
 
 def matrix_operator(matrix: Any) -> Operator:
-    """Of a NumPy array or a SciPy CSR array."""
+    """From a NumPy array or a SciPy CSR array."""
 
     def entries(outputs: Positions, inputs: Positions) -> Floats:
         if not outputs.size:  # SciPy gives a sparse array for no entries
@@ -57,52 +64,50 @@ def matrix_operator(matrix: Any) -> Operator:
 
 
 def jvp_operator(jvp: Product, m: int, n: int, dtype: np.dtype[Any]) -> Operator:
-    """Of a function u -> J u; a column takes one call, and is kept."""
+    """From a function u -> J u; each column takes one call, and is kept."""
 
     @cache
     def column(j: int) -> Floats:
-        return jvp(_unit(n, j))
+        unit = np.zeros(n)
+        unit[j] = 1.0
+        return jvp(unit)
 
     def entries(outputs: Positions, inputs: Positions) -> Floats:
-        return _gathered(column, inputs, outputs)
+        out = np.empty(inputs.size)
+        order = np.argsort(inputs, kind="stable")
+        numbers, first = np.unique(inputs[order], return_index=True)
+        for number, mine in zip(numbers.tolist(), np.split(order, first[1:]), strict=False):
+            out[mine] = column(number)[outputs[mine]]
+        return out
 
     return Operator((m, n), entries, jvp, None, dtype)
 
 
 def vjp_operator(vjp: Product, m: int, n: int, dtype: np.dtype[Any]) -> Operator:
-    """Of a function v -> v^T J; a row takes one call, and is kept."""
-
-    @cache
-    def row(i: int) -> Floats:
-        return vjp(_unit(m, i))
-
-    def entries(outputs: Positions, inputs: Positions) -> Floats:
-        return _gathered(row, outputs, inputs)
-
-    return Operator((m, n), entries, None, vjp, dtype)
+    """From a function v -> v^T J; each row takes one call, and is kept."""
+    return jvp_operator(vjp, n, m, dtype).T
 
 
-def _gathered(vector: Callable[[int], Floats], vectors: Positions, places: Positions) -> Floats:
-    """Entry ``places[k]`` of vector number ``vectors[k]``."""
-    out = np.empty(vectors.size)
-    order = np.argsort(vectors, kind="stable")
-    numbers, first = np.unique(vectors[order], return_index=True)
-    for number, mine in zip(numbers.tolist(), np.split(order, first[1:]), strict=False):
-        out[mine] = vector(number)[places[mine]]
-    return out
-
-
-def _unit(size: int, place: int) -> Floats:
-    vector = np.zeros(size)
-    vector[place] = 1.0
-    return vector
+def contradiction(times: Product, transposed: Product, shape: tuple[int, int], message: str) -> str:
+    """The message with both values where v^T (J u) and (v^T J) u differ for random signs u and v; else ""."""
+    m, n = shape
+    for pair in range(_PAIRS):
+        generator = stream(pair, "transpose")
+        u, v = generator.choice([-1.0, 1.0], n), generator.choice([-1.0, 1.0], m)
+        ahead, behind = times(u), transposed(v)
+        forward, backward = v * ahead, behind * u
+        rtol = _TRANSPOSE_SHARE * max(default_rtol(ahead.dtype), default_rtol(behind.dtype))
+        allowed = rtol * (np.linalg.norm(forward) + np.linalg.norm(backward))
+        if not abs(forward.sum() - backward.sum()) <= allowed:
+            return message.format(f"{forward.sum():.6g}", f"{backward.sum():.6g}")
+    return ""
 
 
 # --- entries that are not finite ---
 
 
 def spoiled(operator: Operator) -> NotFinite | None:
-    """Which entries are not finite, as positions ``i * n + j``; None for none. A product tells one of them."""
+    """Which entries are not finite, as positions ``i * n + j``; None for none. A product shows those of one column."""
     if not all(operator.shape):
         return None
     if operator.matrix is None:
@@ -119,16 +124,17 @@ def spoiled(operator: Operator) -> NotFinite | None:
 def _in_product(operator: Operator) -> NotFinite | None:
     """An entry that is not finite makes the sum of its row, or of its column, not finite either."""
     m, n = operator.shape
-    if operator.times is not None:
-        place = _spoiling(operator.times, n)
-        column = np.empty(0) if place is None else operator.entries(np.arange(m), np.full(m, place))
-        found = [i * n + (place or 0) for i in np.flatnonzero(~np.isfinite(column)).tolist()]
-    else:
-        assert operator.transposed is not None
-        place = _spoiling(operator.transposed, m)
-        row = np.empty(0) if place is None else operator.entries(np.full(n, place), np.arange(n))
-        found = [(place or 0) * n + j for j in np.flatnonzero(~np.isfinite(row)).tolist()]
-    return NotFinite(len(found), np.array(found[:1], np.int64)) if found else None
+    if operator.times is None:
+        found = _in_product(operator.T)
+        if found is None:
+            return None
+        inputs, outputs = np.divmod(found.first, m)
+        return NotFinite(found.count, outputs * n + inputs)
+    column = _spoiling(operator.times, n)
+    if column is None:
+        return None
+    outputs = np.flatnonzero(~np.isfinite(operator.entries(np.arange(m), np.full(m, column))))
+    return NotFinite(outputs.size, outputs[:1] * n + column) if outputs.size else None
 
 
 def _spoiling(product: Product, size: int) -> int | None:

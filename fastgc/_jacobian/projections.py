@@ -1,8 +1,8 @@
-"""Random projections of a Jacobian: directions over all inputs, followed to the wrong column and the wrong output.
+"""Random projections of a Jacobian: directions over all inputs, traced to the wrong column and the wrong output.
 
 Along random signs u the whole product J u is compared, output by output: an entry with an error above twice the
 uncertainty shows in one direction with probability 1/2 at least (see `fastgc._derivatives.directions`). Where only
-v^T J can be had, v is random too, and the same argument used twice leaves 1/4.
+v^T J is given, v is random too; the same argument used twice gives 1/4.
 """
 
 from __future__ import annotations
@@ -11,61 +11,54 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, direction, ladder_slope, with_gap
 from fastgc._evaluation.evaluator import Ray
-from fastgc._jacobian.entries import Checked, Group, JacobianAtPoint, check_groups
+from fastgc._jacobian.columns import Group
+from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups
 from fastgc._jacobian.function import Weights
+from fastgc._parameters.arrays import Floats, Positions
 from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
-
-_STEP = 2.0**-16  # of the first look along a direction, in units of each tensor's scale
-_WIDE = 4.0  # a second look, at so many steps, shows the truncation error of the first
-_SAFETY = 3.0
-_WORST = 4  # outputs of a direction that are looked into
-_MOST = 8  # columns that are followed in all
-_EVEN = 1e-6  # outputs are weighted as if each moved by this share of the fastest at least
+# In units of each tensor's scale: near eps**(1/3), where truncation and round-off of a central quotient balance.
+_STEP = 2.0**-16
+_WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
+_SAFETY = 3.0  # times the truncation error that the two quotients show: the next term of the series may add to it
+# What is traced is a choice, not a measurement: each column takes a ladder, after log2(n) ladders along stretches.
+_WORST = 4  # outputs of a direction, the worst first
+_MOST = 8  # columns in all
+_EVEN = 1e-6  # an output is weighted as if its slope were at least this share of the steepest: no weight overflows
 
 
 @dataclass(frozen=True)
 class Projections:
-    """What random directions over all inputs could have seen.
+    """How much random directions over all inputs show; see `JacobianReport`."""
 
-    Attributes
-    ----------
-    count : directions
-    entry_limit : the smallest error of one entry that shows
-    miss_probability : with which an error above it is missed, at most
-    """
-
-    count: int
-    entry_limit: float
-    miss_probability: float
+    probes: int = 0
+    entry_limit: float | None = None
+    miss_probability: float | None = None
 
 
 def project(
     jacobian: JacobianAtPoint, checked: Checked, count: int, seed: int, bar: Progress
 ) -> tuple[Projections, list[Checked]]:
-    """Compare along random directions, and check the columns to which what ``checked`` does not explain leads."""
+    """Compare along random directions, and check the columns that explain what ``checked`` does not."""
     whole = jacobian.operator.times is not None
     found, limits = [checked], [0.0]
     for number in range(count):
         rays = direction(jacobian.function.unmeasured, range(len(jacobian.function.leaves)), seed, number)
-        signs = stream(seed, "output signs", number)
-        limits.append((_compare_whole if whole else _compare_weighted)(jacobian, rays, found, signs, bar))
+        if whole:
+            limits.append(_compare_whole(jacobian, rays, found, bar))
+        else:
+            limits.append(_compare_weighted(jacobian, rays, found, stream(seed, "output signs", number), bar))
     limit = CERTAIN * max(limits) / float(jacobian.function.unmeasured.tensor_scales.min())
     return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
 
 
-def _compare_whole(
-    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], generator: np.random.Generator, bar: Progress
-) -> float:
-    """Compare J u, output by output; the largest difference that is not explained in the end limits what shows."""
+def _compare_whole(jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], bar: Progress) -> float:
+    """Compare J u, output by output; the largest difference that remains unexplained limits what shows."""
     assert jacobian.operator.times is not None
     u = _vector(jacobian, rays)
     slopes, uncertainty = _slopes(jacobian, rays)
@@ -83,7 +76,7 @@ def _compare_whole(
 def _compare_weighted(
     jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], generator: np.random.Generator, bar: Progress
 ) -> float:
-    """Compare v^T J u for random signs v, each weighted so that its output's slope counts alike: none swamps others."""
+    """Compare v^T J u for random signs v, weighted so that all outputs' slopes count equally: none hides the others."""
     size = np.nan_to_num(np.abs(_slopes(jacobian, rays)[0]))
     floor = _EVEN * size.max(initial=0.0) or 1.0
     weights = generator.choice([-1.0, 1.0], size.size) / np.maximum(size, floor)
@@ -93,10 +86,10 @@ def _compare_weighted(
 
 
 def follow_strays(jacobian: JacobianAtPoint, checked: Checked, bar: Progress) -> list[Checked]:
-    """Which columns move the outputs that no column of their group should move.
+    """Check the columns that move outputs which no column of their group should move.
 
-    Where that cannot be known, since the outputs have no values around the point, the first column of the group is
-    checked: its entries tell so.
+    Where the outputs have no values around the point, these columns cannot be found. The first column of the group is
+    then checked, whose entries are undecided for that reason.
     """
     found = [checked]
     outputs = np.array([output for output, _ in checked.strays], np.int64)
@@ -113,7 +106,7 @@ def follow_strays(jacobian: JacobianAtPoint, checked: Checked, bar: Progress) ->
 
 
 def _slopes(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
-    """Slopes of all outputs from central quotients at two steps, and their uncertainties."""
+    """Slopes of all outputs along a direction, from central quotients at two steps, and their uncertainties."""
     values = jacobian.function.along(rays, _STEP * np.array([1.0, -1.0, _WIDE, -_WIDE]))
     with np.errstate(all="ignore"):
         near, wide = (values[0] - values[1]) / (2 * _STEP), (values[2] - values[3]) / (2 * _WIDE * _STEP)
@@ -128,7 +121,7 @@ def _slopes(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Flo
 def _follow(
     jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], found: list[Checked], bar: Progress
 ) -> None:
-    """Check the columns that explain what a direction shows, as long as new ones turn up wrong."""
+    """Check one column after the other that explains the residual of a direction, until one of them is right."""
     while len(found) <= _MOST:
         column = _column(jacobian, weights, rays, _errors(jacobian, found))
         if column is None:
@@ -143,7 +136,7 @@ def _follow(
 
 
 def _column(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> int | None:
-    """Halve a direction, following the larger residual, down to one input; None where nothing is left of it."""
+    """Halve a direction, always keeping the larger residual, down to one input; None where the residual vanishes."""
     excess = _excess(jacobian, weights, rays, known)
     while excess > SUSPICIOUS:
         if sum(ray.signs.size for ray in rays) == 1:
@@ -159,7 +152,7 @@ def _excess(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], kn
 
 
 def _residual(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> tuple[float, float]:
-    """How far the analytic slope is off, less what known errors contribute, and the uncertainty of that."""
+    """The error of the analytic slope, less what known errors contribute, and its uncertainty."""
     slope, _ = ladder_slope(jacobian.function.loss(weights), rays, 0.0)
     u, v = _vector(jacobian, rays), _weights(jacobian, weights)
     expected, explained = jacobian.operator.bilinear(v, u), known.along(v, u)
@@ -178,7 +171,7 @@ def _halves(rays: Sequence[Ray]) -> Iterator[Sequence[Ray]]:
 
 
 def _output(jacobian: JacobianAtPoint, weights: Weights, column: int, known: _Errors) -> int:
-    """Halve the outputs, following the larger residual of one column, which is measured for all of them at once."""
+    """Halve the outputs, always keeping the larger residual of one column; one pair of quotients serves them all."""
     v, ray = _weights(jacobian, weights), _unit_ray(jacobian, column)
     u, (slopes, _) = _vector(jacobian, [ray]), _slopes(jacobian, [ray])
 
@@ -213,7 +206,7 @@ def _part(vector: Floats, keep: Positions) -> Floats:
 
 
 def _unit_ray(jacobian: JacobianAtPoint, column: int) -> Ray:
-    """One input alone, as far as its tensor is large."""
+    """One input alone, displaced by the scale of its tensor."""
     layout = jacobian.function.layout
     tensor = int(layout.tensor_of(np.array([column]))[0])
     scale = float(jacobian.function.unmeasured.tensor_scales[tensor])
@@ -229,11 +222,11 @@ class _Errors:
     errors: Floats
 
     def times(self, u: Floats, size: int) -> Floats:
-        """What they add to J u, with ``size`` outputs."""
+        """Their contribution to J u, shape (size,)."""
         return np.bincount(self.outputs, u[self.inputs] * self.errors, size).astype(np.float64)
 
     def along(self, v: Floats, u: Floats) -> float:
-        """What they add to v^T J u."""
+        """Their contribution to v^T J u."""
         return float(np.sum(v[self.outputs] * u[self.inputs] * self.errors))
 
 

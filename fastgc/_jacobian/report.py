@@ -1,4 +1,4 @@
-"""What a check of a Jacobian found: by output and by input, with both matrices where they are small."""
+"""The report on a Jacobian: wrong entries by output and by input, and both matrices where they are small."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
 from fastgc._public import public
-from fastgc._reports.entries import Entries, Entry, Report
+from fastgc._reports.entries import Entries, Entry, Report, entry_text
 from fastgc._reports.summary import entry_columns, worst_first
 from fastgc._verdicts.errors import relative_error
 from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement
@@ -24,12 +24,12 @@ from fastgc._verdicts.probes import upwards
 from fastgc._verdicts.tensors import open_reason, share
 from fastgc._words import Verdict
 
-_SHOWN = 16  # rows and columns of a matrix in the text, at most
-_WIDTH = 120
+# The text is for a terminal; these are chosen, not measured.
+_SHOWN = 16  # rows and columns of a matrix that is shown in full, at most: with marks they fit on a screen
+_WIDTH = 120  # characters of a line, at most; two matrices side by side need more where they are wide
 _LISTED = 5  # outputs and inputs with wrong entries
 
-
-_PLACELESS = ("factor", "sign", "zero")  # kinds of bugs that say nothing of places
+_PLACELESS = ("factor", "sign", "zero")  # kinds of bugs that say nothing about places
 
 
 @public
@@ -46,16 +46,16 @@ class JacobianReport(Report):
     max_absolute_error : max ``|a - n|`` over the checked entries
     relative_error : ``||a - n|| / (||a|| + ||n||)`` over the checked entries
     worst : the entry with the largest ``|a - n|`` relative to what was allowed, or None
-    entries : every entry checked; its index is that of the output followed by that of the input
+    entries : every entry checked; its index is that of the output, followed by that of the input
     wrong_entries : those that failed, worst first
     diagnosis : the kind of bug that the numbers are consistent with, or None
-    probes : random directions over all inputs
-    entry_limit, miss_probability : an error of one entry above the limit is missed by them with this probability at
-        most; None without probes
+    probes : number of random directions over all inputs
+    entry_limit, miss_probability : these directions miss an error of one entry above the limit with this probability
+        at most; None without probes
     evaluations : how often f was called
     seconds : wall-clock time of the check
-    seed : that reproduces it
-    notes : what else a reader should know
+    seed : of the random draws; the same seed gives the same report
+    notes : remarks on the function and the check
     """
 
     verdict: Verdict
@@ -86,12 +86,12 @@ class JacobianReport(Report):
 
     @property
     def by_output(self) -> dict[tuple[int, ...], int]:
-        """Wrong entries of every output that has some, most first."""
+        """How many entries of each output are wrong, the most first."""
         return self._counted(0, self.output_shape)
 
     @property
     def by_input(self) -> dict[tuple[int, ...], int]:
-        """Wrong entries of every input that has some, most first."""
+        """How many entries of each input are wrong, the most first."""
         return self._counted(1, self.input_shape)
 
     def _counted(self, side: int, shape: tuple[int, ...]) -> dict[tuple[int, ...], int]:
@@ -120,7 +120,7 @@ def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class About:
-    """What a report says of the check itself."""
+    """What a report says of the function and of the check itself; see `JacobianReport`."""
 
     output_shape: tuple[int, ...]
     input_shape: tuple[int, ...]
@@ -130,7 +130,7 @@ class About:
     notes: tuple[str, ...]
 
 
-def jacobian_report(checked: Checked, projections: Projections | None, about: About) -> JacobianReport:
+def jacobian_report(checked: Checked, projections: Projections, about: About) -> JacobianReport:
     """The report on checked entries."""
     judged, estimated = checked.judgement, checked.estimates
     size = math.prod(about.output_shape) * math.prod(about.input_shape)
@@ -141,8 +141,6 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
     return JacobianReport(
         verdict=verdict,
         reason=_reason(judged),
-        output_shape=about.output_shape,
-        input_shape=about.input_shape,
         size=size,
         checked=len(entries),
         max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
@@ -152,18 +150,13 @@ def jacobian_report(checked: Checked, projections: Projections | None, about: Ab
         entries=entries,
         wrong_entries=entries.part(wrong),
         diagnosis=_diagnosis(checked, about) if verdict == FAIL else None,
-        probes=projections.count if projections else 0,
-        entry_limit=projections.entry_limit if projections else None,
-        miss_probability=projections.miss_probability if projections else None,
-        evaluations=about.evaluations,
-        seconds=about.seconds,
-        seed=about.seed,
-        notes=about.notes,
+        **vars(projections),
+        **vars(about),
     )
 
 
 def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
-    """The kind of bug, from the columns that were checked as a whole; of some of them, only what needs no places."""
+    """The kind of bug, where whole columns were checked; from some of the columns, only a kind that needs no places."""
     m, n = math.prod(about.output_shape), math.prod(about.input_shape)
     estimates, judged = checked.estimates, checked.judgement
     columns = np.unique(estimates.positions % n)
@@ -211,7 +204,7 @@ def _text(report: JacobianReport) -> Iterable[str]:
 
 
 def details(report: JacobianReport) -> Iterable[str]:
-    """Where entries differ, the worst of them, and both matrices if they are small and differ."""
+    """Which entries differ, the worst entry, and both matrices if they are small and differ."""
     if report.diagnosis:
         yield report.diagnosis.message
     for name, counts in (("output", report.by_output), ("input", report.by_input)):
@@ -242,11 +235,8 @@ def _headline(report: JacobianReport) -> str:
 def _entry_text(report: JacobianReport, entry: Entry) -> str:
     """One entry in one line."""
     split = len(report.output_shape)
-    return (
-        f"output {list(entry.index[:split])} by input {list(entry.index[split:])}  analytic {entry.analytic:.6g}  "
-        f"numerical {entry.numerical:.6g} +- {entry.uncertainty:.0e}  (step {entry.step:.1e})"
-        + (f"  {entry.reason}" if entry.reason else "")
-    )
+    place = f"output {list(entry.index[:split])} by input {list(entry.index[split:])}"
+    return entry_text(replace(entry, tensor=place, index=()))
 
 
 def _side_by_side(report: JacobianReport) -> Iterable[str]:

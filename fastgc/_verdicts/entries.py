@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,15 @@ from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, j
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
+
+
+class HasLoss(Protocol):
+    """A gradient whose loss is at hand: at a point of a check, or a row of a Jacobian."""
+
+    @property
+    def loss(self) -> LossAtPoint:
+        """The loss of which it is the gradient."""
+
 
 Verdicts = Callable[[Estimates], Judgement]
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps that many times the usual ones
@@ -135,7 +145,7 @@ def look_closer(
 
 
 def confirm(
-    gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
+    gradient: HasLoss, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
 ) -> tuple[Estimates, Judgement]:
     """Take back the failures that small steps speak against.
 

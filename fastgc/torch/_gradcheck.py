@@ -13,10 +13,12 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
-from fastgc._jacobian.check import find, plan
+from fastgc._jacobian.check import find
+from fastgc._jacobian.columns import plan
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, open_jacobian
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator, matrix_operator, vjp_operator
+from fastgc._jacobian.projections import Projections
 from fastgc._jacobian.report import About, JacobianReport, details, jacobian_report
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.streams import stream
@@ -427,7 +429,7 @@ def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) ->
     if not operator.shape[0] * operator.shape[1]:
         return
     jacobian = open_jacobian(call.function, operator, criteria.step, criteria.rtol, criteria.atol)
-    groups, complete = plan(jacobian, None, _DRAWN if criteria.fast else "all", 0)
+    groups, complete = plan(operator, None, _DRAWN if criteria.fast else "all", 0)
     with Progress(0, shown=False) as bar:
         checked, _, _ = find(jacobian, groups, 0 if complete else _PROJECTIONS, 0, bar)
     verdict = checked.judgement.worst
@@ -464,4 +466,6 @@ def _block(
     part = checked.part(mine)
     local = (i[mine] - own.start) * (along.stop - along.start) + at[mine] - along.start
     part = replace(part, estimates=replace(part.estimates, positions=local))
-    return jacobian_report(part, None, About(rows.shapes[k], columns.shapes[j], call.function.evaluations, 0.0, 0, ()))
+    return jacobian_report(
+        part, Projections(), About(rows.shapes[k], columns.shapes[j], call.function.evaluations, 0.0, 0, ())
+    )

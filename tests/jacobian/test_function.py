@@ -11,6 +11,7 @@ import pytest
 
 import fastgc
 from fastgc import check_jacobian
+from fastgc._derivatives.stencil import STENCILS
 from fastgc._evaluation.evaluator import Ray, silent
 from fastgc._jacobian.function import OutputLoss, VectorFunction
 from tests.support.jacobians import Floats, field_of
@@ -131,3 +132,11 @@ def test_the_noise_of_an_output_is_measured_once() -> None:
     assert found.loss(0) is loss
     assert loss.base == 3.0
     assert list(found.losses) == [0]
+
+
+def test_lines_and_quotients_have_all_outputs_of_each_input() -> None:
+    found = field(np.array([1.0, 2.0]))
+    columns = np.array([1, 0])
+    assert found.lines(columns, np.array([[5.0], [7.0]])).tolist() == [[[6, 5]], [[9, 14]]]
+    assert found.quotients(columns, STENCILS["central"], 0.5).tolist() == [[1, 1], [1, 2]]
+    np.testing.assert_allclose(found.quotients(columns, STENCILS["forward"], None), [[1, 1], [1, 2]], atol=1e-7)

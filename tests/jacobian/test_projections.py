@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fastgc import check_jacobian
-from fastgc._jacobian.entries import Group, check_groups, open_jacobian
+from fastgc._jacobian.columns import Group
+from fastgc._jacobian.entries import check_groups, open_jacobian
 from fastgc._jacobian.operator import matrix_operator, vjp_operator
 from fastgc._jacobian.projections import project
 from fastgc._progress import Progress
@@ -110,7 +111,8 @@ def test_they_lead_from_no_entry_at_all_to_the_wrong_one(whole: bool, chance: fl
     with Progress(1, shown=False) as bar:
         none = check_groups(jacobian, [Group(np.array([0]), np.full(9, -1, np.int64))], bar)
         projections, found = project(jacobian, none, 5, 0, bar)
-    assert (projections.count, projections.miss_probability) == (5, chance**5)
+    assert (projections.probes, projections.miss_probability) == (5, chance**5)
+    assert projections.entry_limit is not None
     assert projections.entry_limit < 1e-6
     failing = [each.estimates.positions[each.judgement.verdict == "fail"].tolist() for each in found]
     assert failing == [[4 * 60 + 37]]

@@ -1,0 +1,132 @@
+"""The check of a Hessian: the Jacobian of a gradient that must be right, and symmetric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastgc._evaluation.evaluator import WrongShapeError
+from fastgc._gradient.check import check_gradients
+from fastgc._jacobian.check import check_jacobian
+from fastgc._jacobian.inputs import analytic_matrix, finite_point, product
+from fastgc._jacobian.operator import contradiction
+from fastgc._jacobian.report import JacobianReport, failed
+from fastgc._parameters.arrays import Floats
+from fastgc._reports.entries import entry_text
+from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
+from fastgc._words import Columns
+
+
+def check_hessian(
+    f: Callable[..., Any] | None,
+    gradient: Callable[..., Any],
+    hessian: Any,
+    x: ArrayLike,
+    *,
+    args: tuple[Any, ...] = (),
+    hvp: Callable[..., Any] | None = None,
+    sparsity: Any = None,
+    columns: Columns = None,
+    probes: int = 3,
+    step: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> JacobianReport:
+    """Check an analytic Hessian as the Jacobian of the gradient; also the gradient itself, and the symmetry.
+
+    Parameters
+    ----------
+    f : callable, or None
+        ``f(x, *args)`` returns one real number; the gradient is checked against it. None: the gradient is trusted.
+    gradient : callable
+        ``gradient(x, *args)`` returns the gradient, of the shape of x.
+    hessian : array, scipy.sparse array, callable, or None
+        Of shape (n, n), or the shape of x twice; or ``hessian(x, *args)`` that returns it. None with hvp.
+    x : array_like
+        The point, n real numbers, of any shape.
+    hvp : callable, optional
+        ``hvp(x, u, *args)``: the product H u, for u of the shape of x.
+    args, sparsity, columns, probes, step, rtol, atol, seed, progress
+        As in `check_jacobian`.
+
+    Returns
+    -------
+    JacobianReport
+        Of the Hessian. It also fails where the gradient is wrong, or where the Hessian is not symmetric.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `check_jacobian`, and for a gradient whose shape is not that of x.
+
+    Examples
+    --------
+    The quadratic form f(x) = x'Ax / 2 has the gradient Ax, the Hessian A, and the product Au with a vector:
+
+    >>> import numpy as np
+    >>> from fastgc import check_hessian
+    >>> A = np.array([[2.0, 1.0], [1.0, 3.0]])
+    >>> check_hessian(lambda x: x @ A @ x / 2, lambda x: A @ x, A, [1.0, 2.0]).passed
+    True
+    >>> check_hessian(None, lambda x: A @ x, None, [1.0, 2.0], hvp=lambda x, u: A @ u).passed
+    True
+    >>> check_hessian(None, lambda x: A @ x, np.tril(A), [1.0, 2.0]).reason
+    'hessian is not symmetric: [0, 1] is 0 and [1, 0] is 1; 1 of 4 checked entries differs'
+    """
+    point = finite_point(x)
+    if callable(hessian):
+        hessian = hessian(point.copy(), *args)
+
+    def slopes(at: Floats, *args: Any) -> Any:
+        value = np.asarray(gradient(at, *args))
+        if value.shape != point.shape:
+            raise WrongShapeError(f"gradient returned shape {value.shape}; x has shape {point.shape}")
+        return value
+
+    report = check_jacobian(
+        slopes, hessian, point, args=args, jvp=hvp, sparsity=sparsity, columns=columns, probes=probes, step=step,
+        rtol=rtol, atol=atol, seed=seed, progress=progress,
+    )  # fmt: skip
+    skew = _asymmetry(hessian, hvp, point, args, rtol)
+    return _with_gradient(failed(report, skew) if skew else report, f, slopes, point, args)
+
+
+def _with_gradient(
+    report: JacobianReport, f: Any, gradient: Any, point: Floats, args: tuple[Any, ...]
+) -> JacobianReport:
+    """The report, failed or with a note where the gradient whose Jacobian was measured is not known to be right."""
+    if f is None or not point.size:
+        return report
+    own = check_gradients(f, gradient, point, args=args, crosscheck=False, seed=report.seed)
+    (tensor,) = own.tensors.values()
+    report = replace(report, evaluations=report.evaluations + own.evaluations, seconds=report.seconds + own.seconds)
+    if own.verdict == FAIL:
+        where = f" ({entry_text(tensor.worst)})" if tensor.worst else ""
+        return failed(report, f"gradient itself is wrong{where}: the Hessian was compared with its Jacobian")
+    return report if own.passed else replace(report, notes=(*report.notes, f"gradient is undecided: {tensor.reason}"))
+
+
+def _asymmetry(hessian: Any, hvp: Any, point: Floats, args: tuple[Any, ...], rtol: float | None) -> str:
+    """The pair of entries that differs most, or the two products that differ; "" for a symmetric Hessian."""
+    if hessian is None:
+        times = product("hvp", hvp, point, point.shape, point.shape, args)
+        return contradiction(times, times, (point.size, point.size), "hvp is not symmetric: v'Hu is {} and u'Hv is {}")
+    matrix = analytic_matrix(hessian, point.shape, point.shape)
+    rows, columns = (matrix - matrix.T).nonzero()
+    if not rows.size:
+        return ""
+    first, second = (np.asarray(matrix[i, j], np.float64).reshape(-1) for i, j in ((rows, columns), (columns, rows)))
+    largest = np.fmax(np.abs(first), np.abs(second))
+    tolerances = Tolerances(np.array([default_rtol(matrix.dtype) if rtol is None else rtol]), None)
+    excess = np.abs(first - second) - tolerances.allowed(0, largest, largest.max(keepdims=True))
+    worst = int(np.argmax(excess))
+    if not excess[worst] > 0:
+        return ""
+    i, j = int(rows[worst]), int(columns[worst])
+    return f"hessian is not symmetric: [{i}, {j}] is {first[worst]:.6g} and [{j}, {i}] is {second[worst]:.6g}"

@@ -1,0 +1,195 @@
+"""The arguments of a check of a Jacobian: refused where they make no sense, else as flat arrays and operators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastgc._arguments import one_of, whole
+from fastgc._evaluation.engine import in_turn
+from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
+from fastgc._gradient.options import CheckOptions, refuse_args
+from fastgc._jacobian.function import VectorFunction, one_by_one
+from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
+from fastgc._parameters.arrays import Array, Floats
+from fastgc._parameters.layout import flatten_parameters
+
+Shape = tuple[int, ...]
+
+
+def validate(args: Any, columns: Any, **options: Any) -> None:
+    """Refuse options that make no sense by themselves; those of `check_gradients` as it does."""
+    refuse_args(args)
+    if isinstance(columns, str):
+        one_of("columns", columns, ("all",))
+    else:
+        whole("columns", columns, least=1, optional=True)
+    CheckOptions(**options)
+
+
+# --- the point and the function ---
+
+
+def real_array(x: ArrayLike, dtype: Any = np.float64) -> Array:
+    """A copy of the point in C order."""
+    given = np.asarray(x)
+    _refuse_unreal(f"x is of dtype {given.dtype}; it must be", given.dtype)
+    return np.array(given, dtype, order="C")
+
+
+def finite_point(x: ArrayLike) -> Floats:
+    """A copy of the point, at which derivatives can exist."""
+    point = real_array(x)
+    finite = np.isfinite(point)
+    if not finite.all():
+        count = point.size - np.count_nonzero(finite)
+        raise ValueError(f"x has {count} entries that are not finite; a derivative exists only at finite inputs")
+    return point
+
+
+def open_function(
+    f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed: int
+) -> tuple[VectorFunction, Shape]:
+    """The function at flat copies of x, called once, and the shape of its outputs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If f changes x, or if its outputs at x are not real or not finite.
+    """
+    received, f = point.copy(), in_turn(f)
+    first = _outputs(f(received, *args), point.dtype)
+    if not np.array_equal(received, point):
+        raise ValueError("f changed x; it must leave its argument as it is: copy it first")
+    finite = np.isfinite(first)
+    if not finite.all():
+        count = first.size - np.count_nonzero(finite)
+        raise ValueError(
+            f"f(x) has {count} of {first.size} outputs that are not finite; a Jacobian needs a point where all are"
+        )
+    return _around(f, point, first, args, seed), first.shape
+
+
+def plain_function(f: Callable[..., Any], point: Array, args: tuple[Any, ...]) -> VectorFunction:
+    """The same for a function that may change its argument, and whose outputs at x need not be finite."""
+    f = in_turn(f)
+    return _around(f, point, _outputs(f(point.copy(), *args), point.dtype), args, 0)
+
+
+def _around(f: Callable[..., Any], point: Array, first: Array, args: tuple[Any, ...], seed: int) -> VectorFunction:
+    def outputs(x: Array) -> Array:
+        values = _outputs(f(x.reshape(point.shape), *args), point.dtype)
+        if values.shape != first.shape:
+            raise WrongShapeError(f"f returned shape {values.shape} near x and {first.shape} at x; it must not change")
+        return values.reshape(-1)
+
+    layout, _ = flatten_parameters({"x": point.real})
+    base = first.reshape(-1)
+    return VectorFunction(one_by_one(outputs, base.size, point.dtype), layout, [point], base, seed)
+
+
+def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:
+    """What the function returned, in the dtype of the point."""
+    array = np.asarray(value)
+    if array.dtype.kind == "c" and dtype.kind != "c":
+        raise WrongTypeError(
+            "f returned complex outputs: not supported; return the real and the imaginary parts as outputs"
+        )
+    if array.dtype.kind not in "fiubc":
+        raise WrongTypeError(
+            f"f returned {value!r:.60} ({type(value).__name__}); it must return an array of real numbers"
+        )
+    return np.array(array, dtype)  # a copy: f may reuse its buffer
+
+
+def _refuse_unreal(words: str, dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "fiu":
+        raise TypeError(f"{words} an array of real numbers")
+
+
+# --- the analytic Jacobian ---
+
+
+def analytic_matrix(jacobian: Any, output_shape: Shape, input_shape: Shape) -> Any:
+    """The Jacobian as an array or a CSR array of shape (m, n); None if there is none."""
+    if jacobian is None:
+        return None
+    m, n = math.prod(output_shape), math.prod(input_shape)
+    matrix: Any = jacobian if _is_sparse(jacobian) else np.array(jacobian)
+    _refuse_unreal(f"jacobian is of dtype {matrix.dtype}; it must be", matrix.dtype)
+    if matrix.shape not in ((m, n), output_shape + input_shape):
+        hint = ": that is the transpose" if matrix.shape == (n, m) else ""
+        raise ValueError(
+            f"jacobian has shape {matrix.shape}; f(x) has shape {output_shape} and x {input_shape}: "
+            f"it must be ({m}, {n}){hint}"
+        )
+    return matrix.tocsr() if _is_sparse(matrix) else matrix.reshape(m, n)
+
+
+def _is_sparse(matrix: Any) -> bool:
+    return hasattr(matrix, "tocsr")  # SciPy is not imported to find out
+
+
+def analytic_operator(
+    matrix: Any, jvp: Any, vjp: Any, point: Floats, output_shape: Shape, args: tuple[Any, ...]
+) -> tuple[Operator, str]:
+    """The analytic Jacobian, and how its two products contradict each other, or ""."""
+    if (matrix is None) == (jvp is None and vjp is None):
+        raise ValueError("give either jacobian or products: jvp, vjp or both (jacobian=None with these)")
+    if matrix is not None:
+        return matrix_operator(matrix), ""
+    m, n = math.prod(output_shape), point.size
+    transposed = product("vjp", vjp, point, output_shape, point.shape, args)
+    if jvp is None:
+        return vjp_operator(transposed, m, n, transposed(np.ones(m)).dtype), ""
+    times = product("jvp", jvp, point, point.shape, output_shape, args)
+    operator = jvp_operator(times, m, n, times(np.ones(n)).dtype)
+    message = "vjp is not the transpose of jvp: v'Ju is {} by jvp and {} by vjp"
+    return operator, "" if vjp is None else contradiction(times, transposed, operator.shape, message)
+
+
+def product(name: str, function: Any, point: Floats, given: Shape, returned: Shape, args: tuple[Any, ...]) -> Product:
+    """A product with the Jacobian, on flat vectors."""
+
+    def on_vectors(vector: Floats) -> Floats:
+        result = np.array(function(point.copy(), vector.reshape(given).copy(), *args))
+        if result.shape != returned:
+            raise ValueError(f"{name} returned shape {result.shape}; it must be {returned}")
+        _refuse_unreal(f"{name} returned dtype {result.dtype}; it must return", result.dtype)
+        return result.reshape(-1)
+
+    return on_vectors
+
+
+# --- the declared sparsity ---
+
+
+def declared_pattern(sparsity: Any, matrix: Any, shape: tuple[int, int]) -> Any:
+    """The declared sparsity as a CSC array, None where there is none."""
+    if sparsity is None:
+        return matrix.tocsc() if _is_sparse(matrix) else None
+    from scipy.sparse import csc_array
+
+    pattern = csc_array(sparsity)
+    pattern.eliminate_zeros()
+    if pattern.shape != shape:
+        raise ValueError(f"sparsity has shape {pattern.shape}; it must be that of the Jacobian, {shape}")
+    if matrix is not None:
+        _refuse_outside(pattern, csc_array(matrix))
+    return pattern
+
+
+def _refuse_outside(pattern: Any, matrix: Any) -> None:
+    """Refuse a Jacobian with entries that its declared sparsity excludes."""
+    (rows, columns), declared = matrix.nonzero(), pattern.nonzero()
+    n = pattern.shape[1]
+    outside = np.setdiff1d(rows.astype(np.int64) * n + columns, declared[0].astype(np.int64) * n + declared[1])
+    if outside.size:
+        i, j = divmod(int(outside[0]), n)
+        raise ValueError(
+            f"jacobian has {outside.size} nonzero entries outside sparsity, first [{i}, {j}]; one of the two is wrong"
+        )
