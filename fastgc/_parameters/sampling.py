@@ -200,7 +200,7 @@ def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[
     each = [patterns] if isinstance(patterns, str) else list(patterns)
     if not each:
         raise ValueError(f"tensors is {patterns!r}, which selects nothing; None selects all")
-    return {name for pattern in each for name in _matching(pattern, names, "tensors")}
+    return {name for pattern in each for name in matching_names(pattern, names, "tensors")}
 
 
 def sample_counts(samples: Samples, names: Sequence[str], tensors: int, probes: int) -> dict[str, int]:
@@ -216,7 +216,7 @@ def sample_counts(samples: Samples, names: Sequence[str], tensors: int, probes: 
         return dict.fromkeys(names, int(count))
     counts = dict.fromkeys(names, int(default))
     for pattern in sorted(samples, key=lambda pattern: pattern in names):
-        for name in _matching(pattern, names, "samples"):
+        for name in matching_names(pattern, names, "samples"):
             counts[name] = _count(samples[pattern], f"samples[{pattern!r}]", probes)
     return counts
 
@@ -231,7 +231,7 @@ def _count(value: Any, name: str, probes: int) -> int:
     return int(value)
 
 
-def _matching(pattern: Any, names: Sequence[str], argument: str) -> list[str]:
+def matching_names(pattern: Any, names: Sequence[str], argument: str) -> list[str]:
     if not isinstance(pattern, str):
         raise TypeError(f"{argument} has {pattern!r}; names and patterns are strings")
     expression = re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
