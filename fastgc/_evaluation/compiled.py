@@ -28,7 +28,7 @@ from fastgc._evaluation.evaluator import (
 )
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.threads import Work, WorkerThreads, WorkQueue
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import Storage
 
@@ -60,7 +60,7 @@ class _Bundle:
     dtype: np.dtype[Any]
     begins: NDArray[np.uint64]
     bounds: NDArray[np.uint64]
-    scales: NDArray[np.float64]
+    scales: Floats
     signs: NDArray[np.int8]
     parts: list[slice]
     origin: Array
@@ -100,7 +100,7 @@ class NumbaEvaluator:
         self._ray_loops: dict[np.dtype[Any], Callable[..., None]] = {}
         # Where each tensor begins in the buffer, in entries of its own dtype.
         sizes = np.array([leaf.dtype.itemsize for leaf in stores[0].leaves])
-        self._begins: NDArray[np.int64] = stores[0].offsets // sizes
+        self._begins: Positions = stores[0].offsets // sizes
         self._seconds, self._evaluations, self._raised = seconds, 0, Raised()
         self._crew, self._limits = WorkerThreads(len(stores)), limits
 
@@ -115,7 +115,7 @@ class NumbaEvaluator:
     def value(self) -> Any:
         return self._direct.value()
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+    def along(self, positions: Positions, rows: Array) -> Array:
         out: Array = np.empty((len(rows), 1), self._direct.result_dtype)
         parts = [(*self._cells(positions[same]), same) for same in self._of_one_dtype(positions)]
         somewhere = int(self._layout.tensor_of(positions[:1])[0])
@@ -130,20 +130,20 @@ class NumbaEvaluator:
             self._one_by_one(len(rows), work)
         return out[:, 0]
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         return self._direct.entries(positions)
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
         return self._direct.rounded(positions, displaced)
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._direct.result_dtype)
         displaced = np.ascontiguousarray(displaced, self._direct.result_dtype)
         for same in self._of_one_dtype(positions):
             self._shared_out(positions[same], displaced[same], out[same], tick)
         return out
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         out: Array = np.empty((len(directions), distances.size), self._direct.result_dtype)
         distances, begin = np.ascontiguousarray(distances, np.float64), 0
         for _, alike in itertools.groupby(directions, _extent):
@@ -158,7 +158,7 @@ class NumbaEvaluator:
 
     # --- in threads ---
 
-    def _shared_out(self, positions: NDArray[np.int64], displaced: Array, out: Array, tick: Tick) -> None:
+    def _shared_out(self, positions: Positions, displaced: Array, out: Array, tick: Tick) -> None:
         (dtype, cells), columns = self._cells(positions), displaced.shape[1]
 
         def work(thread: int, piece: slice) -> None:
@@ -172,7 +172,7 @@ class NumbaEvaluator:
         with self._noting(moves, where) as note:
             self._in_threads(positions.size, columns, work, tick)
 
-    def _along_alike(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64], out: Array) -> None:
+    def _along_alike(self, directions: Sequence[Sequence[Ray]], distances: Floats, out: Array) -> None:
         """The loss at distances along directions through the same entries."""
         rays, flat = directions[0], out.reshape(-1)
         dtypes = {self._flat(0, ray.tensor).dtype for ray in rays}
@@ -268,9 +268,7 @@ class NumbaEvaluator:
 
     # --- in one thread ---
 
-    def _run(
-        self, thread: int, dtype: np.dtype[Any], cells: NDArray[np.int64], displaced: Array, out: Array
-    ) -> _Errors:
+    def _run(self, thread: int, dtype: np.dtype[Any], cells: Positions, displaced: Array, out: Array) -> _Errors:
         flat = self._stores[thread].buffer.view(dtype)
         originals, errors = flat[cells], []
         begin = time.perf_counter()
@@ -283,7 +281,7 @@ class NumbaEvaluator:
         return errors
 
     def _run_singly(
-        self, thread: int, flat: Array, cells: NDArray[np.int64], displaced: Array, out: Array
+        self, thread: int, flat: Array, cells: Positions, displaced: Array, out: Array
     ) -> list[tuple[int, Exception]]:
         """Some value of a piece raised: ask for each by itself, nan for those that do it again."""
         errors: list[tuple[int, Exception]] = []
@@ -299,7 +297,7 @@ class NumbaEvaluator:
         return errors
 
     def _run_row(
-        self, thread: int, parts: Sequence[tuple[np.dtype[Any], NDArray[np.int64], Array]], tensor: int, out: Array
+        self, thread: int, parts: Sequence[tuple[np.dtype[Any], Positions, Array]], tensor: int, out: Array
     ) -> _Errors:
         """With entries displaced together, those of each dtype in a buffer of it; some of the given tensor."""
         flats = [self._stores[thread].buffer.view(dtype) for dtype, _, _ in parts]
@@ -312,9 +310,7 @@ class NumbaEvaluator:
             for flat, (_, cells, _), original in zip(flats, parts, originals, strict=True):
                 flat[cells] = original
 
-    def _run_bundle(
-        self, thread: int, bundle: _Bundle, distances: NDArray[np.float64], first: int, out: Array
-    ) -> _Errors:
+    def _run_bundle(self, thread: int, bundle: _Bundle, distances: Floats, first: int, out: Array) -> _Errors:
         """Values number ``first`` and following along the directions, or each by itself if one of them raises."""
         flat = self._stores[thread].buffer.view(bundle.dtype)
         rest = bundle.origin, bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances, first, out
@@ -354,7 +350,7 @@ class NumbaEvaluator:
     def _flat(self, thread: int, tensor: int) -> Array:
         return self._stores[thread].leaves[tensor].reshape(-1)
 
-    def _of_one_dtype(self, positions: NDArray[np.int64]) -> Iterator[slice]:
+    def _of_one_dtype(self, positions: Positions) -> Iterator[slice]:
         """Stretches of the positions in tensors of one dtype."""
         kinds = [ord(leaf.dtype.char) for leaf in self._stores[0].leaves]
         changes = np.empty(0, np.int64)
@@ -363,7 +359,7 @@ class NumbaEvaluator:
         bounds = itertools.pairwise([0, *changes.tolist(), positions.size])
         yield from (slice(begin, end) for begin, end in bounds if end > begin)
 
-    def _cells(self, positions: NDArray[np.int64]) -> tuple[Any, NDArray[np.int64]]:
+    def _cells(self, positions: Positions) -> tuple[Any, Positions]:
         """The dtype of these positions, and where in a buffer of that dtype they stand."""
         tensors = self._layout.tensor_of(positions)
         dtype = self._stores[0].leaves[tensors[0]].dtype

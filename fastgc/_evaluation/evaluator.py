@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 
 Tick = Callable[[int], object]  # told how many entries were evaluated
@@ -145,19 +145,19 @@ class Evaluator(Protocol):
     def value(self) -> Any:
         """The loss at the point itself."""
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         """The loss with entry ``positions[i]`` set to ``displaced[i, j]``, shape of ``displaced``."""
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+    def along(self, positions: Positions, rows: Array) -> Array:
         """The loss with all entries ``positions`` set to ``rows[j]`` together, shape (rows,)."""
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         """The loss at ``distances`` along each direction, which its rays make together, (directions, distances)."""
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         """The entries at ``positions``, as float64."""
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
         """``displaced``, shape (positions, columns), as the dtype of each entry's tensor can hold it."""
 
     def close(self) -> None:
@@ -210,7 +210,7 @@ def at_entry(layout: ParameterLayout, position: int, entry: Any) -> Place:
     return Place(f"{layout.names[tensor]}{list(index) if index else ''} = {entry:.6g}", single=True)
 
 
-def at_entries(layout: ParameterLayout, positions: NDArray[np.int64]) -> Place:
+def at_entries(layout: ParameterLayout, positions: Positions) -> Place:
     """A point at which several entries are displaced together."""
     names = [layout.names[t] for t in np.unique(layout.tensor_of(positions))]
     return Place(f"{positions.size} entries of {listed(names, quote=False, limit=3)} displaced together", single=False)

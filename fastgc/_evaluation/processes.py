@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._arguments import listed
 from fastgc._evaluation.evaluator import OutOfTime, Raised, Ray, Tick, silent
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.threads import single_threaded_blas
 from fastgc._missing import missing
-from fastgc._parameters.arrays import Array, spread
+from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import store
 
@@ -122,7 +121,7 @@ class WorkersEvaluator:
     def value(self) -> Any:
         return self._here("value")
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         columns = displaced.shape[1]
         cells, entries = np.repeat(positions, columns), displaced.reshape(-1, 1)
         if self._too_little(entries.size):
@@ -131,27 +130,27 @@ class WorkersEvaluator:
                                   lambda before, after: tick(after // columns - before // columns))  # fmt: skip
         return values.reshape(displaced.shape)
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+    def along(self, positions: Positions, rows: Array) -> Array:
         if self._too_little(len(rows)):
             return np.asarray(self._here("along", positions, rows))
         return self._shared_out("along", len(rows), lambda part: (positions, rows[part]))
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         if self._too_little(len(directions) * distances.size):
             return np.asarray(self._here("along_rays", directions, distances))
         return np.stack([self._along_one(rays, distances) for rays in directions])
 
-    def _along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+    def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
         path = self._saved(list(rays))  # the signs may be many: written once, not sent with every distance
         try:
             return self._shared_out("along_one", distances.size, lambda part: (path, distances[part]))
         finally:
             _remove(path)
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         return self._direct.entries(positions)
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
         return self._direct.rounded(positions, displaced)
 
     def close(self) -> None:
@@ -168,7 +167,7 @@ class WorkersEvaluator:
         with single_threaded():
             return getattr(self._direct, method)(*arguments)
 
-    def _trial(self, layout: ParameterLayout) -> tuple[NDArray[np.int64], Array, Array]:
+    def _trial(self, layout: ParameterLayout) -> tuple[Positions, Array, Array]:
         """Entries of all tensors, as they are and displaced, and our values there."""
         filled = np.array(layout.sizes) > 0
         positions = np.union1d(layout.starts[:-1][filled], spread(layout.size, _TRIAL_ENTRIES))
@@ -288,14 +287,12 @@ def _refuse_changed(opened: _Opened) -> None:
     changed = [name for name, leaf, shared in rows if not np.array_equal(leaf, shared)]
     if changed:
         raise ValueError(
-            f"loss changed params {listed(changed)} in a worker process; it must leave its parameters as they are: "
+            f"loss changed params {listed(changed)} in a worker process; it must not change its parameters: "
             "copy them first"
         )
 
 
-def _refuse_other_values(
-    evaluator: PythonEvaluator, positions: NDArray[np.int64], rows: Array, expected: Array
-) -> None:
+def _refuse_other_values(evaluator: PythonEvaluator, positions: Positions, rows: Array, expected: Array) -> None:
     """Raise a ValueError where the loss gives other values than in the process that asks: a check would accuse it."""
     for here, there in zip(evaluator.along(positions, rows).tolist(), expected.tolist(), strict=True):
         if not (here == there or abs(here - there) <= _SAME_VALUE * abs(there) or (here != here and there != there)):

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._evaluation.evaluator import (
     UNDEFINED,
@@ -23,7 +22,7 @@ from fastgc._evaluation.evaluator import (
     at_entries,
     at_entry,
 )
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 
 _BLOCK = 1 << 16  # entries displaced at a time: their temporaries stay in the cache
@@ -98,7 +97,7 @@ class PythonEvaluator:
         self.evaluations += 1
         return as_number(self._loss(self._params, *self._args), complex_allowed=self._complex)
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self.result_dtype)
 
         def where() -> Place:
@@ -117,7 +116,7 @@ class PythonEvaluator:
                 tick(1)
         return out
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+    def along(self, positions: Positions, rows: Array) -> Array:
         out: Array = np.empty(len(rows), self.result_dtype)
         cells = list(self._cells(positions))
         self._displaced = [(flat, local, flat[local]) for flat, local in cells]
@@ -132,10 +131,10 @@ class PythonEvaluator:
             self._restore()
         return out
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         return np.stack([self.along_one(rays, distances) for rays in directions])
 
-    def along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+    def along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
         """The loss at ``distances`` along one direction, shape (distances,)."""
         out: Array = np.empty(distances.size, self.result_dtype)
 
@@ -162,13 +161,13 @@ class PythonEvaluator:
             return np.array(self._flat[ray.tensor][where])
         return np.asarray(self._sources[ray.tensor][where])
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         out = np.empty(positions.size)
         for t, mine in self._layout.parts(positions):
             out[mine] = self._flat[t][positions[mine] - self._layout.starts[t]].real
         return out
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
         if all(dtype in (np.float64, np.complex128) for dtype in self._dtypes):
             return displaced
         result = displaced.copy()
@@ -184,7 +183,7 @@ class PythonEvaluator:
             flat[where] = original
         self._displaced = []
 
-    def _cells(self, positions: NDArray[np.int64]) -> Iterator[tuple[Any, int]]:
+    def _cells(self, positions: Positions) -> Iterator[tuple[Any, int]]:
         tensors = self._layout.tensor_of(positions)
         local = positions - self._layout.starts[tensors]
         for tensor, cell in zip(tensors.tolist(), local.tolist(), strict=True):

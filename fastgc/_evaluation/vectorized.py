@@ -29,7 +29,7 @@ from fastgc._evaluation.evaluator import (
     at_entry,
 )
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
 
@@ -78,7 +78,7 @@ class VectorizedEvaluator:
     def value(self) -> Any:
         return self._called({}, 1)[0].item()
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._plain.result_dtype)
         tensors = self._layout.tensor_of(positions)
         for t in np.unique(tensors).tolist():
@@ -86,7 +86,7 @@ class VectorizedEvaluator:
             out[mine] = self._one_tensor(t, positions[mine] - self._layout.starts[t], displaced[mine], tick)
         return out
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+    def along(self, positions: Positions, rows: Array) -> Array:
         tensors = self._layout.tensor_of(positions)
         local = positions - self._layout.starts[tensors]
 
@@ -97,10 +97,10 @@ class VectorizedEvaluator:
         moves = (rows != self.entries(positions)).any(axis=1)
         return self._in_blocks(moves, set(tensors.tolist()), fill, lambda _: at_entries(self._layout, positions))
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         return np.stack([self._along_one(rays, distances) for rays in directions])
 
-    def _along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+    def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
         def fill(blocks: Blocks, part: slice) -> None:
             for ray in rays:
                 origin, where = self._plain.origin(ray), slice(ray.start, ray.start + ray.signs.size)
@@ -112,10 +112,10 @@ class VectorizedEvaluator:
 
         return self._in_blocks(distances != 0, {ray.tensor for ray in rays}, fill, at_row)
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         return self._plain.entries(positions)
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
         return self._plain.rounded(positions, displaced)
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class VectorizedEvaluator:
                 if not tracing:
                     tracemalloc.stop()
 
-    def _one_tensor(self, tensor: int, cells: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def _one_tensor(self, tensor: int, cells: Positions, displaced: Array, tick: Tick) -> Array:
         """The loss with one entry of a tensor displaced in each row."""
         columns = displaced.shape[1]
         where, entries = np.repeat(cells, columns), displaced.reshape(-1)

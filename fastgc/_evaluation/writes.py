@@ -60,5 +60,5 @@ def refuse_shared(point: Point) -> None:
     if changed:
         raise ValueError(
             f"loss changed params {listed([name for name, _, _ in changed])} through an array of args that shares "
-            "their memory; it must leave its parameters as they are: pass a copy in args"
+            "their memory; it must not change its parameters: pass a copy in args"
         )
