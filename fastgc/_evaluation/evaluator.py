@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 
+Result = TypeVar("Result")
 Tick = Callable[[int], object]  # told how many entries were evaluated
 
 
@@ -34,10 +35,8 @@ class WrongShapeError(WrongValueError, ValueError):
     """A function returned an array of a wrong shape."""
 
 
-# Values computed in two ways (one by one, in a batch) may differ by this share of their change from the point: a batch
-# that mixes rows differs by about the change itself. And by so many eps of the values: sums of a million terms in
-# another order differ by sqrt(1e6) eps.
-_SAME_CHANGE, _SAME_EPS = 1e-3, 1e3
+_SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways may differ: of change, and of round-off
+
 
 # Characters of an exception's text that a note repeats, about two lines: the beginning, and the end, where a text that
 # holds a traceback names the error.
@@ -122,6 +121,16 @@ class Raised:
         return (f"{what} raised {self.text} ({where}): taken as not defined there",)
 
 
+def attempted(call: Callable[[], Result]) -> tuple[Result | None, Exception | None]:
+    """What a call returns, or None and what it raises where it is not defined; a `WrongValueError` passes through."""
+    try:
+        return call(), None
+    except WrongValueError:
+        raise
+    except Exception as error:
+        return None, error
+
+
 def described(error: BaseException) -> str:
     """The type and the text of an exception in one line; a long text is shortened in the middle."""
     text = ""
@@ -173,16 +182,6 @@ def silent(count: int) -> None:
     """A `Tick` that shows no progress."""
 
 
-def attempted(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a call, or the exception that means "not defined here". A `WrongValueError` is raised."""
-    try:
-        return function(*args)
-    except WrongValueError:
-        raise
-    except Exception as error:
-        return error
-
-
 def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     """The value of a loss as a float (or a complex number, where the complex step allows it).
 
@@ -213,10 +212,7 @@ def _short(value: Any) -> str:
 
 
 def agree(values: Array, others: Array, base: float, eps: float) -> bool:
-    """Whether values computed in two ways are the same up to round-off and a small share of their change from ``base``.
-
-    False if one is NaN.
-    """
+    """Whether values computed in two ways are the same, so far as their change from ``base`` shows; never with NaN."""
     slack = _SAME_CHANGE * np.abs(others - base).max() + _SAME_EPS * eps * np.abs(others).max()
     return bool(np.all(np.abs(values - others) <= slack))
 

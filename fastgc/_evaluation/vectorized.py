@@ -131,8 +131,8 @@ class VectorizedEvaluator:
         for block in blocks.values():
             block[1] += _APART * (1 + np.abs(block[1])) * generator.standard_normal(block[1].shape)
         with np.errstate(all="ignore"):
-            alone = attempted(self._measured, {t: block[1:] for t, block in blocks.items()})
-            if isinstance(alone, Exception):
+            alone, _ = attempted(lambda: self._measured({t: block[1:] for t, block in blocks.items()}))
+            if alone is None:  # it is not defined there
                 return
             in_batch = self._called(blocks, 2)[1]
         eps = max(float(np.finfo(leaf.dtype).eps) for leaf in self._leaves)
@@ -216,12 +216,12 @@ class VectorizedEvaluator:
 
     def _values_or_nan(self, blocks: Blocks, rows: int) -> tuple[Array, list[tuple[int, Exception]]]:
         """The values of a block. If it raises, each row is called alone: nan and the exception for those that raise."""
-        values = attempted(self._called, blocks, rows)
-        if not isinstance(values, Exception):
+        values, error = attempted(lambda: self._called(blocks, rows))
+        if values is not None:
             return values, []
-        if rows == 1:
+        if error is not None and rows == 1:
             dtype = self._plain.result_dtype
-            return np.full(1, UNDEFINED[dtype], dtype), [(0, values)]
+            return np.full(1, UNDEFINED[dtype], dtype), [(0, error)]
         self.evaluations -= rows  # each is counted again
         singles = [{t: block[i : i + 1] for t, block in blocks.items()} for i in range(rows)]
         found = [self._values_or_nan(single, 1) for single in singles]
