@@ -55,9 +55,7 @@ class CallersLoss:
     def open(self, point: Point, expected: int, deadline: float = math.inf) -> tuple[Evaluator, FirstCall]:
         """An evaluator at the point, suited to about ``expected`` evaluations, and the result of the first calls."""
         execution = Execution(self.engine, self.threads, self.workers, self.vectorized, deadline)
-        return open_evaluator(
-            self.function, point, execution, expected=expected, with_gradients=self.with_gradients
-        )
+        return open_evaluator(self.function, point, execution, expected=expected, with_gradients=self.with_gradients)
 
     def open_complex(self, point: Point) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""
