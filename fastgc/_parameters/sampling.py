@@ -31,17 +31,17 @@ class Selection:
 
     @property
     def tensors(self) -> list[int]:
-        """Those that are checked."""
+        """The tensors that are checked."""
         return [t for t, count in enumerate(self.counts) if count is not None]
 
     @property
     def unexhausted(self) -> list[int]:
-        """The checked tensors of which not every entry is checked one by one."""
+        """The checked tensors that have entries which are not checked one by one."""
         return [t for t in self.tensors if self.counts[t] != self.layout.sizes[t]]
 
     @property
     def entries(self) -> int:
-        """Entries checked one by one, in all tensors together."""
+        """The number of entries that are checked one by one, in all tensors."""
         return sum(filter(None, self.counts))
 
 
