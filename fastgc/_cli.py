@@ -46,10 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastgc {fastgc.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="find two planted bugs, in a small net and in one of 7,510 parameters")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo_command)
     check = commands.add_parser("check", help="check the gradient of a problem of your own")
     _add_check_options(check)
-    check.set_defaults(run=_check)
+    check.set_defaults(run=_check_command)
     return parser
 
 
@@ -81,7 +81,7 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
 # --- check ---
 
 
-def _check(chosen: dict[str, Any]) -> int:
+def _check_command(chosen: dict[str, Any]) -> int:
     path, allow_undecided = chosen.pop("json"), chosen.pop("allow_undecided")
     folders = list(sys.path)
     try:
@@ -148,7 +148,7 @@ def _sample_number(word: str) -> int | str:
 # --- demo ---
 
 
-def _demo(chosen: dict[str, Any]) -> int:
+def _demo_command(chosen: dict[str, Any]) -> int:
     found = [*_bug_hunt(), *_digits()]
     print("\nfound exactly what was planted" if all(found) else "\nNOT what was planted")
     return 0 if all(found) else EXIT["fail"]

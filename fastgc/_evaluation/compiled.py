@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastgc._evaluation import kernels as _kernels
 from fastgc._evaluation.evaluator import (
+    LEAST_SECONDS,
     UNDEFINED,
     OutOfTime,
     Place,
@@ -37,7 +38,6 @@ _SHORTEST_PIECE = 6e-4  # seconds: taking a piece from the queue (some 10 micros
 _WORTH_THREADS = 1e-4  # seconds of an evaluation: a shorter one would mostly wait for the interpreter lock
 _BUNDLED_ENTRIES = 1 << 17  # of a direction: 1 MiB of float64 for the copy that all threads read; 128 KiB of signs
 _PIECES_LEFT = 4  # a piece is a quarter of a thread's share of what is left, so that no thread waits long at the end
-_LEAST_SECONDS = 1e-9  # of an evaluation: the clock may show none
 
 _RaisedAt = Sequence[tuple[int, Exception]]  # number of a value among those asked for, and what the loss raised there
 _Note = Callable[[int, int, _RaisedAt], None]  # takes the number of the first value, the number of values, exceptions
@@ -262,7 +262,7 @@ class NumbaEvaluator:
 
     def _length(self, left: int, columns: int) -> int:
         """The number of items of the next piece when ``left`` are left."""
-        cost = max(self._seconds * columns, _LEAST_SECONDS)
+        cost = max(self._seconds * columns, LEAST_SECONDS)
         even = max(left / (_PIECES_LEFT * self._threads.count), _SHORTEST_PIECE / cost)
         return int(min(_LONGEST_PIECE / cost, even))
 
@@ -313,10 +313,10 @@ class NumbaEvaluator:
     def _run_bundle(self, thread: int, bundle: _Bundle, distances: Floats, first: int, out: Array) -> _RaisedAt:
         """Values along the directions from number ``first`` on; each alone if one of them raises."""
         flat = self._stores[thread].buffer.view(bundle.dtype)
-        rest = bundle.origin, bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances, first, out
+        rays = bundle.origin, bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances
         begin, errors = time.perf_counter(), []
         try:
-            self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, *rest)
+            self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, rays, first, out)
         except Exception as error:
             for part, (start, stop) in zip(bundle.parts, itertools.pairwise(bundle.bounds.tolist()), strict=True):
                 flat[part] = bundle.origin[start:stop]

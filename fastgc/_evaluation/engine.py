@@ -82,24 +82,24 @@ def is_jitted(function: Any) -> bool:
         return False
     from fastgc._evaluation import jitted as _jitted
 
-    return _jitted.is_jitted(function)
+    return _jitted.is_dispatcher(function)
 
 
 def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that threads may call at the same time: one compiled with ``parallel=True`` waits for its turn."""
     if not is_jitted(function):
         return function
+    from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import kernels as _kernels
 
-    return _kernels.in_turn(function)
+    return _kernels.one_at_a_time(function) if _jitted.runs_in_parallel(function) else function
 
 
 def jitted(loss: Callable[..., Any]) -> Any:
     """A plain loss compiled by ``numba.njit``; a jitted loss itself."""
-    from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import kernels as _kernels
 
-    return loss if _jitted.is_jitted(loss) else _kernels.compile_loss(loss)
+    return loss if is_jitted(loss) else _kernels.compile_loss(loss)
 
 
 def open_evaluator(
@@ -199,7 +199,7 @@ def _open_workers(
     assert point.stored is not None
     with _workers.single_threaded():
         first = _first_call(direct, point)
-    count, note = _affordable(_workers.process_count(workers), 0, point.stored.buffer.nbytes, "processes")
+    count, note = _affordable_copies(_workers.process_count(workers), 0, point.stored.buffer.nbytes, "processes")
     first = first.noted(note)
     if count == 1 or first.scratch:
         return direct, first
@@ -350,7 +350,7 @@ def _affordable_threads(
         return 1, f"runs in one thread: {unknown}, which the loss may write to; {remedy}"
     if _writes_nearby(loss, point, with_gradients):
         return 1, _SCRATCH
-    return _affordable(wanted, 1, point.stored.buffer.nbytes, "threads")
+    return _affordable_copies(wanted, 1, point.stored.buffer.nbytes, "threads")
 
 
 def _writes_nearby(loss: Any, point: Point, with_gradients: bool) -> bool:
@@ -364,7 +364,7 @@ def _writes_nearby(loss: Any, point: Point, with_gradients: bool) -> bool:
     return fingerprint(arrays) != before
 
 
-def _affordable(wanted: int, made: int, size: int, what: str) -> tuple[int, str | None]:
+def _affordable_copies(wanted: int, made: int, size: int, what: str) -> tuple[int, str | None]:
     """The number of threads or processes whose copies of the parameters fit into memory, and a note if it is limited.
 
     ``made`` copies exist already.

@@ -44,6 +44,7 @@ _HEAD, _TAIL = 120, 80
 _REPR_LENGTH = 60  # characters of a wrong value that a message shows: half a line
 
 
+LEAST_SECONDS = 1e-9  # of an evaluation, where a clock shows none
 UNDEFINED = {np.float64: math.nan, np.complex128: complex(math.nan, math.nan)}  # by dtype: both parts are nan
 
 

@@ -30,7 +30,7 @@ def _jitted_functions(loss: Any) -> list[Any]:
         if any(function is other for other in found):
             continue
         found.append(function)
-        queue += [value for value in _captured(function.py_func) if is_jitted(value)]
+        queue += [value for value in _captured(function.py_func) if is_dispatcher(value)]
     return found
 
 
@@ -64,6 +64,6 @@ def compiled_anew(loss: Any) -> Any:
     return numba.njit(**{key: value for key, value in loss.targetoptions.items() if key != "nopython"})(loss.py_func)
 
 
-def is_jitted(function: Any) -> bool:
+def is_dispatcher(function: Any) -> bool:
     """Whether a function was compiled by ``numba.njit``."""
     return isinstance(function, Dispatcher)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -156,25 +156,24 @@ def displaced_values(loss: Any, params: Any, args: Any, flat: Any, positions: An
         flat[position] = original
 
 
-@numba.njit(nogil=True)
-def displace(flat: Any, original: Any, signs: Any, step: float) -> None:
+def _displace(flat: Any, original: Any, signs: Any, step: float) -> None:
     """Write ``original + step * signs`` to ``flat``, three arrays of one length."""
     for i in range(flat.size):
         flat[i] = original[i] + step * signs[i]
 
 
 @numba.njit(nogil=True)
-def values_along_rays(
-    loss: Any, params: Any, args: Any, flat: Any, origin: Any, begins: Any, bounds: Any, scales: Any, signs: Any,
-    distances: Any, first: int, out: Any,
-) -> None:  # fmt: skip
+def values_along_rays(loss: Any, params: Any, args: Any, flat: Any, rays: Any, first: int, out: Any) -> None:
     """Write the loss at distances along directions to ``out``: the values from number ``first`` on.
+
+    ``rays`` holds origin, begins, bounds, scales, signs and distances.
 
     Of n distances, value m is the one at ``distances[m % n]`` along direction ``m // n``. For each ray r, with ``part =
     bounds[r]:bounds[r + 1]``, the entries of ``flat`` from ``begins[r]`` on are set to ``origin[part] + distance *
     scales[r] * signs[direction, part]``, and at the end to ``origin[part]``. Indices are unsigned, so that Numba need
     not treat negative ones. With slices instead of the inner loop, compilation would take eight times as long.
     """
+    origin, begins, bounds, scales, signs, distances = rays
     for m in range(out.size):
         row, column = (first + m) // distances.size, (first + m) % distances.size
         for r in range(begins.size):
@@ -191,16 +190,16 @@ def values_along_rays(
 # --- their compilation ---
 
 
-def _cached(kernel: Any) -> Any:
-    """The same kernel with its machine code kept on disk for other processes. It contains no code of the user's."""
-    found = numba.njit(nogil=True)(kernel.py_func)
+def _cached(function: Callable[..., None]) -> Any:
+    """A kernel whose machine code is kept on disk for other processes. It contains no code of the user's."""
+    found = numba.njit(nogil=True)(function)
     with contextlib.suppress(RuntimeError):  # there is no folder to write to
         found.enable_caching()
     return found
 
 
-_CACHED = {kernel: _cached(kernel) for kernel in (displaced_values, values_along_rays)}
-displace = _cached(displace)
+_CACHED = {kernel: _cached(kernel.py_func) for kernel in (displaced_values, values_along_rays)}
+displace = _cached(_displace)
 
 
 def open_loop(loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -219,34 +218,37 @@ def open_ray_loop(loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., Non
 
 def _entry_point(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
     """The compiled kernel, called without Numba's look at the type of each argument (30 microseconds a call)."""
-    loop = partial(_compilation(kernel, _kinds(loss, _ARRAYS[kernel](dtype))).entry_point, loss)
-    return _in_turn(loop) if loss.in_parallel else loop
+    loop = partial(_compilation(kernel, _kinds(kernel, loss, dtype)).entry_point, loss)
+    return one_at_a_time(loop) if loss.in_parallel else loop
 
 
-def _arrays_of_values(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:
-    """Dtype and number of axes (0: a scalar) of each argument of `displaced_values` from ``flat`` on."""
+def _types_of_values(dtype: np.dtype[Any]) -> list[Any]:
+    """Numba's types of the arguments of `displaced_values` from ``flat`` on."""
     value = _value_type(dtype)
-    return [(dtype, 1), (np.int64, 1), (value, 2), (value, 2)]
+    return [_array(dtype, 1), _array(np.int64, 1), _array(value, 2), _array(value, 2)]
 
 
-def _arrays_of_rays(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:
+def _types_of_rays(dtype: np.dtype[Any]) -> list[Any]:
     """The same for `values_along_rays`."""
-    places, numbers = (np.uint64, 1), (np.float64, 1)
-    rays = [places, places, numbers, (np.int8, 2), numbers, (np.uint64, 0)]
-    return [(dtype, 1), (dtype, 1), *rays, (_value_type(dtype), 1)]
+    flat, places, numbers = _array(dtype, 1), _array(np.uint64, 1), _array(np.float64, 1)
+    rays = types.Tuple([flat, places, places, numbers, _array(np.int8, 2), numbers])
+    return [flat, rays, types.uint64, _array(_value_type(dtype), 1)]
+
+
+def _array(dtype: Any, ndim: int) -> Any:
+    return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
 
 
 def _value_type(dtype: np.dtype[Any]) -> type:
     return np.complex128 if dtype.kind == "c" else np.float64
 
 
-_ARRAYS = {displaced_values: _arrays_of_values, values_along_rays: _arrays_of_rays}
+_TYPES = {displaced_values: _types_of_values, values_along_rays: _types_of_rays}
 
 
-def _kinds(loss: CompiledLoss, arrays: Sequence[tuple[Any, int]]) -> tuple[Any, ...]:
-    """Numba's types of a kernel's arguments, all arrays contiguous."""
-    scalars = [(numba.from_dtype(np.dtype(dtype)), ndim) for dtype, ndim in arrays]
-    return (*loss.kinds, *(types.Array(kind, ndim, "C") if ndim else kind for kind, ndim in scalars))
+def _kinds(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """Numba's types of all arguments of a kernel."""
+    return (*loss.kinds, *_TYPES[kernel](dtype))
 
 
 def _compilation(kernel: Any, kinds: tuple[Any, ...]) -> Any:
@@ -289,7 +291,7 @@ def _containers(node: Node) -> Iterator[type]:
 
 def loops_are_compiled(loss: CompiledLoss, dtype: np.dtype[Any]) -> bool:
     """Whether the loops for a loss and parameters of a dtype exist already, in this process or on disk."""
-    return all(_is_compiled(kernel, _kinds(loss, arrays(dtype))) for kernel, arrays in _ARRAYS.items())
+    return all(_is_compiled(kernel, _kinds(kernel, loss, dtype)) for kernel in _TYPES)
 
 
 def _is_compiled(kernel: Any, kinds: tuple[Any, ...]) -> bool:
@@ -311,17 +313,15 @@ def default_threads() -> int:
 _turn = threading.RLock()
 
 
-def _in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that waits until no other thread calls one of these.
+
+    It is for jitted functions that run in parallel: with the threading layer "workqueue", Numba ends the process when
+    two threads call such functions at the same time.
+    """
+
     def called(*args: Any) -> Any:
         with _turn:
             return function(*args)
 
     return called
-
-
-def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A jitted function. If it runs in parallel, only one thread at a time can call it or another such function.
-
-    With the threading layer "workqueue", Numba ends the process when two threads run functions in parallel.
-    """
-    return _in_turn(function) if runs_in_parallel(function) else function

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import listed
-from fastgc._evaluation.evaluator import OutOfTime, Raised, Ray, Tick, described, silent
+from fastgc._evaluation.evaluator import LEAST_SECONDS, OutOfTime, Raised, Ray, Tick, described, silent
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.threads import single_threaded_blas
 from fastgc._missing import missing
@@ -42,7 +42,6 @@ _CHUNK_SECONDS = 0.1  # sending a chunk takes 1 % of it (a millisecond), and a p
 _CHUNKS_PER_WORKER = 16  # processes idle at the end for at most one chunk, 1/16 of their time
 _WORTHWHILE = 0.03  # seconds of work: twice the 0.015 s that it takes to share it out
 _ALIGNMENT = 64  # bytes: arrays in a file begin at a cache line, as NumPy's own do
-_LEAST_SECONDS = 1e-9  # of an evaluation: the clock may show none
 # A worker's loss is compared with ours at the point and with so many entries displaced, evenly spaced in the flat
 # vector. The relative displacement is enough to change the loss by more than its round-off.
 _TRIAL_ENTRIES, _TRIAL_STEP = 64, 1e-3
@@ -224,7 +223,7 @@ class WorkersEvaluator:
                         raise OutOfTime
         finally:
             self._raised = functools.reduce(Raised.joined, raised, self._raised)
-        self._seconds = max(spent / count, _LEAST_SECONDS)
+        self._seconds = max(spent / count, LEAST_SECONDS)
         return np.concatenate(found)
 
     @contextlib.contextmanager

@@ -84,7 +84,7 @@ def copied_point(
     if complex_step:
         dtypes = [np.dtype(np.complex128)] * len(dtypes)
     stored = store(layout, leaves, dtypes)
-    args = tuple(_in_double(arg) for arg in args) if precision == "double" else args
+    args = tuple(_as_double(arg) for arg in args) if precision == "double" else args
     return Point(layout, stored.leaves, layout.rebuild(stored.leaves), stored, leaves, args)
 
 
@@ -201,14 +201,14 @@ def _overlapping(leaves: Sequence[Array]) -> Iterator[tuple[int, int]]:
                 yield min(i, j), max(i, j)
 
 
-def _in_double(value: Any) -> Any:
+def _as_double(value: Any) -> Any:
     """Floating-point arrays as float64, inside lists, tuples and dicts too; everything else unchanged."""
     if isinstance(value, (np.ndarray, np.floating)):
         return value.astype(np.float64) if value.dtype in (np.float16, np.float32) else value
     if isinstance(value, Mapping) and type(value) is dict:
-        return {key: _in_double(each) for key, each in value.items()}
+        return {key: _as_double(each) for key, each in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_in_double(each) for each in value)
+        return type(value)(_as_double(each) for each in value)
     return value
 
 

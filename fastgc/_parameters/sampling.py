@@ -116,11 +116,11 @@ def _choose(name: str, gradient: Array, count: int, seed: int) -> tuple[Position
         return np.arange(size, dtype=np.int64), size
     generator = stream(seed, "samples", name)
     fixed = _fixed_strata(gradient, count // 2, generator)
-    drawn = _drawn(generator, size, count - fixed.size, fixed)
+    drawn = _drawn_entries(generator, size, count - fixed.size, fixed)
     return np.sort(np.concatenate([fixed, drawn])).astype(np.int64), drawn.size
 
 
-def _drawn(generator: np.random.Generator, size: int, count: int, known: Positions) -> Positions:
+def _drawn_entries(generator: np.random.Generator, size: int, count: int, known: Positions) -> Positions:
     """Different entries that are not among the known ones. Memory is that of a few times ``count`` entries."""
     found = np.empty(0, np.int64)
     while found.size < count:
@@ -137,7 +137,7 @@ def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator) ->
         return np.empty(0, np.int64)
     share = max(1, room * 2 // _LARGE_SHARE)
     ends = np.array([0, gradient.size - 1])
-    candidates = np.concatenate([_largest(gradient, share), ends, _zeros(gradient, share, generator)])
+    candidates = np.concatenate([_largest_entries(gradient, share), ends, _zeros(gradient, share, generator)])
     _, first = np.unique(candidates, return_index=True)
     return candidates[np.sort(first)][:room]
 
@@ -147,7 +147,7 @@ def _blocks(gradient: Array) -> Iterator[tuple[int, Array]]:
         yield start, gradient[start : start + _SCANNED_AT_ONCE]
 
 
-def _largest(gradient: Array, count: int) -> Positions:
+def _largest_entries(gradient: Array, count: int) -> Positions:
     """Positions of the ``count`` largest magnitudes; NaN counts as the largest."""
     best = np.empty(0, np.int64)
     for start, block in _blocks(gradient):
