@@ -34,7 +34,10 @@ class Problem:
 
 
 def bug_hunt() -> Problem:
-    """A two-layer net with softmax cross-entropy on five samples."""
+    """A two-layer net with softmax cross-entropy on five samples.
+
+    Sizes, seeds and scales are those of the toy net in Stanford's course CS231n, assignment 1.
+    """
     weights, samples = np.random.RandomState(0), np.random.RandomState(1)
     w1 = 0.1 * weights.randn(4, 10)
     params = {"W1": w1, "b1": np.zeros(10), "W2": 0.1 * weights.randn(10, 3), "b2": np.zeros(3)}
@@ -79,9 +82,10 @@ def doubled(gradients: Callable[..., Parameters], name: str) -> Callable[..., Pa
 def digits_network() -> Problem:
     """A network of 7,510 parameters on handwritten digits. Numba can compile its loss."""
     with resources.files("fastgc").joinpath("digits.npz").open("rb") as file, np.load(file) as data:
-        images, labels = data["images"][:_IMAGES] / 16.0, data["labels"][:_IMAGES].astype(np.int64)
+        images = data["images"][:_IMAGES] / 16.0  # 16 is the largest value of a pixel
+        labels = data["labels"][:_IMAGES].astype(np.int64)
     generator = np.random.default_rng(0)
-    params = {
+    params = {  # He's initialisation of weights: variance 2 / inputs
         "W1": generator.normal(0, np.sqrt(2 / 64), (64, _HIDDEN)),
         "b1": generator.normal(0, 0.1, _HIDDEN),
         "W2": generator.normal(0, np.sqrt(2 / _HIDDEN), (_HIDDEN, 10)),

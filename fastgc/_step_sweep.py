@@ -120,6 +120,7 @@ def step_sweep(
     >>> bool(1e-9 < sweep.best_step["forward"] < 1e-6 < sweep.best_step["central"] < 1e-4)
     True
     """
+    # From below the round-off of x = 1 up to its size; 500 points make a smooth curve.
     sizes = np.logspace(-16, 0, 500) if steps is None else np.asarray(steps, np.float64).reshape(-1)
     if not sizes.size or not np.all(sizes > 0):
         raise ValueError(f"steps must be positive numbers; got {sizes!r}")

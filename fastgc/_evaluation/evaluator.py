@@ -41,6 +41,7 @@ _SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways m
 # Characters of an exception's text that a note repeats, about two lines: the beginning, and the end, where a text that
 # holds a traceback names the error.
 _HEAD, _TAIL = 120, 80
+_TENSORS = 3  # names of displaced tensors in a note: with more, it would not fit on two lines
 _REPR_LENGTH = 60  # characters of a wrong value that a message shows: half a line
 
 
@@ -228,10 +229,11 @@ def at_entry(layout: ParameterLayout, position: int, entry: Any) -> Place:
 def at_entries(layout: ParameterLayout, positions: Positions) -> Place:
     """A point where several entries are displaced together."""
     names = [layout.names[t] for t in np.unique(layout.tensor_of(positions))]
-    return Place(f"{positions.size} entries of {listed(names, quote=False, limit=3)} displaced together", single=False)
+    some = listed(names, quote=False, limit=_TENSORS)
+    return Place(f"{positions.size} entries of {some} displaced together", single=False)
 
 
 def along_direction(layout: ParameterLayout, rays: Sequence[Ray], distance: float) -> Place:
     """A point along a direction."""
-    names = listed([layout.names[ray.tensor] for ray in rays], quote=False, limit=3)
+    names = listed([layout.names[ray.tensor] for ray in rays], quote=False, limit=_TENSORS)
     return Place(f"{abs(distance):.2g} scales along random signs in {names}", single=False)

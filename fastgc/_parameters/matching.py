@@ -11,6 +11,8 @@ from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, as_leaf, joined_name
 
+_PROBLEMS = 10  # in one message: a message of some ten lines is still read
+
 
 def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: bool = False, copy: bool) -> list[Array]:
     """The analytic gradient of every tensor as flat arrays, in the order of the layout.
@@ -137,10 +139,10 @@ def _refuse_unequal_shapes(layout: ParameterLayout, arrays: Sequence[Array], wha
         raise ValueError("; ".join(_first(wrong)))
 
 
-def _first(problems: Sequence[str], limit: int = 10) -> list[str]:
-    """The first ``limit`` problems and the number of the others: a message of some ten lines is still read."""
-    more = len(problems) - limit
-    return [*problems[:limit], f"and {more} more"] if more > 0 else [*problems]
+def _first(problems: Sequence[str]) -> list[str]:
+    """The first problems and the number of the others."""
+    more = len(problems) - _PROBLEMS
+    return [*problems[:_PROBLEMS], f"and {more} more"] if more > 0 else [*problems]
 
 
 def refuse_nonfinite(layout: ParameterLayout, leaves: Sequence[Array], what: str = "params") -> None:

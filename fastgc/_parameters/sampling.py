@@ -124,7 +124,7 @@ def _drawn_entries(generator: np.random.Generator, size: int, count: int, known:
     """Different entries that are not among the known ones. Memory is that of a few times ``count`` entries."""
     found = np.empty(0, np.int64)
     while found.size < count:
-        more = generator.integers(size, size=2 * (count - found.size) + 16)
+        more = generator.integers(size, size=2 * (count - found.size) + 16)  # some are drawn twice, or known
         candidates = np.concatenate([found, more[~np.isin(more, known)]])
         _, first = np.unique(candidates, return_index=True)
         found = candidates[np.sort(first)]

@@ -248,11 +248,11 @@ def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
     if not probed:
         return
     entry = max(probe.entry_limit for _, probe in probed)
-    tensor = max(probe.norm_limit for _, probe in probed)
+    tensor = 4 * max(probe.norm_limit for _, probe in probed)  # as `Probe.miss_probability` is defined
     chance = max(probe.miss_probability for _, probe in probed)
     yield (
         f"probes miss an error of one entry above {upwards(entry)}, or of a tensor as a whole above "
-        f"{upwards(4 * tensor)} of it, with probability {upwards(chance)} at most"
+        f"{upwards(tensor)} of it, with probability {upwards(chance)} at most"
     )
     share = max(tensor.unseen_share for tensor, _ in probed)
     if share < 1:
