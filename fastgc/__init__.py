@@ -2,7 +2,7 @@
 
 The parts of the package, each of which imports only from those below it:
 
-- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_numerical``, ``_step_sweep``: what nothing else imports
+- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_numerical``, ``_step_sweep``: no other part imports them
 - ``_jacobian``: `check_jacobian` and `check_hessian`
 - ``_gradient``: `check_gradients`
 - ``_reports``: results as data and as text

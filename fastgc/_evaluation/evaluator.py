@@ -16,7 +16,7 @@ from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 
 Result = TypeVar("Result")
-Tick = Callable[[int], object]  # told how many entries were evaluated
+Tick = Callable[[int], object]  # takes the number of entries that were evaluated since the last call
 
 
 class OutOfTime(Exception):
@@ -97,9 +97,9 @@ class Raised:
 
     def joined(self, later: Raised) -> Raised:
         """These exceptions and later ones."""
-        told = later if self.place is None or (later.place and later.place.single > self.place.single) else self
+        shown = later if self.place is None or (later.place and later.place.single > self.place.single) else self
         first, kinds = self.first or later.first, tuple(dict.fromkeys((*self.kinds, *later.kinds)))
-        return Raised(self.count + later.count, first, told.text, told.place, kinds, self.answered or later.answered)
+        return Raised(self.count + later.count, first, shown.text, shown.place, kinds, self.answered or later.answered)
 
     def also(self, error: Exception, place: Callable[[], Place]) -> Raised:
         """These exceptions and one more. ``place`` is called only if the result needs it."""

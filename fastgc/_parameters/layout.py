@@ -65,7 +65,7 @@ class ParameterLayout:
         return np.searchsorted(self.starts, positions, side="right") - 1
 
     def parts(self, positions: Positions) -> Iterator[tuple[int, Any]]:
-        """Pairs of a tensor's number and of what selects its part of ``positions``: a slice if they are sorted."""
+        """Pairs of a tensor's number and an index of its part of ``positions``: a slice if these are sorted."""
         if _is_sorted(positions):
             bounds = [*np.searchsorted(positions, self.starts).tolist(), positions.size]
             yield from ((t, slice(a, b)) for t, (a, b) in enumerate(itertools.pairwise(bounds)) if b > a)

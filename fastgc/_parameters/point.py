@@ -23,7 +23,7 @@ _KEPT_BYTES = 2**26
 # A tensor's scale is at least this share of its mean magnitude: many tiny entries must not make all steps tiny.
 _LEAST_SCALE = 1e-3
 # Entries below this share of the median magnitude count as zeros that were rounded: some thousand times the round-off
-# (2e-16) of what cancelled.
+# (2e-16) of the terms that cancelled.
 _AS_ZERO = 1e-12
 # Entries that set a tensor's scale: the mean of the logarithms of 4,096 entries is known to 1/64 of their spread.
 _SCALE_SAMPLE = 4096

@@ -15,9 +15,7 @@ from fastgc._arguments import brief, listed
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import Branch, Node, ParameterLayout
 
-_WORD = (
-    8  # bytes: every tensor begins at a multiple, as the largest real dtype (float64) needs; complex128 is two of these
-)
+_WORD = 8  # bytes: every tensor begins at a multiple of it, as an array of float64 needs
 
 
 @dataclass(frozen=True)

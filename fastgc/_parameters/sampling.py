@@ -52,7 +52,7 @@ class SamplePlan:
     Attributes
     ----------
     local : by tensor, sorted positions inside it; None for a tensor that is not checked
-    drawn : by tensor, how many of these were drawn at random
+    drawn : by tensor, the number of them that were drawn at random
     """
 
     local: tuple[Positions | None, ...]
@@ -200,7 +200,7 @@ def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[
     if patterns is None:
         return set(names)
     if not isinstance(patterns, Sequence):
-        raise TypeError(f"tensors is {patterns!r}; it must be a name, a pattern, or a list of these")
+        raise TypeError(f"tensors is {patterns!r}; it must be a name, a pattern, or a list of names and patterns")
     each = [patterns] if isinstance(patterns, str) else list(patterns)
     if not each:
         raise ValueError(f"tensors is {patterns!r}, which selects nothing; None selects all")
