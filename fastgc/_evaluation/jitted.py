@@ -41,16 +41,8 @@ def _captured(function: Any) -> list[Any]:
     return [function.__globals__[name] for name in names if name in function.__globals__] + cells
 
 
-_LIBRARIES = (
-    "numpy",
-    "numba",
-    "math",
-    "cmath",
-    "operator",
-    "scipy",
-    "builtins",
-    "fastgc",
-)  # their values do not change
+# Modules whose attributes do not change, so that freezing them does no harm.
+_LIBRARIES = ("numpy", "numba", "math", "cmath", "operator", "scipy", "builtins", "fastgc")
 
 
 def _is_data(value: Any) -> bool:
