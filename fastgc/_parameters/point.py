@@ -112,7 +112,7 @@ def callers_point(layout: ParameterLayout, leaves: Sequence[Array], args: tuple[
 
 
 @contextlib.contextmanager
-def moved(
+def leaves_at(
     leaves: Sequence[Array], seed: int, number: int, reach: float, *, in_place: bool
 ) -> Iterator[Sequence[Array]]:
     """The leaves at point ``number``: unchanged for 0, else every entry plus ``reach * scale * normal random number``.
