@@ -1,4 +1,18 @@
-"""Check hand-written gradients: pass, fail or undecided, with the tensor, the entry and the kind of bug."""
+"""Check hand-written gradients: pass, fail or undecided, with the tensor, the entry and the kind of bug.
+
+The parts of the package, each of which imports only from those below it:
+
+- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_numerical``, ``_step_sweep``: no other part imports them
+- ``_jacobian``: `check_jacobian` and `check_hessian`
+- ``_gradient``: `check_gradients`
+- ``_reports``: results as data and as text
+- ``_diagnosis``: the kind of bug that the numbers are consistent with
+- ``_verdicts``: pass, fail or undecided, for entries and tensors
+- ``_derivatives``: numerical slopes with their uncertainty
+- ``_evaluation``: the loss at displaced points
+- ``_parameters``: layout, samples, random streams
+- ``_arguments``, ``_progress``, ``_public``, ``_words``, ``_missing``: words, checks of arguments, the progress bar
+"""
 
 from __future__ import annotations
 
@@ -32,7 +46,7 @@ __all__ = [
     "__version__",
 ]
 
-if TYPE_CHECKING:  # what checkers of types and editors see
+if TYPE_CHECKING:  # for type checkers and editors
     from fastgc import jax, torch
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record

@@ -1,4 +1,4 @@
-"""Arguments that make no sense, refused before any arithmetic."""
+"""Checks of arguments before any arithmetic, and the wording of messages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """Raise a ValueError unless the value is among those allowed."""
+    """Raise a ValueError unless the value is one of those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
 
 
 def number(name: str, value: Any, *, positive: bool = False) -> None:
-    """Raise unless the value is None or a finite number that is not negative (with ``positive``: nor zero)."""
+    """Raise unless the value is None or a finite number of at least 0 (with ``positive``: above 0)."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -28,7 +28,7 @@ def number(name: str, value: Any, *, positive: bool = False) -> None:
 
 
 def whole(name: str, value: Any, *, least: int, optional: bool = False) -> None:
-    """Raise unless the value is an integer of at least ``least`` (or None, where that is allowed)."""
+    """Raise unless the value is an integer of at least ``least`` (with ``optional``: or None)."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
@@ -37,27 +37,27 @@ def whole(name: str, value: Any, *, least: int, optional: bool = False) -> None:
         raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
-# --- names and patterns ---
+# --- words of messages ---
+
+_BRIEF = 150  # characters: a repr of this length fits on a line of a wide terminal or of a notebook
+_ITEMS = 10  # items: more names are not read, and one dict may have thousands
 
 
-_BRIEF = 150  # characters that fit on a line of a terminal or a notebook
-
-
-def listed(items: Sequence[Any], *, quote: bool = True, limit: int = 10) -> str:
-    """At most ``limit`` items as text for a message, and how many more there are."""
+def listed(items: Sequence[Any], *, quote: bool = True, limit: int = _ITEMS) -> str:
+    """At most ``limit`` items as text for a message, and the number of the others."""
     shown = [repr(item) if quote else str(item) for item in items[:limit]]
     return ", ".join(shown) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
 def brief(text: str) -> str:
-    """A text in one short line."""
+    """A text as one line, cut off where it is long."""
     line = " ".join(text.split())
     return line if len(line) <= _BRIEF else f"{line[: _BRIEF - 3]}..."
 
 
 @contextlib.contextmanager
 def noted(kind: type[Exception], words: str, note: str) -> Iterator[None]:
-    """Say something beside exceptions of a kind whose text has a word (a regular expression) of these."""
+    """Add a note to exceptions of a kind whose text matches ``words``, a regular expression."""
     try:
         yield
     except kind as error:
@@ -67,4 +67,5 @@ def noted(kind: type[Exception], words: str, note: str) -> Iterator[None]:
 
 
 def plural(count: int, one: str, many: str) -> str:
+    """The word for this count."""
     return one if count == 1 else many

@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import fastgc
-from fastgc._derivatives.stencil import STENCILS
-from fastgc._reports.gradient import GradientReport
-from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED
-from fastgc._words import Engine, Precision
+from fastgc._words import Engine, Precision, StencilName, Verdict
 
-EXIT = {PASS: 0, FAIL: 1, UNDECIDED: 3}
-EXIT_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT: dict[Verdict, int] = {"pass": 0, "fail": 1, "undecided": 3}
+EXIT_ERROR, EXIT_INTERRUPTED = 2, 130  # of argparse for wrong usage; of shells after Ctrl-C: 128 + SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,14 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         chosen = vars(_parser().parse_args(arguments))
-    except SystemExit as error:  # of argparse: 0 for --help, 2 for wrong usage
+    except SystemExit as error:  # raised by argparse: 0 for --help, 2 for wrong usage
         return error.code if isinstance(error.code, int) else EXIT_ERROR
     try:
         return int(chosen.pop("run")(chosen))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (Exception, SystemExit) as error:  # a problem that exits by itself has not passed either
+    except (Exception, SystemExit) as error:  # a problem that calls sys.exit has not passed
         if not isinstance(error, (TypeError, ValueError, OSError, ImportError)):
             traceback.print_exc()
         print(f"fastgc: {type(error).__name__}: {error}", file=sys.stderr)
@@ -49,24 +46,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastgc {fastgc.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="find two planted bugs, in a small net and in one of 7,510 parameters")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo_command)
     check = commands.add_parser("check", help="check the gradient of a problem of your own")
     _add_check_options(check)
-    check.set_defaults(run=_check)
+    check.set_defaults(run=_check_command)
     return parser
 
 
 def _add_check_options(check: argparse.ArgumentParser) -> None:
-    """Options that mirror the keywords of `fastgc.check_gradients`; what is not given keeps its default there.
+    """Add options that mirror the keywords of `fastgc.check_gradients`. An omitted option keeps its default there.
 
-    Arrays (``args``, ``previous``) come with the problem.
+    Keywords that take arrays (``args``, ``previous``) are part of the problem.
     """
     check.add_argument("problem", help="FILE.py:NAME or PACKAGE.MODULE:NAME, where NAME is (a function that returns) "
                        "(loss, gradients, params) or a dict of check_gradients' arguments")  # fmt: skip
     options = check.add_argument_group("options of check_gradients", argument_default=argparse.SUPPRESS)
     options.add_argument("--tensors", nargs="+", metavar="PATTERN")
     options.add_argument("--samples", nargs="+", metavar="N", help='a number, "all", or PATTERN=N ...')
-    options.add_argument("--stencil", choices=list(STENCILS))
+    options.add_argument("--stencil", choices=get_args(StencilName))
     for name in ("step", "rtol", "atol", "time-budget"):
         options.add_argument(f"--{name}", type=float)
     options.add_argument("--precision", choices=get_args(Precision))
@@ -78,13 +75,13 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
     options.add_argument("--no-crosscheck", dest="crosscheck", action="store_false")
     options.add_argument("--progress", action="store_true")
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
-    check.add_argument("--allow-undecided", action="store_true", help="exit with 0 also where the verdict is undecided")
+    check.add_argument("--allow-undecided", action="store_true", help="exit with 0 if the verdict is undecided, too")
 
 
 # --- check ---
 
 
-def _check(chosen: dict[str, Any]) -> int:
+def _check_command(chosen: dict[str, Any]) -> int:
     path, allow_undecided = chosen.pop("json"), chosen.pop("allow_undecided")
     folders = list(sys.path)
     try:
@@ -97,17 +94,17 @@ def _check(chosen: dict[str, Any]) -> int:
     print(report)
     if path is not None:
         report.to_json(path)
-    return 0 if allow_undecided and report.verdict == UNDECIDED else EXIT[report.verdict]
+    return 0 if allow_undecided and report.verdict == "undecided" else EXIT[report.verdict]
 
 
 def _problem(target: str) -> dict[str, Any]:
     """The arguments of check_gradients that ``FILE.py:NAME`` or ``MODULE:NAME`` stands for."""
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
-        raise ValueError(f"{target!r} is no problem; write FILE.py:NAME or PACKAGE.MODULE:NAME")
-    module = _module(place)
+        raise ValueError(f"{target!r} does not name a problem; expected FILE.py:NAME or PACKAGE.MODULE:NAME")
+    module = _imported(place)
     if not hasattr(module, name):
-        raise ValueError(f"{place} has no {name!r}")
+        raise ValueError(f"{place} has no {name!r}; expected the name of a problem in that module")
     problem = getattr(module, name)
     problem = problem() if callable(problem) else problem
     if isinstance(problem, Mapping):
@@ -119,7 +116,7 @@ def _problem(target: str) -> dict[str, Any]:
     )
 
 
-def _module(place: str) -> Any:
+def _imported(place: str) -> Any:
     if not place.endswith(".py"):
         sys.path.append(str(Path.cwd()))
         return importlib.import_module(place)
@@ -140,7 +137,7 @@ def _samples(words: Sequence[str]) -> Any:
         return _sample_number(words[0])
     pairs = [word.rpartition("=") for word in words]
     if not all(equals and pattern for pattern, equals, _ in pairs):
-        raise ValueError(f'--samples {" ".join(words)}: write one number, "all", or PATTERN=N for each')
+        raise ValueError(f'--samples {" ".join(words)}: expected one number, "all", or only words PATTERN=N')
     return {pattern: _sample_number(count) for pattern, _, count in pairs}
 
 
@@ -151,16 +148,17 @@ def _sample_number(word: str) -> int | str:
 # --- demo ---
 
 
-def _demo(chosen: dict[str, Any]) -> int:
+def _demo_command(chosen: dict[str, Any]) -> int:
     found = [*_bug_hunt(), *_digits()]
     print("\nfound exactly what was planted" if all(found) else "\nNOT what was planted")
-    return 0 if all(found) else EXIT[FAIL]
+    return 0 if all(found) else EXIT["fail"]
 
 
 def _bug_hunt() -> list[bool]:
     from fastgc import _demo
 
     problem = _demo.bug_hunt()
+    # The textbook's step, near the best of a central difference in float64, cbrt(3 eps) = 9e-6 for entries of order 1.
     options: dict[str, Any] = {"args": problem.args, "samples": "all", "step": 1e-5}
     print("1. A net of 83 parameters; the gradient of W1 is doubled:\n")
     wrong = fastgc.check_gradients(problem.loss, _demo.doubled(problem.gradients, "W1"), problem.params, **options)
@@ -188,5 +186,5 @@ def _digits() -> list[bool]:
     return [right.passed, _failing(wrong) == ["W2"]]
 
 
-def _failing(report: GradientReport) -> list[str]:
-    return [name for name, tensor in report.tensors.items() if tensor.verdict != PASS]
+def _failing(report: fastgc.GradientReport) -> list[str]:
+    return [name for name, tensor in report.tensors.items() if tensor.verdict != "pass"]

@@ -1,9 +1,9 @@
-"""What is said where a package that only some functions need is not installed."""
+"""The message for a missing package that only some functions need."""
 
 from __future__ import annotations
 
-# By extra of the distribution, with the ranges that it declares: pip is told of the packages themselves, so that the
-# command is right wherever fastgc itself came from.
+# The packages of each extra, with the ranges that the distribution declares. The command names these packages, not the
+# extra, so that it is right wherever fastgc was installed from.
 EXTRAS = {
     "plot": ("matplotlib>=3.8.4",),
     "workers": ("joblib>=1.5", "cloudpickle>=3.0"),
@@ -11,12 +11,12 @@ EXTRAS = {
     "jax": ("jax>=0.4.38",),
 }
 
-_WORDS = {"torch": "PyTorch", "jax": "JAX"}  # for packages whose own name is another
+_TITLES = {"torch": "PyTorch", "jax": "JAX"}  # of packages that call themselves by another name
 
 
 def missing(user: str, extra: str) -> ImportError:
-    """The error that names what needs the packages of an extra, and the command that installs them."""
+    """The error for a function (``user``) that needs the packages of an extra, with the command that installs them."""
     packages = [requirement.partition(">=")[0] for requirement in EXTRAS[extra]]
-    named = " and ".join(_WORDS.get(package, package) for package in packages)
+    named = " and ".join(_TITLES.get(package, package) for package in packages)
     quoted = " ".join(f'"{requirement}"' for requirement in EXTRAS[extra])
     return ImportError(f"{user} needs {named}: python -m pip install {quoted}")

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastgc._arguments import number, one_of
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._evaluation.engine import open_evaluator
+from fastgc._evaluation.engine import Execution, open_evaluator
 from fastgc._jacobian.inputs import plain_function, real_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
@@ -78,7 +78,7 @@ def numerical_gradient(
     else:
         point = copied_point(layout, leaves, args, "double", complex_step=formula.is_complex)
     expected = layout.size * len(formula.offsets)
-    evaluator, first = open_evaluator(f, point, engine=engine, threads=None, expected=expected, with_gradients=False)
+    evaluator, first = open_evaluator(f, point, Execution(engine), expected=expected, with_gradients=False)
     with contextlib.closing(evaluator), Progress(layout.size, shown=progress) as bar:
         loss = unmeasured_loss(evaluator, layout, point.leaves, float(np.real(first.value)))
         if absolute is None and not formula.is_complex:

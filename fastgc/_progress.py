@@ -1,4 +1,4 @@
-"""The progress bar of a check, or nothing."""
+"""The progress bar of a check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Progress:
-    """A tqdm bar over entries, with the current tensor and the failures so far; tqdm is imported only to show it."""
+    """A tqdm bar over entries with the current tensor and the failures so far. tqdm is imported only if it is shown."""
 
     def __init__(self, total: int, *, shown: bool) -> None:
         self._bar: Any = None
@@ -27,22 +27,22 @@ class Progress:
             self._bar.close()
 
     def enter(self, tensor: str) -> None:
-        """Name the tensor at work."""
+        """Show the tensor that is being checked."""
         if self._bar is not None:
             self._bar.set_description(tensor, refresh=False)
 
     def expect(self, seconds: float) -> None:
-        """Say how long it will take, by the time of one evaluation."""
+        """Show the time that the check is expected to take."""
         if self._bar is not None:
             self._bar.set_description(f"about {seconds:.1f} s")
 
     def advance(self, entries: int) -> None:
-        """Count entries as done."""
+        """Count finished entries."""
         if self._bar is not None:
             self._bar.update(entries)
 
     def failed(self, entries: int) -> None:
-        """Count failures."""
+        """Count entries that failed."""
         self._failures += entries
         if self._bar is not None:
             self._bar.set_postfix(failed=self._failures)

@@ -1,4 +1,4 @@
-"""Public names: loaded from their modules on first use, and shown under the name of the package."""
+"""Public names: they are loaded from their modules on first use, and appear under the name of the package."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def loader(package: str, homes: Mapping[str, str], needs: str = "") -> Callable[
 
     Parameters
     ----------
-    homes : by public name, the module of the package that holds it; "" for a package inside
-    needs : a package that all of them import, and the extra of the same name
+    homes : for each public name, the module that defines it; "" for a package inside this one
+    needs : a third-party package that all of these modules import, and the extra of the same name
     """
 
     def load(name: str) -> Any:
@@ -29,7 +29,7 @@ def loader(package: str, homes: Mapping[str, str], needs: str = "") -> Callable[
         if not homes[name]:
             return importlib.import_module(f"{package}.{name}")
         value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
-        vars(importlib.import_module(package))[name] = value  # the next time it is found without a call
+        vars(importlib.import_module(package))[name] = value  # the next use finds it without this call
         return value
 
     return load
@@ -39,14 +39,14 @@ def _require(needs: str, user: str) -> None:
     try:
         importlib.import_module(needs)
     except ModuleNotFoundError as error:
-        if error.name != needs:  # it is there, and something that it imports is not
+        if error.name != needs:  # it is installed, but a module that it imports is missing
             raise
         raise missing(user, needs) from error
 
 
 def public(kind: _Kind) -> _Kind:
-    """A class that is called ``fastgc.Name`` in tracebacks, in help and in pickles, wherever it is defined."""
+    """Give a class the name ``fastgc.Name`` in tracebacks, help and pickles, whatever module defines it."""
     if "__annotations__" in vars(kind):
-        kind.__annotations__ = inspect.get_annotations(kind, eval_str=True)  # while it is known what they refer to
+        kind.__annotations__ = inspect.get_annotations(kind, eval_str=True)  # its names resolve only in its own module
     kind.__module__ = "fastgc"
     return kind

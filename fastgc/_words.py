@@ -1,4 +1,4 @@
-"""The words that arguments take and that results hold: for checkers of types, editors and the checks of arguments."""
+"""The words that arguments accept and results hold, for type checkers, editors and the checks of arguments."""
 
 from __future__ import annotations
 

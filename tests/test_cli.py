@@ -170,9 +170,9 @@ def test_a_problem_that_exits_by_itself_has_not_passed(file: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("{file}", "is no problem; write FILE.py:NAME or PACKAGE.MODULE:NAME"),
-        ("{file}:", "is no problem"),
-        (":as_tuple", "is no problem"),
+        ("{file}", "does not name a problem; expected FILE.py:NAME or PACKAGE.MODULE:NAME"),
+        ("{file}:", "does not name a problem"),
+        (":as_tuple", "does not name a problem"),
         ("{file}:absent", "has no 'absent'"),
         ("{file}:number", "gave a int; it must give (loss, gradients, params) or a dict of arguments"),
         ("{file}:short", "gave a tuple"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import doctest
 import importlib
 import inspect
 import pickle
@@ -51,6 +52,14 @@ def test_typed_names_are_what_is_loaded(package: str) -> None:
 def test_that_list_has_names() -> None:
     assert typed("fastgc")["GradientReport"] == "fastgc._reports.gradient"
     assert typed("fastgc.jax") == {"check_gradients": "fastgc.jax._gradients", "check_grads": "fastgc.jax._grads"}
+
+
+@pytest.mark.parametrize("name", ["GradientReport", "TensorSummary", "record", "step_sweep"])
+def test_the_examples_in_docstrings_run(name: str) -> None:
+    (examples,) = doctest.DocTestFinder(recurse=False).find(getattr(fastgc, name), name, module=False, globs={})
+    assert examples.examples
+    found: list[str] = []
+    assert doctest.DocTestRunner().run(examples, out=found.append).failed == 0, "".join(found)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

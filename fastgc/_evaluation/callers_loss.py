@@ -1,4 +1,4 @@
-"""The loss as the caller gave it, and how it is run at a point."""
+"""The caller's loss and parameters, and the evaluators that run the loss at a point."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, open_evaluator
+from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
 from fastgc._evaluation.evaluator import Evaluator
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.arrays import Array
@@ -18,7 +18,7 @@ from fastgc._parameters.point import Point, callers_point, copied_point
 
 @dataclass(frozen=True)
 class CallersLoss:
-    """The caller's loss and parameters, and what runs it.
+    """The caller's loss and parameters, and the options that say how to run the loss.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class CallersLoss:
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
-        """The point to which ``moving`` leads; afterwards the caller's arrays are as they were."""
+        """The point of the arrays that ``moving`` gives. Afterwards the caller's arrays are as they were before."""
         if self.in_place:
             point = callers_point(self.layout, self.leaves, self.args)
             with moving:
@@ -53,18 +53,16 @@ class CallersLoss:
                 yield copied_point(self.layout, leaves, self.args, self.precision, complex_step=self.is_complex)
 
     def open(self, point: Point, expected: int, deadline: float = math.inf) -> tuple[Evaluator, FirstCall]:
-        """An evaluator at the point, chosen for about so many evaluations, and what the first call told."""
-        return open_evaluator(
-            self.function, point, engine=self.engine, threads=self.threads, expected=expected,
-            with_gradients=self.with_gradients, deadline=deadline, workers=self.workers, vectorized=self.vectorized,
-        )  # fmt: skip
+        """An evaluator at the point, suited to about ``expected`` evaluations, and the result of the first calls."""
+        execution = Execution(self.engine, self.threads, self.workers, self.vectorized, deadline)
+        return open_evaluator(self.function, point, execution, expected=expected, with_gradients=self.with_gradients)
 
     def open_complex(self, point: Point) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""
         copy = copied_point(self.layout, point.real().leaves, point.args, self.precision, complex_step=True)
         if self.vectorized:
-            return open_evaluator(self.function, copy, engine="python", threads=None, expected=0, with_gradients=False,
-                                  vectorized=True)[0]  # fmt: skip
+            execution = Execution("python", vectorized=True)
+            return open_evaluator(self.function, copy, execution, expected=0, with_gradients=False)[0]
         function = in_turn(self.function)
         call = (lambda params, *args: function(params, *args)[0]) if self.with_gradients else function
         return PythonEvaluator(

@@ -1,4 +1,4 @@
-"""Loss values from compiled loops, in threads that each displace a copy of the parameters of their own."""
+"""Loss values from compiled loops, in threads; each thread displaces its own copy of the parameters."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastgc._evaluation import kernels as _kernels
 from fastgc._evaluation.evaluator import (
+    LEAST_SECONDS,
     UNDEFINED,
     OutOfTime,
     Place,
@@ -28,19 +29,18 @@ from fastgc._evaluation.evaluator import (
 )
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.threads import Work, WorkerThreads, WorkQueue
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import Storage
 
-_LONGEST = 0.05  # seconds that a piece of work takes: short beside a progress bar or Ctrl-C
-_SHORTEST = 6e-4  # long beside taking it
-_LONG = 1e-4  # seconds of an evaluation, long beside waiting for one's turn at Python
-_FEW = 1 << 17  # entries of a direction, of which each thread can keep another copy
-_SHARE = 4  # a piece is that part of a thread's share of what is left, so that none waits long for the last one
+_LONGEST_PIECE = 0.05  # seconds: a progress bar moves, and Ctrl-C answers, twenty times a second
+_SHORTEST_PIECE = 6e-4  # seconds: taking a piece from the queue (some 10 microseconds) costs about 2 % of it
+_WORTH_THREADS = 1e-4  # seconds of an evaluation: a shorter one would mostly wait for the interpreter lock
+_BUNDLED_ENTRIES = 1 << 17  # of a direction: 1 MiB of float64 for the copy that all threads read; 128 KiB of signs
+_PIECES_LEFT = 4  # a piece is a quarter of a thread's share of what is left, so that no thread waits long at the end
 
-
-_Errors = Sequence[tuple[int, Exception]]  # what the loss raised, by the number of the value among those asked for
-_Note = Callable[[int, int, _Errors], None]  # told the first of some values, how many there are, what was raised there
+_RaisedAt = Sequence[tuple[int, Exception]]  # number of a value among those asked for, and what the loss raised there
+_Note = Callable[[int, int, _RaisedAt], None]  # takes the number of the first value, the number of values, exceptions
 
 
 @dataclass(frozen=True)
@@ -49,36 +49,36 @@ class _Bundle:
 
     Attributes
     ----------
-    begins : where each of their rays begins in a buffer of the dtype, shape (rays,)
-    bounds : and in the signs, and where the last one ends, shape (rays + 1,)
+    begins : the place of each ray's first entry in a buffer of the dtype, shape (rays,)
+    bounds : the first column of each ray in ``signs``, and the end of the last, shape (rays + 1,)
     scales : of the rays, shape (rays,)
     signs : shape (directions, entries)
     parts : the entries of each ray in a buffer of the dtype
-    origin : all of them as they are at the point, shape (entries,)
+    origin : these entries at the point, shape (entries,)
     """
 
     dtype: np.dtype[Any]
     begins: NDArray[np.uint64]
     bounds: NDArray[np.uint64]
-    scales: NDArray[np.float64]
+    scales: Floats
     signs: NDArray[np.int8]
     parts: list[slice]
     origin: Array
 
 
 class NumbaEvaluator:
-    """Calls the loss from a compiled loop.
+    """Calls a jitted loss from a compiled loop.
 
     Parameters
     ----------
     direct : PythonEvaluator
-        The same jitted loss called from Python over ``stores[0]``: for the few values that need no loop.
+        The same loss called from Python over ``stores[0]``: for values that need no loop.
     stores : sequence of Storage
         A copy of the parameters for each thread.
     seconds : float
-        Of an evaluation, about.
+        Approximate time of an evaluation.
     limits : ExitStack
-        To be closed with it: one BLAS thread in each of ours, say.
+        Closed together with the evaluator; it lifts the limit of BLAS threads.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class NumbaEvaluator:
         self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
         self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
         self._records = [store.record() for store in stores]
-        self._entry = _kernels.CompiledLoss(loss, (self._records[0], *args))
+        self._loss = _kernels.CompiledLoss(loss, (self._records[0], *args))
         dtypes = {leaf.dtype for leaf in stores[0].leaves}
-        self._loops = {dtype: _kernels.open_loop(self._entry, dtype) for dtype in dtypes}
+        self._loops = {dtype: _kernels.open_loop(self._loss, dtype) for dtype in dtypes}
         self._ray_loops: dict[np.dtype[Any], Callable[..., None]] = {}
-        # Where each tensor begins in the buffer, in entries of its own dtype.
+        # The place of each tensor's first entry in the buffer, counted in entries of its dtype.
         sizes = np.array([leaf.dtype.itemsize for leaf in stores[0].leaves])
-        self._begins: NDArray[np.int64] = stores[0].offsets // sizes
+        self._begins: Positions = stores[0].offsets // sizes
         self._seconds, self._evaluations, self._raised = seconds, 0, Raised()
-        self._crew, self._limits = WorkerThreads(len(stores)), limits
+        self._threads, self._limits = WorkerThreads(len(stores)), limits
 
     @property
     def evaluations(self) -> int:
@@ -115,7 +115,7 @@ class NumbaEvaluator:
     def value(self) -> Any:
         return self._direct.value()
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+    def along(self, positions: Positions, rows: Array) -> Array:
         out: Array = np.empty((len(rows), 1), self._direct.result_dtype)
         parts = [(*self._cells(positions[same]), same) for same in self._of_one_dtype(positions)]
         somewhere = int(self._layout.tensor_of(positions[:1])[0])
@@ -130,35 +130,35 @@ class NumbaEvaluator:
             self._one_by_one(len(rows), work)
         return out[:, 0]
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         return self._direct.entries(positions)
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
         return self._direct.rounded(positions, displaced)
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._direct.result_dtype)
         displaced = np.ascontiguousarray(displaced, self._direct.result_dtype)
         for same in self._of_one_dtype(positions):
             self._shared_out(positions[same], displaced[same], out[same], tick)
         return out
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         out: Array = np.empty((len(directions), distances.size), self._direct.result_dtype)
         distances, begin = np.ascontiguousarray(distances, np.float64), 0
-        for _, alike in itertools.groupby(directions, _extent):
-            some = list(alike)
-            self._along_alike(some, distances, out[begin : begin + len(some)])
+        for _, group in itertools.groupby(directions, _displaced_entries):
+            some = list(group)
+            self._along_group(some, distances, out[begin : begin + len(some)])
             begin += len(some)
         return out
 
     def close(self) -> None:
-        self._crew.close()
+        self._threads.close()
         self._limits.close()
 
     # --- in threads ---
 
-    def _shared_out(self, positions: NDArray[np.int64], displaced: Array, out: Array, tick: Tick) -> None:
+    def _shared_out(self, positions: Positions, displaced: Array, out: Array, tick: Tick) -> None:
         (dtype, cells), columns = self._cells(positions), displaced.shape[1]
 
         def work(thread: int, piece: slice) -> None:
@@ -172,8 +172,8 @@ class NumbaEvaluator:
         with self._noting(moves, where) as note:
             self._in_threads(positions.size, columns, work, tick)
 
-    def _along_alike(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64], out: Array) -> None:
-        """The loss at distances along directions through the same entries."""
+    def _along_group(self, directions: Sequence[Sequence[Ray]], distances: Floats, out: Array) -> None:
+        """Write the loss at distances along directions that displace the same entries to ``out``."""
         rays, flat = directions[0], out.reshape(-1)
         dtypes = {self._flat(0, ray.tensor).dtype for ray in rays}
 
@@ -182,7 +182,7 @@ class NumbaEvaluator:
                 i, j = divmod(m, distances.size)
                 note(m, 1, self._run_rays(thread, directions[i], float(distances[j]), flat[m : m + 1, None]))
 
-        def together(thread: int, piece: slice) -> None:
+        def in_the_loop(thread: int, piece: slice) -> None:
             errors = self._run_bundle(thread, bundle, distances, piece.start, flat[piece])
             note(piece.start, piece.stop - piece.start, errors)
 
@@ -190,15 +190,15 @@ class NumbaEvaluator:
             return along_direction(self._layout, directions[m // distances.size], distances[m % distances.size])
 
         with self._noting(np.tile(distances != 0, len(directions)), where) as note:
-            if len(dtypes) > 1 or sum(ray.signs.size for ray in rays) > _FEW:
+            if len(dtypes) > 1 or sum(ray.signs.size for ray in rays) > _BUNDLED_ENTRIES:
                 self._one_by_one(flat.size, one_by_one)
                 return
             bundle = self._bundle(dtypes.pop(), directions)
-            self._in_threads(flat.size, 1, together, silent)
+            self._in_threads(flat.size, 1, in_the_loop, silent)
 
     def _bundle(self, dtype: np.dtype[Any], directions: Sequence[Sequence[Ray]]) -> _Bundle:
         if dtype not in self._ray_loops:
-            self._ray_loops[dtype] = _kernels.open_ray_loop(self._entry, dtype)
+            self._ray_loops[dtype] = _kernels.open_ray_loop(self._loss, dtype)
         rays, flat = directions[0], self._stores[0].buffer.view(dtype)
         sizes = [ray.signs.size for ray in rays]
         begins = [int(self._begins[ray.tensor]) + ray.start for ray in rays]
@@ -214,8 +214,8 @@ class NumbaEvaluator:
         )
 
     def _one_by_one(self, count: int, work: Work) -> None:
-        """Have ``count`` evaluations done between which Python is at work: in threads, if they take long beside it."""
-        if self._seconds > _LONG:
+        """Run ``count`` evaluations; use threads only if each is long compared with the Python work between them."""
+        if self._seconds > _WORTH_THREADS:
             self._in_threads(count, 1, work, silent)
             return
         self._done(0)
@@ -224,25 +224,25 @@ class NumbaEvaluator:
             self._done(1)
 
     def _in_threads(self, count: int, columns: int, work: Work, tick: Tick) -> None:
-        """Have ``count`` items of so many evaluations each done."""
+        """Run ``count`` items of ``columns`` evaluations each."""
 
         def done(items: int) -> None:
             tick(items)
             self._done(items * columns)
 
         self._done(0)
-        self._crew.run(WorkQueue(count, lambda left: self._length(left, columns)), work, done)
+        self._threads.run(WorkQueue(count, lambda left: self._length(left, columns)), work, done)
 
     @contextlib.contextmanager
     def _noting(self, moves: NDArray[np.bool_], where: Callable[[int], Place]) -> Iterator[_Note]:
-        """Take note of what the loss raises, and whether it has a value where something moves; in any thread.
+        """A function, for any thread, that notes exceptions and whether the loss has a value at a displaced point.
 
-        Which exception is the first, and where it was raised, does not depend on the threads.
+        The exception that counts as the first does not depend on the number of threads.
         """
         found: list[tuple[int, Exception]] = []
         answered: list[int] = []
 
-        def note(begin: int, count: int, errors: _Errors) -> None:
+        def note(begin: int, count: int, errors: _RaisedAt) -> None:
             found.extend((begin + k, error) for k, error in errors)
             if not (answered or self._raised.answered) and moves[begin : begin + count].sum() > len(errors):
                 answered.append(begin)
@@ -255,22 +255,20 @@ class NumbaEvaluator:
             self._raised = self._raised.joined(Raised(answered=bool(answered)))
 
     def _done(self, evaluations: int) -> None:
-        """Count so many more evaluations, and end if the time is over."""
+        """Count more evaluations; raise `OutOfTime` after the deadline."""
         self._evaluations += evaluations
         if time.perf_counter() > self._direct.deadline:
             raise OutOfTime
 
     def _length(self, left: int, columns: int) -> int:
-        """Items of the next piece, when so many are left."""
-        cost = max(self._seconds * columns, 1e-9)
-        even = max(left / (_SHARE * self._crew.count), _SHORTEST / cost)
-        return int(min(_LONGEST / cost, even))
+        """The number of items of the next piece when ``left`` are left."""
+        cost = max(self._seconds * columns, LEAST_SECONDS)
+        even = max(left / (_PIECES_LEFT * self._threads.count), _SHORTEST_PIECE / cost)
+        return int(min(_LONGEST_PIECE / cost, even))
 
     # --- in one thread ---
 
-    def _run(
-        self, thread: int, dtype: np.dtype[Any], cells: NDArray[np.int64], displaced: Array, out: Array
-    ) -> _Errors:
+    def _run(self, thread: int, dtype: np.dtype[Any], cells: Positions, displaced: Array, out: Array) -> _RaisedAt:
         flat = self._stores[thread].buffer.view(dtype)
         originals, errors = flat[cells], []
         begin = time.perf_counter()
@@ -283,13 +281,13 @@ class NumbaEvaluator:
         return errors
 
     def _run_singly(
-        self, thread: int, flat: Array, cells: NDArray[np.int64], displaced: Array, out: Array
+        self, thread: int, flat: Array, cells: Positions, displaced: Array, out: Array
     ) -> list[tuple[int, Exception]]:
-        """Some value of a piece raised: ask for each by itself, nan for those that do it again."""
+        """Evaluate each value of a piece alone, after one of them raised; nan for those that raise again."""
         errors: list[tuple[int, Exception]] = []
         for k, (i, j) in enumerate(np.ndindex(displaced.shape)):
             original = flat[cells[i]]
-            one = displaced[i : i + 1, j : j + 1], out[i : i + 1, j : j + 1]  # of one number: contiguous
+            one = displaced[i : i + 1, j : j + 1], out[i : i + 1, j : j + 1]  # arrays of one number are contiguous
             try:
                 self._loops[flat.dtype](self._records[thread], self._args, flat, cells[i : i + 1], *one)
             except Exception as error:
@@ -299,9 +297,9 @@ class NumbaEvaluator:
         return errors
 
     def _run_row(
-        self, thread: int, parts: Sequence[tuple[np.dtype[Any], NDArray[np.int64], Array]], tensor: int, out: Array
-    ) -> _Errors:
-        """With entries displaced together, those of each dtype in a buffer of it; some of the given tensor."""
+        self, thread: int, parts: Sequence[tuple[np.dtype[Any], Positions, Array]], tensor: int, out: Array
+    ) -> _RaisedAt:
+        """The loss with entries displaced together: for each dtype, places in its buffer and new entries."""
         flats = [self._stores[thread].buffer.view(dtype) for dtype, _, _ in parts]
         originals = [flat[cells] for flat, (_, cells, _) in zip(flats, parts, strict=True)]
         try:
@@ -312,15 +310,13 @@ class NumbaEvaluator:
             for flat, (_, cells, _), original in zip(flats, parts, originals, strict=True):
                 flat[cells] = original
 
-    def _run_bundle(
-        self, thread: int, bundle: _Bundle, distances: NDArray[np.float64], first: int, out: Array
-    ) -> _Errors:
-        """Values number ``first`` and following along the directions, or each by itself if one of them raises."""
+    def _run_bundle(self, thread: int, bundle: _Bundle, distances: Floats, first: int, out: Array) -> _RaisedAt:
+        """Values along the directions from number ``first`` on; each alone if one of them raises."""
         flat = self._stores[thread].buffer.view(bundle.dtype)
-        rest = bundle.origin, bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances, first, out
+        rays = bundle.origin, bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances
         begin, errors = time.perf_counter(), []
         try:
-            self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, *rest)
+            self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, rays, first, out)
         except Exception as error:
             for part, (start, stop) in zip(bundle.parts, itertools.pairwise(bundle.bounds.tolist()), strict=True):
                 flat[part] = bundle.origin[start:stop]
@@ -332,8 +328,8 @@ class NumbaEvaluator:
         self._seconds = (time.perf_counter() - begin) / out.size
         return errors
 
-    def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> _Errors:
-        """One value along a direction through many entries, of which no other copy is made."""
+    def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> _RaisedAt:
+        """One value along a direction, without another copy of its entries."""
         flats = [self._flat(thread, ray.tensor)[ray.start : ray.start + ray.signs.size] for ray in rays]
         originals = [_for_kernels(self._direct.origin(ray)) for ray in rays]
         try:
@@ -344,18 +340,18 @@ class NumbaEvaluator:
             for flat, original in zip(flats, originals, strict=True):
                 flat[...] = original
 
-    def _run_as_it_is(self, thread: int, tensor: int, out: Array) -> _Errors:
-        """The loop displaces an entry: the first of a tensor, to where it stands."""
+    def _run_as_it_is(self, thread: int, tensor: int, out: Array) -> _RaisedAt:
+        """The loss at the current entries: the loop "displaces" a tensor's first entry to its present value."""
         flat = self._flat(thread, tensor)
         return self._run(thread, flat.dtype, self._begins[tensor : tensor + 1], flat[:1, None].astype(out.dtype), out)
 
-    # --- where entries stand in the buffers ---
+    # --- places of entries in the buffers ---
 
     def _flat(self, thread: int, tensor: int) -> Array:
         return self._stores[thread].leaves[tensor].reshape(-1)
 
-    def _of_one_dtype(self, positions: NDArray[np.int64]) -> Iterator[slice]:
-        """Stretches of the positions in tensors of one dtype."""
+    def _of_one_dtype(self, positions: Positions) -> Iterator[slice]:
+        """Slices of the positions, each in tensors of one dtype."""
         kinds = [ord(leaf.dtype.char) for leaf in self._stores[0].leaves]
         changes = np.empty(0, np.int64)
         if len(set(kinds)) > 1:
@@ -363,20 +359,20 @@ class NumbaEvaluator:
         bounds = itertools.pairwise([0, *changes.tolist(), positions.size])
         yield from (slice(begin, end) for begin, end in bounds if end > begin)
 
-    def _cells(self, positions: NDArray[np.int64]) -> tuple[Any, NDArray[np.int64]]:
-        """The dtype of these positions, and where in a buffer of that dtype they stand."""
+    def _cells(self, positions: Positions) -> tuple[Any, Positions]:
+        """The dtype of entries at positions in tensors of one dtype, and their places in a buffer of that dtype."""
         tensors = self._layout.tensor_of(positions)
         dtype = self._stores[0].leaves[tensors[0]].dtype
         return dtype, positions + (self._begins - self._layout.starts[:-1])[tensors]
 
 
-def _extent(rays: Sequence[Ray]) -> list[tuple[int, int, int, float]]:
-    """Which entries a direction displaces, and how far."""
+def _displaced_entries(rays: Sequence[Ray]) -> list[tuple[int, int, int, float]]:
+    """The entries that a direction displaces, and their scales."""
     return [(ray.tensor, ray.start, ray.signs.size, ray.scale) for ray in rays]
 
 
 def _for_kernels(array: Array) -> Array:
-    """A view of the same kind of the caller's arrays, writable or not; a copy of float16, which Numba does not know."""
+    """A read-only view, so that kernels are compiled once; of float16, which Numba does not support, a float32 copy."""
     view = array.astype(np.float32) if array.dtype == np.float16 else array.view()
     view.flags.writeable = False
     return view

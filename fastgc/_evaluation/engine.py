@@ -1,4 +1,4 @@
-"""Which engine runs the loss, decided by what its first call shows."""
+"""The choice of the engine that runs the loss, which depends on the first calls of the loss."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_chang
 from fastgc._parameters.record import store
 from fastgc._parameters.streams import stream
 
-# Measured: compiling the loop for arguments of new types takes about 0.4 s, whatever the loss, and calling a jitted
-# loss from Python about 6 microseconds more than calling it from the loop.
+# Compiling the loop for arguments of new types takes about 0.4 s, whatever the loss (bench/cold.py). Calling a jitted
+# loss from Python takes about 6 microseconds longer than calling it from the loop (bench/floor.py).
 _LOOP_SECONDS, _CALL_SECONDS = 0.4, 6e-6
-_MEMORY_SHARE = 0.8  # of the available memory that the copies of the parameters may take
-_ALWAYS_THERE = 1 << 20  # bytes for which nobody needs to ask
-_SAME_VALUE = 1e-8  # relative; NumPy and compiled code sum in another order
-_BESIDE = 1e-3  # how far from the point they are compared too
+_COPIES_SHARE = 0.8  # of the available memory for copies of the parameters: the loss and the system need some too
+_NEGLIGIBLE_BYTES = 1 << 20  # 1 MiB is there on any machine that runs Numba (some 100 MiB): the system is not asked
+_SAME_COMPILED = 1e-8  # relative: compiled code sums in another order than NumPy; a changed global shows far above
+_NEARBY = 1e-3  # relative distance of the other points of that comparison: larger than round-off, inside most domains
+_ERROR_LINES = 6  # of Numba's message: the first ones name the cause, the others list what the compiler tried
 _SCRATCH = "loss writes into an array of args (a scratch buffer): evaluated in one thread"
 
 
@@ -37,65 +38,81 @@ class NotFiniteError(ValueError):
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How the loss is to be run, by the names that `check_gradients` gives to these arguments.
+
+    Attributes
+    ----------
+    deadline : float
+        See `PythonEvaluator`.
+    """
+
+    engine: str
+    threads: int | None = None
+    workers: int = 1
+    vectorized: bool = False
+    deadline: float = math.inf
+
+
+@dataclass(frozen=True)
 class FirstCall:
-    """What the first two calls of the loss showed."""
+    """The result of the first two calls of the loss.
+
+    Attributes
+    ----------
+    seconds : of the second call
+    scratch : whether the loss writes into arrays of args
+    noisy : whether the two calls gave different values
+    """
 
     value: float
-    seconds: float  # of a call
-    compiling: float  # seconds that the first call took more than the second
-    scratch: bool  # the loss writes into arrays of args
-    noisy: bool  # the two calls gave different values
+    seconds: float
+    scratch: bool
+    noisy: bool
     notes: tuple[str, ...]
+
+    def noted(self, note: str | None) -> FirstCall:
+        """The same with one note more, or with none."""
+        return replace(self, notes=(*self.notes, note)) if note else self
 
 
 def is_jitted(function: Any) -> bool:
-    """Whether a function was compiled by Numba; Numba is not imported to find out."""
+    """Whether a function was compiled by Numba. This does not import Numba."""
     if "numba" not in sys.modules:
         return False
     from fastgc._evaluation import jitted as _jitted
 
-    return _jitted.is_jitted(function)
+    return _jitted.is_dispatcher(function)
 
 
 def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that may be called while other threads call theirs: one compiled with ``parallel=True`` waits."""
+    """A function that threads may call at the same time: one compiled with ``parallel=True`` waits for its turn."""
     if not is_jitted(function):
         return function
-    from fastgc._evaluation import kernels as _kernels
-
-    return _kernels.in_turn(function)
-
-
-def jitted(loss: Callable[..., Any]) -> Any:
-    """A plain loss compiled by ``numba.njit``; a jitted one as it is."""
     from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import kernels as _kernels
 
-    return loss if _jitted.is_jitted(loss) else _kernels.compile_loss(loss)
+    return _kernels.one_at_a_time(function) if _jitted.runs_in_parallel(function) else function
+
+
+def jitted(loss: Callable[..., Any]) -> Any:
+    """A plain loss compiled by ``numba.njit``; a jitted loss itself."""
+    from fastgc._evaluation import kernels as _kernels
+
+    return loss if is_jitted(loss) else _kernels.compile_loss(loss)
 
 
 def open_evaluator(
-    loss: Any,
-    point: Point,
-    *,
-    engine: str,
-    threads: int | None,
-    expected: int,
-    with_gradients: bool,
-    deadline: float = math.inf,
-    workers: int = 1,
-    vectorized: bool = False,
+    loss: Any, point: Point, execution: Execution, *, expected: int, with_gradients: bool
 ) -> tuple[Evaluator, FirstCall]:
-    """The evaluator that suits the loss, and what its first call showed.
+    """The evaluator for a loss, and the result of its first calls.
 
     Parameters
     ----------
     expected : int
-        About how many evaluations will follow: ``engine="auto"`` compiles the loop when that pays.
+        Approximate number of later evaluations: ``engine="auto"`` compiles the loop if that saves time.
     with_gradients : bool
-        The loss returns ``(value, gradients)``.
-    deadline : float
-        See `PythonEvaluator`.
+        Whether the loss returns ``(value, gradients)``.
 
     Raises
     ------
@@ -103,89 +120,93 @@ def open_evaluator(
         For a loss that does not return one finite real number, that changes its parameters, or that Numba cannot
         compile.
     """
-    if engine == "numba":
+    if execution.engine == "numba":
         loss = jitted(loss)
     compiled = is_jitted(loss)
-    if compiled and (vectorized or workers != 1):
-        asked = "vectorized=True" if vectorized else f"workers={workers}"
+    if compiled:
+        _refuse_uncompilable(point, execution)
+    function = in_turn(loss)
+    call = (lambda params, *args: function(params, *args)[0]) if with_gradients else function
+    direct = PythonEvaluator(
+        call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, execution.deadline
+    )
+    if execution.vectorized:
+        return _open_vectorized(direct, call, point)
+    if execution.workers != 1:
+        return _open_workers(direct, call, point, execution.workers)
+    if not compiled or point.stored is None:
+        return direct, _first_call(direct, point)
+    return _open_compiled(direct, loss, point, execution, expected, with_gradients)
+
+
+def _refuse_uncompilable(point: Point, execution: Execution) -> None:
+    """Raise for options and parameters that do not go with a jitted loss."""
+    if execution.vectorized or execution.workers != 1:
+        asked = "vectorized=True" if execution.vectorized else f"workers={execution.workers}"
         raise ValueError(
             f"{asked} is for a plain Python loss; this one is compiled by Numba: use threads, or its py_func"
         )
     half = [name for name, leaf in zip(point.layout.names, point.leaves, strict=True) if leaf.dtype == np.float16]
-    if compiled and half:
+    if half:
         raise TypeError(f'Numba does not compute with float16: {listed(half)}; use precision="double"')
-    function = in_turn(loss)
-    call = (lambda params, *args: function(params, *args)[0]) if with_gradients else function
-    direct = PythonEvaluator(
-        call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, deadline
-    )
-    if vectorized:
-        return _open_vectorized(direct, call, point)
-    if workers != 1:
-        return _open_workers(direct, call, point, workers)
-    if not compiled or point.stored is None:
-        return direct, _first_call(direct, point)
-    return _open_compiled(direct, loss, point, engine, threads, expected, with_gradients)
 
 
 def _open_compiled(
-    direct: PythonEvaluator,
-    loss: Any,
-    point: Point,
-    engine: str,
-    threads: int | None,
-    expected: int,
-    with_gradients: bool,
+    direct: PythonEvaluator, loss: Any, point: Point, execution: Execution, expected: int, with_gradients: bool
 ) -> tuple[Evaluator, FirstCall]:
-    """Compiled loops, or single calls of the jitted loss where these cost less.
+    """Compiled loops, or single calls of the jitted loss where these take less time.
 
-    There is one BLAS thread in each of ours; also when there is one, since another number may change the last bits. So
-    it is from the first call on: threads of BLAS that have worked wait busily for more, for some milliseconds.
+    BLAS runs in one thread, whatever the number of our threads, since its number of threads may change the last bits of
+    a value. The limit holds from the first call on: after work, BLAS threads spin for some milliseconds.
     """
-    from fastgc._evaluation import compiled as _compiled
     from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import threads as _threads
 
-    handed_on = contextlib.ExitStack()
     with contextlib.ExitStack() as limits:
-        if engine != "python" and not _jitted.runs_in_parallel(loss):
+        if execution.engine != "python" and not _jitted.runs_in_parallel(loss):
             limits.enter_context(_threads.single_threaded_blas())
         first = _first_call(direct, point)
         if not first.noisy:
             _refuse_frozen_data(loss, point, with_gradients)
-        if engine == "python":
+        if execution.engine == "python":
             return direct, first
-        count, note = _affordable_threads(loss, point, first, threads, with_gradients)
-        if engine == "auto" and not _loop_pays(loss, point, first, count, expected):
+        count, note = _affordable_threads(loss, point, first, execution.threads, with_gradients)
+        if execution.engine == "auto" and not _loop_pays(loss, point, first, count, expected):
             return direct, first
-        dtypes = [leaf.dtype for leaf in point.leaves]
-        assert point.stored is not None
-        copies = [point.stored, *(store(point.layout, point.leaves, dtypes) for _ in range(count - 1))]
-        if note:
-            first = replace(first, notes=(*first.notes, note))
-        evaluator = _compiled.NumbaEvaluator(direct, loss, point.args, point.layout, copies, first.seconds, handed_on)
-        handed_on.enter_context(limits.pop_all())
-        return evaluator, first
+        return _looping(direct, loss, point, count, first.seconds, limits), first.noted(note)
+
+
+def _looping(
+    direct: PythonEvaluator, loss: Any, point: Point, count: int, seconds: float, limits: contextlib.ExitStack
+) -> Evaluator:
+    """Compiled loops in ``count`` threads. The limits are handed on to the evaluator, which lifts them."""
+    from fastgc._evaluation import compiled as _compiled
+
+    dtypes, handed_on = [leaf.dtype for leaf in point.leaves], contextlib.ExitStack()
+    assert point.stored is not None
+    copies = [point.stored, *(store(point.layout, point.leaves, dtypes) for _ in range(count - 1))]
+    evaluator = _compiled.NumbaEvaluator(direct, loss, point.args, point.layout, copies, seconds, handed_on)
+    handed_on.enter_context(limits.pop_all())
+    return evaluator
 
 
 def _open_workers(
     direct: PythonEvaluator, loss: Callable[..., Any], point: Point, workers: int
 ) -> tuple[Evaluator, FirstCall]:
-    """Processes for a plain loss; none where only one can be had, or where the loss writes into args."""
+    """Processes for a plain loss; this process alone if only one is available, or if the loss writes into args."""
     from fastgc._evaluation import processes as _workers
 
     assert point.stored is not None
     with _workers.single_threaded():
         first = _first_call(direct, point)
-    count, note = _affordable(_workers.process_count(workers), 0, point.stored.buffer.nbytes, "processes")
-    if note:
-        first = replace(first, notes=(*first.notes, note))
+    count, note = _affordable_copies(_workers.process_count(workers), 0, point.stored.buffer.nbytes, "processes")
+    first = first.noted(note)
     if count == 1 or first.scratch:
         return direct, first
+    sent = _workers.SentLoss(loss, point.args, point.layout, list(point.leaves))
     evaluator = _workers.WorkersEvaluator(
-        direct, loss, point.args, point.layout, point.leaves,
-        count=count, seconds=first.seconds, reproducible=not first.noisy,
-    )  # fmt: skip
+        direct, sent, count=count, seconds=first.seconds, reproducible=not first.noisy
+    )
     return evaluator, first
 
 
@@ -202,7 +223,7 @@ def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., Any], point: P
 def _first_call(direct: Evaluator, point: Point) -> FirstCall:
     extra = list(arrays_in(point.args))
     before, extra_before = point.checksums, fingerprint(extra)
-    value, slow = _timed(direct)
+    value, _ = _timed(direct)
     refuse_changed(point, before, "loss")
     if not np.isfinite(value):
         raise NotFiniteError(f"loss is {value} at params; a gradient can be checked only where the loss is finite")
@@ -210,15 +231,14 @@ def _first_call(direct: Evaluator, point: Point) -> FirstCall:
     if scratch:
         refuse_shared(point)
     again, seconds = _timed(direct)
-    notes = tuple(_first_notes(value, again, scratch))
-    return FirstCall(value, seconds, max(0.0, slow - seconds), scratch, again != value, notes)
+    return FirstCall(value, seconds, scratch, again != value, tuple(_first_notes(value, again, scratch)))
 
 
 def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]:
     if scratch:
         yield _SCRATCH
     if again != value and scratch:
-        yield f"a repeated call gave {again!r} instead of {value!r}: what the loss keeps in args changes its value"
+        yield f"a repeated call gave {again!r}, not {value!r}: the loss keeps data in args that change its value"
     elif again != value:
         yield f"loss is noisy: a repeated call gave {again!r}, not {value!r} (dropout? no seed set?)"
 
@@ -232,7 +252,7 @@ def _timed(direct: Evaluator) -> tuple[Any, float]:
 
 @contextlib.contextmanager
 def readable_compilation(what: str) -> Iterator[None]:
-    """Turn what Numba's compiler raises into a TypeError of a few lines that says what to do."""
+    """Replace an exception of Numba's compiler by a short TypeError that says what to do."""
     try:
         yield
     except Exception as error:
@@ -244,34 +264,35 @@ def readable_compilation(what: str) -> Iterator[None]:
         ) from error
 
 
-def _first_lines(error: Exception, count: int = 6) -> str:
+def _first_lines(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return "\n  ".join(lines[:count])
+    return "\n  ".join(lines[:_ERROR_LINES])
 
 
 def _loop_pays(loss: Any, point: Point, first: FirstCall, threads: int, expected: int) -> bool:
-    """Whether the loop saves more time than Numba needs to compile it."""
+    """Whether the loop saves more time than its compilation takes."""
     from fastgc._evaluation import kernels as _kernels
 
     assert point.stored is not None
     saved = expected * (_CALL_SECONDS + first.seconds * (1 - 1 / threads))
     if saved > _LOOP_SECONDS:
         return True
-    entry = _kernels.CompiledLoss(loss, (point.stored.record(), *point.args))
-    return all(_kernels.loops_are_compiled(entry, dtype) for dtype in {leaf.dtype for leaf in point.leaves})
+    compiled = _kernels.CompiledLoss(loss, (point.stored.record(), *point.args))
+    return all(_kernels.loops_are_compiled(compiled, dtype) for dtype in {leaf.dtype for leaf in point.leaves})
 
 
 def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:
-    """Compare a jitted loss with its Python function: Numba compiles globals and closures in as constants.
+    """Raise a ValueError if globals or closure variables have changed since Numba compiled them in as constants.
 
-    They are compared at the point and a little away from it (at an optimum a constant may not show). Where they differ,
-    which ill-conditioned arithmetic can do too, the loss is compiled anew: then only constants make a difference.
+    The jitted loss is compared with its Python function, at the point and near it (at an optimum a constant may not
+    show). They can also differ because the arithmetic is ill-conditioned. So the loss is then compiled again: two
+    compilations differ only by the constants.
     """
     from fastgc._evaluation import jitted as _jitted
 
     if not _jitted.freezes_data(loss):
         return
-    for record in _records_beside(point):
+    for record in _nearby_records(point):
         compiled, plain = (_value_at(each, record, point.args, with_gradients) for each in (loss, loss.py_func))
         if compiled is None or plain is None or _same(compiled, plain):
             continue
@@ -279,22 +300,22 @@ def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:
         if fresh is None or not _same(compiled, fresh):
             raise ValueError(
                 f"the compiled loss gives {compiled!r} where its Python function gives {plain!r}: Numba froze a global "
-                "or closure variable that was changed since; pass it through args, or compile the loss again"
+                "or closure variable that has changed since; pass it through args, or compile the loss again"
             )
 
 
-def _records_beside(point: Point) -> Iterator[Any]:
-    """Records of the parameters: all entries displaced, each displaced by a share of itself, and as they are."""
+def _nearby_records(point: Point) -> Iterator[Any]:
+    """Records of the parameters: every entry displaced, every entry displaced by a share of itself, none displaced."""
     generator = stream(0, "compiled")
     dtypes = [leaf.dtype for leaf in point.leaves]
-    for shift, share in ((_BESIDE, _BESIDE), (0.0, _BESIDE), (0.0, 0.0)):
+    for shift, share in ((_NEARBY, _NEARBY), (0.0, _NEARBY), (0.0, 0.0)):
         noise = [generator.standard_normal(leaf.shape) for leaf in point.leaves]
         leaves = [leaf + each * (shift + share * leaf) for leaf, each in zip(point.leaves, noise, strict=True)]
         yield store(point.layout, leaves, dtypes).record()
 
 
 def _value_at(loss: Any, record: Any, args: tuple[Any, ...], with_gradients: bool) -> Any:
-    """The loss, or None where it is not defined."""
+    """The loss, or None where it raises or is not finite."""
     try:
         with np.errstate(all="ignore"):
             value = in_turn(loss)(record, *args)
@@ -305,51 +326,52 @@ def _value_at(loss: Any, record: Any, args: tuple[Any, ...], with_gradients: boo
 
 
 def _same(value: complex, other: complex) -> bool:
-    return abs(value - other) <= _SAME_VALUE * max(abs(value), abs(other))
+    return abs(value - other) <= _SAME_COMPILED * max(abs(value), abs(other))
 
 
 def _affordable_threads(
     loss: Any, point: Point, first: FirstCall, threads: int | None, with_gradients: bool
 ) -> tuple[int, str | None]:
-    """How many threads, each with a copy of the parameters, and a note where something limits them."""
+    """The number of threads, each with a copy of the parameters, and a note if something limits it."""
     from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import kernels as _kernels
 
     assert point.stored is not None
     wanted = threads or _kernels.default_threads()
     if wanted == 1 or first.scratch:
-        return 1, None  # noted already
+        return 1, None  # a scratch buffer is noted already
     if _jitted.runs_in_parallel(loss):
         return 1, "loss was compiled with parallel=True: called from one thread"
     if first.noisy:
         return 1, "runs in one thread, since a repeated call gave another value"
     unknown = unknown_in(point.args)
     if unknown:
-        return (
-            1,
-            f"runs in one thread: {unknown}, which the loss may write to; for more, pass arrays, numbers and tuples",
-        )
-    if _writes_beside(loss, point, with_gradients):
+        remedy = "for more, pass arrays, numbers and tuples"
+        return 1, f"runs in one thread: {unknown}, which the loss may write to; {remedy}"
+    if _writes_nearby(loss, point, with_gradients):
         return 1, _SCRATCH
-    return _affordable(wanted, 1, point.stored.buffer.nbytes, "threads")
+    return _affordable_copies(wanted, 1, point.stored.buffer.nbytes, "threads")
 
 
-def _writes_beside(loss: Any, point: Point, with_gradients: bool) -> bool:
-    """Whether args change in a call beside the point: what a call there writes may be there already, from before."""
+def _writes_nearby(loss: Any, point: Point, with_gradients: bool) -> bool:
+    """Whether a call near the point changes args. At the point it may write what an earlier call has written."""
     arrays = writable_arrays(point.args)
     if not arrays:
         return False
     before = fingerprint(arrays)
-    with contextlib.suppress(Exception):  # a loss may do what it likes away from the point
-        _value_at(loss, next(_records_beside(point)), point.args, with_gradients)
+    with contextlib.suppress(Exception):  # near the point, a loss may raise or return anything
+        _value_at(loss, next(_nearby_records(point)), point.args, with_gradients)
     return fingerprint(arrays) != before
 
 
-def _affordable(wanted: int, made: int, size: int, what: str) -> tuple[int, str | None]:
-    """For how many threads or processes memory holds a copy of the parameters (``made`` exist), and a note if few."""
-    if (wanted - made) * size <= _ALWAYS_THERE:
+def _affordable_copies(wanted: int, made: int, size: int, what: str) -> tuple[int, str | None]:
+    """The number of threads or processes whose copies of the parameters fit into memory, and a note if it is limited.
+
+    ``made`` copies exist already.
+    """
+    if (wanted - made) * size <= _NEGLIGIBLE_BYTES:
         return wanted, None
-    room, copy = _available_memory() * _MEMORY_SHARE, max(1, size)
+    room, copy = _available_memory() * _COPIES_SHARE, max(1, size)
     affordable = max(1, min(wanted, made + int(min(room / copy, wanted))))
     if affordable == wanted:
         return wanted, None
@@ -357,7 +379,7 @@ def _affordable(wanted: int, made: int, size: int, what: str) -> tuple[int, str 
 
 
 def _available_memory() -> float:
-    """Bytes that can be taken without swapping; infinite where the system does not say."""
+    """Bytes that can be allocated without swapping; infinite on a system without /proc/meminfo."""
     try:
         text = Path("/proc/meminfo").read_text()
     except OSError:

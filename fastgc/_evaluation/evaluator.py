@@ -1,4 +1,4 @@
-"""What evaluates a loss at displaced points: the protocol, the directions, what a loss may return and raise."""
+"""Evaluators of a loss at displaced points: their protocol, directions, and what a loss may return and raise."""
 
 from __future__ import annotations
 
@@ -6,52 +6,58 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 
-Tick = Callable[[int], object]  # told how many entries were evaluated
+Result = TypeVar("Result")
+Tick = Callable[[int], object]  # takes the number of entries that were evaluated since the last call
 
 
 class OutOfTime(Exception):
-    """The time that a check may take is over."""
+    """The time budget of the check is used up."""
 
 
 class WrongValueError(Exception):
-    """What a function returned cannot be used: an error wherever it happens, and not how a function is undefined."""
+    """A function returned something unusable. This ends the check at any point: it does not mean "not defined here"."""
 
 
 class WrongTypeError(WrongValueError, TypeError):
-    """It is no real number, or no array of them."""
+    """A function returned neither a real number nor an array of real numbers."""
 
 
 class WrongShapeError(WrongValueError, ValueError):
-    """It has another shape than it must have."""
+    """A function returned an array of a wrong shape."""
 
 
 _SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways may differ: of change, and of round-off
 
 
-_HEAD, _TAIL = 120, 80  # characters of an exception's text that a note repeats: a traceback says at its end what it was
+# Characters of an exception's text that a note repeats, about two lines: the beginning, and the end, where a text that
+# holds a traceback names the error.
+_HEAD, _TAIL = 120, 80
+_TENSORS = 3  # names of displaced tensors in a note: with more, it would not fit on two lines
+_REPR_LENGTH = 60  # characters of a wrong value that a message shows: half a line
 
 
+LEAST_SECONDS = 1e-9  # of an evaluation, where a clock shows none
 UNDEFINED = {np.float64: math.nan, np.complex128: complex(math.nan, math.nan)}  # by dtype: both parts are nan
 
 
 @dataclass(frozen=True)
 class Ray:
-    """Neighbouring entries of one tensor, displaced together by their signs times a length.
+    """Neighbouring entries of one tensor that are displaced together, each by ``distance * scale * sign``.
 
     Attributes
     ----------
-    tensor, start : the tensor, and the first of its entries in C order
+    tensor, start : number of the tensor, and position inside it of the first entry, in C order
     signs : array of int8, +1 or -1, shape (entries,)
-    scale : the length of a distance of 1, in every entry
+    scale : the displacement of every entry at a distance of 1
     """
 
     tensor: int
@@ -62,7 +68,7 @@ class Ray:
 
 @dataclass(frozen=True)
 class Place:
-    """A displaced point, in words, and whether a single entry is displaced there."""
+    """A displaced point in words, and whether only one entry is displaced there."""
 
     text: str
     single: bool
@@ -70,16 +76,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Raised:
-    """What a loss raised at displaced points: it is not defined there, and counts as nan.
+    """The exceptions of a loss at displaced points. The loss counts as not defined there: its value is nan.
 
     Attributes
     ----------
-    count : how often
+    count : number of exceptions
     first : the first exception, or None
-    text : type and text of the first one, or of the first at a point with a single displaced entry
-    place : where that was raised
-    kinds : names of the types of all of them, in the order in which they were met
-    answered : whether the loss gave a value at some displaced point
+    text : type and text of one exception: the first at a point with a single displaced entry, else the first of all
+    place : the point where that exception was raised
+    kinds : names of the types of all exceptions, in the order in which they came
+    answered : whether the loss returned a value at some displaced point
     """
 
     count: int = 0
@@ -90,24 +96,24 @@ class Raised:
     answered: bool = False
 
     def joined(self, later: Raised) -> Raised:
-        """With what was raised later."""
-        told = later if self.place is None or (later.place and later.place.single > self.place.single) else self
+        """These exceptions and later ones."""
+        shown = later if self.place is None or (later.place and later.place.single > self.place.single) else self
         first, kinds = self.first or later.first, tuple(dict.fromkeys((*self.kinds, *later.kinds)))
-        return Raised(self.count + later.count, first, told.text, told.place, kinds, self.answered or later.answered)
+        return Raised(self.count + later.count, first, shown.text, shown.place, kinds, self.answered or later.answered)
 
     def also(self, error: Exception, place: Callable[[], Place]) -> Raised:
-        """With one exception more; ``place`` is asked for if it matters."""
+        """These exceptions and one more. ``place`` is called only if the result needs it."""
         matters = self.place is None or not self.place.single
         where = place() if matters else None
         return self.joined(Raised(1, error, described(error) if matters else "", where, (type(error).__name__,)))
 
     def pass_on(self) -> None:
-        """Raise the first exception if the loss raised at every displaced point."""
+        """Raise the first exception again if the loss raised at every displaced point."""
         if self.first is not None and not self.answered:
             raise self.first
 
     def notes(self, what: str = "the loss") -> tuple[str, ...]:
-        """One note on all of them, none if there were none."""
+        """One note for the report, or none where nothing was raised."""
         if self.place is None:
             return ()
         times = "once" if self.count == 1 else f"{self.count:,} times"
@@ -117,10 +123,20 @@ class Raised:
         return (f"{what} raised {self.text} ({where}): taken as not defined there",)
 
 
+def attempted(call: Callable[[], Result]) -> tuple[Result | None, Exception | None]:
+    """What a call returns, or None and what it raises where it is not defined; a `WrongValueError` passes through."""
+    try:
+        return call(), None
+    except WrongValueError:
+        raise
+    except Exception as error:
+        return None, error
+
+
 def described(error: BaseException) -> str:
-    """The type of an exception and its text, in one line; of a long one the beginning and the end."""
+    """The type and the text of an exception in one line; a long text is shortened in the middle."""
     text = ""
-    with contextlib.suppress(Exception):  # of an exception that cannot be printed
+    with contextlib.suppress(Exception):  # its __str__ may raise
         text = " ".join(str(error).split())
     text = text if len(text) <= _HEAD + _TAIL else f"{text[:_HEAD]} ... {text[-_TAIL:]}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -129,52 +145,52 @@ def described(error: BaseException) -> str:
 class Evaluator(Protocol):
     """Values of one loss around one point.
 
-    At a displaced point the loss is nan where it raises: it is not defined there. ``raised`` tells of that.
+    At a displaced point where the loss raises, its value is nan and the exception is kept in ``raised``.
     """
 
     name: str
 
     @property
     def raised(self) -> Raised:
-        """What the loss raised at displaced points so far."""
+        """The exceptions of the loss at displaced points so far."""
 
     @property
     def evaluations(self) -> int:
-        """How often the loss was called so far."""
+        """The number of calls of the loss so far."""
 
     def value(self) -> Any:
         """The loss at the point itself."""
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
-        """The loss with entry ``positions[i]`` set to ``displaced[i, j]``, shape of ``displaced``."""
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
+        """The loss with entry ``positions[i]`` set to ``displaced[i, j]``, for each i and j; shape of ``displaced``."""
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
-        """The loss with all entries ``positions`` set to ``rows[j]`` together, shape (rows,)."""
+    def along(self, positions: Positions, rows: Array) -> Array:
+        """The loss with all entries ``positions`` set to ``rows[j]`` at once, for each j; shape (rows,)."""
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
-        """The loss at ``distances`` along each direction, which its rays make together, (directions, distances)."""
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
+        """The loss at each distance along each direction (all its rays at once); shape (directions, distances)."""
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         """The entries at ``positions``, as float64."""
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
-        """``displaced``, shape (positions, columns), as the dtype of each entry's tensor can hold it."""
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
+        """``displaced``, shape (positions, columns), rounded to the dtype of each entry's tensor."""
 
     def close(self) -> None:
-        """Put back whatever is displaced and end the threads."""
+        """Restore displaced entries and end threads and processes."""
 
 
 def silent(count: int) -> None:
-    """Progress that nobody watches."""
+    """A `Tick` that shows no progress."""
 
 
 def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
-    """The value of a loss as a float (or complex, where the step is).
+    """The value of a loss as a float (or a complex number, where the complex step allows it).
 
     Raises
     ------
     TypeError
-        For None, text, complex numbers and anything else that is no real number.
+        For None, text, complex numbers and anything else that is not a real number.
     ValueError
         For an array of several values.
     """
@@ -185,7 +201,7 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     except ValueError:  # nested lists of unequal lengths
         array = np.asarray(None)
     if array.dtype.kind not in ("fiubc" if complex_allowed else "fiub"):
-        what = "complex: not supported" if array.dtype.kind == "c" else "no real number"
+        what = "which is complex: not supported" if array.dtype.kind == "c" else "which is not a real number"
         raise WrongTypeError(f"loss returned {_short(value)} ({type(value).__name__}), {what}; return one real number")
     if array.size != 1:
         raise WrongShapeError(f"loss returned an array of shape {array.shape}; it must return one value, not several")
@@ -194,7 +210,7 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 3] + "..."
 
 
 def agree(values: Array, others: Array, base: float, eps: float) -> bool:
@@ -204,19 +220,20 @@ def agree(values: Array, others: Array, base: float, eps: float) -> bool:
 
 
 def at_entry(layout: ParameterLayout, position: int, entry: Any) -> Place:
-    """The point at which one entry is displaced."""
+    """The point where one entry is displaced."""
     tensor = int(layout.tensor_of(np.array([position]))[0])
     index = layout.index(tensor, position - int(layout.starts[tensor]))
     return Place(f"{layout.names[tensor]}{list(index) if index else ''} = {entry:.6g}", single=True)
 
 
-def at_entries(layout: ParameterLayout, positions: NDArray[np.int64]) -> Place:
-    """A point at which several entries are displaced together."""
+def at_entries(layout: ParameterLayout, positions: Positions) -> Place:
+    """A point where several entries are displaced together."""
     names = [layout.names[t] for t in np.unique(layout.tensor_of(positions))]
-    return Place(f"{positions.size} entries of {listed(names, quote=False, limit=3)} displaced together", single=False)
+    some = listed(names, quote=False, limit=_TENSORS)
+    return Place(f"{positions.size} entries of {some} displaced together", single=False)
 
 
 def along_direction(layout: ParameterLayout, rays: Sequence[Ray], distance: float) -> Place:
     """A point along a direction."""
-    names = listed([layout.names[ray.tensor] for ray in rays], quote=False, limit=3)
+    names = listed([layout.names[ray.tensor] for ray in rays], quote=False, limit=_TENSORS)
     return Place(f"{abs(distance):.2g} scales along random signs in {names}", single=False)

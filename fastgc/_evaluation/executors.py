@@ -1,4 +1,4 @@
-"""Processes that start quickly for the next check: executors, each of which one check has at a time."""
+"""Pools of worker processes that stay alive for the next check; each pool serves one check at a time."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Any
 
 from joblib.externals.loky import ProcessPoolExecutor
 
-_IDLE_SECONDS = 300  # after which processes that nobody uses end; that of joblib's own
-_AHEAD = 2  # tasks for each process that are passed on at a time: one that is done has the next at hand
+_IDLE_SECONDS = 300  # idle processes end after this time, the same as joblib's own
+_AHEAD = 2  # tasks submitted for each process: one at work, and one at hand when that is done
+_HANDOVER_SECONDS = 1e-3  # loky hands a task over within about this time
 _ENVIRONMENT = dict.fromkeys(
     """OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS BLIS_NUM_THREADS VECLIB_MAXIMUM_THREADS NUMBA_NUM_THREADS
     NUMEXPR_NUM_THREADS""".split(),  # noqa: SIM905 - a list to read
     "1",
-) | {"ENABLE_IPC": "1"}  # so that the schedulers of TBB coordinate
+) | {"ENABLE_IPC": "1"}  # the schedulers of TBB then agree on the number of threads
 
 
 class Processes:
-    """So many processes, for one check at a time."""
+    """A pool of ``count`` processes, used by one check at a time."""
 
     def __init__(self, count: int) -> None:
         self.count, self._parent = count, os.getpid()
@@ -31,7 +32,7 @@ class Processes:
 
     @property
     def ready(self) -> bool:
-        """Whether they can be used again: not those that a forked process inherits, nor where one was killed."""
+        """Whether the pool can be used: it was not inherited by a fork, and none of its processes was killed."""
         if self._parent != os.getpid():
             return False
         try:
@@ -41,7 +42,7 @@ class Processes:
         return True
 
     def results(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """What a function returns for the arguments in each task, as it is done."""
+        """The results of ``function(*task)`` for each task, in the order in which they are finished."""
         rest = iter(tasks)
         for task in itertools.islice(rest, _AHEAD * self.count):
             self._at_work.add(self._executor.submit(function, *task))
@@ -53,23 +54,23 @@ class Processes:
                 yield each.result()
 
     def end(self) -> None:
-        """Kill them, at work or not."""
+        """Kill the processes, even during their work."""
         if self._parent != os.getpid():
             return
         while any(not (each.running() or each.done()) for each in self._at_work):
-            time.sleep(1e-3)  # loky loses count of what it has not yet passed on, which it does at once
+            time.sleep(_HANDOVER_SECONDS)  # loky miscounts tasks that are killed before it has handed them over
         self._executor.shutdown(wait=True, kill_workers=True)
 
 
 _lock = threading.Lock()
-_idle: dict[int, Processes] = {}  # by their number
+_idle: dict[int, Processes] = {}  # by their number of processes
 
 
 def taken(count: int) -> Processes:
-    """So many processes for the caller alone, until they are given back: those of a check before, or new ones.
+    """A pool of ``count`` processes for the caller alone, until it is given back: an earlier check's, or a new one.
 
-    joblib's own executor is one for the whole process: a check that asks for another number resizes it, and waits until
-    the work of all others is done.
+    joblib's executor does not serve here: the process has only one, and a check that asks for another number of workers
+    would resize it, which waits for the work of all other checks.
     """
     with _lock:
         kept = _idle.pop(count, None)
@@ -84,7 +85,7 @@ def taken(count: int) -> Processes:
 
 
 def given_back(processes: Processes) -> None:
-    """Keep them, idle, for the next check that asks for as many."""
+    """Keep a pool, idle, for the next check that asks for the same number of processes."""
     with _lock:
         other = _idle.get(processes.count)
         _idle[processes.count] = processes

@@ -1,4 +1,4 @@
-"""Jitted functions: what they capture, and which of them run in parallel."""
+"""Jitted functions: the variables that they capture, and whether they run in parallel."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from numba.core.dispatcher import Dispatcher
 
 
 def runs_in_parallel(loss: Any) -> bool:
-    """Whether the loss, or a jitted function that it refers to, was compiled with ``parallel=True``."""
+    """Whether the loss, or a jitted function that it calls, was compiled with ``parallel=True``."""
     return any(bool(function.targetoptions.get("parallel")) for function in _jitted_functions(loss))
 
 
 def freezes_data(loss: Any) -> bool:
-    """Whether Numba has frozen data (no function, no module of a library) into the loss or a function it calls."""
+    """Whether Numba compiled the value of a global or closure variable into the loss or a function that it calls.
+
+    Functions and modules of the listed libraries do not count.
+    """
     return any(_is_data(value) for function in _jitted_functions(loss) for value in _captured(function.py_func))
 
 
@@ -27,17 +30,18 @@ def _jitted_functions(loss: Any) -> list[Any]:
         if any(function is other for other in found):
             continue
         found.append(function)
-        queue += [value for value in _captured(function.py_func) if is_jitted(value)]
+        queue += [value for value in _captured(function.py_func) if is_dispatcher(value)]
     return found
 
 
 def _captured(function: Any) -> list[Any]:
-    """What a Python function reads from its globals and its closure."""
+    """The values that a Python function reads from its globals and its closure."""
     names = function.__code__.co_names
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell is not None]
     return [function.__globals__[name] for name in names if name in function.__globals__] + cells
 
 
+# Modules whose attributes do not change, so that freezing them does no harm.
 _LIBRARIES = ("numpy", "numba", "math", "cmath", "operator", "scipy", "builtins", "fastgc")
 
 
@@ -48,10 +52,10 @@ def _is_data(value: Any) -> bool:
 
 
 def compiled_anew(loss: Any) -> Any:
-    """The same function compiled with the constants that it sees now."""
+    """The same function compiled again, with the present values of its globals and closure."""
     return numba.njit(**{key: value for key, value in loss.targetoptions.items() if key != "nopython"})(loss.py_func)
 
 
-def is_jitted(function: Any) -> bool:
+def is_dispatcher(function: Any) -> bool:
     """Whether a function was compiled by ``numba.njit``."""
     return isinstance(function, Dispatcher)

@@ -1,10 +1,10 @@
-"""The compiled loops over displaced entries and along directions."""
+"""Compiled loops over displaced entries and along directions."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -28,20 +28,20 @@ from fastgc._evaluation.jitted import runs_in_parallel
 from fastgc._evaluation.numba_record import RecordType
 from fastgc._parameters.layout import Node
 
-# --- loops over displaced entries ---
+# --- calling a loss ---
 
 
-def _number(value: Any) -> Any:
-    """The loss's value as a number, in nopython code: numbers and arrays of one value."""
+def _as_number(value: Any) -> Any:
+    """The loss's value as a number, in nopython code, where it returns a number, an array of one or a tuple."""
     raise NotImplementedError
 
 
-@overload(_number, strict=False)
-def _number_in_jitted_code(value: Any) -> Any:
+@overload(_as_number, strict=False)
+def _as_number_in_jitted_code(value: Any) -> Any:
     if isinstance(value, types.Array):
         return lambda value: value.flat[0]
     if isinstance(value, types.BaseTuple):  # (value, gradients)
-        return lambda value: _number(value[0])
+        return lambda value: _as_number(value[0])
     return lambda value: value
 
 
@@ -51,18 +51,18 @@ def compile_loss(function: Callable[..., Any]) -> Any:
 
 
 class CompiledLoss:
-    """Where the machine code of a jitted loss begins that was compiled for certain arguments.
+    """The address of the machine code of a jitted loss, compiled for arguments of given types.
 
     Parameters
     ----------
     loss : jitted function
     arguments : tuple
-        What it will be called with.
+        Arguments of the types that later calls will have.
     """
 
     __slots__ = ("_compiled", "address", "in_parallel", "kinds", "numba_type")
 
-    @global_compiler_lock  # which Numba holds while it compiles, and not where machine code is looked for
+    @global_compiler_lock  # Numba takes this lock to compile, but not to look up machine code
     def __init__(self, loss: Any, arguments: tuple[Any, ...]) -> None:
         kinds = tuple(numba.typeof(argument) for argument in arguments)
         found = loss.overloads.get(kinds) or _compiled_for(loss, kinds)
@@ -76,19 +76,19 @@ class CompiledLoss:
 
 
 def _compiled_for(loss: Any, kinds: tuple[Any, ...]) -> Any:
-    """The compilation for just these types; None where there can be none: defaults to fill in, other layouts."""
+    """The compilation for exactly these types; None where Numba would convert them or fill in defaults."""
     loss.get_call_template(kinds, {})
     return loss.overloads.get(kinds)
 
 
 def _forwarded(loss: Any, count: int) -> Any:
-    """A function that hands its arguments on to the loss, for which conversions and defaults are Numba's."""
+    """A function that calls the loss with its own arguments, so that Numba converts them and fills in defaults."""
     names = ", ".join(f"a{i}" for i in range(count))  # Numba would pack *arguments into one tuple
     return numba.njit(eval(f"lambda {names}: loss({names})", {"loss": loss}))
 
 
 class CompiledLossType(types.Type):
-    """Numba's type of an `CompiledLoss`: what the function takes and returns."""
+    """Numba's type of a `CompiledLoss`: the types of its arguments and of its result."""
 
     def __init__(self, signature: Any) -> None:
         self.signature = signature
@@ -106,12 +106,12 @@ class _CompiledLossModel(models.PrimitiveModel):
 
 
 @typeof_impl.register(CompiledLoss)
-def _typeof_entry(entry: CompiledLoss, context: Any) -> CompiledLossType:
-    return entry.numba_type
+def _typeof_loss(loss: CompiledLoss, context: Any) -> CompiledLossType:
+    return loss.numba_type
 
 
 @unbox(CompiledLossType)
-def _unbox_entry(kind: CompiledLossType, obj: Any, c: Any) -> NativeValue:
+def _unbox_loss(kind: CompiledLossType, obj: Any, c: Any) -> NativeValue:
     attribute = c.pyapi.object_getattr_string(obj, "address")
     address: NativeValue = c.unbox(types.int64, attribute)
     c.pyapi.decref(attribute)
@@ -119,9 +119,9 @@ def _unbox_entry(kind: CompiledLossType, obj: Any, c: Any) -> NativeValue:
 
 
 @intrinsic
-def _call(typing_context: Any, entry: CompiledLossType, params: Any, args: Any) -> Any:
-    """Call the loss at its address, by Numba's own calling convention; what it raises is passed on."""
-    callee = entry.signature
+def _call(typing_context: Any, loss: CompiledLossType, params: Any, args: Any) -> Any:
+    """Call the loss at its address by Numba's own calling convention. Its exceptions pass through."""
+    callee = loss.signature
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         address, first, rest = values
@@ -133,127 +133,135 @@ def _call(typing_context: Any, entry: CompiledLossType, params: Any, args: Any) 
             context.call_conv.return_status_propagate(builder, status)
         return impl_ret_new_ref(context, builder, callee.return_type, result)
 
-    return callee.return_type(entry, params, args), codegen
+    return callee.return_type(loss, params, args), codegen
+
+
+# --- the loops ---
 
 
 @numba.njit(nogil=True)
-def displaced_values(entry: Any, params: Any, args: Any, flat: Any, positions: Any, displaced: Any, out: Any) -> None:
-    """Set ``flat[positions[i]]`` to ``displaced[i, j]``, write the loss to ``out[i, j]`` and assign the entry back.
+def displaced_values(loss: Any, params: Any, args: Any, flat: Any, positions: Any, displaced: Any, out: Any) -> None:
+    """Set ``flat[positions[i]]`` to ``displaced[i, j]``, write the loss to ``out[i, j]`` and restore the entry.
 
-    ``flat`` shares memory with ``params``. The loss comes as a `CompiledLoss`, so that one compilation serves all
-    losses of the same arguments, and costs nothing of the loss's own. The loop releases the global interpreter lock:
-    threads run it side by side, which compiles four times faster than ``parallel=True``.
+    ``flat`` shares memory with ``params``. The loss is a `CompiledLoss`, so that one compilation of the loop serves all
+    losses of the same argument types, and the loss itself is not compiled again. The loop releases the global
+    interpreter lock, so that threads can run it simultaneously: this compiles four times faster than ``parallel=True``.
     """
     for i in range(positions.size):
         position = positions[i]
         original = flat[position]
         for j in range(displaced.shape[1]):
             flat[position] = displaced[i, j]
-            out[i, j] = _number(_call(entry, params, args))  # type: ignore[call-arg]
+            out[i, j] = _as_number(_call(loss, params, args))  # type: ignore[call-arg]
         flat[position] = original
 
 
-@numba.njit(nogil=True)
-def displace(flat: Any, original: Any, signs: Any, step: float) -> None:
-    """Write ``original + step * signs`` to ``flat``; all of one length."""
+def _displace(flat: Any, original: Any, signs: Any, step: float) -> None:
+    """Write ``original + step * signs`` to ``flat``, three arrays of one length."""
     for i in range(flat.size):
         flat[i] = original[i] + step * signs[i]
 
 
 @numba.njit(nogil=True)
-def values_along_rays(
-    entry: Any, params: Any, args: Any, flat: Any, origin: Any, begins: Any, bounds: Any, scales: Any, signs: Any,
-    distances: Any, first: int, out: Any,
-) -> None:  # fmt: skip
-    """Write the loss at distances along directions to ``out``: values number ``first`` and following of them all.
+def values_along_rays(loss: Any, params: Any, args: Any, flat: Any, rays: Any, first: int, out: Any) -> None:
+    """Write the loss at distances along directions to ``out``: the values from number ``first`` on.
 
-    Value m is at ``distances[m % n]`` along direction ``m // n``, of n distances. A direction displaces the entries of
-    ``flat`` from ``begins[r]`` on by ``distance * scales[r] * signs[direction, bounds[r]:bounds[r + 1]]``, for each r,
-    away from ``origin[bounds[r]:bounds[r + 1]]``, to which they are assigned back. Places are unsigned numbers, which
-    Numba need not look at for negative ones; with slices it would compile eight times as long.
+    ``rays`` holds origin, begins, bounds, scales, signs and distances.
+
+    Of n distances, value m is the one at ``distances[m % n]`` along direction ``m // n``. For each ray r, with ``part =
+    bounds[r]:bounds[r + 1]``, the entries of ``flat`` from ``begins[r]`` on are set to ``origin[part] + distance *
+    scales[r] * signs[direction, part]``, and at the end to ``origin[part]``. Indices are unsigned, so that Numba need
+    not treat negative ones. With slices instead of the inner loop, compilation would take eight times as long.
     """
+    origin, begins, bounds, scales, signs, distances = rays
     for m in range(out.size):
         row, column = (first + m) // distances.size, (first + m) % distances.size
         for r in range(begins.size):
             step, begin = distances[column] * scales[r], begins[r] - bounds[r]
             for k in range(bounds[r], bounds[r + 1]):
                 flat[begin + k] = origin[k] + step * signs[row, k]
-        out[m] = _number(_call(entry, params, args))  # type: ignore[call-arg]
+        out[m] = _as_number(_call(loss, params, args))  # type: ignore[call-arg]
     for r in range(begins.size):
         begin = begins[r] - bounds[r]
         for k in range(bounds[r], bounds[r + 1]):
             flat[begin + k] = origin[k]
 
 
-def _cached(kernel: Any) -> Any:
-    """The same kernel, whose machine code is kept on disk for other processes: nothing of the user's is in it."""
-    found = numba.njit(nogil=True)(kernel.py_func)
-    with contextlib.suppress(RuntimeError):  # no folder that can be written to
+# --- their compilation ---
+
+
+def _cached(function: Callable[..., None]) -> Any:
+    """A kernel whose machine code is kept on disk for other processes. It contains no code of the user's."""
+    found = numba.njit(nogil=True)(function)
+    with contextlib.suppress(RuntimeError):  # there is no folder to write to
         found.enable_caching()
     return found
 
 
-_CACHED = {kernel: _cached(kernel) for kernel in (displaced_values, values_along_rays)}
-displace = _cached(displace)
+_CACHED = {kernel: _cached(kernel.py_func) for kernel in (displaced_values, values_along_rays)}
+displace = _cached(_displace)
 
 
-def open_loop(entry: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
+def open_loop(loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
     """`displaced_values` for a loss and parameters of a dtype, as a function of its arguments from ``params`` on.
 
-    All arrays must be contiguous, positions of int64, displaced entries and values of float64, or of complex128 where
-    ``dtype`` is.
+    All arrays must be contiguous; positions have dtype int64, displaced entries and values float64, or complex128 if
+    ``dtype`` is complex.
     """
-    return _opened(displaced_values, entry, dtype)
+    return _entry_point(displaced_values, loss, dtype)
 
 
-def open_ray_loop(entry: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
-    """The same of `values_along_rays`: ``begins`` and ``bounds`` are of uint64, scales and distances of float64."""
-    return _opened(values_along_rays, entry, dtype)
+def open_ray_loop(loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The same for `values_along_rays`: begins and bounds have dtype uint64, scales and distances float64."""
+    return _entry_point(values_along_rays, loss, dtype)
 
 
-def _opened(kernel: Any, entry: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
-    """A kernel that does without Numba's look at the type of every argument, at every call (30 microseconds)."""
-    loop = partial(_compilation(kernel, _kinds(entry, _ARRAYS[kernel](dtype))).entry_point, entry)
-    return _in_turn(loop) if entry.in_parallel else loop
+def _entry_point(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The compiled kernel, called without Numba's look at the type of each argument (30 microseconds a call)."""
+    loop = partial(_compilation(kernel, _kinds(kernel, loss, dtype)).entry_point, loss)
+    return one_at_a_time(loop) if loss.in_parallel else loop
 
 
-def _arrays_of_values(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:
-    """Dtypes and numbers of axes (0: a number) of what `displaced_values` takes from ``flat`` on."""
+def _types_of_values(dtype: np.dtype[Any]) -> list[Any]:
+    """Numba's types of the arguments of `displaced_values` from ``flat`` on."""
     value = _value_type(dtype)
-    return [(dtype, 1), (np.int64, 1), (value, 2), (value, 2)]
+    return [_array(dtype, 1), _array(np.int64, 1), _array(value, 2), _array(value, 2)]
 
 
-def _arrays_of_rays(dtype: np.dtype[Any]) -> list[tuple[Any, int]]:
-    """The same of `values_along_rays`."""
-    places, numbers = (np.uint64, 1), (np.float64, 1)
-    rays = [places, places, numbers, (np.int8, 2), numbers, (np.uint64, 0)]
-    return [(dtype, 1), (dtype, 1), *rays, (_value_type(dtype), 1)]
+def _types_of_rays(dtype: np.dtype[Any]) -> list[Any]:
+    """The same for `values_along_rays`."""
+    flat, places, numbers = _array(dtype, 1), _array(np.uint64, 1), _array(np.float64, 1)
+    rays = types.Tuple([flat, places, places, numbers, _array(np.int8, 2), numbers])
+    return [flat, rays, types.uint64, _array(_value_type(dtype), 1)]
+
+
+def _array(dtype: Any, ndim: int) -> Any:
+    return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
 
 
 def _value_type(dtype: np.dtype[Any]) -> type:
     return np.complex128 if dtype.kind == "c" else np.float64
 
 
-_ARRAYS = {displaced_values: _arrays_of_values, values_along_rays: _arrays_of_rays}
+_TYPES = {displaced_values: _types_of_values, values_along_rays: _types_of_rays}
 
 
-def _kinds(entry: CompiledLoss, arrays: Sequence[tuple[Any, int]]) -> tuple[Any, ...]:
-    """Numba's types of a kernel's arguments, all arrays contiguous."""
-    scalars = [(numba.from_dtype(np.dtype(dtype)), ndim) for dtype, ndim in arrays]
-    return (*entry.kinds, *(types.Array(kind, ndim, "C") if ndim else kind for kind, ndim in scalars))
+def _kinds(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """Numba's types of all arguments of a kernel."""
+    return (*loss.kinds, *_TYPES[kernel](dtype))
 
 
 def _compilation(kernel: Any, kinds: tuple[Any, ...]) -> Any:
-    """The kernel compiled for arguments of these types: before, by another process, or now."""
-    if not _known(kernel, kinds) and _may_be_cached(kinds):
-        with contextlib.suppress(Exception):  # of a cache that cannot be read, say; the loss's own come again below
+    """The kernel compiled for arguments of these types: earlier, by another process, or now."""
+    if not _in_memory(kernel, kinds) and _may_be_cached(kinds):
+        with contextlib.suppress(Exception):  # the cache cannot be read, say; an error of the loss comes again below
             _CACHED[kernel].compile(kinds)
-    if not _known(kernel, kinds):
+    if not _in_memory(kernel, kinds):
         kernel.compile(kinds)
-    return _known(kernel, kinds)
+    return _in_memory(kernel, kinds)
 
 
-def _known(kernel: Any, kinds: tuple[Any, ...]) -> Any:
+def _in_memory(kernel: Any, kinds: tuple[Any, ...]) -> Any:
     """The kernel compiled for these types in this process, or None."""
     return _CACHED[kernel].overloads.get(kinds) or kernel.overloads.get(kinds)
 
@@ -263,7 +271,7 @@ def _may_be_cached(kinds: tuple[Any, ...]) -> bool:
 
 
 def _is_known_everywhere(kind: Any) -> bool:
-    """Whether a type refers to no class of the user's, which a process that reads the cache may not have."""
+    """Whether every process that reads the cache has the type: it refers to no class of the user's."""
     if isinstance(kind, CompiledLossType):
         return all(_is_known_everywhere(each) for each in (*kind.signature.args, kind.signature.return_type))
     if isinstance(kind, types.BaseAnonymousTuple):
@@ -281,39 +289,39 @@ def _containers(node: Node) -> Iterator[type]:
             yield from _containers(child)
 
 
-def loops_are_compiled(entry: CompiledLoss, dtype: np.dtype[Any]) -> bool:
-    """Whether the loops for a loss and parameters of a dtype were compiled before, in this process or in another."""
-    return all(_is_compiled(kernel, _kinds(entry, arrays(dtype))) for kernel, arrays in _ARRAYS.items())
+def loops_are_compiled(loss: CompiledLoss, dtype: np.dtype[Any]) -> bool:
+    """Whether the loops for a loss and parameters of a dtype exist already, in this process or on disk."""
+    return all(_is_compiled(kernel, _kinds(kernel, loss, dtype)) for kernel in _TYPES)
 
 
 def _is_compiled(kernel: Any, kinds: tuple[Any, ...]) -> bool:
-    if _known(kernel, kinds) or not _may_be_cached(kinds):
-        return _known(kernel, kinds) is not None
+    if _in_memory(kernel, kinds) or not _may_be_cached(kinds):
+        return _in_memory(kernel, kinds) is not None
     cached = _CACHED[kernel]
-    with global_compiler_lock, contextlib.suppress(Exception):  # of a cache that cannot be read
+    with global_compiler_lock, contextlib.suppress(Exception):  # the cache cannot be read
         return cached._cache.load_overload(kinds, cached.targetctx) is not None
     return False
 
 
 def default_threads() -> int:
-    """Numba's own setting for the number of threads."""
+    """The number of threads that Numba is set to use."""
     return int(numba.get_num_threads())
 
+
+# --- functions that run in parallel ---
 
 _turn = threading.RLock()
 
 
-def _in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that waits until no other thread calls one of these.
+
+    It is for jitted functions that run in parallel: with the threading layer "workqueue", Numba ends the process when
+    two threads call such functions at the same time.
+    """
+
     def called(*args: Any) -> Any:
         with _turn:
             return function(*args)
 
     return called
-
-
-def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A jitted function; one that runs in parallel, on all cores, for one caller at a time of all such functions.
-
-    Numba ends the process where two threads run one in parallel and the only threading layer is "workqueue".
-    """
-    return _in_turn(function) if runs_in_parallel(function) else function

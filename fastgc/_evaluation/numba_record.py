@@ -27,16 +27,13 @@ from numba.np.arrayobj import make_array, populate_array
 from fastgc._parameters.layout import Branch, flatten_parameters
 from fastgc._parameters.record import Record, RecordTree, store
 
-_BUFFER = types.Array(types.uint8, 1, "C")
-
-
-_TABLE = types.Array(types.int64, 1, "C")
+_BUFFER, _TABLE = types.Array(types.uint8, 1, "C"), types.Array(types.int64, 1, "C")
 
 
 class RecordType(types.Type):
-    """Numba's type of a `Record`; sizes are no part of it, so that one compilation serves all sizes."""
+    """Numba's type of a `Record`. It holds no sizes, so that one compilation serves all sizes."""
 
-    _hash: int | None = None  # kept, since Numba asks for it at every call; another process's differs
+    _hash: int | None = None  # kept because Numba asks for it at every call; not pickled, since processes differ in it
 
     def __init__(self, tree: RecordTree) -> None:
         self.tree = tree
@@ -151,7 +148,7 @@ def _build_array(context: Any, builder: Any, native: Any, tree: RecordTree) -> A
 
 @infer
 class _RecordItem(AbstractTemplate):
-    """Typing of ``record["W1"]``; without a function to be compiled for every name."""
+    """The typing of ``record["W1"]``. It saves compiling a function for every name."""
 
     key = "static_getitem"
 
@@ -227,7 +224,7 @@ def _with_buffer(typing_context: Any, record: RecordType, buffer: Any) -> Any:
 
 
 def record(params: Any) -> Any:
-    """Parameters as a jitted function receives them, copied: ``r["W1"]`` in Python and in nopython code.
+    """A copy of parameters in the form that a jitted function receives: ``r["W1"]`` in Python and in nopython code.
 
     Parameters
     ----------
@@ -237,14 +234,38 @@ def record(params: Any) -> Any:
     Returns
     -------
     Record, tuple or array
-        C-contiguous float64 copies over one buffer. A dict becomes a record, indexed by its keys (literals, in jitted
-        code); a list or tuple becomes a tuple; an array is an array. Inside a jitted function ``fastgc.record(params)``
-        copies a record: room for a compiled gradient to fill and return.
+        C-contiguous float64 copies over one buffer. A dict becomes a record, which is indexed by its keys (in jitted
+        code by literal keys); a list or tuple becomes a tuple; an array stays an array. Inside a jitted function,
+        ``fastgc.record(params)`` copies a record: memory that a compiled gradient fills and returns.
 
     Raises
     ------
     TypeError, ValueError
         For parameters that `check_gradients` would refuse.
+
+    Examples
+    --------
+    A jitted loss with a jitted gradient, for which `check_gradients` makes the record itself:
+
+    >>> import numba
+    >>> import numpy as np
+    >>> import fastgc
+    >>> @numba.njit
+    ... def loss(params, x):
+    ...     return np.sum((params["w"] * x + params["b"]) ** 2)
+    >>> @numba.njit
+    ... def gradients(params, x):
+    ...     slope = 2 * (params["w"] * x + params["b"])
+    ...     result = fastgc.record(params)
+    ...     result["w"][:] = slope * x
+    ...     result["b"][:] = slope
+    ...     return result
+    >>> params = {"w": np.array([1.0, 2.0]), "b": np.array([0.5, -1.0])}
+    >>> x = np.array([3.0, 4.0])
+    >>> fastgc.check_gradients(loss, gradients, params, args=(x,)).verdict
+    'pass'
+    >>> float(loss(fastgc.record(params), x))
+    61.25
     """
     layout, leaves = flatten_parameters(params)
     return store(layout, leaves, [np.dtype(np.float64)] * len(leaves)).record()

@@ -1,4 +1,4 @@
-"""Loss values at displaced points, and how to get them by one Python call after another."""
+"""Loss values at displaced points, by one Python call after another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._evaluation.evaluator import (
     UNDEFINED,
@@ -23,50 +22,41 @@ from fastgc._evaluation.evaluator import (
     at_entries,
     at_entry,
 )
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 
-_BLOCK = 1 << 16  # entries displaced at a time: their temporaries stay in the cache
-
-
-# --- what a loss may return ---
-
-
-# --- displacing ---
+_WRITTEN_AT_ONCE = 1 << 16  # entries of a ray: three temporaries of 512 KiB fit into the cache of one core
 
 
 def _flat_view(array: Array) -> Any:
-    """A flat view, where there is one, else NumPy's flat iterator, which writes through to the array."""
+    """A flat view of a contiguous array; of another one NumPy's flat iterator, which writes through to the array."""
     return array.reshape(-1) if array.flags.c_contiguous else array.flat
 
 
-def _displace(flat: Any, original: Array, ray: Ray, distance: float) -> None:
+def _displace_ray(flat: Any, original: Array, ray: Ray, distance: float) -> None:
     """Write ``original + distance * scale * signs`` to a ray's entries, block by block."""
     step = distance * ray.scale
-    for begin in range(0, ray.signs.size, _BLOCK):
-        signs = ray.signs[begin : begin + _BLOCK]
+    for begin in range(0, ray.signs.size, _WRITTEN_AT_ONCE):
+        signs = ray.signs[begin : begin + _WRITTEN_AT_ONCE]
         first = ray.start + begin
         flat[first : first + signs.size] = original[begin : begin + signs.size] + step * signs
 
 
-# --- one Python call after another ---
-
-
 class PythonEvaluator:
-    """Displaces entries of ``leaves`` one at a time and calls the loss; every entry is restored by assignment.
+    """Displaces entries of ``leaves`` and calls the loss; every entry is restored by assignment.
 
     Parameters
     ----------
     loss : callable
         ``loss(params, *args)``.
     params : structure
-        What the loss receives; it shares memory with ``leaves``.
+        Received by the loss; it shares memory with ``leaves``.
     leaves : sequence of arrays
         The arrays that are displaced, in the order of the layout.
     sources : sequence of arrays, or None
-        Where the entries were copied from and can be restored from; None where the leaves are the only ones.
+        The arrays from which the leaves were copied; None if the leaves are not copies.
     deadline : float
-        In seconds of ``time.perf_counter``: displaced points are no longer evaluated afterwards (`OutOfTime`).
+        A time of ``time.perf_counter`` after which evaluating a displaced point raises `OutOfTime`.
     """
 
     name = "python"
@@ -87,24 +77,24 @@ class PythonEvaluator:
         self._sources = None if sources is None else [_flat_view(source) for source in sources]
         self._dtypes = [leaf.dtype for leaf in leaves]
         self._complex = any(dtype.kind == "c" for dtype in self._dtypes)
-        self._displaced: list[tuple[Any, Any, Any]] = []  # (array, where, entries) to be put back, whatever happens
+        self._displaced: list[tuple[Any, Any, Any]] = []  # (array, where, entries) to be restored, whatever happens
 
     @property
     def result_dtype(self) -> type[Any]:
-        """Of the loss's values: complex where the parameters are (the complex step)."""
+        """The dtype of the loss's values: complex where the parameters are (the complex step)."""
         return np.complex128 if self._complex else np.float64
 
     def value(self) -> Any:
         self.evaluations += 1
         return as_number(self._loss(self._params, *self._args), complex_allowed=self._complex)
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self.result_dtype)
 
         def where() -> Place:
             return at_entry(self._layout, int(positions[i]), entry)
 
-        with np.errstate(all="ignore"):  # log(-1e-7) beside the point is an answer, not a warning
+        with np.errstate(all="ignore"):  # the nan of log(-1e-7) is a result here, not a reason to warn
             for i, (flat, local) in enumerate(self._cells(positions)):
                 original = flat[local]
                 self._displaced = [(flat, local, original)]
@@ -117,7 +107,7 @@ class PythonEvaluator:
                 tick(1)
         return out
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+    def along(self, positions: Positions, rows: Array) -> Array:
         out: Array = np.empty(len(rows), self.result_dtype)
         cells = list(self._cells(positions))
         self._displaced = [(flat, local, flat[local]) for flat, local in cells]
@@ -132,10 +122,10 @@ class PythonEvaluator:
             self._restore()
         return out
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         return np.stack([self.along_one(rays, distances) for rays in directions])
 
-    def along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+    def along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
         """The loss at ``distances`` along one direction, shape (distances,)."""
         out: Array = np.empty(distances.size, self.result_dtype)
 
@@ -149,26 +139,26 @@ class PythonEvaluator:
             with np.errstate(all="ignore"):
                 for j, distance in enumerate(distances.tolist()):
                     for ray, (flat, _, original) in zip(rays, self._displaced, strict=True):
-                        _displace(flat, original, ray, distance)
+                        _displace_ray(flat, original, ray, distance)
                     out[j] = self._value_or_nan(distance != 0, where)
         finally:
             self._restore()
         return out
 
     def origin(self, ray: Ray) -> Array:
-        """A ray's entries as they are at the point: in the source, or a scratch copy."""
+        """The entries of a ray at the point: a view of the source, or a copy of the leaf."""
         where = slice(ray.start, ray.start + ray.signs.size)
         if self._sources is None:
             return np.array(self._flat[ray.tensor][where])
         return np.asarray(self._sources[ray.tensor][where])
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         out = np.empty(positions.size)
         for t, mine in self._layout.parts(positions):
             out[mine] = self._flat[t][positions[mine] - self._layout.starts[t]].real
         return out
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
         if all(dtype in (np.float64, np.complex128) for dtype in self._dtypes):
             return displaced
         result = displaced.copy()
@@ -177,21 +167,21 @@ class PythonEvaluator:
         return result
 
     def close(self) -> None:
-        self._restore()  # once more: an interrupt may have fallen into the first time
+        self._restore()  # again: Ctrl-C may have interrupted the first time
 
     def _restore(self) -> None:
         for flat, where, original in self._displaced:
             flat[where] = original
         self._displaced = []
 
-    def _cells(self, positions: NDArray[np.int64]) -> Iterator[tuple[Any, int]]:
+    def _cells(self, positions: Positions) -> Iterator[tuple[Any, int]]:
         tensors = self._layout.tensor_of(positions)
         local = positions - self._layout.starts[tensors]
         for tensor, cell in zip(tensors.tolist(), local.tolist(), strict=True):
             yield self._flat[tensor], cell
 
     def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> Any:
-        """The loss as its parameters are, nan where it raises: ``where`` that is, is asked for then."""
+        """The loss at the current entries; nan if it raises, and then ``where`` describes the point."""
         if time.perf_counter() > self.deadline:
             raise OutOfTime
         self.evaluations += 1

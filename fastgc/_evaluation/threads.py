@@ -1,4 +1,4 @@
-"""WorkQueue of work shared out among threads, of which the caller's is one, and one BLAS thread meanwhile."""
+"""Work shared among threads (the caller's is one of them), and the limit of one BLAS thread while they work."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import threadpoolctl
 
-Work = Callable[[int, slice], object]  # of a thread, by its number, on a slice of the items
-Done = Callable[[int], object]  # told how many items more are done
+Work = Callable[[int, slice], object]  # called with the number of a thread and a slice of the items
+Done = Callable[[int], object]  # called with the number of items that were done since the last call
 
 
 class WorkQueue:
@@ -22,7 +22,7 @@ class WorkQueue:
     Parameters
     ----------
     length : callable
-        How long the next piece is to be, from how many items are left.
+        The length of the next slice, from the number of items that are left.
     """
 
     def __init__(self, count: int, length: Callable[[int], int]) -> None:
@@ -30,7 +30,7 @@ class WorkQueue:
         self._lock = threading.Lock()
 
     def take(self) -> slice | None:
-        """The next piece, or None."""
+        """The next slice, or None."""
         with self._lock:
             begin = self._next
             if begin >= self._count:
@@ -39,18 +39,18 @@ class WorkQueue:
             return slice(begin, self._next)
 
     def drop(self) -> None:
-        """Leave the rest undone."""
+        """Leave the other items undone."""
         with self._lock:
             self._next = self._count
 
     @property
     def left(self) -> int:
-        """Items that nobody has taken."""
+        """The number of items that no thread has taken."""
         return self._count - self._next
 
 
 class WorkerThreads:
-    """Threads that take pieces of work; the caller's own is number 0."""
+    """Threads that take slices from a queue; the caller's thread is number 0."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -58,24 +58,24 @@ class WorkerThreads:
         if count > 1:
             self._pool = ThreadPoolExecutor(count - 1, "fastgc", single_threaded_blas.in_this_thread)
 
-    def run(self, pieces: WorkQueue, work: Work, done: Done) -> None:
-        """Have all pieces done; what one of them (or ``done``) raises is raised here, when no thread is at work."""
+    def run(self, queue: WorkQueue, work: Work, done: Done) -> None:
+        """Do all work of a queue. An exception of ``work`` or ``done`` is raised here once no thread is at work."""
         finished: deque[int] = deque()
         helpers: list[Future[None]] = []
-        piece = pieces.take()
+        piece = queue.take()
         try:
-            if self._pool is not None and pieces.left:
-                helpers = [self._pool.submit(_help, n, pieces, work, finished) for n in range(1, self.count)]
+            if self._pool is not None and queue.left:
+                helpers = [self._pool.submit(_help, n, queue, work, finished) for n in range(1, self.count)]
             while piece is not None:
                 work(0, piece)
                 done(piece.stop - piece.start + _drained(finished))
-                piece = pieces.take()
+                piece = queue.take()
             for helper in helpers:
-                if not helper.cancel():  # one that has not begun is needed no more
+                if not helper.cancel():  # one that has not begun is no longer needed
                     helper.result()
             done(_drained(finished))
-        finally:  # after an exception, Ctrl-C included: no thread may outlive the call
-            pieces.drop()
+        finally:  # after an exception or Ctrl-C too: no thread may outlive the call
+            queue.drop()
             wait([helper for helper in helpers if not helper.cancel()])
 
     def close(self) -> None:
@@ -84,13 +84,13 @@ class WorkerThreads:
             self._pool.shutdown()
 
 
-def _help(number: int, pieces: WorkQueue, work: Work, finished: deque[int]) -> None:
+def _help(number: int, queue: WorkQueue, work: Work, finished: deque[int]) -> None:
     try:
-        while (piece := pieces.take()) is not None:
+        while (piece := queue.take()) is not None:
             work(number, piece)
             finished.append(piece.stop - piece.start)
     except BaseException:
-        pieces.drop()
+        queue.drop()
         raise
 
 
@@ -102,12 +102,12 @@ def _drained(counts: deque[int]) -> int:
 
 
 class _SingleThreadedBlas:
-    """One BLAS thread from the first check that enters until the last one that leaves.
+    """A limit of one BLAS thread, from the first check that enters until the last one leaves.
 
-    The number of threads belongs to the process, as a rule: of several checks at a time each would put back what it
-    found, which another had set. And threadpoolctl (3.8) lets only the thread that set a limit lift it.
-    So a thread of its own sets it when the first check enters, and lifts it when the last one has left. Some libraries
-    have a number for each thread: there every thread that enters, or helps one that has, sets its own.
+    In most libraries the number of threads belongs to the process. If each of several simultaneous checks restored the
+    number that it found, it could restore a limit that another check had set. And threadpoolctl (3.8) lets only the
+    thread that set a limit lift it. Therefore a separate thread sets the limit when the first check enters and lifts it
+    when the last one has left. Other libraries have a number for each thread: every thread that works sets its own.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class _SingleThreadedBlas:
 
     @contextlib.contextmanager
     def __call__(self, *, openmp: bool = False) -> Iterator[None]:
-        """Enter; ``openmp``: with one thread in OpenMP too, for what the calling thread runs."""
+        """Enter. ``openmp``: limit OpenMP to one thread too, for the calling thread."""
         mark = object()
         try:
             self._enter(mark)
@@ -128,10 +128,10 @@ class _SingleThreadedBlas:
             try:
                 self._leave(mark)
             finally:
-                self._leave(mark)  # again: an interrupt may have fallen into the first time
+                self._leave(mark)  # again: Ctrl-C may have interrupted the first time
 
     def in_this_thread(self) -> None:
-        """The same for a thread that helps one that has entered, for as long as it lives."""
+        """Limit a helper thread for its whole life."""
         for each in self._libraries(of_each_thread=True):
             each.set_num_threads(1)
 
@@ -151,8 +151,8 @@ class _SingleThreadedBlas:
                 self._keeper.end()
 
     def _libraries(self, *, of_each_thread: bool, openmp: bool = False) -> list[Any]:
-        """Those that count threads for the process, or for each thread; looked for again after an import."""
-        if len(sys.modules) != self._modules:  # looking takes a millisecond
+        """The libraries that count threads for each thread, or for the process. They are searched after each import."""
+        if len(sys.modules) != self._modules:  # a search takes a millisecond
             self._controller, self._modules = threadpoolctl.ThreadpoolController(), len(sys.modules)
         return [
             each
@@ -163,7 +163,7 @@ class _SingleThreadedBlas:
 
 
 class _Keeper(threading.Thread):
-    """Keeps libraries at one thread until told to end."""
+    """A thread that keeps libraries at one thread until ``end`` is called."""
 
     def __init__(self, libraries: list[Any], before: _Keeper | None) -> None:
         super().__init__(name="fastgc-blas", daemon=True)
@@ -172,13 +172,13 @@ class _Keeper(threading.Thread):
 
     @property
     def ended(self) -> bool:
-        """Whether it was told to end, or never began."""
+        """Whether ``end`` was called, or the thread never started."""
         return self.ident is None or self._over.is_set()
 
     def run(self) -> None:
         try:
             if self._before is not None and self._before.ident is not None:
-                self._before.join()  # nobody may have waited for it: an interrupt
+                self._before.join()  # Ctrl-C may have interrupted whoever waited for it
             self._before = None
             with _one_thread(self._libraries):
                 self.ready.set()
@@ -188,14 +188,17 @@ class _Keeper(threading.Thread):
             _release()
 
     def end(self) -> None:
-        """Have the limit lifted, and wait until it is."""
+        """Lift the limit, and wait until that is done."""
         self._over.set()
         self.join()
 
 
 @contextlib.contextmanager
 def _one_thread(libraries: list[Any]) -> Iterator[None]:
-    """One thread in libraries, and what they had afterwards: where it took effect, which another's limit prevents."""
+    """Set one thread in libraries and restore their numbers afterwards.
+
+    A library whose number did not change is left alone: another limit is in force there.
+    """
     changed: list[tuple[Any, int]] = []
     try:
         for each in libraries:
@@ -211,15 +214,15 @@ def _one_thread(libraries: list[Any]) -> Iterator[None]:
 
 
 def _counts_for_each_thread(library: Any) -> bool:
-    """MKL's limits, as threadpoolctl sets them, and OpenMP's hold for the calling thread."""
+    """Whether a limit holds for the calling thread only: so it is with MKL (as threadpoolctl sets it) and OpenMP."""
     return library.internal_api == "mkl" or getattr(library, "threading_layer", "") == "openmp"
 
 
 def _release() -> None:
-    """Let another thread set limits, if threadpoolctl (3.8) heeds the calling one alone, as it does after a limit.
+    """Allow other threads to set limits in OpenBLAS.
 
-    Limits of the caller around a check are so kept from it, and are in force again afterwards. Those of another thread
-    are left alone: BLAS has as many threads as they say.
+    After a thread has set a limit, threadpoolctl (3.8) ignores limits of all other threads. The caller's own limits
+    around a check are in force again after it. A limit that another thread has set stays in force.
     """
     release = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
     if release is not None:

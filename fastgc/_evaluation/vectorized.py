@@ -1,4 +1,4 @@
-"""Loss values many at a time, from a loss whose parameters have a leading batch axis."""
+"""Loss values in batches, from a loss whose parameters have a leading batch axis."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ from fastgc._evaluation.evaluator import (
     Tick,
     WrongShapeError,
     WrongTypeError,
-    WrongValueError,
     along_direction,
     at_entries,
     at_entry,
+    attempted,
 )
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
 
 Blocks = Mapping[int, Array]  # displaced tensors, shape (batch, entries), by number
 
-_BLOCK_BYTES = 2**25  # of displaced tensors and of what the loss computes from them
-_MEMORY_SHARE = 0.25  # of the available memory that a block may take at most
-_MOST_ROWS = 1024  # beyond, calling the loss costs nothing any more beside its arithmetic
-_TRIAL_STEP = 1e-3
-_measuring = threading.RLock()  # memory is traced for the whole process: by one check at a time
+_BLOCK_BYTES = 2**25  # 32 MiB for displaced tensors and what the loss computes from them: the size of a large cache
+_BLOCK_SHARE = 0.25  # of the available memory that a block may take: the caller's other work needs some too
+_MOST_ROWS = 1024  # with so many rows, a call (some microseconds in Python) costs nanoseconds a row
+_APART = 1e-3  # relative displacement of the row that is compared: enough to change the loss by more than its round-off
+_measuring = threading.RLock()  # memory is traced for the whole process, so only one check at a time may do so
 
 
 class VectorizedEvaluator:
-    """Calls a loss with blocks of parameters; tensors that are not displaced are views of one copy.
+    """Calls a loss with blocks of displaced parameters. The loss receives read-only arrays.
 
-    All arrays are read-only for the loss.
+    A tensor that is not displaced is the same row, repeated without a copy.
 
     Parameters
     ----------
     plain : PythonEvaluator
-        Over the same leaves: for what needs no call of the loss, and for the deadline.
+        Over the same leaves: it reads and rounds entries, and holds the deadline.
     loss : callable
-        ``loss(params, *args)`` of arrays of shape ``(batch, *shape)`` returns ``batch`` values.
+        ``loss(params, *args)`` takes arrays of shape ``(batch, *shape)`` and returns ``batch`` values.
     leaves : sequence of arrays
         The parameters at the point, in the order of the layout.
     room : float
-        Bytes of memory that are available.
+        Bytes of available memory.
     """
 
     name = "python (vectorized)"
@@ -72,13 +72,13 @@ class VectorizedEvaluator:
     ) -> None:
         self.evaluations, self.raised = 0, Raised()
         self._plain, self._loss, self._args, self._layout, self._leaves = plain, loss, args, layout, leaves
-        self._room = min(_BLOCK_BYTES, _MEMORY_SHARE * room)
-        self._row_bytes = 0.0  # that the loss takes for a row
+        self._room = min(_BLOCK_BYTES, _BLOCK_SHARE * room)
+        self._row_bytes = 0.0  # memory that the loss takes for a row
 
     def value(self) -> Any:
         return self._called({}, 1)[0].item()
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._plain.result_dtype)
         tensors = self._layout.tensor_of(positions)
         for t in np.unique(tensors).tolist():
@@ -86,7 +86,7 @@ class VectorizedEvaluator:
             out[mine] = self._one_tensor(t, positions[mine] - self._layout.starts[t], displaced[mine], tick)
         return out
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+    def along(self, positions: Positions, rows: Array) -> Array:
         tensors = self._layout.tensor_of(positions)
         local = positions - self._layout.starts[tensors]
 
@@ -97,10 +97,10 @@ class VectorizedEvaluator:
         moves = (rows != self.entries(positions)).any(axis=1)
         return self._in_blocks(moves, set(tensors.tolist()), fill, lambda _: at_entries(self._layout, positions))
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         return np.stack([self._along_one(rays, distances) for rays in directions])
 
-    def _along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+    def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
         def fill(blocks: Blocks, part: slice) -> None:
             for ray in rays:
                 origin, where = self._plain.origin(ray), slice(ray.start, ray.start + ray.signs.size)
@@ -112,41 +112,39 @@ class VectorizedEvaluator:
 
         return self._in_blocks(distances != 0, {ray.tensor for ray in rays}, fill, at_row)
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         return self._plain.entries(positions)
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
         return self._plain.rounded(positions, displaced)
 
     def close(self) -> None:
-        """Nothing of the caller's is displaced."""
+        """Nothing to restore: only copies are displaced."""
 
     def refuse_mixed_rows(self) -> None:
-        """Raise a ValueError where a row's value depends on the others: each tensor displaced beside the point itself.
+        """Raise a ValueError if the value of displaced parameters changes when the point itself is in the same batch.
 
-        What the loss takes for a row is measured on the way.
+        This also measures the memory that the loss takes for a row.
         """
         generator = stream(0, "batch")
         blocks = {t: self._copies(t, 2) for t in range(len(self._leaves))}
         for block in blocks.values():
-            block[1] += _TRIAL_STEP * (1 + np.abs(block[1])) * generator.standard_normal(block[1].shape)
+            block[1] += _APART * (1 + np.abs(block[1])) * generator.standard_normal(block[1].shape)
         with np.errstate(all="ignore"):
-            try:
-                alone = self._measured({t: block[1:] for t, block in blocks.items()})
-            except WrongValueError:
-                raise
-            except Exception:  # it is not defined there
+            alone, _ = attempted(lambda: self._measured({t: block[1:] for t, block in blocks.items()}))
+            if alone is None:  # it is not defined there
                 return
-            together = self._called(blocks, 2)[1]
+            in_batch = self._called(blocks, 2)[1]
         eps = max(float(np.finfo(leaf.dtype).eps) for leaf in self._leaves)
-        if np.isfinite(alone) and not abs(together - alone) <= eps**0.5 * max(abs(alone), abs(together)):
+        # Half of the digits: far above the round-off of another order of summation, far below a mixture of rows.
+        if np.isfinite(alone) and not abs(in_batch - alone) <= eps**0.5 * max(abs(alone), abs(in_batch)):
             raise ValueError(
-                f"vectorized=True, but loss mixes the rows of a batch: parameters that give {alone.item()!r} give "
-                f"{together.item()!r} beside others; keep the leading axis of every array apart to the end"
+                f"vectorized=True, but loss mixes the rows of a batch: the same parameters give {alone.item()!r} alone "
+                f"and {in_batch.item()!r} in a batch of 2; use every array's leading axis only as the batch axis"
             )
 
     def _measured(self, blocks: Blocks) -> Any:
-        """The value of one row; the memory that it took at its peak is that of a row of any block, at most."""
+        """The value of one row. Its peak of memory bounds what a row of any block takes."""
         with _measuring:
             tracing, before = tracemalloc.is_tracing(), math.inf
             try:
@@ -159,7 +157,7 @@ class VectorizedEvaluator:
                 if not tracing:
                     tracemalloc.stop()
 
-    def _one_tensor(self, tensor: int, cells: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def _one_tensor(self, tensor: int, cells: Positions, displaced: Array, tick: Tick) -> Array:
         """The loss with one entry of a tensor displaced in each row."""
         columns = displaced.shape[1]
         where, entries = np.repeat(cells, columns), displaced.reshape(-1)
@@ -183,13 +181,15 @@ class VectorizedEvaluator:
         fill: Callable[[Blocks, slice], object],
         at_row: Callable[[int], Place],
     ) -> Array:
-        """The loss for as many rows as ``moves`` has.
+        """The loss for each row.
 
         Parameters
         ----------
-        moves : whether a row is displaced at all
-        fill : displaces the tensors, which are as at the point, for some of the rows
-        at_row : a row's point, in words
+        moves : array of bool, shape (rows,)
+            Whether a row differs from the point.
+        tensors : numbers of the displaced tensors
+        fill : writes displaced entries for some rows into blocks that hold the tensors at the point
+        at_row : describes the point of a row
         """
         out: Array = np.empty(moves.size, self._plain.result_dtype)
         length = self._rows(tensors)
@@ -215,16 +215,14 @@ class VectorizedEvaluator:
         return np.tile(self._leaves[tensor].reshape(-1), (rows, 1))
 
     def _values_or_nan(self, blocks: Blocks, rows: int) -> tuple[Array, list[tuple[int, Exception]]]:
-        """The values of a block; where it raises, each row by itself, nan and the exception for those that do too."""
-        try:
-            return self._called(blocks, rows), []
-        except WrongValueError:
-            raise
-        except Exception as error:
-            if rows == 1:
-                dtype = self._plain.result_dtype
-                return np.full(1, UNDEFINED[dtype], dtype), [(0, error)]
-        self.evaluations -= rows  # counted again
+        """The values of a block. If it raises, each row is called alone: nan and the exception for those that raise."""
+        values, error = attempted(lambda: self._called(blocks, rows))
+        if values is not None:
+            return values, []
+        if error is not None and rows == 1:
+            dtype = self._plain.result_dtype
+            return np.full(1, UNDEFINED[dtype], dtype), [(0, error)]
+        self.evaluations -= rows  # each is counted again
         singles = [{t: block[i : i + 1] for t, block in blocks.items()} for i in range(rows)]
         found = [self._values_or_nan(single, 1) for single in singles]
         errors = [(i, error) for i, (_, mine) in enumerate(found) for _, error in mine]
@@ -232,7 +230,7 @@ class VectorizedEvaluator:
 
     def _called(self, blocks: Blocks, rows: int) -> Array:
         self.evaluations += rows
-        batched = [  # read-only, all of them: what the loss wrote would be other rows' too
+        batched = [  # read-only: rows share memory, so a write into one would change others
             np.broadcast_to(blocks[t].reshape(rows, *leaf.shape) if t in blocks else leaf, (rows, *leaf.shape))
             for t, leaf in enumerate(self._leaves)
         ]
@@ -240,14 +238,14 @@ class VectorizedEvaluator:
 
 
 def as_values(value: Any, rows: int, dtype: type) -> Array:
-    """What a vectorized loss returned, as an array of one number for each row.
+    """The result of a vectorized loss as an array of ``dtype``, one number for each row.
 
     Raises
     ------
     TypeError
-        For what is no array of real numbers (or complex ones, where the step is).
+        If it is not an array of real numbers (complex numbers pass where ``dtype`` is complex).
     ValueError
-        For another shape than ``(rows,)``.
+        If its shape is not ``(rows,)``.
     """
     try:
         array = np.asarray(value)

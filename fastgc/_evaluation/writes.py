@@ -1,4 +1,4 @@
-"""What a loss may write to besides its parameters, where several threads would do so at once."""
+"""Arguments that a loss could write to: several threads must not do so at once."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, range, slice, e
 
 
 def unknown_in(args: tuple[Any, ...]) -> str | None:
-    """The first of what args hold besides arrays, numbers, text, jitted functions and tuples of these; or None.
+    """The first argument, in words, of which it is not known whether the loss writes to it; None if there is none.
 
-    Lists count as tuples: compiled code works on a copy of theirs.
+    Known are arrays (checksums show a write), immutable values, jitted functions, and tuples and lists of these.
+    Compiled code works on a copy of a list.
     """
-    return next((text for i, each in enumerate(args) for text in _unknown(f"args[{i}]", each)), None)
+    return next((text for i, each in enumerate(args) for text in _unknown_parts(f"args[{i}]", each)), None)
 
 
-def _unknown(place: str, value: Any) -> Iterator[str]:
+def _unknown_parts(place: str, value: Any) -> Iterator[str]:
     if isinstance(value, (tuple, list)):
         for i, each in enumerate(value):
-            yield from _unknown(f"{place}[{i}]", each)
+            yield from _unknown_parts(f"{place}[{i}]", each)
     elif isinstance(value, np.ndarray):
         if value.dtype.hasobject:
             yield f"{place} is an array of objects"
     elif not (isinstance(value, _IMMUTABLE) or hasattr(value, "py_func")):
-        yield f"{place} is {_kind(value)}"
+        yield f"{place} is {_named_type(value)}"
 
 
-def _kind(value: Any) -> str:
+def _named_type(value: Any) -> str:
     kind = type(value)
     if kind.__module__.startswith("numba.experimental.jitclass"):
         return f"a jitclass ({kind.__name__})"
@@ -42,14 +43,14 @@ def _kind(value: Any) -> str:
 
 
 def writable_arrays(args: tuple[Any, ...]) -> list[Array]:
-    """The arrays, and records of one, that could be written to."""
+    """The arrays in args, and NumPy records, that can be written to."""
     return [array for array in arrays_in(args) if array.flags.writeable]
 
 
 def refuse_shared(point: Point) -> None:
-    """Raise a ValueError if what was copied has changed: through args. It is put back before.
+    """Raise a ValueError if the loss changed the caller's own parameters through args. They are restored first.
 
-    To be called once the loss was seen to write into an array of args.
+    Call it where the loss was seen to write into an array of args.
     """
     if point.sources is None:
         return
@@ -60,5 +61,5 @@ def refuse_shared(point: Point) -> None:
     if changed:
         raise ValueError(
             f"loss changed params {listed([name for name, _, _ in changed])} through an array of args that shares "
-            "their memory; it must leave its parameters as they are: pass a copy in args"
+            "their memory; it must not change its parameters: pass a copy in args"
         )

@@ -18,7 +18,7 @@ from fastgc._gradient.examine import PointCheck, examine, expected_evaluations
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.matching import match_gradients
-from fastgc._parameters.point import Point, moved, refuse_changed
+from fastgc._parameters.point import Point, leaves_at, refuse_changed
 from fastgc._parameters.sampling import Selection
 from fastgc._progress import Progress
 from fastgc._reports.summary import PointResult, Tries
@@ -63,7 +63,7 @@ class PointChecker:
     def _check_at(self, number: int, reach: float, deadline: float) -> tuple[PointResult | None, Exception | None]:
         """The result at a point; or what was raised at a random one, where loss or gradient is not defined."""
         loss = self.loss
-        moving = moved(loss.leaves, self.options.seed, number, reach, in_place=loss.in_place)
+        moving = leaves_at(loss.leaves, self.options.seed, number, reach, in_place=loss.in_place)
         with loss.at(moving) as point, contextlib.ExitStack() as opened:
             before = point.checksums
             try:

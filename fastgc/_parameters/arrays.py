@@ -1,36 +1,37 @@
-"""Names for arrays, and sums over large ones."""
+"""Names for array types, and numbers that summarise large arrays."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]  # of entries, in the flat vector of all parameters or inside a tensor
-Array = NDArray[Any]
+Array: TypeAlias = NDArray[Any]
+Floats: TypeAlias = NDArray[np.float64]
+Positions: TypeAlias = NDArray[np.int64]  # of entries: in the flat vector of all parameters, or in one flat tensor
 
-
-_BLOCK = 1 << 17  # entries at a time, in sums over a flat array
+# Entries that a sum over a flat array converts at a time: 1 MiB of float64, which a cache holds, and no second array of
+# the tensor's size.
+_SUMMED_AT_ONCE = 1 << 17
 
 
 def norm(gradient: Array) -> float:
-    """2-norm of a flat array; no square overflows, but the norm itself may, and is infinite then."""
+    """The 2-norm of a flat array. No square overflows; the norm is infinite only where it is too large for a float."""
     largest, squares = _scaled_squares(gradient)
     return largest * math.sqrt(squares)
 
 
 def root_mean_square(gradient: Array) -> float:
-    """Of a flat array, 0 for an empty one; it is no larger than the largest entry, and never overflows."""
+    """The root mean square of a flat array, 0 for an empty one. It never exceeds the largest entry, nor overflows."""
     largest, squares = _scaled_squares(gradient)
     return largest * math.sqrt(squares / max(1, gradient.size))
 
 
 def _scaled_squares(gradient: Array) -> tuple[float, float]:
-    """The largest magnitude, and the sum of the squares in units of it: block by block, in double precision."""
-    blocks = [gradient[i : i + _BLOCK] for i in range(0, gradient.size, _BLOCK)]
+    """The largest magnitude, and the sum of the squares of the entries divided by it, in double precision."""
+    blocks = [gradient[i : i + _SUMMED_AT_ONCE] for i in range(0, gradient.size, _SUMMED_AT_ONCE)]
     largest = max((float(np.abs(block).max()) for block in blocks), default=0.0)
     if largest == 0 or not np.isfinite(largest):
         return largest, 1.0
@@ -38,14 +39,14 @@ def _scaled_squares(gradient: Array) -> tuple[float, float]:
     return largest, sum(float(np.dot(block, block)) for block in scaled)
 
 
-def spread(size: int, count: int) -> NDArray[np.int64]:
-    """``count`` evenly spaced indices of ``size`` items, from the first to the last; all, if there are no more."""
+def spread(size: int, count: int) -> Positions:
+    """``count`` evenly spaced indices of ``size`` items, from the first to the last; all indices if they are fewer."""
     count = min(size, count)
     return np.arange(count) * max(0, size - 1) // max(1, count - 1)
 
 
-def median(values: NDArray[np.float64]) -> float:
-    """As ``np.median``, NaN included, but without its import of ``numpy.ma``: ten milliseconds of a new process.
+def median(values: Floats) -> float:
+    """The same as ``np.median``, NaN included. It does not import ``numpy.ma``, which takes ten milliseconds.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How nested parameters lie in one flat vector: names, shapes, offsets, and the way back."""
+"""The layout of nested parameters in one flat vector: names, shapes, positions, and the way back to the structure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Positions
 
-FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))  # the dtypes that parameters may have
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Branch:
 
     @property
     def is_dict(self) -> bool:
-        """Whether the children are reached by name."""
+        """Whether children are found by name (else by position)."""
         return self.container is dict
 
 
@@ -37,7 +37,7 @@ Node = Branch | int
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Where every tensor stands in the flat vector of all parameters, in C order.
+    """The place of every tensor in the flat vector of all parameters, in C order.
 
     Entry ``index`` of tensor ``t`` has the position ``starts[t] + ravel_multi_index(index, shapes[t])``.
     """
@@ -45,7 +45,7 @@ class ParameterLayout:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[np.dtype[Any], ...]
-    starts: NDArray[np.int64]  # shape (tensors + 1,); the last is the number of entries
+    starts: Positions  # shape (tensors + 1,); the last is the number of entries
     structure: Node
 
     @property
@@ -58,14 +58,14 @@ class ParameterLayout:
         """Number of entries of each tensor."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
-    def tensor_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def tensor_of(self, positions: Positions) -> NDArray[np.int64]:
         """The number of the tensor that holds each position of the flat vector."""
         if _is_sorted(positions):
             return np.repeat(np.arange(len(self.names)), np.diff(np.searchsorted(positions, self.starts)))
         return np.searchsorted(self.starts, positions, side="right") - 1
 
-    def parts(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, Any]]:
-        """The tensors that hold some of the positions, and where in their array: slices, if they are sorted."""
+    def parts(self, positions: Positions) -> Iterator[tuple[int, Any]]:
+        """Pairs of a tensor's number and an index of its part of ``positions``: a slice if these are sorted."""
         if _is_sorted(positions):
             bounds = [*np.searchsorted(positions, self.starts).tolist(), positions.size]
             yield from ((t, slice(a, b)) for t, (a, b) in enumerate(itertools.pairwise(bounds)) if b > a)
@@ -75,15 +75,15 @@ class ParameterLayout:
             yield t, np.flatnonzero(tensors == t)
 
     def index(self, tensor: int, local: int) -> tuple[int, ...]:
-        """The index inside a tensor of its ``local``-th entry in C order."""
+        """The index of a tensor's ``local``-th entry, counted in C order."""
         return tuple(int(i) for i in np.unravel_index(local, self.shapes[tensor])) if self.shapes[tensor] else ()
 
     def rebuild(self, leaves: Sequence[Any]) -> Any:
-        """The caller's own structure, with these leaves in place of the parameters."""
+        """The caller's structure with these leaves in place of the parameters."""
         return build(self.structure, leaves, _same_container)
 
 
-def _is_sorted(positions: NDArray[np.int64]) -> bool:
+def _is_sorted(positions: Positions) -> bool:
     return bool(np.all(positions[1:] >= positions[:-1]))
 
 
@@ -125,7 +125,7 @@ def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
 def named_layout(
     names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
 ) -> ParameterLayout:
-    """The layout of tensors that stand elsewhere, one beside the other under their names.
+    """The layout of tensors that form a flat dict, in the given order.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def _laid_out(
 
 
 def named_leaves(params: Any) -> dict[str, Any]:
-    """The leaves of a structure by their joined names, whatever they are."""
+    """The leaves of a structure by their joined names, of any shape and dtype."""
     names: list[str] = []
     leaves: list[Array] = []
     _walk(params, "", names, leaves)
@@ -166,6 +166,7 @@ def _walk(node: Any, path: str, names: list[str], leaves: list[Array]) -> Node:
 
 
 def joined_name(path: str, key: str) -> str:
+    """The name of a child: its keys from the root on, joined by dots."""
     return f"{path}.{key}" if path else key
 
 
@@ -174,6 +175,7 @@ def _where(path: str, what: str = "params") -> str:
 
 
 def as_leaf(node: Any, path: str, what: str = "params") -> Array:
+    """A leaf as an array (numbers become arrays); a TypeError that names ``what`` and the path for anything else."""
     if isinstance(node, np.ndarray):
         return node
     if isinstance(node, (bool, int, float, complex, np.generic)):
@@ -199,7 +201,7 @@ def _refuse_plain_numbers(node: Sequence[Any], path: str) -> None:
 def _refuse_repeated_names(names: list[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if repeated:
-        raise ValueError(f"params has two paths with one joined name: {listed(repeated)}; rename one of each pair")
+        raise ValueError(f"params has two paths with the same joined name: {listed(repeated)}; rename one of each pair")
 
 
 def _refuse_other_dtypes(names: list[str], leaves: list[Array]) -> None:

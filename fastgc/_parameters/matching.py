@@ -1,4 +1,4 @@
-"""Gradients and other parameters, matched with the layout of the parameters."""
+"""Gradients and other parameters brought into the order of the layout; refused where they do not fit it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, as_leaf, joined_name
 
+_PROBLEMS = 10  # in one message: a message of some ten lines is still read
+
 
 def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: bool = False, copy: bool) -> list[Array]:
     """The analytic gradient of every tensor as flat arrays, in the order of the layout.
@@ -18,9 +20,9 @@ def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: boo
     Parameters
     ----------
     gradients : same structure as the parameters
-        With ``by_position`` also a plain tuple or list of arrays, one for each tensor (of a compiled function).
+        With ``by_position`` also a tuple or list of arrays, one for each tensor: what a compiled function returns.
     copy : bool
-        True where the arrays may be overwritten later (a function that reuses one buffer).
+        True where the arrays may be overwritten later, by a function that reuses one buffer.
 
     Raises
     ------
@@ -43,12 +45,12 @@ def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: boo
 
 
 def match_parameters(layout: ParameterLayout, values: Any, what: str) -> list[Array]:
-    """The arrays of other parameters, not copied, in the order of the layout.
+    """The arrays of parameters at another point, not copied, in the order of the layout.
 
     Parameters
     ----------
     values : same structure as the parameters
-    what : the argument that holds them, for messages
+    what : name of the argument that holds them, for messages
 
     Raises
     ------
@@ -70,24 +72,24 @@ def _named_by_position(layout: ParameterLayout, gradients: Sequence[Any]) -> dic
 
 
 def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str, Any]]:
-    """Pairs of joined name and leaf of ``values``, walked beside the structure of the parameters."""
+    """Pairs of joined name and leaf of ``values``, which must have the structure of the parameters (``node``)."""
     if isinstance(node, int):
         yield path or "params", values
     elif node.is_dict:
         if not hasattr(values, "keys"):
-            raise TypeError(f"{what}{_at(path)} is a {_kind(values)}; params{_at(path)} is a dict: use its keys")
+            raise TypeError(f"{what}{_at(path)} is a {_type(values)}; params{_at(path)} is a dict: use its keys")
         children = dict(zip(node.names, node.children, strict=True))
         for key in values.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
             yield from _pairs(children.get(key, -1), values[key], joined_name(path, str(key)), what)
     else:
         if not isinstance(values, (list, tuple)):
-            raise TypeError(f"{what}{_at(path)} is a {_kind(values)}; params{_at(path)} is a {node.container.__name__}")
+            raise TypeError(f"{what}{_at(path)} is a {_type(values)}; params{_at(path)} is a {node.container.__name__}")
         for i, child in enumerate(values):
             below = node.children[i] if i < len(node.children) else -1
             yield from _pairs(below, child, joined_name(path, str(i)), what)
 
 
-def _kind(value: Any) -> str:
+def _type(value: Any) -> str:
     return type(value).__name__
 
 
@@ -112,7 +114,7 @@ def _as_gradient(name: str, gradient: Any) -> Array:
         )
     if array.dtype.kind != "f":
         raise TypeError(
-            f"gradients[{name!r}] is a {_kind(gradient)} of dtype {array.dtype}; it must be a floating array"
+            f"gradients[{name!r}] is a {_type(gradient)} of dtype {array.dtype}; it must be a floating-point array"
         )
     return array if array.dtype in FLOATS else array.astype(np.float64)
 
@@ -137,10 +139,10 @@ def _refuse_unequal_shapes(layout: ParameterLayout, arrays: Sequence[Array], wha
         raise ValueError("; ".join(_first(wrong)))
 
 
-def _first(problems: Sequence[str], limit: int = 10) -> list[str]:
-    """The first of many problems, and how many more there are."""
-    more = len(problems) - limit
-    return [*problems[:limit], f"and {more} more"] if more > 0 else [*problems]
+def _first(problems: Sequence[str]) -> list[str]:
+    """The first problems and the number of the others."""
+    more = len(problems) - _PROBLEMS
+    return [*problems[:_PROBLEMS], f"and {more} more"] if more > 0 else [*problems]
 
 
 def refuse_nonfinite(layout: ParameterLayout, leaves: Sequence[Array], what: str = "params") -> None:

@@ -1,4 +1,4 @@
-"""The point of the check: the arrays that are displaced, and the parameters as the loss and the gradient see them."""
+"""The point of a check: the arrays that are displaced, and the parameters as the loss and the gradient receive them."""
 
 from __future__ import annotations
 
@@ -10,34 +10,39 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array, median
+from fastgc._parameters.arrays import Array, Floats, median
 from fastgc._parameters.layout import Branch, ParameterLayout, named_leaves
 from fastgc._parameters.record import Storage, store
 from fastgc._parameters.streams import stream
 
-_KEPT_BYTES = 2**26  # of the caller's arrays, kept in place against a loss that changes its parameters
-_TINY_SHARE = 1e-3
-_AS_ZERO = 1e-12  # of the median magnitude: entries below are zeros that were rounded
-_LOOKED_AT = 4096  # entries of a tensor that tell its scale
+# In place, a copy of the caller's arrays is kept up to this size (64 MiB), so that a loss that changes them does no
+# harm. Above it, a copy could double the memory of the process, and a change is only reported.
+_KEPT_BYTES = 2**26
+# A tensor's scale is at least this share of its mean magnitude: many tiny entries must not make all steps tiny.
+_LEAST_SCALE = 1e-3
+# Entries below this share of the median magnitude count as zeros that were rounded: some thousand times the round-off
+# (2e-16) of the terms that cancelled.
+_AS_ZERO = 1e-12
+# Entries that set a tensor's scale: the mean of the logarithms of 4,096 entries is known to 1/64 of their spread.
+_SCALE_SAMPLE = 4096
 
 
 @dataclass(frozen=True)
 class Point:
-    """Parameters at one point and the extra arguments, in the precision of the evaluation.
+    """The parameters at one point and the extra arguments, in the precision of the evaluation.
 
     Attributes
     ----------
     leaves : sequence of arrays
-        What is displaced, in the order of the layout: copies, or the caller's own arrays (in place).
+        The arrays that are displaced, in the order of the layout: copies, or the caller's arrays (in place).
     params : structure
-        The caller's structure over the leaves, for plain functions.
+        The leaves in the caller's structure: what plain functions receive.
     stored : Storage or None
         The copies; None in place.
     sources : sequence of arrays or None
-        What was copied; None in place.
+        The arrays that were copied; None in place.
     """
 
     layout: ParameterLayout
@@ -49,7 +54,7 @@ class Point:
 
     @cached_property
     def checksums(self) -> tuple[int, ...]:
-        """Of the leaves as they are when first asked for, before any function of the caller's saw them."""
+        """Checksums of the leaves. Read them first before any function of the caller receives the leaves."""
         return fingerprint(self.leaves)
 
     def received_by(self, jitted: bool) -> Any:
@@ -59,11 +64,13 @@ class Point:
         if self.stored is not None:
             return self.stored.record()
         if isinstance(self.layout.structure, Branch) and self.layout.structure.is_dict:
-            raise ValueError("in_place=True cannot go with a jitted function of a dict, which works on copies")
+            raise ValueError(
+                "in_place=True, but a jitted function receives a dict as a copy; use in_place=False or a list of arrays"
+            )
         return self.params
 
     def real(self) -> Point:
-        """The point itself, or a real copy where it is held in complex numbers (for the complex step)."""
+        """The point itself; a real copy of one that holds complex numbers (for the complex step)."""
         if all(leaf.dtype.kind != "c" for leaf in self.leaves):
             return self
         return copied_point(self.layout, [leaf.real for leaf in self.leaves], self.args, "double", complex_step=False)
@@ -77,26 +84,26 @@ def copied_point(
     if complex_step:
         dtypes = [np.dtype(np.complex128)] * len(dtypes)
     stored = store(layout, leaves, dtypes)
-    args = tuple(_in_double(arg) for arg in args) if precision == "double" else args
+    args = tuple(_as_double(arg) for arg in args) if precision == "double" else args
     return Point(layout, stored.leaves, layout.rebuild(stored.leaves), stored, leaves, args)
 
 
 def callers_point(layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...]) -> Point:
-    """The caller's own arrays, to be displaced in place.
+    """A point over the caller's arrays, which are displaced in place.
 
     Raises
     ------
     ValueError
-        For read-only arrays and for arrays that share memory.
+        For read-only arrays, and for entries that share memory.
     """
     fixed = [name for name, leaf in zip(layout.names, leaves, strict=True) if not leaf.flags.writeable]
     if fixed:
-        raise ValueError(
-            f"in_place=True, but params {', '.join(map(repr, fixed))} cannot be written to; use in_place=False"
-        )
-    folded = [name for name, leaf in zip(layout.names, leaves, strict=True) if _extent(leaf) < leaf.nbytes]
+        raise ValueError(f"in_place=True, but params {listed(fixed)} cannot be written to; use in_place=False")
+    folded = [name for name, leaf in zip(layout.names, leaves, strict=True) if _spanned_bytes(leaf) < leaf.nbytes]
     if folded:
-        raise ValueError(f"in_place=True, but params {listed(folded)} share memory within; use in_place=False")
+        raise ValueError(
+            f"in_place=True, but entries of params {listed(folded)} share memory with each other; use in_place=False"
+        )
     for i, j in _overlapping(leaves):
         raise ValueError(
             f"in_place=True, but params {layout.names[i]!r} and {layout.names[j]!r} share memory; use in_place=False"
@@ -105,13 +112,13 @@ def callers_point(layout: ParameterLayout, leaves: Sequence[Array], args: tuple[
 
 
 @contextlib.contextmanager
-def moved(
+def leaves_at(
     leaves: Sequence[Array], seed: int, number: int, reach: float, *, in_place: bool
 ) -> Iterator[Sequence[Array]]:
-    """The leaves at point ``number``: themselves for 0, else displaced at random by ``reach`` mean magnitudes or so.
+    """The leaves at point ``number``: unchanged for 0, else every entry plus ``reach * scale * normal random number``.
 
-    In place the caller's arrays are overwritten, and restored to the bit at the end. At point 0 they are kept for that
-    only where they are small: what displaces single entries puts these back itself.
+    In place, the caller's arrays are overwritten, and restored bit for bit at the end. At point 0 small arrays are
+    copied for that; large ones are not, since whatever displaces an entry restores it.
     """
     if number == 0 and in_place and sum(leaf.nbytes for leaf in leaves) > _KEPT_BYTES:
         yield leaves
@@ -123,7 +130,7 @@ def moved(
 
 @contextlib.contextmanager
 def replaced(leaves: Sequence[Array], values: Sequence[Array], *, in_place: bool) -> Iterator[Sequence[Array]]:
-    """Arrays that hold other values: these themselves; in place the caller's, which are restored to the bit."""
+    """Arrays that hold ``values``: ``values`` itself, or (in place) the caller's, which are restored bit for bit."""
     if not in_place:
         yield values
         return
@@ -152,30 +159,30 @@ def _overwrite(leaves: Sequence[Array], values: Sequence[Array]) -> None:
         leaf[...] = value
 
 
-def tensor_scales(leaves: Sequence[Array]) -> NDArray[np.float64]:
-    """The length in which steps in a tensor are measured, from some 4,000 evenly spaced entries.
+def tensor_scales(leaves: Sequence[Array]) -> Floats:
+    """The length that is the unit of steps in each tensor, from some 4,000 evenly spaced entries.
 
-    The geometric mean of their magnitudes, so that a few huge ones do not set it for all, but at least a thousandth of
-    the arithmetic mean, for the many that may be tiny by chance. What is tiny beside the median counts as zero, and
-    zeros do not count. 1 for a tensor of zeros.
+    It is the geometric mean of the magnitudes, so that a few huge entries do not set it for all others, but at least a
+    thousandth of the arithmetic mean, since many entries may be tiny by chance. Zeros are left out, and so are entries
+    that are tiny compared with the median. 1 for a tensor of zeros.
     """
     return np.array([_typical_magnitude(leaf) for leaf in leaves])
 
 
 def _typical_magnitude(leaf: Array) -> float:
     flat = leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat
-    some = np.abs(np.asarray(flat[:: max(1, leaf.size // _LOOKED_AT)])).astype(np.float64)
+    some = np.abs(np.asarray(flat[:: max(1, leaf.size // _SCALE_SAMPLE)])).astype(np.float64)
     some = some[some > 0]
     if not some.size:
         return 1.0
     some = some[some > _AS_ZERO * median(some)]
     largest = float(some.max())
     mean = largest * float((some / largest).mean())
-    return max(float(np.exp(np.log(some).mean())), _TINY_SHARE * mean)
+    return max(float(np.exp(np.log(some).mean())), _LEAST_SCALE * mean)
 
 
-def _extent(leaf: Array) -> int:
-    """Bytes from an array's first to its last; fewer than its entries need where these overlap."""
+def _spanned_bytes(leaf: Array) -> int:
+    """The number of bytes from an array's first to its last; below ``nbytes`` only where entries overlap."""
     if not leaf.size:
         return 0
     low, high = np.lib.array_utils.byte_bounds(leaf)
@@ -183,7 +190,7 @@ def _extent(leaf: Array) -> int:
 
 
 def _overlapping(leaves: Sequence[Array]) -> Iterator[tuple[int, int]]:
-    """Pairs of arrays that share memory, among neighbours in the order of their addresses."""
+    """Pairs of arrays that share memory."""
     bounds = [np.lib.array_utils.byte_bounds(leaf) for leaf in leaves]
     order = sorted((i for i, leaf in enumerate(leaves) if leaf.size), key=lambda i: bounds[i])
     for place, i in enumerate(order):
@@ -194,19 +201,19 @@ def _overlapping(leaves: Sequence[Array]) -> Iterator[tuple[int, int]]:
                 yield min(i, j), max(i, j)
 
 
-def _in_double(value: Any) -> Any:
-    """Floating arrays (inside lists, tuples and dicts too) as float64; everything else as it is."""
+def _as_double(value: Any) -> Any:
+    """Floating-point arrays as float64, inside lists, tuples and dicts too; everything else unchanged."""
     if isinstance(value, (np.ndarray, np.floating)):
         return value.astype(np.float64) if value.dtype in (np.float16, np.float32) else value
     if isinstance(value, Mapping) and type(value) is dict:
-        return {key: _in_double(each) for key, each in value.items()}
+        return {key: _as_double(each) for key, each in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_in_double(each) for each in value)
+        return type(value)(_as_double(each) for each in value)
     return value
 
 
 def arrays_in(value: Any) -> Iterator[Any]:
-    """The NumPy arrays in nested lists, tuples and dicts, and single records, which are parts of one."""
+    """The NumPy arrays in nested lists, tuples and dicts, and single NumPy records (they are views of an array)."""
     if isinstance(value, (np.ndarray, np.void)):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -217,29 +224,29 @@ def arrays_in(value: Any) -> Iterator[Any]:
 
 
 def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
-    """A checksum of each array's bytes, to notice that it was written to."""
+    """A checksum of the bytes of each array, which shows whether it was written to (0 for an array of objects)."""
     return tuple(
         0 if array.dtype.hasobject else zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) for array in arrays
     )
 
 
 def refuse_changed(point: Point, before: tuple[int, ...], who: str) -> None:
-    """Raise a ValueError that names the parameters that a user's function changed: their entries, or their places."""
+    """Raise a ValueError if a user's function (``who``) changed parameters: entries, or the structure around them."""
     after = fingerprint(point.leaves)
     changed = [name for name, old, new in zip(point.layout.names, before, after, strict=True) if old != new]
     changed += _misplaced(point)
     if changed:
         raise ValueError(
-            f"{who} changed params {listed(list(dict.fromkeys(changed)))}; it must leave its parameters as they are: "
+            f"{who} changed params {listed(list(dict.fromkeys(changed)))}; it must not change its parameters: "
             "copy them first"
         )
 
 
 def _misplaced(point: Point) -> list[str]:
-    """Names whose arrays were taken out of the structure that a plain function receives, or replaced there."""
+    """Names whose arrays were removed, replaced or added in the structure that a plain function receives."""
     try:
         here = named_leaves(point.params)
-    except TypeError:  # something that is no parameter was put there
+    except TypeError:  # it holds something now that is not a parameter
         return list(point.layout.names)
     pairs = zip(point.layout.names, point.leaves, strict=True)
     return [name for name, leaf in pairs if here.get(name) is not leaf] + [

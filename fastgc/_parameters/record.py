@@ -1,4 +1,4 @@
-"""Parameters in one buffer, reached by name: what a jitted function receives."""
+"""Parameters by name over one buffer: what a jitted function receives."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from fastgc._arguments import brief, listed
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import Branch, Node, ParameterLayout
 
-_ALIGNMENT = 8  # bytes: enough for every dtype that parameters may have
+_WORD = 8  # bytes: every tensor begins at a multiple of it, as an array of float64 needs
 
 
 @dataclass(frozen=True)
 class RecordTree:
-    """What of a record is known when a function is compiled: names, dimensions and dtypes, but no sizes."""
+    """What the compiler knows of a record: names, numbers of dimensions and dtypes, but no sizes."""
 
     node: Node
     leaves: tuple[tuple[int, str], ...]  # number of dimensions and dtype of every tensor of the whole buffer
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
-        """Where in the table each tensor's row begins: one byte offset, then its shape."""
+        """The place in the table where each tensor's row begins; a row holds one byte offset, then the shape."""
         return tuple(np.cumsum([0, *(1 + ndim for ndim, _ in self.leaves)]).tolist())
 
 
 class Record:
-    """Named arrays over one shared buffer: ``r["W1"]`` in Python and in nopython code.
+    """Named arrays over one shared buffer, read as ``r["W1"]`` in Python and in nopython code.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class Record:
 
 
 def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: RecordTree) -> Any:
-    """Views of the buffer in the structure of the tree: dicts as `Record`, lists and tuples as tuple."""
+    """Views of the buffer in the structure of the tree: a `Record` for each dict, a tuple for each list or tuple."""
     if isinstance(tree.node, int):
         ndim, dtype = tree.leaves[tree.node]
         row = tree.rows[tree.node]
@@ -96,13 +96,21 @@ def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: Recor
 
 @dataclass(frozen=True)
 class Storage:
-    """One buffer with a copy of all parameters, and the views that the loss and the loops need."""
+    """One buffer with a copy of all parameters, and the views that the loss and the loops need.
+
+    Attributes
+    ----------
+    offsets : array of int64, shape (tensors,)
+        The byte at which each tensor begins.
+    leaves : tuple of arrays
+        Views of the buffer, each in the shape of its tensor.
+    """
 
     buffer: NDArray[np.uint8]
     table: NDArray[np.int64]
     tree: RecordTree
-    offsets: NDArray[np.int64]  # in bytes, where each tensor begins
-    leaves: tuple[Array, ...]  # views, each in the shape of its tensor
+    offsets: NDArray[np.int64]
+    leaves: tuple[Array, ...]
 
     def record(self) -> Any:
         """The parameters as a jitted function receives them."""
@@ -111,9 +119,7 @@ class Storage:
 
 def store(layout: ParameterLayout, leaves: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Storage:
     """Copy the leaves, cast to ``dtypes``, into one new buffer."""
-    sizes = [
-        -(-leaf.size * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT for leaf, dtype in zip(leaves, dtypes, strict=True)
-    ]
+    sizes = [-(-leaf.size * dtype.itemsize // _WORD) * _WORD for leaf, dtype in zip(leaves, dtypes, strict=True)]
     offsets = np.cumsum([0, *sizes]).tolist()
     rows = [[offset, *leaf.shape] for offset, leaf in zip(offsets, leaves, strict=False)]
     buffer = np.empty(offsets[-1], np.uint8)

@@ -1,4 +1,4 @@
-"""Which entries are checked one by one: strata in every tensor, reproducible by seed."""
+"""The choice of the entries that are checked one by one: strata in every tensor, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._arguments import listed, one_of, whole
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
 from fastgc._words import Samples
 
-_BLOCK = 1 << 17  # entries looked at together: no second array of a tensor's size
-_NAMED, _SHOWN = 16, 5  # entries of a tensor that are reported as not finite, and that a text names
-_LARGE_SHARE = 8  # one entry in eight is of the largest |analytic|, one in eight an exact zero
+_SCANNED_AT_ONCE = 1 << 17  # entries: 1 MiB of float64, which a cache holds, and no second array of a tensor's size
+_KEPT, _PRINTED = 16, 5  # entries that are not finite: kept, to report each; printed, as many as fit on a line
+_LARGE_SHARE = 8  # one entry in eight has the largest |analytic|, one in eight is an exact zero: half stay random
 
 
 @dataclass(frozen=True)
@@ -32,56 +31,63 @@ class Selection:
 
     @property
     def tensors(self) -> list[int]:
-        """Those that are checked."""
+        """The tensors that are checked."""
         return [t for t, count in enumerate(self.counts) if count is not None]
 
     @property
     def unexhausted(self) -> list[int]:
-        """The checked tensors of which not every entry is checked one by one."""
+        """The checked tensors that have entries which are not checked one by one."""
         return [t for t in self.tensors if self.counts[t] != self.layout.sizes[t]]
 
     @property
     def entries(self) -> int:
-        """Entries checked one by one, in all tensors together."""
+        """The number of entries that are checked one by one, in all tensors."""
         return sum(filter(None, self.counts))
 
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """The entries checked one by one, as sorted positions inside each tensor; None for a tensor left out."""
+    """The entries that are checked one by one.
 
-    local: tuple[NDArray[np.int64] | None, ...]
-    drawn: tuple[int, ...]  # how many of a tensor's entries were drawn at random
+    Attributes
+    ----------
+    local : by tensor, sorted positions inside it; None for a tensor that is not checked
+    drawn : by tensor, the number of them that were drawn at random
+    """
 
-    def positions(self, layout: ParameterLayout) -> NDArray[np.int64]:
-        """Positions of all planned entries in the flat vector, tensor by tensor."""
+    local: tuple[Positions | None, ...]
+    drawn: tuple[int, ...]
+
+    def positions(self, layout: ParameterLayout) -> Positions:
+        """Positions of all chosen entries in the flat vector, tensor by tensor."""
         parts = [layout.starts[t] + local for t, local in enumerate(self.local) if local is not None]
         return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 @dataclass(frozen=True)
 class NotFinite:
-    """Entries of an analytic gradient that are not finite: how many, and the positions inside it of the first ones."""
+    """The number of entries of a tensor's analytic gradient that are not finite, and the positions of the first."""
 
     count: int
-    first: NDArray[np.int64]
+    first: Positions
 
     def text(self, shape: tuple[int, ...], *, least: bool = False) -> str:
-        """How many they are, or are at ``least``, and the first ones' indices in an array of that shape."""
+        """Their number and the indices of the first ones, in an array of that shape; ``least``: there may be more."""
         size = math.prod(shape)
         index = [str([int(i) for i in np.unravel_index(place, shape)]) for place in self.first.tolist() if shape]
-        which = f": {listed(index[:_SHOWN], quote=False)}" + (", ..." if self.count > _SHOWN else "") if shape else ""
+        shown = listed(index[:_PRINTED], quote=False) + (", ..." if self.count > _PRINTED else "")
+        which = f": {shown}" if shape else ""
         return f"{'at least ' if least else ''}{self.count:,} of {size:,} {'entry' if size == 1 else 'entries'}{which}"
 
 
 def not_finite(gradient: Array) -> NotFinite | None:
-    """What is not finite in a tensor's flat gradient, None for nothing; all of it is looked at, and nothing copied."""
+    """The entries of a tensor's flat gradient that are not finite, or None. Every entry is examined, without a copy."""
     count, first = 0, np.empty(0, np.int64)
     for start, block in _blocks(gradient):
         finite = np.isfinite(block)
         if not finite.all():
             here = np.flatnonzero(~finite) + start
-            count, first = count + here.size, np.concatenate([first, here])[:_NAMED]
+            count, first = count + here.size, np.concatenate([first, here])[:_KEPT]
     return NotFinite(count, first) if count else None
 
 
@@ -93,9 +99,9 @@ def plan_samples(
 ) -> SamplePlan:
     """Choose ``counts[t]`` entries of tensor ``t`` (None: the tensor is not checked).
 
-    Strata: the first and the last entry, the largest ``|analytic|``, exact zeros of the analytic gradient, and for the
-    rest (at least half) entries drawn without replacement. Each tensor has its own generator, seeded by ``seed`` and
-    its name, so the choice in one tensor does not depend on the others.
+    The strata are the first and the last entry, the largest ``|analytic|`` and exact zeros of the analytic gradient.
+    The other entries, at least half of all, are drawn without replacement. The generator of a tensor depends only on
+    ``seed`` and the tensor's name, so the choice in one tensor does not depend on the others.
     """
     chosen = [
         (None, 0) if count is None else _choose(name, gradient, count, seed)
@@ -104,44 +110,44 @@ def plan_samples(
     return SamplePlan(tuple(local for local, _ in chosen), tuple(drawn for _, drawn in chosen))
 
 
-def _choose(name: str, gradient: Array, count: int, seed: int) -> tuple[NDArray[np.int64], int]:
+def _choose(name: str, gradient: Array, count: int, seed: int) -> tuple[Positions, int]:
     size = gradient.size
     if count >= size:
         return np.arange(size, dtype=np.int64), size
     generator = stream(seed, "samples", name)
     fixed = _fixed_strata(gradient, count // 2, generator)
-    drawn = _drawn(generator, size, count - fixed.size, fixed)
+    drawn = _drawn_entries(generator, size, count - fixed.size, fixed)
     return np.sort(np.concatenate([fixed, drawn])).astype(np.int64), drawn.size
 
 
-def _drawn(generator: np.random.Generator, size: int, count: int, known: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Different entries other than the known ones, drawn in room for a few times their number, whatever the size."""
+def _drawn_entries(generator: np.random.Generator, size: int, count: int, known: Positions) -> Positions:
+    """Different entries that are not among the known ones. Memory is that of a few times ``count`` entries."""
     found = np.empty(0, np.int64)
     while found.size < count:
-        more = generator.integers(size, size=2 * (count - found.size) + 16)
+        more = generator.integers(size, size=2 * (count - found.size) + 16)  # some are drawn twice, or known
         candidates = np.concatenate([found, more[~np.isin(more, known)]])
         _, first = np.unique(candidates, return_index=True)
         found = candidates[np.sort(first)]
     return found[:count]
 
 
-def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """At most ``room`` entries that are looked at by rule: the ends, the largest, exact zeros."""
+def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator) -> Positions:
+    """At most ``room`` entries that a rule chooses: the ends, the largest, exact zeros."""
     if room == 0:
         return np.empty(0, np.int64)
     share = max(1, room * 2 // _LARGE_SHARE)
     ends = np.array([0, gradient.size - 1])
-    candidates = np.concatenate([_largest(gradient, share), ends, _zeros(gradient, share, generator)])
+    candidates = np.concatenate([_largest_entries(gradient, share), ends, _zeros(gradient, share, generator)])
     _, first = np.unique(candidates, return_index=True)
     return candidates[np.sort(first)][:room]
 
 
 def _blocks(gradient: Array) -> Iterator[tuple[int, Array]]:
-    for start in range(0, gradient.size, _BLOCK):
-        yield start, gradient[start : start + _BLOCK]
+    for start in range(0, gradient.size, _SCANNED_AT_ONCE):
+        yield start, gradient[start : start + _SCANNED_AT_ONCE]
 
 
-def _largest(gradient: Array, count: int) -> NDArray[np.int64]:
+def _largest_entries(gradient: Array, count: int) -> Positions:
     """Positions of the ``count`` largest magnitudes; NaN counts as the largest."""
     best = np.empty(0, np.int64)
     for start, block in _blocks(gradient):
@@ -155,29 +161,27 @@ def _magnitude(block: Array) -> Array:
     return np.where(np.isnan(block), np.inf, np.abs(block))
 
 
-def _zeros(gradient: Array, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Positions of at most ``count`` exact zeros, from blocks looked at in random order."""
+def _zeros(gradient: Array, count: int, generator: np.random.Generator) -> Positions:
+    """Positions of at most ``count`` exact zeros, from blocks in random order."""
     starts = [start for start, _ in _blocks(gradient)]
     found = np.empty(0, np.int64)
     for start in generator.permutation(starts):
-        zeros = np.flatnonzero(gradient[start : start + _BLOCK] == 0) + start
+        zeros = np.flatnonzero(gradient[start : start + _SCANNED_AT_ONCE] == 0) + start
         found = np.concatenate([found, generator.choice(zeros, min(count - found.size, zeros.size), replace=False)])
         if found.size == count:
             break
     return found
 
 
-_MOST_EVALUATIONS = 2000  # that the default number of samples may take
-
-
-_FLOOR = 2  # entries of each tensor, however many tensors there are
+_MOST_EVALUATIONS = 2000  # for the default samples of all tensors: a few seconds of a loss that takes a millisecond
+_FEWEST_SAMPLES = 2  # of each tensor, however many tensors there are: its largest entry and one drawn at random
 
 
 class _Default(int):
-    """A default that can be told from the same number given by the caller."""
+    """The default number of samples, which differs in type from the same number given by the caller."""
 
 
-DEFAULT_SAMPLES = _Default(32)
+DEFAULT_SAMPLES = _Default(32)  # half of them random: they see a share of 1 - 0.05**(1/16) = 17 % of wrong entries
 
 
 def select(layout: ParameterLayout, tensors: str | Sequence[str] | None, samples: Samples, probes: int) -> Selection:
@@ -192,11 +196,11 @@ def select(layout: ParameterLayout, tensors: str | Sequence[str] | None, samples
 
 
 def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[str]:
-    """The names that ``tensors`` selects; a pattern that selects nothing is a ValueError."""
+    """The names that ``tensors`` selects; a ValueError for a pattern that selects none."""
     if patterns is None:
         return set(names)
     if not isinstance(patterns, Sequence):
-        raise TypeError(f"tensors is {patterns!r}; it must be a name, a pattern, or a list of these")
+        raise TypeError(f"tensors is {patterns!r}; it must be a name, a pattern, or a list of names and patterns")
     each = [patterns] if isinstance(patterns, str) else list(patterns)
     if not each:
         raise ValueError(f"tensors is {patterns!r}, which selects nothing; None selects all")
@@ -204,13 +208,12 @@ def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[
 
 
 def sample_counts(samples: Samples, names: Sequence[str], tensors: int, probes: int) -> dict[str, int]:
-    """Entries to sample by name; an exact name wins over patterns, a later pattern over an earlier one.
+    """The number of entries to sample, by name. An exact name wins over patterns, a later pattern over an earlier one.
 
-    The default falls where ``tensors`` tensors of that many samples would be too many and probes cover them anyway.
+    The default number is lower where ``tensors`` is large, provided that probes cover all entries.
     """
-    default = (
-        max(_FLOOR, min(DEFAULT_SAMPLES, _MOST_EVALUATIONS // (2 * max(1, tensors)))) if probes else DEFAULT_SAMPLES
-    )
+    affordable = _MOST_EVALUATIONS // (2 * max(1, tensors))  # a sample takes two evaluations
+    default = max(_FEWEST_SAMPLES, min(DEFAULT_SAMPLES, affordable)) if probes else DEFAULT_SAMPLES
     if not isinstance(samples, Mapping):
         count = default if isinstance(samples, _Default) else _count(samples, "samples", probes)
         return dict.fromkeys(names, int(count))
@@ -233,7 +236,7 @@ def _count(value: Any, name: str, probes: int) -> int:
 
 def matching_names(pattern: Any, names: Sequence[str], argument: str) -> list[str]:
     if not isinstance(pattern, str):
-        raise TypeError(f"{argument} has {pattern!r}; names and patterns are strings")
+        raise TypeError(f"{argument} has {pattern!r}; names and patterns must be strings")
     expression = re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
     found = [pattern] if pattern in names else [name for name in names if expression.match(name)]
     if not found:

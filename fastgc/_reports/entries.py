@@ -1,4 +1,4 @@
-"""Entries and their columns, and what the reports of gradients and Jacobians share."""
+"""Checked entries, and the methods that the reports of gradients and Jacobians share."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import brief, plural
+from fastgc._parameters.arrays import Positions
 from fastgc._public import public
 from fastgc._verdicts.judgement import PASS
 from fastgc._words import Verdict
 
-_SCHEMA = 1  # of the JSON
+_SCHEMA = 1  # version of the JSON's keys and their meanings
 
 
 @public
 @dataclass(frozen=True, repr=False)
 class Entry:
-    """One entry checked by itself.
+    """One entry that was checked by itself.
 
     Attributes
     ----------
-    tensor, index : name of the tensor and index into it
-    point : 0 for the given parameters, 1, 2, ... for the random points around them
-    analytic, numerical : the two derivatives
-    uncertainty : bound on the error of ``numerical``, truncation and noise together
-    step : the step that ``numerical`` rests on
-    relative_error : ``|a - n| / max(|a| + |n|, 1e-8)``
+    tensor, index : str, tuple of int
+        The name of the tensor and the index of the entry in it.
+    point : int
+        0 for the given parameters; 1, 2, ... for random points around them.
+    analytic, numerical : float
+        The two derivatives, in units of the loss per unit of the parameter.
+    uncertainty : float
+        Bound on the error of ``numerical``: truncation and noise together.
+    step : float
+        The displacement of the parameter from which ``numerical`` was computed.
+    relative_error : float
+        ``|a - n| / max(|a| + |n|, 1e-8)``, for analytic a and numerical n.
     verdict : "pass" | "fail" | "undecided"
-    reason : why it is not a plain pass, or ""
+    reason : str
+        Why the entry does not simply pass, or "".
     """
 
     tensor: str
@@ -52,12 +60,12 @@ class Entry:
 
 
 class Entries(Sequence[Entry]):
-    """Checked entries of one tensor, kept as arrays; an `Entry` is made when it is asked for.
+    """Checked entries of one tensor, kept as arrays. Indexing makes an `Entry`, slicing makes `Entries`.
 
     Parameters
     ----------
     name, shape : of the tensor
-    local : array of int, shape (entries,)
+    local : array of int64, shape (entries,)
         Positions in the tensor, in C order.
     columns : mapping of arrays, each of shape (entries,)
         The other attributes of `Entry`, by name.
@@ -65,11 +73,11 @@ class Entries(Sequence[Entry]):
 
     name: str
     shape: tuple[int, ...]
-    local: NDArray[np.int64]
+    local: Positions
     columns: dict[str, NDArray[Any]]
 
     def __init__(
-        self, name: str, shape: tuple[int, ...], local: NDArray[np.int64], columns: Mapping[str, NDArray[Any]]
+        self, name: str, shape: tuple[int, ...], local: Positions, columns: Mapping[str, NDArray[Any]]
     ) -> None:
         self.name, self.shape, self.local, self.columns = name, shape, local, dict(columns)
 
@@ -99,7 +107,7 @@ class Entries(Sequence[Entry]):
 
 
 class Report:
-    """What the dataclasses of reports can do alike."""
+    """The methods of all reports, which are dataclasses."""
 
     verdict: Verdict
 
@@ -115,12 +123,12 @@ class Report:
         return str(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain dicts, lists, strings and numbers; "nan", "inf" and "-inf" stand for such numbers."""
+        """The report as dicts, lists, strings and finite numbers; "nan", "inf" and "-inf" stand for the others."""
         return {"schema": _SCHEMA, "passed": self.passed, **_plain(self)}
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The report as JSON text, also written to ``path`` if one is given."""
-        import json  # two milliseconds, spared where nobody asks
+        """The report as JSON text, which is also written to ``path`` if that is given."""
+        import json  # takes two milliseconds, which most checks can save
 
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         if path is not None:
@@ -129,7 +137,7 @@ class Report:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, sequences and numbers as what JSON can hold."""
+    """Dataclasses, mappings, sequences and numbers in the form that JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
@@ -144,7 +152,7 @@ def _plain(value: Any) -> Any:
 
 
 def entry_text(entry: Entry) -> str:
-    """One entry in one line."""
+    """An entry in one line."""
     index = f"[{', '.join(map(str, entry.index))}]" if entry.index else ""
     point = f" at point {entry.point}" if entry.point else ""
     return (

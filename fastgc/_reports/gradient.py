@@ -1,4 +1,4 @@
-"""What a check found: summaries of tensors, single entries, text, dict and JSON. No numerics, no printing."""
+"""The report of a check of gradients: summaries of tensors, and the text for people. No numerics, no printing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED
 from fastgc._verdicts.probes import Probe, probed_error, upwards
 from fastgc._words import Verdict
 
-_ROWS = 20  # tensors in the text of a report
-_NAMED = 3  # tensors in its first line
+_ROWS = 20  # tensors in the text of a report: as many lines as fit on one screen with the rest of it
+_NAMES_ON_TOP = 3  # tensors in its first line, which a list of failing tests shows alone
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How large an error in one entry this run would have called a failure, absolute, over the checked entries."""
+    """The smallest absolute error in one entry that this run would have called a failure.
+
+    Attributes
+    ----------
+    largest, median : over the checked entries
+    """
 
     largest: float
     median: float
@@ -30,23 +35,58 @@ class Sensitivity:
 @public
 @dataclass(frozen=True, repr=False)
 class TensorSummary:
-    """What was found in one tensor.
+    """The results for one tensor, with analytic entries a and numerical entries n.
 
     Attributes
     ----------
-    name, shape, size : of the tensor
-    checked : entries checked one by one, at one point or at several
-    verdict, reason : "pass" | "fail" | "undecided", and why
-    max_relative_error : max ``|a - n| / max(|a| + |n|, 1e-8)`` over the checked entries
-    max_absolute_error : max ``|a - n|`` over the checked entries
-    relative_error : ``||a - n|| / (||a|| + ||n||)`` over the checked entries
-    worst : the entry with the largest ``|a - n|`` relative to what was allowed, or None
-    entries : every entry checked
-    wrong_entries : those that failed, worst first
-    sensitivity : the smallest error in an entry that would have been called a failure, or None
-    unseen_share : with 95 % confidence no larger share of the entries is wrong, judged by those drawn at random alone
-    probe : what random directions over all entries showed, or None where there were none
-    diagnosis : the kind of bug that the numbers are consistent with, or None
+    name, shape, size : str, tuple of int, int
+        Of the tensor.
+    checked : int
+        Entries that were checked one by one, at one point or at several.
+    verdict, reason : "pass" | "fail" | "undecided", str
+    max_relative_error : float
+        max ``|a - n| / max(|a| + |n|, 1e-8)`` over the checked entries.
+    max_absolute_error : float
+        max ``|a - n|`` over the checked entries.
+    relative_error : float
+        ``||a - n|| / (||a|| + ||n||)`` over the checked entries, in 2-norms.
+    worst : `Entry` or None
+        The entry with the largest ``|a - n|`` in units of its tolerance and uncertainty; a wrong one if there are any.
+    entries, wrong_entries : sequences of `Entry`
+        All checked entries; those that failed, the worst first.
+    sensitivity : Sensitivity or None
+        ``largest`` and ``median`` over the checked entries: the smallest absolute error that would have been called a
+        failure.
+    unseen_share : float
+        At most this share of the entries is wrong, with 95 % confidence. It follows from the entries drawn at random
+        alone: if m of them are right, it is ``1 - 0.05**(1/m)``.
+    probe : Probe or None
+        The slopes along random directions that displace all entries of the tensor; None without probes. Its attributes,
+        in units of the gradient, for directions of random signs:
+
+        - ``residuals``, ``uncertainties``: analytic minus numerical slope along each direction, and a bound on the
+          error of that difference
+        - ``seen``: whether a residual exceeds its uncertainty by so much that a difference was seen
+        - ``relative_error``, ``interval``: an estimate of ``||a - n|| / (||a|| + ||n||)`` over all entries and its
+          95 % interval; a bound if no difference was seen
+        - ``entry_limit``: the smallest error of one entry that shows, if all others are right
+        - ``norm_limit``: the smallest error of the whole tensor, relative to its norm, that shows
+        - ``miss_probability``: at most this is the probability that all directions miss an error with an entry above
+          ``entry_limit`` or a norm above ``4 * norm_limit``
+        - ``shared_with``: names of other tensors that the same directions displace
+    diagnosis : `Diagnosis` or None
+        The kind of bug that the numbers are consistent with.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> report = fastgc.check_gradients(lambda p: np.sum(p["w"] ** 2), lambda p: {"w": 2 * p["w"]}, {"w": np.ones(100)})
+    >>> tensor = report.tensors["w"]
+    >>> tensor.checked, tensor.size, tensor.verdict
+    (32, 100, 'pass')
+    >>> tensor.probe.entry_limit < 1e-4 and tensor.probe.miss_probability < 0.2
+    True
     """
 
     name: str
@@ -78,19 +118,44 @@ class TensorSummary:
 @public
 @dataclass(frozen=True, repr=False)
 class GradientReport(Report):
-    """The result of a check; ``str(report)`` is the text for people, ``bool(report)`` whether it passed.
+    """The result of a check. ``str(report)`` is the text for people; ``bool(report)`` is true if it passed.
 
     Attributes
     ----------
     verdict : "pass" | "fail" | "undecided"
-    tensors : dict of `TensorSummary` by name, in the order of the parameters
-    evaluations : how often the loss was called
-    seconds : wall-clock time of the check
-    seed : that reproduces it
-    points : at how many points the gradient was checked
-    engine : what ran the loss
-    crosscheck : what ``scipy.optimize.check_grad`` says of a few entries, or None
-    notes : what else a reader should know
+        "fail" if a tensor fails, else "undecided" if one is, else "pass".
+    tensors : dict of `TensorSummary`
+        By name, in the order of the parameters.
+    evaluations : int
+        The number of calls of the loss.
+    seconds : float
+        Wall-clock time of the check.
+    seed, points : int
+        As given: the seed of all random choices; the number of points where the gradient was checked.
+    engine : str
+        What ran the loss, for example "numba (2 threads)".
+    crosscheck : CrossCheck or None
+        ``error``, ``norm`` and ``entries`` of ``scipy.optimize.check_grad`` on a few entries. It decides nothing.
+    notes : tuple of str
+        Other facts that a reader should know: noise, exceptions of the loss, tensors that were not checked.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> loss, gradients = lambda p: np.sum(p["w"] ** 2) + p["b"][0], lambda p: {"w": p["w"], "b": np.ones(1)}
+    >>> report = fastgc.check_gradients(loss, gradients, {"w": np.arange(1.0, 4.0), "b": np.zeros(1)})
+    >>> report.verdict, bool(report)
+    ('fail', False)
+    >>> [name for name, tensor in report.tensors.items() if tensor.verdict == "fail"]
+    ['w']
+    >>> report.tensors["w"].diagnosis.kind, round(report.tensors["w"].diagnosis.factor, 6)
+    ('factor', 0.5)
+    >>> worst = report.tensors["w"].worst
+    >>> worst.index, worst.analytic, round(worst.numerical, 6)
+    ((2,), 3.0, 6.0)
+    >>> report.to_dict()["tensors"]["b"]["verdict"]
+    'pass'
     """
 
     verdict: Verdict
@@ -105,21 +170,21 @@ class GradientReport(Report):
 
     @property
     def sensitivity(self) -> dict[str, Sensitivity | None]:
-        """By tensor: the smallest error in one entry that this run would have called a failure."""
+        """The smallest error in one entry that this run would have called a failure, by tensor."""
         return {name: tensor.sensitivity for name, tensor in self.tensors.items()}
 
     def __str__(self) -> str:
-        return "\n".join(_text(self))
+        return "\n".join(_lines(self))
 
 
 # --- text ---
 
 
-def _text(report: GradientReport) -> Iterable[str]:
+def _lines(report: GradientReport) -> Iterable[str]:
     tensors = list(report.tensors.values())
     order = {FAIL: 0, UNDECIDED: 1, PASS: 2}
-    worst_first = sorted(tensors, key=lambda tensor: (order[tensor.verdict], -_excess(tensor.worst)))
-    yield _headline(report, worst_first)
+    worst_first = sorted(tensors, key=lambda tensor: (order[tensor.verdict], -_sort_key(tensor.worst)))
+    yield _first_line(report, worst_first)
     yield from _table(worst_first[:_ROWS])
     if len(tensors) > _ROWS:
         rest = [tensor.verdict for tensor in worst_first[_ROWS:]]
@@ -138,7 +203,7 @@ def _text(report: GradientReport) -> Iterable[str]:
     yield from (f"note: {note}" for note in report.notes)
 
 
-def _headline(report: GradientReport, tensors: Sequence[TensorSummary]) -> str:
+def _first_line(report: GradientReport, tensors: Sequence[TensorSummary]) -> str:
     checked, size = sum(tensor.checked for tensor in tensors), sum(tensor.size for tensor in tensors)
     where = f" at {report.points} points" if report.points > 1 else ""
     parts = [
@@ -158,13 +223,13 @@ def _covered(tensors: Sequence[TensorSummary]) -> str:
 
 
 def _outcome(verdict: Verdict, tensors: Sequence[TensorSummary]) -> str:
-    """How many tensors, and which, the worst first: of a failing test a list of results shows this line alone."""
+    """The number and the names of the tensors concerned, the worst first."""
     count, concerned = len(tensors), [tensor for tensor in tensors if tensor.verdict == verdict]
     noun = plural(count, "tensor", "tensors")
     if verdict == PASS:
         return f"{count} {noun} {plural(count, 'agrees', 'agree')}"
     verb = "cannot be decided" if verdict == UNDECIDED else plural(len(concerned), "disagrees", "disagree")
-    named = listed([_with_kind(tensor) for tensor in concerned], quote=False, limit=_NAMED)
+    named = listed([_with_kind(tensor) for tensor in concerned], quote=False, limit=_NAMES_ON_TOP)
     return f"{len(concerned)} of {count} {noun} {verb}" + (named and f": {named}")
 
 
@@ -178,20 +243,20 @@ def _with_kind(tensor: TensorSummary) -> str:
 
 
 def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
-    """What the probes and the samples could not have seen."""
+    """The largest errors that the probes and the samples could have missed."""
     probed = [(tensor, tensor.probe) for tensor in tensors if tensor.probe and math.isfinite(tensor.probe.norm_limit)]
     if not probed:
         return
     entry = max(probe.entry_limit for _, probe in probed)
-    tensor = max(probe.norm_limit for _, probe in probed)
+    tensor = 4 * max(probe.norm_limit for _, probe in probed)  # as `Probe.miss_probability` is defined
     chance = max(probe.miss_probability for _, probe in probed)
     yield (
         f"probes miss an error of one entry above {upwards(entry)}, or of a tensor as a whole above "
-        f"{upwards(4 * tensor)} of it, with probability {upwards(chance)} at most"
+        f"{upwards(tensor)} of it, with probability {upwards(chance)} at most"
     )
     share = max(tensor.unseen_share for tensor, _ in probed)
     if share < 1:
-        yield f"samples alone leave room for {100 * share:.0f} % of wrong entries in a tensor (95 % confidence)"
+        yield f"samples alone cannot rule out up to {100 * share:.0f} % wrong entries in a tensor (95 % confidence)"
 
 
 def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
@@ -233,7 +298,7 @@ def _remark(tensor: TensorSummary) -> str:
 
 
 def _evidence(tensor: TensorSummary) -> Iterable[str]:
-    """What a diagnosis rests on, and what would explain the entries as well."""
+    """The measurements behind a diagnosis, and other explanations of the entries."""
     found = tensor.diagnosis
     if found is None or found.kind == "unstructured":
         return
@@ -250,7 +315,8 @@ def _evidence(tensor: TensorSummary) -> Iterable[str]:
     yield from (f"{tensor.name}: also {message}" for message in found.alternatives)
 
 
-def _excess(entry: Entry | None) -> float:
+def _sort_key(entry: Entry | None) -> float:
+    """A relative error by which tensors are sorted; NaN counts as infinite."""
     if entry is None:
         return 0.0
     return math.inf if math.isnan(entry.relative_error) else entry.relative_error

@@ -75,7 +75,7 @@ def test_values_are_those_of_single_calls(threads: int, kinds: str) -> None:
 def test_values_along_directions_are_those_of_single_calls(
     threads: int, kinds: str, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_compiled, "_FEW", few)
+    monkeypatch.setattr(_compiled, "_BUNDLED_ENTRIES", few)
     generator = np.random.default_rng(1)
 
     def signs(count: int) -> Any:
@@ -107,7 +107,7 @@ def test_rows_of_several_tensors_are_those_of_single_calls(kinds: str) -> None:
 
 @pytest.mark.parametrize("few", [0, 1 << 17])
 def test_nothing_is_evaluated_when_the_time_is_over(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_compiled, "_FEW", few)
+    monkeypatch.setattr(_compiled, "_BUNDLED_ENTRIES", few)
     positions, ray = np.array([0, 50]), Ray(2, 0, np.ones(700, np.int8), 1.0)
     with evaluators(smooth, 2) as (_, compiled):
         compiled._direct.deadline = 0.0
@@ -133,7 +133,7 @@ def raises_far_out(params: Any) -> float:
 def test_where_a_loss_raises_along_a_direction_it_is_nan(
     threads: int, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_compiled, "_FEW", few)
+    monkeypatch.setattr(_compiled, "_BUNDLED_ENTRIES", few)
     ray = Ray(2, 0, np.ones(700, np.int8), 1.0)
     with evaluators(raises_far_out, threads) as (_, compiled):
         values = compiled.along_rays([[ray]] * 30, np.array([-1.0, 1.0]))

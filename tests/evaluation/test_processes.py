@@ -14,6 +14,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any, NamedTuple
@@ -177,7 +178,7 @@ def test_a_scratch_buffer_keeps_the_loss_in_one_process() -> None:
 
 def test_processes_are_as_many_as_memory_holds_copies_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastgc._evaluation.engine._available_memory", lambda: 100.0)
-    monkeypatch.setattr("fastgc._evaluation.engine._ALWAYS_THERE", 0)
+    monkeypatch.setattr("fastgc._evaluation.engine._NEGLIGIBLE_BYTES", 0)
     report = fastgc.check_gradients(square, double, array(9), workers=3)
     assert report.passed and report.engine == "python"
     assert report.notes[0] == "1 of 3 processes: each needs a copy of the parameters of 0 MiB"
@@ -222,7 +223,7 @@ def test_where_a_loss_raises_in_a_worker_it_is_not_defined(make: Callable[[], Ex
         (
             lambda: OddError("disk", "full"),
             RuntimeError,
-            "^loss raised OddError: disk: full; an exception that cannot be pickled",
+            "^loss raised OddError: disk: full; this exception cannot be pickled",
         ),
     ],
 )
@@ -273,7 +274,7 @@ def test_values_outside_the_domain_are_no_exceptions_in_processes_either() -> No
 def test_an_exception_that_cannot_be_sent_keeps_its_text() -> None:
     again = pickle.loads(_workers._portable(OddError("disk", "full")))
     assert type(again) is RuntimeError
-    assert str(again) == "loss raised OddError: disk: full; an exception that cannot be pickled"
+    assert str(again) == "loss raised OddError: disk: full; this exception cannot be pickled"
     with_lock = OwnError(threading.Lock())
     assert "loss raised OwnError: <unlocked" in str(pickle.loads(_workers._portable(with_lock)))
 
@@ -392,7 +393,7 @@ def evaluator_for(loss: Any, params: Any, **options: Any) -> _workers.WorkersEva
     layout, leaves = flatten_parameters(params)
     direct = PythonEvaluator(loss, params, (), layout, leaves, leaves)
     settings = {"count": 2, "seconds": 1.0, "reproducible": True}
-    return _workers.WorkersEvaluator(direct, loss, (), layout, leaves, **(settings | options))
+    return _workers.WorkersEvaluator(direct, _workers.SentLoss(loss, (), layout, leaves), **(settings | options))
 
 
 def task(evaluator: Any, method: str, *arguments: Any) -> Any:
@@ -406,7 +407,7 @@ def task(evaluator: Any, method: str, *arguments: Any) -> Any:
 @pytest.fixture
 def no_worker_here() -> Iterator[None]:
     yield
-    _workers._open.clear()
+    _workers._present.clear()
 
 
 @pytest.mark.usefixtures("folder", "no_worker_here")
@@ -423,7 +424,7 @@ def test_a_worker_keeps_one_copy_of_the_parameters_and_restores_it() -> None:
         for _ in range(2):
             assert task(evaluator, "values", np.array([0]), np.array([[9.0]]), silent) == expected
             assert task(evaluator, "along", np.array([0]), array(5)[None, :1]) == [square(array(5))]
-        assert list(_workers._open) == [evaluator._check]  # that of the check before is gone
+        assert list(_workers._present) == [evaluator._check]  # that of the check before is gone
         evaluator.close()
 
 
@@ -451,7 +452,7 @@ def test_a_loss_is_compared_beside_the_point_too(at_point: float, beside: float)
     evaluator = evaluator_for(loss, np.ones(5))
     factors["beside"] = beside
     other = evaluator._check.with_name("other")
-    _workers.save(other, (loss, (), *_workers.load(evaluator._check)[2:]))
+    _workers.save(other, replace(_workers.load(evaluator._check), loss=loss))
     evaluator._check = other
     if beside == 1.0:
         assert task(evaluator, "along", np.array([0]), np.array([[1.0]])) == [1.0]

@@ -54,7 +54,7 @@ def test_dropped_pieces_are_taken_by_nobody() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_a_crew_does_all_items_once_and_says_so(threads: int) -> None:
+def test_worker_threads_do_all_items_once_and_says_so(threads: int) -> None:
     out, told, workers = np.zeros(1000, int), [], set()
     all_there = threading.Barrier(threads)
 
