@@ -139,9 +139,9 @@ def check_gradients(
     Notes
     -----
     *An entry.* The first look is one quotient, at a step that balances truncation against the measured noise of the
-    loss (Gill, Murray, Saunders and Wright 1983). What it leaves in doubt is measured at a ladder of steps, extrapolated
-    (Richardson 1911), and bounded by how far the extrapolations scatter: the numerical derivative n with its
-    uncertainty u. With tol = atol + rtol * max(|a|, |n|), an entry a
+    loss (Gill, Murray, Saunders and Wright 1983). What it leaves in doubt is measured at a ladder of steps and
+    extrapolated (Richardson 1911); the scatter of the extrapolations bounds the error: the numerical derivative n with
+    its uncertainty u. With tol = atol + rtol * max(|a|, |n|), an entry a
 
     - fails if |a - n| > tol + 10 u,
     - passes if |a - n| <= tol + u and u is small enough for a wrong value to show (at most 1 % of the entry or of the
