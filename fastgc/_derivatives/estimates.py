@@ -384,4 +384,4 @@ def _ladders(loss: LossAtPoint, positions: Positions, rungs: Floats) -> list[Lad
         rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
     noise = np.fmax(loss.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))
     rows = zip(below, above, minus, plus, noise, strict=True)
-    return [Ladder(*row[:4], loss.base, row[4]) for row in rows]
+    return [Ladder(*row[:4], loss.base, row[4], loss.noise.eps) for row in rows]

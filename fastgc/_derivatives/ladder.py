@@ -62,6 +62,7 @@ class Ladder:
     minus, plus : loss values there
     base : the loss at the point
     noise : absolute noise of a value at each step, shape (steps,)
+    eps : resolution of the values' dtype
     """
 
     below: Floats
@@ -70,6 +71,7 @@ class Ladder:
     plus: Floats
     base: float
     noise: Floats
+    eps: float = _EPS
 
     @property
     def ratio(self) -> float:
@@ -78,9 +80,10 @@ class Ladder:
 
     def part(self, keep: Positions) -> Ladder:
         """The ladder with some of its steps."""
-        return Ladder(
-            self.below[keep], self.above[keep], self.minus[keep], self.plus[keep], self.base, self.noise[keep]
+        below, above, minus, plus, noise = (
+            each[keep] for each in (self.below, self.above, self.minus, self.plus, self.noise)
         )
+        return Ladder(below, above, minus, plus, self.base, noise, self.eps)
 
     def extended(self, other: Ladder) -> Ladder:
         """The ladder joined with another one whose steps are all larger or all smaller."""
@@ -92,6 +95,7 @@ class Ladder:
             np.concatenate([first.plus, second.plus]),
             self.base,
             np.concatenate([first.noise, second.noise]),
+            self.eps,
         )
 
     @cached_property
@@ -132,7 +136,7 @@ def derivative_from(ladder: Ladder) -> Derivative:
     """
     both = _finite_tail(np.isfinite(ladder.minus) & np.isfinite(ladder.plus))
     if both.size < _FEWEST:
-        return _one_sided(ladder)
+        return _steepest(ladder) if both.size == ladder.above.size else _one_sided(ladder)
     whole = ladder if both.size == ladder.above.size else ladder.part(both)
     if _is_quantised(whole):
         return _steepest(whole)
@@ -163,12 +167,12 @@ def _is_quantised(ladder: Ladder) -> bool:
     Values that differ by a few units in the last place are those of a constant: its round-off bounds the slope.
     """
     values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
-    rounding = _LAST_PLACES * np.spacing(np.abs(values).max())
+    rounding = _LAST_PLACES * ladder.eps * np.abs(values).max()
     return 1 < len(set(values.tolist())) < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
 
 
 def _steepest(ladder: Ladder) -> Derivative:
-    """What a staircase shows: the slope is at most the steepest of its quotients."""
+    """What a staircase, or too short a ladder, shows: the slope is at most the steepest of its quotients."""
     slopes = np.concatenate([ladder.forward, ladder.backward, ladder.central])
     return Derivative(0.0, max(float(np.abs(slopes).max()), _TINY), 0.0, 0.0, float(ladder.above[-1]), "quantised")
 

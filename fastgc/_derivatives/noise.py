@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,13 @@ class Noise:
     at_point: float
     displaced: float
     reach: float  # the distance of the second estimate, in units of the parameters' scale
-    single: bool  # all values fall on the float32 grid
+    single: bool  # all values are float32 numbers
     change: float = 0.0  # the larger change of the loss at that distance, on either side
+
+    @property
+    def eps(self) -> float:
+        """Resolution of the values."""
+        return float(np.finfo(np.float32 if self.single else np.float64).eps)
 
     def at(self, distance: Floats) -> Floats:
         """The noise at a distance in units of the scale: it grows linearly from the first estimate to the second.
@@ -67,7 +72,7 @@ def measure_noises(values: Values, bases: Floats, eps: float) -> list[Noise]:
         changes = np.abs(sample[-2:] - bases).max(axis=0).tolist()
     single = on_grid.all(axis=0).tolist()
     return [
-        _rounded_up(base, here[i], there[i], _FAR, single[i], changes[i])
+        _rounded_up(base, here[i], there[i], _FAR, single[i] and _are_single([base, *sample[:, i]]), changes[i])
         if clear[i]
         else measure_noise(lambda distances, i=i: values(distances)[:, i], base, eps)  # type: ignore[misc]
         for i, base in enumerate(bases.tolist())
@@ -86,21 +91,21 @@ def measure_noise(values: Values, base: float, eps: float) -> Noise:
     eps : float
         Resolution of the parameters' dtype.
     """
-    here, single_here = _noise_around(values, 0.0, eps)
+    here, values_here = _noise_around(values, 0.0, eps)
     reach = _finite_reach(values)
-    there, single_there = _noise_around(values, reach, eps)
+    there, values_there = _noise_around(values, reach, eps)
+    single = _are_single([base, *values_here, *values_there])
     away = np.abs(values(np.array([-reach, reach])) - base)
     change = float(np.nan_to_num(away, nan=0.0, posinf=0.0).max())
-    return _rounded_up(base, here, there, reach, single_here and single_there, change)
+    return _rounded_up(base, here, there, reach, single, change)
 
 
-def _rounded_up(base: float, here: float, there: float, reach: float, on_grid: bool, change: float) -> Noise:
-    """The noise, at least that of rounding: to float32 if all values, and the loss itself, are float32 numbers.
+def _rounded_up(base: float, here: float, there: float, reach: float, single: bool, change: float) -> Noise:
+    """The noise, at least that of rounding to the dtype of the values.
 
     A loss that is exactly 0 everywhere nearby may be so by rounding, as log(1 + exp(-50)) is: it counts as a sum of
     terms of order 1.
     """
-    single = on_grid and _rounded_to_single(base)
     size = 1.0 if base == here == there == change == 0 else abs(base)
     rounding = float(np.finfo(np.float32 if single else np.float64).eps) * size / 2
     return Noise(max(rounding, here), max(rounding, there), reach, single, change)
@@ -117,8 +122,8 @@ def _finite_reach(values: Values) -> float:
     return reach
 
 
-def _noise_around(values: Values, start: float, eps: float, *, flat: bool = False) -> tuple[float, bool]:
-    """Noise from values so far apart that fewer than half of them tie, and whether they lie on the float32 grid.
+def _noise_around(values: Values, start: float, eps: float, *, flat: bool = False) -> tuple[float, Floats]:
+    """Noise from values so far apart that fewer than half of them tie, and these values.
 
     Values that tie up to a kink and move beyond it would look like noise: they are taken again from beyond the kink
     (once: ``flat`` says that this was done).
@@ -132,19 +137,24 @@ def _noise_around(values: Values, start: float, eps: float, *, flat: bool = Fals
         spacing *= _GROWTH
         if spacing > _WIDEST:
             sample = values(start + np.arange(_STAIR_POINTS) * (_FAR / _STAIR_POINTS))
-            return _stair(sample), bool(_on_float32_grid(sample))
+            return _stair(sample), sample
     still = _still_until(sample)
     if spacing > first and still and not flat:
         return _noise_around(values, start + spacing * (still + 2), eps, flat=True)
     noise = _NOISE_SAFETY * float(difference_table_noise(sample))
     if spacing > first:  # closer values tied: they lie on a grid, and a regular one shows no scatter
         noise = max(noise, _smallest_change(sample) / 2)
-    return noise, bool(_on_float32_grid(sample))
+    return noise, sample
 
 
 def _ties(sample: Floats) -> Any:
     """Whether half or more of the values equal the previous one."""
     return 2 * np.count_nonzero(sample[1:] == sample[:-1], axis=0) >= len(sample) - 1
+
+
+def _are_single(values: Sequence[float]) -> bool:
+    """Whether values are float32 numbers, one of them at least not by chance."""
+    return bool(_on_float32_grid(np.array(values))) and any(map(_rounded_to_single, values))
 
 
 def _rounded_to_single(value: float) -> bool:

@@ -28,6 +28,7 @@ _QUOTIENTS_AT_ONCE = 1 << 15  # entries: their displaced points and values, 1 MB
 _MEDIAN_OF = 4096  # entries of a tensor whose median stands for that of all: known to 2 % of their ranks
 _FEWEST_REMARKED = 3  # entries: one or two agree to the last bit by chance
 _AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
+_ANALYTIC_ROUNDING = 4.0  # eps of the terms of an analytic value: a product of three numbers and its place in a sum
 _ROUND_OFF = 100  # eps of the loss: a sum of 10,000 terms or so has no more round-off; more is noise
 
 
@@ -67,8 +68,26 @@ class GradientAtPoint:
         """The verdict on every estimated entry."""
         tensors = self.loss.layout.tensor_of(estimates.positions)
         analytic = self.analytic(estimates.positions)
-        around = _AROUND * self.loss.local_variation / self.loss.tensor_scales
-        return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reasons(self.loss), around)
+        slopes = self.loss.local_variation / self.loss.tensor_scales
+        scales = np.maximum(scales, self._stillness(estimates, analytic, tensors))
+        rounding = _ANALYTIC_ROUNDING * self._eps * np.maximum(scales, slopes)
+        reasons = _noise_reasons(self.loss)
+        return judge(analytic, estimates, tensors, scales, self.tolerances, reasons, _AROUND * slopes, rounding)
+
+    @cached_property
+    def _eps(self) -> Floats:
+        """Resolution of the analytic gradient's dtype, shape (tensors,)."""
+        return np.array([np.finfo(each.dtype).eps for each in self.gradients], np.float64)
+
+    def _stillness(self, estimates: Estimates, analytic: Floats, tensors: Positions) -> Floats:
+        """A scale for tensors with zero slopes of a loss that does not move at all, shape (tensors,).
+
+        That the loss stays the same to the bit is an answer: the slope is zero within round-off of the loss.
+        """
+        if self.loss.local_variation:
+            return np.zeros(self.loss.tensor_scales.size)
+        moving = np.bincount(tensors, (analytic != 0) | (estimates.numerical != 0), self.loss.tensor_scales.size)
+        return np.where(moving, 0.0, _AROUND * (abs(self.loss.base) or 1.0) / self.loss.tensor_scales)
 
     def scales(self, estimates: Estimates) -> Floats:
         """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""

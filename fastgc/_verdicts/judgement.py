@@ -62,7 +62,7 @@ class Tolerances:
         return atol[tensors] + self.rtol[tensors] * size
 
     def harmless(self, tensors: Positions) -> Floats:
-        """The error that the caller accepts, shape (entries,); 0 if not given."""
+        """The absolute error that the caller accepts, shape (entries,); 0 if not given."""
         accepted = self.atol if self.accepted is None else self.accepted
         return np.zeros(tensors.size) if accepted is None else accepted[tensors]
 
@@ -157,6 +157,7 @@ def judge(
     tolerances: Tolerances,
     noise_reasons: tuple[str, str],
     around: Floats | float = 0.0,
+    rounding: Floats | float = 0.0,
 ) -> Judgement:
     """The verdict on every entry.
 
@@ -171,18 +172,23 @@ def judge(
         Why a slope is too uncertain, and why one cannot be distinguished from zero.
     around : array, shape (tensors,), or 0
         A small share of the slopes around the point: at an optimum, an uncertainty is compared with these.
+    rounding : array, shape (tensors,), or 0
+        Round-off of the analytic values, from the terms that they are sums of.
 
     Notes
     -----
-    With u the uncertainty and d the distance of the analytic value from the numerical one (from the interval between
-    the one-sided slopes, at a kink), an entry fails if d > tol + 10u. It passes if d <= tol + u and u is so small that
-    a wrong value would fail, or if d + u is within the absolute tolerance of the caller. Otherwise it is undecided.
-    Every comparison is false for NaN: no NaN passes, nor does any entry whose tolerance overflowed.
+    Let u be the uncertainty, r the round-off of the analytic value, and d its distance from the numerical one (from the
+    interval between the one-sided slopes, at a kink). An entry fails if d > tol + 10 (u + r). It passes if d <= tol + u
+    and u is so small that a wrong value would fail; or if r explains the rest of d, and either is so small or the slope
+    is zero within u; or if d + u is within the tolerance of the caller. Otherwise it is undecided. Every comparison is
+    false for NaN: no NaN passes, nor does any entry whose tolerance overflowed.
 
     Most entries of a right gradient are within tolerance, with an uncertainty far below the tensor's scale: they pass
     at once, and only the others take the full judgement.
     """
-    around = np.where(np.isfinite(around), np.broadcast_to(around, scales.shape), 0.0)
+    around, rounding = (
+        np.where(np.isfinite(each), np.broadcast_to(each, scales.shape), 0.0) for each in (around, rounding)
+    )
     judgement = Judgement.passing(analytic, estimates)
     for begin in range(0, analytic.size, _JUDGED_AT_ONCE):
         some = slice(begin, begin + _JUDGED_AT_ONCE)
@@ -190,7 +196,7 @@ def judge(
         judgement.allowed[some] = allowed
         if not right.all():
             rest = begin + np.flatnonzero(~right)
-            among = estimates.part(rest), tensors[rest], scales, tolerances, noise_reasons, around
+            among = estimates.part(rest), tensors[rest], scales, tolerances, noise_reasons, around, rounding
             judgement.replace(rest, _judged(analytic[rest], *among))
     return judgement
 
@@ -222,6 +228,7 @@ def _judged(
     tolerances: Tolerances,
     noise_reasons: tuple[str, str],
     around: Floats,
+    rounding: Floats,
 ) -> Judgement:
     """The full judgement of some entries; see `judge`."""
     low, high = np.minimum(estimates.left, estimates.right), np.maximum(estimates.left, estimates.right)
@@ -234,16 +241,18 @@ def _judged(
         extent = np.fmax(size, np.fmax(np.abs(low), np.abs(high)))  # the slopes beside a kink may be larger
         extent = np.maximum(extent, scales[tensors])
         allowed = tolerances.allowed(tensors, size, scales)
-        u = estimates.uncertainty
-        resolved = u <= tolerances.useful[tensors] * np.maximum(extent, around[tensors])
+        u, r, useful = estimates.uncertainty, rounding[tensors], tolerances.useful[tensors]
+        resolved = u <= useful * np.maximum(extent, around[tensors])
+        exact = (distance <= allowed + u) | (r <= useful * extent) | (np.abs(numerical) <= u)
         bounded = np.isfinite(allowed)
-        agrees = (distance <= allowed + u) & bounded
-        wrong = distance > allowed + _WRONG_BEYOND * u
+        agrees = (distance <= allowed + u + r) & bounded
+        wrong = distance > allowed + _WRONG_BEYOND * (u + r)
         unsure = ~(u <= _CHEAP * extent) | (distance > allowed)
         margin = np.where(estimates.troubled_by("jump"), _WRONG_BEYOND * u, u)
-        settled = distance + margin <= tolerances.harmless(tensors)
+        accepted = tolerances.harmless(tensors) + np.where(blocked, 0.0, tolerances.rtol[tensors] * size)
+        settled = (distance + margin <= accepted) & bounded
     failed = (wrong & ~blocked) | ~np.isfinite(analytic)
-    undecided = ~(failed | settled | (resolved & agrees & ~blocked))
+    undecided = ~(failed | settled | (resolved & exact & agrees & ~blocked))
     close = undecided & ~agrees & ~blocked & bounded
     reason = np.full(analytic.size, "", object)
     if (kink | failed | undecided).any():
@@ -251,6 +260,7 @@ def _judged(
             (kink & ~failed, "kink"),
             (undecided & ~resolved, noise_reasons[0]),
             (undecided & ~resolved & (np.abs(numerical) <= u), noise_reasons[1]),
+            (undecided & resolved & ~exact, "round-off of the analytic value may hide a difference"),
             (close, "too close to the tolerance to call"),
             (undecided & ~bounded, "what is allowed overflows"),
             (undecided & blocked, "the quotients are not finite: they overflow"),
