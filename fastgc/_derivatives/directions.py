@@ -1,19 +1,19 @@
-"""Random-sign directions: two loss values that see every entry of a tensor, whatever its size.
+"""Random-sign directions: two loss values that cover every entry of a tensor, whatever its size.
 
 Let e = a - n be the error of a tensor's gradient and s independent random signs. The residual r = sum_i s_i e_i, which
 is the analytic slope along s minus the true one, has the mean square ||e||**2. Let u bound the error of the measured
-slope, and call a direction suspicious where the measured residual exceeds u: so it is wherever |r| > 2u.
+slope, and call a direction suspicious if the measured residual exceeds u: it is suspicious whenever |r| > 2u.
 
 *An entry with |e_j| > 2u.* Flip its sign: r changes from R + e_j to R - e_j, and
-max(|R + e_j|, |R - e_j|) >= |e_j| > 2u. So of every such pair of sign vectors at least one is suspicious: one direction
-misses with probability at most 1/2.
+max(|R + e_j|, |R - e_j|) >= |e_j| > 2u. So at least one of every such pair of sign vectors is suspicious: one
+direction misses the error with probability at most 1/2.
 
 *A norm ||e|| >= 8u with no such entry.* By the Berry-Esseen theorem (constant 0.56, Shevtsova 2010) the distribution of
 r / ||e|| differs from the normal one by at most 0.56 * sum |e_i|**3 / ||e||**3 <= 0.56 * 2u / 8u = 0.14. So
 P(|r| <= 2u) <= P(|Z| <= 1/4) + 2 * 0.14 < 0.198 + 0.28 < 1/2.
 
-Directions are independent, so k of them miss with probability at most 2**-k. An isolated wrong entry alone gives
-|r| = |e_j| whatever the signs, and is never missed above 2u.
+Directions are independent, so k of them miss the error with probability at most 2**-k. A single wrong entry gives
+|r| = |e_j| for all signs, and no direction misses it above 2u.
 """
 
 from __future__ import annotations
@@ -29,24 +29,22 @@ from numpy.typing import NDArray
 from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
 from fastgc._evaluation.evaluator import Ray
-from fastgc._parameters.arrays import Array, norm
+from fastgc._parameters.arrays import Array, Floats, norm
 from fastgc._parameters.streams import stream
 
-Floats = NDArray[np.float64]
-
-SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is looked into
-CERTAIN = 2.0  # uncertainties beyond which an error is bound to show
-_RATIO = 8.0  # between neighbouring steps of a probe's ladder
-_TOP = 2.0**-5  # the largest step of a probe's ladder, in units of the tensor's scale in every entry
-_RUNGS = 5
-_MORE = 3  # steps that a ladder grows by, downwards or upwards, where it must
-_NEARLY = 2.0  # two values are preferred to four that are not twice as good
-_DOUBTFUL = 1e-4  # relative uncertainty of a slope above which it does
-_SHARED_FROM = 75  # tensors; with more of them, directions are shared
-_SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor 4
-_ALIKE = 10.0  # times the slope of another, with which a tensor may share directions at most
-_BLOCK = 1 << 17  # entries at a time, in sums over a tensor
-_SIGNS_AT_A_TIME = 1 << 23  # of the directions that are measured together
+SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: the u of the derivation above
+CERTAIN = 2.0  # uncertainties beyond which every error shows: the 2u of the derivation above
+_PROBE_RATIO = 8.0  # of neighbouring steps: five steps, the fewest for two extrapolations and a check, span 4,000
+_PROBE_TOP = 2.0**-5  # the largest step, in units of the scale: a quarter of a single entry's, since all entries move
+_PROBE_RUNGS = 5  # from 0.03 to 8e-6: the best step of a central quotient is 6e-6
+_MORE = 3  # steps that a ladder grows by, downwards or upwards: a factor of 512
+_NEARLY = 2.0  # two loss values are preferred to four unless four halve the uncertainty, as evaluations cost time
+_DOUBTFUL = 1e-4  # relative uncertainty of a slope above which its ladder grows: ten times the default rtol
+_SHARED_FROM = 75  # tensors; with more of them, directions are shared: 20 evaluations for each would be 1,500
+_SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor of 4
+_ALIKE = 10.0  # ratio of slopes up to which tensors share directions: the smaller one keeps one digit less
+_SUMMED = 1 << 17  # entries at a time in sums over a tensor: 1 MB of float64, which a cache holds
+_SIGNS_AT_A_TIME = 1 << 23  # of the directions that are measured together: 8 MB
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ class Probing:
     slopes : numerical slopes, shape (probes,)
     analytic : analytic slopes, shape (probes,)
     uncertainties : bounds on the errors of the residuals, shape (probes,)
-    quick, fine : at which distances further directions in this tensor are measured, with one step or with two
-    trouble : "" or what keeps the slopes from being known
+    quick, fine : the distances at which further directions in this tensor are measured, with one step or with two
+    trouble : what keeps the slopes from being known, or ""
     first : the number of the first direction; the others follow
     beside : tensors that share some of the directions
     """
@@ -86,7 +84,7 @@ class Probing:
     beside: tuple[int, ...] = ()
 
     def part(self, numbers: range) -> Probing:
-        """With some of the directions only."""
+        """The probing with some of its directions."""
         some = slice(numbers.start - self.first, numbers.stop - self.first)
         return replace(
             self,
@@ -98,7 +96,7 @@ class Probing:
         )
 
     def extended(self, more: Probing) -> Probing:
-        """With further directions, which more tensors may share."""
+        """The probing with further directions, which more tensors may share."""
         return replace(
             self,
             residuals=np.append(self.residuals, more.residuals),
@@ -111,7 +109,7 @@ class Probing:
 
     @property
     def uncertainty(self) -> float:
-        """The largest of the uncertainties, which limits what all directions together are sure to show."""
+        """The largest uncertainty: it limits what all directions together show for certain."""
         return float(self.uncertainties.max())
 
     @property
@@ -131,21 +129,21 @@ class Probing:
 def random_signs(seed: int, numbers: range, name: str, size: int) -> NDArray[np.int8]:
     """Independent signs of +1 and -1, shape (numbers, size), reproducible by seed, number and name.
 
-    They are the bits of one stream for each seed and name, of which every number has a stretch of its own.
+    They are the bits of one stream for each seed and name; each number takes its own stretch of the stream.
     """
     words = -(-size // 64)
     bits = cast(np.random.PCG64, stream(seed, "directions", name).bit_generator).advance(numbers.start * words)
     signs = np.empty((len(numbers), words * 64), np.int8)
     flat = signs.reshape(-1)
-    for begin in range(0, flat.size, _BLOCK):
-        some = flat[begin : begin + _BLOCK]
+    for begin in range(0, flat.size, _SUMMED):
+        some = flat[begin : begin + _SUMMED]
         ones = np.unpackbits(bits.random_raw(some.size // 64).astype("<u8", copy=False).view(np.uint8))
         np.subtract(ones * np.int8(2), 1, out=some, casting="unsafe")
     return signs[:, :size]
 
 
 def directions(loss: LossAtPoint, tensors: Sequence[int], seed: int, numbers: range) -> list[list[Ray]]:
-    """Random signs in all entries of the tensors, each as long as its tensor's scale; a direction for each number."""
+    """A direction for each number: random signs in all entries of the tensors, times the tensor's scale."""
     names, sizes, scales = loss.layout.names, loss.layout.sizes, loss.tensor_scales
     signs = [random_signs(seed, numbers, names[t], sizes[t]) for t in tensors]
     return [
@@ -163,8 +161,8 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
     """Slope along the direction by the analytic gradient: ``sum scale * signs * gradient``."""
     total = 0.0
     for ray in rays:
-        for begin in range(0, ray.signs.size, _BLOCK):
-            signs = ray.signs[begin : begin + _BLOCK]
+        for begin in range(0, ray.signs.size, _SUMMED):
+            signs = ray.signs[begin : begin + _SUMMED]
             part = gradients[ray.tensor][ray.start + begin : ray.start + begin + signs.size]
             total += ray.scale * float(np.dot(part.astype(np.float64, copy=False), signs.astype(np.float64)))
     return total
@@ -174,24 +172,25 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
 
 
 def ladder_slope(loss: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple[Derivative, Ladder]:
-    """The slope along a direction from a ladder of steps, longer where that promises more.
+    """The slope along a direction from a ladder of steps, which grows where further steps promise more.
 
-    ``jitter`` is by how much rounding the displaced entries shakes the loss.
+    ``jitter`` is the change of the loss by rounding of the displaced entries.
     """
-    rungs = _TOP * _RATIO ** -np.arange(_RUNGS, dtype=np.float64)
-    ladder = _ladder(loss, rays, rungs, jitter)
+    rungs = _PROBE_TOP * _PROBE_RATIO ** -np.arange(_PROBE_RUNGS, dtype=np.float64)
+    ladder = _ladder_along(loss, rays, rungs, jitter)
     slope = derivative_from(ladder)
-    below, above = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _MORE), rungs[0] * _RATIO ** np.arange(1.0, 0, -1.0)
-    for better_steps, more in (("finer", below), ("finer", below * _RATIO**-_MORE), ("coarser", above)):
-        # The two largest steps are the fewest that an estimate of the error rests on: there noise prevails.
+    below = rungs[-1] * _PROBE_RATIO ** -np.arange(1.0, 1 + _MORE)
+    above = rungs[0] * _PROBE_RATIO ** np.arange(1.0, 0, -1.0)
+    for better_steps, more in (("finer", below), ("finer", below * _PROBE_RATIO**-_MORE), ("coarser", above)):
+        # An estimate of the error needs two steps: if the two largest serve, noise prevails at all others.
         wished = "coarser" if not slope.better_steps and slope.step >= rungs[1] else slope.better_steps
         if wished == better_steps and not slope.uncertainty <= _DOUBTFUL * abs(slope.value):
-            ladder = ladder.extended(_ladder(loss, rays, more, jitter))
+            ladder = ladder.extended(_ladder_along(loss, rays, more, jitter))
             slope = derivative_from(ladder)
     return slope, ladder
 
 
-def _ladder(loss: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter: float) -> Ladder:
+def _ladder_along(loss: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter: float) -> Ladder:
     values = loss.evaluator.along_rays([rays], np.concatenate([-rungs, rungs]))[0].real
     minus, plus = values[: rungs.size], values[rungs.size :]
     with np.errstate(all="ignore"):
@@ -201,10 +200,10 @@ def _ladder(loss: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter: float
 
 
 def jitter_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
-    """By how much rounding the displaced entries to their dtype shakes the loss.
+    """The change of the loss by rounding of the displaced entries to their dtype.
 
-    Every entry is off by eps / 12**0.5 of its own size, or less; all together move the loss by about that share of
-    ``scale * ||gradient||``. Three times as much is eps of it.
+    Rounding changes each entry by eps / 12**0.5 of its size, or less; all entries together change the loss by about
+    that share of ``scale * ||gradient||``. Three times as much is about eps.
     """
     part = gradients[ray.tensor][ray.start : ray.start + ray.signs.size]
     return float(loss.eps[ray.tensor] * ray.scale * norm(part))
@@ -217,20 +216,21 @@ def short_slopes(loss: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Sh
     plus, minus = values[:, : steps.size], values[:, steps.size :]
     quotients = (plus - minus) / (2 * steps)
     best = quotients[:, -1]
-    return np.asarray(best if steps.size == 1 else best + (best - quotients[:, 0]) / (_RATIO**2 - 1))
+    return np.asarray(best if steps.size == 1 else best + (best - quotients[:, 0]) / (_PROBE_RATIO**2 - 1))
 
 
 def _shortcuts(ladder: Ladder, slope: Derivative, enough: float) -> tuple[Shortcut, Shortcut]:
-    """A step of the ladder, and two neighbouring steps, from which other slopes come close enough.
+    """A step of the ladder, and two neighbouring steps, that measure other slopes well enough.
 
-    On the calibrating direction the error of each short formula is known, up to the ladder's own uncertainty; it stands
-    for the others with a factor 3. Of the steps that serve the smallest is taken: where this direction met no kink,
-    others may, and the fewer the shorter the step is.
+    On this direction the error of each short formula is known, up to the uncertainty of the ladder; three times as much
+    stands for the other directions. The smallest step that serves is taken: other directions may meet kinks where this
+    one met none, and a shorter step meets fewer.
     """
     with np.errstate(all="ignore"):
         single = ladder.central
-        double = single[1:] + np.diff(single) / (_RATIO**2 - 1)
+        double = single[1:] + np.diff(single) / (_PROBE_RATIO**2 - 1)
         error_1 = 3 * np.abs(single - slope.value) + ladder.scatter + slope.uncertainty
+        # An extrapolation has (64 + 1/8) / 63 = 1.02 times the noise of its smaller step.
         error_2 = 3 * np.abs(double - slope.value) + 1.1 * ladder.scatter[1:] + slope.uncertainty
     error_1, error_2 = (np.where(np.isnan(errors), np.inf, errors) for errors in (error_1, error_2))
     one, two = _last_good(error_1, enough), _last_good(error_2, enough)
@@ -254,18 +254,18 @@ def probe(
     *,
     wary: bool = False,
 ) -> Probing:
-    """Measure random directions in the tensors: the first by a ladder, the others at the steps it found best.
+    """Measure random directions in the tensors: the first by a ladder, the others at the steps that were best there.
 
-    A direction that looks suspicious is measured again by a ladder of its own.
+    A suspicious direction is measured again by a ladder.
 
     Parameters
     ----------
     numbers : range
-        Of the directions.
+        The directions to measure.
     enough : float
-        An uncertainty of the residuals below which nothing is gained.
+        Uncertainty of the residuals that need not be improved.
     wary : bool
-        End with the first direction where that looks suspicious.
+        Stop after the first direction if it is suspicious.
     """
     group = _Group(loss, tensors, gradients, seed)
     rows: list[tuple[float, float, float]] = []
@@ -279,7 +279,7 @@ def probe(
             if wary and not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * (rows[0][2] + group.rounding):
                 break
         rows += group.slopes(along, short, enough) if along else []
-        along.clear()  # before others are drawn: in a large tensor signs take room
+        along.clear()  # frees memory before the next signs are drawn
     known, numerical, errors = np.array(rows).T
     uncertainties = errors + group.rounding
     trouble = slope.trouble if slope.trouble in ("jump", "quantised", "not finite") else ""
@@ -297,7 +297,7 @@ class _Group:
     seed: int
 
     def directions(self, numbers: range) -> Iterator[list[list[Ray]]]:
-        """The directions, as many at a time as memory has room for their signs."""
+        """The directions, in batches whose signs fit into memory."""
         together = max(1, _SIGNS_AT_A_TIME // sum(self.loss.layout.sizes[t] for t in self.tensors))
         for begin in range(0, len(numbers), together):
             yield directions(self.loss, self.tensors, self.seed, numbers[begin : begin + together])
@@ -305,9 +305,9 @@ class _Group:
     def slopes(
         self, along: Sequence[Sequence[Ray]], short: Shortcut, enough: float
     ) -> Iterator[tuple[float, float, float]]:
-        """Analytic and numerical slope along each, and the uncertainty; where they differ, by a ladder of its own.
+        """Analytic and numerical slope along each direction, and the uncertainty; by a ladder where they differ.
 
-        A difference with which nothing would be gained counts as uncertainty.
+        A difference that need not be resolved (``enough``) counts as uncertainty.
         """
         for rays, slope in zip(along, short_slopes(self.loss, along, short).tolist(), strict=True):
             expected = analytic_slope(rays, self.gradients)
@@ -320,22 +320,22 @@ class _Group:
 
     @cached_property
     def lengths(self) -> Floats:
-        """Of the gradients, in units of the scales: as large as slopes are, about. Shape (tensors,)."""
+        """Norms of the gradients times the scales, which are the size of slopes along directions, shape (tensors,)."""
         return np.array([self.loss.tensor_scales[t] * norm(self.gradients[t]) for t in self.tensors])
 
     @property
     def jitter(self) -> float:
-        """By how much rounding the displaced entries shakes the loss."""
+        """The change of the loss by rounding of the displaced entries; see `jitter_along`."""
         return float(np.sum(self.loss.eps[list(self.tensors)] * self.lengths))
 
     @property
     def rounding(self) -> float:
-        """What it adds to the analytic slope, a sum over all entries."""
+        """Round-off of the analytic slope: a few eps of a sum over all entries, whose terms have random signs."""
         return float(4 * np.finfo(np.float64).eps * self.lengths.sum())
 
 
 def with_gap(slope: Derivative) -> float:
-    """The uncertainty of a slope; at a kink any slope between the one-sided ones is right."""
+    """The uncertainty of a slope; at a kink every slope between the one-sided ones is right."""
     return slope.uncertainty + abs(slope.right - slope.left) / 2
 
 
@@ -345,8 +345,8 @@ def with_gap(slope: Derivative) -> float:
 def groups(loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array]) -> list[tuple[int, ...]]:
     """Tensors that are probed together: each alone, unless there are very many.
 
-    Sharing leaves the noise of a slope as it is and adds up truncation errors, which are about as large as the slopes
-    themselves: so neighbours in the order of their analytic slopes share, four at most.
+    Sharing does not change the noise of a slope, but adds up truncation errors, which grow with the slopes: so
+    neighbours in the order of their analytic slopes share directions, four at most.
     """
     if len(tensors) <= _SHARED_FROM:
         return [(t,) for t in tensors]
@@ -362,7 +362,7 @@ def groups(loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array]
 
 
 def largest_share(loss: LossAtPoint, together: Probing, gradients: Sequence[Array], seed: int) -> int:
-    """Of tensors that share directions, the one with the largest part of the most suspicious residual."""
+    """The tensor that contributes most to the most suspicious residual of shared directions."""
     number = int(np.argmax(np.abs(together.residuals) / together.uncertainties))
     rays = direction(loss, together.tensors, seed, together.first + number)
     slopes = short_slopes(loss, [[ray] for ray in rays], together.fine)
@@ -371,7 +371,7 @@ def largest_share(loss: LossAtPoint, together: Probing, gradients: Sequence[Arra
 
 
 def without(together: Probing, own: Probing) -> Probing:
-    """What shared directions say of the other tensors, once one of them was probed by itself with the same signs."""
+    """What shared directions say about the other tensors after one was probed alone with the same signs."""
     return replace(
         together,
         tensors=tuple(t for t in together.tensors if t not in own.tensors),

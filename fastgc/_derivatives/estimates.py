@@ -15,38 +15,38 @@ from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Tick, silent
-from fastgc._parameters.arrays import Array, median, spread
+from fastgc._parameters.arrays import Array, Floats, Positions, median, spread
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import tensor_scales
 from fastgc._parameters.streams import stream
 
-Floats = NDArray[np.float64]
 # Several losses with the entries at some positions set to each row together, shape (rows, losses).
-Losses = Callable[[NDArray[np.int64], Array], Array]
+Losses = Callable[[Positions, Array], Array]
 
-_RATIO = 4.0  # between neighbouring steps of a ladder
-_TOP = 0.125  # the largest step of a ladder, in units of the parameter's scale
-_FINEST = 128.0  # the smallest, in units of eps: seven bits of the displacement are left
-_RUNGS = 12  # of a ladder in double precision, from 0.125 down to 3e-8
-_FINER, _COARSER = 4, 3  # steps that a ladder grows by, downwards and (once) upwards
-_DEEPER = 4  # times that it may grow downwards
-_GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder is not lengthened
-_TRIALS = 3  # entries of each tensor whose truncation error stands for the others'
-# Of the steps that show it. No power of two: what has one for its period would hide at both steps alike.
+_RATIO = 4.0  # of neighbouring steps of a ladder: one extrapolation gains a factor of 16, and a dozen steps span 1e7
+_TOP = 0.125  # the largest step of a ladder, in units of the parameter's scale: no entry changes its sign
+_FINEST = 128.0  # the smallest step, in units of eps: seven bits of the displacement are left
+_RUNGS = 12  # of a ladder in double precision: from 0.125 to 3e-8, past the best step of a central quotient, 6e-6
+_FINER, _COARSER = 4, 3  # steps that a ladder grows by: by a factor of 256 downwards, and once by 64 upwards
+_DEEPER = 4  # times that it may grow downwards: to 3e-8 * 256**-4 = 7e-18 of the scale, below eps
+_GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder does not grow: a tenth of the smallest default rtol
+_NOISIEST = 1e-6  # relative noise that a step is chosen for at most: a central step stays below 0.01 of the scale
+_TRIALS = 3  # entries of each tensor that measure its truncation error: the fewest of which a median ignores one
+# Of the two steps that show it. No power of two: a loss that has one for its period would hide its slope at both.
 _TRIAL_RATIO = 3.7
-_TRIAL_SAFETY = 3.0
-_TOGETHER = 2048  # entries whose ladders are evaluated in one go
-_TOLD = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
-_TELLING = (1.0, 1.3, 1.7)  # times the smallest step that tells slopes apart
-_NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise,
-_NOISE_IN_ALL = 256  # and of all tensors
-_REACH = 0.125  # how far, in units of a tiny tensor's scale, entries move to see whether the loss does
-_GROWN = 64.0  # times its largest entry (of a few): a tensor's scale above that is no size of its entries
+_TRIAL_SAFETY = 3.0  # on a median of three; an entry that exceeds it climbs a ladder if it matters
+_AT_ONCE = 2048  # entries whose ladders are evaluated together: 24 values each fill 400 kB, which a cache holds
+_DISTINCT = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
+_NEAR_STEPS = (1.0, 1.3, 1.7)  # times the smallest step that distinguishes slopes; no two share a grid of values
+_NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise: one switched-off entry hides nothing
+_NOISE_IN_ALL = 256  # of all tensors: displacing them costs less than one evaluation of a loss of that many
+_MOVED = 0.125  # of a tiny tensor's scale: the displacement that shows whether the loss moves, the largest step
+_GROWN = 64.0  # times its largest entry (of a few), beyond which `responsive_scale` has enlarged a tensor's scale
 
 
 @dataclass(frozen=True)
 class LossAtPoint:
-    """What the estimates of all entries share: the evaluator, the loss at the point, its noise, the scales."""
+    """What the estimates of all entries share: the evaluator, the value and noise of the loss, the scales."""
 
     evaluator: Evaluator
     layout: ParameterLayout
@@ -54,10 +54,10 @@ class LossAtPoint:
     noise: Noise
     tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; of few bits, see `short`
     eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
-    local_variation: float = 0.0  # by how much the loss changes a little away from the point, per scale and entry
+    local_variation: float = 0.0  # change of the loss at a distance from the point, per scale and entry
 
-    def scales(self, positions: NDArray[np.int64]) -> Floats:
-        """The length in which an entry's steps are measured: its magnitude or its tensor's, in few bits."""
+    def scales(self, positions: Positions) -> Floats:
+        """The unit of an entry's steps: its magnitude or its tensor's, whichever is larger, in few bits."""
         sizes = np.abs(self.evaluator.entries(positions))
         return short(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
 
@@ -72,10 +72,10 @@ class Estimates:
     numerical, uncertainty : the derivative and a bound on its error
     left, right : one-sided slopes, equal to ``numerical`` where no kink was seen
     step : the step that the derivative rests on
-    trouble : what stood in the way, as its number among `fastgc._derivatives.ladder.TROUBLES`
+    trouble : what kept the derivative from being known, as its index in `fastgc._derivatives.ladder.TROUBLES`
     """
 
-    positions: NDArray[np.int64]
+    positions: Positions
     numerical: Floats
     uncertainty: Floats
     left: Floats
@@ -85,32 +85,32 @@ class Estimates:
 
     @cached_property
     def clear(self) -> NDArray[np.bool_]:
-        """Where nothing stood in the way, shape (entries,)."""
+        """Where there was no trouble, shape (entries,)."""
         return np.asarray(self.trouble == 0)
 
     def troubled_by(self, *troubles: str) -> NDArray[np.bool_]:
-        """Where one of these stood in the way, shape (entries,)."""
+        """Where one of these troubles was met, shape (entries,)."""
         return np.array([trouble in troubles for trouble in TROUBLES])[self.trouble]
 
-    def part(self, keep: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Estimates:
+    def part(self, keep: NDArray[np.bool_] | Positions | slice) -> Estimates:
         """Some of the entries."""
         return Estimates(*(getattr(self, field.name)[keep] for field in fields(self)))
 
     @classmethod
-    def unmeasured(cls, positions: NDArray[np.int64]) -> Estimates:
-        """Room for derivatives of entries where no kink is seen: of both sides' slopes it is the same."""
+    def unmeasured(cls, positions: Positions) -> Estimates:
+        """Room for derivatives of entries without kinks: both one-sided slopes share the array of the derivative."""
         numerical, uncertainty, step = np.empty((3, positions.size))
         return cls(positions, numerical, uncertainty, numerical, numerical, step, np.zeros(positions.size, np.int8))
 
     @classmethod
-    def unknown(cls, positions: NDArray[np.int64]) -> Estimates:
-        """Of entries about which nothing could be measured."""
+    def unknown(cls, positions: Positions) -> Estimates:
+        """Estimates of entries that could not be measured."""
         nothing, endless = np.full(positions.size, np.nan), np.full(positions.size, np.inf)
         trouble = np.full(positions.size, TROUBLES.index("not finite"), np.int8)
         return cls(positions, nothing, endless, nothing, nothing, nothing, trouble)
 
     def fill(self, where: slice, other: Estimates) -> None:
-        """Take over the derivatives of other estimates without kinks."""
+        """Copy the derivatives of other estimates, which have no kinks."""
         self.numerical[where], self.uncertainty[where], self.step[where] = (
             other.numerical,
             other.uncertainty,
@@ -129,12 +129,12 @@ class Estimates:
         )
         return cls(*(np.concatenate(column) for column in columns)) if parts else cls(*empty)
 
-    def bettered(self, where: NDArray[np.int64], other: Estimates) -> Estimates:
-        """A copy with the entries at ``where`` taken from ``other`` where that is more certain."""
+    def bettered(self, where: Positions, other: Estimates) -> Estimates:
+        """A copy with the entries at ``where`` taken from ``other`` where these are more certain."""
         better = other.uncertainty < self.uncertainty[where]
         return self.updated(where[better], other.part(better))
 
-    def updated(self, where: NDArray[np.int64], other: Estimates) -> Estimates:
+    def updated(self, where: Positions, other: Estimates) -> Estimates:
         """A copy with the entries at ``where`` taken from ``other``."""
         columns = [getattr(self, field.name).copy() for field in fields(self)]
         for column, field in zip(columns, fields(self), strict=True):
@@ -146,7 +146,7 @@ class Estimates:
 
 
 def unmeasured_loss(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> LossAtPoint:
-    """The loss at a point, whose noise was not measured: enough for quotients without an uncertainty."""
+    """The loss at a point, with unmeasured noise: enough for quotients without an uncertainty."""
     eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
     return LossAtPoint(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), short(tensor_scales(leaves)), eps)
 
@@ -159,30 +159,30 @@ def open_loss(
     base: float,
     seed: int,
 ) -> LossAtPoint:
-    """Measure what the estimates share, with at most about 200 evaluations (some 20 for a loss in double precision)."""
+    """Measure what the estimates share, with at most about 200 evaluations (about 20 if it is in double precision)."""
     loss = responsive_loss(unmeasured_loss(evaluator, layout, leaves, base), tensors)
     return measured_losses([loss], tensors, seed, partial(_one_loss, evaluator))[0]
 
 
-def _one_loss(evaluator: Evaluator, positions: NDArray[np.int64], rows: Array) -> Array:
+def _one_loss(evaluator: Evaluator, positions: Positions, rows: Array) -> Array:
     return evaluator.along(positions, rows)[:, None]
 
 
 def responsive_loss(
     loss: LossAtPoint, tensors: Iterable[int], bases: Floats | None = None, along: Losses | None = None
 ) -> LossAtPoint:
-    """The same with the scales of tiny tensors grown to where the loss (or one of several) moves.
+    """The same loss with the scales of tiny tensors enlarged until the loss (or one of several) moves.
 
-    A tensor of zeros but for an entry of 1e-12 has that as its scale, and steps in proportion to it vanish beside what
-    the loss adds to its parameters.
+    A tensor whose only non-zero entry is 1e-12 has the scale 1e-12; steps in proportion to it are lost to rounding if
+    the loss adds numbers of order 1 to its parameters.
     """
     scales = loss.tensor_scales.copy()
     bases = np.array([loss.base]) if bases is None else bases
     along = partial(_one_loss, loss.evaluator) if along is None else along
 
-    def change(positions: NDArray[np.int64], scale: float) -> float:
+    def change(positions: Positions, scale: float) -> float:
         start = loss.evaluator.entries(positions)
-        lengths = _REACH * scale * np.cos(positions)  # as good as random: what depends on differences only moves too
+        lengths = _MOVED * scale * np.cos(positions)  # all different: a loss of differences of entries moves too
         displaced = start + lengths * np.array([-1.0, 1.0])[:, None]
         rows = loss.evaluator.rounded(positions, displaced.T).T
         return relative_change(along(positions, rows).real, bases)
@@ -203,7 +203,7 @@ def measured_losses(
     if not chosen.size:
         return list(losses)
     start = loss.evaluator.entries(chosen)
-    if start.any():  # a zero moves freely whatever grid the loss rounds to, and hides that the others do not
+    if start.any():  # a loss that rounds its parameters keeps every digit near 0, and would show no stairs there
         chosen, start = chosen[start != 0], start[start != 0]
     signs = stream(seed, "noise").choice([-1.0, 1.0], chosen.size)
     lengths = _lengths(loss, chosen, start)
@@ -219,19 +219,19 @@ def measured_losses(
     return [replace(losses[i], noise=noise, local_variation=sizes[i]) for i, noise in enumerate(noises)]
 
 
-def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> NDArray[np.int64]:
-    """A few positions in every tensor, a few hundred in all."""
+def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> Positions:
+    """A few positions in each tensor, at most a few hundred in all."""
     few = [_few(layout, t) for t in tensors if layout.sizes[t]]
     together = np.concatenate([np.empty(0, np.int64), *few])
     return together[spread(together.size, _NOISE_IN_ALL)]
 
 
-def _few(layout: ParameterLayout, tensor: int) -> NDArray[np.int64]:
+def _few(layout: ParameterLayout, tensor: int) -> Positions:
     return np.asarray(layout.starts[tensor] + spread(layout.sizes[tensor], _NOISE_ENTRIES))
 
 
-def _lengths(loss: LossAtPoint, positions: NDArray[np.int64], start: Floats) -> Floats:
-    """Each entry's own size, since a tiny one may bend much sooner; but the tensor's where that had to grow."""
+def _lengths(loss: LossAtPoint, positions: Positions, start: Floats) -> Floats:
+    """Each entry's magnitude, because the loss may bend on that scale; the tensor's scale where that was enlarged."""
     tensors, sizes = loss.layout.tensor_of(positions), np.abs(start)
     largest = np.zeros(loss.tensor_scales.size)
     np.maximum.at(largest, tensors, sizes)
@@ -243,9 +243,9 @@ def _lengths(loss: LossAtPoint, positions: NDArray[np.int64], start: Floats) -> 
 
 
 def quotient_estimates(
-    loss: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+    loss: LossAtPoint, positions: Positions, stencil: Stencil, step: float | None, tick: Tick
 ) -> Estimates:
-    """One difference quotient for every entry; its truncation error is judged from a few entries of each tensor.
+    """One difference quotient for each entry; a few entries of each tensor measure the truncation error.
 
     The uncertainty adds the noise of the values, ``noise * sum(|weights|) / h``, to the tensor's truncation error,
     which grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
@@ -268,37 +268,35 @@ def quotient_estimates(
 
 
 def plain_quotients(
-    loss: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None, tick: Tick
+    loss: LossAtPoint, positions: Positions, stencil: Stencil, step: float | None, tick: Tick
 ) -> Floats:
-    """One difference quotient for every entry, and nothing else."""
+    """One difference quotient for each entry, without uncertainties."""
     return _quotients(loss, positions, stencil, _steps(loss, positions, stencil, step)[1], step is not None, tick)
 
 
-def _trials(members: NDArray[np.int64]) -> NDArray[np.int64]:
+def _trials(members: Positions) -> Positions:
     return members[spread(members.size, _TRIALS)]
 
 
-def _steps(
-    loss: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, step: float | None
-) -> tuple[Floats, Floats]:
-    """The step of every entry in units of its scale, of which no power overflows, and as it is."""
+def _steps(loss: LossAtPoint, positions: Positions, stencil: Stencil, step: float | None) -> tuple[Floats, Floats]:
+    """The step of each entry: in units of its scale, so that no power of it overflows, and as a number."""
     scales = loss.scales(positions)
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
     relative_noise = loss.noise.at_point / abs(loss.base) if loss.base else 0.0
-    balanced = short(relative_step(stencil, np.clip(relative_noise, loss.eps, 1e-6)))
+    balanced = short(relative_step(stencil, np.clip(relative_noise, loss.eps, _NOISIEST)))
     reach = balanced[loss.layout.tensor_of(positions)]
     return reach, reach * scales
 
 
 def _noise_of(loss: LossAtPoint, stencil: Stencil, numerical: Floats, steps: Floats, reach: Floats) -> Floats:
-    if stencil.is_complex:  # nothing is subtracted: the rounding is that of the imaginary part itself
+    if stencil.is_complex:  # nothing is subtracted: the imaginary part is rounded in a few operations, say eight
         return 4 * np.finfo(np.float64).eps * np.abs(numerical) * steps
     return loss.noise.at(reach)
 
 
 def _quotients(
-    loss: LossAtPoint, positions: NDArray[np.int64], stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
+    loss: LossAtPoint, positions: Positions, stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
 ) -> Floats:
     x = loss.evaluator.entries(positions)
     displaced = np.stack([x + offset * steps for offset in stencil.offsets], axis=1)
@@ -310,35 +308,33 @@ def _quotients(
 # --- the ladder ---
 
 
-def ladder_estimates(
-    loss: LossAtPoint, positions: NDArray[np.int64], *, shift: float = 1.0, rungs: int = _RUNGS
-) -> Estimates:
-    """The derivative of every entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
+def ladder_estimates(loss: LossAtPoint, positions: Positions, *, shift: float = 1.0, rungs: int = _RUNGS) -> Estimates:
+    """The derivative of each entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
     slopes: list[Derivative] = []
-    for start in range(0, positions.size, _TOGETHER):
-        slopes += _climb(loss, positions[start : start + _TOGETHER], shift, rungs)
+    for start in range(0, positions.size, _AT_ONCE):
+        slopes += _slopes(loss, positions[start : start + _AT_ONCE], shift, rungs)
     numbers = np.array([(slope.value, slope.uncertainty, slope.left, slope.right, slope.step) for slope in slopes])
     trouble = np.array([TROUBLES.index(slope.trouble) for slope in slopes], np.int8)
     numerical, uncertainty, left, right, step = numbers.reshape(-1, 5).T
     return Estimates(positions, numerical, uncertainty, left, right, step, trouble)
 
 
-def telling_quotients(loss: LossAtPoint, positions: NDArray[np.int64], differences: Floats) -> Floats:
-    """Central quotients at the smallest steps whose noise still tells slopes apart that differ by so much.
+def distinguishing_quotients(loss: LossAtPoint, positions: Positions, differences: Floats) -> Floats:
+    """Central quotients at the smallest steps whose noise still distinguishes slopes that differ by so much.
 
-    Each is the median at three steps: one of three is mistaken by its noise now and then, and two hardly ever.
+    Each is the median over three steps: noise misleads one of three now and then, and two hardly ever.
     """
     x, scales = loss.evaluator.entries(positions), loss.scales(positions)
     eps = loss.eps[loss.layout.tensor_of(positions)]
-    told = _TOLD * differences
-    steps = loss.noise.at(loss.noise.at_point / told / scales) / told
+    least = _DISTINCT * differences
+    steps = loss.noise.at(loss.noise.at_point / least / scales) / least
     steps = np.clip(steps, eps * np.maximum(_FINEST * np.abs(x), scales), _TOP * scales)
     central = stencil_named("central")
-    three = [_quotients(loss, positions, central, each * steps, False, silent) for each in _TELLING]
+    three = [_quotients(loss, positions, central, each * steps, False, silent) for each in _NEAR_STEPS]
     return np.asarray(np.sort(three, axis=0)[1])
 
 
-def _climb(loss: LossAtPoint, positions: NDArray[np.int64], shift: float, longest: int) -> list[Derivative]:
+def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int) -> list[Derivative]:
     eps = loss.eps[loss.layout.tensor_of(positions)]
     finest = _FINEST * eps * np.abs(loss.evaluator.entries(positions)) / loss.scales(positions)
     count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
@@ -351,7 +347,7 @@ def _climb(loss: LossAtPoint, positions: NDArray[np.int64], shift: float, longes
         where = [
             i
             for i, slope in enumerate(slopes)
-            if slope.better_steps == better_steps and _worth_more(slope) and more[-1] >= finest[i]
+            if slope.better_steps == better_steps and _uncertain(slope) and more[-1] >= finest[i]
         ]
         extras = zip(where, _ladders(loss, positions[where], more), strict=True)
         extended = _off_stairs(loss, positions[where], [ladders[i].extended(extra) for i, extra in extras])
@@ -360,8 +356,8 @@ def _climb(loss: LossAtPoint, positions: NDArray[np.int64], shift: float, longes
     return slopes
 
 
-def _off_stairs(loss: LossAtPoint, positions: NDArray[np.int64], ladders: list[Ladder]) -> list[Ladder]:
-    """The ladders, without the steps that a loss does not see because it rounds its parameters."""
+def _off_stairs(loss: LossAtPoint, positions: Positions, ladders: list[Ladder]) -> list[Ladder]:
+    """The ladders without the steps that rounding of the parameters hides from the loss."""
     suspected = {i: found for i, found in enumerate(map(suspicion, ladders)) if found is not None}
     if not suspected:
         return ladders
@@ -372,12 +368,12 @@ def _off_stairs(loss: LossAtPoint, positions: NDArray[np.int64], ladders: list[L
     return [on_stairs(ladder, stairs[i]) if i in stairs else ladder for i, ladder in enumerate(ladders)]
 
 
-def _worth_more(slope: Derivative) -> bool:
+def _uncertain(slope: Derivative) -> bool:
     return not slope.uncertainty <= _GOOD_ENOUGH * abs(slope.value)
 
 
-def _ladders(loss: LossAtPoint, positions: NDArray[np.int64], rungs: Floats) -> list[Ladder]:
-    """Loss values on both sides of every entry, at ``rungs`` in units of the entry's scale."""
+def _ladders(loss: LossAtPoint, positions: Positions, rungs: Floats) -> list[Ladder]:
+    """Loss values on both sides of each entry, at ``rungs`` in units of its scale."""
     if not positions.size:
         return []
     x, steps = loss.evaluator.entries(positions)[:, None], loss.scales(positions)[:, None] * rungs
@@ -388,4 +384,4 @@ def _ladders(loss: LossAtPoint, positions: NDArray[np.int64], rungs: Floats) -> 
         rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
     noise = np.fmax(loss.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))
     rows = zip(below, above, minus, plus, noise, strict=True)
-    return [Ladder(*row[:4], loss.base, row[4]) for row in rows]
+    return [Ladder(*row[:4], loss.base, row[4], loss.noise.eps) for row in rows]

@@ -1,4 +1,4 @@
-"""The derivative along a direction from loss values at a ladder of steps, and how sure it is."""
+"""The derivative along a direction from loss values at a ladder of steps, and its uncertainty."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from fastgc._parameters.arrays import Floats, Positions
 
-_FEWEST = 3  # steps without which nothing is concluded
-_VISIBLE = 5.0  # a slope gap is seen where it exceeds its noise by this factor
-_SMOOTH_GAP = 0.25  # the gap of a kink shrinks with a smaller power of the step than this
-_KINK_BESIDE = 0.75  # the changes of a quotient grow with a smaller power of 1 / h, unless by a kink beside it: 1
-_LAST_PLACES = 64.0  # by which a constant, added up in double precision, changes at random
-_SLOWLY = 1.5  # times its due share of the gap at the step before, above which a gap does not vanish
-_SURELY = 4.0  # times the noise of two estimates, by which they differ if they contradict each other
-_NEAR = 2  # steps between two estimates, up to which once the noise is enough for that
+_FEWEST = 3  # steps: two determine a power of the step, and a third confirms it
+_VISIBLE = 5.0  # times its noise, beyond which a gap of slopes is seen: the noise is a bound, and so five are certain
+_SMOOTH_GAP = 0.25  # power of the step halfway between the gap of a kink (0) and that of |x|**1.5 (0.5)
+_NEAR_KINK = 0.75  # power of 1 / h between the changes of a logarithm (0) and those by a kink near the point (1)
+_LAST_PLACES = 64.0  # a sum of 1,000 terms or so in double precision errs by no more units in its last place
+_SLOWLY = 1.5  # times the share of the previous gap that proportion to the step leaves: halfway to twice the share
+_SURELY = 4.0  # times the noise of two estimates that contradict each other: as unlikely as four deviations
+_NEIGHBOURS = 2  # steps between two estimates whose noise is of one size: there one noise width is a contradiction
 _EPS, _TINY = float(np.finfo(np.float64).eps), float(np.finfo(np.float64).tiny)
-_SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
+_EXTRAPOLATION_SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Derivative:
     left, right : the one-sided slopes; equal to the derivative where there is no kink
     step : the smallest step that the derivative rests on
     trouble : one of `TROUBLES`, "" for none
-    better_steps : "" | "finer" | "coarser": steps that would lower the uncertainty, were they there
+    better_steps : "" | "finer" | "coarser": further steps that would lower the uncertainty
     """
 
     value: float
@@ -62,6 +62,7 @@ class Ladder:
     minus, plus : loss values there
     base : the loss at the point
     noise : absolute noise of a value at each step, shape (steps,)
+    eps : resolution of the values' dtype
     """
 
     below: Floats
@@ -70,20 +71,22 @@ class Ladder:
     plus: Floats
     base: float
     noise: Floats
+    eps: float = _EPS
 
     @property
     def ratio(self) -> float:
-        """Between neighbouring steps; infinite if there is but one."""
+        """Of neighbouring steps; infinite if there is only one."""
         return float(self.above[0] / self.above[1]) if self.above.size > 1 else np.inf
 
-    def part(self, keep: NDArray[np.int64]) -> Ladder:
-        """The ladder with some of its steps only."""
-        return Ladder(
-            self.below[keep], self.above[keep], self.minus[keep], self.plus[keep], self.base, self.noise[keep]
+    def part(self, keep: Positions) -> Ladder:
+        """The ladder with some of its steps."""
+        below, above, minus, plus, noise = (
+            each[keep] for each in (self.below, self.above, self.minus, self.plus, self.noise)
         )
+        return Ladder(below, above, minus, plus, self.base, noise, self.eps)
 
     def extended(self, other: Ladder) -> Ladder:
-        """The ladder with the steps of another one, all larger or all smaller, added at their end."""
+        """The ladder joined with another one whose steps are all larger or all smaller."""
         first, second = (other, self) if other.above[0] > self.above[0] else (self, other)
         return Ladder(
             np.concatenate([first.below, second.below]),
@@ -92,6 +95,7 @@ class Ladder:
             np.concatenate([first.plus, second.plus]),
             self.base,
             np.concatenate([first.noise, second.noise]),
+            self.eps,
         )
 
     @cached_property
@@ -116,23 +120,23 @@ class Ladder:
 
     @cached_property
     def gaps(self) -> Floats:
-        """By how much the slope to the right exceeds the one to the left."""
+        """The slope to the right minus the slope to the left."""
         return self.forward - self.backward
 
     @cached_property
-    def visible(self) -> NDArray[np.int64]:
-        """The steps at which noise does not hide the gap."""
+    def visible(self) -> Positions:
+        """The steps at which noise does not hide the gap; a gap has four times the noise of a central quotient."""
         return np.flatnonzero(np.abs(self.gaps) > _VISIBLE * 4 * self.scatter)
 
 
 def derivative_from(ladder: Ladder) -> Derivative:
     """The derivative at the point, from all values of the ladder.
 
-    The kink is looked for first: a symmetric quotient converges beautifully to the mean of two different slopes.
+    Kinks come first, because a symmetric quotient at a kink converges fast to the mean of two different slopes.
     """
     both = _finite_tail(np.isfinite(ladder.minus) & np.isfinite(ladder.plus))
     if both.size < _FEWEST:
-        return _one_sided(ladder)
+        return _steepest(ladder) if both.size == ladder.above.size else _one_sided(ladder)
     whole = ladder if both.size == ladder.above.size else ladder.part(both)
     if _is_quantised(whole):
         return _steepest(whole)
@@ -151,33 +155,33 @@ def derivative_from(ladder: Ladder) -> Derivative:
     return _unsure_of_kinks(slope, inner) if 0 < inner.visible.size < _FEWEST else slope
 
 
-def _finite_tail(finite: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The smallest steps, down from the largest below which no value is missing."""
+def _finite_tail(finite: NDArray[np.bool_]) -> Positions:
+    """The smallest steps: those below the last step at which a value is missing."""
     missing = np.flatnonzero(~finite)
     return np.arange(missing[-1] + 1 if missing.size else 0, finite.size)
 
 
 def _is_quantised(ladder: Ladder) -> bool:
-    """Few different values, apart by no more than what was measured as noise: a staircase.
+    """Whether there are few different values, no farther apart than the measured noise: a staircase.
 
-    Apart by some units in the last place they are those of a constant: its round-off says how small the slope is.
+    Values that differ by a few units in the last place are those of a constant: its round-off bounds the slope.
     """
     values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
-    rounding = _LAST_PLACES * np.spacing(np.abs(values).max())
+    rounding = _LAST_PLACES * ladder.eps * np.abs(values).max()
     return 1 < len(set(values.tolist())) < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
 
 
 def _steepest(ladder: Ladder) -> Derivative:
-    """What a staircase shows: that no slope is steeper than the steepest of its quotients."""
+    """What a staircase, or too short a ladder, shows: the slope is at most the steepest of its quotients."""
     slopes = np.concatenate([ladder.forward, ladder.backward, ladder.central])
     return Derivative(0.0, max(float(np.abs(slopes).max()), _TINY), 0.0, 0.0, float(ladder.above[-1]), "quantised")
 
 
 def _within_the_kinks(ladder: Ladder) -> Ladder:
-    """Leave out the steps that reach across a kink (or a jump) beside the point.
+    """Leave out the steps that reach across a kink (or a jump) near the point.
 
-    The gap of a smooth function shrinks in proportion to the step. Where it vanishes from one step to the next though
-    half of its due share would still be seen, something was stepped over.
+    The gap of a smooth function shrinks in proportion to the step. If it vanishes from one step to the next although
+    half of that proportion would still be visible, the larger step reached across something.
     """
     visible = ladder.visible
     if not visible.size or visible[-1] == ladder.above.size - 1:
@@ -191,8 +195,8 @@ def _within_the_kinks(ladder: Ladder) -> Ladder:
 def _exponent(ladder: Ladder) -> float:
     """The power of the step with which the gap of the one-sided slopes shrinks.
 
-    1 for a smooth function, 1/2 for |x|**1.5, 0 for a kink, -1 for a jump; from the three smallest steps that show it,
-    and no less than from the two smallest: the largest may span whole periods of the function.
+    1 for a smooth function, 1/2 for |x|**1.5, 0 for a kink, -1 for a jump. The larger of two powers, over the two and
+    the three smallest steps that show the gap: the largest of them may span whole periods of the function.
     """
     last = ladder.visible[-_FEWEST:]
     gaps, steps = ladder.gaps[last], ladder.above[last]
@@ -203,10 +207,9 @@ def _exponent(ladder: Ladder) -> float:
 
 
 def _gap_stays(ladder: Ladder) -> bool:
-    """Whether the gap vanishes more slowly than in proportion to the step: kinks are near, of any sign, or many.
+    """Whether the gap vanishes more slowly than in proportion to the step: kinks are near, perhaps of both signs.
 
-    Where the gap is seen down to the smallest step, nothing short of proportion will do; where noise hides it before,
-    it must at least shrink.
+    A gap that is visible down to the smallest step must shrink in proportion; one that noise hides before must shrink.
     """
     visible = ladder.visible
     if visible.size < 2:
@@ -220,13 +223,13 @@ def _gap_stays(ladder: Ladder) -> bool:
 
 def _smooth(ladder: Ladder) -> Derivative:
     value, uncertainty, best, better_steps = extrapolate(
-        ladder.central, ladder.scatter, ladder.ratio**2, _beside(ladder)
+        ladder.central, ladder.scatter, ladder.ratio**2, _kinks_within(ladder)
     )
     return Derivative(value, uncertainty, value, value, float(ladder.above[best]), better_steps=better_steps)
 
 
 def _unsure_of_kinks(slope: Derivative, ladder: Ladder) -> Derivative:
-    """Too few steps show a gap to tell a kink from curvature: what does not shrink with the step may be a kink's.
+    """Too few steps show a gap to distinguish a kink from curvature: the part that does not shrink counts as a kink's.
 
     A gap ``g + c * h`` has, from two steps of that ratio, ``g = (ratio * gap(h / ratio) - gap(h)) / (ratio - 1)``.
     """
@@ -245,7 +248,7 @@ def _kinked(ladder: Ladder) -> Derivative:
     error = max(left_error, right_error)
     return Derivative(
         (left + right) / 2, error, left, right, step, trouble="kink", better_steps="finer"
-    )  # may be beside the point
+    )  # finer steps may show that the kink is not at the point
 
 
 def _one_sided(ladder: Ladder) -> Derivative:
@@ -263,11 +266,11 @@ def _one_sided(ladder: Ladder) -> Derivative:
 
 
 def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
-    """Whether slopes grow without end as the step shrinks: an infinite slope (sqrt at 0), a jump, or a logarithm.
+    """Whether slopes grow without bound as the step shrinks: an infinite slope (sqrt at 0), a jump, or a logarithm.
 
-    From one step to the next the slope of a smooth function changes by less and less, in proportion to the step; that
-    of |x|**1.5 to its root. It changes by the same amount where it grows like log h (x log x at 0), and by more and
-    more where it grows like a power of 1 / h.
+    From step to step, the slope of a smooth function changes in proportion to the step, and that of |x|**1.5 in
+    proportion to its root. A slope that grows like log h (x log x at 0) always changes by the same amount; one that
+    grows like a power of 1 / h changes more and more.
     """
     clear = np.flatnonzero(np.abs(slopes) > 4 * _VISIBLE * noise)
     if clear.size < _FEWEST:
@@ -279,7 +282,7 @@ def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
 def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
     """Whether the smallest changes of the slope hardly shrink, all of one sign, until noise hides them or steps end.
 
-    A kink beside the point changes it, too: in proportion to 1 / h, and not any longer once it is stepped over.
+    A kink near the point also changes the slope: in proportion to 1 / h, and only at steps that reach across it.
     """
     changes, hidden = np.diff(slopes), _VISIBLE * (noise[:-1] + noise[1:])
     seen = np.flatnonzero(np.abs(changes) > hidden)[-_FEWEST:]
@@ -290,17 +293,18 @@ def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
         return False
     with np.errstate(invalid="ignore"):
         powers = np.log(last[1:] / last[:-1]) / np.log(ratio)  # NaN where signs differ
-    return bool(((powers > -_SMOOTH_GAP) & (powers < _KINK_BESIDE)).all())
+    return bool(((powers > -_SMOOTH_GAP) & (powers < _NEAR_KINK)).all())
 
 
-def _beside(ladder: Ladder) -> list[list[float]]:
+def _kinks_within(ladder: Ladder) -> list[list[float]]:
     """What kinks within the steps add to the error of each extrapolation of the central quotients, order by order.
 
-    A kink at distance t that turns the slope by w adds ``w * (1 - t / h)`` to the gap of the one-sided slopes at h, and
-    plus or minus half of it to the central quotient, by its side. But for kinks the gap is an odd series in h, and an
-    extrapolation that removes its terms leaves 0. Half of what it does leave is by how much the central quotients of
-    these steps may be off, however well they agree. A single quotient is judged with the larger step beside it.
+    A kink at distance t that changes the slope by w adds ``w * (1 - t / h)`` to the gap of the one-sided slopes at h,
+    and half of that, with the sign of its side, to the central quotient. Without kinks the gap is an odd series in h,
+    and an extrapolation that removes its terms leaves 0. With kinks, half of the rest bounds the error of the central
+    quotients of these steps, however well they agree. A single quotient is judged together with the next larger step.
     """
+    # plus + minus - 2 * base, over h: the noise of a central quotient, whose two values are over 2h, times 6**0.5.
     gaps = _tableau(ladder.gaps, 6**0.5 * ladder.scatter, ladder.ratio, ladder.ratio**2)
     left = [
         [_larger(abs(gap), off) / 2 for gap, off in zip(column, _contradictions(column, noise), strict=True)]
@@ -314,9 +318,9 @@ def _tableau(
 ) -> Iterator[tuple[list[float], list[float], list[float]]]:
     """Extrapolations from steps k, k + 1, ... by order, their noise, propagated linearly, and their errors.
 
-    ``factor`` is by how much the leading term shrinks from step to step, and each further one by ``shrinkage`` more. An
-    extrapolation differs from the two it was made of by about the error of the worse of these. In numbers of Python's:
-    for a dozen of them they are several times faster than arrays.
+    The leading term shrinks by ``factor`` from step to step, and each further term by ``shrinkage`` more. An
+    extrapolation differs from the two that it was made of by about the error of the worse one. The numbers are
+    Python's: for a dozen of them they are several times faster than arrays.
     """
     column, noise = quotients.tolist(), scatter.tolist()
     yield column, noise, [math.nan, *(abs(b - a) / (factor - 1) for a, b in itertools.pairwise(column))]
@@ -330,7 +334,7 @@ def _tableau(
 
 
 def extrapolate(
-    quotients: Floats, scatter: Floats, shrinkage: float, beside: Sequence[Sequence[float]] | None = None
+    quotients: Floats, scatter: Floats, shrinkage: float, further: Sequence[Sequence[float]] | None = None
 ) -> tuple[float, float, int, str]:
     """The limit of difference quotients as the step goes to 0, with its uncertainty (Richardson; Ridders 1982).
 
@@ -339,10 +343,10 @@ def extrapolate(
     quotients, scatter : arrays, shape (steps,)
         Quotients at steps that shrink by a constant ratio, and the noise of each.
     shrinkage : float
-        By how much the leading error term shrinks from one step to the next, and each further term more than the one
-        before: ratio**2 for a central quotient (errors in h**2, h**4, ...), the ratio itself for a one-sided one.
-    beside : sequence of sequences, optional
-        What else adds to the errors, order by order.
+        The factor by which the leading error term shrinks from step to step, and each further term in addition:
+        ratio**2 for a central quotient (errors in h**2, h**4, ...), the ratio for a one-sided quotient.
+    further : sequence of sequences, optional
+        Further contributions to the errors, order by order.
 
     Returns
     -------
@@ -350,33 +354,33 @@ def extrapolate(
 
     Notes
     -----
-    The error of the worse of two extrapolations, taken as that of the better one made of them, is generous wherever the
-    tableau converges. Large steps can converge to a wrong limit (the quotients of a bounded function to 0): what
-    extrapolations of the same order from smaller steps contradict, beyond their noise, is counted as uncertainty.
+    The error of the worse of two extrapolations bounds that of the better one made of them wherever the tableau
+    converges. Large steps can converge to a wrong limit (those of a bounded function to 0): the difference to
+    extrapolations of the same order from smaller steps, beyond their noise, counts as uncertainty.
     """
     best: tuple[float, float, int, str] = (math.nan, math.inf, quotients.size - 1, "finer")
     for order, (column, noise, error) in enumerate(_tableau(quotients, scatter, shrinkage, shrinkage)):
         for k, off in enumerate(_contradictions(column, noise)):
-            more = 0.0 if beside is None else beside[order][k]
-            total = _larger(_SAFETY * (error[k] + more) + noise[k], off)
-            if total < best[1]:  # no NaN is
-                best = column[k], total, order + k, _wish(noise[k] > error[k], k, len(column))
+            more = 0.0 if further is None else further[order][k]
+            total = _larger(_EXTRAPOLATION_SAFETY * (error[k] + more) + noise[k], off)
+            if total < best[1]:  # false for NaN
+                best = column[k], total, order + k, _better_steps(noise[k] > error[k], k, len(column))
     value, uncertainty, index, better_steps = best
     return value, max(uncertainty, _EPS * abs(value), _TINY), index, better_steps
 
 
 def _contradictions(column: Sequence[float], noise: Sequence[float]) -> list[float]:
-    """By how much the estimates from smaller steps deviate from each estimate, beyond the noise of both.
+    """The largest deviation of the estimates from smaller steps from each estimate, beyond the noise of both.
 
-    Beyond several times the noise where the steps are far smaller: theirs is larger by orders of magnitude, and so is
-    what it may be mistaken by. A wrong limit is contradicted from many steps and by much.
+    Where the steps are far smaller, their noise is larger by orders of magnitude, and so is the error of that noise:
+    there the deviation counts beyond several times the noise. Many steps contradict a wrong limit, and by much.
     """
     found = []
     for i, (value, own) in enumerate(zip(column, noise, strict=True)):
         largest = 0.0
         for j in range(i + 1, len(column)):
-            deviation = abs(column[j] - value) - (1.0 if j - i <= _NEAR else _SURELY) * (own + noise[j])
-            if deviation > largest or deviation != deviation:  # NaN stays
+            deviation = abs(column[j] - value) - (1.0 if j - i <= _NEIGHBOURS else _SURELY) * (own + noise[j])
+            if deviation > largest or deviation != deviation:  # keeps a NaN
                 largest = deviation
         found.append(largest)
     return found
@@ -387,8 +391,8 @@ def _larger(one: float, other: float) -> float:
     return one if one >= other or one != one else other
 
 
-def _wish(noisy: bool, k: int, rows: int) -> str:
-    """Where better steps would lie: above the ladder where noise prevails, below it where truncation does."""
+def _better_steps(noisy: bool, k: int, rows: int) -> str:
+    """Where better steps are: above the ladder if noise prevails, below it if truncation does."""
     if noisy and k == 0:
         return "coarser"
     return "finer" if not noisy and k == rows - 1 else ""

@@ -1,10 +1,10 @@
-"""Losses that round their parameters: values stand on stairs, and steps below the width of one say nothing.
+"""Losses that round their parameters: their values form stairs, and steps narrower than a stair say nothing.
 
 A loss that casts its parameters to float32 (or to fewer digits) does not move while a displaced entry is rounded back
-to where it was. The sign of it: small steps tie exactly, and the next larger one changes the loss clearly. A rectifier
-that is switched off ties, too, but where it is switched on it rises without ties: so values are compared a little
-beyond the first change. Let w be the largest step that ties and D the next one. The stairs are at least 2w wide
-(rounding to nearest; w where they round down), so that at most one edge falls into the stretch of w / 2 beyond D.
+to its old value. Then small steps tie exactly, and the next larger step changes the loss clearly. A rectifier that is
+switched off ties too, but rises without ties once it is switched on: so values a little beyond the first change are
+compared. Let w be the largest step that ties and D the next one. The stairs are at least 2w wide (w where the loss
+rounds down), so that at most one edge falls into the stretch of w / 2 beyond D.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._derivatives.ladder import Ladder
+from fastgc._parameters.arrays import Floats
 
-Floats = NDArray[np.float64]
-
-_STRETCH = 0.5  # of the largest step that ties: the stretch that is looked at
-_VALUES = 4  # in that stretch
-_EDGES = 1  # changes among them that stairs may show
-_CLEAR = 4.0  # times the noise of a value: the change that a smooth loss must show between two of them
-_FALLING = 2.0  # a quotient that falls like 1/h, within this factor, belongs to one jump and not to stairs
+_STRETCH = 0.5  # of the largest step that ties, w above: at most one edge of a stair lies in it
+_VALUES = 4  # in that stretch: the fewest of which two pairs tie although one edge lies between them
+_EDGES = 1  # in that stretch at most, by its length
+_CLEAR = 4.0  # times the noise of a value: two values differ by so much noise once in 200 times (2.8 deviations)
+_FALLING = 2.0  # beyond a jump the change stays; on stairs it grows 16-fold over two steps: anything between does
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class Suspicion:
 
     Attributes
     ----------
-    first : the index of the largest step that ties, all smaller ones tying too
-    trial : displacements beyond the step before it, at which values tell stairs from a slope, shape (4,)
+    first : the index of the largest step that ties; all smaller steps tie too
+    trial : displacements beyond the next larger step; their values distinguish stairs from a slope, shape (4,)
     """
 
     first: int
@@ -40,16 +38,16 @@ class Suspicion:
 
 
 def suspicion(ladder: Ladder) -> Suspicion | None:
-    """Whether the small steps of a ladder tie with its base though the larger ones let expect that they show."""
+    """Whether the small steps of a ladder tie with its base although the larger ones suggest that they should not."""
     sides = [(ladder.plus, ladder.above), (ladder.minus, ladder.below)]
     found = [each for each in (_of_side(ladder, *side) for side in sides) if each is not None]
-    return min(found, key=lambda each: each.first, default=None)  # of two, the wider stair
+    return min(found, key=lambda each: each.first, default=None)  # the wider stair of the two sides
 
 
 def _of_side(ladder: Ladder, values: Floats, displacements: Floats) -> Suspicion | None:
     if values[-1] != ladder.base:
         return None
-    moving = np.flatnonzero(values != ladder.base)  # NaN moves
+    moving = np.flatnonzero(values != ladder.base)  # NaN counts as moving
     if not moving.size:
         return None
     last = int(moving[-1])
@@ -69,15 +67,15 @@ def _is_one_jump(changes: Floats, displacements: Floats, last: int) -> bool:
 
 
 def stands_on_stairs(values: Floats) -> bool:
-    """Whether values at the trial displacements tie, but for one edge between them."""
+    """Whether values at the trial displacements tie, except for one edge between them."""
     return bool(np.count_nonzero(np.diff(values) != 0) <= _EDGES)
 
 
 def on_stairs(ladder: Ladder, first: int) -> Ladder:
-    """The ladder without the steps that tie, and with the stairs counted as noise.
+    """The ladder without the steps that tie; the height of a stair counts as noise.
 
-    A rounded entry is off by half a stair at most, which is at most the smallest step that moves; the value is off by
-    that times the slope there.
+    Rounding changes an entry by half a stair at most, which is at most the smallest step that moves the loss; it
+    changes the value by that times the local slope.
     """
     kept = ladder.part(np.arange(first))
     slopes = [np.abs(kept.forward), np.abs(kept.backward)]

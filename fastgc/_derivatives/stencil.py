@@ -38,7 +38,7 @@ STENCILS = {
 }
 
 
-_SHORT = 11 / 16  # four bits; see `short`
+_FOUR_BITS = 11 / 16  # binary 0.1011: the fraction of every step; `short` says why
 
 
 def stencil_named(name: str) -> Stencil:
@@ -55,19 +55,19 @@ def relative_step(stencil: Stencil, precision: NDArray[np.float64]) -> NDArray[n
     near one (Press et al., Numerical Recipes, section 5.7): the square, cube and fifth root for p = 1, 2 and 4.
     """
     if stencil.is_complex:
-        return precision * 1e-4  # no cancellation: only truncation counts, and h**2 vanishes beside 1
+        return precision * 1e-4  # nothing cancels; h**2, 1e-40 in double precision, is far below every round-off
     return precision ** (1 / (stencil.order + 1))
 
 
 def short(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
     """The nearest lengths of four bits each, 11/16 times a power of two.
 
-    A loss that rounds its parameters to fewer bits (float32) sees them move by such a step, too, if that is at least 11
+    A loss that rounds its parameters to fewer bits (float32) still sees such a step whole if the step is at least 11
     times the spacing of its numbers: x - h, x and x + h are rounded by the same amount, unless a power of two lies
-    between them. Powers of two themselves would hide the slope of a loss that has one for its period, as soon as they
-    are larger; steps of 11/16 do so from five periods on.
+    between them. A step that is a power of two hides the slope of every loss whose period is a smaller power of two; a
+    step of 11/16 of it does so only if it spans five periods or more.
     """
-    return np.asarray(_SHORT * np.ldexp(1.0, np.frexp(lengths / _SHORT * 2**0.5)[1] - 1))
+    return np.asarray(_FOUR_BITS * np.ldexp(1.0, np.frexp(lengths / _FOUR_BITS * 2**0.5)[1] - 1))
 
 
 def quotients(

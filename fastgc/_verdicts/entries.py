@@ -1,4 +1,4 @@
-"""From quotients to verdicts: cheap ones first, ladders for what they leave open."""
+"""From quotients to verdicts: one quotient for each entry, ladders of steps for those that it does not decide."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import (
     Estimates,
     LossAtPoint,
+    distinguishing_quotients,
     ladder_estimates,
     quotient_estimates,
-    telling_quotients,
 )
 from fastgc._derivatives.stencil import Stencil
-from fastgc._parameters.arrays import Array, median
+from fastgc._parameters.arrays import Array, Floats, Positions, median
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
-
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
 
 
 class HasLoss(Protocol):
@@ -35,19 +31,20 @@ class HasLoss(Protocol):
 
 
 Verdicts = Callable[[Estimates], Judgement]
-Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps that many times the usual ones
+Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps so many times the usual ones
 
-PLAIN = 1000.0  # uncertainties beyond which an entry is wrong whatever else may be found
-_BLOCK = 1 << 15  # entries of which quotients are made at a time: their values stay in the cache
-_LOOKED_AT = 4096  # entries of a tensor that tell what is allowed for a usual one
-_SOME = 3  # entries without which no remark is made
-_AROUND = 1e-6  # share of the slopes around the point that a slope at the point is measured against, at least
-_ROUND_OFF = 100  # eps of the loss: noise below it is round-off, and above it noise
+PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look: 100 times the limit of a failure
+_QUOTIENTS_AT_ONCE = 1 << 15  # entries: their displaced points and values, 1 MB, stay in the cache
+_MEDIAN_OF = 4096  # entries of a tensor whose median stands for that of all: known to 2 % of their ranks
+_FEWEST_REMARKED = 3  # entries: one or two agree to the last bit by chance
+_AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
+_ANALYTIC_ROUNDING = 4.0  # eps of the terms of an analytic value: a product of three numbers and its place in a sum
+_ROUND_OFF = 100  # eps of the loss: a sum of 10,000 terms or so has no more round-off; more is noise
 
 
 @dataclass(frozen=True)
 class GradientAtPoint:
-    """One point of a check: what estimating and judging its entries needs.
+    """One point of a check: everything that estimating and judging its entries needs.
 
     Attributes
     ----------
@@ -64,8 +61,8 @@ class GradientAtPoint:
 
     @cached_property
     def usual_tolerances(self) -> Floats:
-        """The allowed difference of an entry of median magnitude (of some 4,000 evenly spaced ones), (tensors,)."""
-        some = [np.abs(each[:: max(1, each.size // _LOOKED_AT)].astype(np.float64)) for each in self.gradients]
+        """The allowed difference of an entry of median magnitude (of about 4,000 evenly spaced ones), (tensors,)."""
+        some = [np.abs(each[:: max(1, each.size // _MEDIAN_OF)].astype(np.float64)) for each in self.gradients]
         usual = np.array([median(each) if each.size else 0.0 for each in some])
         return np.asarray(self.tolerances.allowed(np.arange(usual.size), usual, self.sizes))
 
@@ -81,8 +78,26 @@ class GradientAtPoint:
         """The verdict on every estimated entry."""
         tensors = self.loss.layout.tensor_of(estimates.positions)
         analytic = self.analytic(estimates.positions)
-        around = _AROUND * self.loss.local_variation / self.loss.tensor_scales
-        return judge(analytic, estimates, tensors, scales, self.tolerances, _noise_reasons(self.loss), around)
+        slopes = self.loss.local_variation / self.loss.tensor_scales
+        scales = np.maximum(scales, self._stillness(estimates, analytic, tensors))
+        rounding = _ANALYTIC_ROUNDING * self._eps * np.maximum(scales, slopes)
+        reasons = _noise_reasons(self.loss)
+        return judge(analytic, estimates, tensors, scales, self.tolerances, reasons, _AROUND * slopes, rounding)
+
+    @cached_property
+    def _eps(self) -> Floats:
+        """Resolution of the analytic gradient's dtype, shape (tensors,)."""
+        return np.array([np.finfo(each.dtype).eps for each in self.gradients], np.float64)
+
+    def _stillness(self, estimates: Estimates, analytic: Floats, tensors: Positions) -> Floats:
+        """A scale for tensors with zero slopes of a loss that does not move at all, shape (tensors,).
+
+        That the loss stays the same to the bit is an answer: the slope is zero within round-off of the loss.
+        """
+        if self.loss.local_variation:
+            return np.zeros(self.loss.tensor_scales.size)
+        moving = np.bincount(tensors, (analytic != 0) | (estimates.numerical != 0), self.loss.tensor_scales.size)
+        return np.where(moving, 0.0, _AROUND * (abs(self.loss.base) or 1.0) / self.loss.tensor_scales)
 
     def scales(self, estimates: Estimates) -> Floats:
         """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
@@ -93,7 +108,7 @@ class GradientAtPoint:
     def joined(
         self, estimates: Estimates, judgement: Judgement, others: Estimates, scales: Floats
     ) -> tuple[Estimates, Judgement]:
-        """Judged entries, and others that were looked at besides, each of these once."""
+        """Judged entries together with others that were also measured, each of these once."""
         if not others.positions.size:
             return estimates, judgement
         others = others.part(np.unique(others.positions, return_index=True)[1])
@@ -105,7 +120,7 @@ class GradientAtPoint:
 
 
 def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
-    """A quotient for every entry; a ladder of steps where that settles nothing; a second ladder where it is close."""
+    """A quotient for each entry; a ladder of steps where it does not decide; a second ladder close to the tolerance."""
     quotients = _quotients(gradient, positions, bar)
     estimates, judgement = decide(
         quotients,
@@ -122,7 +137,7 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
 
 
 def decide(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> tuple[Estimates, Judgement]:
-    """Ladders for all suspects, which can change the scales and so bring up more."""
+    """Ladders for all suspects; they can change the scales and so reveal more suspects."""
     climbed = np.zeros(estimates.positions.size, bool)
     while True:
         judgement = verdicts(estimates)
@@ -136,7 +151,7 @@ def decide(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> tuple[
 def look_closer(
     estimates: Estimates, judgement: Judgement, verdicts: Verdicts, ladders: Ladders
 ) -> tuple[Estimates, Judgement]:
-    """Those too close to the tolerance to call once more, after ladders of other steps."""
+    """Measure entries too close to the tolerance once more, with ladders of other steps."""
     close = np.flatnonzero(judgement.close)
     if close.size:
         estimates = estimates.bettered(close, ladders(estimates.positions[close], 2.0))
@@ -147,21 +162,21 @@ def look_closer(
 def confirm(
     gradient: HasLoss, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
 ) -> tuple[Estimates, Judgement]:
-    """Take back the failures that small steps speak against.
+    """Take back the failures that small steps contradict.
 
-    Large steps can agree on a slope that kinks nearer to the point than any of them have changed. The fewest kinks lie
-    within the smallest step whose noise still tells the two values apart: where its quotient is nearer to the analytic
-    one, what it deviates from the numerical one by is uncertainty.
+    Large steps can agree on a slope that is wrong because of kinks nearer to the point. The smallest step whose noise
+    still distinguishes the two values meets the fewest kinks: where its quotient is nearer to the analytic value, its
+    deviation from the numerical one counts as uncertainty.
     """
     failed = np.flatnonzero(judgement.failed)
-    distance = np.abs(judgement.analytic[failed] - estimates.numerical[failed])  # of the middle, at a kink
+    distance = np.abs(judgement.analytic[failed] - estimates.numerical[failed])  # from the middle, at a kink
     near = distance <= PLAIN * estimates.uncertainty[failed]
     failed, distance = failed[near], distance[near]
     if not failed.size:
         return estimates, judgement
-    told = telling_quotients(gradient.loss, estimates.positions[failed], distance)
-    off = np.abs(told - estimates.numerical[failed])
-    against = np.abs(told - judgement.analytic[failed]) < off
+    small = distinguishing_quotients(gradient.loss, estimates.positions[failed], distance)
+    off = np.abs(small - estimates.numerical[failed])
+    against = np.abs(small - judgement.analytic[failed]) < off
     uncertainty = estimates.uncertainty.copy()
     uncertainty[failed[against]] = off[against]
     estimates = replace(estimates, uncertainty=uncertainty)
@@ -169,12 +184,12 @@ def confirm(
 
 
 def _quotients(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> Estimates:
-    """Of sorted positions."""
+    """One quotient for each of the sorted positions."""
     found = Estimates.unmeasured(positions)
     for t, mine in gradient.loss.layout.parts(positions):
         bar.enter(gradient.loss.layout.names[t])
-        for begin in range(mine.start, mine.stop, _BLOCK):
-            some = slice(begin, min(begin + _BLOCK, mine.stop))
+        for begin in range(mine.start, mine.stop, _QUOTIENTS_AT_ONCE):
+            some = slice(begin, min(begin + _QUOTIENTS_AT_ONCE, mine.stop))
             found.fill(
                 some, quotient_estimates(gradient.loss, positions[some], gradient.stencil, gradient.step, bar.advance)
             )
@@ -182,7 +197,7 @@ def _quotients(gradient: GradientAtPoint, positions: Positions, bar: Progress) -
 
 
 def _ladders(gradient: GradientAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
-    """Tensor by tensor, so that the bar says where the work is."""
+    """Ladders tensor by tensor, so that the bar names the tensor."""
     parts = []
     for t, mine in gradient.loss.layout.parts(positions):
         bar.enter(f"{gradient.loss.layout.names[t]} (in doubt)")
@@ -193,7 +208,7 @@ def _ladders(gradient: GradientAtPoint, positions: Positions, shift: float, bar:
 def _with_textbook_quotients(
     estimates: Estimates, judgement: Judgement, quotients: Estimates
 ) -> tuple[Estimates, Judgement]:
-    """Under a step of the caller's own, ``numerical`` is the quotient with that step, as uncertain as it has proved."""
+    """With the step of the caller, ``numerical`` is the quotient with that step; its uncertainty is from the ladder."""
     off = np.abs(quotients.numerical - estimates.numerical)
     plain = np.isfinite(off) & estimates.clear
     uncertainty = np.where(plain, estimates.uncertainty + off, estimates.uncertainty)
@@ -203,7 +218,7 @@ def _with_textbook_quotients(
 
 
 def _noise_reasons(loss: LossAtPoint) -> tuple[str, str]:
-    """Why a slope is too uncertain, and why one cannot be told from zero."""
+    """Why a slope is too uncertain, and why one cannot be distinguished from zero."""
     if loss.noise.single:
         return ("round-off (of float32, it seems) hides the slope",) * 2
     round_off = _ROUND_OFF * float(np.finfo(np.float64).eps) * (abs(loss.base) or 1.0)
@@ -216,7 +231,7 @@ def _noise_reasons(loss: LossAtPoint) -> tuple[str, str]:
 
 
 def remarks(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> Iterator[str]:
-    """Remarks on checks that show less than they seem to."""
+    """Remarks on checks that show less than they seem to show."""
     if not analytic.size:
         return
     if not (gradient.loss.local_variation or estimates.numerical.any()):
@@ -230,13 +245,13 @@ def remarks(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -
 
 
 def _agrees_to_the_last_bit(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> bool:
-    """Whether it agrees with quotients whose own error, seen on a ladder, should keep them apart."""
+    """Whether it agrees with quotients more closely than their error, known from a ladder, allows."""
     bits = 4 * np.finfo(np.float64).eps
-    for each in (slice(0, _SOME), slice(_SOME, None)):  # the first few say no, as a rule
+    for each in (slice(0, _FEWEST_REMARKED), slice(_FEWEST_REMARKED, None)):  # the first few mostly differ
         if not (np.abs(analytic[each] - estimates.numerical[each]) <= bits * np.abs(analytic[each])).all():
             return False
-    some = np.flatnonzero(analytic)[:_SOME]
-    if some.size < _SOME:
+    some = np.flatnonzero(analytic)[:_FEWEST_REMARKED]
+    if some.size < _FEWEST_REMARKED:
         return False
     true = ladder_estimates(gradient.loss, estimates.positions[some]).numerical
     return bool(np.all(np.abs(true - analytic[some]) > 25 * bits * np.abs(analytic[some])))

@@ -1,4 +1,4 @@
-"""Error measures, and what they usually mean."""
+"""Measures of error, and what they usually mean."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._verdicts.judgement import Floats
+from fastgc._parameters.arrays import Floats
 from fastgc._words import Interpretation
 
-_ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero
-
-
-_TINY = 1e-8  # floor of the denominators of relative errors
+_ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero: the convention of the tutorials
+_FLOOR = 1e-8  # of the denominator of the element-wise error: the convention of the tutorials
 
 
 def relative_error(a: ArrayLike, b: ArrayLike) -> float:
@@ -67,12 +65,12 @@ def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def elementwise_error(a: Floats, b: Floats) -> Floats:
-    """``|a - b| / max(|a| + |b|, 1e-8)`` of every entry, of halves: no sum of two of them overflows."""
+    """``|a - b| / max(|a| + |b|, 1e-8)`` of each entry, computed from halves so that no sum overflows."""
     with np.errstate(all="ignore"):
         first, second = np.multiply(a, 0.5), np.multiply(b, 0.5)
         error, size = np.asarray(first - second), np.abs(first)
         size = np.asarray(size + np.abs(second))
-        np.divide(np.abs(error, out=error), np.maximum(size, _TINY / 2, out=size), out=error)
+        np.divide(np.abs(error, out=error), np.maximum(size, _FLOOR / 2, out=size), out=error)
     return error
 
 

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.evaluator import OutOfTime
+from fastgc._parameters.arrays import Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
-from fastgc._verdicts.entries import GradientAtPoint, Positions, check_entries
+from fastgc._verdicts.entries import GradientAtPoint, check_entries
 from fastgc._verdicts.judgement import Judgement
 
 _FIRST = 4  # entries of every tensor measured before the rest: of tensors wrong in half of their entries 94 % show

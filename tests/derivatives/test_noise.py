@@ -189,3 +189,10 @@ def test_losses_together_have_the_noise_that_each_has_alone() -> None:
         assert (mine.at_point, mine.displaced) == pytest.approx((alone.at_point, alone.displaced), rel=0.1)
     assert together[0].change == 0
     assert together[1].change == pytest.approx(0.125)
+
+
+def test_values_next_to_a_round_number_are_still_those_of_float32() -> None:
+    """1 is of every precision, 1 + 2**-23 of no lower one."""
+    noise = measure_noise(lambda t: np.float32(1) + np.float32(6e-8) * (np.sin(1e15 * t) > 0), 1.0, 1e-7)
+    assert noise.single and noise.eps == 2.0**-23
+    assert not measure_noise(lambda t: np.round(np.sin(t), 3), 0.5, 1e-16).single

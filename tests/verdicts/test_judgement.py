@@ -153,6 +153,14 @@ def test_what_is_within_the_callers_tolerance_with_its_uncertainty_is_not_undeci
     assert judge(np.array([0.0]), nowhere, np.zeros(1, np.int64), np.ones(1), accepting, ("", "")).undecided.all()
 
 
+def test_what_is_within_the_callers_relative_tolerance_with_its_uncertainty_is_not_undecided() -> None:
+    found = estimates(1.0, 0.2)
+    assert verdicts(1.0, found) == ["undecided"]
+    assert verdicts(1.25, found, rtol=0.5) == verdicts(0.75, found, rtol=0.5) == ["pass"]
+    assert verdicts(0.6, found, rtol=0.5) == ["undecided"]
+    assert verdicts(1.0, estimates(1.0, 0.2, trouble="jump"), rtol=0.5) == ["undecided"]
+
+
 def test_what_is_accepted_does_not_make_a_wrong_value_right() -> None:
     accepting = Tolerances(np.array([1e-5]), None, np.array([1.0]))
     judgement = judge(
@@ -270,11 +278,31 @@ def test_entries_that_pass_at_first_sight_pass_at_a_second(seed: int) -> None:
     found = estimates(numerical, uncertainty)
     found.trouble[:] = rng.choice(len(TROUBLES), size, p=[0.9, *[0.1 / (len(TROUBLES) - 1)] * (len(TROUBLES) - 1)])
     tensors, scales = np.sort(rng.integers(3, size=size)), 10.0 ** rng.uniform(-3, 1, 3)
-    rest = tensors, scales, Tolerances(np.array([1e-5, 1e-3, 1e-2]), None), "noise", 1e-3 * scales
+    rest = tensors, scales, Tolerances(np.array([1e-5, 1e-3, 1e-2]), None), "noise", 1e-3 * scales, 1e-9 * scales
     quick, slow = judge(analytic, found, *rest), _judged(analytic, found, *rest)
     assert 30 < np.count_nonzero(quick.passed) < 270
     for name in ("numerical", "allowed", "failed", "undecided", "reason", "unsure", "close"):
         np.testing.assert_array_equal(getattr(quick, name), getattr(slow, name), err_msg=name)
+
+
+def rounded(analytic: float, numerical: float, uncertainty: float, rounding: float, around: float = 0.0) -> Judgement:
+    tolerances, found = Tolerances(np.array([1e-3]), None), estimates(numerical, uncertainty)
+    reasons = ("noise", "vanishes")
+    return judge(np.array([analytic]), found, np.zeros(1, int), np.full(1, 1e-6), tolerances, reasons, around, rounding)
+
+
+def test_round_off_of_the_analytic_value_is_no_error_of_a_slope_of_zero() -> None:
+    assert rounded(1e-9, 0.0, 1e-15, 5e-8, around=1e-7).verdict.tolist() == ["pass"]
+    assert rounded(1e-9, 0.0, 1e-15, 0.0, around=1e-7).verdict.tolist() == ["fail"]
+    assert rounded(6e-7, 0.0, 1e-15, 5e-8, around=1e-7).verdict.tolist() == ["fail"]
+
+
+def test_round_off_of_the_analytic_value_leaves_a_small_slope_undecided() -> None:
+    """A factor of two would be explained by it."""
+    judgement = rounded(2e-6, 1e-6, 1e-15, 2e-6)
+    assert judgement.verdict.tolist() == ["undecided"] and "round-off of the analytic value" in judgement.reason[0]
+    assert rounded(1e-6, 1e-6, 1e-15, 2e-6).verdict.tolist() == ["pass"]
+    assert rounded(1.004e-6, 1e-6, 1e-15, 5e-9).verdict.tolist() == ["pass"]
 
 
 # --- scales and verdicts of tensors ---
