@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, quotient_estimates
-from fastgc._diagnosis.diagnose import diagnose, settled
-from fastgc._diagnosis.diagnosis import Explanation
+from fastgc._diagnosis.diagnosis import Explanation, diagnose, settled
 from fastgc._diagnosis.earlier import EVALUATIONS, EarlierMeasurements, EarlierParameters
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.next_entries import strongest, wanted

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._diagnosis.diagnose import diagnose
-from fastgc._diagnosis.diagnosis import Diagnosis
+from fastgc._diagnosis.diagnosis import Diagnosis, diagnose
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
