@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fastgc._arguments import brief, listed
-from fastgc._diagnosis import axis_patterns, value_patterns
+from fastgc._diagnosis import axis_patterns, matrix_patterns, sparse_patterns, value_patterns
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
+from fastgc._diagnosis.sparse_patterns import Repeats
 from fastgc._diagnosis.value_patterns import Pattern
 from fastgc._public import public
 from fastgc._verdicts.judgement import FAIL, PASS
@@ -19,6 +20,8 @@ from fastgc._words import Kind
 # within a tolerance (1e-5 by default) each, so those of two tensors with one bug differ by 2e-5 at most; 1.001 and
 # 1.002, two bugs, by 1e-3.
 _SAME = 1e-4
+_SHARED = ("sign", "factor", "missing_term")  # kinds that several tensors can have in common
+_STRAYS = 3  # extra entries that may be left out: one in ten
 
 
 @dataclass(frozen=True)
@@ -111,51 +114,95 @@ class Explanation:
 # --- one tensor ---
 
 
-def diagnose(
-    tensor: MeasuredTensor,
-    others: Mapping[str, MeasuredTensor],
-    factors: Mapping[str, float],
-    extra: int,
-    stale: Sequence[Pattern] = (),
-) -> Diagnosis | None:
+@dataclass(frozen=True)
+class Clues:
+    """What else is known that can explain a tensor.
+
+    Attributes
+    ----------
+    others : the tensors of the same shape, by name
+    factors : the constant factors of other tensors, by name
+    stale : patterns of a gradient that belongs to earlier parameters, if the entries agree with one
+    repeats : integer arrays among the arguments with repeated numbers
+    """
+
+    others: Mapping[str, MeasuredTensor] = field(default_factory=dict)
+    factors: Mapping[str, float] = field(default_factory=dict)
+    stale: Sequence[Pattern] = ()
+    repeats: Sequence[Repeats] = ()
+
+
+NO_CLUES = Clues()
+
+
+def diagnose(tensor: MeasuredTensor, clues: Clues = NO_CLUES, extra: int = 0) -> Diagnosis | None:
     """The simplest pattern that explains the measured entries of a tensor; None where they establish none.
 
-    Parameters
-    ----------
-    others : tensors of the same shape, by name
-    factors : the constant factors of other tensors, by name
-    extra : how many entries were measured for the diagnosis only
-    stale : patterns of a gradient that belongs to earlier parameters, if the entries agree with one
+    The last ``extra`` measured entries were measured for the diagnosis, each by one quotient only. If no pattern
+    explains all entries, those of them that stand out most are left out: a quotient across a jump is no derivative.
     """
-    found = next(filter(None, _tiers(tensor, others, factors, stale)), [])
+    for seen in _with_fewer_strays(tensor, extra):
+        if found := next(filter(None, _tiers(seen, clues)), []):
+            return _diagnosis(seen, found, extra)
+    found = [*value_patterns.unstructured(tensor)]
     return _diagnosis(tensor, found, extra) if found else None
 
 
-def _tiers(
-    tensor: MeasuredTensor, others: Mapping[str, MeasuredTensor], factors: Mapping[str, float], stale: Sequence[Pattern]
-) -> Iterator[list[Pattern]]:
+def diagnose_values(tensor: MeasuredTensor) -> Diagnosis | None:
+    """The same from values alone, whatever their places: a sign, a factor or zeros."""
+    found = [
+        *value_patterns.zero(tensor),
+        *value_patterns.constant_factor(tensor),
+        *value_patterns.nearly_zero(tensor),
+        *value_patterns.lost_sign(tensor),
+    ]
+    return _diagnosis(tensor, found, 0) if found else None
+
+
+def _with_fewer_strays(tensor: MeasuredTensor, extra: int) -> Iterator[MeasuredTensor]:
+    """The tensor, then without one, two, three of its last entries: those whose slopes exceed their values most."""
+    yield tensor
+    late = np.arange(tensor.local.size) >= tensor.local.size - extra
+    for _ in range(min(_STRAYS, extra)):
+        slope = np.where(late & np.isfinite(tensor.slack), np.abs(tensor.numerical), 0.0)
+        tensor = tensor.without(int(np.argmax(slope / (np.abs(tensor.analytic) + np.median(slope)))))
+        yield tensor
+
+
+def _tiers(tensor: MeasuredTensor, clues: Clues) -> Iterator[list[Pattern]]:
     """Patterns that explain the entries, from simple ones to those that explain little."""
-    yield [*_simple(tensor), *axis_patterns.swapped(tensor, others), *stale, *axis_patterns.broadcast(tensor)]
-    yield [*axis_patterns.reordered(tensor), *value_patterns.two_terms(tensor)]
+    yield [
+        *_simple(tensor),
+        *axis_patterns.swapped(tensor, clues.others),
+        *clues.stale,
+        *axis_patterns.broadcast(tensor),
+    ]
+    yield [*axis_patterns.reordered(tensor), *value_patterns.two_terms(tensor), *matrix_patterns.symmetrised(tensor)]
+    yield [*value_patterns.affine(tensor), *value_patterns.clipped(tensor)]
     yield [*axis_patterns.wrong_axis(tensor)]
-    yield [*value_patterns.same_factor(tensor, factors)]
-    yield [*axis_patterns.sparse(tensor)]
-    yield [*value_patterns.unstructured(tensor)]
+    yield [*value_patterns.same_factor(tensor, clues.factors)]
+    yield [*sparse_patterns.overwritten(tensor, clues.repeats), *sparse_patterns.sparse(tensor)]
+    yield [*sparse_patterns.masked(tensor)]
 
 
 def _simple(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """Patterns that the tensor's own samples usually establish, the simplest first."""
     yield from value_patterns.zero(tensor)
     yield from value_patterns.constant_factor(tensor)
+    yield from value_patterns.nearly_zero(tensor)
     yield from value_patterns.lost_sign(tensor)
+    yield from matrix_patterns.conjugated(tensor)
     yield from axis_patterns.rearranged(tensor)
+    yield from matrix_patterns.symmetric(tensor)
     yield from value_patterns.one_term(tensor)
+    yield from value_patterns.log_parameter(tensor)
     yield from value_patterns.few_digits(tensor)
 
 
 def _diagnosis(tensor: MeasuredTensor, found: Sequence[Pattern], extra: int) -> Diagnosis:
     best = found[0]
-    evidence = Evidence(tensor.local.size, int(np.count_nonzero(tensor.wrong)), extra, best.deviation)
+    known = int(np.count_nonzero(np.isfinite(tensor.slack)))
+    evidence = Evidence(known, int(np.count_nonzero(tensor.wrong)), extra, best.deviation)
     ties = tuple(dict.fromkeys(other.message for other in found[1:] if other.message != best.message))
     return Diagnosis(best.kind, best.message, best.factor, best.axis, best.indices, evidence, ties)
 
@@ -182,7 +229,7 @@ def compared(verdicts: Mapping[str, str], diagnoses: Mapping[str, Diagnosis | No
     right = [name for name, verdict in verdicts.items() if verdict == PASS]
     if not wrong or len(verdicts) < 2:
         return
-    known = [each for name in wrong if (each := diagnoses[name]) is not None and each.factor]
+    known = [each for name in wrong if (each := diagnoses[name]) is not None and each.factor and each.kind in _SHARED]
     shared = len(wrong) > 1 and len(known) == len(wrong) and all(_alike(known[0], other) for other in known)
     if shared and len(wrong) == len(verdicts):
         yield f"all {len(wrong)} tensors are wrong by the same {_shared(known[0])}"

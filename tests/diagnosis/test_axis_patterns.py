@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastgc._diagnosis import axis_patterns
+from fastgc._diagnosis import axis_patterns, sparse_patterns
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.value_patterns import Pattern
 from tests.support.tensors import drawn, slopes, tensor
@@ -200,21 +200,21 @@ def planted(where: Any, value: Any) -> np.ndarray:
      (planted(5, np.nan), 0, 5, "the rest is right, not finite in the analytic gradient")],
 )  # fmt: skip
 def test_a_wrong_line(wrong: np.ndarray, axis: int, index: int, text: str) -> None:
-    found = first(axis_patterns.sparse, tensor(N, wrong))
+    found = first(sparse_patterns.sparse, tensor(N, wrong))
     assert found is not None
     assert (found.kind, found.axis, found.indices) == ("sparse", axis, ((index,),))
     assert text in found.message
 
 
 def test_several_wrong_lines() -> None:
-    found = first(axis_patterns.sparse, tensor(N, planted(([2, 5], slice(None)), 0)))
+    found = first(sparse_patterns.sparse, tensor(N, planted(([2, 5], slice(None)), 0)))
     assert found is not None
     assert found.indices == ((2,), (5,))
     assert "[2, :], [5, :] are wrong as a whole" in found.message
 
 
 def test_single_wrong_entries() -> None:
-    found = first(axis_patterns.sparse, tensor(N, planted(([2, 5], [3, 3]), 0)))
+    found = first(sparse_patterns.sparse, tensor(N, planted(([2, 5], [3, 3]), 0)))
     assert found is not None
     assert (found.axis, found.indices) == (None, ((2, 3), (5, 3)))
     assert "[2, 3], [5, 3] are wrong" in found.message
@@ -223,7 +223,7 @@ def test_single_wrong_entries() -> None:
 def test_the_last_entry_of_a_vector() -> None:
     right = slopes(9, 1)
     wrong = right * (np.arange(9) < 8)[:, None]
-    found = first(axis_patterns.sparse, tensor(right, wrong))
+    found = first(sparse_patterns.sparse, tensor(right, wrong))
     assert found is not None
     assert found.indices == ((8, 0),)
     assert found.message.endswith("[8, 0] is wrong (the last index: off by one?)")
@@ -232,20 +232,20 @@ def test_the_last_entry_of_a_vector() -> None:
 def test_a_line_with_a_right_entry_is_not_wrong_as_a_whole() -> None:
     wrong = planted(5, 3 * N[5])
     wrong[5, 4] = N[5, 4]
-    found = first(axis_patterns.sparse, tensor(N, wrong))
+    found = first(sparse_patterns.sparse, tensor(N, wrong))
     assert found is not None
     assert found.axis is None
     assert len(found.indices) == 9
 
 
 def test_one_tested_entry_of_a_line_is_not_the_line() -> None:
-    found = first(axis_patterns.sparse, tensor(N, planted(5, 0), np.union1d(drawn(50, 20), [53])))
+    found = first(sparse_patterns.sparse, tensor(N, planted(5, 0), np.union1d(drawn(50, 20), [53])))
     assert found is not None
     assert (found.axis, found.indices) == (None, ((5, 3),))
 
 
 def test_half_of_the_entries_are_not_few() -> None:
     half = np.where(np.random.default_rng(0).random(N.shape) < 0.5, 2 * N, N)
-    assert kinds(axis_patterns.sparse, tensor(N, half)) == []
-    assert kinds(axis_patterns.sparse, tensor(N, half, SOME)) == []
-    assert kinds(axis_patterns.sparse, tensor(N, 2 * N)) == []
+    assert kinds(sparse_patterns.sparse, tensor(N, half)) == []
+    assert kinds(sparse_patterns.sparse, tensor(N, half, SOME)) == []
+    assert kinds(sparse_patterns.sparse, tensor(N, 2 * N)) == []
