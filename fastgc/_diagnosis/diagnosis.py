@@ -176,6 +176,7 @@ def _tiers(tensor: MeasuredTensor, clues: Clues) -> Iterator[list[Pattern]]:
         *axis_patterns.swapped(tensor, clues.others),
         *clues.stale,
         *axis_patterns.broadcast(tensor),
+        *value_patterns.nearly_zero(tensor),
     ]
     yield [*axis_patterns.reordered(tensor), *value_patterns.two_terms(tensor), *matrix_patterns.symmetrised(tensor)]
     yield [*value_patterns.affine(tensor), *value_patterns.clipped(tensor)]
@@ -189,7 +190,6 @@ def _simple(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """Patterns that the tensor's own samples usually establish, the simplest first."""
     yield from value_patterns.zero(tensor)
     yield from value_patterns.constant_factor(tensor)
-    yield from value_patterns.nearly_zero(tensor)
     yield from value_patterns.lost_sign(tensor)
     yield from matrix_patterns.conjugated(tensor)
     yield from axis_patterns.rearranged(tensor)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions
+from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions, is_square, mirrored
 from fastgc._diagnosis.value_patterns import Pattern, explaining
 
 Floats = NDArray[np.float64]
@@ -40,17 +40,6 @@ _SYMMETRISED: tuple[tuple[Factors, Factors, str], ...] = (
 
 
 # --- symmetric matrices ---
-
-
-def is_square(tensor: MeasuredTensor) -> bool:
-    """Whether the last two axes are those of square matrices."""
-    return len(tensor.shape) > 1 and tensor.shape[-1] == tensor.shape[-2] > 1
-
-
-def mirrored(tensor: MeasuredTensor) -> Positions:
-    """The position of each measured entry with the last two indices exchanged."""
-    *first, i, j = tensor.index
-    return np.ravel_multi_index((*first, j, i), tensor.shape)
 
 
 def symmetric(tensor: MeasuredTensor) -> Iterator[Pattern]:
@@ -113,13 +102,14 @@ def conjugated(tensor: MeasuredTensor) -> Iterator[Pattern]:
 
 def _conjugates(tensor: MeasuredTensor) -> Iterator[tuple[Pattern, Floats]]:
     """In a Jacobian of pairs, a part of a block changes its sign; in a gradient, the last of each pair."""
-    where: Sequence[tuple[str, Positions]] = ()
+    where: list[tuple[str, Positions]] = []
     if tensor.pairs:
         row, column = (each % 2 for each in tensor.index)
-        where = (("of real parts by imaginary ones and of imaginary parts by real ones", row ^ column),
-                 ("of the imaginary parts of outputs", row), ("by the imaginary parts of inputs", column))  # fmt: skip
+        where = [("of real parts by imaginary ones and of imaginary parts by real ones", row ^ column)]
+        if tensor.shape != (2, 2):  # whose rows and columns are few, and may hold anything
+            where += [("of the imaginary parts of outputs", row), ("by the imaginary parts of inputs", column)]
     elif len(tensor.shape) > 1 and tensor.shape[-1] == 2:
-        where = (("in [..., 1], the imaginary parts", tensor.index[-1]),)
+        where = [("in [..., 1], the imaginary parts", tensor.index[-1])]
     for text, flipped in where:
         message = f"consistent with a missing conjugate: the wrong sign {text}, if pairs are complex numbers"
         yield (

@@ -32,6 +32,7 @@ _UNEXPLAINED = 0.01  # share of the squared errors that a pattern may leave: R**
 # together once in 256 times: 0.4 %.
 BITS = 12.0
 _FINEST = 1e-3  # slacks that are resolved at best: at rtol 1e-5 a relative 1e-8, to which uncertainties are known
+_SAME = 1e-12  # relative difference of what was the same before round-off, of some 1e3 operations in float64
 _LOOKED_AT = 4096  # evenly spaced analytic entries that stand for a whole tensor: a million entries would take too long
 _COLUMNS = ("local", "numerical", "slack", "parameters", "wrong", "right", "uncertainty")  # a value for each entry
 
@@ -207,4 +208,24 @@ def is_level(tensor: MeasuredTensor, axis: int) -> bool:
     """Whether the analytic gradient is constant along an axis, and not zero everywhere."""
     first = tensor.at(moved(tensor.some, axis, np.zeros_like(tensor.some[axis])))
     here = tensor.at(tensor.some)
-    return bool(np.all(np.abs(here - first) <= 1e-12 * np.abs(first)) and here.any())
+    return bool(np.all(np.abs(here - first) <= _SAME * np.abs(first)) and here.any())
+
+
+def is_square(tensor: MeasuredTensor) -> bool:
+    """Whether the last two axes are those of square matrices."""
+    return len(tensor.shape) > 1 and tensor.shape[-1] == tensor.shape[-2] > 1
+
+
+def mirrored(tensor: MeasuredTensor) -> Positions:
+    """The position of each measured entry with the last two indices exchanged."""
+    *first, i, j = tensor.index
+    return np.ravel_multi_index((*first, j, i), tensor.shape)
+
+
+def is_symmetric(tensor: MeasuredTensor) -> bool:
+    """Whether the analytic gradient consists of symmetric matrices, up to round-off."""
+    if not is_square(tensor):
+        return False
+    *first, i, j = tensor.some
+    here, there = tensor.at(tensor.some), tensor.at((*first, j, i))
+    return bool(np.all(np.abs(here - there) <= _SAME * np.abs(here)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions, is_level, long_axes
+from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions, is_level, is_symmetric, long_axes, mirrored
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.streams import stream
 
@@ -18,8 +18,9 @@ _CANDIDATES = 512
 def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
     """At most ``count`` new entries that distinguish best between kinds of bugs.
 
-    If the analytic gradient is constant along an axis, they lie on one line along it. If most entries are right, they
-    lie in the rows and columns of the wrong ones and next to these. Otherwise they reach every row and column.
+    If the analytic gradient is constant along an axis, they lie on one line along it; if it is symmetric, they mirror
+    measured ones. If most entries are right, they lie in the rows and columns of the wrong ones and next to these.
+    Otherwise they reach every row and column.
     """
     generator = stream(seed, "diagnosis", "wanted")
     if tensor.gradient.size - tensor.local.size <= count:
@@ -28,6 +29,8 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
     wrong = np.flatnonzero(tensor.wrong)
     if level:
         found = _along(tensor, int(wrong[0]), level[0], generator)
+    elif is_symmetric(tensor):
+        found = np.setdiff1d(mirrored(tensor.part(tensor.strong)), tensor.local)
     elif wrong.size <= np.count_nonzero(tensor.right & tensor.telling):
         found = _near(tensor, wrong, generator)
     else:

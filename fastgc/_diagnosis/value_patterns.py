@@ -135,8 +135,8 @@ def log_parameter(tensor: MeasuredTensor) -> Iterator[Pattern]:
     p, a, n = tensor.parameters, tensor.analytic, tensor.numerical
     table = (
         ("parameter * numerical", "the derivative by log(parameter)", np.where((p == 0) & (a == 0), n, a / p)),
-        ("numerical / parameter", "the chain rule of a logarithm missing, or once too often", a * p),
-        ("exp(parameter) * numerical", "the chain rule of an exponential once too often", a / np.exp(p)),
+        ("numerical / parameter", "the factor of a logarithmic parameter missing", a * p),
+        ("exp(parameter) * numerical", "the factor of a logarithmic parameter once too often", a / np.exp(p)),
         ("numerical / exp(parameter)", "the derivative by exp(parameter)", a * np.exp(p)),
     )
     candidates = [
