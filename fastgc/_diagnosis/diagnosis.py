@@ -201,8 +201,8 @@ def _simple(tensor: MeasuredTensor) -> Iterator[Pattern]:
 
 def _diagnosis(tensor: MeasuredTensor, found: Sequence[Pattern], extra: int) -> Diagnosis:
     best = found[0]
-    known = int(np.count_nonzero(np.isfinite(tensor.slack)))
-    evidence = Evidence(known, int(np.count_nonzero(tensor.wrong)), extra, best.deviation)
+    entries = tensor.local.size - tensor.dropped
+    evidence = Evidence(entries, int(np.count_nonzero(tensor.wrong)), extra - tensor.dropped, best.deviation)
     ties = tuple(dict.fromkeys(other.message for other in found[1:] if other.message != best.message))
     return Diagnosis(best.kind, best.message, best.factor, best.axis, best.indices, evidence, ties)
 

@@ -28,6 +28,7 @@ _CONVENTIONS: tuple[tuple[Factors, str], ...] = (
     ((1.0, 1.0, -1.0), "the wrong sign above the diagonal"),
     ((-1.0, 1.0, 1.0), "the wrong sign below the diagonal"),
 )
+_OFF_DIAGONAL = ((2.0, 1.0, 2.0), (0.5, 1.0, 0.5))  # whose wrong entries share a factor
 _PACKED = 4  # of these make sense for a triangle stored as a vector, by rows or by columns
 # Factors of the numerical gradient, and of its transpose.
 _SYMMETRISED: tuple[tuple[Factors, Factors, str], ...] = (
@@ -49,7 +50,7 @@ def symmetric(tensor: MeasuredTensor) -> Iterator[Pattern]:
     else:
         sides, conventions = _packed_sides(tensor), _CONVENTIONS[:_PACKED]
     candidates = [
-        (_pattern(text, factors[0] if factors[0] == factors[2] else None), _without(tensor, factors, side))
+        (_pattern(text, factors[0] if factors in _OFF_DIAGONAL else None), _without(tensor, factors, side))
         for side in sides
         for factors, text in conventions
     ]

@@ -60,7 +60,7 @@ class MeasuredTensor:
     wrong, right : which of them fail and which pass
     lengths : for each length of an axis in the arguments, where it is found
     pairs : whether both axes of a matrix hold real and imaginary parts in turn
-    spent : bits that an earlier choice cost, which a pattern must pay for
+    dropped, spent : entries treated as if they had no derivative, and the bits that choosing them cost
     uncertainty : the part of ``slack`` that is no tolerance; None: all of it
     """
 
@@ -74,6 +74,7 @@ class MeasuredTensor:
     right: NDArray[np.bool_]
     lengths: Mapping[int, str]
     pairs: bool = False
+    dropped: int = 0
     spent: float = 0.0
     uncertainty: Floats | None = None
 
@@ -133,6 +134,7 @@ class MeasuredTensor:
             slack=np.where(here, np.inf, self.slack),
             wrong=self.wrong & ~here,
             right=self.right & ~here,
+            dropped=self.dropped + 1,
             spent=self.spent + math.log2(here.size),
         )
 

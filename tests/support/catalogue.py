@@ -64,7 +64,7 @@ NAMED = {
 }  # fmt: skip
 NAMED_AS = {
     "absolute": "sign", "bias-mean": "factor", "bias-total": "broadcast", "bias-wrong-axis": "broadcast",
-    "scores-unscaled": "factor", "pool-": "", "repeats-lost": "sparse", "decoder-": "", "mask-missing": "",
+    "scores-unscaled": "factor", "pool-": "", "repeats-lost": "", "decoder-": "", "mask-missing": "",
     "adjoint-one-step": "", "curvature-diagonal": "", "determinant-missing": "", "chain-missing": "log_parameter",
 }  # fmt: skip
 NAMED_IN = {
