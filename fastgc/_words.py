@@ -16,9 +16,13 @@ Verdict: TypeAlias = Literal["pass", "fail", "undecided"]
 Kind: TypeAlias = Literal[
     "sign",
     "factor",
+    "affine",
+    "log_parameter",
     "zero",
+    "clipped",
     "scale_precision",
     "transpose",
+    "symmetric",
     "permutation",
     "swapped",
     "missing_term",

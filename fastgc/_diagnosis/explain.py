@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, quotient_estimates
-from fastgc._diagnosis.diagnose import diagnose, settled
-from fastgc._diagnosis.diagnosis import Explanation
+from fastgc._diagnosis.diagnosis import Clues, Explanation, diagnose, settled
 from fastgc._diagnosis.earlier import EVALUATIONS, EarlierMeasurements, EarlierParameters
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.next_entries import strongest, wanted
+from fastgc._diagnosis.sparse_patterns import repeats
 from fastgc._diagnosis.value_patterns import constant_factor, stale_together
 from fastgc._evaluation.evaluator import OutOfTime, silent
 from fastgc._parameters.point import arrays_in
@@ -57,8 +57,10 @@ def explain(
     earlier = EarlierMeasurements() if previous is None else _earlier(previous, gradient, suspects, scales, seed, bar)
     stale, names = stale_together(tensors, earlier.tensors), gradient.loss.layout.names
     factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(tensors[t])}
+    repeated = repeats(args)
     diagnoses = {
-        t: diagnose(tensors[t], _alike(gradient, t, tensors), factors, extra[t].size, stale.get(t, ())) for t in failing
+        t: diagnose(tensors[t], Clues(_alike(gradient, t, tensors), factors, stale.get(t, ()), repeated), extra[t].size)
+        for t in failing
     }
     return Explanation(diagnoses, earlier.evaluations, earlier.notes)
 
@@ -106,6 +108,7 @@ def _as_measured(
         wrong=judgement.failed,
         right=judgement.passed,
         lengths=lengths,
+        uncertainty=np.where(known, estimates.uncertainty + gap, np.inf),
     )
 
 

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions, is_level, long_axes
+from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions, is_level, is_symmetric, long_axes, mirrored
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.streams import stream
 
-_CANDIDATES = 512  # entries drawn to choose the next ones from
+# Entries drawn to choose the next ones from: some sixteen times as many as are ever measured (29), so that entries that
+# are known already, or drawn twice, leave enough.
+_CANDIDATES = 512
 
 
 def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
-    """At most ``count`` entries that were not measured and tell most about the kind of the error.
+    """At most ``count`` new entries that distinguish best between kinds of bugs.
 
-    Along an axis on which the analytic gradient is constant; else, where most entries are right, in the rows and
-    columns of the wrong ones and beside them; else such that every row and column has a measured entry.
+    If the analytic gradient is constant along an axis, they lie on one line along it; if it is symmetric, they mirror
+    measured ones. If most entries are right, they lie in the rows and columns of the wrong ones and next to these.
+    Otherwise they reach every row and column.
     """
     generator = stream(seed, "diagnosis", "wanted")
     if tensor.gradient.size - tensor.local.size <= count:
@@ -26,6 +29,8 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
     wrong = np.flatnonzero(tensor.wrong)
     if level:
         found = _along(tensor, int(wrong[0]), level[0], generator)
+    elif is_symmetric(tensor):
+        found = np.setdiff1d(mirrored(tensor.part(tensor.strong)), tensor.local)
     elif wrong.size <= np.count_nonzero(tensor.right & tensor.telling):
         found = _near(tensor, wrong, generator)
     else:
@@ -34,14 +39,14 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
 
 
 def strongest(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
-    """At most ``count`` measured entries, in their order: wrong and telling ones first, drawn from all of them."""
+    """At most ``count`` measured entries in their order, drawn at random: the strong ones first."""
     drawn = stream(seed, "diagnosis", "strongest").permutation(tensor.local.size)
     first = drawn[np.argsort(~tensor.strong[drawn], kind="stable")][:count]
     return tensor.local[np.sort(first)]
 
 
 def _along(tensor: MeasuredTensor, entry: int, axis: int, generator: np.random.Generator) -> Positions:
-    """The line along an axis on which an entry lies."""
+    """Entries of the line through one entry along an axis."""
     places = generator.permutation(tensor.shape[axis])[:_CANDIDATES]
     index = [np.full(places.size, each[entry]) for each in tensor.index]
     index[axis] = places
@@ -49,7 +54,7 @@ def _along(tensor: MeasuredTensor, entry: int, axis: int, generator: np.random.G
 
 
 def _near(tensor: MeasuredTensor, entries: Positions, generator: np.random.Generator) -> Positions:
-    """In turn for each entry and each axis: anywhere in its row or column, or in the one before or after."""
+    """For each entry and each axis in turn: a random entry of its line, or of the line before or after."""
     turns = np.arange(_CANDIDATES)
     owners, axes = entries[turns // len(tensor.shape) % entries.size], turns % len(tensor.shape)
     index = [generator.integers(length, size=turns.size) for length in tensor.shape]
@@ -60,7 +65,7 @@ def _near(tensor: MeasuredTensor, entries: Positions, generator: np.random.Gener
 
 
 def _spread(tensor: MeasuredTensor, generator: np.random.Generator) -> Positions:
-    """Entries whose analytic gradient is not zero first, and of them those in lines without any measured entry."""
+    """Entries with a nonzero analytic gradient first, and among these the ones in lines without a measured entry."""
     drawn = _unknown(tensor, [generator.integers(length, size=_CANDIDATES) for length in tensor.shape])
     zero = tensor.gradient[drawn] == 0
     drawn = drawn[np.argsort(zero, kind="stable")]
@@ -74,7 +79,7 @@ def _spread(tensor: MeasuredTensor, generator: np.random.Generator) -> Positions
 
 
 def _unknown(tensor: MeasuredTensor, index: Sequence[Array]) -> Positions:
-    """The positions that were not measured, each once, in the order given."""
+    """The positions not measured yet, each once, in the given order."""
     positions = np.ravel_multi_index(tuple(index), tensor.shape)
     positions = positions[np.sort(np.unique(positions, return_index=True)[1])]
     return positions[~np.isin(positions, tensor.local)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +20,12 @@ from fastgc._words import Kind
 
 Floats = NDArray[np.float64]
 
-FITTED = 3  # wrong entries, at least, for each constant that is fitted to them
-EXACT = 1e-6  # relative precision in which a factor is recognised, at best
+FITTED = 3  # wrong entries, at least, for each fitted constant: one determines it, the others test it
+EXACT = 1e-6  # relative precision in which a factor is recognised, at best: 2 and 1.999998 come from different bugs
+# Times the machine epsilon and the numerical gradient: what is left where terms cancel that are larger than it. At most
+# 1e-6: below that, float32 cannot be told from a scale.
+_ROUNDOFF, _NEXT_TO_NOTHING = 1e4, 1e-6
+_RESOLVED = TELLING / 10  # slacks that a fitted term must contribute somewhere: less is no term
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,15 @@ class Pattern:
     deviation: float = 0.0  # the largest distance from the pattern, in units of tolerance and uncertainty
 
 
+def explaining(
+    tensor: MeasuredTensor, candidates: Sequence[tuple[Pattern, Floats]], fewest: int, fitted: int = 0
+) -> Iterator[Pattern]:
+    """The patterns whose residuals explain the tensor; each pays for all of them."""
+    for pattern, residual in candidates:
+        if tensor.explained(residual, fewest, alternatives=len(candidates), fitted=fitted):
+            yield replace(pattern, deviation=tensor.deviation(residual))
+
+
 # --- the same entries times a constant ---
 
 
@@ -45,28 +58,41 @@ def zero(tensor: MeasuredTensor) -> Iterator[Pattern]:
         yield Pattern("zero", "consistent with a gradient that is detached or never accumulated: zero everywhere", 0.0)
 
 
+def nearly_zero(tensor: MeasuredTensor) -> Iterator[Pattern]:
+    """The same, up to the round-off of terms that cancel."""
+    if not tensor.strong.any() or not tensor.gradient.any():
+        return
+    share = min(_ROUNDOFF * float(np.finfo(tensor.gradient.dtype).eps), _NEXT_TO_NOTHING)
+    if np.abs(tensor.gradient).max() <= share * np.abs(tensor.numerical[tensor.strong]).min():
+        text = "consistent with a gradient that is detached or cancels: zero everywhere up to round-off"
+        yield Pattern("zero", text, 0.0)
+
+
 def constant_factor(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = c * numerical``. One entry alone shows only a factor that has a meaning."""
     a, n = tensor.analytic / tensor.slack, tensor.numerical / tensor.slack
     factor = float(np.sum(a * n) / np.sum(n * n))
-    residual = tensor.analytic / factor - tensor.numerical
     if not (math.isfinite(factor) and factor):
         return
+    residual = tensor.analytic / factor - tensor.numerical
     precision = max(EXACT, WITHIN * float(np.min(1 / np.abs(n[n != 0]), initial=1.0)))
     own = {length: f"the length of axis {axis} of the tensor" for axis, length in enumerate(tensor.shape) if length > 2}
-    meaning = named_factor(factor, precision, own | dict(tensor.lengths))
-    if not tensor.explained(residual, 1 if meaning else FITTED):
-        return
-    found = Pattern("factor", "", factor, deviation=tensor.deviation(residual))
+    lengths = own | dict(tensor.lengths)
+    meaning = named_factor(factor, precision, lengths)
+    tried = (3 + 2 * len(lengths)) * (2 if factor < 0 and meaning != "-1" else 1)  # -1, 2, 1/2, N, 1/N; then -2, ...
+    if (meaning and tensor.explained(residual, 1, alternatives=tried)) or tensor.explained(residual, FITTED, fitted=1):
+        yield _times(factor, meaning, tensor.deviation(residual))
+
+
+def _times(factor: float, meaning: str, deviation: float) -> Pattern:
     if meaning == "-1":
-        yield replace(found, kind="sign", message="consistent with the wrong sign (analytic = -numerical)")
-    else:
-        text = f"consistent with a constant factor of {factor:.4g} (analytic / numerical)"
-        yield replace(found, message=text + (f" = {meaning}" if "N" in meaning else ""))
+        return Pattern("sign", "consistent with the wrong sign (analytic = -numerical)", factor, deviation=deviation)
+    text = f"consistent with a constant factor of {factor:.4g} (analytic / numerical)"
+    return Pattern("factor", text + (f" = {meaning}" if "N" in meaning else ""), factor, deviation=deviation)
 
 
 def named_factor(factor: float, precision: float, lengths: Mapping[int, str]) -> str:
-    """What a factor is: -1, 2, 1/2, or N or 1/N with N the length of an axis; "" for any other."""
+    """The meaning of a factor: -1, 2, 1/2, N or 1/N with N the length of an axis; "" for any other factor."""
 
     def near(number: float) -> bool:
         return abs(factor - number) <= precision * abs(number)
@@ -87,27 +113,82 @@ def named_factor(factor: float, precision: float, lengths: Mapping[int, str]) ->
 
 def lost_sign(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = |numerical|``, or the reverse."""
-    for sign, text in ((1, "|numerical|"), (-1, "-|numerical|")):
-        residual = tensor.analytic - sign * np.abs(tensor.numerical)
-        if tensor.explained(residual, 2):
-            message = f"consistent with lost signs (analytic = {text})"
-            yield Pattern("sign", message, deviation=tensor.deviation(residual))
+    candidates = [
+        (Pattern("sign", f"consistent with lost signs (analytic = {text})"), sign * tensor.analytic - size)
+        for size in [np.abs(tensor.numerical)]
+        for sign, text in ((1, "|numerical|"), (-1, "-|numerical|"))
+    ]
+    yield from explaining(tensor, candidates, 2)
 
 
 def same_factor(tensor: MeasuredTensor, factors: Mapping[str, float]) -> Iterator[Pattern]:
     """A factor that is another tensor's too, and so means something in a single entry."""
     for name, factor in factors.items():
         residual = tensor.analytic / factor - tensor.numerical
-        if tensor.explained(residual, 1, BITS / 2):
+        if tensor.explained(residual, 1, BITS / 2, alternatives=len(factors)):
             text = f"consistent with a constant factor of {factor:.4g} (analytic / numerical), as in {name!r}"
             yield Pattern("factor", text, factor, deviation=tensor.deviation(residual))
+
+
+def log_parameter(tensor: MeasuredTensor) -> Iterator[Pattern]:
+    """A derivative by the logarithm of the parameter, or by a quantity whose logarithm the parameter is."""
+    p, a, n = tensor.parameters, tensor.analytic, tensor.numerical
+    table = (
+        ("parameter * numerical", "the derivative by log(parameter)", np.where((p == 0) & (a == 0), n, a / p)),
+        ("numerical / parameter", "the factor of a logarithmic parameter missing", a * p),
+        ("exp(parameter) * numerical", "the factor of a logarithmic parameter once too often", a / np.exp(p)),
+        ("numerical / exp(parameter)", "the derivative by exp(parameter)", a * np.exp(p)),
+    )
+    candidates = [
+        (Pattern("log_parameter", f"consistent with analytic = {what} ({why}?)"), undone - n)
+        for what, why, undone in table
+    ]
+    yield from explaining(tensor, candidates, 1)
+
+
+# --- an affine relation, and values cut off ---
+
+
+def affine(tensor: MeasuredTensor) -> Iterator[Pattern]:
+    """``analytic = c * numerical + d``."""
+    a, n, known = tensor.analytic, tensor.numerical, np.isfinite(tensor.slack)
+    if np.count_nonzero(tensor.strong) < 2 * FITTED or not np.isfinite(a).all():
+        return
+    peak = max(float(np.abs(a).max()), float(np.abs(n).max()))  # divided out: no square overflows
+    weights = np.where(known, tensor.slack[known].min() / tensor.slack, 0.0)
+    basis = np.stack([n / peak, np.ones(n.size)], axis=1) * weights[:, None]
+    c, d = np.linalg.lstsq(basis, a / peak * weights, rcond=1e-9)[0].tolist()
+    d *= peak
+    residual = (a - d) / c - n
+    resolved = min(np.max(np.abs((c - 1) * n) / tensor.slack), np.max(np.abs(d) / tensor.slack)) > _RESOLVED
+    if resolved and tensor.explained(residual, 2 * FITTED, fitted=2):
+        text = f"consistent with analytic = {c:.4g} * numerical {'-' if d < 0 else '+'} {abs(d):.4g}"
+        yield Pattern("affine", text, c, deviation=tensor.deviation(residual))
+
+
+def clipped(tensor: MeasuredTensor) -> Iterator[Pattern]:
+    """Values beyond a bound are the bound; at least two are, so that it is seen twice."""
+    a, n = tensor.analytic, tensor.numerical
+    if not np.isfinite(tensor.gradient).all() or not tensor.gradient.any():
+        return
+    low, high = float(tensor.gradient.min()), float(tensor.gradient.max())
+    size = max(-low, high)
+    table = ((-size, size, f"to [{-size:.4g}, {size:.4g}]"), (-math.inf, high, f"to at most {high:.4g}"),
+             (low, math.inf, f"to at least {low:.4g}"))  # fmt: skip
+    at_bound = tensor.strong & ((np.abs(a) == size) | (a == high) | (a == low))
+    if np.count_nonzero(at_bound) >= 2 and np.any(tensor.right & tensor.telling) and tensor.agreement >= BITS:
+        candidates = [
+            (Pattern("clipped", f"consistent with values clipped {text}"), a - np.clip(n, least, most))
+            for least, most, text in table
+        ]
+        yield from explaining(tensor, candidates, 2, fitted=1)
 
 
 # --- the same entries in fewer digits ---
 
 
 def few_digits(tensor: MeasuredTensor) -> Iterator[Pattern]:
-    """All analytic values have the short mantissas of a coarser format, and differ by its rounding."""
+    """All analytic values have the short mantissas of a coarser format, and errors of the size of its rounding."""
     some = tensor.at(tensor.some)
     some = some[np.isfinite(some) & (some != 0)]
     for bits, name in ((8, "bfloat16"), (11, "float16"), (24, "float32")):
@@ -168,8 +249,11 @@ def _with_terms(tensor: MeasuredTensor, names: tuple[str, ...]) -> Iterator[Patt
     coefficients = solution / peaks * peak
     parts = basis * coefficients
     residual = error - parts.sum(axis=1)
-    resolved = np.abs(parts / tensor.slack[:, None]).max(axis=0) > TELLING / 10
-    if resolved.all() and tensor.explained(residual, FITTED * len(names), term=parts.sum(axis=1)):
+    resolved = np.abs(parts / tensor.slack[:, None]).max(axis=0) > _RESOLVED
+    fitted, term = len(names), parts.sum(axis=1)
+    if resolved.all() and tensor.explained(
+        residual, FITTED * fitted, term=term, alternatives=len(_TERMS), fitted=fitted
+    ):
         sums = " + ".join(_product(c, name) for c, name in zip(coefficients.tolist(), names, strict=True))
         hint = f" ({_TERMS[names[0]][int(coefficients[0] > 0)]}?)" if len(names) == 1 else ""
         message = f"consistent with analytic - numerical = {sums.replace('+ -', '- ')}{hint}"
@@ -185,9 +269,9 @@ def _product(coefficient: float, name: str) -> str:
 
 
 def stale(tensor: MeasuredTensor, earlier: MeasuredTensor, bits: float = BITS) -> Iterator[Pattern]:
-    """The analytic gradient is that of other parameters: it agrees with all entries measured there, and not here.
+    """The analytic gradient belongs to other parameters: it agrees with all entries measured there, and not here.
 
-    What tells is by how much the numerical gradient has changed in between.
+    The information comes from the change of the numerical gradient in between.
     """
     here = tensor.part(np.isin(tensor.local, earlier.local))
     both = replace(here, slack=np.fmax(here.slack, earlier.slack))

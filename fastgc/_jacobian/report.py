@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._diagnosis.diagnose import diagnose
-from fastgc._diagnosis.diagnosis import Diagnosis
+from fastgc._diagnosis.diagnosis import Diagnosis, diagnose, diagnose_values
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
@@ -28,8 +27,6 @@ from fastgc._words import Verdict
 _SHOWN = 16  # rows and columns of a matrix that is shown in full, at most: with marks they fit on a screen
 _WIDTH = 120  # characters of a line, at most; two matrices side by side need more where they are wide
 _LISTED = 5  # outputs and inputs with wrong entries
-
-_PLACELESS = ("factor", "sign", "zero")  # kinds of bugs that say nothing about places
 
 
 @public
@@ -129,11 +126,15 @@ class About:
     seed: int
     notes: tuple[str, ...]
 
+    @property
+    def size(self) -> int:
+        """Of the Jacobian: its entries."""
+        return math.prod(self.output_shape) * math.prod(self.input_shape)
+
 
 def jacobian_report(checked: Checked, projections: Projections, about: About) -> JacobianReport:
     """The report on checked entries."""
     judged, estimated = checked.judgement, checked.estimates
-    size = math.prod(about.output_shape) * math.prod(about.input_shape)
     columns = entry_columns(np.zeros(estimated.positions.size, np.int64), judged, estimated)
     entries = Entries("jacobian", about.output_shape + about.input_shape, estimated.positions, columns)
     worst, wrong = worst_first(judged, estimated)
@@ -141,7 +142,7 @@ def jacobian_report(checked: Checked, projections: Projections, about: About) ->
     return JacobianReport(
         verdict=verdict,
         reason=_reason(judged),
-        size=size,
+        size=about.size,
         checked=len(entries),
         max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
         max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
@@ -156,27 +157,25 @@ def jacobian_report(checked: Checked, projections: Projections, about: About) ->
 
 
 def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
-    """The kind of bug, where whole columns were checked; from some of the columns, only a kind that needs no places."""
-    m, n = math.prod(about.output_shape), math.prod(about.input_shape)
+    """The kind of bug, if all entries were checked; of some entries, only what needs no places."""
     estimates, judged = checked.estimates, checked.judgement
-    columns = np.unique(estimates.positions % n)
-    if not columns.size or estimates.positions.size != m * columns.size:
-        return None
+    size, whole = judged.analytic.size, estimates.positions.size == about.size
     known = np.isfinite(estimates.uncertainty) & np.isfinite(judged.numerical)
     view = MeasuredTensor(
-        shape=(m, columns.size),
+        shape=(math.prod(about.output_shape), math.prod(about.input_shape)) if whole else (size,),
         gradient=judged.analytic,
-        local=np.arange(judged.analytic.size),
+        local=np.arange(size),
         numerical=np.where(known, judged.numerical, 0.0),
         slack=np.where(known, judged.allowed + estimates.uncertainty, np.inf),
-        parameters=np.zeros(judged.analytic.size),
+        parameters=np.full(size, np.nan),
         wrong=judged.failed,
         right=judged.passed,
         lengths={},
+        uncertainty=estimates.uncertainty,
+        pairs=whole and about.output_shape[-1:] == about.input_shape[-1:] == (2,),
     )
     with np.errstate(all="ignore"):
-        found = diagnose(view, {}, {}, 0)
-    return found if columns.size == n or (found and found.kind in _PLACELESS) else None
+        return diagnose(view) if whole else diagnose_values(view)
 
 
 def failed(report: JacobianReport, reason: str) -> JacobianReport:

@@ -303,15 +303,10 @@ def _evidence(tensor: TensorSummary) -> Iterable[str]:
     if found is None or found.kind == "unstructured":
         return
     counts = found.evidence
-    extra = f" ({counts.extra} for this)" if counts.extra else ""
-    measured = f"{counts.entries} measured {plural(counts.entries, 'entry', 'entries')}{extra}"
-    if counts.deviation:
-        yield (
-            f"{tensor.name}: that explains all of {measured}, {counts.wrong} of them wrong, to {counts.deviation:.0e} "
-            "of what is allowed"
-        )
-    else:
-        yield f"{tensor.name}: {counts.wrong} of {measured} {plural(counts.wrong, 'is', 'are')} wrong"
+    extra = f", {counts.extra} measured for the diagnosis" if counts.extra else ""
+    measured = plural(counts.entries, "the one measured entry", f"all {counts.entries} measured entries")
+    reach = f"; largest deviation {counts.deviation:.0e} of the tolerance" if counts.deviation else ""
+    yield f"{tensor.name}: explains {measured} ({counts.wrong} wrong{extra}){reach}"
     yield from (f"{tensor.name}: also {message}" for message in found.alternatives)
 
 

@@ -1,4 +1,4 @@
-"""Patterns of places: values elsewhere, spread along an axis, wrong in few lines or entries."""
+"""Right values in other places, and values constant along an axis."""
 
 from __future__ import annotations
 
@@ -181,71 +181,13 @@ def test_a_sum_over_the_wrong_axis_has_the_same_total() -> None:
     assert kinds(axis_patterns.wrong_axis, tensor(*centred, lengths={9: "x"})) == []
 
 
-# --- few entries ---
-
-
-def planted(where: Any, value: Any) -> np.ndarray:
-    wrong = N.copy()
-    wrong[where] = value
-    return wrong
-
-
-@pytest.mark.parametrize(
-    ("wrong", "axis", "index", "text"),
-    [(planted(-1, 0), 0, 11, "[11, :] is wrong as a whole, the rest is right (the last index: off by one?), zero in"),
-     (planted(0, 0), 0, 0, "[0, :] is wrong as a whole, the rest is right (the first index: off by one?), zero in"),
-     (planted((slice(None), -1), 9), 1, 9, "[:, 9] is wrong as a whole, the rest is right (the last index"),
-     (planted(5, 3 * N[5]), 0, 5, "[5, :] is wrong as a whole, the rest is right"),
-     (planted(5, N[4]), 0, 5, "the rest is right, a copy of the one before"),
-     (planted(5, np.nan), 0, 5, "the rest is right, not finite in the analytic gradient")],
-)  # fmt: skip
-def test_a_wrong_line(wrong: np.ndarray, axis: int, index: int, text: str) -> None:
-    found = first(axis_patterns.sparse, tensor(N, wrong))
-    assert found is not None
-    assert (found.kind, found.axis, found.indices) == ("sparse", axis, ((index,),))
-    assert text in found.message
-
-
-def test_several_wrong_lines() -> None:
-    found = first(axis_patterns.sparse, tensor(N, planted(([2, 5], slice(None)), 0)))
-    assert found is not None
-    assert found.indices == ((2,), (5,))
-    assert "[2, :], [5, :] are wrong as a whole" in found.message
-
-
-def test_single_wrong_entries() -> None:
-    found = first(axis_patterns.sparse, tensor(N, planted(([2, 5], [3, 3]), 0)))
-    assert found is not None
-    assert (found.axis, found.indices) == (None, ((2, 3), (5, 3)))
-    assert "[2, 3], [5, 3] are wrong" in found.message
-
-
-def test_the_last_entry_of_a_vector() -> None:
-    right = slopes(9, 1)
-    wrong = right * (np.arange(9) < 8)[:, None]
-    found = first(axis_patterns.sparse, tensor(right, wrong))
-    assert found is not None
-    assert found.indices == ((8, 0),)
-    assert found.message.endswith("[8, 0] is wrong (the last index: off by one?)")
-
-
-def test_a_line_with_a_right_entry_is_not_wrong_as_a_whole() -> None:
-    wrong = planted(5, 3 * N[5])
-    wrong[5, 4] = N[5, 4]
-    found = first(axis_patterns.sparse, tensor(N, wrong))
-    assert found is not None
-    assert found.axis is None
-    assert len(found.indices) == 9
-
-
-def test_one_tested_entry_of_a_line_is_not_the_line() -> None:
-    found = first(axis_patterns.sparse, tensor(N, planted(5, 0), np.union1d(drawn(50, 20), [53])))
-    assert found is not None
-    assert (found.axis, found.indices) == (None, ((5, 3),))
-
-
-def test_half_of_the_entries_are_not_few() -> None:
-    half = np.where(np.random.default_rng(0).random(N.shape) < 0.5, 2 * N, N)
-    assert kinds(axis_patterns.sparse, tensor(N, half)) == []
-    assert kinds(axis_patterns.sparse, tensor(N, half, SOME)) == []
-    assert kinds(axis_patterns.sparse, tensor(N, 2 * N)) == []
+@pytest.mark.parametrize("size", [3, 5, 9, 40])
+@pytest.mark.parametrize("share", [1e-4, 1e-2])
+def test_the_same_total_by_chance_shows_no_wrong_axis(size: int, share: float) -> None:
+    """Errors of 1e-4 that cancel within the tolerance: three in ten tensors of three entries have such a sum."""
+    found = 0
+    for seed in range(50):
+        right = np.abs(slopes(size, seed=seed))
+        wrong = right * (1 + share * np.random.default_rng(seed).normal(size=size))
+        found += len(kinds(axis_patterns.wrong_axis, tensor(right, wrong, lengths={size: "x"})))
+    assert found == 0

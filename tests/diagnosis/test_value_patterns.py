@@ -237,3 +237,106 @@ def test_less_is_enough_where_another_tensor_shows_it() -> None:
     found = value_patterns.stale_together({0: weak[0], 1: strong[0], 2: weak[0]}, {0: weak[1], 1: strong[1]})
     assert [[each.kind for each in found[t]] for t in (0, 1)] == [["stale"], ["stale"]]
     assert 2 not in found
+
+
+# --- zero but for round-off ---
+
+
+@pytest.mark.parametrize("known", [None, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("size", [1e-300, 1e-17, 1e-13])
+def test_round_off_is_no_gradient(size: float, known: Any) -> None:
+    found = only(value_patterns.nearly_zero, tensor(N, size * P, known))
+    assert found is not None
+    assert (found.kind, found.factor) == ("zero", 0.0)
+    assert found.message.endswith("zero everywhere up to round-off")
+
+
+def test_small_gradients_are_not_zero() -> None:
+    single = P.astype(np.float32)
+    for wrong in (1e-10 * P, 0 * P, np.where(np.arange(120).reshape(N.shape) == 9, N, 1e-17 * P)):
+        assert only(value_patterns.nearly_zero, tensor(N, wrong)) is None
+    assert only(value_patterns.nearly_zero, tensor(N, np.float32(1e-7) * single)) is not None
+    assert only(value_patterns.nearly_zero, tensor(N, np.float32(1e-5) * single)) is None
+    assert only(value_patterns.nearly_zero, tensor(1e-17 * N, 1e-17 * P, slack=1e-5)) is None
+
+
+# --- factors of the parameter ---
+
+LOGS = [
+    (P * N, "parameter * numerical (the derivative by log(parameter)?)"),
+    (N / P, "numerical / parameter (the factor of a logarithmic parameter missing?)"),
+    (np.exp(P) * N, "exp(parameter) * numerical (the factor of a logarithmic parameter once too often?)"),
+    (N / np.exp(P), "numerical / exp(parameter) (the derivative by exp(parameter)?)"),
+]
+
+
+@pytest.mark.parametrize("known", [None, SOME, SOME[:8]], ids=["all", "some", "eight"])
+@pytest.mark.parametrize(("wrong", "text"), LOGS, ids=[text.partition(" (")[0] for _, text in LOGS])
+def test_a_log_parameter_is_found(wrong: np.ndarray, text: str, known: Any) -> None:
+    found = only(value_patterns.log_parameter, tensor(N, wrong, known, parameters=P))
+    assert found is not None
+    assert (found.kind, found.factor) == ("log_parameter", None)
+    assert found.message == f"consistent with analytic = {text}"
+
+
+def test_one_log_parameter_is_enough() -> None:
+    n, p = np.array([1.7]), np.array([0.3])
+    assert only(value_patterns.log_parameter, tensor(n, p * n, parameters=p)) is not None
+    assert only(value_patterns.log_parameter, tensor(n, 1.001 * p * n, parameters=p)) is None
+
+
+def test_parameters_of_zero_belong_to_gradients_of_zero() -> None:
+    p = np.where(np.arange(120).reshape(N.shape) % 5 == 0, 0, P)
+    with np.errstate(all="ignore"):
+        assert only(value_patterns.log_parameter, tensor(N, p * N, parameters=p)) is not None
+        assert only(value_patterns.log_parameter, tensor(N, p * N + 0.1 * (p == 0), parameters=p)) is None
+
+
+def test_what_resembles_a_log_parameter_is_none() -> None:
+    for wrong in (1.001 * P * N, P**2 * N, np.tanh(P) * N, P * N + 1e-3, P, N * np.linspace(1, 2, 10)):
+        assert only(value_patterns.log_parameter, tensor(N, wrong, parameters=P)) is None
+    assert only(value_patterns.log_parameter, tensor(N, P * N, parameters=np.nan * P)) is None
+
+
+# --- affine, clipped ---
+
+
+@pytest.mark.parametrize("known", [None, SOME, SOME[:8]], ids=["all", "some", "eight"])
+@pytest.mark.parametrize(("c", "d", "text"), [(2, 0.3, "2 * numerical + 0.3"), (-1.5, -0.1, "-1.5 * numerical - 0.1"),
+                                              (1.01, 0.2, "1.01 * numerical + 0.2")])  # fmt: skip
+def test_an_affine_relation_is_found(c: float, d: float, text: str, known: Any) -> None:
+    found = only(value_patterns.affine, tensor(N, c * N + d, known))
+    assert found is not None
+    assert (found.kind, found.message) == ("affine", f"consistent with analytic = {text}")
+    assert found.factor == pytest.approx(c, rel=1e-4)
+
+
+@pytest.mark.parametrize("power", [-300, -150, 150, 290])
+def test_affine_relations_are_found_at_any_scale(power: int) -> None:
+    n = N * 10.0**power
+    seen = MeasuredTensor(n.shape, (2 * n + 10.0**power).ravel(), np.arange(120), n.ravel(), 1e-5 * np.abs(n.ravel()),
+                P.ravel(), np.ones(120, bool), np.zeros(120, bool), {})  # fmt: skip
+    with np.errstate(all="ignore"):
+        assert only(value_patterns.affine, seen) is not None
+
+
+def test_what_resembles_an_affine_relation_is_none() -> None:
+    for wrong in (2 * N, N + 0.3, 2 * N + 0.3 + 1e-3 * P, N**2, np.full(N.shape, 0.3), np.nan * N):
+        assert only(value_patterns.affine, tensor(N, wrong)) is None
+    few = slopes(5)
+    assert only(value_patterns.affine, tensor(few, 2 * few + 0.3)) is None
+
+
+@pytest.mark.parametrize("known", [None, SOME], ids=["all", "some"])
+@pytest.mark.parametrize(("wrong", "text"), [(np.clip(N, -1, 1), "to [-1, 1]"), (np.minimum(N, 0.8), "to at most 0.8"),
+                                             (np.maximum(N, 0), "to at least 0")])  # fmt: skip
+def test_clipped_values_are_found(wrong: np.ndarray, text: str, known: Any) -> None:
+    found = next(value_patterns.clipped(tensor(N, wrong, known)), None)
+    assert found is not None
+    assert (found.kind, found.message) == ("clipped", f"consistent with values clipped {text}")
+
+
+def test_what_resembles_clipped_values_is_none() -> None:
+    one = np.minimum(N, np.sort(N, axis=None)[-2] * 1.1)  # a single entry at the bound
+    for wrong in (one, np.clip(N, -1, 1) * 1.001, np.tanh(N), np.clip(N, -1, 1) + 1e-3 * P, np.sign(N), 0 * N):
+        assert [*value_patterns.clipped(tensor(N, wrong))] == []

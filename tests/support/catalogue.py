@@ -59,12 +59,13 @@ NAMED = {
     "sign": "sign", "factor": "factor", "transpose": "transpose", "permutation": "permutation", "zero": "zero",
     "broadcast": "broadcast", "sparse": "sparse", "swapped": "swapped", "precision": "scale_precision",
     "entry": "sparse", "missing_term": "missing_term", "extra_term": "missing_term",
-    "stale": "stale",
+    "stale": "stale", "log_parameter": "log_parameter", "symmetric": "symmetric", "affine": "affine",
+    "clipped": "clipped",
 }  # fmt: skip
 NAMED_AS = {
     "absolute": "sign", "bias-mean": "factor", "bias-total": "broadcast", "bias-wrong-axis": "broadcast",
     "scores-unscaled": "factor", "pool-": "", "repeats-lost": "", "decoder-": "", "mask-missing": "",
-    "adjoint-one-step": "", "curvature-diagonal": "", "determinant-missing": "", "chain-missing": "",
+    "adjoint-one-step": "", "curvature-diagonal": "", "determinant-missing": "", "chain-missing": "log_parameter",
 }  # fmt: skip
 NAMED_IN = {
     ("conv2d-maxpool-xent/pool-to-all", "b1"): "factor",  # each window of four sends its gradient to all
