@@ -26,7 +26,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import LossAtPoint
+from fastgc._derivatives.estimates import BOUNDED_TOP, LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, Floats, norm
@@ -143,9 +143,16 @@ def random_signs(seed: int, numbers: range, name: str, size: int) -> NDArray[np.
 
 
 def directions(loss: LossAtPoint, tensors: Sequence[int], seed: int, numbers: range) -> list[list[Ray]]:
-    """A direction for each number: random signs in all entries of the tensors, times the tensor's scale."""
+    """A direction for each number: random signs in the entries of the tensors, times the tensor's scale.
+
+    All entries are displaced but those that `LossAtPoint.held` keeps inside their bounds.
+    """
     names, sizes, scales = loss.layout.names, loss.layout.sizes, loss.tensor_scales
     signs = [random_signs(seed, numbers, names[t], sizes[t]) for t in tensors]
+    for t, rows in zip(tensors, signs, strict=True):
+        held = loss.held(t)
+        if held is not None:
+            rows[:, held] = 0
     return [
         [Ray(t, 0, rows[i], float(scales[t])) for t, rows in zip(tensors, signs, strict=True)]
         for i in range(len(numbers))
@@ -176,15 +183,16 @@ def ladder_slope(loss: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple
 
     ``jitter`` is the change of the loss by rounding of the displaced entries.
     """
-    rungs = _PROBE_TOP * _PROBE_RATIO ** -np.arange(_PROBE_RUNGS, dtype=np.float64)
+    top = _PROBE_TOP if loss.bounds is None else BOUNDED_TOP
+    rungs = top * _PROBE_RATIO ** -np.arange(_PROBE_RUNGS, dtype=np.float64)
     ladder = _ladder_along(loss, rays, rungs, jitter)
     slope = derivative_from(ladder)
     below = rungs[-1] * _PROBE_RATIO ** -np.arange(1.0, 1 + _MORE)
-    above = rungs[0] * _PROBE_RATIO ** np.arange(1.0, 0, -1.0)
+    above = rungs[0] * _PROBE_RATIO ** np.arange(1.0 if loss.bounds is None else 0.0, 0, -1.0)
     for better_steps, more in (("finer", below), ("finer", below * _PROBE_RATIO**-_MORE), ("coarser", above)):
         # An estimate of the error needs two steps: if the two largest serve, noise prevails at all others.
         wished = "coarser" if not slope.better_steps and slope.step >= rungs[1] else slope.better_steps
-        if wished == better_steps and not slope.uncertainty <= _DOUBTFUL * abs(slope.value):
+        if more.size and wished == better_steps and not slope.uncertainty <= _DOUBTFUL * abs(slope.value):
             ladder = ladder.extended(_ladder_along(loss, rays, more, jitter))
             slope = derivative_from(ladder)
     return slope, ladder

@@ -16,6 +16,7 @@ from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Tick, silent
 from fastgc._parameters.arrays import Array, Floats, Positions, median, spread
+from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import tensor_scales
 from fastgc._parameters.streams import stream
@@ -40,6 +41,9 @@ _DISTINCT = 0.7  # of the difference of two slopes: a quotient with so much nois
 _NEAR_STEPS = (1.0, 1.3, 1.7)  # times the smallest step that distinguishes slopes; no two share a grid of values
 _NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise: one switched-off entry hides nothing
 _NOISE_IN_ALL = 256  # of all tensors: displacing them costs less than one evaluation of a loss of that many
+# The largest distance along a direction where parameters are bounded, in scales: few entries are nearer to a bound, and
+# truncation, which falls with its fourth power, still shows.
+BOUNDED_TOP = 2.0**-8
 _MOVED = 0.125  # of a tiny tensor's scale: the displacement that shows whether the loss moves, the largest step
 _GROWN = 64.0  # times its largest entry (of a few), beyond which `responsive_scale` has enlarged a tensor's scale
 
@@ -55,11 +59,20 @@ class LossAtPoint:
     tensor_scales: Floats  # shape (tensors,): mean magnitude, 1 for a tensor of zeros; of few bits, see `short`
     eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
     local_variation: float = 0.0  # change of the loss at a distance from the point, per scale and entry
+    bounds: Bounds | None = None  # outside which the loss is not evaluated
 
     def scales(self, positions: Positions) -> Floats:
         """The unit of an entry's steps: its magnitude or its tensor's, whichever is larger, in few bits."""
         sizes = np.abs(self.evaluator.entries(positions))
         return short(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
+
+    def held(self, tensor: int) -> NDArray[np.bool_] | None:
+        """The entries of a tensor that no direction displaces, too near a bound; None where nothing is bounded."""
+        if self.bounds is None:
+            return None
+        positions = np.arange(self.layout.starts[tensor], self.layout.starts[tensor + 1])
+        room = self.bounds.room(positions, self.evaluator.entries(positions))
+        return np.asarray(room < BOUNDED_TOP * self.tensor_scales[tensor])
 
 
 @dataclass(frozen=True)

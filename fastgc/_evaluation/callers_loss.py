@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fastgc._evaluation.bounded import BoundedEvaluator
 from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
 from fastgc._evaluation.evaluator import Evaluator
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.arrays import Array
+from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import Point, callers_point, copied_point
 
@@ -25,6 +27,7 @@ class CallersLoss:
     function : ``function(params, *args)`` returns the value, or ``(value, gradients)`` if ``with_gradients``
     leaves : the caller's parameters, one array for each tensor of the layout
     is_complex : whether the stencil displaces along the imaginary axis
+    bounds : outside which the loss is not evaluated, None for none
     precision, engine, threads, workers, vectorized, in_place : as in `fastgc.check_gradients`
     """
 
@@ -40,6 +43,7 @@ class CallersLoss:
     workers: int = 1
     vectorized: bool = False
     in_place: bool = False
+    bounds: Bounds | None = None
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
@@ -55,7 +59,10 @@ class CallersLoss:
     def open(self, point: Point, expected: int, deadline: float = math.inf) -> tuple[Evaluator, FirstCall]:
         """An evaluator at the point, suited to about ``expected`` evaluations, and the result of the first calls."""
         execution = Execution(self.engine, self.threads, self.workers, self.vectorized, deadline)
-        return open_evaluator(self.function, point, execution, expected=expected, with_gradients=self.with_gradients)
+        evaluator, first = open_evaluator(
+            self.function, point, execution, expected=expected, with_gradients=self.with_gradients
+        )
+        return (evaluator if self.bounds is None else BoundedEvaluator(evaluator, self.bounds, self.layout)), first
 
     def open_complex(self, point: Point) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""

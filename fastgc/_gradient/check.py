@@ -12,6 +12,7 @@ from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._gradient.points import PointChecker
+from fastgc._parameters.bounds import parse_bounds
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.matching import refuse_nonfinite
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
@@ -51,6 +52,7 @@ def check_gradients(
     workers: int = 1,
     vectorized: bool = False,
     points: int = 1,
+    bounds: Any = None,
     in_place: bool = False,
     crosscheck: bool = True,
     time_budget: float | None = None,
@@ -107,6 +109,11 @@ def check_gradients(
         ``(batch,)``; it is called with blocks of displaced parameters. ``gradients`` receives the plain parameters.
     points : int
         Check at params and at ``points - 1`` random points around them; needs callable gradients.
+    bounds : scipy.optimize.Bounds, sequence of (lower, upper) pairs, or dict of name or pattern to a pair, optional
+        The loss is never evaluated outside; random points stay inside. At a bound the slope is one-sided. ``lb`` and
+        ``ub``, or the pairs, are of the flat vector of all entries; a pair of the dict holds numbers or arrays that
+        broadcast to the tensor's shape; None or an infinity where there is no bound. Entries nearer to a bound than
+        1/256 of their tensor's scale are not covered by directions: they are checked one by one, 64 of each tensor.
     in_place : bool
         Displace the caller's own arrays (restored to the bit), for a loss that reads them from elsewhere.
     crosscheck : bool
@@ -167,7 +174,7 @@ def check_gradients(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, engine=engine, threads=threads, workers=workers, vectorized=vectorized, points=points,
-        in_place=in_place, crosscheck=crosscheck, time_budget=time_budget, seed=seed, progress=progress,
+        bounds=bounds, in_place=in_place, crosscheck=crosscheck, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     return _check(loss, gradients, params, args, options, previous)
 
@@ -191,6 +198,7 @@ def assert_gradients(
     workers: int = 1,
     vectorized: bool = False,
     points: int = 1,
+    bounds: Any = None,
     in_place: bool = False,
     crosscheck: bool = True,
     time_budget: float | None = None,
@@ -205,7 +213,7 @@ def assert_gradients(
     ----------
     loss, gradients, params, args, tensors, samples, probes, stencil, step, rtol, atol, precision, engine, threads
         As in `check_gradients`.
-    workers, vectorized, points, in_place, crosscheck, time_budget, seed, progress, previous
+    workers, vectorized, points, bounds, in_place, crosscheck, time_budget, seed, progress, previous
         As in `check_gradients`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -225,7 +233,7 @@ def assert_gradients(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, engine=engine, threads=threads, workers=workers, vectorized=vectorized, points=points,
-        in_place=in_place, crosscheck=crosscheck, time_budget=time_budget, seed=seed, progress=progress,
+        bounds=bounds, in_place=in_place, crosscheck=crosscheck, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     report = _check(loss, gradients, params, args, options, previous)
     if not (report.passed or (allow_undecided and report.verdict == UNDECIDED)):
@@ -246,6 +254,7 @@ def _check(
         function, args, layout, leaves, with_gradients=gradients is True,
         is_complex=stencil_named(options.stencil).is_complex, precision=options.precision, engine=options.engine,
         threads=options.threads, workers=options.workers, vectorized=options.vectorized, in_place=options.in_place,
+        bounds=None if options.bounds is None else parse_bounds(options.bounds, layout, leaves),
     )  # fmt: skip
     earlier = None if previous is None else EarlierParameters(loss, earlier_leaves(layout, previous))
     selection = options.selected(layout)

@@ -41,6 +41,7 @@ class CheckOptions:
     workers: int = 1
     vectorized: bool = False
     points: int = 1
+    bounds: Any = None
     in_place: bool = False
     crosscheck: bool = True
     time_budget: float | None = None

@@ -63,7 +63,7 @@ class PointChecker:
     def _check_at(self, number: int, reach: float, deadline: float) -> tuple[PointResult | None, Exception | None]:
         """The result at a point; or what was raised at a random one, where loss or gradient is not defined."""
         loss = self.loss
-        moving = leaves_at(loss.leaves, self.options.seed, number, reach, in_place=loss.in_place)
+        moving = leaves_at(loss.leaves, self.options.seed, number, reach, in_place=loss.in_place, bounds=loss.bounds)
         with loss.at(moving) as point, contextlib.ExitStack() as opened:
             before = point.checksums
             try:

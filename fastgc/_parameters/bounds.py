@@ -37,11 +37,15 @@ class Bounds:
         """The distance of entries from their nearest bound, shape (entries,)."""
         return np.asarray(np.minimum(values - self.lower[positions], self.upper[positions] - values))
 
-    def inside(self, positions: slice, start: Array, moved: Array) -> Array:
+    def inside(self, start: Sequence[Array], moved: Sequence[Array]) -> list[Array]:
         """``moved``, but where that is outside: half of the way from ``start`` to the bound that it passed."""
-        low, high = (each[positions].reshape(start.shape) for each in (self.lower, self.upper))
-        moved = np.where(moved < low, start / 2 + low / 2, moved)
-        return np.where(moved > high, start / 2 + high / 2, moved)
+        found, begin = [], 0
+        for here, there in zip(start, moved, strict=True):
+            low, high = (each[begin : begin + here.size].reshape(here.shape) for each in (self.lower, self.upper))
+            below, above = there < low, there > high
+            found.append(np.where(below, here / 2 + low / 2, np.where(above, here / 2 + high / 2, there)))
+            begin += here.size
+        return found
 
 
 def parse_bounds(bounds: Any, layout: ParameterLayout, leaves: Sequence[Array]) -> Bounds:

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array, Floats, median
+from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import Branch, ParameterLayout, named_leaves
 from fastgc._parameters.record import Storage, store
 from fastgc._parameters.streams import stream
@@ -113,7 +114,13 @@ def callers_point(layout: ParameterLayout, leaves: Sequence[Array], args: tuple[
 
 @contextlib.contextmanager
 def leaves_at(
-    leaves: Sequence[Array], seed: int, number: int, reach: float, *, in_place: bool
+    leaves: Sequence[Array],
+    seed: int,
+    number: int,
+    reach: float,
+    *,
+    in_place: bool,
+    bounds: Bounds | None = None,
 ) -> Iterator[Sequence[Array]]:
     """The leaves at point ``number``: unchanged for 0, else every entry plus ``reach * scale * normal random number``.
 
@@ -123,7 +130,7 @@ def leaves_at(
     if number == 0 and in_place and sum(leaf.nbytes for leaf in leaves) > _KEPT_BYTES:
         yield leaves
         return
-    values = leaves if number == 0 else _displaced(leaves, seed, number, reach)
+    values = leaves if number == 0 else _displaced(leaves, seed, number, reach, bounds)
     with replaced(leaves, values, in_place=in_place) as places:
         yield places
 
@@ -145,13 +152,14 @@ def replaced(leaves: Sequence[Array], values: Sequence[Array], *, in_place: bool
         _overwrite(leaves, originals)  # again: an interrupt may have fallen into the first time
 
 
-def _displaced(leaves: Sequence[Array], seed: int, number: int, reach: float) -> list[Array]:
+def _displaced(leaves: Sequence[Array], seed: int, number: int, reach: float, bounds: Bounds | None) -> list[Array]:
     generator = stream(seed, "random point", number)
     scales = tensor_scales(leaves)
-    return [
+    moved = [
         np.asarray(leaf + reach * scale * generator.standard_normal(leaf.shape))
         for leaf, scale in zip(leaves, scales, strict=True)
     ]
+    return moved if bounds is None else bounds.inside(leaves, moved)
 
 
 def _overwrite(leaves: Sequence[Array], values: Sequence[Array]) -> None:

@@ -58,6 +58,14 @@ class SamplePlan:
     local: tuple[Positions | None, ...]
     drawn: tuple[int, ...]
 
+    def extended(self, tensor: int, more: Positions, drawn: int = 0) -> SamplePlan:
+        """The plan with more entries of a tensor, ``drawn`` of them at random."""
+        local, counts = list(self.local), list(self.drawn)
+        known = local[tensor]
+        local[tensor] = more if known is None else np.union1d(known, more)
+        counts[tensor] += drawn
+        return SamplePlan(tuple(local), tuple(counts))
+
     def positions(self, layout: ParameterLayout) -> Positions:
         """Positions of all chosen entries in the flat vector, tensor by tensor."""
         parts = [layout.starts[t] + local for t, local in enumerate(self.local) if local is not None]
@@ -118,6 +126,13 @@ def _choose(name: str, gradient: Array, count: int, seed: int) -> tuple[Position
     fixed = _fixed_strata(gradient, count // 2, generator)
     drawn = _drawn_entries(generator, size, count - fixed.size, fixed)
     return np.sort(np.concatenate([fixed, drawn])).astype(np.int64), drawn.size
+
+
+def further_entries(name: str, size: int, known: Positions, count: int, seed: int) -> Positions:
+    """Entries of a tensor other than the known ones, ``count`` together with these, or all that there are."""
+    if count >= size:
+        return np.setdiff1d(np.arange(size), known)
+    return np.sort(_drawn_entries(stream(seed, "samples", name, "further"), size, count - known.size, known))
 
 
 def _drawn_entries(generator: np.random.Generator, size: int, count: int, known: Positions) -> Positions:

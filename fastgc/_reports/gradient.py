@@ -218,8 +218,14 @@ def _first_line(report: GradientReport, tensors: Sequence[TensorSummary]) -> str
 
 
 def _covered(tensors: Sequence[TensorSummary]) -> str:
+    """How many of the tensors that were not checked entry by entry as a whole are covered by their probes."""
     partly = [tensor for tensor in tensors if tensor.checked < tensor.size]
-    return ", all covered by probes" if partly and all(tensor.probe is not None for tensor in partly) else ""
+    covered = [tensor for tensor in partly if tensor.probe and tensor.probe.resolved and not tensor.probe.left_out]
+    if not covered:
+        return ""
+    if len(covered) == len(partly):
+        return ", all covered by probes"
+    return f", {len(covered)} of the other {len(partly)} tensors covered by probes"
 
 
 def _outcome(verdict: Verdict, tensors: Sequence[TensorSummary]) -> str:
@@ -254,6 +260,9 @@ def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
         f"probes miss an error of one entry above {upwards(entry)}, or of a tensor as a whole above "
         f"{upwards(tensor)} of it, with probability {upwards(chance)} at most"
     )
+    left_out = sum(probe.left_out for _, probe in probed)
+    if left_out:
+        yield f"probes leave out {left_out:,} entries next to their bounds; up to 64 a tensor were checked one by one"
     share = max(tensor.unseen_share for tensor, _ in probed)
     if share < 1:
         yield f"samples alone cannot rule out up to {100 * share:.0f} % wrong entries in a tensor (95 % confidence)"

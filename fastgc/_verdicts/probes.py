@@ -184,10 +184,7 @@ def _less_certain(probing: Probing) -> Probing:
 def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, *, sampled: bool) -> tuple[str, str]:
     """The verdict of the probes alone, and its reason or a remark; wrong entries are counted elsewhere."""
     probing, located = coverage.probing, coverage.located
-    largest = float(np.max(gradient.sizes, initial=0.0, where=np.isfinite(gradient.sizes)))
-    size = max(*_norms(gradient, tensor, probing), SCALE_FLOOR * largest * gradient.loss.layout.sizes[tensor] ** 0.5)
-    resolved = math.isfinite(size) and CERTAIN * _limit(gradient, tensor, probing) <= _USEFUL * size
-    if probing.trouble or not resolved:
+    if not resolves(gradient, tensor, coverage):
         reason = f"probes are too uncertain here ({probing.trouble or 'noise or nearby kinks'})"
         return (PASS if sampled else UNDECIDED), reason
     if located is None and probing.suspicious:
@@ -204,6 +201,15 @@ def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult,
     return PASS, "differences below rtol"
 
 
+def resolves(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult) -> bool:
+    """Whether the probes of a tensor are certain enough to show a gradient that is wrong by a tenth of its norm."""
+    probing = coverage.probing
+    largest = float(np.max(gradient.sizes, initial=0.0, where=np.isfinite(gradient.sizes)))
+    size = max(*_norms(gradient, tensor, probing), SCALE_FLOOR * largest * gradient.loss.layout.sizes[tensor] ** 0.5)
+    certain = math.isfinite(size) and CERTAIN * _limit(gradient, tensor, probing) <= _USEFUL * size
+    return certain and not probing.trouble
+
+
 def _whereabouts(located: Located, ndim: int) -> str:
     if located.line is not None:
         axis, index = located.line
@@ -216,7 +222,7 @@ def _whereabouts(located: Located, ndim: int) -> str:
 def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, names: Sequence[str]) -> Probe:
     """The numbers of a tensor's probes, in units of its gradient."""
     probing, scale = coverage.probing, float(gradient.loss.tensor_scales[tensor])
-    limit = _limit(gradient, tensor, probing)
+    limit, held = _limit(gradient, tensor, probing), gradient.loss.held(tensor)
     norms = _norms(gradient, tensor, probing)
     seen = coverage.located is not None or probing.suspicious
     with np.errstate(all="ignore"):
@@ -234,6 +240,8 @@ def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, 
         entry_limit=max(CERTAIN * limit, float(gradient.usual_tolerances[tensor])),
         norm_limit=relative,
         miss_probability=0.5**probing.residuals.size,
+        resolved=resolves(gradient, tensor, coverage),
+        left_out=0 if held is None else int(np.count_nonzero(held)),
         shared_with=tuple(names[t] for t in (*probing.tensors, *probing.beside) if t != tensor),
     )
 
@@ -277,6 +285,8 @@ class Probe:
     norm_limit : the smallest error of the whole tensor, relative to its norm, that shows
     miss_probability : with which an error with an entry above `entry_limit` or a norm above 4 `norm_limit` is missed,
         at most
+    resolved : whether a gradient that is wrong by a tenth of its norm would have shown
+    left_out : entries that no direction displaces, since they are too near a bound
     shared_with : other tensors in the same directions
     """
 
@@ -288,6 +298,8 @@ class Probe:
     entry_limit: float
     norm_limit: float
     miss_probability: float
+    resolved: bool
+    left_out: int
     shared_with: tuple[str, ...]
 
     def __repr__(self) -> str:

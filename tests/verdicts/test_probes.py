@@ -411,7 +411,7 @@ def test_the_probe_is_in_the_dict_and_the_json() -> None:
     assert json.loads(report.to_json()) == plain
     keys = {
         "residuals", "uncertainties", "seen", "relative_error", "interval", "entry_limit", "norm_limit",
-        "miss_probability", "shared_with",
+        "miss_probability", "resolved", "left_out", "shared_with",
     }  # fmt: skip
     for name, tensor in report.tensors.items():
         found = plain["tensors"][name]["probe"]
