@@ -50,8 +50,8 @@ class Diagnosis:
     ----------
     kind : one of the kinds below
     message : one line for people
-    factor : analytic / numerical, if it is constant (in the wrong entries, where others are right); the coefficient of a
-        missing term; or None
+    factor : analytic / numerical, if that is constant (in the wrong entries, where others are right), or the
+        coefficient of a missing term, or None
     axis : the axis along which entries are exchanged, reordered, constant or wrong, or None
     indices : the wrong entries, if they are few; with an axis, the wrong lines along it, each as a tuple of one index
     evidence : the `Evidence`

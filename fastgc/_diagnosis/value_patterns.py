@@ -224,7 +224,7 @@ def few_digits(tensor: MeasuredTensor) -> Iterator[Pattern]:
         if some.size and _is_rounded(some, bits):
             rounding = 4 * 2.0**-bits * np.fmax(np.abs(tensor.numerical), float(np.median(np.abs(tensor.numerical))))
             enough = np.count_nonzero(tensor.wrong) >= (2 if tensor.complete else FEWEST)
-            if enough and np.all(np.abs(tensor.analytic - tensor.numerical) <= WITHIN * tensor.slack + rounding):
+            if enough and np.all(np.abs(tensor.analytic - tensor.numerical) <= WITHIN * tensor.resolved(0) + rounding):
                 text = f"consistent with a gradient computed in {name}: it agrees to that precision only"
                 yield Pattern("scale_precision", text)
             return
@@ -303,7 +303,7 @@ def stale(tensor: MeasuredTensor, earlier: MeasuredTensor, bits: float = BITS) -
     The information comes from the change of the numerical gradient in between.
     """
     here = tensor.part(np.isin(tensor.local, earlier.local))
-    both = replace(here, slack=np.fmax(here.slack, earlier.slack))
+    both = replace(here, slack=np.fmax(here.slack, earlier.slack), uncertainty=None)
     residual = earlier.analytic - earlier.numerical
     agrees, change = earlier.deviation(residual) <= WITHIN, earlier.numerical - here.numerical
     if agrees and both.explained(residual, 1, bits, change):

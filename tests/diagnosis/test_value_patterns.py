@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,13 @@ def test_rounded_values_that_are_far_off_are_no_rounding() -> None:
 
 def test_small_errors_of_all_digits_are_no_rounding() -> None:
     assert only(value_patterns.few_digits, tensor(N, N * (1 + 1e-4 * P))) is None
+
+
+def test_errors_above_the_uncertainty_are_no_rounding_though_the_tolerance_is_wide() -> None:
+    single = (N * (1 + 1.5e-3 * P)).astype(np.float32)
+    wide = tensor(N, single, slack=1e-3)
+    exact = dataclasses.replace(wide, uncertainty=1e-9 * np.abs(N.ravel()))
+    assert only(value_patterns.few_digits, exact) is None
 
 
 # --- terms ---
