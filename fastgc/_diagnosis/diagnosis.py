@@ -50,7 +50,8 @@ class Diagnosis:
     ----------
     kind : one of the kinds below
     message : one line for people
-    factor : analytic / numerical, or the coefficient of a missing term, or None
+    factor : analytic / numerical, if that is constant (in the wrong entries, where others are right), or the
+        coefficient of a missing term, or None
     axis : the axis along which entries are exchanged, reordered, constant or wrong, or None
     indices : the wrong entries, if they are few; with an axis, the wrong lines along it, each as a tuple of one index
     evidence : the `Evidence`
@@ -64,17 +65,25 @@ class Diagnosis:
     ================= ======================================= =============================================
     kind              the analytic gradient                   example
     ================= ======================================= =============================================
-    "sign"            has the wrong sign, or none             ``a = -n``; ``a = abs(n)``
+    "sign"            has the wrong sign, or none; is that    ``a = -n``; ``a = abs(n)``; a missing conjugate
+                      of the conjugate
     "factor"          is a constant multiple                  ``a = n / batch_size``: a mean for a sum
-    "zero"            is zero everywhere                      a detached branch; never accumulated
+    "affine"          is a multiple plus a constant           ``a = 2 * n + 0.3``
+    "log_parameter"   is multiplied or divided by the         ``a = p * n``: the derivative by ``log(p)``
+                      parameter or its exponential
+    "zero"            is zero everywhere, up to round-off     a detached branch; never accumulated
+    "clipped"         is cut off at a bound, or zero in       ``a = np.clip(n, -1, 1)``; ``a = n * (p > 0)``
+                      some entries, and right elsewhere
     "missing_term"    lacks a term, or has one too many       ``a = n - 0.1 * w``: weight decay forgotten
     "transpose"       has two axes exchanged                  ``a = n.T``
+    "symmetric"       counts mirrored entries of a matrix     ``a = np.tril(n + n.T)``; ``a = (n + n.T) / 2``
+                      twice, half or not at all
     "permutation"     has its entries in another order        ``a = n[::-1]``; ``np.roll(n, 1, axis=0)``
     "swapped"         belongs to another tensor               the gradients of Wq and Wk exchanged
     "broadcast"       is constant along an axis, or summed    ``a = n.mean(axis=0)`` in every row
                       over the wrong axis
-    "sparse"          is wrong in few entries, or in whole    the last row never written
-                      rows or columns, and right elsewhere
+    "sparse"          is wrong in few entries, or in whole    the last row never written; ``a[3] = -n[3]``;
+                      rows or columns, and right elsewhere    ``g[ids] += d`` where ``ids`` repeats an index
     "stale"           belongs to the earlier parameters       computed before the last update
                       passed as `previous`
     "scale_precision" has the digits of a coarser format      ``a = n.astype(np.float16)``

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -45,16 +45,12 @@ _SYMMETRISED: tuple[tuple[Factors, Factors, str], ...] = (
 
 def symmetric(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """Entries of a matrix count twice, half or not at all, depending on their side of the diagonal."""
-    if is_square(tensor):
-        sides, conventions = [np.sign(tensor.index[-1] - tensor.index[-2]) + 1], _CONVENTIONS
-    else:
-        sides, conventions = _packed_sides(tensor), _CONVENTIONS[:_PACKED]
-    candidates = [
+    tried = [(side, *each) for side, conventions in _sides(tensor) for each in conventions]
+    candidates = (
         (_pattern(text, factors[0] if factors in _OFF_DIAGONAL else None), _without(tensor, factors, side))
-        for side in sides
-        for factors, text in conventions
-    ]
-    yield from explaining(tensor, candidates, 2)
+        for side, factors, text in tried
+    )
+    yield from explaining(tensor, candidates, 2, len(tried))
 
 
 def symmetrised(tensor: MeasuredTensor) -> Iterator[Pattern]:
@@ -68,21 +64,28 @@ def symmetrised(tensor: MeasuredTensor) -> Iterator[Pattern]:
     both = tensor.part(paired)
     both = replace(both, slack=both.slack + tensor.slack[partner][paired])
     side = np.sign(both.index[-1] - both.index[-2]) + 1
-    candidates = [
+    candidates = (
         (_pattern(text), _without(both, own, side) - np.take(across, side) * tensor.numerical[partner][paired])
         for own, across, text in _SYMMETRISED
-    ]
-    yield from explaining(both, candidates, 2)
+    )
+    yield from explaining(both, candidates, 2, len(_SYMMETRISED))
 
 
-def _packed_sides(tensor: MeasuredTensor) -> list[Positions]:
-    """For a vector that may hold a triangle by rows or by columns, 1 on the diagonal and 0 elsewhere."""
+def _sides(tensor: MeasuredTensor) -> Iterator[tuple[Positions, Sequence[tuple[Factors, str]]]]:
+    """The side of the diagonal of each entry, 0 below, 1 on and 2 above, with the conventions that it makes sense for.
+
+    A vector may hold a whole matrix, or a triangle by rows or by columns.
+    """
     size = tensor.gradient.size
+    if is_square(tensor):
+        yield np.sign(tensor.index[-1] - tensor.index[-2]) + 1, _CONVENTIONS
+    elif len(tensor.shape) == 1 and (length := math.isqrt(size)) > 1 and length**2 == size:
+        yield np.sign(tensor.local % length - tensor.local // length) + 1, _CONVENTIONS
     length = (math.isqrt(8 * size + 1) - 1) // 2
-    if len(tensor.shape) != 1 or length < 3 or length * (length + 1) // 2 != size:
-        return []
-    by_rows = np.cumsum(np.arange(1, length + 1)) - 1
-    return [np.isin(tensor.local, each).astype(np.int64) for each in (by_rows, size - 1 - by_rows)]
+    if len(tensor.shape) == 1 and length > 2 and length * (length + 1) // 2 == size:
+        by_rows = np.cumsum(np.arange(1, length + 1)) - 1
+        for diagonal in (by_rows, size - 1 - by_rows):
+            yield np.isin(tensor.local, diagonal).astype(np.int64), _CONVENTIONS[:_PACKED]
 
 
 def _without(tensor: MeasuredTensor, factors: Factors, side: Positions) -> Floats:
@@ -98,7 +101,8 @@ def _pattern(text: str, factor: float | None = None) -> Pattern:
 
 def conjugated(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """Complex numbers as pairs of real and imaginary parts, and the conjugate of the right ones."""
-    yield from explaining(tensor, [*_conjugates(tensor)], 1)
+    found = [*_conjugates(tensor)]
+    yield from explaining(tensor, found, 1, len(found))
 
 
 def _conjugates(tensor: MeasuredTensor) -> Iterator[tuple[Pattern, Floats]]:

@@ -167,11 +167,16 @@ def repeats(args: Sequence[Any]) -> list[Repeats]:
     """The integer arrays in args with numbers that could be indices, some of them repeated."""
     found = []
     for number, arg in enumerate(args):
-        for array in arrays_in(arg):
+        for array in [*arrays_in(arg), *_integers(arg)]:
             if array.dtype.kind in "iu" and array.size and array.min() >= 0:
                 values, counts = np.unique(array, return_counts=True)
                 found.append(Repeats(f"args[{number}]", values[counts == 1], values[counts > 1]))
     return [each for each in found if each.several.size]
+
+
+def _integers(arg: Any) -> list[Positions]:
+    """A list of integers, as an array."""
+    return [np.array(arg)] if isinstance(arg, (list, tuple)) and arg and all(type(i) is int for i in arg) else []
 
 
 def overwritten(tensor: MeasuredTensor, repeated: Sequence[Repeats]) -> Iterator[Pattern]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,11 +41,15 @@ class Pattern:
 
 
 def explaining(
-    tensor: MeasuredTensor, candidates: Sequence[tuple[Pattern, Floats]], fewest: int, fitted: int = 0
+    tensor: MeasuredTensor,
+    candidates: Iterable[tuple[Pattern, Floats]],
+    fewest: int,
+    alternatives: int,
+    fitted: int = 0,
 ) -> Iterator[Pattern]:
-    """The patterns whose residuals explain the tensor; each pays for all of them."""
+    """The patterns whose residuals explain the tensor; each pays for all alternatives."""
     for pattern, residual in candidates:
-        if tensor.explained(residual, fewest, alternatives=len(candidates), fitted=fitted):
+        if tensor.explained(residual, fewest, alternatives=alternatives, fitted=fitted):
             yield replace(pattern, deviation=tensor.deviation(residual))
 
 
@@ -70,9 +74,9 @@ def nearly_zero(tensor: MeasuredTensor) -> Iterator[Pattern]:
 
 def constant_factor(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = c * numerical``. One entry alone shows only a factor that has a meaning."""
-    a, n = tensor.analytic / tensor.slack, tensor.numerical / tensor.slack
-    factor = float(np.sum(a * n) / np.sum(n * n))
-    if not (math.isfinite(factor) and factor):
+    n = tensor.numerical / tensor.slack
+    factor = _ratio(tensor.analytic / tensor.slack, n)
+    if not factor:
         return
     residual = tensor.analytic / factor - tensor.numerical
     precision = max(EXACT, WITHIN * float(np.min(1 / np.abs(n[n != 0]), initial=1.0)))
@@ -82,6 +86,12 @@ def constant_factor(tensor: MeasuredTensor) -> Iterator[Pattern]:
     tried = (3 + 2 * len(lengths)) * (2 if factor < 0 and meaning != "-1" else 1)  # -1, 2, 1/2, N, 1/N; then -2, ...
     if (meaning and tensor.explained(residual, 1, alternatives=tried)) or tensor.explained(residual, FITTED, fitted=1):
         yield _times(factor, meaning, tensor.deviation(residual))
+
+
+def _ratio(a: Floats, n: Floats) -> float:
+    """The factor of n that comes nearest to a; 0 if there is none."""
+    factor = float(np.sum(a * n) / np.sum(n * n))
+    return factor if math.isfinite(factor) else 0.0
 
 
 def _times(factor: float, meaning: str, deviation: float) -> Pattern:
@@ -113,12 +123,12 @@ def named_factor(factor: float, precision: float, lengths: Mapping[int, str]) ->
 
 def lost_sign(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = |numerical|``, or the reverse."""
-    candidates = [
+    size, texts = np.abs(tensor.numerical), ((1, "|numerical|"), (-1, "-|numerical|"))
+    candidates = (
         (Pattern("sign", f"consistent with lost signs (analytic = {text})"), sign * tensor.analytic - size)
-        for size in [np.abs(tensor.numerical)]
-        for sign, text in ((1, "|numerical|"), (-1, "-|numerical|"))
-    ]
-    yield from explaining(tensor, candidates, 2)
+        for sign, text in texts
+    )
+    yield from explaining(tensor, candidates, 2, len(texts))
 
 
 def same_factor(tensor: MeasuredTensor, factors: Mapping[str, float]) -> Iterator[Pattern]:
@@ -130,20 +140,34 @@ def same_factor(tensor: MeasuredTensor, factors: Mapping[str, float]) -> Iterato
             yield Pattern("factor", text, factor, deviation=tensor.deviation(residual))
 
 
+_LOGS: tuple[tuple[str, str, Callable[[Floats], Floats]], ...] = (
+    ("parameter * numerical", "the derivative by log(parameter)", lambda p: p),
+    ("numerical / parameter", "the factor of a logarithmic parameter missing", lambda p: 1 / p),
+    ("exp(parameter) * numerical", "the factor of a logarithmic parameter once too often", np.exp),
+    ("numerical / exp(parameter)", "the derivative by exp(parameter)", lambda p: np.exp(-p)),
+)
+
+
 def log_parameter(tensor: MeasuredTensor) -> Iterator[Pattern]:
-    """A derivative by the logarithm of the parameter, or by a quantity whose logarithm the parameter is."""
-    p, a, n = tensor.parameters, tensor.analytic, tensor.numerical
-    table = (
-        ("parameter * numerical", "the derivative by log(parameter)", np.where((p == 0) & (a == 0), n, a / p)),
-        ("numerical / parameter", "the factor of a logarithmic parameter missing", a * p),
-        ("exp(parameter) * numerical", "the factor of a logarithmic parameter once too often", a / np.exp(p)),
-        ("numerical / exp(parameter)", "the derivative by exp(parameter)", a * np.exp(p)),
-    )
-    candidates = [
-        (Pattern("log_parameter", f"consistent with analytic = {what} ({why}?)"), undone - n)
-        for what, why, undone in table
-    ]
-    yield from explaining(tensor, candidates, 1)
+    """A derivative by the logarithm of the parameter, or by a quantity whose logarithm the parameter is.
+
+    The same times a constant, as of a logarithm to another base, takes entries that show the constant.
+    """
+    for text, why, weight in _LOGS:
+        weights = weight(tensor.parameters)
+        at_zero = (weights == 0) & (tensor.analytic == 0)
+        undone, n = (np.where(at_zero, 0.0, each) for each in (tensor.analytic / weights, tensor.numerical))
+        if tensor.explained(undone - n, 1, alternatives=len(_LOGS)):
+            yield _weighted(tensor, undone - n, f"{text} ({why}?)", None)
+        elif (factor := _ratio(undone / tensor.slack, n / tensor.slack)) and tensor.explained(
+            undone / factor - n, FITTED, alternatives=len(_LOGS), fitted=1
+        ):
+            yield _weighted(tensor, undone / factor - n, f"{factor:.4g} * {text}", factor)
+
+
+def _weighted(tensor: MeasuredTensor, residual: Floats, text: str, factor: float | None) -> Pattern:
+    deviation = tensor.deviation(residual)
+    return Pattern("log_parameter", f"consistent with analytic = {text}", factor, deviation=deviation)
 
 
 # --- an affine relation, and values cut off ---
@@ -151,19 +175,24 @@ def log_parameter(tensor: MeasuredTensor) -> Iterator[Pattern]:
 
 def affine(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = c * numerical + d``."""
-    a, n, known = tensor.analytic, tensor.numerical, np.isfinite(tensor.slack)
+    a, n = tensor.analytic, tensor.numerical
     if np.count_nonzero(tensor.strong) < 2 * FITTED or not np.isfinite(a).all():
         return
-    peak = max(float(np.abs(a).max()), float(np.abs(n).max()))  # divided out: no square overflows
-    weights = np.where(known, tensor.slack[known].min() / tensor.slack, 0.0)
-    basis = np.stack([n / peak, np.ones(n.size)], axis=1) * weights[:, None]
-    c, d = np.linalg.lstsq(basis, a / peak * weights, rcond=1e-9)[0].tolist()
-    d *= peak
-    residual = (a - d) / c - n
-    resolved = min(np.max(np.abs((c - 1) * n) / tensor.slack), np.max(np.abs(d) / tensor.slack)) > _RESOLVED
+    c, d = fit(tensor, [n, np.ones(n.size)], a)
+    residual, parts = (a - d) / c - n, np.abs([(c - 1) * n, np.full(n.size, d)])
+    resolved = np.all((parts / tensor.slack).max(axis=1) > _RESOLVED)
     if resolved and tensor.explained(residual, 2 * FITTED, fitted=2):
         text = f"consistent with analytic = {c:.4g} * numerical {'-' if d < 0 else '+'} {abs(d):.4g}"
         yield Pattern("affine", text, c, deviation=tensor.deviation(residual))
+
+
+def fit(tensor: MeasuredTensor, columns: Sequence[Floats], values: Floats) -> list[float]:
+    """Coefficients of columns that add up to values, by least squares of units of slack."""
+    basis = np.stack(columns, axis=1)
+    peaks, peak = np.abs(basis).max(axis=0), float(np.abs(values).max())  # divided out: no square overflows
+    weights = tensor.slack.min() / tensor.slack
+    scaled = np.linalg.lstsq(basis / peaks * weights[:, None], values / peak * weights, rcond=1e-9)[0]
+    return [float(each) for each in scaled / peaks * peak]
 
 
 def clipped(tensor: MeasuredTensor) -> Iterator[Pattern]:
@@ -176,12 +205,12 @@ def clipped(tensor: MeasuredTensor) -> Iterator[Pattern]:
     table = ((-size, size, f"to [{-size:.4g}, {size:.4g}]"), (-math.inf, high, f"to at most {high:.4g}"),
              (low, math.inf, f"to at least {low:.4g}"))  # fmt: skip
     at_bound = tensor.strong & ((np.abs(a) == size) | (a == high) | (a == low))
-    if np.count_nonzero(at_bound) >= 2 and np.any(tensor.right & tensor.telling) and tensor.agreement >= BITS:
-        candidates = [
+    if np.count_nonzero(at_bound) >= 2 and tensor.agreement >= BITS + tensor.spent:
+        candidates = (
             (Pattern("clipped", f"consistent with values clipped {text}"), a - np.clip(n, least, most))
             for least, most, text in table
-        ]
-        yield from explaining(tensor, candidates, 2, fitted=1)
+        )
+        yield from explaining(tensor, candidates, 2, len(table), fitted=1)
 
 
 # --- the same entries in fewer digits ---
@@ -195,7 +224,7 @@ def few_digits(tensor: MeasuredTensor) -> Iterator[Pattern]:
         if some.size and _is_rounded(some, bits):
             rounding = 4 * 2.0**-bits * np.fmax(np.abs(tensor.numerical), float(np.median(np.abs(tensor.numerical))))
             enough = np.count_nonzero(tensor.wrong) >= (2 if tensor.complete else FEWEST)
-            if enough and np.all(np.abs(tensor.analytic - tensor.numerical) <= WITHIN * tensor.slack + rounding):
+            if enough and np.all(np.abs(tensor.analytic - tensor.numerical) <= WITHIN * tensor.resolved(0) + rounding):
                 text = f"consistent with a gradient computed in {name}: it agrees to that precision only"
                 yield Pattern("scale_precision", text)
             return
@@ -234,31 +263,31 @@ def two_terms(tensor: MeasuredTensor) -> Iterator[Pattern]:
 
 
 def _with_terms(tensor: MeasuredTensor, names: tuple[str, ...]) -> Iterator[Pattern]:
-    columns = {
-        "parameter": tensor.parameters,
-        "sign(parameter)": np.sign(tensor.parameters),
-        "1": np.ones(tensor.local.size),
-    }
-    basis = np.stack([columns[name] for name in names], axis=1)
+    columns = [_column(tensor, name) for name in names]
     error = tensor.analytic - tensor.numerical
-    peaks, peak = np.abs(basis).max(axis=0), float(np.abs(error).max())  # divided out: no square overflows
-    if not (tensor.strong.any() and np.isfinite(peaks).all() and peaks.all() and math.isfinite(peak) and peak):
+    usable = all(np.isfinite(each).all() and each.any() for each in (*columns, error))
+    if not (usable and tensor.strong.any()):
         return
-    weights = tensor.slack.min() / tensor.slack
-    solution = np.linalg.lstsq(basis / peaks * weights[:, None], error / peak * weights, rcond=1e-9)[0]
-    coefficients = solution / peaks * peak
-    parts = basis * coefficients
-    residual = error - parts.sum(axis=1)
-    resolved = np.abs(parts / tensor.slack[:, None]).max(axis=0) > _RESOLVED
-    fitted, term = len(names), parts.sum(axis=1)
-    if resolved.all() and tensor.explained(
-        residual, FITTED * fitted, term=term, alternatives=len(_TERMS), fitted=fitted
-    ):
-        sums = " + ".join(_product(c, name) for c, name in zip(coefficients.tolist(), names, strict=True))
-        hint = f" ({_TERMS[names[0]][int(coefficients[0] > 0)]}?)" if len(names) == 1 else ""
-        message = f"consistent with analytic - numerical = {sums.replace('+ -', '- ')}{hint}"
-        factor = float(coefficients[0]) if len(names) == 1 else None
-        yield Pattern("missing_term", message, factor, deviation=tensor.deviation(residual))
+    coefficients = fit(tensor, columns, error)
+    parts = np.stack([c * column for c, column in zip(coefficients, columns, strict=True)])
+    term, count = parts.sum(axis=0), len(names)
+    resolved = np.all(np.abs(parts / tensor.slack).max(axis=1) > _RESOLVED)
+    if resolved and tensor.explained(error - term, FITTED * count, term=term, alternatives=len(_TERMS), fitted=count):
+        yield _added(names, coefficients, tensor.deviation(error - term))
+
+
+def _column(tensor: MeasuredTensor, name: str) -> Floats:
+    p = tensor.parameters
+    return {"parameter": p, "sign(parameter)": np.sign(p), "1": np.ones(p.size)}[name]
+
+
+def _added(names: Sequence[str], coefficients: Sequence[float], deviation: float) -> Pattern:
+    sums = " + ".join(_product(c, name) for c, name in zip(coefficients, names, strict=True))
+    message = f"consistent with analytic - numerical = {sums.replace('+ -', '- ')}"
+    if len(names) > 1:
+        return Pattern("missing_term", message, deviation=deviation)
+    hint = _TERMS[names[0]][int(coefficients[0] > 0)]
+    return Pattern("missing_term", f"{message} ({hint}?)", coefficients[0], deviation=deviation)
 
 
 def _product(coefficient: float, name: str) -> str:
@@ -274,7 +303,7 @@ def stale(tensor: MeasuredTensor, earlier: MeasuredTensor, bits: float = BITS) -
     The information comes from the change of the numerical gradient in between.
     """
     here = tensor.part(np.isin(tensor.local, earlier.local))
-    both = replace(here, slack=np.fmax(here.slack, earlier.slack))
+    both = replace(here, slack=np.fmax(here.slack, earlier.slack), uncertainty=None)
     residual = earlier.analytic - earlier.numerical
     agrees, change = earlier.deviation(residual) <= WITHIN, earlier.numerical - here.numerical
     if agrees and both.explained(residual, 1, bits, change):

@@ -198,6 +198,7 @@ def test_what_resembles_a_mask_is_none() -> None:
 def test_repeated_numbers_of_the_arguments_are_found() -> None:
     found = repeats((np.ones(3), {"ids": np.array([[3, 1], [3, 0]])}, np.array([1, 2]), np.array([-1, -1])))
     assert [(each.name, each.once.tolist(), each.several.tolist()) for each in found] == [("args[1]", [0, 1], [3])]
+    assert [each.several.tolist() for each in repeats(([2, 5, 2], ("a", "a"), [0.5, 0.5], []))] == [[2]]
 
 
 INDEX = Repeats("args[0]", np.array([0, 2, 4, 6, 8, 10]), np.array([1, 3, 5, 9]))

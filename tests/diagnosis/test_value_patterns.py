@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,13 @@ def test_rounded_values_that_are_far_off_are_no_rounding() -> None:
 
 def test_small_errors_of_all_digits_are_no_rounding() -> None:
     assert only(value_patterns.few_digits, tensor(N, N * (1 + 1e-4 * P))) is None
+
+
+def test_errors_above_the_uncertainty_are_no_rounding_though_the_tolerance_is_wide() -> None:
+    single = (N * (1 + 1.5e-3 * P)).astype(np.float32)
+    wide = tensor(N, single, slack=1e-3)
+    exact = dataclasses.replace(wide, uncertainty=1e-9 * np.abs(N.ravel()))
+    assert only(value_patterns.few_digits, exact) is None
 
 
 # --- terms ---
@@ -279,6 +287,18 @@ def test_a_log_parameter_is_found(wrong: np.ndarray, text: str, known: Any) -> N
     assert found.message == f"consistent with analytic = {text}"
 
 
+@pytest.mark.parametrize("known", [None, SOME[:8]], ids=["all", "eight"])
+def test_a_logarithm_may_have_another_base(known: Any) -> None:
+    found = only(value_patterns.log_parameter, tensor(N, np.log(10) * P * N, known, parameters=P))
+    assert found is not None
+    assert found.factor == pytest.approx(np.log(10))
+    assert found.message == "consistent with analytic = 2.303 * parameter * numerical"
+    p = np.where(np.arange(120).reshape(N.shape) % 5 == 0, 0, P)
+    with np.errstate(all="ignore"):
+        assert only(value_patterns.log_parameter, tensor(N, np.log(10) * p * N, parameters=p)) is not None
+    assert only(value_patterns.log_parameter, tensor(N[0, :2], 2.3 * P[0, :2] * N[0, :2], parameters=P[0, :2])) is None
+
+
 def test_one_log_parameter_is_enough() -> None:
     n, p = np.array([1.7]), np.array([0.3])
     assert only(value_patterns.log_parameter, tensor(n, p * n, parameters=p)) is not None
@@ -293,7 +313,7 @@ def test_parameters_of_zero_belong_to_gradients_of_zero() -> None:
 
 
 def test_what_resembles_a_log_parameter_is_none() -> None:
-    for wrong in (1.001 * P * N, P**2 * N, np.tanh(P) * N, P * N + 1e-3, P, N * np.linspace(1, 2, 10)):
+    for wrong in (1.001 * np.abs(P) * N, P**2 * N, np.tanh(P) * N, P * N + 1e-3, P, N * np.linspace(1, 2, 10)):
         assert only(value_patterns.log_parameter, tensor(N, wrong, parameters=P)) is None
     assert only(value_patterns.log_parameter, tensor(N, P * N, parameters=np.nan * P)) is None
 

@@ -96,7 +96,8 @@ def related(base: dict[str, Problem]) -> Iterator[Wrong]:
 def random_errors(count: int, seed: int = 0) -> Iterator[tuple[Problem, float]]:
     """Right gradients with independent errors in all entries, and their size: 3e-5 to 1 of the entry or of the largest.
 
-    The tensors have 2 to 40 entries; the lengths of the data are often those of a tensor, as in real models.
+    The tensors have 2 to 40 entries; the lengths of the data are often those of a tensor, as in real models. One gradient
+    in four is in float32.
     """
     rng = np.random.default_rng([seed, 77])
     for number in range(count):
@@ -108,6 +109,7 @@ def random_errors(count: int, seed: int = 0) -> Iterator[tuple[Problem, float]]:
         right = slope({"w": p}, x, y)["w"]
         error = share * rng.normal(size=p.shape)
         wrong = right * (1 + error) if rng.random() < 0.5 else right + np.abs(right).max() * error
+        wrong = wrong.astype(np.float32) if rng.random() < 0.25 else wrong
         yield Problem(f"random{number}", value, lambda *_, wrong=wrong: {"w": wrong}, {"w": p}, (x, y)), share
 
 
