@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]  # of entries, in the flat vector of all parameters or inside a tensor
 Array = NDArray[Any]
