@@ -122,6 +122,20 @@ class Estimates:
         trouble = np.full(positions.size, TROUBLES.index("not finite"), np.int8)
         return cls(positions, nothing, endless, nothing, nothing, nothing, trouble)
 
+    @classmethod
+    def of(cls, positions: Positions, slopes: Sequence[Derivative]) -> Estimates:
+        """A derivative for each entry, in columns."""
+        numbers = np.array([(slope.value, slope.uncertainty, slope.left, slope.right, slope.step) for slope in slopes])
+        trouble = np.array([TROUBLES.index(slope.trouble) for slope in slopes], np.int8)
+        numerical, uncertainty, left, right, step = numbers.reshape(-1, 5).T
+        return cls(positions, numerical, uncertainty, left, right, step, trouble)
+
+    def troubled(self, where: Positions, trouble: str) -> Estimates:
+        """A copy with that trouble at some entries."""
+        changed = self.trouble.copy()
+        changed[where] = TROUBLES.index(trouble)
+        return replace(self, trouble=changed)
+
     def fill(self, where: slice, other: Estimates) -> None:
         """Copy the derivatives of other estimates, which have no kinks."""
         self.numerical[where], self.uncertainty[where], self.step[where] = (
@@ -326,10 +340,7 @@ def ladder_estimates(loss: LossAtPoint, positions: Positions, *, shift: float = 
     slopes: list[Derivative] = []
     for start in range(0, positions.size, _AT_ONCE):
         slopes += _slopes(loss, positions[start : start + _AT_ONCE], shift, rungs)
-    numbers = np.array([(slope.value, slope.uncertainty, slope.left, slope.right, slope.step) for slope in slopes])
-    trouble = np.array([TROUBLES.index(slope.trouble) for slope in slopes], np.int8)
-    numerical, uncertainty, left, right, step = numbers.reshape(-1, 5).T
-    return Estimates(positions, numerical, uncertainty, left, right, step, trouble)
+    return Estimates.of(positions, slopes)
 
 
 def distinguishing_quotients(loss: LossAtPoint, positions: Positions, differences: Floats) -> Floats:

@@ -47,7 +47,9 @@ class Derivative:
     better_steps: str = ""
 
 
-TROUBLES = ("", "kink", "jump", "edge", "quantised", "not finite")
+# The last three are kinks with an analytic value outside both slopes: right at displaced points, not decided there, or
+# not asked for there.
+TROUBLES = ("", "kink", "jump", "edge", "quantised", "not finite", "convention", "outside", "unasked")
 
 _UNKNOWN = Derivative(np.nan, np.inf, np.nan, np.nan, np.nan)
 

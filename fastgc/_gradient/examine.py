@@ -22,7 +22,7 @@ from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection, furthe
 from fastgc._progress import Progress
 from fastgc._reports.summary import PointResult
 from fastgc._verdicts.crosscheck import CrossCheck, crosscheck
-from fastgc._verdicts.entries import GradientAtPoint, remarks
+from fastgc._verdicts.entries import GradientAtPoint, GradientsAlong, remarks
 from fastgc._verdicts.judgement import DEFAULT_RTOL, Judgement, Tolerances
 from fastgc._verdicts.probes import ProbeResult, probe_tensors, resolves, search
 from fastgc._verdicts.time_budget import check_in_time, merged, representative, unreached
@@ -51,6 +51,7 @@ class PointCheck:
     deadline : of ``time.perf_counter``
     loss, point : as the caller gave them, for what is evaluated in another way (by a complex step), if it can be
     previous : the parameters of an earlier moment, to which a wrong gradient may belong, if there are any
+    displaced : gives the analytic gradient at displaced parameters (see `GradientAtPoint`), if it can be called
     """
 
     options: CheckOptions
@@ -65,6 +66,7 @@ class PointCheck:
     loss: CallersLoss | None = None
     point: Point | None = None
     previous: EarlierParameters | None = None
+    displaced: GradientsAlong | None = None
 
     @property
     def probed(self) -> list[int]:
@@ -86,7 +88,9 @@ class PointCheck:
         loss = replace(loss, bounds=None if self.loss is None else self.loss.bounds)
         sizes = np.array([root_mean_square(each) for each in self.gradients])
         formula = stencil_named(self.options.stencil)
-        return GradientAtPoint(loss, self.gradients, sizes, self._tolerances(), formula, self.options.step)
+        return GradientAtPoint(
+            loss, self.gradients, sizes, self._tolerances(), formula, self.options.step, self.displaced
+        )
 
     def _tolerances(self) -> Tolerances:
         defaults = [DEFAULT_RTOL[gradient.dtype] for gradient in self.gradients]

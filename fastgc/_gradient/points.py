@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._diagnosis.earlier import EarlierParameters
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, readable_compilation
-from fastgc._evaluation.evaluator import Evaluator, WrongValueError, described
+from fastgc._evaluation.evaluator import Evaluator, Ray, WrongValueError, described
 from fastgc._gradient.examine import PointCheck, examine, expected_evaluations
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.matching import match_gradients
-from fastgc._parameters.point import Point, leaves_at, refuse_changed
+from fastgc._parameters.point import Point, leaves_at, refuse_changed, replaced
 from fastgc._parameters.sampling import Selection
 from fastgc._progress import Progress
 from fastgc._reports.summary import PointResult, Tries
+from fastgc._verdicts.entries import GradientsAlong
 
 _REACHES = [2.0**-k for k in range(8)]  # of random points, in mean magnitudes of each tensor; the last is 0.8 %
 
@@ -86,8 +88,20 @@ class PointChecker:
         base = float(np.real(first.value))
         return PointCheck(
             self.options, self.selection, evaluator, point.leaves, gradients, base, first.notes, number, deadline,
-            self.loss, point, self.previous,
+            self.loss, point, self.previous, self._displaced(point),
         )  # fmt: skip
+
+    def _displaced(self, point: Point) -> GradientsAlong | None:
+        """The analytic gradient at displaced parameters, if it can be called."""
+        if not (callable(self.gradients) or self.gradients is True):
+            return None
+
+        def along(rays: Sequence[Ray]) -> Sequence[Array]:
+            values = displaced_leaves(point.real().leaves, rays)
+            with self.loss.at(replaced(self.loss.leaves, values, in_place=self.loss.in_place)) as there:
+                return self._analytic(there)
+
+        return along
 
     def _examined(self, check: PointCheck, first: FirstCall) -> PointResult:
         """The result, with a note on the time that the whole check would take if it was not enough."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float64]
 Positions: TypeAlias = NDArray[np.int64]  # of entries: in the flat vector of all parameters, or in one flat tensor
+Flags: TypeAlias = NDArray[np.bool_]
 
 # Entries that a sum over a flat array converts at a time: 1 MiB of float64, which a cache holds, and no second array of
 # the tensor's size.

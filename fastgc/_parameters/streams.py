@@ -13,6 +13,7 @@ Purpose = Literal[
     "compiled",  # displaced points at which a compiled loss is compared with its Python function
     "diagnosis",  # entries that tell one kind of bug from another
     "directions",  # signs of the probes
+    "displaced point",  # signs of the displacement at which a gradient is asked again beside a kink
     "noise",  # directions along which the noise of the loss is measured
     "order of entries",  # in which they are measured under a time budget
     "output signs",  # of the outputs of a Jacobian, in projections of it

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, ladder_estimates
 from fastgc._parameters.arrays import Floats, Positions
-from fastgc._verdicts.entries import PLAIN, GradientAtPoint, confirm, look_closer
+from fastgc._verdicts.entries import PLAIN, GradientAtPoint, confirm, excuse, look_closer
 from fastgc._verdicts.judgement import Judgement
 
 _STEPS = 6  # of the ladder that confirms a wrong entry: the fewest that tell a kink from curvature
@@ -45,8 +45,10 @@ class ConfirmedEntries:
                 lambda close, shift: ladder_estimates(loss, close, shift=shift),
             )
             estimates, judgement = confirm(self.gradient, estimates, judgement, self._judged)
+        estimates, judgement = excuse(self.gradient, estimates, judgement, self._judged)
         self.estimates.append(estimates)
-        return judgement.analytic - judgement.numerical, judgement.failed
+        known = estimates.troubled_by("convention", "outside", "unasked")  # what such values add is no error to follow
+        return np.where(known, 0.0, judgement.analytic - judgement.numerical), judgement.failed
 
     def _judged(self, estimates: Estimates) -> Judgement:
         return self.gradient.verdicts(estimates, self.scales)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fastgc._derivatives.displaced import displaced_estimates, displacement
 from fastgc._derivatives.estimates import (
     Estimates,
     LossAtPoint,
@@ -17,7 +18,8 @@ from fastgc._derivatives.estimates import (
     quotient_estimates,
 )
 from fastgc._derivatives.stencil import Stencil
-from fastgc._parameters.arrays import Array, Floats, Positions, median
+from fastgc._evaluation.evaluator import Ray
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 
@@ -31,6 +33,7 @@ class HasLoss(Protocol):
 
 
 Verdicts = Callable[[Estimates], Judgement]
+GradientsAlong = Callable[[Sequence[Ray]], Sequence[Array]]  # at the parameters displaced along a direction
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps so many times the usual ones
 
 PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look: 100 times the limit of a failure
@@ -50,6 +53,7 @@ class GradientAtPoint:
     ----------
     gradients : the analytic gradient, one flat array for each tensor
     sizes : root mean square of each tensor's analytic gradient, which stands for the numerical one until that is known
+    displaced : gives the analytic gradient at the point displaced by `DISTANCE` along a direction; None if it cannot
     """
 
     loss: LossAtPoint
@@ -58,6 +62,7 @@ class GradientAtPoint:
     tolerances: Tolerances
     stencil: Stencil
     step: float | None
+    displaced: GradientsAlong | None = None
 
     @cached_property
     def usual_tolerances(self) -> Floats:
@@ -130,6 +135,9 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
     estimates, judgement = confirm(
         gradient, estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
     )
+    estimates, judgement = excuse(
+        gradient, estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
+    )
     bar.failed(int(np.count_nonzero(judgement.failed)))
     return (
         (estimates, judgement) if gradient.step is None else _with_textbook_quotients(estimates, judgement, quotients)
@@ -181,6 +189,41 @@ def confirm(
     uncertainty[failed[against]] = off[against]
     estimates = replace(estimates, uncertainty=uncertainty)
     return estimates, verdicts(estimates)
+
+
+def excuse(
+    gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
+) -> tuple[Estimates, Judgement]:
+    """Ask beside the point whether values outside both slopes of a kink are a convention or wrong.
+
+    Where kinks of both signs coincide (a difference of rectifiers, or an interpolation at a node), each follows its
+    convention, and their sum may be no slope on either side. A gradient that is right on both sides of such a kink
+    passes; one that is wrong on a side fails.
+    """
+    where = np.flatnonzero(judgement.failed & estimates.troubled_by("kink"))
+    if not where.size:
+        return estimates, judgement
+    if gradient.displaced is None:
+        estimates = estimates.troubled(where, "unasked")
+    else:
+        sides = [_verdicts_beside(gradient, estimates, where, gradient.displaced, side) for side in (1.0, -1.0)]
+        wrong, right = sides[0][0] | sides[1][0], sides[0][1] & sides[1][1]
+        estimates = estimates.troubled(where[right], "convention").troubled(where[~(wrong | right)], "outside")
+    return estimates, verdicts(estimates)
+
+
+def _verdicts_beside(
+    gradient: GradientAtPoint, estimates: Estimates, where: Positions, displaced: GradientsAlong, side: float
+) -> tuple[Flags, Flags]:
+    """Which entries are wrong on one side of the point, and which are right there."""
+    rays = displacement(gradient.loss, side)
+    try:
+        beside = replace(gradient, gradients=displaced(rays))
+    except Exception:  # the gradient is not defined there, as a loss may be
+        return np.zeros(where.size, bool), np.zeros(where.size, bool)
+    found = displaced_estimates(gradient.loss, estimates.positions[where], rays)
+    judged = beside.verdicts(found, gradient.scales(estimates))
+    return judged.failed, judged.passed
 
 
 def _quotients(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> Estimates:

@@ -31,6 +31,11 @@ _ATOL_SHARE = 1e-3  # the default atol in units of rtol times the tensor's scale
 SCALE_FLOOR = 1e-6  # a scale is at least this share of the largest: of all tensors, or of an output's entries
 _JUDGED_AT_ONCE = 1 << 13  # entries: a dozen temporary arrays of 64 kB stay in the cache
 
+_OUTSIDE = {
+    "convention": "kink: a convention, right beside it",
+    "outside": "kink: the value is outside both slopes, and undecided beside it",
+    "unasked": "kink: the value is outside both slopes, wrong or a convention; pass gradients as a function to decide",
+}
 _REASONS = {
     "not finite": "the loss is not finite nearby",
     "quantised": "the loss is quantised: it moves in stairs",
@@ -178,7 +183,7 @@ def judge(
     Notes
     -----
     Let u be the uncertainty, r the round-off of the analytic value, and d its distance from the numerical one (from the
-    interval between the one-sided slopes, at a kink). An entry fails if d > tol + 10 (u + r). It passes if d <= tol + u
+    interval between the one-sided slopes, at a kink). An entry fails if d > tol + 10u + r. It passes if d <= tol + u
     and u is so small that a wrong value would fail; or if r explains the rest of d, and either is so small or the slope
     is zero within u; or if d + u is within the tolerance of the caller. Otherwise it is undecided. Every comparison is
     false for NaN: no NaN passes, nor does any entry whose tolerance overflowed.
@@ -232,7 +237,7 @@ def _judged(
 ) -> Judgement:
     """The full judgement of some entries; see `judge`."""
     low, high = np.minimum(estimates.left, estimates.right), np.maximum(estimates.left, estimates.right)
-    kink = estimates.troubled_by("kink")
+    kink, excused = estimates.troubled_by("kink", *_OUTSIDE), estimates.troubled_by("convention")
     blocked = estimates.troubled_by(*_REASONS) | ~np.isfinite(estimates.numerical)
     with np.errstate(all="ignore"):
         numerical = np.where(kink, np.clip(analytic, low, high), estimates.numerical)
@@ -246,12 +251,13 @@ def _judged(
         exact = (distance <= allowed + u) | (r <= useful * extent) | (np.abs(numerical) <= u)
         bounded = np.isfinite(allowed)
         agrees = (distance <= allowed + u + r) & bounded
-        wrong = distance > allowed + _WRONG_BEYOND * (u + r)
+        wrong = distance > allowed + _WRONG_BEYOND * u + r
         unsure = ~(u <= _CHEAP * extent) | (distance > allowed)
         margin = np.where(estimates.troubled_by("jump"), _WRONG_BEYOND * u, u)
         accepted = tolerances.harmless(tensors) + np.where(blocked, 0.0, tolerances.rtol[tensors] * size)
         settled = (distance + margin <= accepted) & bounded
-    failed = (wrong & ~blocked) | ~np.isfinite(analytic)
+        settled |= excused & np.isfinite(u)
+    failed = (wrong & ~blocked & ~estimates.troubled_by(*_OUTSIDE)) | ~np.isfinite(analytic)
     undecided = ~(failed | settled | (resolved & exact & agrees & ~blocked))
     close = undecided & ~agrees & ~blocked & bounded
     reason = np.full(analytic.size, "", object)
@@ -262,6 +268,7 @@ def _judged(
             (undecided & ~resolved & (np.abs(numerical) <= u), noise_reasons[1]),
             (undecided & resolved & ~exact, "round-off of the analytic value may hide a difference"),
             (close, "too close to the tolerance to call"),
+            *((kink & ~failed & estimates.troubled_by(trouble), text) for trouble, text in _OUTSIDE.items()),
             (undecided & ~bounded, "what is allowed overflows"),
             (undecided & blocked, "the quotients are not finite: they overflow"),
             *((undecided & estimates.troubled_by(trouble), text) for trouble, text in _REASONS.items()),

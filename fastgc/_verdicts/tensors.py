@@ -110,8 +110,11 @@ def open_reason(judged: Judgement) -> str:
         return "; ".join(
             f"{reason} ({share(int(count), judged)})" for reason, count in zip(reasons, counts, strict=True)
         )
-    kinks = int(np.count_nonzero((judged.reason == "kink") & judged.passed))
-    return f"kink at {share(kinks, judged)}" if kinks else ""
+    noted, counts = np.unique(judged.reason[judged.passed & (judged.reason != "")].astype(str), return_counts=True)
+    return "; ".join(
+        f"{'kink at' if reason == 'kink' else f'{reason}, at'} {share(int(count), judged)}"
+        for reason, count in zip(noted, counts, strict=True)
+    )
 
 
 def share(count: int, judged: Judgement) -> str:

@@ -1,0 +1,80 @@
+"""Slopes of entries at a point displaced in all entries, which leaves kinks at the point itself behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fastgc._derivatives.estimates import Estimates, LossAtPoint
+from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
+from fastgc._evaluation.evaluator import Ray
+from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.streams import stream
+
+# In units of the scales: a hundredth, far from the kink for every step below, and near enough to stay in its
+# neighbourhood.
+DISTANCE = 2.0**-7
+# Steps in units of that distance: none reaches back to the kink, and the last is 8e-6 of the scale, about the best one
+# of a central quotient.
+_FRACTIONS = 4.0 ** -np.arange(1.0, 6.0)
+
+
+def displacement(loss: LossAtPoint, side: float) -> list[Ray]:
+    """A direction with a random sign in each entry of all tensors, or its opposite (``side`` -1)."""
+    rays = []
+    for t, (name, size) in enumerate(zip(loss.layout.names, loss.layout.sizes, strict=True)):
+        signs = 2 * stream(0, "displaced point", name).integers(0, 2, size, np.int8) - 1
+        rays.append(Ray(t, 0, signs.astype(np.int8), side * float(loss.tensor_scales[t])))
+    return rays
+
+
+def displaced_leaves(leaves: Sequence[Array], rays: Sequence[Ray]) -> list[Array]:
+    """The parameters, displaced by `DISTANCE` along a direction that has one ray for each tensor."""
+    return [
+        np.asarray(leaf + (DISTANCE * ray.scale) * ray.signs.reshape(leaf.shape), leaf.dtype)
+        for leaf, ray in zip(leaves, rays, strict=True)
+    ]
+
+
+def displaced_estimates(loss: LossAtPoint, positions: Positions, rays: Sequence[Ray]) -> Estimates:
+    """The derivative of each entry at the displaced point, from a short ladder of steps."""
+    base = float(loss.evaluator.along_rays([_filled(rays)], np.array([DISTANCE])).real[0, 0])
+    return Estimates.of(positions, [_slope(loss, base, position, rays) for position in positions.tolist()])
+
+
+def _slope(loss: LossAtPoint, base: float, position: int, rays: Sequence[Ray]) -> Derivative:
+    where = np.array([position])
+    tensor = int(loss.layout.tensor_of(where)[0])
+    ray, local = rays[tensor], position - int(loss.layout.starts[tensor])
+    x, length = float(loss.evaluator.entries(where)[0]), DISTANCE * ray.scale * float(ray.signs[local])
+    offsets = np.concatenate([[0.0], -_FRACTIONS, _FRACTIONS]) * abs(length)
+    places = loss.evaluator.rounded(where, (x + length + offsets)[None, :])[0]
+    factors = ((places[1:] - x) / length).tolist()
+    values = loss.evaluator.along_rays(
+        [_filled(_with_entry(rays, tensor, local, factor)) for factor in factors], np.array([DISTANCE])
+    )
+    minus, plus = np.split(values[:, 0].real, 2)
+    below, above = np.split(places[1:] - places[0], 2)
+    return derivative_from(Ladder(below, above, minus, plus, base, _noise(loss, minus, plus), loss.noise.eps))
+
+
+def _noise(loss: LossAtPoint, minus: Floats, plus: Floats) -> Floats:
+    rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
+    return np.fmax(loss.noise.at(np.full(minus.size, DISTANCE)), rounding)
+
+
+def _with_entry(rays: Sequence[Ray], tensor: int, local: int, factor: float) -> Iterator[Ray]:
+    """The direction with one entry displaced ``factor`` times as far."""
+    for ray in rays:
+        if ray.tensor != tensor:
+            yield ray
+        else:
+            yield replace(ray, signs=ray.signs[:local])
+            yield Ray(tensor, local, ray.signs[local : local + 1], ray.scale * factor)
+            yield replace(ray, start=local + 1, signs=ray.signs[local + 1 :])
+
+
+def _filled(rays: Iterator[Ray] | Sequence[Ray]) -> list[Ray]:
+    return [ray for ray in rays if ray.signs.size]
