@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.concurrency import at_once
+from tests.support.examples import failing_examples
 
 jax = pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
 import jax.numpy as jnp  # noqa: E402
@@ -77,6 +78,11 @@ def with_tangent(rule: Callable[[Any, Any, Any], Any]) -> Any:
 
     sine.defjvps(rule)
     return sine
+
+
+@pytest.mark.parametrize("function", [check_gradients, check_grads])
+def test_the_examples_in_docstrings_run(function: Callable[..., Any]) -> None:
+    assert failing_examples(function) == []
 
 
 # --- check_gradients ---
@@ -464,7 +470,7 @@ def called_back(s: Any) -> Any:
 def test_a_function_that_raises_beside_its_parameters_is_checked(
     loss: Callable[..., Any], more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastgc.jax._evaluator._PAYS", 64)
+    monkeypatch.setattr("fastgc.jax._evaluator._COMPILED_FROM", 64)
     s = np.concatenate([np.linspace(1, 2, more), [0.05, 1, 2, 3]])
     right = check_gradients(loss, s, lambda s: 1 / s, samples="all", step=0.06)
     assert right.verdict != "fail", str(right)

@@ -415,7 +415,7 @@ def test_tensors_inside_of_other_objects_are_said_not_to_be(name: str) -> None:
     wrap, unwrap = OUT_OF_REACH[name]
     module = Apply(lambda wrapped, y: Factor.apply(unwrap(wrapped[0]).to(y.dtype), 7) * y)
     report = check_module(module, ([wrap(torch.randn(3))], torch.randn(3)))
-    text = "not checked, since inside of objects that are no lists, tuples, mappings or dataclasses: 'inputs[0][0]'"
+    text = "not checked, since inside objects other than lists, tuples, mappings and dataclasses: 'inputs[0][0]'"
     assert text in report.notes
     assert text not in check_module(module, ([wrap(torch.arange(3))], torch.randn(3))).notes
 
