@@ -15,6 +15,7 @@ import numpy as np
 from fastgc._arguments import listed, noted
 from fastgc._evaluation.engine import NotFiniteError
 from fastgc._gradient.examine import PointCheck, examine
+from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import FLOATS, named_layout
@@ -125,11 +126,12 @@ def report_on(
     base, again = evaluator.base, evaluator.value()
     if not np.isfinite(base):
         raise NotFiniteError(f"loss is {base} at params; a gradient can be checked only where the loss is finite")
-    noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r}"] if again != base else []
+    noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r} (random numbers? pass a fixed key)"]
+    noisy = noisy if again != base else []
     found = match_gradients(layout, dict(zip(names, map(np.asarray, analytic(arrays)), strict=True)), copy=True)
     check = PointCheck(options, selection, evaluator, arrays, found, base, [*notes, *noisy])
     with Progress(selection.entries, shown=options.progress) as bar:
-        result = examine(check, bar)
+        result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], options.seed, time.perf_counter() - begin)
 
 

@@ -17,6 +17,7 @@ from fastgc._arguments import listed, noted
 from fastgc._evaluation.engine import NotFiniteError
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._gradient.examine import PointCheck, examine
+from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout, named_layout
@@ -114,15 +115,15 @@ def check_module(
     with torch.inference_mode(False), _noted_as_double(precision):
         subject = _subject(module, inputs, loss, originals, precision, seeded, seed)
         sources = [as_reals(tensor) for tensor in originals.values()]
-        base, notes = _first_values(subject, sources)
+        base, noisy = _first_values(subject, sources)
         gradients, cut_off = _gradients(subject)
         subject.surroundings.keep_what_was_used()
         reals, room = [as_reals(tensor) for tensor in subject.tensors], footprint(lambda: subject({}))
         evaluator = TorchEvaluator(subject, layout, reals, sources, base, room)
-        some, notes = [_some(each) for each in reals], [*notes, *left_out, *cut_off]
+        some, notes = [_some(each) for each in reals], [*noisy, *left_out, *cut_off]
         check = PointCheck(options, selection, evaluator, some, gradients, base, notes)
         with Progress(selection.entries, shown=progress) as bar:
-            result = examine(check, bar)
+            result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], seed, time.perf_counter() - begin)
 
 

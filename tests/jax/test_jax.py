@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -196,6 +197,32 @@ def test_disabled_x64_is_noticed_and_left_as_it_was() -> None:
     assert native.notes[0].startswith("jax_enable_x64 is off: the loss runs in float32")
     with enable_x64(True):
         assert not [note for note in check_gradients(network, parameters(), args=(X, Y)).notes if "x64" in note]
+
+
+def test_noise_is_said_and_not_looked_into_further_where_it_hides_everything() -> None:
+    generator = np.random.default_rng(0)
+
+    def noisy(size: float) -> Callable[..., Any]:
+        def drawn(value: Any) -> Any:
+            return np.asarray(value + size * generator.standard_normal())
+
+        @jax.custom_vjp
+        def loss(x: Any) -> Any:
+            value = jnp.sum(jnp.tanh(x))
+            return jax.pure_callback(drawn, jax.ShapeDtypeStruct((), value.dtype), value)
+
+        loss.defvjp(lambda x: (loss(x), x), lambda x, g: (g * (1 - jnp.tanh(x) ** 2),))
+        return loss
+
+    x = np.linspace(-1, 1, 50)
+    report = check_gradients(noisy(1.0), x)
+    assert report.verdict == "undecided"
+    assert report.tensors["params"].checked == 2
+    said = r"loss is noisy: a repeated call gave .*, not .* \(random numbers\? pass a fixed key\)"
+    assert any(re.match(said, note) for note in report.notes)
+    assert "noise hides the slopes of all 2 entries tried; the other 30 samples were left out" in report.notes
+    faint = check_gradients(noisy(1e-14), x)
+    assert faint.passed and faint.tensors["params"].checked == 32
 
 
 def test_params_are_untouched() -> None:

@@ -840,9 +840,31 @@ def test_what_cannot_be_decided_fails_unless_it_is_allowed() -> None:
     assert gradcheck(noisy, double(3), allow_undecided=True)
 
 
-def test_dropout_does_not_pass() -> None:
+@pytest.mark.parametrize("fast_mode", [False, True])
+def test_dropout_is_undecided_after_a_few_inputs(fast_mode: bool) -> None:
     torch.manual_seed(0)
-    assert not gradcheck(lambda x: torch.nn.functional.dropout(x, 0.5), double(8), raise_exception=False)
+    calls = []
+
+    def dropping(x: Any) -> Any:
+        calls.append(1)
+        return torch.nn.functional.dropout(x, 0.5)
+
+    with pytest.raises(GradcheckError, match=r"^undecided: (.|\n)*note: func is not deterministic: a second call gave"):
+        gradcheck(dropping, double(40), fast_mode=fast_mode)
+    assert len(calls) < 800  # about 2,400 for all inputs
+    assert gradcheck(dropping, double(40), fast_mode=fast_mode, allow_undecided=True)
+
+
+def test_noise_that_hides_nothing_changes_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def restless(factor: float) -> Callable[..., Any]:
+        right = function(torch.sin, lambda x, y, g: factor * g * torch.cos(x))
+        return lambda x: right(x) + 1e-12 * torch.rand(4, generator=generator, dtype=torch.float64)
+
+    assert gradcheck(restless(1.0), double(4))
+    with pytest.raises(GradcheckError, match=r"^Jacobian mismatch for output 0 with respect to input 0: 4 of 16"):
+        gradcheck(restless(1.01), double(4))
 
 
 def test_fast_mode_finds_one_wrong_entry_among_many() -> None:

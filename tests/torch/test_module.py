@@ -594,6 +594,27 @@ def test_dropout_is_undecided_with_a_hint(seed: int) -> None:
     assert "module.eval(), or with seeded=True" in report.notes[0]
 
 
+def test_noise_that_hides_a_few_entries_is_not_looked_into_further() -> None:
+    net = nn.Sequential(nn.Linear(30, 40), nn.Dropout(0.5), nn.Linear(40, 5))
+    report = check_module(net, torch.randn(8, 30))
+    assert report.verdict == "undecided"
+    assert {tensor.checked for tensor in report.tensors.values()} == {2}
+    assert "noise hides the slopes of all 10 entries tried; the other 123 samples were left out" in report.notes
+    assert report.evaluations < 1500  # about 4,000 for all samples and the probes
+
+
+def test_noise_that_hides_nothing_changes_nothing() -> None:
+    def restless(x: Any) -> Any:
+        return torch.sin(x) * (1 + 1e-14 * torch.rand((), dtype=x.dtype))
+
+    report = check_module(Apply(restless), torch.randn(40))
+    assert "not deterministic" in report.notes[0]
+    assert report.passed
+    assert report.tensors["inputs[0]"].checked == 32
+    wrong = check_module(Apply(lambda x: restless(Sigmoid.apply(x, 1.0))), torch.randn(40))
+    assert wrong.verdict == "fail"
+
+
 def test_dropout_passes_seeded_or_in_eval_mode() -> None:
     assert check_module(dropping(), torch.randn(4, 6), seeded=True).passed
     assert check_module(dropping().eval(), torch.randn(4, 6)).passed
