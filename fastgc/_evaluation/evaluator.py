@@ -35,9 +35,6 @@ class WrongShapeError(WrongValueError, ValueError):
     """A function returned an array of a wrong shape."""
 
 
-_SAME_CHANGE, _SAME_EPS = 1e-3, 1e3  # by how much values computed in two ways may differ: of change, and of round-off
-
-
 # Characters of an exception's text that a note repeats, about two lines: the beginning, and the end, where a text that
 # holds a traceback names the error.
 _HEAD, _TAIL = 120, 80
@@ -148,7 +145,9 @@ class Evaluator(Protocol):
     At a displaced point where the loss raises, its value is nan and the exception is kept in ``raised``.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """How the loss is evaluated, for reports."""
 
     @property
     def raised(self) -> Raised:
@@ -211,12 +210,6 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 3] + "..."
-
-
-def agree(values: Array, others: Array, base: float, eps: float) -> bool:
-    """Whether values computed in two ways are the same, so far as their change from ``base`` shows; never with NaN."""
-    slack = _SAME_CHANGE * np.abs(others - base).max() + _SAME_EPS * eps * np.abs(others).max()
-    return bool(np.all(np.abs(values - others) <= slack))
 
 
 def at_entry(layout: ParameterLayout, position: int, entry: Any) -> Place:

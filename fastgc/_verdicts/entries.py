@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fastgc._arguments import listed
 from fastgc._derivatives.displaced import displaced_estimates, displacement
 from fastgc._derivatives.estimates import (
     Estimates,
@@ -264,13 +265,19 @@ def _noise_reasons(loss: LossAtPoint) -> tuple[str, str]:
     """Why a slope is too uncertain, and why one cannot be distinguished from zero."""
     if loss.noise.single:
         return ("round-off (of float32, it seems) hides the slope",) * 2
-    round_off = _ROUND_OFF * float(np.finfo(np.float64).eps) * (abs(loss.base) or 1.0)
-    if loss.noise.at_point <= max(round_off, loss.noise.displaced / 100):
-        return (
-            "round-off leaves the slope too uncertain",
-            "the slope vanishes within round-off here: check at another point",
-        )
-    return ("noise of the loss hides the slope",) * 2
+    if _is_noisy(loss):
+        return ("noise of the loss hides the slope",) * 2
+    return (
+        "round-off leaves the slope too uncertain",
+        "the slope vanishes within round-off here: check at another point",
+    )
+
+
+def _is_noisy(loss: LossAtPoint) -> bool:
+    """Whether the loss varies by more than round-off of its arithmetic, whose terms may cancel at the point itself."""
+    size = max(abs(loss.base), loss.local_variation) or 1.0
+    round_off = _ROUND_OFF * float(np.finfo(np.float64).eps) * size
+    return not loss.noise.single and loss.noise.at_point > max(round_off, loss.noise.displaced / 100)
 
 
 def remarks(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> Iterator[str]:
@@ -281,10 +288,18 @@ def remarks(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -
         yield "the loss did not respond to any entry: does it read its argument?"
     elif not analytic.any():
         yield "the analytic gradient is zero everywhere"
-    elif gradient.step is None and np.all(np.abs(estimates.numerical) <= estimates.uncertainty):
-        yield "the slope vanishes here: a wrong factor would not show; check at another point (points=2)"
+    elif still := _still_tensors(gradient, estimates):
+        yield f"the slope vanishes in {listed(still)}: a wrong factor would not show there; check at another point"
     if _agrees_to_the_last_bit(gradient, estimates, analytic):
         yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"
+
+
+def _still_tensors(gradient: GradientAtPoint, estimates: Estimates) -> list[str]:
+    """Names of tensors whose slopes are all zero within round-off; noise hides slopes and says nothing of them."""
+    if gradient.step is not None or _is_noisy(gradient.loss):
+        return []
+    layout, zero = gradient.loss.layout, np.abs(estimates.numerical) <= estimates.uncertainty
+    return [layout.names[t] for t, part in layout.parts(estimates.positions) if zero[part].all()]
 
 
 def _agrees_to_the_last_bit(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from fastgc._arguments import listed, noted
 from fastgc._evaluation.engine import NotFiniteError
 from fastgc._gradient.examine import PointCheck, examine
+from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import FLOATS, named_layout
@@ -24,9 +25,9 @@ from fastgc._progress import Progress
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.summary import summarise
 from fastgc._words import Precision, Samples
-from fastgc.jax._evaluator import JaxEvaluator, Leaves, Loss, compiled
+from fastgc.jax._evaluator import JaxEvaluator, Leaves, LossOfLeaves, compiled
 
-_DTYPES = "dtype|float64|f64"  # in messages about arrays of two dtypes
+_ABOUT_DTYPES = "dtype|float64|f64"  # matches JAX's messages about arrays of two dtypes
 
 
 def check_gradients(
@@ -45,44 +46,56 @@ def check_gradients(
     seed: int = 0,
     progress: bool = False,
 ) -> GradientReport:
-    """Check a gradient over a pytree: by default the one that `jax.grad` derives, custom rules included.
+    """Check a gradient over a pytree: by default the one by `jax.grad`, custom rules included.
 
     Parameters
     ----------
     loss : callable
         ``loss(params, *args)`` returns one real number. It is compiled where it can be traced.
     params : pytree
-        Its floating and complex leaves are checked, under the keys of their path joined by "."; all others are passed
-        on, and named in a note. A complex leaf is checked as its real and imaginary parts, in a last axis of 2.
+        Its floating and complex leaves are checked, under the keys of their path joined by ".". All others are passed
+        on and named in a note. A complex leaf is checked as its real and imaginary parts, in a last axis of 2.
     gradients : callable or pytree, optional
-        ``gradients(params, *args)``, or its value: of the structure of ``params``, as `jax.grad` gives it: that of
-        x + iy is d/dx - i d/dy.
+        ``gradients(params, *args)``, or its value, of the structure of ``params`` and in the convention of `jax.grad`:
+        the gradient with respect to x + iy is d/dx - i d/dy.
     args : tuple
         Extra positional arguments of both functions.
     tensors, samples, probes, step, rtol, atol, seed, progress
         As in `fastgc.check_gradients`.
     precision : {"double", "native"}
-        Evaluate at float64 copies of params and of floating arrays in args, for which ``jax_enable_x64`` is switched on
-        while the check runs; or in their own dtypes, as JAX is configured.
+        Evaluate at float64 copies of params and of floating arrays in args, with ``jax_enable_x64`` switched on while
+        the check runs; or in their own dtypes, as JAX is configured.
 
     Returns
     -------
     GradientReport
-        ``engine`` names the backend, and "vmap" where values were computed in blocks.
+        ``engine`` names the backend, and "vmap" if values were computed in blocks.
 
     Raises
     ------
     TypeError, ValueError
         For arguments that make no sense, a loss that is not one finite real number, and gradients of another structure
-        or shape. Exceptions of the functions pass through, but for those at displaced points, as in
+        or shape. Exceptions of the functions pass through, except at displaced points, as in
         `fastgc.check_gradients`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpy as np, fastgc
+    >>> def loss(params, x):
+    ...     return jnp.sum(jnp.tanh(x @ params["W"] + params["b"]) ** 2)
+    >>> params, x = {"W": np.ones((2, 3)), "b": np.zeros(3)}, np.array([[0.5, -0.25]])
+    >>> fastgc.jax.check_gradients(loss, params, args=(x,)).verdict
+    'pass'
+    >>> wrong = {"W": np.ones((2, 3)), "b": np.zeros(3)}
+    >>> fastgc.jax.check_gradients(loss, params, wrong, args=(x,)).verdict
+    'fail'
     """
     options = CheckOptions(tensors=tensors, samples=samples, probes=probes, step=step, rtol=rtol, atol=atol,
                            precision=precision, crosscheck=False, seed=seed, progress=progress)  # fmt: skip
     refuse_args(args)
-    with in_precision(precision) as notes, explained(precision):
+    with in_precision(precision) as notes, noted_as_double(precision):
         tree = flatten(params, "", precision)
-        args = jax.tree_util.tree_map(_in_double, args) if precision == "double" else args
+        args = jax.tree_util.tree_map(_leaf_in_double, args) if precision == "double" else args
 
         def value(leaves: Leaves) -> Any:
             return loss(tree.rebuild(leaves), *args)
@@ -97,7 +110,7 @@ def check_gradients(
 
 
 def report_on(
-    loss: Loss,
+    loss: LossOfLeaves,
     analytic: Callable[[Leaves], Sequence[Any]],
     names: Sequence[str],
     arrays: Sequence[Array],
@@ -113,11 +126,12 @@ def report_on(
     base, again = evaluator.base, evaluator.value()
     if not np.isfinite(base):
         raise NotFiniteError(f"loss is {base} at params; a gradient can be checked only where the loss is finite")
-    noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r}"] if again != base else []
+    noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r} (random numbers? pass a fixed key)"]
+    noisy = noisy if again != base else []
     found = match_gradients(layout, dict(zip(names, map(np.asarray, analytic(arrays)), strict=True)), copy=True)
     check = PointCheck(options, selection, evaluator, arrays, found, base, [*notes, *noisy])
     with Progress(selection.entries, shown=options.progress) as bar:
-        result = examine(check, bar)
+        result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], options.seed, time.perf_counter() - begin)
 
 
@@ -126,14 +140,14 @@ def report_on(
 
 @dataclass(frozen=True)
 class Tree:
-    """A pytree, the leaves of it that are checked, and the way back.
+    """A pytree, its checked leaves as real arrays, and the way back.
 
     Attributes
     ----------
     given : all leaves
-    checked : numbers of those that are checked
-    names, arrays : of these, complex ones as real and imaginary parts in a last axis
-    others : names of the leaves that are not checked
+    checked : the numbers of the checked leaves
+    names, arrays : of the checked leaves; complex ones as real and imaginary parts in a last axis
+    others : the names of the leaves that are not checked
     """
 
     structure: Any
@@ -145,18 +159,18 @@ class Tree:
 
     @property
     def notes(self) -> list[str]:
-        """What is not checked, in words."""
+        """A note on the leaves that are not checked."""
         return [f"not checked, since neither floating nor complex: {listed(self.others)}"] if self.others else []
 
     def rebuild(self, leaves: Leaves) -> Any:
-        """The caller's structure with these in place of the checked leaves."""
+        """The caller's structure with these arrays in place of the checked leaves."""
         every = list(self.given)
         for i, leaf in zip(self.checked, leaves, strict=True):
             every[i] = jax.lax.complex(leaf[..., 0], leaf[..., 1]) if _is_complex(self.given[i]) else leaf
         return jax.tree_util.tree_unflatten(self.structure, every)
 
     def matching(self, gradients: Any) -> list[Array]:
-        """The checked leaves of a gradient of the same structure; JAX gives that of x + iy as (d/dx) - i(d/dy)."""
+        """The checked leaves of a gradient of the same structure; JAX's gradient of x + iy is d/dx - i d/dy."""
         leaves, structure = jax.tree_util.tree_flatten(gradients)
         if structure != self.structure:
             raise ValueError(f"gradients has the structure {structure}; params has {self.structure}")
@@ -165,7 +179,7 @@ class Tree:
 
 
 def flatten(value: Any, prefix: str, precision: str) -> Tree:
-    """The tree of a pytree; names begin with the prefix."""
+    """The `Tree` of a pytree; its names begin with the prefix."""
     pairs, structure = jax.tree_util.tree_flatten_with_path(value)
     given = tuple(leaf for _, leaf in pairs)
     checked = tuple(i for i, leaf in enumerate(given) if jnp.issubdtype(_dtype(leaf), jnp.inexact))
@@ -192,7 +206,7 @@ def _is_complex(leaf: Any) -> bool:
 
 
 def _array(name: str, leaf: Any, precision: str) -> Array:
-    """A copy of a leaf, real and writable, in double precision or in the dtype that JAX gives it."""
+    """A real, writable copy of a leaf, in double precision or in the dtype that JAX gives it."""
     array = _parts(np.asarray(leaf)) if _is_complex(leaf) else np.asarray(leaf)
     dtype = np.dtype(np.float64) if precision == "double" else jax.dtypes.canonicalize_dtype(array.dtype)
     if dtype not in FLOATS:
@@ -204,8 +218,8 @@ def _parts(array: Array) -> Array:
     return np.stack([array.real, array.imag], axis=-1)
 
 
-def _in_double(leaf: Any) -> Any:
-    """Floating and complex arrays in double precision, everything else as it is."""
+def _leaf_in_double(leaf: Any) -> Any:
+    """A floating or complex array in double precision, anything else as it is."""
     if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
     return jnp.asarray(leaf, jnp.complex128 if _is_complex(leaf) else jnp.float64)
@@ -220,7 +234,7 @@ def _scalar(value: Any) -> Any:
 
 @contextlib.contextmanager
 def in_precision(precision: str) -> Iterator[list[str]]:
-    """Switch on float64 for a while, where it is off and asked for; yields notes that say so."""
+    """Switch on float64 while the check runs, if it is needed and off; yields notes that say so."""
     off = not jax.config.jax_enable_x64
     if precision == "native":
         yield ["jax_enable_x64 is off: the loss runs in float32, whose round-off hides small errors"] if off else []
@@ -230,8 +244,8 @@ def in_precision(precision: str) -> Iterator[list[str]]:
         yield ["jax_enable_x64 is off: switched on while this check runs"] if off else []
 
 
-def explained(precision: str) -> contextlib.AbstractContextManager[None]:
-    """Say beside an exception about dtypes that the function runs in float64."""
+def noted_as_double(precision: str) -> contextlib.AbstractContextManager[None]:
+    """Add to an exception about dtypes that the function runs in float64."""
     if precision == "native":
         return contextlib.nullcontext()
-    return noted(TypeError, _DTYPES, "fastgc evaluates the function in float64")
+    return noted(TypeError, _ABOUT_DTYPES, "fastgc evaluates the function in float64")

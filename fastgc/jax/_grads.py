@@ -1,4 +1,4 @@
-"""JAX's check_grads, answered with verdicts: forward and reverse mode, of any order."""
+"""The drop-in for jax.test_util.check_grads: forward and reverse mode of any order, checked with verdicts."""
 
 from __future__ import annotations
 
@@ -18,25 +18,23 @@ from fastgc._reports.gradient import GradientReport, TensorSummary
 from fastgc._verdicts.judgement import PASS, UNDECIDED
 from fastgc._words import Mode
 from fastgc.jax._evaluator import Leaves, compiled
-from fastgc.jax._gradients import Tree, explained, flatten, in_precision, report_on
+from fastgc.jax._gradients import Tree, flatten, in_precision, noted_as_double, report_on
 
-Function = Callable[[Leaves], list[Any]]  # of real arrays, returning real arrays
+RealFunction = Callable[[Leaves], list[Any]]  # takes real arrays and returns real arrays
 
 _MODES = {"fwd": "JVP", "rev": "VJP", "lin": "LIN"}
-_TOGETHER = 64  # basis vectors pushed forward at once
-_ACCEPTED = (
-    1e-5  # JAX's own tolerance in double precision: what differs by less is no doubt, if nothing else is asked for
-)
-_LINEAR = 1e-9  # relative to the sizes of what is added up, to which a JVP must be linear
-_SAME = 1e-6  # relative to the largest output or slope, to which a custom rule must give the same
-_LEAST = 1e-300  # below it numbers underflow, and are no more doubled than halved
+_PUSHED_AT_ONCE = 64  # basis vectors: enough that a call costs little, few enough to stay in memory
+_ACCEPTED = 1e-5  # JAX's own tolerance in double precision: nothing that differs by less is undecided by default
+_LINEAR = 1e-9  # relative to the terms that are added up: a thousand roundings of 1e-12, as of ill-conditioned rules
+_SAME_OUTPUT = 1e-6  # relative to the largest output or slope: a rule that computes in single precision is no failure
+_SMALLEST = 1e-300  # numbers below it lose bits when they are scaled: they are about to underflow
 
-# Where terms cancel, a value or a slope may be nothing but their round-off, which is far above eps times what is left.
-# How far, arguments show that are stretched by a few units in the last place: everything rounds anew. A derivative
-# stretches with its tangent but for that and for its own slope, which is as little as the stretch.
+# Where terms cancel, a value or a slope may be nothing but their round-off, which is far above eps times the rest.
+# How far, is measured at arguments that are longer by a few units in the last place: everything rounds anew. A
+# derivative grows with its tangent but for that and for its own slope, which is as little as the stretch.
 _STRETCHES = 1 + np.finfo(np.float64).eps * np.array([3.0, -5.0, 9.0, -17.0])
-_ROUNDINGS = 30.0  # times the largest of these differences: that few, of whole multiples of an ulp, are low
-_TWICE = -2.0  # stretches a cotangent without any rounding: sign and exponent only
+_LARGEST_ROUND_OFF = 30.0  # times the largest of these few samples, which are whole multiples of an ulp and often 0
+_EXACT_STRETCH = -2.0  # of a cotangent: changes sign and exponent only, so that every operation rounds the same way
 
 
 def check_grads(
@@ -52,8 +50,9 @@ def check_grads(
 ) -> None:
     """Check the derivatives that JAX takes of a function, in place of ``jax.test_util.check_grads``.
 
-    Every argument is covered by random directions and sampled entry by entry, along one random combination of the
-    outputs. The function runs in float64, for which ``jax_enable_x64`` is switched on while the check runs.
+    One random combination of the outputs is checked as `fastgc.check_gradients` checks a loss: random directions over
+    every argument, and a sample of entries. The function runs in float64, with ``jax_enable_x64`` switched on while the
+    check runs.
 
     Parameters
     ----------
@@ -66,10 +65,10 @@ def check_grads(
     modes : sequence of {"fwd", "rev", "lin"}
         Forward mode (`jax.jvp`), reverse mode (`jax.vjp`), linearisation (`jax.linearize`).
     atol, rtol : float or dict by dtype, optional
-        As in `fastgc.check_gradients`; from a dict the largest value for a dtype in ``args`` is taken. Nothing is
-        undecided that differs by atol at most, its uncertainty included; by 1e-5, as in JAX, where none is given.
+        As in `fastgc.check_gradients`; of a dict the largest value for a dtype in ``args`` counts. No entry is
+        undecided whose difference and uncertainty are within atol (1e-5, as in JAX, if none is given).
     eps : float, optional
-        An absolute step; by default one is chosen for each entry.
+        The step, absolute; by default a step is chosen for each entry.
     allow_undecided : bool
         Accept what finite differences cannot decide.
 
@@ -80,10 +79,22 @@ def check_grads(
     Raises
     ------
     AssertionError
-        Naming the mode, the argument's path, the entry and both values. The message begins with "undecided:" where
-        nothing was found to be wrong but something could not be decided.
+        With the mode, the argument's path, the entry and both values. The message begins with "undecided:" if nothing
+        is wrong but something could not be decided.
     TypeError, ValueError
         For arguments that make no sense. Exceptions of the function pass through.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, numpy as np, fastgc
+    >>> fastgc.jax.check_grads(jnp.tanh, (np.array([0.5, -1.0]),), order=2)
+    >>> @jax.custom_jvp
+    ... def square(x):
+    ...     return x**2
+    >>> square.defjvps(lambda t, y, x: 3 * x * t)
+    >>> fastgc.jax.check_grads(square, (np.array([0.5, -1.0]),), order=1)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    AssertionError: JVP: args.0[...]: analytic ...
     """
     __tracebackhide__ = True
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
@@ -92,9 +103,9 @@ def check_grads(
         raise ValueError(f"modes has {unknown or 'nothing'}; it may hold {', '.join(map(repr, _MODES))}")
     whole("order", order, least=1)
     number("eps", eps, positive=True)
-    with in_precision("double") as notes, explained("double"):
+    with in_precision("double") as notes, noted_as_double("double"):
         tree = flatten(tuple(args), "args", "double")
-        criteria = _Criteria(modes, _tolerance("rtol", rtol, tree), _tolerance("atol", atol, tree), eps, tuple(notes))
+        criteria = _Closeness(modes, _tolerance("rtol", rtol, tree), _tolerance("atol", atol, tree), eps, tuple(notes))
         arrays = [jnp.array(array) for array in tree.arrays]
         try:
             undecided = list(_failures(_of_reals(f, tree), arrays, tree.names, order, criteria, ""))
@@ -105,12 +116,12 @@ def check_grads(
 
 
 class _Mismatch(AssertionError):
-    """A derivative that is wrong; an AssertionError of the function itself passes through with its traceback."""
+    """A wrong derivative. Another class than AssertionError, so that the function's own keep their traceback."""
 
 
 @dataclass(frozen=True)
-class _Criteria:
-    """By which measure derivatives of every order are checked."""
+class _Closeness:
+    """The options that say how closely derivatives of every order are checked."""
 
     modes: tuple[str, ...]
     rtol: float | None
@@ -129,8 +140,8 @@ def _tolerance(name: str, value: Any, tree: Tree) -> float | None:
     return None if value is None else float(value)
 
 
-def _of_reals(f: Callable[..., Any], tree: Tree) -> Function:
-    """The function of real arrays, returning real arrays, that checks ``f``."""
+def _of_reals(f: Callable[..., Any], tree: Tree) -> RealFunction:
+    """``f`` as a function of real arrays that returns real arrays."""
 
     def function(arrays: Leaves) -> list[Any]:
         output = jax.tree_util.tree_leaves(f(*tree.rebuild(arrays)))
@@ -144,7 +155,7 @@ def _of_reals(f: Callable[..., Any], tree: Tree) -> Function:
 
 
 def _failures(
-    f: Function, arrays: Leaves, names: Sequence[str], order: int, criteria: _Criteria, above: str
+    f: RealFunction, arrays: Leaves, names: Sequence[str], order: int, criteria: _Closeness, above: str
 ) -> Iterator[str]:
     """Check all modes and all lower orders; raises at the first failure, yields what is undecided."""
     for mode in criteria.modes:
@@ -162,9 +173,9 @@ def _failures(
 
 
 def _derivative(
-    f: Function, arrays: Leaves, names: Sequence[str], mode: str, label: str
-) -> tuple[Function, Leaves, Sequence[str]]:
-    """What a mode makes of a function, with its own arguments: as tangents, or as they are."""
+    f: RealFunction, arrays: Leaves, names: Sequence[str], mode: str, label: str
+) -> tuple[RealFunction, Leaves, Sequence[str]]:
+    """The derivative by a mode as a function, its arguments (tangents included) and their names."""
     if mode == "rev":
         return _pulled_back(f), arrays, names
     count = len(names)
@@ -176,7 +187,7 @@ def _derivative(
     return pushed, [*arrays, *arrays], [*names, *(f"{label} of {name}" for name in names)]
 
 
-def _pulled_back(f: Function) -> Function:
+def _pulled_back(f: RealFunction) -> RealFunction:
     def pulled(arrays: Leaves) -> list[Any]:
         output, pull = jax.vjp(f, list(arrays))
         return list(pull(output)[0])
@@ -184,8 +195,8 @@ def _pulled_back(f: Function) -> Function:
     return pulled
 
 
-def _push(f: Function, arrays: Leaves, mode: str) -> tuple[list[Any], Callable[[Leaves], list[Any]]]:
-    """The function's value as a mode gives it, and its derivative along tangents."""
+def _push(f: RealFunction, arrays: Leaves, mode: str) -> tuple[list[Any], Callable[[Leaves], list[Any]]]:
+    """The function's value as the mode gives it, and its derivative along tangents."""
     arrays = list(arrays)
     if mode == "lin":
         output, linear = jax.linearize(f, arrays)
@@ -195,7 +206,7 @@ def _push(f: Function, arrays: Leaves, mode: str) -> tuple[list[Any], Callable[[
 
 
 def _report(
-    f: Function, arrays: Leaves, names: Sequence[str], mode: str, criteria: _Criteria, title: str
+    f: RealFunction, arrays: Leaves, names: Sequence[str], mode: str, criteria: _Closeness, title: str
 ) -> GradientReport:
     """The check of ``<weights, f>`` for fixed random weights."""
     copies = [np.array(array) for array in arrays]
@@ -210,7 +221,7 @@ def _report(
 
     def analytic(leaves: Leaves) -> list[Any]:
         rule = _Rule(f, leaves, weights, mode)
-        _refuse_other_values(rule, expected, lambda: _scatter(call, leaves, expected), criteria.atol or 0.0, title)
+        _refuse_outputs(rule, expected, lambda: _scatter(call, leaves, expected), criteria.atol or 0.0, title)
         _refuse_nonlinear(rule, criteria.atol or 0.0, title)
         return list(rule.gradient)
 
@@ -221,61 +232,68 @@ def _report(
 
 
 class _Rule:
-    """What a mode gives for a function at a point, along weights of the outputs.
+    """The derivatives by a mode at a point, of the outputs added up with weights.
 
     Attributes
     ----------
     output : the function's value
     gradient : with respect to every array
-    slope : in a random direction, from a tangent along it; None in reverse mode
+    slope : along a random direction, from one tangent; None in reverse mode
     """
 
-    def __init__(self, f: Function, arrays: Leaves, weights: Leaves, mode: str) -> None:
+    def __init__(self, f: RealFunction, arrays: Leaves, weights: Leaves, mode: str) -> None:
         def derived(both: Leaves) -> tuple[list[Any], list[Any], Any]:
             *some, stretch = both
-            return _reverse(f, some, weights, stretch) if mode == "rev" else _forward(f, some, weights, mode, stretch)
+            return (
+                _drawn_back(f, some, weights, stretch)
+                if mode == "rev"
+                else _pushed_forward(f, some, weights, mode, stretch)
+            )
 
         self._arrays, self._call = arrays, compiled(derived, [*arrays, np.ones(())])[0]
         self.output, self.gradient, self.slope = self.stretched(1.0)
 
     def stretched(self, factor: float, of_point: float = 1.0) -> tuple[list[Any], list[Any], Any]:
-        """Value, gradient and slope with tangents and cotangents that many times as long, and with the point."""
+        """Value, gradient and slope with tangents and cotangents times a factor, at the point times another."""
         point = [np.asarray(array * of_point) for array in self._arrays]
         output, gradient, slope = self._call([*point, np.array(factor)])
         return output, gradient, slope
 
 
-def _reverse(f: Function, arrays: Leaves, weights: Leaves, stretch: Any) -> tuple[list[Any], list[Any], Any]:
+def _drawn_back(f: RealFunction, arrays: Leaves, weights: Leaves, stretch: Any) -> tuple[list[Any], list[Any], Any]:
     """The function's value and its gradient from cotangents."""
     output, pull = jax.vjp(f, list(arrays))
     return output, list(pull([stretch * weight for weight in weights])[0]), None
 
 
-def _forward(f: Function, arrays: Leaves, weights: Leaves, mode: str, stretch: Any) -> tuple[list[Any], list[Any], Any]:
-    """The function's value, its gradient from tangents, and the slope in a random direction, to compare with that.
+def _pushed_forward(
+    f: RealFunction, arrays: Leaves, weights: Leaves, mode: str, stretch: Any
+) -> tuple[list[Any], list[Any], Any]:
+    """The function's value, its gradient from tangents, and the slope along a random direction.
 
-    The gradient is had by transposing the linear map of the tangents, or, where JAX cannot, from every basis vector.
+    The gradient is the transpose of the linear map of the tangents; if JAX cannot transpose it, every basis vector is
+    pushed forward.
     """
     output, tangent = _push(f, arrays, mode)
 
     def slope(flat: Any) -> Any:
-        return _dot(weights, tangent(_like(flat, arrays)))
+        return _dot(weights, tangent(_arrays_like(flat, arrays)))
 
     zero = jnp.zeros(sum(array.size for array in arrays))
     try:
         gradient = jax.linear_transpose(slope, zero)(stretch * jnp.ones(()))[0]
     except Exception:  # the rule is not linear, or has a primitive that cannot be transposed
         gradient = jnp.concatenate([zero[:0], *_basis_slopes(slope, zero, stretch)])
-    return output, _like(gradient, arrays), slope(stretch * _normal(stream(0, "tangent"), zero))
+    return output, _arrays_like(gradient, arrays), slope(stretch * _normal(stream(0, "tangent"), zero))
 
 
 def _basis_slopes(slope: Callable[[Any], Any], zero: Any, stretch: Any) -> Iterator[Any]:
     together = jax.jit(jax.vmap(lambda i: slope(zero.at[i].set(stretch))))
-    for begin in range(0, zero.size, _TOGETHER):
-        yield together(jnp.arange(begin, min(begin + _TOGETHER, zero.size)))
+    for begin in range(0, zero.size, _PUSHED_AT_ONCE):
+        yield together(jnp.arange(begin, min(begin + _PUSHED_AT_ONCE, zero.size)))
 
 
-def _like(flat: Any, arrays: Leaves) -> list[Any]:
+def _arrays_like(flat: Any, arrays: Leaves) -> list[Any]:
     starts = np.cumsum([0, *(array.size for array in arrays)]).tolist()
     pairs = zip(starts, starts[1:], arrays, strict=False)
     return [flat[i:j].reshape(array.shape).astype(array.dtype) for i, j, array in pairs]
@@ -289,17 +307,17 @@ def _normal(generator: np.random.Generator, like: Any) -> Array:
     return np.asarray(generator.standard_normal(like.shape), like.dtype)
 
 
-# --- what no gradient shows ---
+# --- values and linearity, which no gradient shows ---
 
 
-def _refuse_other_values(rule: _Rule, expected: Leaves, scatter: Callable[[], Leaves], atol: float, title: str) -> None:
-    """A custom rule returns the function's value too, and may get it wrong."""
+def _refuse_outputs(rule: _Rule, expected: Leaves, scatter: Callable[[], Leaves], atol: float, title: str) -> None:
+    """A custom rule returns the function's value too; it must be right."""
     off = [np.abs(np.asarray(value) - np.asarray(true)) for value, true in zip(rule.output, expected, strict=True)]
-    allowed = [max(_SAME * np.abs(np.asarray(true)).max(initial=0.0), atol) for true in expected]
+    allowed = [max(_SAME_OUTPUT * np.abs(np.asarray(true)).max(initial=0.0), atol) for true in expected]
     if all(np.all(each <= most) for each, most in zip(off, allowed, strict=True)):
         return
     for i, (each, most, rounding) in enumerate(zip(off, allowed, scatter(), strict=True)):
-        if not np.all(each <= max(most, _ROUNDINGS * rounding)):
+        if not np.all(each <= max(most, _LARGEST_ROUND_OFF * rounding)):
             at = tuple(int(k) for k in np.unravel_index(np.argmax(np.nan_to_num(each, nan=np.inf)), each.shape))
             raise _Mismatch(
                 f"{title}: output {i} is {rule.output[i][at]} at {at}; the function itself gives {expected[i][at]}"
@@ -307,7 +325,7 @@ def _refuse_other_values(rule: _Rule, expected: Leaves, scatter: Callable[[], Le
 
 
 def _scatter(call: Callable[[Leaves], Leaves], arrays: Leaves, expected: Leaves) -> list[float]:
-    """By how much each output changes at most where the arguments change in the last place."""
+    """The largest change of each output when the arguments change in the last place."""
     moved = [call([np.asarray(array * stretch) for array in arrays]) for stretch in _STRETCHES]
     return [
         max(float(np.abs(np.asarray(outputs[i]) - np.asarray(true)).max(initial=0.0)) for outputs in moved)
@@ -324,12 +342,12 @@ def _refuse_nonlinear(rule: _Rule, atol: float, title: str) -> None:
 
 
 def _refuse_nonlinear_cotangents(rule: _Rule, atol: float, title: str) -> None:
-    """Zeros give zeros; and a cotangent -2 times as long -2 times the gradient, with the same roundings."""
-    for factor in (0.0, _TWICE):
+    """Zeros give zeros; a cotangent times -2 gives the gradient times -2, since it rounds the same way."""
+    for factor in (0.0, _EXACT_STRETCH):
         for once, other in zip(rule.gradient, rule.stretched(factor)[1], strict=True):
             before, after = np.asarray(once).reshape(-1), np.asarray(other).reshape(-1)
             off = np.nan_to_num(np.abs(after - factor * before))  # what is not finite fails by itself
-            if (off > (max(atol, _SAME * np.abs(before).max(initial=0.0), _LEAST) if factor else 0.0)).any():
+            if (off > (max(atol, _SAME_OUTPUT * np.abs(before).max(initial=0.0), _SMALLEST) if factor else 0.0)).any():
                 k = int(np.argmax(off))
                 raise _Mismatch(
                     f"{title}: not linear in its cotangents: {after[k]} for {factor} times those that give {before[k]}"
@@ -337,7 +355,7 @@ def _refuse_nonlinear_cotangents(rule: _Rule, atol: float, title: str) -> None:
 
 
 def _refuse_nonlinear_tangents(rule: _Rule, atol: float, title: str) -> None:
-    """Slopes along the axes give the right one in every direction only where a rule is linear in its tangents."""
+    """The slope along any direction is the sum of its own slopes along the axes only if a rule is linear."""
     products = _products(rule.gradient)
     off = abs(float(rule.slope) - products.sum())
     if off <= max(atol, _LINEAR * np.abs(products).sum()) or not np.isfinite(products).all():
@@ -347,7 +365,7 @@ def _refuse_nonlinear_tangents(rule: _Rule, atol: float, title: str) -> None:
         _, gradient, slope = rule.stretched(stretch, stretch)
         rounding = max(rounding, abs(float(slope) - stretch * float(rule.slope)))
         rounding = max(rounding, float(np.abs(_products(gradient) - stretch * products).sum()))
-    if not off <= _ROUNDINGS * rounding:
+    if not off <= _LARGEST_ROUND_OFF * rounding:
         raise _Mismatch(
             f"{title}: not linear in its tangents: {float(rule.slope)} along a random direction, where its own slopes "
             f"along the axes add up to {products.sum()}"
@@ -356,24 +374,24 @@ def _refuse_nonlinear_tangents(rule: _Rule, atol: float, title: str) -> None:
 
 def _products(gradient: Leaves) -> Array:
     """The terms of a slope in the random direction."""
-    flat = _flat(gradient)
+    flat = _joined(gradient)
     return np.asarray(flat * _normal(stream(0, "tangent"), flat))
 
 
-def _flat(arrays: Leaves) -> Array:
+def _joined(arrays: Leaves) -> Array:
     return np.concatenate([np.asarray(each).reshape(-1) for each in arrays])
 
 
 def _first_words(report: GradientReport) -> str:
-    """The first argument that does not pass: its entry with both values, or the reason."""
+    """The first argument that does not pass, with its entry and both values, or with the reason."""
     tensor = next(each for each in report.tensors.values() if each.verdict == report.verdict)
     entry = tensor.wrong_entries[0] if tensor.wrong_entries else tensor.worst
     if entry is None or entry.verdict != report.verdict:
         return f"{tensor.name}: {tensor.reason}"
-    return f"{_place(tensor, entry.index)}: analytic {entry.analytic:.6g}, numerical {entry.numerical:.6g} +- " + (
+    return f"{_entry_name(tensor, entry.index)}: analytic {entry.analytic:.6g}, numerical {entry.numerical:.6g} +- " + (
         f"{entry.uncertainty:.0e}" + (f" ({entry.reason})" if entry.reason else "")
     )
 
 
-def _place(tensor: TensorSummary, index: tuple[int, ...]) -> str:
+def _entry_name(tensor: TensorSummary, index: tuple[int, ...]) -> str:
     return f"{tensor.name}[{', '.join(map(str, index))}]" if index else tensor.name

@@ -1,4 +1,4 @@
-"""The Jacobian that a backward pass makes: row by row or many rows at once, and what else it must do."""
+"""The Jacobian that a backward pass computes, row by row or in batches, and what else a backward pass must do."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ import numpy as np
 import torch
 from torch.autograd.gradcheck import GradcheckError
 
-from fastgc.torch._flat import Floats, Packing, Tensors
+from fastgc._evaluation.batches import Batches, agree
+from fastgc._parameters.arrays import Floats
+from fastgc.torch._flat import Packing, Tensors
+from fastgc.torch._rules import BATCH_NUMBERS
 
-_LINEARITY = {True: 1e-6, False: 1e-2}  # by how much a backward may fail to be linear, in double precision and others
-_FEWEST = 4  # rows that pay for computing them together
-_NUMBERS = 1 << 20  # that are computed for them at a time
-_SAME = 1e3  # by so many units of round-off gradients computed in two ways may differ
+# A sum of gradients may be off by this share of its terms: PyTorch's own comparison has 1e-3 for both; in double
+# precision a backward that computes in single precision inside, right to 1e-7, stays below 1e-6. Keyed by in_double.
+_LINEARITY = {True: 1e-6, False: 1e-2}
+_FEWEST_ROWS = 8  # that pay for a batch: to set one up takes as long as four to eight plain backward passes
 
 # What round-off adds to a product v^T J is of the size eps * |v| * (the terms that are added up on the way). That may
 # be far above eps times the product, where these terms cancel, as in the derivative of a sum of a softmax. The terms
-# cannot be seen from outside, but their rounding can: v stretched by a few units in the last place rounds anew in every
-# operation, and the product is stretched with it but for that. What it differs by is a sample of the round-off. Of a
-# backward that is not linear in truth it is no more than the stretch times the product.
-_UNITS = (3, -5, 9, -17)  # of eps of the inputs' dtype
-_SINGLE = (2.0**-21, -(2.0**-20))  # in double precision besides: some functions compute in single precision inside
-_ROUNDINGS = 30.0  # times the largest of the samples: that few, of a number that is a whole multiple of an ulp, are low
+# cannot be seen from outside, but their rounding can: a v that is longer by a few units in the last place rounds anew
+# in every operation, and the product grows with it but for that. The rest is a sample of the round-off. It stays below
+# the stretch times the product even for a backward that is not linear, so it hides no such error.
+_UNITS = (3, -5, 9, -17)  # of eps of the inputs' dtype: odd, of both signs, so that every operation rounds another way
+_SINGLE = (2.0**-21, -(2.0**-20))  # 4 and -8 units of single precision, for functions in double that compute in it
+_LARGEST_ROUND_OFF = 30.0  # times the largest of these few samples, which are whole multiples of an ulp and often 0
 
 
 class Backward:
@@ -40,22 +43,25 @@ class Backward:
     dtypes : bool
         Whether each gradient must have the dtype of its input.
     room : int
-        About how many numbers a call computes, which limits the rows that are computed at a time, by
-        ``is_grads_batched``. That is given up where a combination of all rows is another one row by row.
+        About how many numbers a call computes, which limits the rows of a batch.
 
     Attributes
     ----------
     size : the number of rows
-    batched : whether some were computed together
     """
 
     def __init__(self, outputs: Tensors, leaves: Tensors, names: Sequence[int], dtypes: bool, room: int) -> None:
         self._rows_of, self._columns_of = Packing(outputs), Packing(leaves)
-        self.batched, self.size = False, self._rows_of.size
-        self._most = max(1, _NUMBERS // max(1, room, self.size + self._columns_of.size))
-        self._together = min(self.size, self._most) >= _FEWEST
+        self.size = self._rows_of.size
+        self._most = max(1, BATCH_NUMBERS // max(1, room, self.size + self._columns_of.size))
+        self._batches = Batches(possible=min(self.size, self._most) >= _FEWEST_ROWS, compare_all=True)
         self._outputs, self._leaves, self._names, self._dtypes = outputs, leaves, names, dtypes
         self._eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
+
+    @property
+    def batched(self) -> bool:
+        """Whether some rows were computed in a batch."""
+        return self._batches.used
 
     @cached_property
     def directions(self) -> Floats:
@@ -73,36 +79,36 @@ class Backward:
     def round_off(self) -> Floats:
         """What rounding may add to a product with one of the directions, shape (n,): the same for a whole input.
 
-        None of a backward that differs by more when it is simply run again: it has noise, and no round-off alone.
+        Zero for a backward that gives something else when it is run again: that is noise and not round-off.
         """
         stretches = [1.0, *(1 + units * self._eps for units in _UNITS)]
         stretches += [1 + share for share in _SINGLE if self._eps < _SINGLE[0] ** 2]
         anew = np.stack([self.pulled(stretch * self.directions[:3]) for stretch in stretches])
         off = np.abs(anew - np.multiply.outer(stretches, self.along[:3])).max(axis=1)
         steady = off[0].max(initial=0.0) <= self.unit_round_off
-        return _ROUNDINGS * self.by_input(off.max(axis=0)) if steady else np.zeros(self._columns_of.size)
+        return _LARGEST_ROUND_OFF * self.by_input(off.max(axis=0)) if steady else np.zeros(self._columns_of.size)
 
     @property
     def natural(self) -> float:
-        """The size of the slopes that a function with such outputs and inputs has as a rule."""
-        outputs, inputs = _largest(self._outputs), _largest(self._leaves)
+        """The usual size of the slopes of a function with such outputs and inputs."""
+        outputs, inputs = _largest_number(self._outputs), _largest_number(self._leaves)
         return outputs / (inputs or 1.0)
 
     @property
     def unit_round_off(self) -> float:
         """What rounding may add to slopes of that size."""
-        return float(_ROUNDINGS * self._eps * self.natural)
+        return float(_LARGEST_ROUND_OFF * self._eps * self.natural)
 
     def tolerated(self, atol: float) -> float:
         """By how much a product with one of the directions may be off where the caller lets entries be off by ``atol``.
 
-        A tolerance is meant for slopes of order one, as the default is. Where the outputs are small beside the inputs,
-        so are all slopes, and the tolerance counts in proportion: it would be above the whole backward else.
+        A tolerance is meant for slopes of order one, as the default is. Where the outputs are small compared with the
+        inputs, so are all slopes, and the tolerance shrinks in proportion: it would hide the whole backward otherwise.
         """
         return float(atol * min(1.0, self.natural))
 
     def by_input(self, numbers: Floats) -> Floats:
-        """The largest of the numbers of each input, in the place of all of them."""
+        """Numbers of shape (n,), each replaced by the largest one of its input."""
         largest = [
             np.full(place.stop - place.start, numbers[place].max(initial=0.0)) for place in self._columns_of.slices
         ]
@@ -111,7 +117,7 @@ class Backward:
     def one_by_one(self) -> Backward:
         """The same, row by row."""
         other = copy.copy(self)
-        other.batched = other._together = False
+        other._batches = Batches(possible=False)
         return other
 
     def pulled(self, vectors: Floats) -> Floats:
@@ -120,7 +126,7 @@ class Backward:
         return np.concatenate([np.empty((0, self._columns_of.size)), *rows])
 
     def jacobian(self, nondeterminism: float) -> Floats:
-        """All rows, computed twice: the backward must do the same again, but for the order in which it adds up."""
+        """All rows, computed twice: a second run must give the same, but for the order in which it adds up."""
         first, again = self._rows(), self._rows()
         differs = np.nan_to_num(np.abs(first - again), nan=0.0).max(axis=0, initial=0.0)
         off = float(differs.max(initial=0.0))
@@ -134,25 +140,19 @@ class Backward:
     def _rounding_of(self, rows: Floats) -> Floats:
         """What adding up in another order may change rows of the Jacobian by, shape (n,)."""
         sizes = self.by_input(np.abs(rows).max(axis=0, initial=0.0))
-        return np.asarray(np.fmax(_ROUNDINGS * self._eps * sizes, self.unit_round_off))
+        return np.asarray(np.fmax(_LARGEST_ROUND_OFF * self._eps * sizes, self.unit_round_off))
 
     def _rows(self) -> Floats:
-        found = self._many_at_once() if self._together else None
-        self._together = found is not None
-        self.batched |= self._together
+        found = self._batches.values(lambda: np.concatenate([*map(self._batch, self._units())]), self._same)
         if found is not None:
             return found
         return np.concatenate([np.empty((0, self._columns_of.size)), *map(self.pulled, self._units())])
 
-    def _many_at_once(self) -> Floats | None:
-        """None where they cannot be had so, or where a combination of all is another one row by row."""
-        try:
-            found = np.concatenate([self._batch(block) for block in self._units()])
-        except Exception:
-            return None
-        off = np.abs(self.directions[0] @ found - self.along[0])
-        slack = _SAME * self._eps * (np.abs(self.directions[0]) @ np.abs(found)).max(initial=0.0)
-        return found if (off <= slack).all() else None
+    def _same(self, rows: Floats) -> bool:
+        """Whether a combination of all rows is what a plain call gives."""
+        weights = self.directions[0]
+        terms = float((np.abs(weights) @ np.abs(rows)).max(initial=0.0))
+        return agree(weights @ rows, self.along[0], self._eps, size=terms)
 
     def _batch(self, block: Floats) -> Floats:
         gradients = self._gradients(self._rows_of.stacked(block), is_grads_batched=True)
@@ -177,18 +177,18 @@ class Backward:
         return gradients
 
 
-def _largest(tensors: Tensors) -> float:
+def _largest_number(tensors: Tensors) -> float:
     return max((float(each.detach().abs().max()) for each in tensors if each.numel()), default=0.0)
 
 
-# --- what else a backward must do ---
+# --- linearity, undefined gradients ---
 
 
 def check_linearity(backward: Backward, in_double: bool, atol: float) -> None:
     """A backward is linear in grad_output: zero for zero, and for vectors that add up to zero a sum of zero.
 
-    A sum of zero but for round-off: relative to what is added up, input by input, as a rule; as it has been measured,
-    where that is round-off itself. For zero there is no term that could be rounded.
+    The sum is zero but for round-off: a share of what is added up, input by input; where the gradients themselves are
+    round-off, as much as was measured. For zero nothing is rounded.
     """
     of_zero = backward.along[-1]
     if of_zero.any():

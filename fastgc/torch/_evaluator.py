@@ -1,4 +1,4 @@
-"""Loss values around tensors, on the device where they are: one call after another, or many at once by vmap."""
+"""Loss values at displaced tensors, on their device: by one call after another, or in batches by vmap."""
 
 from __future__ import annotations
 
@@ -11,43 +11,42 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastgc._evaluation.batches import COMPARED, Batches, agree, relative_to_point
 from fastgc._evaluation.evaluator import (
     Place,
     Raised,
     Ray,
     Tick,
-    WrongValueError,
-    agree,
     along_direction,
     at_entries,
     at_entry,
+    attempted,
 )
-from fastgc._parameters.arrays import Array, spread
+from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
-from fastgc.torch._rules import has_rules
+from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 
-Loss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # told which tensors, by number, to replace by others
+TensorLoss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # given the tensors to replace, by their numbers
 
-_BLOCK = 1 << 17  # entries displaced at a time
-_BATCH_ENTRIES = 1 << 20  # of a batch, and of what the loss computes for it: larger ones leave the cache
-_MOST, _FEWEST = 256, 8  # values computed at once; fewer are not worth it
-_TRIED = 6  # values computed both ways before the batched way is believed
+_DISPLACED_AT_ONCE = 1 << 17  # entries: their temporaries, 1 MiB each, stay in the cache
+_LARGEST_BATCH = 256  # values: in larger ones a value takes as long
 
 
 class TorchEvaluator:
     """Displaces entries of ``tensors``, which the loss reads, and calls it.
 
-    Values of one tensor's entries are computed together by `torch.func.vmap` where that gives the same values: not in
-    functions that have no rule for it, that draw random numbers or whose control flow depends on values.
+    Values of one tensor's entries are computed in batches by `torch.func.vmap`, by the rule of
+    `fastgc._evaluation.batches`. Functions have plain calls if vmap has no rule for them, if they draw random numbers,
+    or if their control flow depends on values.
 
     Parameters
     ----------
     loss : callable
         ``loss(replaced)`` returns one value; without replacements that of the tensors as they are.
     tensors : sequence of contiguous tensors
-        What is displaced, in the order of the layout.
+        The tensors that are displaced, in the order of the layout.
     sources : sequence of tensors
-        The same entries, from where they are restored; perhaps of a lower precision.
+        The same entries as given, perhaps in a lower precision; displaced entries are restored from them.
     base : float
         The loss of the tensors as they are.
     footprint : int
@@ -56,25 +55,31 @@ class TorchEvaluator:
 
     def __init__(
         self,
-        loss: Loss,
+        loss: TensorLoss,
         layout: ParameterLayout,
         tensors: Sequence[torch.Tensor],
         sources: Sequence[torch.Tensor],
         base: float,
         footprint: int,
     ) -> None:
-        self.name, self.evaluations, self.raised = _name(tensors), 0, Raised()
+        self.evaluations, self.raised = 0, Raised()
         self._loss, self._layout, self._base, self._footprint = loss, layout, base, footprint
         self._flat = [tensor.detach().reshape(-1) for tensor in tensors]
         self._sources = [source.detach().reshape(-1) for source in sources]
-        self._batched: dict[int, bool] = {}  # by tensor, whether its values can be computed together
+        self._batches = [Batches() for _ in self._flat]
         self._displaced: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
+
+    @property
+    def name(self) -> str:
+        """The devices, and "vmap" where values were computed in batches."""
+        ways = ["vmap"] if any(each.used for each in self._batches) else []
+        return f"torch ({', '.join([*dict.fromkeys(str(flat.device) for flat in self._flat), *ways])})"
 
     def value(self) -> float:
         """The loss at the point itself."""
         return self._called()
 
-    def values(self, positions: NDArray[np.int64], displaced: Array, tick: Tick) -> Array:
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         """The loss with entry ``positions[i]`` set to ``displaced[i, j]``."""
         out: Array = np.empty(displaced.shape)
         for t, mine in self._by_tensor(positions):
@@ -88,7 +93,7 @@ class TorchEvaluator:
             out[mine] = values.reshape(mine.size, -1)
         return out
 
-    def along(self, positions: NDArray[np.int64], rows: Array) -> Array:
+    def along(self, positions: Positions, rows: Array) -> Array:
         """The loss with all entries ``positions`` set to ``rows[j]`` together."""
         out: Array = np.empty(len(rows))
         groups = [(mine, *self._cells(t, positions[mine])) for t, mine in self._by_tensor(positions)]
@@ -97,17 +102,17 @@ class TorchEvaluator:
         try:
             for j, row in enumerate(rows):
                 for mine, flat, cells in groups:
-                    flat[cells] = _like(flat, row[mine])
+                    flat[cells] = _tensor_like(flat, row[mine])
                 out[j] = self._value_or_nan(moves[j], lambda: at_entries(self._layout, positions))
         finally:
             self._restore()
         return out
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: NDArray[np.float64]) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         """The loss at ``distances`` along each direction, which its rays make together."""
         return np.stack([self._along_one(rays, distances) for rays in directions])
 
-    def _along_one(self, rays: Sequence[Ray], distances: NDArray[np.float64]) -> Array:
+    def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
         out: Array = np.empty(distances.size)
 
         def where() -> Place:
@@ -121,13 +126,13 @@ class TorchEvaluator:
         try:
             for j, distance in enumerate(distances.tolist()):
                 for ray, (flat, place, original) in zip(rays, self._displaced, strict=True):
-                    _displace(flat[place], original, ray.signs, distance * ray.scale)
+                    _write_displaced(flat[place], original, ray.signs, distance * ray.scale)
                 out[j] = self._value_or_nan(distance != 0, where)
         finally:
             self._restore()
         return out
 
-    def entries(self, positions: NDArray[np.int64]) -> Array:
+    def entries(self, positions: Positions) -> Array:
         """The entries at ``positions``, as float64."""
         out: Array = np.empty(positions.size)
         for t, mine in self._by_tensor(positions):
@@ -135,7 +140,7 @@ class TorchEvaluator:
             out[mine] = _numbers(flat[cells])
         return out
 
-    def rounded(self, positions: NDArray[np.int64], displaced: Array) -> Array:
+    def rounded(self, positions: Positions, displaced: Array) -> Array:
         """``displaced`` as the dtype of each entry's tensor can hold it."""
         result = displaced.copy()
         for t, mine in self._by_tensor(positions):
@@ -144,7 +149,7 @@ class TorchEvaluator:
         return result
 
     def close(self) -> None:
-        """Put back whatever is displaced."""
+        """Restore whatever is displaced."""
         self._restore()
 
     # --- one call after another ---
@@ -155,19 +160,17 @@ class TorchEvaluator:
             return float(self._loss({}))
 
     def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> float:
-        """The loss as its tensors are, nan where it raises: ``where`` that is, is asked for then."""
-        try:
-            value = self._called()
-        except WrongValueError:
-            raise
-        except Exception as error:
+        """The loss at the tensors as they are; nan if it raises, and ``where()`` gives the place for the note."""
+        value, error = attempted(self._called)
+        if error is not None:
             self.raised = self.raised.also(error, where)
+        if value is None:
             return np.nan
         if displaced and not self.raised.answered:
             self.raised = replace(self.raised, answered=True)
         return value
 
-    def _one_by_one(self, t: int, cells: NDArray[np.int64], entries: Array) -> Array:
+    def _one_by_one(self, t: int, cells: Positions, entries: Array) -> Array:
         flat, out = self._flat[t], np.empty(entries.size)
 
         def where() -> Place:
@@ -185,74 +188,59 @@ class TorchEvaluator:
 
     def _restore(self) -> None:
         for flat, where, original in self._displaced:
-            flat[where] = original  # of a lower precision, perhaps
+            flat[where] = original  # perhaps in a lower precision
         self._displaced = []
 
-    def _by_tensor(self, positions: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    def _by_tensor(self, positions: Positions) -> Iterator[tuple[int, Positions]]:
         tensors = self._layout.tensor_of(positions)
         for t in np.unique(tensors):
             yield int(t), np.flatnonzero(tensors == t)
 
-    def _cells(self, t: int, positions: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _cells(self, t: int, positions: Positions) -> tuple[torch.Tensor, torch.Tensor]:
         flat = self._flat[t]
         return flat, torch.from_numpy(positions - self._layout.starts[t]).to(flat.device)
 
-    # --- many at once ---
+    # --- in batches ---
 
     def _batch_size(self, t: int) -> int:
-        return min(_MOST, _BATCH_ENTRIES // max(1, self._layout.sizes[t], self._footprint))
+        return min(_LARGEST_BATCH, BATCH_NUMBERS // max(1, self._layout.sizes[t], self._footprint))
 
-    def _values(self, t: int, cells: NDArray[np.int64], entries: Array) -> Array:
-        if entries.size < _FEWEST or self._batch_size(t) < _FEWEST:
+    def _values(self, t: int, cells: Positions, entries: Array) -> Array:
+        if entries.size < SMALLEST_BATCH or self._batch_size(t) < SMALLEST_BATCH:
             return self._one_by_one(t, cells, entries)
-        if t not in self._batched:
-            self._batched[t] = self._can_be_batched(t, cells, entries)
-        if self._batched[t]:
-            try:
-                return self._together(t, cells, entries)
-            except Exception:  # a matrix that cannot be factorised, say: among these values, but which?
-                pass
-        return self._one_by_one(t, cells, entries)
+        found = self._batches[t].values(
+            lambda: self._together(t, cells, entries) if self._has_rules else None,
+            lambda values: self._same(t, cells, entries, values),
+        )
+        return self._one_by_one(t, cells, entries) if found is None else found
 
-    def _can_be_batched(self, t: int, cells: NDArray[np.int64], entries: Array) -> bool:
-        """Whether some values are the same both ways, so far as their change shows."""
-        if not self._has_rules:
-            return False
-        some = spread(entries.size, _TRIED)
+    def _same(self, t: int, cells: Positions, entries: Array, values: Array) -> bool:
+        """Whether plain calls give the same as some values of a batch."""
+        some = spread(entries.size, COMPARED)
         plain = self._one_by_one(t, cells[some], entries[some])
-        try:
-            together = self._together(t, cells[some], entries[some])
-        except Exception:
-            return False
-        same = agree(together, plain, self._base, torch.finfo(self._flat[t].dtype).eps)
-        self.name = _name(self._flat, "vmap") if same else self.name
-        return same
+        change = float(np.abs(plain - self._base).max())
+        return agree(values[some], plain, torch.finfo(self._flat[t].dtype).eps, change=change)
 
     @cached_property
     def _has_rules(self) -> bool:
         self.evaluations += 1
         return has_rules(lambda: self._loss({}))
 
-    def _together(self, t: int, cells: NDArray[np.int64], entries: Array) -> Array:
-        """Values computed as one batch, with the point itself as its last member.
-
-        Batched arithmetic rounds in another order. What the last member deviates from the loss at the point by is taken
-        off all values: a constant offset would look like a jump at the point.
-        """
+    def _together(self, t: int, cells: Positions, entries: Array) -> Array:
+        """Values computed as one batch, whose last member is the point itself."""
         flat, count = self._flat[t], entries.size
         batch = flat.expand(count + 1, -1).clone()
         rows = torch.arange(count, device=flat.device)
-        batch[rows, torch.from_numpy(cells).to(flat.device)] = _like(flat, entries)
+        batch[rows, torch.from_numpy(cells).to(flat.device)] = _tensor_like(flat, entries)
         self.evaluations += count + 1
         with torch.no_grad():
             values = torch.func.vmap(lambda one: self._loss({t: one}))(batch.view(count + 1, *self._layout.shapes[t]))
-        numbers = _numbers(values)
         self.raised = self.raised.joined(Raised(answered=True))
-        return np.asarray(numbers[:-1] - (numbers[-1] - self._base))
+        return relative_to_point(_numbers(values), self._base)
 
 
 def footprint(call: Callable[[], Any]) -> int:
-    """About how many numbers a call computes: those that it would keep for its gradient."""
+    """About how many numbers a call computes: as many as it keeps for its gradient."""
     sizes: list[int] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -264,11 +252,7 @@ def footprint(call: Callable[[], Any]) -> int:
     return sum(sizes)
 
 
-def _name(tensors: Sequence[torch.Tensor], *ways: str) -> str:
-    return f"torch ({', '.join([*dict.fromkeys(str(tensor.device) for tensor in tensors), *ways])})"
-
-
-def _like(flat: torch.Tensor, numbers: Array) -> torch.Tensor:
+def _tensor_like(flat: torch.Tensor, numbers: Array) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(numbers)).to(device=flat.device, dtype=flat.dtype)
 
 
@@ -276,9 +260,9 @@ def _numbers(tensor: torch.Tensor) -> Array:
     return np.asarray(tensor.detach().cpu().to(torch.float64).numpy())
 
 
-def _displace(flat: torch.Tensor, original: torch.Tensor, signs: NDArray[np.int8], step: float) -> None:
+def _write_displaced(flat: torch.Tensor, original: torch.Tensor, signs: NDArray[np.int8], step: float) -> None:
     """Write ``original + step * signs``, block by block."""
-    for begin in range(0, signs.size, _BLOCK):
-        block = slice(begin, begin + _BLOCK)
+    for begin in range(0, signs.size, _DISPLACED_AT_ONCE):
+        block = slice(begin, begin + _DISPLACED_AT_ONCE)
         direction = torch.from_numpy(signs[block]).to(device=flat.device, dtype=flat.dtype)
         torch.add(original[block].to(flat.dtype), direction, alpha=step, out=flat[block])

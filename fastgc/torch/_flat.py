@@ -5,52 +5,50 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from fastgc._parameters.arrays import Array, Floats
 from fastgc.torch._memory import is_plain, placed
 
-Floats = NDArray[np.float64]
 Tensors = Sequence[torch.Tensor]
 
 
 def real_shape(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The shape of a tensor, with one dimension more for the pairs of complex numbers."""
+    """The shape of a tensor; complex numbers are pairs along one more axis."""
     return (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
 
 
 def as_reals(tensor: torch.Tensor) -> torch.Tensor:
-    """A complex tensor as pairs of real numbers, and a real one itself; a view where the memory holds the numbers."""
+    """A complex tensor as pairs of real numbers, a real one as it is; a view, if the memory holds the numbers."""
     if not tensor.is_complex():
         return tensor.resolve_neg()
     return torch.view_as_real(tensor.resolve_conj().resolve_neg())
 
 
 def as_given(reals: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The tensor that `as_reals` makes these numbers of, complex if ``like`` is."""
+    """The inverse of `as_reals`: complex if ``like`` is."""
     return torch.view_as_complex(reals) if like.is_complex() else reals
 
 
-def flat(tensor: torch.Tensor) -> NDArray[Any]:
-    """The numbers, not copied where that can be avoided."""
+def flat(tensor: torch.Tensor) -> Array:
+    """The numbers in one flat array, copied only if necessary."""
     dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
-    numbers: NDArray[Any] = dense.numpy(force=True)
+    numbers: Array = dense.numpy(force=True)
     if numbers.dtype.kind == "c":
         numbers = np.ascontiguousarray(numbers).view(numbers.real.dtype)
     return numbers.reshape(-1)
 
 
 class Packing:
-    """How the numbers of several tensors stand one after the other.
+    """Several tensors as one vector of numbers.
 
     Attributes
     ----------
-    shapes : of the tensors, with one dimension more for the pairs of complex numbers
-    slices : where the numbers of each stand among those of all
-    size : the count of all
+    shapes : of the tensors; complex numbers are pairs along one more axis
+    slices : the part of the vector that each tensor has
+    size : the length of the vector
     """
 
     def __init__(self, tensors: Tensors) -> None:
@@ -61,7 +59,7 @@ class Packing:
         self.slices, self.size = [slice(*pair) for pair in pairwise(ends)], ends[-1]
 
     def joined(self, tensors: Sequence[torch.Tensor | None], count: int = 1) -> Floats:
-        """The numbers, shape (count, size), of tensors that hold ``count`` each; None stands for zeros."""
+        """The vectors, shape (count, size), of tensors with ``count`` members each; None counts as zeros."""
         out = np.zeros((count, self.size))
         for place, each in zip(self.slices, tensors, strict=True):
             if each is not None:
@@ -69,7 +67,7 @@ class Packing:
         return out
 
     def stacked(self, numbers: Floats) -> list[torch.Tensor]:
-        """Numbers of shape (count, size) as new tensors with a leading axis, otherwise like those packed."""
+        """Vectors, shape (count, size), as new tensors with a leading axis, otherwise like those packed."""
         found = []
         for place, shape, like in zip(self.slices, self.shapes, self._like, strict=True):
             part = torch.from_numpy(numbers[:, place].copy()).view(len(numbers), *shape)
@@ -77,7 +75,7 @@ class Packing:
         return found
 
     def members(self, numbers: Floats) -> list[list[torch.Tensor]]:
-        """Each row of numbers as tensors with a memory of their own, laid out there as those packed are."""
+        """Each vector as tensors in new memory, with the strides and the offsets of those packed."""
         members = [stack.unbind() for stack in self.stacked(numbers)]
         return [
             [

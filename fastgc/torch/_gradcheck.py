@@ -1,4 +1,4 @@
-"""The call of torch.autograd.gradcheck, decided by derivatives that are measured with their uncertainty."""
+"""The drop-in for torch.autograd.gradcheck, which compares derivatives with their measured uncertainty."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
+from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._jacobian.check import find
 from fastgc._jacobian.columns import plan
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, open_jacobian
@@ -20,21 +21,26 @@ from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator, matrix_operator, vjp_operator
 from fastgc._jacobian.projections import Projections
 from fastgc._jacobian.report import About, JacobianReport, details, jacobian_report
+from fastgc._parameters.arrays import Floats
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import FAIL, UNDECIDED
+from fastgc._words import Columns
 from fastgc.torch._backward import Backward, check_linearity, check_undefined
 from fastgc.torch._evaluator import footprint
-from fastgc.torch._flat import Floats, Packing, Tensors, flat
+from fastgc.torch._flat import Packing, Tensors, flat
 from fastgc.torch._memory import placed
 from fastgc.torch._nested import out_of_reach, tensors_in
 from fastgc.torch._outputs import Outputs, as_tuple, tensors
 from fastgc.torch._surroundings import forward_mode
 
 _REAL_DTYPES = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
-_DRAWN, _PROJECTIONS = 8, 8  # in fast mode: inputs drawn at random, and random directions
-_LISTED = 10  # pairs of an output and an input
+# In fast mode: inputs checked one by one, and random projections of the whole Jacobian. One projection misses an error
+# above twice its uncertainty with a probability of 3/4 at most (see `fastgc._jacobian.projections`), eight with 1/10.
+_FAST_INPUTS, _FAST_PROJECTIONS = 8, 8
+_NOISY = "func is not deterministic: a second call gave other outputs (dropout? random numbers? seed them in func)"
+_LISTED_PAIRS = 10  # of an output and an input, in a message: as many as one line holds
 
 
 def gradcheck(
@@ -61,32 +67,31 @@ def gradcheck(
     Parameters
     ----------
     func : callable
-        Of the inputs; returns a tensor or a tuple of tensors, those that require grad being checked.
+        ``func(*inputs)`` returns a tensor or a tuple of tensors; those that require grad are checked.
     inputs : tensor or tuple
-        Tensors that require grad are checked; others, and what is no tensor, are passed through. Complex tensors are
-        checked as pairs of real numbers. All are left as they are: func receives others with a memory of their own,
-        of the same strides and offset.
+        Tensors that require grad are checked; all other arguments are passed on. Complex tensors are checked as pairs
+        of real numbers. The tensors stay as they are: func receives copies with the same strides and offsets.
     eps : float
-        The step of the first look (for inputs in double precision); entries in doubt are settled at many steps.
+        The first step, for inputs in double precision; entries in doubt are measured at many steps.
     atol, rtol : float
-        An entry of a Jacobian agrees where ``|a - n| <= atol + rtol * max(|a|, |n|)``, beyond its uncertainty; and none
-        is undecided whose difference and uncertainty are within atol.
+        An entry of a Jacobian agrees if ``|a - n| <= atol + rtol * max(|a|, |n|)``, up to its uncertainty. An entry
+        whose difference and uncertainty are both within atol is never undecided.
     raise_exception : bool
         Raise GradcheckError, or return False.
     nondet_tol : float
-        By how much two runs of the same backward may differ, beyond round-off.
+        By how much two runs of the same backward pass may differ, besides round-off.
     check_undefined_grad : bool
-        Also whether the backward takes an undefined gradient (None) for zero.
+        Also check that the backward pass takes an undefined gradient (None) for zero.
     check_grad_dtypes : bool
-        Also whether every gradient has the dtype of its input.
+        Also check that every gradient has the dtype of its input.
     check_batched_grad, check_batched_forward_grad, masked
         Not implemented: True is refused.
     check_forward_ad, check_backward_ad : bool
-        Which of the two derivatives is checked: Jacobian-vector products by forward mode, gradients by backward.
+        Check Jacobian-vector products by forward mode; check gradients by backward mode.
     fast_mode : bool
-        Some inputs drawn at random one by one, all by random projections; else all.
+        Check a few random inputs one by one, and all of them by random projections; otherwise all one by one.
     allow_undecided : bool
-        Let pass what finite differences cannot decide; else that is a failure, its message begins with "undecided:".
+        Accept what finite differences cannot decide. Otherwise it fails, with a message that begins with "undecided:".
 
     Returns
     -------
@@ -96,10 +101,28 @@ def gradcheck(
     Raises
     ------
     torch.autograd.gradcheck.GradcheckError
-        With the index, both values, the uncertainty and, where they are small, both Jacobians.
+        With the index, both values, the uncertainty and, if they are small, both Jacobians.
     ValueError, RuntimeError, NotImplementedError
-        For inputs of which none requires grad, that overlap, that func changes in place, or that are not supported; for
-        options that are not.
+        If no input requires grad; for inputs that overlap, that func changes in place, or that are not supported; for
+        options that are not supported.
+
+    Examples
+    --------
+    >>> import torch, fastgc
+    >>> x = torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    >>> fastgc.torch.gradcheck(torch.relu, x)  # at the kink too, where torch.autograd.gradcheck fails
+    True
+    >>> class Square(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(x)
+    ...         return x**2
+    ...     @staticmethod
+    ...     def backward(ctx, g):
+    ...         (x,) = ctx.saved_tensors
+    ...         return 3 * x * g
+    >>> fastgc.torch.gradcheck(Square.apply, x, raise_exception=False)
+    False
     """
     __tracebackhide__ = True
     _refuse_options(check_batched_grad=check_batched_grad, check_batched_forward_grad=check_batched_forward_grad,
@@ -107,7 +130,7 @@ def gradcheck(
     if not (check_forward_ad or check_backward_ad):
         raise AssertionError("check_forward_ad and check_backward_ad are both False: nothing would be checked")
     given = as_tuple(inputs)
-    checked = _checked(given)
+    checked = _numbers_checked(given)
     with _watched({k: given[k] for k in checked}) as unchanged:
         call = _open_call(func, given, checked, check_grad_dtypes, unchanged)
         criteria = _Criteria(eps if call.in_double else None, atol, rtol, nondet_tol, fast_mode, allow_undecided,
@@ -149,9 +172,9 @@ def gradgradcheck(
     func, inputs
         As in `gradcheck`.
     grad_outputs : tensor or tuple of tensors, optional
-        The gradients with respect to the outputs; drawn at random from [-1, 1] by default, the same in every run.
+        The gradients with respect to the outputs; by default random numbers from [-1, 1], the same in every run.
     gen_non_contig_grad_outputs : bool
-        Draw them into memory that is not contiguous.
+        Make these random gradients not contiguous.
     check_fwd_over_rev, check_rev_over_rev : bool
         Forward or backward mode over the backward.
     eps, atol, rtol, raise_exception, nondet_tol, check_undefined_grad, check_grad_dtypes, check_batched_grad
@@ -168,6 +191,13 @@ def gradgradcheck(
     ------
     torch.autograd.gradcheck.GradcheckError, ValueError, RuntimeError, NotImplementedError
         As in `gradcheck`.
+
+    Examples
+    --------
+    >>> import torch, fastgc
+    >>> x = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64, requires_grad=True)
+    >>> fastgc.torch.gradgradcheck(torch.tanh, x)
+    True
     """
     __tracebackhide__ = True
     given = as_tuple(inputs)
@@ -196,7 +226,7 @@ def gradgradcheck(
 
 @dataclass(frozen=True)
 class _Criteria:
-    """What is checked, and by which measure."""
+    """The options that say what is checked, and how closely."""
 
     step: float | None
     atol: float
@@ -216,11 +246,12 @@ class _Call:
     Attributes
     ----------
     checked : the numbers of the inputs that are checked
-    compared : the numbers of the outputs that are compared: those that require grad, or all real and complex ones
-    here : these outputs, with their graph
-    outputs : them as numbers, at any point
-    backward : their Jacobian
-    function : them as a function of the checked inputs, both flat
+    compared : the numbers of the outputs that are compared: those that require grad, or all floating and complex ones
+    here : the compared outputs, with their graph
+    outputs : the compared outputs at any point, as numbers
+    backward : the Jacobian by the backward pass
+    function : the flat outputs as a function of the flat inputs
+    noisy : whether a second call gave other outputs
     """
 
     func: Callable[..., Any]
@@ -231,25 +262,26 @@ class _Call:
     outputs: Outputs
     backward: Backward
     function: VectorFunction
+    noisy: bool
 
     @property
     def leaves(self) -> Tensors:
-        """The inputs that are checked."""
+        """The checked inputs."""
         return [self.inputs[k] for k in self.checked]
 
     @property
     def in_double(self) -> bool:
-        """Whether they are in double precision."""
+        """Whether all checked inputs are in double precision."""
         return all(leaf.dtype in (torch.float64, torch.complex128) for leaf in self.leaves)
 
     @property
     def has_backward(self) -> bool:
-        """Whether there are gradients at all."""
+        """Whether any output has a gradient."""
         return any(each.requires_grad for each in self.here)
 
     @property
     def batched(self) -> bool:
-        """Whether anything was computed many at a time."""
+        """Whether anything was computed in batches."""
         return self.outputs.batched or self.backward.batched
 
     def one_by_one(self) -> _Call:
@@ -274,16 +306,18 @@ def _open_call(
         k for k, each in enumerate(found) if each.is_floating_point() or each.is_complex()
     )
     here = [found[k] for k in compared]
-    room = footprint(lambda: func(*given))
+    again: list[torch.Tensor] = []
+    room = footprint(lambda: again.extend(tensors(func(*given))))
     outputs = Outputs(func, given, checked, compared, here, room)
+    noisy = not np.array_equal(outputs.base, Packing(here).joined([again[k] for k in compared])[0], equal_nan=True)
     backward = Backward(here, leaves, checked, dtypes, room)
     numbers = {f"input {k}": flat(leaf).copy() for k, leaf in zip(checked, leaves, strict=True)}
     layout, arrays = flatten_parameters(numbers)
     function = VectorFunction(outputs, layout, arrays, outputs.base, 0)
-    return _Call(func, given, checked, compared, here, outputs, backward, function)
+    return _Call(func, given, checked, compared, here, outputs, backward, function, noisy)
 
 
-def _checked(given: tuple[Any, ...]) -> tuple[int, ...]:
+def _numbers_checked(given: tuple[Any, ...]) -> tuple[int, ...]:
     """The numbers of the inputs that are checked."""
     checked = tuple(k for k, each in enumerate(given) if _requires_grad(each))
     if not checked:
@@ -295,7 +329,7 @@ def _checked(given: tuple[Any, ...]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _watched(leaves: Mapping[int, torch.Tensor]) -> Iterator[Callable[[], None]]:
-    """Yields what raises if inputs are no longer as they are now, which they are again at the end."""
+    """Yields a function that raises if inputs have changed; at the end they are as they were."""
     kept = [(k, leaf, leaf.detach().clone()) for k, leaf in leaves.items()]
 
     def changed() -> list[int]:
@@ -304,10 +338,7 @@ def _watched(leaves: Mapping[int, torch.Tensor]) -> Iterator[Callable[[], None]]
 
     def unchanged() -> None:
         for k in changed():
-            raise ValueError(
-                f"func changes input {k} in place, which autograd does not see; it must leave it as it is: clone it in "
-                "func"
-            )
+            raise ValueError(f"func changes input {k} in place, which autograd does not see; clone it in func")
 
     try:
         yield unchanged
@@ -353,14 +384,14 @@ def _refuse_outputs(outputs: Tensors) -> None:
 
 
 def _left_out(given: tuple[Any, ...]) -> GradcheckError | None:
-    """An error that names the first argument which holds tensors to differentiate, but is none itself."""
+    """An error that names the first argument that is no tensor but holds tensors that require grad."""
     for k, each in enumerate(given):
         if not isinstance(each, torch.Tensor) and any(
             tensor.requires_grad for _, tensor in (*tensors_in("", each), *out_of_reach("", each))
         ):
             return GradcheckError(
                 f"undecided: input {k} is a {type(each).__name__} of tensors that require grad, which are not checked; "
-                "pass them as arguments of their own"
+                "pass each of them as an argument"
             )
     return None
 
@@ -374,7 +405,7 @@ def _requires_grad(value: Any) -> bool:
 
 
 def _random_grads(outputs: Tensors, apart: bool) -> tuple[torch.Tensor, ...]:
-    """Random gradients in [-1, 1]; ``apart``: every second number of a larger tensor."""
+    """Random gradients in [-1, 1]; ``apart``: with gaps between their entries in memory."""
     packing = Packing(outputs)
     drawn = packing.members(stream(0, "weights").uniform(-1, 1, (1, packing.size)))[0]
     return tuple((torch.stack([each, each], -1)[..., 0] if apart else each).requires_grad_() for each in drawn)
@@ -399,7 +430,7 @@ def _failure(call: _Call, criteria: _Criteria) -> GradcheckError | None:
 
 
 def _forward_operator(call: _Call) -> Operator:
-    """By forward mode, a column for each number of the inputs."""
+    """The Jacobian by forward mode, a column for each number of the inputs."""
     columns = [_pushed(call, unit) for unit in np.eye(call.function.point.size)]
     return matrix_operator(np.stack(columns, axis=1) if columns else np.empty((call.function.base.size, 0)))
 
@@ -416,7 +447,7 @@ def _pushed(call: _Call, tangent: Floats) -> Floats:
 
 
 def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:
-    """By backward mode, a row for each number of the outputs."""
+    """The Jacobian by backward mode, a row for each number of the outputs."""
     m, n = call.function.base.size, call.function.point.size
     if not call.has_backward:
         return matrix_operator(np.zeros((m, n)))
@@ -429,22 +460,29 @@ def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) ->
     if not operator.shape[0] * operator.shape[1]:
         return
     jacobian = open_jacobian(call.function, operator, criteria.step, criteria.rtol, criteria.atol)
-    groups, complete = plan(operator, None, _DRAWN if criteria.fast else "all", 0)
-    with Progress(0, shown=False) as bar:
-        checked, _, _ = find(jacobian, groups, 0 if complete else _PROJECTIONS, 0, bar)
+    checked = _found(jacobian, TRIED, 0) if call.noisy else None
+    if checked is None or not all_hidden(checked.judgement):
+        checked = _found(jacobian, _FAST_INPUTS if criteria.fast else "all", _FAST_PROJECTIONS)
     verdict = checked.judgement.worst
     if verdict == FAIL or (verdict == UNDECIDED and not criteria.allow_undecided):
         raise GradcheckError(_message(call, jacobian, checked, verdict, mode))
 
 
+def _found(jacobian: JacobianAtPoint, inputs: Columns, projections: int) -> Checked:
+    groups, complete = plan(jacobian.operator, None, inputs, 0)
+    with Progress(0, shown=False) as bar:
+        checked, _, _ = find(jacobian, groups, 0 if complete else projections, 0, bar)
+    return checked
+
+
 def _message(call: _Call, jacobian: JacobianAtPoint, checked: Checked, verdict: str, mode: str) -> str:
-    """The first pair of an output and an input that has this verdict, in full, and which others have it."""
+    """The first pair of an output and an input with this verdict, in full, and the names of the others."""
     rows, columns = Packing(call.here), Packing(call.leaves)
     blocks = [
         (f"output {call.compared[k]} with respect to input {call.checked[j]}", block)
         for k in range(len(call.here))
         for j in range(len(call.leaves))
-        for block in [_block(call, jacobian, checked, rows, columns, k, j)]
+        for block in [_report_on_pair(call, jacobian, checked, rows, columns, k, j)]
         if block.verdict == verdict
     ]
     (name, first), others = blocks[0], [name for name, _ in blocks[1:]]
@@ -452,11 +490,12 @@ def _message(call: _Call, jacobian: JacobianAtPoint, checked: Checked, verdict: 
     lines = [f"{head} {name}{mode}: {first.reason}", *details(first)]
     if any(each.is_complex() for each in (*call.leaves, *call.here)):
         lines.append("(complex numbers as pairs: the last index is 0 for the real and 1 for the imaginary part)")
-    lines += [f"so too {', '.join(others[:_LISTED])}"] if others else []
-    return "\n".join([*lines, *(f"note: {note}" for note in call.function.raised.notes("func"))])
+    lines += [f"likewise {', '.join(others[:_LISTED_PAIRS])}"] if others else []
+    notes = [_NOISY] * call.noisy + [*call.function.raised.notes("func")]
+    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
-def _block(
+def _report_on_pair(
     call: _Call, jacobian: JacobianAtPoint, checked: Checked, rows: Packing, columns: Packing, k: int, j: int
 ) -> JacobianReport:
     """The report on the Jacobian of one output with respect to one input."""

@@ -1,4 +1,4 @@
-"""The check of a whole module: every parameter and every floating input, in a copy of its own."""
+"""The check of a whole module: every parameter and every floating input, in a copy of the module."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fastgc._arguments import listed, noted
 from fastgc._evaluation.engine import NotFiniteError
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._gradient.examine import PointCheck, examine
+from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout, named_layout
@@ -32,10 +33,10 @@ from fastgc.torch._memory import placed
 from fastgc.torch._nested import mapped, out_of_reach, tensors_in
 from fastgc.torch._surroundings import Surroundings
 
-_SEEN = 4096  # evenly spaced entries of a tensor that tell its scale
-_NATIVE = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
-_OUT_OF_REACH = "inside of objects that are no lists, tuples, mappings or dataclasses"
-_DTYPES = "dtype|Double|float64"  # in messages about tensors of two dtypes
+_SCALE_ENTRIES = 4096  # evenly spaced entries from which a tensor's scale is computed: right to 2 % of an rms
+_NUMPY_DTYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
+_OUT_OF_REACH = "inside objects other than lists, tuples, mappings and dataclasses"
+_ABOUT_DTYPES = "dtype|Double|float64"  # matches PyTorch's messages about tensors of two dtypes
 
 
 def check_module(
@@ -56,45 +57,54 @@ def check_module(
 ) -> GradientReport:
     """Check the backward pass of a module: the gradient of every parameter and of every floating input.
 
-    It works on a deep copy, in the mode (train or eval) that the module is in: the module, its gradients and its
-    buffers stay as they are, and so do PyTorch's random state and default dtype. Buffers that a call changes (the
-    running statistics of a batch normalisation) are put back after each.
+    The check works on a deep copy, in the mode (train or eval) of the module. The module, its gradients and its buffers
+    stay as they are; so do PyTorch's random state and default dtype. Buffers that a call changes (the running
+    statistics of a batch normalisation) are restored before every call.
 
     Parameters
     ----------
     module : torch.nn.Module
         Its parameters are checked under their dotted names; frozen ones (``requires_grad=False``) are not.
     inputs : tensor, tuple, or dict
-        A tuple of positional arguments or a dict of keyword arguments, which may hold tensors inside lists, tuples,
-        mappings and dataclasses; anything else is the one argument. Floating and complex tensors are checked under the
-        names ``inputs[0]``, ``inputs[key]``, ``inputs[0][1]``, ``inputs[0].field``, ...; the module receives them with
-        their own strides and offsets. All others are passed on as they are.
+        A tuple of positional arguments, a dict of keyword arguments, or one argument. Arguments may hold tensors inside
+        lists, tuples, mappings and dataclasses. Floating and complex tensors are checked under the names ``inputs[0]``,
+        ``inputs[key]``, ``inputs[0][1]``, ``inputs[0].field``, ...; the module receives them with their own strides
+        and offsets. All others are passed on as they are.
     loss : callable, optional
         ``loss(output)`` returns a tensor of one value. By default all floating outputs are added up, each entry with a
         fixed random weight: a plain sum would not see the derivative of a softmax, whose outputs add up to 1.
     tensors, samples, probes, step, rtol, atol, progress
         As in `fastgc.check_gradients`.
     precision : {"double", "native"}
-        Check a copy in float64, or one in the module's own dtypes. In double precision what the module makes in its
-        calls is of float64 too where it would be of the default dtype, which itself is left alone.
+        Check a copy in float64, or one in the module's own dtypes. In double precision, new tensors that the module
+        makes in its calls are float64 too where they would have the default dtype.
     seeded : bool
-        Seed PyTorch's random numbers before every call, so that dropout leaves out the same entries each time. Calls of
-        modules that draw some wait for one another: PyTorch has one random state, which is exchanged for each.
+        Seed PyTorch's random numbers before every call, so that dropout leaves out the same entries each time. Calls
+        of modules that draw random numbers wait for one another, since PyTorch has one random state.
     seed : int
-        Of the sampled entries, the directions, the weights of the outputs and, with ``seeded``, the random numbers.
+        The seed of the sampled entries, the directions, the weights of the outputs and, with ``seeded``, of PyTorch's
+        random numbers.
 
     Returns
     -------
     GradientReport
-        ``engine`` names the device, and "vmap" where values were computed many at a time by `torch.func.vmap`. Its
-        notes name every tensor that was left out. Complex tensors are pairs of real numbers, in a last axis of 2.
+        ``engine`` names the device, and "vmap" where `torch.func.vmap` computed values in batches. The notes name every
+        tensor that was left out. Complex tensors are pairs of real numbers, in a last axis of 2.
 
     Raises
     ------
     TypeError, ValueError
         For arguments that make no sense, for a loss that is not one finite value, for parameters that are not finite,
-        and for a forward pass that changes its parameters. Exceptions of the module pass through, but for those at
-        displaced points, as in `fastgc.check_gradients`.
+        and for a forward pass that changes its parameters. Exceptions of the module pass through, except at displaced
+        points, as in `fastgc.check_gradients`.
+
+    Examples
+    --------
+    >>> import torch, fastgc
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    >>> report = fastgc.torch.check_module(net, torch.ones(5, 3))
+    >>> report.verdict, list(report.tensors)
+    ('pass', ['0.weight', '0.bias', '2.weight', '2.bias', 'inputs[0]'])
     """
     begin = time.perf_counter()
     options = CheckOptions(tensors=tensors, samples=samples, probes=probes, step=step, rtol=rtol, atol=atol,
@@ -102,18 +112,18 @@ def check_module(
     originals, left_out = _originals(module, inputs, precision)
     layout = _layout(originals, precision)
     selection = options.selected(layout)
-    with torch.inference_mode(False), _explained(precision):
+    with torch.inference_mode(False), _noted_as_double(precision):
         subject = _subject(module, inputs, loss, originals, precision, seeded, seed)
         sources = [as_reals(tensor) for tensor in originals.values()]
-        base, notes = _first_values(subject, sources)
+        base, noisy = _first_values(subject, sources)
         gradients, cut_off = _gradients(subject)
         subject.surroundings.keep_what_was_used()
         reals, room = [as_reals(tensor) for tensor in subject.tensors], footprint(lambda: subject({}))
         evaluator = TorchEvaluator(subject, layout, reals, sources, base, room)
-        some, notes = [_some(each) for each in reals], [*notes, *left_out, *cut_off]
+        some, notes = [_some(each) for each in reals], [*noisy, *left_out, *cut_off]
         check = PointCheck(options, selection, evaluator, some, gradients, base, notes)
         with Progress(selection.entries, shown=progress) as bar:
-            result = examine(check, bar)
+            result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], seed, time.perf_counter() - begin)
 
 
@@ -121,11 +131,11 @@ def check_module(
 
 
 def _originals(module: Any, inputs: Any, precision: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The parameters and the inputs by name, so far as they can be checked, and notes on the others."""
+    """The parameters and inputs that can be checked, by name, and notes on the others."""
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
     if any(isinstance(each, torch.jit.ScriptModule) for each in module.modules()):
-        raise TypeError("module holds a ScriptModule, which cannot be checked; pass the module it was made from")
+        raise TypeError("module holds a ScriptModule, which cannot be checked; pass the module it was scripted from")
     parameters = dict(module.named_parameters())
     _refuse_parameters(parameters)
     arguments = _arguments(inputs)
@@ -170,7 +180,7 @@ def _refuse_parameters(parameters: Mapping[str, torch.Tensor]) -> None:
     dense = {name: tensor for name, tensor in parameters.items() if tensor.layout == torch.strided}
     endless = [name for name, tensor in dense.items() if not torch.isfinite(tensor).all()]
     if endless:
-        raise ValueError(f"parameters {listed(endless)} are not finite; a derivative exists only at finite ones")
+        raise ValueError(f"parameters {listed(endless)} are not finite; a derivative exists only at finite values")
 
 
 def _arguments(inputs: Any) -> tuple[Any, ...] | dict[str, Any]:
@@ -183,9 +193,9 @@ def _layout(tensors: Mapping[str, torch.Tensor], precision: str) -> ParameterLay
 
 
 def _numpy_dtype(name: str, tensor: torch.Tensor) -> np.dtype[Any]:
-    if tensor.dtype.to_real() not in _NATIVE:
+    if tensor.dtype.to_real() not in _NUMPY_DTYPES:
         raise TypeError(f'{name!r} is of {tensor.dtype}, which NumPy does not know; use precision="double"')
-    return np.dtype(_NATIVE[tensor.dtype.to_real()])
+    return np.dtype(_NUMPY_DTYPES[tensor.dtype.to_real()])
 
 
 # --- the copy that is evaluated ---
@@ -211,17 +221,17 @@ class _Buffers:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A copy of the module, what it is called with, and how its outputs become one value.
+    """A copy of the module, its arguments, and the loss of its outputs.
 
     Attributes
     ----------
-    tensors : the parameters of the copy, then copies of the inputs that are checked; all of them contiguous
-    parameters : names of the first of them, with their numbers
-    laid_out : of the parameters that are not contiguous in the module: tensors with their strides
-    inputs : names of the others, with their numbers
-    arguments : of the caller, as given
+    tensors : the parameters of the copy, then copies of the checked inputs; all contiguous
+    parameters : the numbers of the parameters among the tensors, by name
+    laid_out : for parameters that are not contiguous in the module: tensors with their strides
+    inputs : the numbers of the inputs among the tensors, by name
+    arguments : as the caller gave them
     in_double : whether all tensors are cast to double precision
-    surroundings : in which it is called
+    surroundings : the random state and the default dtype of the calls
     """
 
     module: torch.nn.Module
@@ -236,12 +246,12 @@ class _Subject:
     surroundings: Surroundings
 
     def __call__(self, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """The loss, with some of the tensors replaced by others, which are real."""
+        """The loss, with some of the tensors replaced by others, as real numbers."""
         with self.surroundings():
             return self.value(replaced)
 
     def value(self, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """The same within surroundings that the caller has entered."""
+        """The same, for a caller that has entered the surroundings."""
         self.buffers.restore()
         arguments = mapped(self.arguments, "inputs", lambda *given: self._passed(replaced, *given))
         args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
@@ -261,7 +271,7 @@ class _Subject:
         return placed(self.tensors[t], self.laid_out[name])
 
     def _passed(self, replaced: Mapping[int, torch.Tensor], name: str, given: torch.Tensor) -> torch.Tensor:
-        """What the module gets for a tensor of the inputs: always a copy, which it may write to."""
+        """What the module receives for a tensor of the inputs: a copy, which it may write to."""
         t = self.inputs.get(name, -1)
         if t in replaced:
             return as_given(replaced[t], self.tensors[t]).clone()
@@ -303,7 +313,7 @@ def _subject(
 
 
 def _copied(module: torch.nn.Module, originals: Mapping[str, torch.Tensor], in_double: bool) -> torch.nn.Module:
-    """A deep copy; tensors computed from parameters (by a weight norm), which PyTorch does not copy, are detached."""
+    """A deep copy. Tensors computed from parameters (by a weight norm), which PyTorch refuses to copy, are detached."""
     computed = [value for each in module.modules() for value in vars(each).values() if _is_computed(value)]
     copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
     if in_double:
@@ -315,7 +325,7 @@ def _copied(module: torch.nn.Module, originals: Mapping[str, torch.Tensor], in_d
 
 
 def _raise_to_double(module: torch.nn.Module) -> None:
-    """Real and complex parameters and buffers; `torch.nn.Module.double` leaves complex ones as they are."""
+    """Cast real and complex parameters and buffers; `torch.nn.Module.double` leaves complex ones as they are."""
     module.double()
     for parameter in module.parameters():
         parameter.data = _cast(parameter.data, in_double=True)
@@ -335,24 +345,24 @@ def _cast(tensor: torch.Tensor, in_double: bool) -> torch.Tensor:
 
 
 def _detached(tensor: torch.Tensor, in_double: bool) -> torch.Tensor:
-    """A leaf of its own, contiguous."""
+    """A new leaf, contiguous."""
     resolved = tensor.detach().resolve_conj().resolve_neg()
     return _cast(resolved, in_double).clone(memory_format=torch.contiguous_format).requires_grad_()
 
 
-def _explained(precision: str) -> contextlib.AbstractContextManager[None]:
-    """Say beside an exception about dtypes that the module runs in float64."""
+def _noted_as_double(precision: str) -> contextlib.AbstractContextManager[None]:
+    """Add to an exception about dtypes that the module runs in float64."""
     if precision == "native":
         return contextlib.nullcontext()
     note = 'fastgc evaluates a copy of the module in float64; precision="native" keeps its own dtypes'
-    return noted(RuntimeError, _DTYPES, note)
+    return noted(RuntimeError, _ABOUT_DTYPES, note)
 
 
 # --- one value ---
 
 
 class _Weighted:
-    """All floating outputs, added up with fixed random weights."""
+    """The sum of all floating outputs with fixed random weights."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -364,7 +374,7 @@ class _Weighted:
         if not parts:
             raise WrongTypeError(f"module returned {type(output).__name__} without a floating tensor; pass loss=")
         reals = [as_reals(each) for each in parts]
-        reals = [each.to(_summing(each)) for each in reals]  # so that the sum adds no round-off to the outputs' own
+        reals = [each.to(_summing(each)) for each in reals]  # so that the sum adds no round-off to that of the outputs
         total = (self._weight(0, reals[0]) * reals[0]).sum()
         for i, each in enumerate(reals[1:], 1):
             total = total + (self._weight(i, each) * each).sum().to(total.device)
@@ -379,7 +389,7 @@ class _Weighted:
 
 
 def _summing(output: torch.Tensor) -> torch.dtype:
-    """Double precision, on every device that has it."""
+    """Double precision, except on devices that do not have it."""
     return output.dtype if output.device.type == "mps" else torch.float64
 
 
@@ -405,7 +415,7 @@ def _first_values(subject: _Subject, sources: Sequence[torch.Tensor]) -> tuple[f
     if changed:
         raise ValueError(
             f"module changes its parameters {listed(changed)} in its forward pass (max_norm of an embedding?); a "
-            "derivative needs them to stay"
+            "derivative exists only at parameters that stay as they are"
         )
     if not np.isfinite(value):
         raise NotFiniteError(f"loss is {value}; a gradient can be checked only where it is finite: pass loss=")
@@ -437,7 +447,7 @@ def _gradients(subject: _Subject) -> tuple[list[Array], list[str]]:
     without = [name for name, gradient in zip(names, found, strict=True) if gradient is None]
     arrays = []
     for tensor in subject.tensors:
-        gradient = found.pop(0)  # each is let go once it is copied
+        gradient = found.pop(0)  # its memory is freed once it is copied
         arrays.append(flat(torch.zeros_like(tensor) if gradient is None else gradient.detach()))
     return arrays, [f"no gradient (None), taken for zero: {listed(without)}"] if without else []
 
@@ -445,4 +455,4 @@ def _gradients(subject: _Subject) -> tuple[list[Array], list[str]]:
 def _some(tensor: torch.Tensor) -> Array:
     """Evenly spaced entries."""
     flat = tensor.detach().reshape(-1)
-    return np.asarray(flat[:: max(1, flat.numel() // _SEEN)].cpu().numpy())
+    return np.asarray(flat[:: max(1, flat.numel() // _SCALE_ENTRIES)].cpu().numpy())

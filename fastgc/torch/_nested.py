@@ -1,4 +1,4 @@
-"""Tensors inside of other objects: found with their names, and replaced."""
+"""Tensors inside other objects: found with their names, and replaced."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 
-Change = Callable[[str, torch.Tensor], torch.Tensor]
+Replace = Callable[[str, torch.Tensor], torch.Tensor]  # of a tensor, given its name
 
-_PLAIN = (str, bytes, bytearray, range, np.ndarray, np.generic, type, ModuleType)  # not looked into
+_OPAQUE = (str, bytes, bytearray, range, np.ndarray, np.generic, type, ModuleType)  # hold no tensors to look for
 
 
-def mapped(value: Any, name: str, change: Change) -> Any:
-    """The same structure of lists, tuples, mappings and dataclasses with every tensor changed, each told its name."""
+def mapped(value: Any, name: str, replace: Replace) -> Any:
+    """The same structure of lists, tuples, mappings and dataclasses, with every tensor replaced."""
     if isinstance(value, torch.Tensor):
-        return change(name, value)
+        return replace(name, value)
     if isinstance(value, Mapping):
-        return _with_items(value, {key: mapped(each, f"{name}[{key}]", change) for key, each in value.items()})
+        return _with_items(value, {key: mapped(each, f"{name}[{key}]", replace) for key, each in value.items()})
     if isinstance(value, (list, tuple)):
-        children = [mapped(each, f"{name}[{i}]", change) for i, each in enumerate(value)]
+        children = [mapped(each, f"{name}[{i}]", replace) for i, each in enumerate(value)]
         return type(value)._make(children) if hasattr(value, "_make") else type(value)(children)
     if _is_record(value):
-        return _with_fields(value, {key: mapped(each, f"{name}.{key}", change) for key, each in _fields(value)})
+        return _with_fields(value, {key: mapped(each, f"{name}.{key}", replace) for key, each in _fields(value)})
     return value
 
 
@@ -43,14 +43,14 @@ def tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def out_of_reach(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors inside of objects of other kinds, with the names of these: of sets, say, and of the user's own."""
-    waiting, seen = [(name, value, False)], {}  # the objects seen are kept, so that no two have the same id
+    """The tensors inside other objects (sets, instances of the user's own classes), with the names of these objects."""
+    waiting, seen = [(name, value, False)], {}  # keeps the objects it saw, so that no two have the same id
     while waiting:
         name, each, hidden = waiting.pop()
         if isinstance(each, torch.Tensor):
             if hidden:
                 yield name, each
-        elif id(each) not in seen and not isinstance(each, _PLAIN):
+        elif id(each) not in seen and not isinstance(each, _OPAQUE):
             seen[id(each)] = each
             hidden = hidden or not (isinstance(each, (Mapping, list, tuple)) or _is_record(each))
             waiting += [(name if hidden else name + key, part, hidden) for key, part in _members(each)]
@@ -79,7 +79,7 @@ def _fields(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
-    """A mapping of the same type, as far as it can be written to; else a dict."""
+    """A mapping of the same type, or a dict where that type cannot be written to."""
     if not hasattr(value, "__setitem__"):
         return items
     copied = copy.copy(value)
@@ -89,7 +89,7 @@ def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
 
 
 def _with_fields(value: Any, fields: dict[str, Any]) -> Any:
-    """A dataclass of the same type: copied, so that nothing is computed anew."""
+    """A dataclass of the same type: a copy, so that its constructor computes nothing again."""
     copied = copy.copy(value)
     for key, each in fields.items():
         object.__setattr__(copied, key, each)  # it may be frozen

@@ -1,4 +1,4 @@
-"""Outputs of a function of tensors at many points: together by vmap where that gives the same, or one by one."""
+"""Outputs of a function of tensors at many points: by one call after another, or in batches by vmap."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastgc._evaluation.batches import Batches, agree, relative_to_point
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._jacobian.function import Errors, one_by_one
-from fastgc.torch._flat import Floats, Packing, Tensors, real_shape
-from fastgc.torch._rules import has_rules
-
-_FEWEST = 16  # points that pay for evaluating them together
-_NUMBERS = 1 << 20  # that are computed for them at a time
-_SAME = 1e3  # by so many units of round-off values computed in two ways may differ
+from fastgc._parameters.arrays import Floats
+from fastgc.torch._flat import Packing, Tensors, real_shape
+from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
-    """Arguments or outputs, be it one or several."""
+    """One or several arguments or outputs as a tuple."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
 def tensors(value: Any) -> tuple[torch.Tensor, ...]:
-    """What a function returned, which must be tensors."""
+    """The tensors that a function returned."""
     found = as_tuple(value)
     wrong = [type(each).__name__ for each in found if not isinstance(each, torch.Tensor)]
     if wrong:
@@ -36,29 +34,25 @@ def tensors(value: Any) -> tuple[torch.Tensor, ...]:
 
 
 class Outputs:
-    """Calls ``func`` with the checked inputs replaced.
+    """The outputs of ``func`` with the checked inputs replaced.
+
+    They are computed in batches by `torch.func.vmap`, by the rule of `fastgc._evaluation.batches`. Every batch
+    is compared with plain calls.
 
     Parameters
     ----------
     func, inputs : callable, tuple
         The function and all its arguments.
     checked, compared : sequences of int
-        Which arguments are replaced, and which outputs are of interest.
+        The numbers of the arguments that are replaced, and of the outputs that are compared.
     here : sequence of tensors
-        Those outputs at the arguments as they are.
+        The compared outputs at the arguments as they are.
     room : int
-        About how many numbers a call computes, which limits the points that `torch.func.vmap` is given at a time.
-
-    Notes
-    -----
-    Vmap is given up for good where it raises (in functions that draw random numbers, or whose control flow depends on
-    values), where it has no rule for an operator, and where one of the points that are evaluated both ways, some of
-    every call, shows another value beyond round-off.
+        About how many numbers a call computes, which limits the points of a batch.
 
     Attributes
     ----------
-    base : the outputs of interest at the inputs, shape (m,)
-    batched : whether some were computed by vmap
+    base : the compared outputs at the inputs, shape (m,)
     """
 
     def __init__(
@@ -71,60 +65,56 @@ class Outputs:
         room: int,
     ) -> None:
         self._here, self._leaves = Packing(here), Packing([inputs[k] for k in checked])
-        self.batched, self.base = False, self._here.joined(here)[0]
-        self._most = _NUMBERS // max(1, room, self._here.size + self._leaves.size)
-        self._together = self._most >= _FEWEST
+        self.base = self._here.joined(here)[0]
+        self._most = BATCH_NUMBERS // max(1, room, self._here.size + self._leaves.size)
+        self._batches = Batches(compare_all=True)
         self._func, self._inputs, self._checked, self._compared = func, inputs, checked, compared
         self._sizes = [math.prod(shape) for shape in self._here.shapes]
         self._point = self._leaves.joined([inputs[k] for k in checked])
         self._eps = max(torch.finfo(inputs[k].dtype).eps for k in checked)
 
+    @property
+    def batched(self) -> bool:
+        """Whether some outputs were computed in a batch."""
+        return self._batches.used
+
     def __call__(self, points: Floats) -> tuple[Floats, Errors]:
         """The outputs, shape (k, m), at points of shape (k, n), NaN where the function raises, and what it raises."""
-        if not self._together or len(points) < _FEWEST:
+        if min(len(points), self._most) < SMALLEST_BATCH:
             return self._one_by_one(points)
-        found = []
-        for begin in range(0, len(points), self._most):
-            block = self._both_ways(points[begin : begin + self._most])
-            if block is None:
-                self._together = False
-                return self._one_by_one(points)
-            found.append(block)
-        self.batched = True
-        return np.concatenate(found), []
+        found = [self._block(points[begin : begin + self._most], begin) for begin in range(0, len(points), self._most)]
+        return np.concatenate([values for values, _ in found]), [each for _, errors in found for each in errors]
 
     def one_by_one(self) -> Outputs:
-        """The same without vmap."""
+        """The same by plain calls only."""
         other = copy.copy(self)
-        other.batched = other._together = False
+        other._batches = Batches(possible=False)
         return other
 
-    def _both_ways(self, points: Floats) -> Floats | None:
-        """All together, and None if the first, the last or the inputs themselves show another value one by one.
+    def _block(self, points: Floats, begin: int) -> tuple[Floats, Errors]:
+        """The outputs at some of the points, of which the first has the number ``begin``."""
+        found = self._batches.values(
+            lambda: self._all_together(points) if self._has_rules else None, lambda values: self._same(points, values)
+        )
+        if found is not None:
+            return relative_to_point(found, self.base), []
+        values, errors = self._one_by_one(points)
+        return values, [(begin + k, error) for k, error in errors]
 
-        Batched arithmetic rounds in another order. What the inputs themselves deviate by is taken off all values: a
-        constant offset would look like a jump at the point.
-        """
-        if not self._has_rules:
-            return None
-        plain, _ = self._one_by_one(points[[0, -1]])
-        try:
-            found = self._all_together(np.concatenate([points, self._point]))
-        except Exception:
-            return None
-        offset = found[-1] - self.base
-        off = np.abs(np.concatenate([found[[0, -2]] - plain, offset[None, :]]))
-        slack = _SAME * self._eps * np.abs(plain).max(initial=np.abs(self.base).max(initial=0.0))
-        return found[:-1] - offset if (off <= slack).all() else None
+    def _same(self, points: Floats, values: Floats) -> bool:
+        """Whether plain calls give the same at the first point, the last one, and the inputs themselves."""
+        plain = np.concatenate([self._one_by_one(points[[0, -1]])[0], self.base[None, :]])
+        return agree(values[[0, -2, -1]], plain, self._eps)
 
     @cached_property
     def _has_rules(self) -> bool:
         return has_rules(lambda: self._called(*self._leaves.members(self._point)[0]))
 
     def _all_together(self, points: Floats) -> Floats:
+        """The outputs at the points, and at the inputs themselves."""
         with torch.no_grad():
-            found = torch.func.vmap(self._called)(*self._leaves.stacked(points))
-        return self._here.joined(found, len(points))
+            found = torch.func.vmap(self._called)(*self._leaves.stacked(np.concatenate([points, self._point])))
+        return self._here.joined(found, len(points) + 1)
 
     def _one_by_one(self, points: Floats) -> tuple[Floats, Errors]:
         return one_by_one(self._plain, self.base.size)(self._leaves.members(points))
@@ -142,5 +132,5 @@ class Outputs:
         chosen = tuple(found[k] for k in self._compared)
         sizes = [math.prod(real_shape(each)) for each in chosen]
         if sizes != self._sizes:
-            raise WrongShapeError(f"func returned {sizes} numbers beside its inputs, and {self._sizes} there")
+            raise WrongShapeError(f"func returned {sizes} numbers at a displaced point; {self._sizes} at the inputs")
         return chosen

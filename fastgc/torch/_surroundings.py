@@ -1,8 +1,8 @@
-"""What a module finds when it is called: random numbers of its own, and float64 by default. No other thread sees it.
+"""The random state and the default dtype of a module's calls, which no other thread sees.
 
 PyTorch has one random state and one default dtype for the whole process. The state is exchanged for the time of a call,
-one call at a time. The default dtype is left alone: what a thread makes of it is changed on the way, by the same means
-as a default device is in PyTorch.
+one call at a time. The default dtype is left alone: a mode, of the kind that sets PyTorch's default device, makes the
+new tensors of this thread float64.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Surroundings:
     Parameters
     ----------
     devices : sequence of torch.device
-        Whose random numbers the module may draw.
+        The devices whose random numbers the module may draw.
     seed : int or None
-        Every call begins with the random state of a seed; or goes on where the last one ended, at first from PyTorch's.
+        Every call begins with the random state of this seed; None: with the state at the end of the call before.
     double : bool
-        New tensors are of float64 where they would be of the default dtype.
+        Whether new tensors are float64 where they would have the default dtype.
     """
 
     def __init__(self, devices: Sequence[torch.device], seed: int | None, *, double: bool) -> None:
@@ -42,7 +42,7 @@ class Surroundings:
             yield
 
     def keep_what_was_used(self) -> None:
-        """Do without what made no difference to the calls so far: it costs time."""
+        """Drop what made no difference to the calls so far, since it costs time."""
         if self._stream is not None and not self._stream.used:
             self._stream = None
         if self._mode is not None and not self._mode.used:
@@ -53,7 +53,7 @@ class Surroundings:
 
 
 class _Stream:
-    """Exchanges PyTorch's random states for its own, for one thread at a time, and puts them back."""
+    """Random states that replace PyTorch's during a call, for one thread at a time."""
 
     _lock = threading.RLock()
 
@@ -82,12 +82,12 @@ class _Stream:
 
 
 def _states(devices: Sequence[torch.device]) -> list[torch.Tensor]:
-    return [_module(each).get_rng_state(*_numbered(each)) for each in devices]
+    return [_generators(each).get_rng_state(*_numbered(each)) for each in devices]
 
 
 def _put(devices: Sequence[torch.device], states: Sequence[torch.Tensor]) -> None:
     for device, state in zip(devices, states, strict=True):
-        _module(device).set_rng_state(state, *_numbered(device))
+        _generators(device).set_rng_state(state, *_numbered(device))
 
 
 def _seeded(device: torch.device, seed: int) -> torch.Tensor:
@@ -95,33 +95,33 @@ def _seeded(device: torch.device, seed: int) -> torch.Tensor:
     return torch.Generator(device).manual_seed(seed).get_state()
 
 
-def _module(device: torch.device) -> Any:
+def _generators(device: torch.device) -> Any:
     return torch.random if device.type == "cpu" else getattr(torch, device.type)
 
 
 def _numbered(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type in ("cpu", "mps") else (device,)  # there is one of these
+    return () if device.type in ("cpu", "mps") else (device,)  # these exist once
 
 
 # --- the default dtype ---
 
-_OF_DEFAULT_DTYPE = {  # unless they are told another
+_OF_DEFAULT_DTYPE = {  # unless they are given another
     torch.zeros, torch.ones, torch.empty, torch.empty_strided, torch.rand, torch.randn, torch.eye, torch.linspace,
     torch.logspace, torch.hann_window, torch.hamming_window, torch.blackman_window, torch.bartlett_window,
     torch.kaiser_window, torch.fft.fftfreq, torch.fft.rfftfreq,
 }  # fmt: skip
 _OF_NUMBERS = {torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, torch.full, torch.arange, torch.range}
-_TO_SINGLE = {torch.Tensor.float, torch.Tensor.cfloat, torch.Tensor.type}  # which say what they make
-_PLAIN = (type(None), bool, int, float, complex, str, slice, type(...))
+_TO_SINGLE = {torch.Tensor.float, torch.Tensor.cfloat, torch.Tensor.type}  # the caller asks for that dtype
+_SCALARS = (type(None), bool, int, float, complex, str, slice, type(...))
 _SETTINGS = (torch.device, torch.layout, torch.memory_format, torch.Generator)
 
 
 class _DoubleByDefault(TorchFunctionMode):
-    """Has functions, called by this thread, make tensors of float64 that would be of the default dtype.
+    """Makes new tensors of this thread float64 where they would have the default dtype.
 
     Attributes
     ----------
-    used : whether there was one
+    used : whether it changed the dtype of a tensor
     """
 
     def __init__(self) -> None:
@@ -137,7 +137,7 @@ class _DoubleByDefault(TorchFunctionMode):
         if (
             not isinstance(made, torch.Tensor)
             or func in _TO_SINGLE
-            or any(map(_tells_dtype, (*args, *kwargs.values())))
+            or any(map(_settles_dtype, (*args, *kwargs.values())))
         ):
             return made
         double = {default: torch.float64, default.to_complex(): torch.complex128}.get(made.dtype, made.dtype)
@@ -147,10 +147,10 @@ class _DoubleByDefault(TorchFunctionMode):
         return func(*args, **{**kwargs, "dtype": double}) if func in _OF_NUMBERS else made.to(double)
 
 
-def _tells_dtype(value: Any) -> bool:
-    """Whether an argument settles the dtype of the result, so that the default does not; what is unknown may."""
+def _settles_dtype(value: Any) -> bool:
+    """Whether an argument, and not the default, settles the dtype of the result. An unknown kind of argument may."""
     if isinstance(value, torch.Tensor):
         return bool(value.is_floating_point() or value.is_complex())
     if isinstance(value, (tuple, list)):
-        return any(map(_tells_dtype, value))
-    return not isinstance(value, (*_PLAIN, *_SETTINGS))
+        return any(map(_settles_dtype, value))
+    return not isinstance(value, (*_SCALARS, *_SETTINGS))

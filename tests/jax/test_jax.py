@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.concurrency import at_once
+from tests.support.examples import failing_examples
 
 jax = pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
 import jax.numpy as jnp  # noqa: E402
@@ -77,6 +79,11 @@ def with_tangent(rule: Callable[[Any, Any, Any], Any]) -> Any:
 
     sine.defjvps(rule)
     return sine
+
+
+@pytest.mark.parametrize("function", [check_gradients, check_grads])
+def test_the_examples_in_docstrings_run(function: Callable[..., Any]) -> None:
+    assert failing_examples(function) == []
 
 
 # --- check_gradients ---
@@ -190,6 +197,32 @@ def test_disabled_x64_is_noticed_and_left_as_it_was() -> None:
     assert native.notes[0].startswith("jax_enable_x64 is off: the loss runs in float32")
     with enable_x64(True):
         assert not [note for note in check_gradients(network, parameters(), args=(X, Y)).notes if "x64" in note]
+
+
+def test_noise_is_said_and_not_looked_into_further_where_it_hides_everything() -> None:
+    generator = np.random.default_rng(0)
+
+    def noisy(size: float) -> Callable[..., Any]:
+        def drawn(value: Any) -> Any:
+            return np.asarray(value + size * generator.standard_normal())
+
+        @jax.custom_vjp
+        def loss(x: Any) -> Any:
+            value = jnp.sum(jnp.tanh(x))
+            return jax.pure_callback(drawn, jax.ShapeDtypeStruct((), value.dtype), value)
+
+        loss.defvjp(lambda x: (loss(x), x), lambda x, g: (g * (1 - jnp.tanh(x) ** 2),))
+        return loss
+
+    x = np.linspace(-1, 1, 50)
+    report = check_gradients(noisy(1.0), x)
+    assert report.verdict == "undecided"
+    assert report.tensors["params"].checked == 2
+    said = r"loss is noisy: a repeated call gave .*, not .* \(random numbers\? pass a fixed key\)"
+    assert any(re.match(said, note) for note in report.notes)
+    assert "noise hides the slopes of all 2 entries tried; the other 30 samples were left out" in report.notes
+    faint = check_gradients(noisy(1e-14), x)
+    assert faint.passed and faint.tensors["params"].checked == 32
 
 
 def test_params_are_untouched() -> None:
@@ -464,7 +497,7 @@ def called_back(s: Any) -> Any:
 def test_a_function_that_raises_beside_its_parameters_is_checked(
     loss: Callable[..., Any], more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastgc.jax._evaluator._PAYS", 64)
+    monkeypatch.setattr("fastgc.jax._evaluator._COMPILED_FROM", 64)
     s = np.concatenate([np.linspace(1, 2, more), [0.05, 1, 2, 3]])
     right = check_gradients(loss, s, lambda s: 1 / s, samples="all", step=0.06)
     assert right.verdict != "fail", str(right)

@@ -415,7 +415,7 @@ def test_tensors_inside_of_other_objects_are_said_not_to_be(name: str) -> None:
     wrap, unwrap = OUT_OF_REACH[name]
     module = Apply(lambda wrapped, y: Factor.apply(unwrap(wrapped[0]).to(y.dtype), 7) * y)
     report = check_module(module, ([wrap(torch.randn(3))], torch.randn(3)))
-    text = "not checked, since inside of objects that are no lists, tuples, mappings or dataclasses: 'inputs[0][0]'"
+    text = "not checked, since inside objects other than lists, tuples, mappings and dataclasses: 'inputs[0][0]'"
     assert text in report.notes
     assert text not in check_module(module, ([wrap(torch.arange(3))], torch.randn(3))).notes
 
@@ -592,6 +592,27 @@ def test_dropout_is_undecided_with_a_hint(seed: int) -> None:
     assert "not deterministic" in report.notes[0]
     assert "dropout is active in '1'" in report.notes[0]
     assert "module.eval(), or with seeded=True" in report.notes[0]
+
+
+def test_noise_that_hides_a_few_entries_is_not_looked_into_further() -> None:
+    net = nn.Sequential(nn.Linear(30, 40), nn.Dropout(0.5), nn.Linear(40, 5))
+    report = check_module(net, torch.randn(8, 30))
+    assert report.verdict == "undecided"
+    assert {tensor.checked for tensor in report.tensors.values()} == {2}
+    assert "noise hides the slopes of all 10 entries tried; the other 123 samples were left out" in report.notes
+    assert report.evaluations < 1500  # about 4,000 for all samples and the probes
+
+
+def test_noise_that_hides_nothing_changes_nothing() -> None:
+    def restless(x: Any) -> Any:
+        return torch.sin(x) * (1 + 1e-14 * torch.rand((), dtype=x.dtype))
+
+    report = check_module(Apply(restless), torch.randn(40))
+    assert "not deterministic" in report.notes[0]
+    assert report.passed
+    assert report.tensors["inputs[0]"].checked == 32
+    wrong = check_module(Apply(lambda x: restless(Sigmoid.apply(x, 1.0))), torch.randn(40))
+    assert wrong.verdict == "fail"
 
 
 def test_dropout_passes_seeded_or_in_eval_mode() -> None:

@@ -224,6 +224,27 @@ def test_a_gradient_that_is_a_finite_difference_is_remarked() -> None:
     assert "finite difference itself" not in notes(loss, gradients, params, samples="all", step=1e-4, rtol=1e-3)
 
 
+def test_tensors_whose_slopes_vanish_are_remarked_one_by_one() -> None:
+    params = {"a": np.ones(5), "b": np.arange(1.0, 5.0), "c": np.zeros(3)}
+
+    def loss(p: Any) -> float:
+        return float(np.cos(p["a"] - 1).sum() + np.exp(p["b"]).sum() + (p["c"] ** 2).sum())
+
+    def gradients(p: Any) -> Any:
+        return {"a": -np.sin(p["a"] - 1), "b": np.exp(p["b"]), "c": 2 * p["c"]}
+
+    text = notes(loss, gradients, params)
+    assert text == ("the slope vanishes in 'a', 'c': a wrong factor would not show there; check at another point")
+    assert "vanishes" not in notes(loss, gradients, {"a": np.zeros(5), "b": params["b"], "c": np.ones(3)})
+
+
+def test_noise_is_not_said_to_make_slopes_vanish() -> None:
+    generator = np.random.default_rng(0)
+    report = sampled(lambda p: float(p.sum() + generator.standard_normal()), np.ones(5), np.ones(5))
+    assert report.verdict == "undecided"
+    assert "vanishes" not in " ".join(report.notes)
+
+
 def test_an_ordinary_check_has_no_remarks() -> None:
     for activation in ("tanh", "relu"):
         assert fastgc.check_gradients(*network(0, (20, 15, 4), activation)).notes == ()
