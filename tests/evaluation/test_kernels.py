@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -459,24 +460,32 @@ def checked(
     return done.stdout.strip()
 
 
-def test_a_process_finds_the_kernels_that_another_has_compiled(tmp_path: Path) -> None:
-    assert checked(tmp_path, engine="auto") == "python 0 0", "compiling them would take longer"
-    assert checked(tmp_path) == "numba 0 0"
-    assert checked(tmp_path) == checked(tmp_path, engine="auto") == "numba 1 1"
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the kernels that one process has compiled; a check of another one takes them from there."""
+    folder = tmp_path_factory.mktemp("compiled")
+    assert checked(folder, engine="auto") == "python 0 0", "compiling them would take longer"
+    assert checked(folder) == "numba 0 0"
+    return folder
 
 
-def test_a_class_of_the_users_is_not_asked_of_other_processes(tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "mine.py").write_text("import typing\nQ = typing.NamedTuple('Q', [('k', float), ('x', object)])\n")
-    assert checked(tmp_path, before=OWN, args="Q(2.0, np.ones(3))", path=str(own)) == "numba 0 0"
-    assert checked(tmp_path) == "numba 0 0"
-    assert checked(tmp_path) == "numba 1 1"
+@pytest.mark.xdist_group("compiled")
+def test_a_process_finds_the_kernels_that_another_has_compiled(compiled: Path) -> None:
+    assert checked(compiled) == checked(compiled, engine="auto") == "numba 1 1"
 
 
-def test_a_cache_that_cannot_be_read_is_done_without(tmp_path: Path) -> None:
-    checked(tmp_path)
-    for index in (tmp_path / "cache").rglob("*.nbi"):
+@pytest.mark.xdist_group("compiled")
+def test_a_class_of_the_users_is_not_asked_of_other_processes(compiled: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import typing\nQ = typing.NamedTuple('Q', [('k', float), ('x', object)])\n")
+    before = {path: path.read_bytes() for path in compiled.rglob("*.nb*")}
+    assert checked(compiled, before=OWN, args="Q(2.0, np.ones(3))", path=str(tmp_path)) == "numba 0 0"
+    assert before == {path: path.read_bytes() for path in compiled.rglob("*.nb*")}
+
+
+@pytest.mark.xdist_group("compiled")
+def test_a_cache_that_cannot_be_read_is_done_without(compiled: Path, tmp_path: Path) -> None:
+    shutil.copytree(compiled, tmp_path, dirs_exist_ok=True)
+    for index in tmp_path.rglob("*.nbi"):
         index.write_bytes(index.read_bytes()[:-20])
     assert checked(tmp_path, engine="auto") == "python 0 0"
     assert checked(tmp_path) == "numba 0 0"
