@@ -20,7 +20,7 @@ from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
 from fastgc._words import Engine, StencilName
 
-_TOGETHER = 64  # columns measured at a time: values take up to four times the memory of their quotients
+_COLUMNS_AT_ONCE = 64  # columns measured at a time: values take up to four times the memory of their quotients
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error, so that two zeros agree
 
 
@@ -137,8 +137,8 @@ def numerical_jacobian(
     formula, absolute = stencil_named(stencil), _one_step(h, step)
     function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args)
     jacobian = np.empty((function.base.size, function.point.size))
-    for begin in range(0, function.point.size, _TOGETHER):
-        some = np.arange(begin, min(begin + _TOGETHER, function.point.size))
+    for begin in range(0, function.point.size, _COLUMNS_AT_ONCE):
+        some = np.arange(begin, min(begin + _COLUMNS_AT_ONCE, function.point.size))
         jacobian[:, some] = function.quotients(some, formula, absolute)
     function.raised.pass_on()
     return jacobian

@@ -22,8 +22,8 @@ from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 
-_TRIALS = 3  # entries that `quotient_estimates` evaluates a second time
-_UNKNOWN = ("jump", "quantised", "not finite")  # troubles of entries without a derivative
+_REPEATED = 3  # entries that `quotient_estimates` evaluates a second time
+_WITHOUT_DERIVATIVE = ("jump", "quantised", "not finite")  # troubles of entries without a derivative
 _OTHERS = 64  # tensors of one shape that a tensor is compared with
 
 
@@ -46,20 +46,22 @@ def explain(
     previous : the parameters of an earlier moment, at which failing tensors are measured too
     """
     failing = np.unique(gradient.loss.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
-    lengths, scales = _lengths(args), gradient.scales(estimates)
+    lengths, scales = _axis_lengths(args), gradient.scales(estimates)
     tensors = _views(gradient, estimates, judgement, failing, lengths)
     extra = {t: _wanted(gradient, tensors[t], seed) for t in failing}
     for t, local in extra.items():
         if local.size:
             bar.enter(f"{gradient.loss.layout.names[t]} (explained)")
-            tensors[t] = tensors[t].joined(_measured(gradient, t, local, scales, lengths))
+            tensors[t] = tensors[t].joined(_newly_measured(gradient, t, local, scales, lengths))
     suspects = {t: tensors[t] for t in failing}
     earlier = EarlierMeasurements() if previous is None else _earlier(previous, gradient, suspects, scales, seed, bar)
     stale, names = stale_together(tensors, earlier.tensors), gradient.loss.layout.names
     factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(tensors[t])}
     repeated = repeats(args)
     diagnoses = {
-        t: diagnose(tensors[t], Clues(_alike(gradient, t, tensors), factors, stale.get(t, ()), repeated), extra[t].size)
+        t: diagnose(
+            tensors[t], Clues(_of_same_shape(gradient, t, tensors), factors, stale.get(t, ()), repeated), extra[t].size
+        )
         for t in failing
     }
     return Explanation(diagnoses, earlier.evaluations, earlier.notes)
@@ -97,7 +99,7 @@ def _as_measured(
     numerical = np.where(gap > 0, estimates.left / 2 + estimates.right / 2, estimates.numerical)
     allowed = gradient.tolerances.allowed(tensor, np.abs(numerical), gradient.scales(estimates))
     slack = allowed + estimates.uncertainty + gap
-    known = np.isfinite(slack) & np.isfinite(numerical) & ~estimates.troubled_by(*_UNKNOWN)
+    known = np.isfinite(slack) & np.isfinite(numerical) & ~estimates.troubled_by(*_WITHOUT_DERIVATIVE)
     return MeasuredTensor(
         shape=layout.shapes[tensor] or (1,),
         gradient=gradient.gradients[tensor],
@@ -112,7 +114,7 @@ def _as_measured(
     )
 
 
-def _measured(
+def _newly_measured(
     gradient: GradientAtPoint,
     tensor: int,
     local: NDArray[np.int64],
@@ -144,23 +146,25 @@ def _earlier(
         with contextlib.suppress(OutOfTime):
             for t, tensor in tensors.items():
                 bar.enter(f"{there.loss.layout.names[t]} (previous)")
-                measured[t] = _measured(there, t, strongest(tensor, count, seed), scales, {})
+                measured[t] = _newly_measured(there, t, strongest(tensor, count, seed), scales, {})
     return EarlierMeasurements(measured, evaluator.evaluations, evaluator.raised.notes("around previous, the loss"))
 
 
 def _affordable(gradient: GradientAtPoint, spent: int = 0) -> int:
     """Entries that quotients can measure with what a diagnosis may cost and has not spent."""
-    return (EVALUATIONS - spent) // len(gradient.stencil.offsets) - _TRIALS
+    return (EVALUATIONS - spent) // len(gradient.stencil.offsets) - _REPEATED
 
 
-def _alike(gradient: GradientAtPoint, tensor: int, tensors: dict[int, MeasuredTensor]) -> dict[str, MeasuredTensor]:
+def _of_same_shape(
+    gradient: GradientAtPoint, tensor: int, tensors: dict[int, MeasuredTensor]
+) -> dict[str, MeasuredTensor]:
     """Other tensors of the same shape by name, the nearest ones in the order of the parameters."""
     layout = gradient.loss.layout
     same = [t for t in tensors if t != tensor and layout.shapes[t] == layout.shapes[tensor]]
     return {layout.names[t]: tensors[t] for t in sorted(same, key=lambda t: abs(t - tensor))[:_OTHERS]}
 
 
-def _lengths(args: Sequence[Any]) -> dict[int, str]:
+def _axis_lengths(args: Sequence[Any]) -> dict[int, str]:
     """Where a length is found first among the axes of all arrays in args."""
     found: dict[int, str] = {}
     for number, arg in enumerate(args):

@@ -127,7 +127,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     plan = plan_samples(layout, check.gradients, check.selection.counts, check.options.seed)
     gradient = check.gradient()
     plan = _with_held(plan, gradient, check.probed)
-    found = _sampled_further(check, gradient, _measured(check, gradient, plan, spoiled, bar), bar)
+    found = _sampled_further(check, gradient, _probed_and_sampled(check, gradient, plan, spoiled, bar), bar)
     plan = found.plan
     unprobed = [t for t in check.probed if t not in {*spoiled, *found.coverages}]
     missing = unreached(layout, plan.local, found.estimates.positions, unprobed)
@@ -170,7 +170,7 @@ class _Measured:
     notes: tuple[str, ...]
 
 
-def _measured(
+def _probed_and_sampled(
     check: PointCheck, gradient: GradientAtPoint, plan: SamplePlan, spoiled: dict[int, NotFinite], bar: Progress
 ) -> _Measured:
     """Probes, sampled entries, and the search for wrong ones; under a time budget a few of every tensor come first."""

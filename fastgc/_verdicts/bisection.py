@@ -27,15 +27,15 @@ from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.streams import stream
 from fastgc._verdicts.confirmed import ConfirmedEntries
 
-_MOST = 16  # wrong entries that are located in a tensor
+_MOST_WRONG = 16  # wrong entries that are located in a tensor
 _FRUITLESS = 3  # entries in a row, found within tolerance, after which the differences are taken to be small and many
-_SHARE = 0.5  # of the residual that led to an entry: with a smaller error, the residual misled
+_ERROR_SHARE = 0.5  # of the residual that led to an entry: with a smaller error, the residual misled
 _DRIFT = 2.0  # of the uncertainty: a half's residual is measured anew when inheriting it would cost more
 _TRIED = 2  # entries of a line (or of a tensor) that are looked at to call it wrong as a whole
 
 _SHORT = 4096  # entries of a line that are listed to draw from them
 _ROUNDS = 4  # of halving, each starting from the direction with the largest residual left
-_CLEAR = 20.0  # uncertainties above which a residual can be followed by quick slopes
+_FOLLOWED = 20.0  # uncertainties above which a residual can be followed by quick slopes
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def localise(
             return Located(tuple(wrong), complete=True)
         found = search.follow(number, float(left[number]), wrong)
         wrong |= found.wrong
-        if found.everywhere or not found.wrong or len(wrong) >= _MOST:
+        if found.everywhere or not found.wrong or len(wrong) >= _MOST_WRONG:
             break
-    complete = not found.everywhere and len(wrong) < _MOST
+    complete = not found.everywhere and len(wrong) < _MOST_WRONG
     return Located(tuple(wrong), complete, misled=found.misled and not wrong)
 
 
@@ -151,7 +151,7 @@ class _Search:
         queue = [_suspect(self.ray(number), residual, uncertainty, turns)]
         wrong: dict[int, float] = {}
         fruitless, misled = 0, False
-        while queue and len(known) + len(wrong) < _MOST and fruitless < _FRUITLESS:
+        while queue and len(known) + len(wrong) < _MOST_WRONG and fruitless < _FRUITLESS:
             suspect = heapq.heappop(queue)
             if abs(suspect.residual) <= open_above * suspect.uncertainty and suspect.turn > 0:
                 continue
@@ -163,7 +163,7 @@ class _Search:
             (error,), (is_wrong,) = self.entries.errors(np.array([position]))
             if not is_wrong:
                 fruitless += 1
-                misled |= not suspect.ray.scale * abs(error) > _SHARE * abs(suspect.residual)
+                misled |= not suspect.ray.scale * abs(error) > _ERROR_SHARE * abs(suspect.residual)
                 continue
             fruitless = 0
             wrong[position] = float(error)
@@ -174,7 +174,7 @@ class _Search:
 
     def _shortcut(self, residual: float, uncertainty: float) -> Shortcut:
         """The cheapest way to measure slopes well enough to follow a residual; without steps, by ladders."""
-        for shortcut, clear in ((self.probing.quick, _CLEAR), (self.probing.fine, _CLEAR / 4)):
+        for shortcut, clear in ((self.probing.quick, _FOLLOWED), (self.probing.fine, _FOLLOWED / 4)):
             if residual > clear * shortcut.uncertainty:
                 return shortcut
         return Shortcut(np.empty(0), uncertainty)

@@ -25,7 +25,9 @@ from fastgc._parameters.point import Point
 from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 
-_STEPS = np.array([1.0, 1.3, 1.7]) * 1e-20  # in units of the scale; not of one another by powers of 2: they round apart
+_IMAGINARY_STEPS = (
+    np.array([1.0, 1.3, 1.7]) * 1e-20
+)  # in units of the scale; not of one another by powers of 2: they round apart
 _SPREADS = 10.0  # of the derivatives at these, taken as their uncertainty
 _EPS = 16 * np.finfo(np.float64).eps  # the least relative uncertainty
 
@@ -149,7 +151,7 @@ def adjudicate(
     agrees = (np.abs(value - before.numerical) <= before.uncertainty) & (uncertainty < before.uncertainty)
     if not agrees.any():
         return estimates, judgement, ()
-    step = _STEPS[0] * gradient.loss.scales(before.positions)
+    step = _IMAGINARY_STEPS[0] * gradient.loss.scales(before.positions)
     better = replace(before, numerical=value, left=value, right=value, step=step)
     better = replace(better, uncertainty=np.maximum(uncertainty, np.finfo(np.float64).tiny))
     estimates = estimates.updated(where[agrees], better.part(agrees))
@@ -162,7 +164,7 @@ def _derivatives(
     gradient: GradientAtPoint, positions: NDArray[np.int64], loss: CallersLoss, point: Point
 ) -> NDArray[np.float64] | None:
     """Im f(x + ih) / h at a few steps, shape (entries, steps); None where the loss does not take complex numbers."""
-    steps = _STEPS * gradient.loss.scales(positions)[:, None]
+    steps = _IMAGINARY_STEPS * gradient.loss.scales(positions)[:, None]
     try:
         evaluator = loss.open_complex(point)
         displaced = gradient.loss.evaluator.entries(positions)[:, None] + 1j * steps

@@ -12,7 +12,7 @@ from fastgc._parameters.arrays import Floats, Positions
 from fastgc._verdicts.entries import PLAIN, GradientAtPoint, confirm, excuse, look_closer
 from fastgc._verdicts.judgement import Judgement
 
-_STEPS = 6  # of the ladder that confirms a wrong entry: the fewest that tell a kink from curvature
+_CONFIRMING_STEPS = 6  # of the ladder that confirms a wrong entry: the fewest that tell a kink from curvature
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ConfirmedEntries:
     def errors(self, positions: Positions) -> tuple[Floats, NDArray[np.bool_]]:
         """Errors ``a - n`` of the entries, and which are wrong; with all steps where a few leave doubt."""
         loss = self.gradient.loss
-        estimates = ladder_estimates(loss, positions, rungs=_STEPS)
+        estimates = ladder_estimates(loss, positions, rungs=_CONFIRMING_STEPS)
         judgement = self._judged(estimates)
         distance = np.abs(judgement.analytic - judgement.numerical)
         doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > PLAIN * estimates.uncertainty))

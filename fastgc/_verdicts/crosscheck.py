@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastgc._evaluation.evaluator import Evaluator
 from fastgc._parameters.arrays import norm, spread
 
-_MOST = 32  # entries, the default of `samples`: SciPy evaluates the loss once for each, and once more
+_MOST_ENTRIES = 32  # entries, the default of `samples`: SciPy evaluates the loss once for each, and once more
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def crosscheck(evaluator: Evaluator, positions: NDArray[np.int64], analytic: NDA
         return None
     from scipy.optimize import check_grad
 
-    chosen = spread(positions.size, _MOST)
+    chosen = spread(positions.size, _MOST_ENTRIES)
     where, gradient = positions[chosen], analytic[chosen]
 
     def loss(x: NDArray[np.float64]) -> float:

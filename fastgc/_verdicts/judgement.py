@@ -117,7 +117,7 @@ class Judgement:
         numerical = numerical if estimates.clear.all() else numerical.copy()  # at kinks it becomes another value
         return cls(analytic, numerical, np.empty(size), failed, undecided, np.full(size, "", object), unsure, close)
 
-    def replace(self, where: Positions, other: Judgement) -> None:
+    def set_at(self, where: Positions, other: Judgement) -> None:
         """Copy the verdicts on some entries from another judgement."""
         for field in fields(self)[1:]:  # the analytic values are the same
             getattr(self, field.name)[where] = getattr(other, field.name)
@@ -202,7 +202,7 @@ def judge(
         if not right.all():
             rest = begin + np.flatnonzero(~right)
             among = estimates.part(rest), tensors[rest], scales, tolerances, noise_reasons, around, rounding
-            judgement.replace(rest, _judged(analytic[rest], *among))
+            judgement.set_at(rest, _judged(analytic[rest], *among))
     return judgement
 
 

@@ -20,7 +20,7 @@ from fastgc._verdicts.entries import GradientAtPoint, check_entries
 from fastgc._verdicts.judgement import Judgement
 
 _FIRST = 4  # entries of every tensor measured before the rest: of tensors wrong in half of their entries 94 % show
-_SHARE = 0.05  # of the time left that a batch may take: an unfinished batch is lost, and 5 % is lost at most
+_BATCH_SHARE = 0.05  # of the time left that a batch may take: an unfinished batch is lost, and 5 % is lost at most
 
 
 def representative(layout: ParameterLayout, positions: Positions, seed: int) -> tuple[Positions, Positions]:
@@ -71,7 +71,11 @@ def _batches(positions: Positions, deadline: float) -> Iterator[Positions]:
         end = time.perf_counter()
         start += count
         pace = max(end - begin, 1e-9) / count
-        count = max(1, min(4 * count, int(_SHARE * max(0.0, deadline - end) / pace))) if deadline < math.inf else count
+        count = (
+            max(1, min(4 * count, int(_BATCH_SHARE * max(0.0, deadline - end) / pace)))
+            if deadline < math.inf
+            else count
+        )
 
 
 def unreached(
