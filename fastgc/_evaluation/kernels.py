@@ -156,7 +156,7 @@ def displaced_values(loss: Any, params: Any, args: Any, flat: Any, positions: An
         flat[position] = original
 
 
-def _displace(flat: Any, original: Any, signs: Any, step: float) -> None:
+def _displace_entries(flat: Any, original: Any, signs: Any, step: float) -> None:
     """Write ``original + step * signs`` to ``flat``, three arrays of one length."""
     for i in range(flat.size):
         flat[i] = original[i] + step * signs[i]
@@ -199,7 +199,7 @@ def _cached(function: Callable[..., None]) -> Any:
 
 
 _CACHED = {kernel: _cached(kernel.py_func) for kernel in (displaced_values, values_along_rays)}
-displace = _cached(_displace)
+displace = _cached(_displace_entries)
 
 
 def open_loop(loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -225,17 +225,17 @@ def _entry_point(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> Calla
 def _types_of_values(dtype: np.dtype[Any]) -> list[Any]:
     """Numba's types of the arguments of `displaced_values` from ``flat`` on."""
     value = _value_type(dtype)
-    return [_array(dtype, 1), _array(np.int64, 1), _array(value, 2), _array(value, 2)]
+    return [_contiguous(dtype, 1), _contiguous(np.int64, 1), _contiguous(value, 2), _contiguous(value, 2)]
 
 
 def _types_of_rays(dtype: np.dtype[Any]) -> list[Any]:
     """The same for `values_along_rays`."""
-    flat, places, numbers = _array(dtype, 1), _array(np.uint64, 1), _array(np.float64, 1)
-    rays = types.Tuple([flat, places, places, numbers, _array(np.int8, 2), numbers])
-    return [flat, rays, types.uint64, _array(_value_type(dtype), 1)]
+    flat, places, numbers = _contiguous(dtype, 1), _contiguous(np.uint64, 1), _contiguous(np.float64, 1)
+    rays = types.Tuple([flat, places, places, numbers, _contiguous(np.int8, 2), numbers])
+    return [flat, rays, types.uint64, _contiguous(_value_type(dtype), 1)]
 
 
-def _array(dtype: Any, ndim: int) -> Any:
+def _contiguous(dtype: Any, ndim: int) -> Any:
     return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
 
 

@@ -14,7 +14,7 @@ from fastgc._arguments import listed
 from fastgc._derivatives.estimates import Estimates
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
-from fastgc._parameters.arrays import median
+from fastgc._parameters.arrays import Floats, median
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
 from fastgc._reports.entries import Entries
@@ -25,8 +25,6 @@ from fastgc._verdicts.errors import elementwise_error, relative_error
 from fastgc._verdicts.judgement import Judgement, smallest_failure, worst_verdict
 from fastgc._verdicts.probes import Probe, ProbeResult, probe_report
 from fastgc._verdicts.tensors import CheckedTensor, tensor_verdict
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
