@@ -149,6 +149,38 @@ def test_nothing_imports_a_leaf_but_the_command_line() -> None:
     assert found <= BETWEEN_LEAVES
 
 
+def test_few_folders_know_one_another() -> None:
+    """The modules at the top count as one folder."""
+
+    def place(module: str) -> str:
+        return folder(module) if (HOME / folder(module)).is_dir() else "fastgc"
+
+    pairs = {(place(module), place(other)) for module, tree in MODULES.items() for other in own_imports(tree)}
+    assert len({(one, other) for one, other in pairs if one != other}) <= 70
+
+
+def test_every_numeric_constant_says_why() -> None:
+    """By a comment at the end of its line, or in the lines above it (which may speak of several)."""
+    silent = []
+    for path in HOME.rglob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for node in MODULES[dotted(path)].body:
+            if isinstance(node, ast.Assign) and is_number(node.value):
+                above = node.lineno - 2
+                while above >= 0 and re.match(r"_?[A-Z_]+(, _?[A-Z_]+)* = ", lines[above]):
+                    above -= 1
+                if "#" not in lines[node.lineno - 1] and not lines[above].startswith("#"):
+                    silent.append(f"{path.relative_to(HOME)}: {lines[node.lineno - 1]}")
+    assert silent == []
+
+
+def is_number(node: ast.expr) -> bool:
+    """Whether it is arithmetic of numbers alone."""
+    return all(isinstance(each, ast.Constant | ast.BinOp | ast.UnaryOp | ast.operator | ast.unaryop | ast.Tuple
+                          | ast.expr_context) and not isinstance(getattr(each, "value", 0), str | bool | None)
+               for each in ast.walk(node))  # fmt: skip
+
+
 @pytest.mark.parametrize("package", sorted(IMPORTERS))
 def test_each_package_has_its_importers(package: str) -> None:
     found = {

@@ -60,7 +60,7 @@ def explain(
     repeated = repeats(args)
     diagnoses = {
         t: diagnose(
-            tensors[t], Clues(_of_same_shape(gradient, t, tensors), factors, stale.get(t, ()), repeated), extra[t].size
+            tensors[t], Clues(_same_shaped(gradient, t, tensors), factors, stale.get(t, ()), repeated), extra[t].size
         )
         for t in failing
     }
@@ -155,7 +155,7 @@ def _affordable(gradient: GradientAtPoint, spent: int = 0) -> int:
     return (EVALUATIONS - spent) // len(gradient.stencil.offsets) - _REPEATED
 
 
-def _of_same_shape(
+def _same_shaped(
     gradient: GradientAtPoint, tensor: int, tensors: dict[int, MeasuredTensor]
 ) -> dict[str, MeasuredTensor]:
     """Other tensors of the same shape by name, the nearest ones in the order of the parameters."""

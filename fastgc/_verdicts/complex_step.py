@@ -25,11 +25,10 @@ from fastgc._parameters.point import Point
 from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 
-_IMAGINARY_STEPS = (
-    np.array([1.0, 1.3, 1.7]) * 1e-20
-)  # in units of the scale; not of one another by powers of 2: they round apart
-_SPREADS = 10.0  # of the derivatives at these, taken as their uncertainty
-_EPS = 16 * np.finfo(np.float64).eps  # the least relative uncertainty
+# In units of the scale: their squares, 1e-40, vanish beside 1. No one is another times a power of 2: they round apart.
+_IMAGINARY_STEPS = np.array([1.0, 1.3, 1.7]) * 1e-20
+_SPREADS = 10.0  # times the range of three derivatives, their uncertainty: as many as make a difference a failure
+_EPS = 16 * np.finfo(np.float64).eps  # the least relative uncertainty: round-off of some 16 operations
 
 # What an analytic function may be made of, besides arithmetic.
 _FUNCTIONS = frozenset(

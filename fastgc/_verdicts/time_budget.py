@@ -71,11 +71,8 @@ def _batches(positions: Positions, deadline: float) -> Iterator[Positions]:
         end = time.perf_counter()
         start += count
         pace = max(end - begin, 1e-9) / count
-        count = (
-            max(1, min(4 * count, int(_BATCH_SHARE * max(0.0, deadline - end) / pace)))
-            if deadline < math.inf
-            else count
-        )
+        if deadline < math.inf:
+            count = max(1, min(4 * count, int(_BATCH_SHARE * max(0.0, deadline - end) / pace)))
 
 
 def unreached(
