@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 StencilName: TypeAlias = Literal["forward", "backward", "central", "five_point", "complex_step"]
 Precision: TypeAlias = Literal["double", "native"]
 Engine: TypeAlias = Literal["auto", "numba", "python"]
 Columns: TypeAlias = int | Literal["all"] | None
-Samples: TypeAlias = int | Literal["all"] | Mapping[str, int | Literal["all"]]
+# A number of entries, all, or (by name) the very entries: flat indices, index tuples, or a boolean mask.
+Entries: TypeAlias = Sequence[int] | Sequence[tuple[int, ...]] | NDArray[np.bool_] | NDArray[np.integer]
+Samples: TypeAlias = int | Literal["all"] | Mapping[str, int | Literal["all"] | Entries]
+Tolerance: TypeAlias = float | Mapping[str, float] | None  # for all tensors, or by name or pattern
 Mode: TypeAlias = Literal["fwd", "rev", "lin"]  # of differentiation, by JAX's names
 
 Verdict: TypeAlias = Literal["pass", "fail", "undecided"]

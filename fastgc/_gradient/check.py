@@ -21,7 +21,7 @@ from fastgc._public import public
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.summary import PointResult, Tries, summarise
 from fastgc._verdicts.judgement import UNDECIDED
-from fastgc._words import Engine, Precision, Samples, StencilName
+from fastgc._words import Engine, Precision, Samples, StencilName, Tolerance
 
 
 @public
@@ -44,8 +44,8 @@ def check_gradients(
     probes: int = 3,
     stencil: StencilName = "central",
     step: float | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: Tolerance = None,
+    atol: Tolerance = None,
     precision: Precision = "double",
     engine: Engine = "auto",
     threads: int | None = None,
@@ -78,7 +78,8 @@ def check_gradients(
         Names or patterns (``*`` and ``?``) of the tensors to check; nested keys are joined by ".".
     samples : int, "all", or mapping of name or pattern to these
         Entries checked one by one in every tensor: the first and the last, the largest, exact zeros, the rest at
-        random. Where the default of 32 would take more than 2,000 evaluations it falls, to 2 at the least.
+        random. A value of the mapping may also be the very entries: flat indices, index tuples, or a boolean mask.
+        Where the default of 32 would take more than 2,000 evaluations it falls, to 2 at the least.
     probes : int
         Random-sign directions in every tensor that is not checked entry by entry as a whole; they cover all its entries
         and lead to the wrong ones. An error above the limits that the report states is missed with probability
@@ -87,7 +88,7 @@ def check_gradients(
         The difference formula of the first look; entries in doubt are settled by central differences at many steps.
     step : float, optional
         An absolute step; by default one is chosen for each entry from its scale and the loss's noise.
-    rtol, atol : float, optional
+    rtol, atol : float, or mapping of name or pattern to float, optional
         An entry agrees where ``|a - n| <= atol + rtol * max(|a|, |n|)``, beyond its uncertainty. By default rtol is
         1e-5 for a float64 gradient, 1e-3 for float32 and 1e-2 for float16, and atol is 1e-3 * rtol times the root mean
         square of the tensor's numerical entries.
@@ -190,8 +191,8 @@ def assert_gradients(
     probes: int = 3,
     stencil: StencilName = "central",
     step: float | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: Tolerance = None,
+    atol: Tolerance = None,
     precision: Precision = "double",
     engine: Engine = "auto",
     threads: int | None = None,

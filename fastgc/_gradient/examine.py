@@ -23,7 +23,7 @@ from fastgc._progress import Progress
 from fastgc._reports.summary import PointResult
 from fastgc._verdicts.crosscheck import CrossCheck, crosscheck
 from fastgc._verdicts.entries import GradientAtPoint, GradientsAlong, remarks
-from fastgc._verdicts.judgement import DEFAULT_RTOL, Judgement, Tolerances
+from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.probes import ProbeResult, probe_tensors, resolves, search
 from fastgc._verdicts.time_budget import check_in_time, merged, representative, unreached
 
@@ -88,19 +88,8 @@ class PointCheck:
         loss = replace(loss, bounds=None if self.loss is None else self.loss.bounds)
         sizes = np.array([root_mean_square(each) for each in self.gradients])
         formula = stencil_named(self.options.stencil)
-        return GradientAtPoint(
-            loss, self.gradients, sizes, self._tolerances(), formula, self.options.step, self.displaced
-        )
-
-    def _tolerances(self) -> Tolerances:
-        defaults = [DEFAULT_RTOL[gradient.dtype] for gradient in self.gradients]
-
-        def of_all(value: float | None) -> Floats | None:
-            return None if value is None else np.full(len(defaults), value)
-
-        rtol = of_all(self.options.rtol)
-        accepted = of_all(self.options.accepted)
-        return Tolerances(np.array(defaults) if rtol is None else rtol, of_all(self.options.atol), accepted)
+        tolerances = self.options.tolerances(layout.names, [gradient.dtype for gradient in self.gradients])
+        return GradientAtPoint(loss, self.gradients, sizes, tolerances, formula, self.options.step, self.displaced)
 
 
 def probed_tensors(selection: Selection, options: CheckOptions) -> list[int]:
@@ -124,7 +113,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
         could be said of all, or the analytic gradient fails without them.
     """
     layout, spoiled = check.selection.layout, check.spoiled()
-    plan = plan_samples(layout, check.gradients, check.selection.counts, check.options.seed)
+    plan = plan_samples(check.selection, check.gradients, check.options.seed)
     gradient = check.gradient()
     plan = _with_held(plan, gradient, check.probed)
     found = _sampled_further(check, gradient, _probed_and_sampled(check, gradient, plan, spoiled, bar), bar)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
+
 from fastgc._arguments import number, one_of, whole
 from fastgc._derivatives.stencil import Stencil, stencil_named
+from fastgc._parameters.arrays import Floats
 from fastgc._parameters.layout import ParameterLayout
-from fastgc._parameters.sampling import DEFAULT_SAMPLES, Selection, select
-from fastgc._words import Engine, Precision, Samples
+from fastgc._parameters.sampling import DEFAULT_SAMPLES, Selection, matching_names, select
+from fastgc._verdicts.judgement import DEFAULT_RTOL, Tolerances
+from fastgc._words import Engine, Precision, Samples, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,8 @@ class CheckOptions:
     probes: int = 3
     stencil: str = "central"
     step: float | None = None
-    rtol: float | None = None
-    atol: float | None = None
+    rtol: Tolerance = None
+    atol: Tolerance = None
     accepted: float | None = None
     precision: str = "double"
     engine: str = "auto"
@@ -50,8 +54,10 @@ class CheckOptions:
 
     def __post_init__(self) -> None:
         number("step", self.step, positive=True)
-        number("rtol", self.rtol)
-        number("atol", self.atol)
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            named = {f"{name}[{key!r}]": each for key, each in value.items()} if isinstance(value, Mapping) else {}
+            for key, each in named.items() if isinstance(value, Mapping) else [(name, value)]:
+                number(key, each)
         number("time_budget", self.time_budget, positive=True)
         whole("seed", self.seed, least=0)
         whole("probes", self.probes, least=0)
@@ -97,9 +103,29 @@ class CheckOptions:
                 f"points={self.points} needs gradients as a function, to have them at every point; got arrays"
             )
 
+    def tolerances(self, names: Sequence[str], dtypes: Sequence[np.dtype[Any]]) -> Tolerances:
+        """Of the tensors with these names and dtypes of the analytic gradient."""
+        rtol, atol = by_tensor(self.rtol, names, "rtol"), by_tensor(self.atol, names, "atol")
+        defaults = np.array([DEFAULT_RTOL[dtype] for dtype in dtypes])
+        accepted = by_tensor(self.accepted, names, "accepted")
+        return Tolerances(defaults if rtol is None else np.where(np.isnan(rtol), defaults, rtol), atol, accepted)
+
     def selected(self, layout: ParameterLayout) -> Selection:
         """Which tensors are checked, and how many entries of each."""
         return select(layout, self.tensors, self.samples, self.probes)
+
+
+def by_tensor(value: Tolerance, names: Sequence[str], argument: str) -> Floats | None:
+    """A number for each tensor, nan where a mapping names none; None for None. An exact name wins over patterns."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        return np.full(len(names), float(value))
+    found = np.full(len(names), np.nan)
+    for pattern in sorted(value, key=lambda pattern: pattern in names):
+        for name in matching_names(pattern, names, argument):
+            found[list(names).index(name)] = value[pattern]
+    return found
 
 
 def refuse_args(args: Any) -> None:

@@ -6,12 +6,12 @@ import fnmatch
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from fastgc._arguments import listed, one_of, whole
+from fastgc._arguments import brief, listed, one_of, whole
 from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
@@ -24,10 +24,17 @@ _LARGE_SHARE = 8  # one entry in eight has the largest |analytic|, one in eight 
 
 @dataclass(frozen=True)
 class Selection:
-    """How many entries of each tensor are checked one by one; None for a tensor that is not checked."""
+    """Which tensors are checked, and how many or which of their entries one by one.
+
+    Attributes
+    ----------
+    counts : entries of each tensor; None for a tensor that is not checked
+    given : by tensor, the very entries that the caller asked for
+    """
 
     layout: ParameterLayout
     counts: tuple[int | None, ...]
+    given: Mapping[int, Positions] = field(default_factory=dict)
 
     @property
     def tensors(self) -> list[int]:
@@ -100,20 +107,23 @@ def not_finite(gradient: Array) -> NotFinite | None:
 
 
 def plan_samples(
-    layout: ParameterLayout,
+    selection: Selection,
     analytic: Sequence[Array],
-    counts: Sequence[int | None],
     seed: int,
 ) -> SamplePlan:
-    """Choose ``counts[t]`` entries of tensor ``t`` (None: the tensor is not checked).
+    """Choose the entries of every tensor: those that the caller gave, or as many as the selection says.
 
     The strata are the first and the last entry, the largest ``|analytic|`` and exact zeros of the analytic gradient.
     The other entries, at least half of all, are drawn without replacement. The generator of a tensor depends only on
     ``seed`` and the tensor's name, so the choice in one tensor does not depend on the others.
     """
     chosen = [
-        (None, 0) if count is None else _choose(name, gradient, count, seed)
-        for name, gradient, count in zip(layout.names, analytic, counts, strict=True)
+        (selection.given[t], 0)
+        if t in selection.given
+        else ((None, 0) if count is None else _choose(name, gradient, count, seed))
+        for t, (name, gradient, count) in enumerate(
+            zip(selection.layout.names, analytic, selection.counts, strict=True)
+        )
     ]
     return SamplePlan(tuple(local for local, _ in chosen), tuple(drawn for _, drawn in chosen))
 
@@ -202,12 +212,53 @@ DEFAULT_SAMPLES = _Default(32)  # half of them random: they see a share of 1 - 0
 def select(layout: ParameterLayout, tensors: str | Sequence[str] | None, samples: Samples, probes: int) -> Selection:
     """The tensors that the names or patterns select, and how many entries of each ``samples`` asks for."""
     chosen = selected(tensors, layout.names)
-    wanted = sample_counts(samples, layout.names, len(chosen), probes)
+    given = _given_entries(samples, layout) if isinstance(samples, Mapping) else {}
+    numbers = {k: v for k, v in samples.items() if _is_number(v)} if isinstance(samples, Mapping) else samples
+    wanted = sample_counts(numbers, layout.names, len(chosen), probes)
+    wanted |= {layout.names[t]: entries.size for t, entries in given.items()}
     counts = (
         min(size, wanted[name]) if name in chosen else None
         for name, size in zip(layout.names, layout.sizes, strict=True)
     )
-    return Selection(layout, tuple(counts))
+    return Selection(layout, tuple(counts), {t: each for t, each in given.items() if layout.names[t] in chosen})
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of ``samples`` is a number of entries, and not the entries themselves."""
+    return isinstance(value, str) or np.ndim(value) == 0
+
+
+def _given_entries(samples: Mapping[str, Any], layout: ParameterLayout) -> dict[int, Positions]:
+    """By tensor, sorted positions inside it of the entries that the caller names."""
+    found: dict[int, Positions] = {}
+    for pattern in sorted(samples, key=lambda pattern: pattern in layout.names):
+        for name in matching_names(pattern, layout.names, "samples"):
+            t = layout.names.index(name)
+            found.pop(t, None)
+            if not _is_number(samples[pattern]):
+                found[t] = _positions(samples[pattern], layout.shapes[t], f"samples[{pattern!r}]")
+    return found
+
+
+def _positions(value: Any, shape: tuple[int, ...], name: str) -> Positions:
+    """Entries of a tensor given as a boolean mask, as flat indices, or as index tuples."""
+    array, size = np.asarray(value), math.prod(shape)
+    if array.dtype == bool:
+        if array.shape != shape:
+            raise ValueError(f"{name} is a mask of shape {array.shape}; it must have the tensor's, {shape}")
+        return np.flatnonzero(array)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name} is {brief(repr(value))}; entries are flat indices, index tuples, or a boolean mask")
+    index = array.astype(np.int64)
+    if index.ndim == 2 and index.shape[1] == len(shape):
+        outside = ((index < 0) | (index >= shape)).any(axis=1)
+    elif index.ndim == 1:
+        outside = (index < 0) | (index >= size)
+    else:
+        raise ValueError(f"{name} has shape {index.shape}; index tuples of this tensor have {len(shape)} numbers")
+    if outside.any():
+        raise ValueError(f"{name} has the entry {index[np.argmax(outside)].tolist()}, outside the shape {shape}")
+    return np.unique(index if index.ndim == 1 else np.ravel_multi_index(tuple(index.T), shape)).astype(np.int64)
 
 
 def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[str]:

@@ -53,7 +53,7 @@ class Tolerances:
     """Allowed differences: ``atol + rtol * max(|analytic|, |numerical|)``; arrays of shape (tensors,)."""
 
     rtol: Floats
-    atol: Floats | None  # None: 1e-3 * rtol * scale of the tensor
+    atol: Floats | None  # None, or nan for a tensor: 1e-3 * rtol * scale of the tensor
     accepted: Floats | None = None  # differences that the caller accepts at any uncertainty; None: atol, if given
 
     @property
@@ -63,13 +63,15 @@ class Tolerances:
 
     def allowed(self, tensors: Any, size: Any, scales: Floats) -> Any:
         """Allowed difference of values of that size in these tensors; ``scales`` are those of all tensors."""
-        atol = _ATOL_SHARE * self.rtol * scales if self.atol is None else self.atol
+        atol = _ATOL_SHARE * self.rtol * scales
+        if self.atol is not None:
+            atol = np.where(np.isnan(self.atol), atol, self.atol)
         return atol[tensors] + self.rtol[tensors] * size
 
     def harmless(self, tensors: Positions) -> Floats:
         """The absolute error that the caller accepts, shape (entries,); 0 if not given."""
         accepted = self.atol if self.accepted is None else self.accepted
-        return np.zeros(tensors.size) if accepted is None else accepted[tensors]
+        return np.zeros(tensors.size) if accepted is None else np.nan_to_num(accepted, posinf=np.inf)[tensors]
 
 
 @dataclass(frozen=True)
