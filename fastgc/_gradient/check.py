@@ -90,7 +90,7 @@ def check_gradients(
         An absolute step; by default one is chosen for each entry from its scale and the loss's noise.
     rtol, atol : float, or mapping of name or pattern to float, optional
         An entry agrees where ``|a - n| <= atol + rtol * max(|a|, |n|)``, beyond its uncertainty. By default rtol is
-        1e-5 for a float64 gradient, 1e-3 for float32 and 1e-2 for float16, and atol is 1e-3 * rtol times the root mean
+        1e-5 for a float64 gradient, 1e-3 for float32 and 1e-2 for float16, and atol is 1e-5 * rtol times the root mean
         square of the tensor's numerical entries.
     precision : {"double", "native"}
         Evaluate at float64 copies of params and of floating arrays in args, or at copies in their own dtypes.

@@ -16,6 +16,7 @@ from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, readable_compilation
 from fastgc._evaluation.evaluator import Evaluator, Ray, WrongValueError, described
 from fastgc._gradient.examine import PointCheck, examine, expected_evaluations
+from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.matching import match_gradients
@@ -107,7 +108,7 @@ class PointChecker:
         """The result, with a note on the time that the whole check would take if it was not enough."""
         self.bar.expect(first.seconds * self._expected)
         begin = time.perf_counter()
-        found = examine(check, self.bar)
+        found = (examine_noisy if first.noisy else examine)(check, self.bar)
         if not found.unreached:
             return found
         pace = (time.perf_counter() - begin) / found.evaluations

@@ -77,7 +77,7 @@ def check_jacobian(
         The step of the first quotients; entries in doubt are measured at many steps. By default it is chosen for each
         input.
     rtol, atol : float, optional
-        As in `check_gradients`; by default atol is 1e-3 * rtol times the root mean square of the entry's row or column,
+        As in `check_gradients`; by default atol is 1e-5 * rtol times the root mean square of the entry's row or column,
         whichever is smaller.
     seed : int
         Of all random draws.

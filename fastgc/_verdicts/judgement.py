@@ -27,7 +27,9 @@ _WRONG_BEYOND = 10.0
 # 10 %, which still excludes the factors and signs of common mistakes.
 _RELATIVE_LIMITS = (1e-2, 0.1)
 _CHEAP = 1e-2  # the same for a single quotient: a less certain entry climbs a ladder
-_ATOL_SHARE = 1e-3  # the default atol in units of rtol times the tensor's scale
+# The default atol in units of rtol times the scale of the tensor: 1e-10 of the scale in float64, near the error of a
+# quotient. A larger share would hide wrong entries that are small beside others.
+_ATOL_SHARE = 1e-5
 SCALE_FLOOR = 1e-6  # a scale is at least this share of the largest: of all tensors, or of an output's entries
 _JUDGED_AT_ONCE = 1 << 13  # entries: a dozen temporary arrays of 64 kB stay in the cache
 
@@ -53,7 +55,7 @@ class Tolerances:
     """Allowed differences: ``atol + rtol * max(|analytic|, |numerical|)``; arrays of shape (tensors,)."""
 
     rtol: Floats
-    atol: Floats | None  # None, or nan for a tensor: 1e-3 * rtol * scale of the tensor
+    atol: Floats | None  # None, or nan for a tensor: 1e-5 * rtol * scale of the tensor
     accepted: Floats | None = None  # differences that the caller accepts at any uncertainty; None: atol, if given
 
     @property
