@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 FITTED = 3  # wrong entries, at least, for each fitted constant: one determines it, the others test it
 EXACT = 1e-6  # relative precision in which a factor is recognised, at best: 2 and 1.999998 come from different bugs
-# Times the machine epsilon and the numerical gradient: what is left where terms cancel that are larger than it. At most
-# 1e-6: below that, float32 cannot be told from a scale.
+# What is left of terms that cancel, relative to the numerical gradient: 1e4 machine epsilons, as terms may be much larger
+# than it and many; at most 1e-6, a factor between units that gradients do have.
 _ROUNDOFF, _NEXT_TO_NOTHING = 1e4, 1e-6
 _RESOLVED = TELLING / 10  # slacks that a fitted term must contribute somewhere: less is no term
 
@@ -37,7 +37,7 @@ class Pattern:
     factor: float | None = None
     axis: int | None = None
     indices: tuple[tuple[int, ...], ...] = ()
-    deviation: float = 0.0  # the largest distance from the pattern, in units of tolerance and uncertainty
+    deviation: float = 0.0  # the largest residual of an entry, in units of its tolerance and uncertainty
 
 
 def explaining(
@@ -67,7 +67,7 @@ def nearly_zero(tensor: MeasuredTensor) -> Iterator[Pattern]:
     if not tensor.strong.any() or not tensor.gradient.any():
         return
     share = min(_ROUNDOFF * float(np.finfo(tensor.gradient.dtype).eps), _NEXT_TO_NOTHING)
-    if np.abs(tensor.gradient).max() <= share * np.abs(tensor.numerical[tensor.strong]).min():
+    if np.abs(tensor.gradient).max() <= share * np.median(np.abs(tensor.numerical[tensor.strong])):
         text = "consistent with a gradient that is detached or cancels: zero everywhere up to round-off"
         yield Pattern("zero", text, 0.0)
 
