@@ -144,7 +144,7 @@ class MeasuredTensor:
 
     def deviation(self, residual: Floats) -> float:
         """The largest residual of a measured entry, in units of its slack."""
-        return float(np.max(np.abs(residual) / self.slack))
+        return float(np.max(np.abs(residual) / self.slack, initial=0.0))
 
     def resolved(self, deviation: float) -> Floats:
         """The slacks that a pattern with this largest deviation would have needed, as far as that can be resolved."""

@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 FITTED = 3  # wrong entries, at least, for each fitted constant: one determines it, the others test it
 EXACT = 1e-6  # relative precision in which a factor is recognised, at best: 2 and 1.999998 come from different bugs
-# What is left of terms that cancel, relative to the numerical gradient: 1e4 machine epsilons, as the terms may be many and
-# larger than it; at most 1e-6, a factor between units that gradients do have.
+# What is left of terms that cancel, relative to the numerical gradient: 1e4 machine epsilons, as the terms may be many
+# and larger than it; at most 1e-6, a factor between units that gradients do have.
 _ROUNDOFF, _NEXT_TO_NOTHING = 1e4, 1e-6
 _RESOLVED = TELLING / 10  # slacks that a fitted term must contribute somewhere: less is no term
 
