@@ -24,9 +24,13 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 Indices = tuple[NDArray[np.int64], ...]
 
-FEWEST = 8  # wrong entries that establish a pattern of entries not measured, too: one more in nine may disobey it
+# Wrong entries that must obey a pattern, where others are not measured: eight of eight show, with 95 % confidence, that
+# at least 69 % of all do (0.69**8 = 0.05).
+FEWEST = 8
 TELLING = 100.0  # slacks above which a value distinguishes patterns: a factor of 1.01 from 1 needs as many
-WITHIN = 3.0  # slacks within which a pattern explains an entry: a pattern undone doubles an error, and fits add a third
+# Slacks within which a pattern explains an entry: one of its own, one of the entry that it is compared with, and one of
+# a fitted constant.
+WITHIN = 3.0
 _UNEXPLAINED = 0.01  # share of the squared errors that a pattern may leave: R**2 >= 0.99
 # Some 20 families of patterns are tried on a tensor. Each accepts an unstructured error once in 4096 times at most, all
 # together in 0.5 %; bench/diagnosis.py measures that.
@@ -144,7 +148,7 @@ class MeasuredTensor:
 
     def deviation(self, residual: Floats) -> float:
         """The largest residual of a measured entry, in units of its slack."""
-        return float(np.max(np.abs(residual) / self.slack))
+        return float(np.max(np.abs(residual) / self.slack, initial=0.0))
 
     def resolved(self, deviation: float) -> Floats:
         """The slacks that a pattern with this largest deviation would have needed, as far as that can be resolved."""
@@ -185,7 +189,7 @@ class MeasuredTensor:
         size, error = np.abs(self.numerical), np.abs(self.analytic - self.numerical)
         error = np.where(np.isfinite(error), error, size)
         relative = np.median(error[wrong] / np.fmax(size, np.abs(self.analytic))[wrong])
-        expected = np.minimum(float(relative) * size[right], np.sqrt(np.mean(error[wrong] ** 2)))
+        expected = np.minimum(float(relative) * size[right], np.median(error[wrong]))
         return information(expected, self.resolved(float(np.max(error[right] / self.slack[right])))[right])
 
     @cached_property

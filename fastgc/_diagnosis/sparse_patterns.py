@@ -19,7 +19,7 @@ _LISTED = 16  # wrong entries that are called few: as many as a reader looks at 
 _FEW = 0.1  # share of the measured entries that are called few where others were not measured: 3 of 32 samples
 _TESTED = 3  # entries of a line, at least, that make it wrong as a whole: of 32 samples few lines have more
 _FROM_THE_END = 5  # lengths from which on the first and last index are a minority, and one of them is worth a remark
-_BY_CHANCE = 4.0  # bits: wrong rows are just those that an index repeats once in 16 times by chance
+_BY_CHANCE = 4.0  # bits that it takes to say why rows are wrong, once it is known which: chance names them once in 16
 
 
 def sparse(tensor: MeasuredTensor) -> Iterator[Pattern]:
@@ -186,7 +186,8 @@ def overwritten(tensor: MeasuredTensor, repeated: Sequence[Repeats]) -> Iterator
             index = tensor.index[axis]
             wrong, right = (np.unique(index[where & tensor.telling]) for where in (tensor.wrong, tensor.right))
             used = right[np.isin(right, each.once)]
-            if each.several.max() >= tensor.shape[axis] or not used.size or not np.isin(wrong, each.several).all():
+            fits = max(each.several.max(), each.once.max(initial=0)) < tensor.shape[axis]
+            if not (fits and used.size and np.isin(wrong, each.several).all()):
                 continue
             several = int(np.isin(each.several, index).sum())
             lines = several + int(np.isin(each.once, index).sum())

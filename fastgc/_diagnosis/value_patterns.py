@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 FITTED = 3  # wrong entries, at least, for each fitted constant: one determines it, the others test it
 EXACT = 1e-6  # relative precision in which a factor is recognised, at best: 2 and 1.999998 come from different bugs
-# Times the machine epsilon and the numerical gradient: what is left where terms cancel that are larger than it. At most
-# 1e-6: below that, float32 cannot be told from a scale.
+# What is left of terms that cancel, relative to the numerical gradient: 1e4 machine epsilons, as the terms may be many
+# and larger than it; at most 1e-6, a factor between units that gradients do have.
 _ROUNDOFF, _NEXT_TO_NOTHING = 1e4, 1e-6
 _RESOLVED = TELLING / 10  # slacks that a fitted term must contribute somewhere: less is no term
 
@@ -37,7 +37,7 @@ class Pattern:
     factor: float | None = None
     axis: int | None = None
     indices: tuple[tuple[int, ...], ...] = ()
-    deviation: float = 0.0  # the largest distance from the pattern, in units of tolerance and uncertainty
+    deviation: float = 0.0  # the largest residual of an entry, in units of its tolerance and uncertainty
 
 
 def explaining(
@@ -67,7 +67,7 @@ def nearly_zero(tensor: MeasuredTensor) -> Iterator[Pattern]:
     if not tensor.strong.any() or not tensor.gradient.any():
         return
     share = min(_ROUNDOFF * float(np.finfo(tensor.gradient.dtype).eps), _NEXT_TO_NOTHING)
-    if np.abs(tensor.gradient).max() <= share * np.abs(tensor.numerical[tensor.strong]).min():
+    if np.abs(tensor.gradient).max() <= share * np.median(np.abs(tensor.numerical[tensor.strong])):
         text = "consistent with a gradient that is detached or cancels: zero everywhere up to round-off"
         yield Pattern("zero", text, 0.0)
 
@@ -176,9 +176,10 @@ def _weighted(tensor: MeasuredTensor, residual: Floats, text: str, factor: float
 def affine(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """``analytic = c * numerical + d``."""
     a, n = tensor.analytic, tensor.numerical
-    if np.count_nonzero(tensor.strong) < 2 * FITTED or not np.isfinite(a).all():
+    fitted = _fit(tensor, [n, np.ones(n.size)], a)
+    if fitted is None:
         return
-    c, d = fit(tensor, [n, np.ones(n.size)], a)
+    c, d = fitted
     residual, parts = (a - d) / c - n, np.abs([(c - 1) * n, np.full(n.size, d)])
     resolved = np.all((parts / tensor.slack).max(axis=1) > _RESOLVED)
     if resolved and tensor.explained(residual, 2 * FITTED, fitted=2):
@@ -186,8 +187,11 @@ def affine(tensor: MeasuredTensor) -> Iterator[Pattern]:
         yield Pattern("affine", text, c, deviation=tensor.deviation(residual))
 
 
-def fit(tensor: MeasuredTensor, columns: Sequence[Floats], values: Floats) -> list[float]:
-    """Coefficients of columns that add up to values, by least squares of units of slack."""
+def _fit(tensor: MeasuredTensor, columns: Sequence[Floats], values: Floats) -> list[float] | None:
+    """Coefficients of columns that add up to values, by least squares in units of slack; None if there are none."""
+    usable = all(np.isfinite(each).all() and each.any() for each in (*columns, values))
+    if not (usable and tensor.strong.any()):
+        return None
     basis = np.stack(columns, axis=1)
     peaks, peak = np.abs(basis).max(axis=0), float(np.abs(values).max())  # divided out: no square overflows
     weights = tensor.slack.min() / tensor.slack
@@ -265,10 +269,9 @@ def two_terms(tensor: MeasuredTensor) -> Iterator[Pattern]:
 def _with_terms(tensor: MeasuredTensor, names: tuple[str, ...]) -> Iterator[Pattern]:
     columns = [_column(tensor, name) for name in names]
     error = tensor.analytic - tensor.numerical
-    usable = all(np.isfinite(each).all() and each.any() for each in (*columns, error))
-    if not (usable and tensor.strong.any()):
+    coefficients = _fit(tensor, columns, error)
+    if coefficients is None:
         return
-    coefficients = fit(tensor, columns, error)
     parts = np.stack([c * column for c, column in zip(coefficients, columns, strict=True)])
     term, count = parts.sum(axis=0), len(names)
     resolved = np.all(np.abs(parts / tensor.slack).max(axis=1) > _RESOLVED)

@@ -194,6 +194,18 @@ def test_the_text_of_the_report_carries_it() -> None:
     assert any(re.fullmatch(said, line) for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("size", "samples", "wrong", "said"),
+    [(1, 32, 2, r"explains the one measured entry \(1 wrong\); largest deviation \de-\d\d of the tolerance"),
+     (60, 3, 2, r"explains all 32 measured entries \(32 wrong, 29 measured for the diagnosis\); largest .*"),
+     (60, "all", np.where(np.arange(60) == 7, 3, 1), r"explains all 60 measured entries \(1 wrong\)")],
+)  # fmt: skip
+def test_what_a_diagnosis_rests_on_is_said(size: int, samples: Any, wrong: Any, said: str) -> None:
+    right = slopes(size)
+    report = fastgc.check_gradients(lambda p: float(right @ np.sin(p)), wrong * right, np.zeros(size), samples=samples)
+    assert any(re.fullmatch(f"params: {said}", line) for line in str(report).splitlines())
+
+
 def test_what_explains_the_entries_as_well_is_said() -> None:
     """The slopes are twice the parameters: three times too large is also four parameters too much."""
     report = fastgc.check_gradients(lambda p: float(p @ p), lambda p: 6 * p, slopes(SIZE))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 import fastgc
+from fastgc import _words
+from fastgc._diagnosis.diagnosis import Clues, diagnose, diagnose_values
+from fastgc._diagnosis.measured_tensor import MeasuredTensor
+from fastgc._diagnosis.sparse_patterns import Repeats
 from tests.support.catalogue import alone, edited
 from tests.support.diagnosed import check, problems
 from tests.support.tensors import slopes
@@ -78,3 +83,36 @@ def test_a_shared_term_is_said() -> None:
         "b1, b2 are right, W1, W2 are wrong by the same term: analytic - numerical = -0.1 * parameter (weight decay "
         "missing, or too weak?): look at what W1, W2 share",
     )
+
+
+# --- numbers of all kinds ---
+
+ODD = np.array([0, 0, np.nan, np.inf, -np.inf, 1e-320, 1e308, -1e308, 1e-300, 1, 2, -1, 1e-17])
+
+
+def odd_tensor(rng: np.random.Generator) -> MeasuredTensor:
+    """A small tensor of any shape, with numbers of any size, zeros, and analytic values that are not finite."""
+    shape = tuple(rng.integers(1, 6, size=rng.integers(1, 4)).tolist())
+    size = math.prod(shape)
+    finite = ODD[np.isfinite(ODD)]
+    local = np.sort(rng.choice(size, rng.integers(1, size + 1), replace=False))
+    n, p = (np.where(rng.random(local.size) < 0.2, rng.choice(finite, local.size), rng.normal(size=local.size))
+            for _ in range(2))  # fmt: skip
+    a = np.where(rng.random(size) < 0.3, rng.choice(ODD, size), rng.normal(size=size) * 10.0 ** rng.choice([0, -300]))
+    unknown = rng.random(local.size) < rng.choice([0, 0.2, 1], p=[0.6, 0.3, 0.1])
+    slack = np.where(unknown, np.inf, 1e-5 * np.abs(n) + 1e-300)
+    n = np.where(unknown, 0, n)
+    wrong = ~(np.abs(a[local] - n) <= slack)
+    return MeasuredTensor(shape, a, local, n, slack, p, wrong, ~wrong, {3: "here"}, uncertainty=1e-4 * slack)
+
+
+def test_any_numbers_are_served() -> None:
+    rng = np.random.default_rng(0)
+    kinds = set(get_args(_words.Kind))
+    for _ in range(300):
+        with np.errstate(all="ignore"):
+            seen = odd_tensor(rng)
+            clues = Clues({"other": seen}, {"other": 2.0}, (), [Repeats("ids", np.array([0, 1]), np.array([2]))])
+            found = diagnose(seen, clues, extra=int(rng.integers(seen.local.size)))
+            values = diagnose_values(seen.alone(np.ones(seen.local.size, bool)))
+        assert all(each is None or each.kind in kinds for each in (found, values))

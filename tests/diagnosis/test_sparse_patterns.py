@@ -224,5 +224,8 @@ def test_other_rows_are_not(rows: list[int]) -> None:
 
 def test_numbers_beyond_the_axis_are_no_index_of_it() -> None:
     wrong = planted([1, 3, 5, 9], 0.6 * slopes(4, 10, seed=2))
-    beyond = Repeats("y", INDEX.once, np.array([1, 3, 5, 9, 12]))
-    assert kinds(sparse_patterns.overwritten, tensor(N, wrong), [beyond]) == []
+    for beyond in (
+        Repeats("y", INDEX.once, np.array([1, 3, 5, 9, 12])),
+        Repeats("y", np.array([0, 20]), INDEX.several),
+    ):
+        assert kinds(sparse_patterns.overwritten, tensor(N, wrong), [beyond]) == []

@@ -340,6 +340,12 @@ def test_affine_relations_are_found_at_any_scale(power: int) -> None:
         assert only(value_patterns.affine, seen) is not None
 
 
+def test_gradients_of_zero_have_no_affine_relation() -> None:
+    assert only(value_patterns.affine, tensor(0 * N, N)) is None
+    assert only(value_patterns.affine, tensor(N, 0 * N)) is None
+    assert only(value_patterns.affine, tensor(0 * N, 0 * N)) is None
+
+
 def test_what_resembles_an_affine_relation_is_none() -> None:
     for wrong in (2 * N, N + 0.3, 2 * N + 0.3 + 1e-3 * P, N**2, np.full(N.shape, 0.3), np.nan * N):
         assert only(value_patterns.affine, tensor(N, wrong)) is None

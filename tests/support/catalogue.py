@@ -70,6 +70,9 @@ NAMED_AS = {
 NAMED_IN = {
     ("conv2d-maxpool-xent/pool-to-all", "b1"): "factor",  # each window of four sends its gradient to all
     ("lasso-at-zero-sign/entry100%-b", "b"): "factor",  # of a tensor of one entry
+    # Of two classes, all gradients behind the last layer are multiples of one vector, whatever the samples.
+    ("transformer-xent/last-sample-dropped", "bo"): "factor",
+    ("transformer-xent/last-sample-dropped", "beta"): "factor",
     ("layernorm-gelu-xent/mean-term-missing", "b1"): "missing_term",  # sums to a constant, behind a layer normalisation
 }
 

@@ -96,8 +96,7 @@ def related(base: dict[str, Problem]) -> Iterator[Wrong]:
 def random_errors(count: int, seed: int = 0) -> Iterator[tuple[Problem, float]]:
     """Right gradients with independent errors in all entries, and their size: 3e-5 to 1 of the entry or of the largest.
 
-    The tensors have 2 to 40 entries; the lengths of the data are often those of a tensor. One gradient
-    in four is in float32.
+    The tensors have 2 to 40 entries, and one in four gradients is in float32. Data often have the lengths of a tensor.
     """
     rng = np.random.default_rng([seed, 77])
     for number in range(count):
