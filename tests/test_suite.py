@@ -33,16 +33,13 @@ def test_quick_tests_are_left_in_every_module(file: str) -> None:
 
 def test_of_the_parameter_sets_of_a_test_every_fourth_is_quick() -> None:
     marked: list[str] = []
-    items: list[Any] = [
-        SimpleNamespace(
-            path=TESTS / "test_x.py",
-            originalname="x",
-            name="",
-            add_marker=lambda mark, i=i: marked.append(f"{i} {mark}"),
-        )
-        for i in range(6)
-    ]
+
+    def item(file: str, name: str) -> Any:
+        def add_marker(mark: str) -> None:
+            marked.append(f"{name} {mark}")
+
+        return SimpleNamespace(path=TESTS / file, originalname=name, name=name, add_marker=add_marker)
+
     file, _, name = LINES[0].partition("::")
-    listed = SimpleNamespace(path=TESTS / file, name=name, add_marker=lambda mark: marked.append(f"{name} {mark}"))
-    pytest_collection_modifyitems([*items, listed])
-    assert marked == ["1 slow", "2 slow", "3 slow", "5 slow", f"{name} slow"]
+    pytest_collection_modifyitems([*[item("test_x.py", "test_x")] * 6, item(file, name)])
+    assert marked == ["test_x slow"] * 4 + [f"{name} slow"]
