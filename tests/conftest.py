@@ -1,11 +1,13 @@
-"""One thread of BLAS and OpenMP in each of the processes that share the tests, and Ctrl-C however they were started."""
+"""One thread of BLAS and OpenMP in each of the processes that share the tests, which tests are slow, and Ctrl-C."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,22 @@ from tests.support.clock import Clock
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+
+HERE = Path(__file__).parent
+SLOW = frozenset((HERE / "support" / "slow.txt").read_text(encoding="utf-8").split())
+QUICK = 4  # of the parameter sets of a test, one in so many is quick
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark as slow what `SLOW` names, and most parameter sets of every other test."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        test = f"{item.path.relative_to(HERE).as_posix()}::{getattr(item, 'originalname', item.name)}"
+        if test in SLOW or seen[test] % QUICK:
+            item.add_marker("slow")
+        seen[test] += 1
 
 
 @pytest.fixture

@@ -17,10 +17,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("fastgc", "tests", "bench", ".github", ".ci")
 LEFT_BY_RUNS = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "*.pyc", "*.json.tmp")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("distributions"),  # built once, in one process
-]
+pytestmark = pytest.mark.xdist_group("distributions")  # built once, in one process
 
 
 def built(kind: str, source: Path, folder: Path) -> Path:
@@ -67,7 +64,18 @@ def test_the_source_distribution_holds_all_that_its_tests_read(checkout: Path, u
 
 
 def test_its_tests_are_collected_from_it(unpacked: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "--assert=plain",
+    ]
     environment = os.environ | {"PYTHONPATH": str(unpacked)}
     done = subprocess.run(command, cwd=unpacked, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

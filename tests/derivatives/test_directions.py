@@ -112,9 +112,9 @@ def test_the_interval_of_the_error_holds_it_as_often_as_it_says() -> None:
     error = 1e-3 * np.random.default_rng(1).standard_normal(400)
     relative = np.linalg.norm(error) / (2 * np.linalg.norm(gradients["w"]))
     wrong = with_error(gradients, "w", error)
-    probes = [probed(loss, wrong, params, probes=100, seed=seed).tensors["w"].probe for seed in range(40)]
+    probes = [probed(loss, wrong, params, probes=100, seed=seed).tensors["w"].probe for seed in range(20)]
     held = sum(probe.interval[0] < relative < probe.interval[1] for probe in probes)
-    assert held >= 34, "38 of 40 on average"
+    assert held >= 16, "19 of 20 on average"
 
 
 def test_the_interval_of_the_whole_error_holds_it_in_most_cases() -> None:
@@ -160,12 +160,14 @@ def test_two_wrong_entries_cancel_in_one_direction_of_two_and_in_k_directions_wi
     loss, gradients, params = sines(w=60)
     wrong = with_error(gradients, "w", 1e-3, [7, 31])
     runs = 120
-    for probes in (1, 2, 3):
-        missed = sum(
-            not probed(loss, wrong, params, probes=probes, seed=seed).tensors["w"].probe.seen for seed in range(runs)
-        )
-        expected = 2.0**-probes
-        assert abs(missed / runs - expected) < 5 * (expected * (1 - expected) / runs) ** 0.5, probes
+    seen = np.empty((runs, 3), bool)
+    for seed in range(runs):
+        probe = probed(loss, wrong, params, probes=3, seed=seed).tensors["w"].probe
+        seen[seed] = np.abs(probe.residuals) > probe.uncertainties
+        assert probe.seen == seen[seed].any()
+    for probes in (1, 2, 3):  # the first of them are those that fewer probes draw
+        missed, expected = np.mean(~seen[:, :probes].any(axis=1)), 2.0**-probes
+        assert abs(missed - expected) < 5 * (expected * (1 - expected) / runs) ** 0.5, probes
 
 
 def test_an_error_spread_over_many_entries_is_missed_no_more_often_than_stated() -> None:
