@@ -145,14 +145,14 @@ def random_signs(seed: int, numbers: range, name: str, size: int) -> NDArray[np.
 def directions(loss: LossAtPoint, tensors: Sequence[int], seed: int, numbers: range) -> list[list[Ray]]:
     """A direction for each number: random signs in the entries of the tensors, times the tensor's scale.
 
-    All entries are displaced but those that `LossAtPoint.held` keeps inside their bounds.
+    All entries are displaced but those of `LossAtPoint.unmoved`.
     """
     names, sizes, scales = loss.layout.names, loss.layout.sizes, loss.tensor_scales
     signs = [random_signs(seed, numbers, names[t], sizes[t]) for t in tensors]
     for t, rows in zip(tensors, signs, strict=True):
-        held = loss.held(t)
-        if held is not None:
-            rows[:, held] = 0
+        unmoved = loss.unmoved(t)
+        if unmoved is not None:
+            rows[:, unmoved] = 0
     return [
         [Ray(t, 0, rows[i], float(scales[t])) for t, rows in zip(tensors, signs, strict=True)]
         for i in range(len(numbers))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fastgc._derivatives.estimates import Estimates, LossAtPoint
-from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
+from fastgc._derivatives.ladder import UNKNOWN, Derivative, Ladder, derivative_from
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.streams import stream
@@ -25,9 +25,22 @@ def displacement(loss: LossAtPoint, side: float) -> list[Ray]:
     """A direction with a random sign in each entry of all tensors, or its opposite (``side`` -1)."""
     rays = []
     for t, (name, size) in enumerate(zip(loss.layout.names, loss.layout.sizes, strict=True)):
-        signs = 2 * stream(0, "displaced point", name).integers(0, 2, size, np.int8) - 1
-        rays.append(Ray(t, 0, signs.astype(np.int8), side * float(loss.tensor_scales[t])))
+        signs = side * stream(0, "displaced point", name).choice([-1.0, 1.0], size)
+        rays.append(Ray(t, 0, _admitted(loss, t, signs).astype(np.int8), float(loss.tensor_scales[t])))
     return rays
+
+
+def _admitted(loss: LossAtPoint, tensor: int, signs: Floats) -> Floats:
+    """The signs, turned where they lead out of bounds (0 where both ways do), and the same for mirrored entries."""
+    positions = np.arange(loss.layout.starts[tensor], loss.layout.starts[tensor + 1])
+    if loss.symmetric is not None:
+        mirrored = loss.symmetric.mirrored(positions)
+        signs = signs[np.minimum(positions, mirrored) - positions[:1]] if signs.size else signs
+    if loss.bounds is None:
+        return signs
+    x, length = loss.evaluator.entries(positions), DISTANCE * loss.tensor_scales[tensor]
+    ways = [loss.bounds.contain(positions, x + way * length * signs) for way in (1, -1)]
+    return np.where(ways[0], signs, np.where(ways[1], -signs, 0.0))
 
 
 def displaced_leaves(leaves: Sequence[Array], rays: Sequence[Ray]) -> list[Array]:
@@ -48,6 +61,8 @@ def _slope(loss: LossAtPoint, base: float, position: int, rays: Sequence[Ray]) -
     where = np.array([position])
     tensor = int(loss.layout.tensor_of(where)[0])
     ray, local = rays[tensor], position - int(loss.layout.starts[tensor])
+    if not ray.signs[local]:  # its bounds are too near
+        return UNKNOWN
     x, length = float(loss.evaluator.entries(where)[0]), DISTANCE * ray.scale * float(ray.signs[local])
     offsets = np.concatenate([[0.0], -_FRACTIONS, _FRACTIONS]) * abs(length)
     places = loss.evaluator.rounded(where, (x + length + offsets)[None, :])[0]

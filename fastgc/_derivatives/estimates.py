@@ -15,11 +15,12 @@ from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Tick, silent
-from fastgc._parameters.arrays import Array, Floats, Positions, median, spread
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import tensor_scales
 from fastgc._parameters.streams import stream
+from fastgc._parameters.symmetric import Symmetric
 
 # Several losses with the entries at some positions set to each row together, shape (rows, losses).
 Losses = Callable[[Positions, Array], Array]
@@ -60,13 +61,20 @@ class LossAtPoint:
     eps: Floats  # shape (tensors,): resolution of the dtype in which entries are displaced
     local_variation: float = 0.0  # change of the loss at a distance from the point, per scale and entry
     bounds: Bounds | None = None  # outside which the loss is not evaluated
+    symmetric: Symmetric | None = None  # tensors whose mirrored entries are displaced together
 
     def scales(self, positions: Positions) -> Floats:
         """The unit of an entry's steps: its magnitude or its tensor's, whichever is larger, in few bits."""
         sizes = np.abs(self.evaluator.entries(positions))
         return short(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
 
-    def held(self, tensor: int) -> NDArray[np.bool_] | None:
+    def unmoved(self, tensor: int) -> Flags | None:
+        """The entries that no direction moves by itself: held by bounds, or mirrored; None where all are moved."""
+        held = self.held(tensor)
+        repeated = None if self.symmetric is None else self.symmetric.repeated(tensor)
+        return held if repeated is None else repeated if held is None else held | repeated
+
+    def held(self, tensor: int) -> Flags | None:
         """The entries of a tensor that no direction displaces, too near a bound; None where nothing is bounded."""
         if self.bounds is None:
             return None

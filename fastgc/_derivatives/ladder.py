@@ -51,7 +51,7 @@ class Derivative:
 # not asked for there.
 TROUBLES = ("", "kink", "jump", "edge", "quantised", "not finite", "convention", "outside", "unasked")
 
-_UNKNOWN = Derivative(np.nan, np.inf, np.nan, np.nan, np.nan)
+UNKNOWN = Derivative(np.nan, np.inf, np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _one_sided(ladder: Ladder) -> Derivative:
         (right, ladder.forward, ladder.above) if right.size >= left.size else (left, ladder.backward, -ladder.below)
     )
     if keep.size < _FEWEST:
-        return replace(_UNKNOWN, trouble="not finite", better_steps="finer")
+        return replace(UNKNOWN, trouble="not finite", better_steps="finer")
     slopes, steps, noise = slopes[keep], steps[keep], 2 * ladder.noise[keep] / steps[keep]
     value, uncertainty, best, better_steps = extrapolate(slopes, noise, ladder.ratio)
     trouble = "jump" if _diverges(slopes, noise, ladder.ratio) else "edge"

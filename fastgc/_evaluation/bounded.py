@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from fastgc._evaluation.evaluator import UNDEFINED, Evaluator, Raised, Ray, Tick
+from fastgc._evaluation.evaluator import UNDEFINED, Evaluator, Ray, Tick
+from fastgc._evaluation.wrapped import WrappedEvaluator
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 
 
-class BoundedEvaluator:
+class BoundedEvaluator(WrappedEvaluator):
     """Another evaluator, asked for points inside the bounds only.
 
     Outside a single entry's bounds the loss counts as not defined: its value is nan, and the loss is called at the
@@ -21,30 +21,16 @@ class BoundedEvaluator:
     """
 
     def __init__(self, inner: Evaluator, bounds: Bounds, layout: ParameterLayout) -> None:
-        self._inner, self.bounds, self._layout = inner, bounds, layout
-        self.name = inner.name
-
-    @property
-    def raised(self) -> Raised:
-        """The exceptions of the loss at displaced points so far."""
-        return self._inner.raised
-
-    @property
-    def evaluations(self) -> int:
-        """The number of calls of the loss so far."""
-        return self._inner.evaluations
-
-    def value(self) -> Any:
-        """The loss at the point itself."""
-        return self._inner.value()
+        super().__init__(inner)
+        self.bounds, self._layout = bounds, layout
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         """As `Evaluator.values`; nan outside."""
         inside = self.bounds.contain(positions, displaced)
         if inside.all():
-            return self._inner.values(positions, displaced, tick)
+            return self.inner.values(positions, displaced, tick)
         here = self.entries(positions)[:, None]
-        values = np.array(self._inner.values(positions, np.where(inside, displaced, here), tick))
+        values = np.array(self.inner.values(positions, np.where(inside, displaced, here), tick))
         values[~inside] = UNDEFINED[values.dtype.type]
         return values
 
@@ -52,16 +38,16 @@ class BoundedEvaluator:
         """As `Evaluator.along`; entries that would leave their bounds in any row stay where they are in all."""
         inside = self.bounds.contain(positions, rows.T).all(axis=1)
         if inside.all():
-            return self._inner.along(positions, rows)
-        return self._inner.along(positions, np.where(inside, rows, self.entries(positions)))
+            return self.inner.along(positions, rows)
+        return self.inner.along(positions, np.where(inside, rows, self.entries(positions)))
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         """As `Evaluator.along_rays`; nan at distances at which an entry would leave its bounds."""
         allowed = np.array([[self._contains(rays, each) for each in distances] for rays in directions])
-        held = distances[allowed.all(axis=0)]
+        inside = distances[allowed.all(axis=0)]
         values = np.full((len(directions), distances.size), np.nan)
-        if held.size:
-            values[:, allowed.all(axis=0)] = self._inner.along_rays(directions, held).real
+        if inside.size:
+            values[:, allowed.all(axis=0)] = self.inner.along_rays(directions, inside).real
         return values
 
     def _contains(self, rays: Sequence[Ray], distance: float) -> bool:
@@ -73,15 +59,3 @@ class BoundedEvaluator:
             if not self.bounds.contain(positions, moved).all():
                 return False
         return True
-
-    def entries(self, positions: Positions) -> Array:
-        """The entries at ``positions``, as float64."""
-        return self._inner.entries(positions)
-
-    def rounded(self, positions: Positions, displaced: Array) -> Array:
-        """As `Evaluator.rounded`."""
-        return self._inner.rounded(positions, displaced)
-
-    def close(self) -> None:
-        """Close the other evaluator."""
-        self._inner.close()

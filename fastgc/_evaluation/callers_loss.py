@@ -12,10 +12,12 @@ from fastgc._evaluation.bounded import BoundedEvaluator
 from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
 from fastgc._evaluation.evaluator import Evaluator
 from fastgc._evaluation.python import PythonEvaluator
+from fastgc._evaluation.symmetric import SymmetricEvaluator
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import Point, callers_point, copied_point
+from fastgc._parameters.symmetric import Symmetric
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class CallersLoss:
     leaves : the caller's parameters, one array for each tensor of the layout
     is_complex : whether the stencil displaces along the imaginary axis
     bounds : outside which the loss is not evaluated, None for none
+    symmetric : tensors whose mirrored entries are displaced together, None for none
     precision, engine, threads, workers, vectorized, in_place : as in `fastgc.check_gradients`
     """
 
@@ -44,6 +47,7 @@ class CallersLoss:
     vectorized: bool = False
     in_place: bool = False
     bounds: Bounds | None = None
+    symmetric: Symmetric | None = None
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
@@ -62,16 +66,21 @@ class CallersLoss:
         evaluator, first = open_evaluator(
             self.function, point, execution, expected=expected, with_gradients=self.with_gradients
         )
-        return (evaluator if self.bounds is None else BoundedEvaluator(evaluator, self.bounds, self.layout)), first
+        return self._restricted(evaluator), first
 
     def open_complex(self, point: Point) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""
         copy = copied_point(self.layout, point.real().leaves, point.args, self.precision, complex_step=True)
         if self.vectorized:
             execution = Execution("python", vectorized=True)
-            return open_evaluator(self.function, copy, execution, expected=0, with_gradients=False)[0]
+            return self._restricted(open_evaluator(self.function, copy, execution, expected=0, with_gradients=False)[0])
         function = in_turn(self.function)
         call = (lambda params, *args: function(params, *args)[0]) if self.with_gradients else function
-        return PythonEvaluator(
-            call, copy.received_by(is_jitted(self.function)), copy.args, self.layout, copy.leaves, None
-        )
+        received = copy.received_by(is_jitted(self.function))
+        return self._restricted(PythonEvaluator(call, received, copy.args, self.layout, copy.leaves, None))
+
+    def _restricted(self, evaluator: Evaluator) -> Evaluator:
+        """An evaluator that stays inside the bounds and keeps symmetric tensors symmetric."""
+        if self.bounds is not None:
+            evaluator = BoundedEvaluator(evaluator, self.bounds, self.layout)
+        return evaluator if self.symmetric is None else SymmetricEvaluator(evaluator, self.symmetric)

@@ -16,6 +16,7 @@ from fastgc._parameters.bounds import parse_bounds
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.matching import refuse_nonfinite
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
+from fastgc._parameters.symmetric import parse_symmetric
 from fastgc._progress import Progress
 from fastgc._public import public
 from fastgc._reports.gradient import GradientReport
@@ -53,6 +54,7 @@ def check_gradients(
     vectorized: bool = False,
     points: int = 1,
     bounds: Any = None,
+    symmetric: str | Sequence[str] | None = None,
     in_place: bool = False,
     crosscheck: bool = True,
     time_budget: float | None = None,
@@ -115,6 +117,11 @@ def check_gradients(
         ``ub``, or the pairs, are of the flat vector of all entries; a pair of the dict holds numbers or arrays that
         broadcast to the tensor's shape; None or an infinity where there is no bound. Entries nearer to a bound than
         1/256 of their tensor's scale are not covered by directions: they are checked one by one, 64 of each tensor.
+    symmetric : str or sequence of str, optional
+        Names or patterns of tensors that are symmetric in their last two axes (a covariance, a metric): entries [i, j]
+        and [j, i] are displaced together, and their slope is compared with analytic[i, j] + analytic[j, i]. That is
+        right for the gradient by all entries, and for one that holds the pairs' derivatives in one triangle and zeros
+        in the other; a note says which it was taken for.
     in_place : bool
         Displace the caller's own arrays (restored to the bit), for a loss that reads them from elsewhere.
     crosscheck : bool
@@ -175,7 +182,8 @@ def check_gradients(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, engine=engine, threads=threads, workers=workers, vectorized=vectorized, points=points,
-        bounds=bounds, in_place=in_place, crosscheck=crosscheck, time_budget=time_budget, seed=seed, progress=progress,
+        bounds=bounds, symmetric=symmetric, in_place=in_place, crosscheck=crosscheck,
+        time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     return _check(loss, gradients, params, args, options, previous)
 
@@ -200,6 +208,7 @@ def assert_gradients(
     vectorized: bool = False,
     points: int = 1,
     bounds: Any = None,
+    symmetric: str | Sequence[str] | None = None,
     in_place: bool = False,
     crosscheck: bool = True,
     time_budget: float | None = None,
@@ -214,7 +223,7 @@ def assert_gradients(
     ----------
     loss, gradients, params, args, tensors, samples, probes, stencil, step, rtol, atol, precision, engine, threads
         As in `check_gradients`.
-    workers, vectorized, points, bounds, in_place, crosscheck, time_budget, seed, progress, previous
+    workers, vectorized, points, bounds, symmetric, in_place, crosscheck, time_budget, seed, progress, previous
         As in `check_gradients`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -234,7 +243,8 @@ def assert_gradients(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, engine=engine, threads=threads, workers=workers, vectorized=vectorized, points=points,
-        bounds=bounds, in_place=in_place, crosscheck=crosscheck, time_budget=time_budget, seed=seed, progress=progress,
+        bounds=bounds, symmetric=symmetric, in_place=in_place, crosscheck=crosscheck,
+        time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     report = _check(loss, gradients, params, args, options, previous)
     if not (report.passed or (allow_undecided and report.verdict == UNDECIDED)):
@@ -256,6 +266,7 @@ def _check(
         is_complex=stencil_named(options.stencil).is_complex, precision=options.precision, engine=options.engine,
         threads=options.threads, workers=options.workers, vectorized=options.vectorized, in_place=options.in_place,
         bounds=None if options.bounds is None else parse_bounds(options.bounds, layout, leaves),
+        symmetric=parse_symmetric(options.symmetric, layout, leaves),
     )  # fmt: skip
     earlier = None if previous is None else EarlierParameters(loss, earlier_leaves(layout, previous))
     selection = options.selected(layout)

@@ -85,7 +85,8 @@ class PointCheck:
             loss = open_loss(self.evaluator, layout, self.leaves, self.selection.tensors, self.base, self.options.seed)
         except OutOfTime:
             loss = unmeasured_loss(self.evaluator, layout, self.leaves, self.base)
-        loss = replace(loss, bounds=None if self.loss is None else self.loss.bounds)
+        if self.loss is not None:
+            loss = replace(loss, bounds=self.loss.bounds, symmetric=self.loss.symmetric)
         sizes = np.array([root_mean_square(each) for each in self.gradients])
         formula = stencil_named(self.options.stencil)
         tolerances = self.options.tolerances(layout.names, [gradient.dtype for gradient in self.gradients])
@@ -187,7 +188,8 @@ def _with_held(plan: SamplePlan, gradient: GradientAtPoint, tensors: Sequence[in
         if held is not None and held.any():
             local = np.flatnonzero(held)
             plan = plan.extended(t, local[spread(local.size, _HELD)])
-    return plan
+    symmetric = gradient.loss.symmetric
+    return plan if symmetric is None else plan.restricted(symmetric.chosen)
 
 
 def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress) -> _Measured:
@@ -200,6 +202,8 @@ def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measu
         if known is None or not certain or resolves(gradient, t, coverage):
             continue
         more = further_entries(layout.names[t], layout.sizes[t], known, _FURTHER, check.options.seed)
+        if gradient.loss.symmetric is not None:
+            more = np.setdiff1d(gradient.loss.symmetric.chosen(t, more), known)
         estimates, judgement = check_in_time(gradient, layout.starts[t] + more, check.deadline, bar)
         reached = estimates.positions - layout.starts[t]
         estimates, judgement = merged([(found.estimates, found.judgement), (estimates, judgement)])

@@ -46,6 +46,7 @@ class CheckOptions:
     vectorized: bool = False
     points: int = 1
     bounds: Any = None
+    symmetric: str | Sequence[str] | None = None
     in_place: bool = False
     crosscheck: bool = True
     time_budget: float | None = None

@@ -66,7 +66,8 @@ class PointChecker:
     def _check_at(self, number: int, reach: float, deadline: float) -> tuple[PointResult | None, Exception | None]:
         """The result at a point; or what was raised at a random one, where loss or gradient is not defined."""
         loss = self.loss
-        moving = leaves_at(loss.leaves, self.options.seed, number, reach, in_place=loss.in_place, bounds=loss.bounds)
+        moving = leaves_at(loss.leaves, self.options.seed, number, reach, in_place=loss.in_place, bounds=loss.bounds,
+                           symmetric=loss.symmetric)  # fmt: skip
         with loss.at(moving) as point, contextlib.ExitStack() as opened:
             before = point.checksums
             try:
@@ -86,10 +87,10 @@ class PointChecker:
     def _point_check(
         self, point: Point, number: int, deadline: float, evaluator: Evaluator, first: FirstCall, gradients: list[Array]
     ) -> PointCheck:
-        base = float(np.real(first.value))
+        base, notes = float(np.real(first.value)), [*first.notes, *self._conventions(gradients)]
         return PointCheck(
-            self.options, self.selection, evaluator, point.leaves, gradients, base, first.notes, number, deadline,
-            self.loss, point, self.previous, self._displaced(point),
+            self.options, self.selection, evaluator, point.leaves, self._folded(gradients), base, notes, number,
+            deadline, self.loss, point, self.previous, self._displaced(point),
         )  # fmt: skip
 
     def _displaced(self, point: Point) -> GradientsAlong | None:
@@ -100,7 +101,7 @@ class PointChecker:
         def along(rays: Sequence[Ray]) -> Sequence[Array]:
             values = displaced_leaves(point.real().leaves, rays)
             with self.loss.at(replaced(self.loss.leaves, values, in_place=self.loss.in_place)) as there:
-                return self._analytic(there)
+                return self._folded(self._analytic(there))
 
         return along
 
@@ -120,7 +121,7 @@ class PointChecker:
         return expected_evaluations(self.selection, self.options)
 
     def _analytic(self, point: Point) -> list[Array]:
-        """The analytic gradient at the point, one flat array for each tensor, safe from being overwritten."""
+        """The analytic gradient as the caller has it, one flat array for each tensor, safe from being overwritten."""
         if not (callable(self.gradients) or self.gradients is True):
             return match_gradients(self.loss.layout, self.gradients, copy=False)
         function: Callable[..., Any] = self.loss.function if self.gradients is True else self.gradients
@@ -131,6 +132,15 @@ class PointChecker:
         refuse_changed(point, before, "gradients" if function is self.gradients else "loss")
         found = result[1] if self.gradients is True else result
         return match_gradients(self.loss.layout, found, by_position=is_jitted(function), copy=True)
+
+    def _folded(self, gradients: list[Array]) -> list[Array]:
+        """The gradients with both entries of a symmetric pair added up."""
+        return gradients if self.loss.symmetric is None else self.loss.symmetric.folded(gradients)
+
+    def _conventions(self, gradients: Sequence[Array]) -> list[str]:
+        """How the gradients of symmetric tensors are read."""
+        symmetric = self.loss.symmetric
+        return [] if symmetric is None else [symmetric.convention(t, gradients[t]) for t in symmetric.tensors]
 
 
 def _rounded(seconds: float) -> str:

@@ -17,6 +17,7 @@ from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import Branch, ParameterLayout, named_leaves
 from fastgc._parameters.record import Storage, store
 from fastgc._parameters.streams import stream
+from fastgc._parameters.symmetric import Symmetric
 
 # In place, a copy of the caller's arrays is kept up to this size (64 MiB), so that a loss that changes them does no
 # harm. Above it, a copy could double the memory of the process, and a change is only reported.
@@ -121,6 +122,7 @@ def leaves_at(
     *,
     in_place: bool,
     bounds: Bounds | None = None,
+    symmetric: Symmetric | None = None,
 ) -> Iterator[Sequence[Array]]:
     """The leaves at point ``number``: unchanged for 0, else every entry plus ``reach * scale * normal random number``.
 
@@ -130,7 +132,7 @@ def leaves_at(
     if number == 0 and in_place and sum(leaf.nbytes for leaf in leaves) > _KEPT_BYTES:
         yield leaves
         return
-    values = leaves if number == 0 else _displaced(leaves, seed, number, reach, bounds)
+    values = leaves if number == 0 else _displaced(leaves, seed, number, reach, bounds, symmetric)
     with replaced(leaves, values, in_place=in_place) as places:
         yield places
 
@@ -152,14 +154,17 @@ def replaced(leaves: Sequence[Array], values: Sequence[Array], *, in_place: bool
         _overwrite(leaves, originals)  # again: an interrupt may have fallen into the first time
 
 
-def _displaced(leaves: Sequence[Array], seed: int, number: int, reach: float, bounds: Bounds | None) -> list[Array]:
+def _displaced(
+    leaves: Sequence[Array], seed: int, number: int, reach: float, bounds: Bounds | None, symmetric: Symmetric | None
+) -> list[Array]:
     generator = stream(seed, "random point", number)
     scales = tensor_scales(leaves)
     moved = [
         np.asarray(leaf + reach * scale * generator.standard_normal(leaf.shape))
         for leaf, scale in zip(leaves, scales, strict=True)
     ]
-    return moved if bounds is None else bounds.inside(leaves, moved)
+    moved = moved if bounds is None else bounds.inside(leaves, moved)
+    return moved if symmetric is None else symmetric.symmetrised(moved)
 
 
 def _overwrite(leaves: Sequence[Array], values: Sequence[Array]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,11 @@ class SamplePlan:
         local[tensor] = more if known is None else np.union1d(known, more)
         counts[tensor] += drawn
         return SamplePlan(tuple(local), tuple(counts))
+
+    def restricted(self, chosen: Callable[[int, Positions], Positions]) -> SamplePlan:
+        """The plan with each tensor's entries replaced by what ``chosen(tensor, local)`` makes of them."""
+        local = (None if each is None else chosen(t, each) for t, each in enumerate(self.local))
+        return SamplePlan(tuple(local), self.drawn)
 
     def positions(self, layout: ParameterLayout) -> Positions:
         """Positions of all chosen entries in the flat vector, tensor by tensor."""
@@ -261,16 +266,17 @@ def _positions(value: Any, shape: tuple[int, ...], name: str) -> Positions:
     return np.unique(index if index.ndim == 1 else np.ravel_multi_index(tuple(index.T), shape)).astype(np.int64)
 
 
-def selected(patterns: str | Sequence[str] | None, names: Sequence[str]) -> set[str]:
+def selected(patterns: str | Sequence[str] | None, names: Sequence[str], argument: str = "tensors") -> set[str]:
     """The names that ``tensors`` selects; a ValueError for a pattern that selects none."""
     if patterns is None:
         return set(names)
     if not isinstance(patterns, Sequence):
-        raise TypeError(f"tensors is {patterns!r}; it must be a name, a pattern, or a list of names and patterns")
+        raise TypeError(f"{argument} is {patterns!r}; it must be a name, a pattern, or a list of names and patterns")
     each = [patterns] if isinstance(patterns, str) else list(patterns)
     if not each:
-        raise ValueError(f"tensors is {patterns!r}, which selects nothing; None selects all")
-    return {name for pattern in each for name in matching_names(pattern, names, "tensors")}
+        meaning = "; None selects all" if argument == "tensors" else ""
+        raise ValueError(f"{argument} is {patterns!r}, which selects nothing{meaning}")
+    return {name for pattern in each for name in matching_names(pattern, names, argument)}
 
 
 def sample_counts(samples: Samples, names: Sequence[str], tensors: int, probes: int) -> dict[str, int]:
