@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.ladder import TROUBLES, Derivative, Ladder, derivative_from
 from fastgc._derivatives.noise import Noise, measure_noises
+from fastgc._derivatives.plateaus import contradicted, jump, with_jumps
 from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
@@ -385,7 +386,23 @@ def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int)
         extended = _off_stairs(loss, positions[where], [ladders[i].extended(extra) for i, extra in extras])
         for i, ladder in zip(where, extended, strict=True):
             ladders[i], slopes[i] = ladder, derivative_from(ladder)
-    return slopes
+    return [_off_plateaus(loss, *each) for each in zip(positions.tolist(), ladders, slopes, strict=True)]
+
+
+def _off_plateaus(loss: LossAtPoint, position: int, ladder: Ladder, slope: Derivative) -> Derivative:
+    """The slope; that of larger steps where the loss jumps at the ends of the short stretch that the slope is of."""
+    ends = contradicted(ladder, slope)
+    if ends is None:
+        return slope
+    where = np.array([position])
+    x = loss.evaluator.entries(where)[0]
+
+    def at(displacement: float) -> float:
+        displaced = loss.evaluator.rounded(where, np.array([[x + displacement]]))
+        return float(loss.evaluator.values(where, displaced, silent).real[0, 0])
+
+    height = jump(at, ladder, slope, *ends)
+    return derivative_from(with_jumps(ladder, height)) if height else slope
 
 
 def _off_stairs(loss: LossAtPoint, positions: Positions, ladders: list[Ladder]) -> list[Ladder]:

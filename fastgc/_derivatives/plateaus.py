@@ -1,0 +1,85 @@
+"""Short smooth stretches of a loss that jumps: slopes that belong to a solver's iterations and not to its solution.
+
+The root that 24 halvings of [0, a] give is a times a fraction: smooth in a as long as the fraction stays the same, with
+the slope of that fraction, and with a jump of a * 2**-24 where it changes. Steps inside such a stretch agree on its
+slope, larger steps on both sides agree on the solution's. A kink near the point looks alike, but beyond a kink the
+function departs little by little and not by a jump; and of one kink, or one jump, the other side knows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from fastgc._derivatives.ladder import Derivative, Ladder
+from fastgc._parameters.arrays import Floats
+
+_INSIDE = 10.0  # uncertainties from the slope up to which a quotient belongs to the stretch: as for a failure
+# Times the deviation inside, by which the first step outside deviates: between neighbouring steps that of a smooth
+# function grows by 16.
+_ABRUPT = 256.0
+_AGREEING = 3  # larger steps that agree: two may do so by chance
+_SPREAD, _GAP = 0.1, 0.5  # of their distance from the slope: how far apart they are, and their one-sided slopes
+_HALVINGS = 20  # towards the place where the function leaves the stretch: it is then known to a millionth
+_DEPARTED = 1 / 64  # of the departure at the first step outside: less may be the curvature of the stretch
+_AT_ONCE = 0.5  # of the departure beyond that place: a jump is there at once, a kink adds a few thousandths
+_LOOKED_AT = 16  # places between the ends: many jumps show in nearly all third differences, where curvature vanishes
+_OF_ONE_KINK = 3  # of the 13 third differences that may show nothing: two kinks show in 6
+
+# The loss with the entry displaced by so much.
+At = Callable[[float], float]
+
+
+def contradicted(ladder: Ladder, slope: Derivative) -> tuple[float, float] | None:
+    """Displacements inside and outside of a stretch whose slope larger steps of both sides contradict, or None."""
+    if slope.trouble:
+        return None
+    off, noise = np.abs(ladder.central - slope.value), slope.uncertainty + ladder.scatter
+    outside = np.flatnonzero(~(off <= _INSIDE * noise))
+    if not outside.size or outside[-1] == off.size - 1:
+        return None
+    last = int(outside[-1])
+    if not off[last] > _ABRUPT * max(off[last + 1], noise[last + 1]) or not _agree(ladder, off, last + 1):
+        return None
+    sides = [(ladder.forward, ladder.above), (ladder.backward, ladder.below)]
+    steps = max(sides, key=lambda side: abs(side[0][last] - slope.value))[1]
+    return float(steps[last + 1]), float(steps[last])
+
+
+def _agree(ladder: Ladder, off: Floats, count: int) -> bool:
+    """Whether some neighbours among the largest steps agree on another slope, on both sides."""
+    for first in range(count - _AGREEING + 1):
+        some = slice(first, first + _AGREEING)
+        apart = off[some].min()
+        if np.ptp(ladder.central[some]) <= _SPREAD * apart and np.abs(ladder.gaps[some]).max() <= _GAP * apart:
+            return True
+    return False
+
+
+def jump(at: At, ladder: Ladder, slope: Derivative, inside: float, outside: float) -> float:
+    """The height of the jump, or of many, by which the function leaves the stretch; 0 where it leaves it gradually."""
+
+    def departure(displacement: float) -> float:
+        return at(displacement) - ladder.base - slope.value * displacement
+
+    near, far = inside, outside
+    whole, before, left = abs(departure(far)), 0.0, departure(far)
+    for _ in range(_HALVINGS):
+        middle = (near + far) / 2
+        found = departure(middle)
+        if abs(found) > _DEPARTED * whole:
+            far, left = middle, found
+        else:
+            near, before = middle, found
+    if abs(left - before) > _AT_ONCE * abs(left):
+        return abs(left)
+    rough = np.abs(np.diff([departure(each) for each in np.linspace(inside, outside, _LOOKED_AT)], 3))
+    many = np.count_nonzero(rough > 8 * _INSIDE * ladder.noise.max()) >= rough.size - _OF_ONE_KINK
+    return float(rough.max()) if many else 0.0
+
+
+def with_jumps(ladder: Ladder, height: float) -> Ladder:
+    """The ladder of a function that jumps by so much: any value may be off by that."""
+    return replace(ladder, noise=np.fmax(ladder.noise, height))
