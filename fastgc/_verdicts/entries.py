@@ -41,6 +41,7 @@ PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look
 _QUOTIENTS_AT_ONCE = 1 << 15  # entries: their displaced points and values, 1 MB, stay in the cache
 _MEDIAN_OF = 4096  # entries of a tensor whose median stands for that of all: known to 2 % of their ranks
 _FEWEST_REMARKED = 3  # entries: one or two agree to the last bit by chance
+_SLIGHT, _ALIKE = 1e-3, 10.0  # relative differences that tolerances of solvers explain (SciPy's are 1e-3 at most)
 _AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
 _ANALYTIC_ROUNDING = 4.0  # eps of the terms of an analytic value: a product of three numbers and its place in a sum
 _ROUND_OFF = 100  # eps of the loss: a sum of 10,000 terms or so has no more round-off; more is noise
@@ -290,6 +291,7 @@ def remarks(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -
         yield "the analytic gradient is zero everywhere"
     elif still := _still_tensors(gradient, estimates):
         yield f"the slope vanishes in {listed(still)}: a wrong factor would not show there; check at another point"
+    yield from _slightly_off(gradient, estimates)
     if _agrees_to_the_last_bit(gradient, estimates, analytic):
         yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"
 
@@ -300,6 +302,20 @@ def _still_tensors(gradient: GradientAtPoint, estimates: Estimates) -> list[str]
         return []
     layout, zero = gradient.loss.layout, np.abs(estimates.numerical) <= estimates.uncertainty
     return [layout.names[t] for t, part in layout.parts(estimates.positions) if zero[part].all()]
+
+
+def _slightly_off(gradient: GradientAtPoint, estimates: Estimates) -> Iterator[str]:
+    """Tensors most of whose entries fail by little, and by about the same share: as behind a solver's tolerance."""
+    judged = gradient.verdicts(estimates, gradient.scales(estimates))
+    for t, part in gradient.loss.layout.parts(estimates.positions) if judged.failed.any() else ():
+        failed = judged.part(part).part(judged.failed[part])
+        share = failed.distance / np.maximum(np.abs(failed.analytic), np.abs(failed.numerical))
+        several = share.size >= max(_FEWEST_REMARKED, judged.failed[part].size / 2)
+        if several and share.max() <= min(_SLIGHT, _ALIKE * share.min()):
+            yield (
+                f"{gradient.loss.layout.names[t]} differs by {median(share):.0e} of its values; "
+                "if the loss solves something iteratively, tighten its tolerance or set rtol"
+            )
 
 
 def _agrees_to_the_last_bit(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import fastgc
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.stencil import stencil_named
+from fastgc._parameters.arrays import Floats
 from fastgc._verdicts.entries import GradientAtPoint, confirm
 from fastgc._verdicts.judgement import Tolerances
 from tests.support.probing import network, sines, with_error
@@ -253,3 +254,36 @@ def test_an_ordinary_check_has_no_remarks() -> None:
 def test_where_nothing_was_sampled_nothing_is_remarked() -> None:
     report = fastgc.check_gradients(*sines(w=60), samples=0)
     assert report.notes == ()
+
+
+# --- losses that solve something ---
+
+
+def relaxed(a: Floats, count: int) -> Floats:
+    """Square roots by so many steps of a slow iteration: its error, and that of its slope, is a share of the value."""
+    y = np.ones_like(a)
+    for _ in range(count):
+        y = y - 0.3 * (y**2 - a)
+    return y
+
+
+NEAR_ONE = np.linspace(0.97, 1.03, 8)
+
+
+@pytest.mark.parametrize("count", [9, 10, 12])
+def test_a_difference_that_a_solver_explains_is_called_that(count: int) -> None:
+    report = fastgc.check_gradients(lambda a: float(relaxed(a, count).sum()), lambda a: 0.5 / np.sqrt(a), NEAR_ONE)
+    assert report.verdict == "fail"
+    (note,) = [note for note in report.notes if "iteratively" in note]
+    assert note.startswith("params differs by ") and note.endswith(
+        "if the loss solves something iteratively, tighten its tolerance or set rtol"
+    )
+    assert fastgc.check_gradients(
+        lambda a: float(relaxed(a, count).sum()), lambda a: 0.5 / np.sqrt(a), NEAR_ONE, rtol=2e-3
+    ).passed
+
+
+@pytest.mark.parametrize("wrong", [2.0, -1.0, 0.0, 1.01])
+def test_no_other_error_is_explained_by_a_solver(wrong: float) -> None:
+    report = fastgc.check_gradients(lambda a: float(np.sqrt(a).sum()), lambda a: wrong * 0.5 / np.sqrt(a), NEAR_ONE)
+    assert report.verdict == "fail" and not any("iteratively" in note for note in report.notes)
