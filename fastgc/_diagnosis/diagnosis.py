@@ -192,7 +192,7 @@ def _tiers(tensor: MeasuredTensor, clues: Clues) -> Iterator[list[Pattern]]:
     yield [*axis_patterns.wrong_axis(tensor)]
     yield [*value_patterns.same_factor(tensor, clues.factors)]
     yield [*sparse_patterns.overwritten(tensor, clues.repeats), *sparse_patterns.sparse(tensor)]
-    yield [*sparse_patterns.masked(tensor)]
+    yield [*sparse_patterns.masked(tensor), *sparse_patterns.partly(tensor)]
 
 
 def _simple(tensor: MeasuredTensor) -> Iterator[Pattern]:

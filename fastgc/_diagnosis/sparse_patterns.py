@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._diagnosis.measured_tensor import BITS, MeasuredTensor, Positions, long_axes
+from fastgc._diagnosis.measured_tensor import BITS, FEWEST, MeasuredTensor, Positions, long_axes
 from fastgc._diagnosis.value_patterns import Pattern, constant_factor
 from fastgc._parameters.point import arrays_in
 
@@ -53,11 +53,45 @@ def masked(tensor: MeasuredTensor) -> Iterator[Pattern]:
 
 
 def _masked_where(tensor: MeasuredTensor) -> str:
+    return next((f" (zero {text})" for text in _by_parameter(tensor)), "")
+
+
+def partly(tensor: MeasuredTensor) -> Iterator[Pattern]:
+    """Many entries are wrong by one factor, all at a place that is easy to name, and the rest is right."""
+    inside, enough = _inside(tensor), tensor.complete or np.count_nonzero(tensor.strong) >= FEWEST
+    choices = 2 + sum(2 * tensor.shape[axis] for axis in _wide(tensor))
+    if not (inside.factor and enough) or tensor.agreement < BITS + tensor.spent + math.log2(choices):
+        return
+    for text in _by_parameter(tensor):
+        yield Pattern("sparse", f"consistent with {inside.what} {text}, the rest is right", inside.factor)
+    for axis in _wide(tensor):
+        for text in _by_line(tensor, axis):
+            message = f"consistent with {inside.what} in {text} of axis {axis}, the rest is right"
+            yield Pattern("sparse", message, inside.factor, axis)
+
+
+def _by_parameter(tensor: MeasuredTensor) -> Iterator[str]:
     for sign, name in ((1, "positive"), (-1, "negative")):
-        here = sign * tensor.parameters > 0
-        if here[tensor.wrong & tensor.telling].all() and not here[tensor.right & tensor.telling].any():
-            return f" (zero where the parameter is {name})"
-    return ""
+        if _parted(tensor, sign * tensor.parameters > 0):
+            yield f"where the parameter is {name}"
+
+
+def _by_line(tensor: MeasuredTensor, axis: int) -> Iterator[str]:
+    """Every second line of an axis, or its first or last ones, as far as the measured entries tell."""
+    index, last = tensor.index[axis], tensor.shape[axis] - 1
+    for parity, name in enumerate(("even", "odd")):
+        if _parted(tensor, index % 2 == parity):
+            yield f"the {name} lines"
+    wrong = index[tensor.strong]
+    for low, high in ((0, int(wrong.max())), (int(wrong.min()), last)):
+        if (low, high) != (0, last) and _parted(tensor, (low <= index) & (index <= high)):
+            yield f"lines {low} to {high}"
+
+
+def _parted(tensor: MeasuredTensor, here: NDArray[np.bool_]) -> bool:
+    """Whether the wrong entries are here and the right ones elsewhere."""
+    wrong, right = tensor.wrong & tensor.telling, tensor.right & tensor.telling
+    return bool(here[wrong].all() and right.any() and not here[right].any())
 
 
 def _wide(tensor: MeasuredTensor) -> list[int]:

@@ -192,6 +192,37 @@ def test_what_resembles_a_mask_is_none() -> None:
     assert kinds(sparse_patterns.masked, tensor(np.where(keep, N, 0), np.where(keep, N, 0))) == []
 
 
+# --- many entries, at a place that has a name ---
+
+ROWS, COLUMNS = np.indices(N.shape)
+SIGNS = slopes(12, 10, seed=4)
+
+
+@pytest.mark.parametrize("known", [None, drawn(120, 60)], ids=["all", "some"])
+@pytest.mark.parametrize("factor", [-1, 2, 0.37])
+@pytest.mark.parametrize(
+    ("here", "text", "axis"),
+    [(SIGNS < 0, "where the parameter is negative", None), (SIGNS > 0, "where the parameter is positive", None),
+     (ROWS % 2 == 1, "in the odd lines of axis 0", 0), (COLUMNS % 2 == 0, "in the even lines of axis 1", 1),
+     (ROWS < 7, "in lines 0 to 6 of axis 0", 0), (COLUMNS > 3, "in lines 4 to 9 of axis 1", 1)],
+)  # fmt: skip
+def test_a_factor_in_part_of_a_tensor_is_found_with_its_place(
+    here: np.ndarray, text: str, axis: int | None, factor: float, known: Any
+) -> None:
+    (found,) = sparse_patterns.partly(tensor(N, np.where(here, factor * N, N), known, parameters=SIGNS))
+    assert (found.kind, found.axis, found.factor) == ("sparse", axis, pytest.approx(factor))
+    assert found.message.endswith(f" {text}, the rest is right")
+
+
+def test_a_factor_at_no_place_with_a_name_is_none() -> None:
+    somewhere = slopes(12, 10, seed=5) > 0
+    for here, value in ((somewhere, 2 * N), (ROWS < 7, N * np.linspace(2, 3, 10)), (ROWS >= 0, 2 * N),
+                        (ROWS % 3 == 0, 2 * N)):  # fmt: skip
+        assert kinds(sparse_patterns.partly, tensor(N, np.where(here, value, N), parameters=SIGNS)) == []
+    seen = tensor(N, np.where(ROWS < 7, 2, 1) * N, drawn(120, 12), parameters=SIGNS)  # fewer than eight are wrong
+    assert kinds(sparse_patterns.partly, seen.part(np.arange(12) > 4)) == []
+
+
 # --- repeated indices ---
 
 
