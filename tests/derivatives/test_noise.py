@@ -131,8 +131,10 @@ def test_the_uncertainty_of_entries_follows_the_noise(size: float) -> None:
     p = np.array([0.4, 1.1, -0.7])
     quiet = fastgc.check_gradients(lambda p: float(np.sum(np.sin(p))), np.cos, p)
     noisy = fastgc.check_gradients(lambda p: float(np.sum(np.sin(p)) + size * generator.normal()), np.cos, p)
-    for a, b in zip(quiet.tensors["params"].entries, noisy.tensors["params"].entries, strict=True):
-        assert b.uncertainty > 1e3 * a.uncertainty
+    certain = {entry.index: entry.uncertainty for entry in quiet.tensors["params"].entries}
+    assert noisy.tensors["params"].entries
+    for b in noisy.tensors["params"].entries:  # a few of them: a repeated call shows the noise before
+        assert b.uncertainty > 1e3 * certain[b.index]
         assert abs(b.numerical - math.cos(p[b.index])) <= 10 * b.uncertainty
 
 
