@@ -3,7 +3,7 @@
 Constants are the module-level numbers of `FOLDERS` (also in tuples, dicts and arrays), found in the source. For each
 change a copy of the package is written with the changed line, and a process of its own runs it over
 
-- every third problem of the catalogues of the tests, right and wrong, every second of these with all entries
+- every fourth problem of the catalogues of the tests, right and wrong, every second of these with all entries
 - those of them with few parameters also as a Jacobian of one row
 - Jacobians given as matrices, sparse matrices and products, right and with one wrong entry
 
@@ -12,7 +12,7 @@ evaluations, and the kinds of bugs named. The last column says the most that a c
 evaluations, numbers, or nothing. A constant without any effect is one that these problems do not need.
 
 Target: the unchanged package has no missed bug and no false alarm; the exit status is 1 otherwise. A whole run takes
-some 15 s for each of 300 changes. Run ``python bench/thresholds.py [--only MODULE[:NAME]] [--every 3] [--jobs 1]
+some 15 s for each of 300 changes. Run ``python bench/thresholds.py [--only MODULE[:NAME]] [--every 4] [--jobs 1]
 [--json FILE]`` after ``pip install scikit-learn statsmodels``; one constant is ``--only _derivatives.ladder:_VISIBLE``.
 """
 
@@ -324,7 +324,7 @@ def compare(found: list[Constant], every: int, jobs: int) -> tuple[Tally, list[d
 def main() -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--only", metavar="MODULE[:NAME]", help="constants of a module or folder, or one of them")
-    options.add_argument("--every", type=int, default=3, help="of the catalogues, every so many-th problem (3)")
+    options.add_argument("--every", type=int, default=4, help="of the catalogues, every so many-th problem (4)")
     options.add_argument("--jobs", type=int, default=1, help="processes at a time (1)")
     options.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one run, in this process

@@ -20,16 +20,22 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 HERE = Path(__file__).parent
 SLOW = frozenset((HERE / "support" / "slow.txt").read_text(encoding="utf-8").split())
 QUICK = 4  # of the parameter sets of a test, one in so many is quick
+TRACED = 16  # parameter sets of a test whose coverage is measured; beyond, that of one in four
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark as slow what `SLOW` names, and most parameter sets of every other test."""
+    """Mark as slow what `SLOW` names, and most parameter sets of every test.
+
+    Tracing doubles the time of the catalogues, whose problems go the same ways: of many, few are traced.
+    """
     seen: Counter[str] = Counter()
     for item in items:
         test = f"{item.path.relative_to(HERE).as_posix()}::{getattr(item, 'originalname', item.name)}"
         if test in SLOW or seen[test] % QUICK:
             item.add_marker("slow")
+        if seen[test] >= TRACED and seen[test] % QUICK:
+            item.add_marker("no_cover")
         seen[test] += 1
 
 

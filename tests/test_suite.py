@@ -31,7 +31,7 @@ def test_quick_tests_are_left_in_every_module(file: str) -> None:
     assert {f"{file}::{name}" for name in functions(file)} - set(LINES)
 
 
-def test_of_the_parameter_sets_of_a_test_every_fourth_is_quick() -> None:
+def test_of_the_parameter_sets_of_a_test_every_fourth_is_quick_and_few_are_traced() -> None:
     marked: list[str] = []
 
     def item(file: str, name: str) -> Any:
@@ -41,5 +41,5 @@ def test_of_the_parameter_sets_of_a_test_every_fourth_is_quick() -> None:
         return SimpleNamespace(path=TESTS / file, originalname=name, name=name, add_marker=add_marker)
 
     file, _, name = LINES[0].partition("::")
-    pytest_collection_modifyitems([*[item("test_x.py", "test_x")] * 6, item(file, name)])
-    assert marked == ["test_x slow"] * 4 + [f"{name} slow"]
+    pytest_collection_modifyitems([*[item("test_x.py", "test_x")] * 20, item(file, name)])
+    assert marked == ["test_x slow"] * 12 + ["test_x slow", "test_x no_cover"] * 3 + [f"{name} slow"]
