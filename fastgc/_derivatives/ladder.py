@@ -180,12 +180,11 @@ def _steepest(ladder: Ladder) -> Derivative:
 
 
 def _staircase(ladder: Ladder) -> Derivative:
-    """What a staircase shows: across the largest step, the loss that was rounded to it climbs one stair more at most."""
-    stair = float(np.diff(np.unique([*ladder.minus, *ladder.plus, ladder.base])).max())
-    largest = int(np.argmax(ladder.above))
-    width = float(ladder.above[largest] - ladder.below[largest])
-    steepest = float(abs(ladder.central[largest])) + stair / width
-    return Derivative(0.0, max(steepest, _TINY), 0.0, 0.0, float(ladder.above[largest]), "quantised")
+    """What a staircase shows: across each step, the loss that was rounded to it climbs at most one stair more."""
+    stair = np.diff(np.unique([*ladder.minus, *ladder.plus, ladder.base])).max()
+    bounds = np.abs(ladder.central) + stair / (ladder.above - ladder.below)
+    best = int(np.argmin(bounds))
+    return Derivative(0.0, max(float(bounds[best]), _TINY), 0.0, 0.0, float(ladder.above[best]), "quantised")
 
 
 def _within_the_kinks(ladder: Ladder) -> Ladder:
