@@ -141,7 +141,7 @@ def derivative_from(ladder: Ladder) -> Derivative:
         return _steepest(ladder) if both.size == ladder.above.size else _one_sided(ladder)
     whole = ladder if both.size == ladder.above.size else ladder.part(both)
     if _is_quantised(whole):
-        return _steepest(whole)
+        return _staircase(whole)
     inner = _within_the_kinks(whole)
     if inner.above.size < _FEWEST:
         return replace(_unsure_of_kinks(_smooth(whole), whole), better_steps="finer")
@@ -174,9 +174,17 @@ def _is_quantised(ladder: Ladder) -> bool:
 
 
 def _steepest(ladder: Ladder) -> Derivative:
-    """What a staircase, or too short a ladder, shows: the slope is at most the steepest of its quotients."""
+    """What too short a ladder shows: the slope is at most the steepest of its quotients."""
     slopes = np.concatenate([ladder.forward, ladder.backward, ladder.central])
     return Derivative(0.0, max(float(np.abs(slopes).max()), _TINY), 0.0, 0.0, float(ladder.above[-1]), "quantised")
+
+
+def _staircase(ladder: Ladder) -> Derivative:
+    """What a staircase shows: across each step, the loss that was rounded to it climbs at most one stair more."""
+    stair = np.diff(np.unique([*ladder.minus, *ladder.plus, ladder.base])).max()
+    bounds = np.abs(ladder.central) + stair / (ladder.above - ladder.below)
+    best = int(np.argmin(bounds))
+    return Derivative(0.0, max(float(bounds[best]), _TINY), 0.0, 0.0, float(ladder.above[best]), "quantised")
 
 
 def _within_the_kinks(ladder: Ladder) -> Ladder:

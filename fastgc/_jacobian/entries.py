@@ -253,16 +253,19 @@ def verdicts(jacobian: JacobianAtPoint, estimates: Estimates) -> Judgement:
 
 
 def _scales(jacobian: JacobianAtPoint, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
-    """The root mean square of the entry's row or column, whichever is smaller: units differ in both.
+    """The root mean square of the entry's row in its tensor, or of its column, whichever is smaller: units differ.
 
-    A column of which few entries are known has no scale: an entry is no measure of itself.
+    A column of which few entries are known has no scale: an entry is no measure of itself. The scale is at least a
+    millionth of the row over all tensors, as that of a gradient's tensor is.
     """
-    m, n = jacobian.shape
+    (m, n), layout = jacobian.shape, jacobian.function.layout
     known = np.where(estimates.clear & np.isfinite(estimates.numerical), estimates.numerical, 0.0)
     by_output, _ = _root_mean_squares(known, outputs, m)
+    blocks = outputs * len(layout.names) + layout.tensor_of(inputs)
+    by_block, _ = _root_mean_squares(known, blocks, m * len(layout.names))
     by_input, counts = _root_mean_squares(known, inputs, n)
-    of_output, of_input = by_output[outputs], np.where(counts < _FEWEST, np.inf, by_input)[inputs]
-    return np.asarray(np.maximum(np.minimum(of_output, of_input), SCALE_FLOOR * of_output))
+    of_input = np.where(counts < _FEWEST, np.inf, by_input)[inputs]
+    return np.asarray(np.maximum(np.minimum(by_block[blocks], of_input), SCALE_FLOOR * by_output[outputs]))
 
 
 def _root_mean_squares(values: Floats, owners: Positions, size: int) -> tuple[Floats, Positions]:

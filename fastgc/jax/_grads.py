@@ -208,13 +208,13 @@ def _push(f: RealFunction, arrays: Leaves, mode: str) -> tuple[list[Any], Callab
 def _report(
     f: RealFunction, arrays: Leaves, names: Sequence[str], mode: str, criteria: _Closeness, title: str
 ) -> GradientReport:
-    """The check of ``<weights, f>`` for fixed random weights."""
+    """The check of ``<weights, f>`` for fixed random weights; of ``f`` itself if it returns one number."""
     copies = [np.array(array) for array in arrays]
     call = compiled(f, copies)[0]
     expected = call(copies)
     if not expected:
         raise ValueError("f returned no floating array: nothing to check")
-    weights = [_normal(stream(0, "weights", i), each) / max(1, each.size) ** 0.5 for i, each in enumerate(expected)]
+    weights = _weights(expected)
 
     def loss(leaves: Leaves) -> Any:
         return _dot(weights, f(leaves))
@@ -229,6 +229,13 @@ def _report(
     options = CheckOptions(rtol=criteria.rtol, atol=criteria.atol, accepted=accepted, step=criteria.step,
                            crosscheck=False)  # fmt: skip
     return report_on(loss, analytic, names, copies, options, criteria.notes)
+
+
+def _weights(outputs: Leaves) -> list[Array]:
+    """Random weights that make one number of all outputs; one number is left as it is, float32 digits and all."""
+    if sum(each.size for each in outputs) == 1:
+        return [np.ones_like(each) for each in outputs]
+    return [_normal(stream(0, "weights", i), each) / max(1, each.size) ** 0.5 for i, each in enumerate(outputs)]
 
 
 class _Rule:

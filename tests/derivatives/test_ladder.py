@@ -183,7 +183,17 @@ def test_stairs_are_quantised() -> None:
 
     found = derivative_from(ladder(stairs, x=0.02, noise=0.2))
     assert found.trouble == "quantised"
-    assert abs(found.value - 1.0) <= found.uncertainty <= 1.001 * 0.2 / 0.125, "the steepest that a stair of 0.2 shows"
+    most = (0.4 + 0.2) / 0.25  # two stairs over a step of 0.125 to both sides, and one more
+    assert abs(found.value - 1.0) <= found.uncertainty <= 1.001 * most
+
+
+def test_the_stairs_of_round_off_bound_a_slope_by_the_largest_steps() -> None:
+    steps = ladder(math.sin, 1.0)
+    ends = np.resize([1e-16, 0.0, -1e-16], steps.plus.size)
+    shaken = replace(steps, minus=ends, plus=-ends, base=0.0, noise=np.full_like(steps.noise, 1e-16))
+    found = derivative_from(shaken)
+    assert found.trouble == "quantised"
+    assert found.uncertainty <= 4e-16 / steps.above.max(), "and not by the smallest, of a quotient of 1e-16 / 1e-10"
 
 
 @pytest.mark.parametrize("size", [1e-12, 1e-8, 1e-4, 1e-2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,16 +52,22 @@ def function(problem: Problem) -> Any:
     return loss
 
 
+def sorted_problem(name: str) -> Problem:
+    """With its parameters in the order in which JAX has them, in which the noise is measured."""
+    problem = doors.problems()[name]
+    return replace(problem, params=dict(sorted(problem.params.items())))
+
+
 @pytest.mark.parametrize("name", doors.chosen(2, 4))
 def test_check_gradients_says_the_same_of_jax_and_of_numpy(name: str) -> None:
-    problem = doors.problems()[name]
+    problem = sorted_problem(name)
     report = check_gradients(function(problem), dict(problem.params), samples=8)
     assert report.verdict == doors.verdict(problem, samples=8)
 
 
 @pytest.mark.parametrize("name", doors.chosen(3, 4))
 def test_check_grads_says_what_check_gradients_says(name: str) -> None:
-    problem = doors.problems()[name]
+    problem = sorted_problem(name)
     found = "pass"
     try:
         check_grads(function(problem), (dict(problem.params),), 1, modes="rev", **TIGHT)
