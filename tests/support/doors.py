@@ -12,6 +12,7 @@ import pytest
 
 import fastgc
 from tests.support.catalogue import Problem, correct_problems, wrong_gradients
+from tests.support.conventions import right_problems, wrong_problems
 from tests.support.models import Params
 
 # One of every kind that is decided in a way of its own; the others are slow tests.
@@ -26,7 +27,8 @@ QUICK = {
 @cache
 def problems() -> dict[str, Problem]:
     """All problems by name, first the right ones; their gradients in double precision, as frameworks hand them on."""
-    every = [*correct_problems(), *(wrong.problem for wrong in wrong_gradients())]
+    every = [*correct_problems(), *right_problems(), *(wrong.problem for wrong in wrong_gradients())]
+    every += [replace(problem, name=name) for name, problem in wrong_problems().items()]
     return {each.name: replace(each, gradients=in_double(each.gradients)) for each in every}
 
 
