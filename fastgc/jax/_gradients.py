@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastgc._arguments import listed, noted
+from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._evaluation.engine import NotFiniteError
+from fastgc._evaluation.evaluator import Ray
 from fastgc._gradient.examine import PointCheck, examine
 from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions, refuse_args
@@ -106,7 +108,8 @@ def check_gradients(
             found = gradients(tree.rebuild(leaves), *args) if callable(gradients) else gradients
             return tree.matching(found)
 
-        return report_on(value, analytic, tree.names, tree.arrays, options, [*notes, *tree.notes])
+        return report_on(value, analytic, tree.names, tree.arrays, options, [*notes, *tree.notes],
+                         anywhere=gradients is None or callable(gradients))  # fmt: skip
 
 
 def report_on(
@@ -116,8 +119,13 @@ def report_on(
     arrays: Sequence[Array],
     options: CheckOptions,
     notes: Sequence[str] = (),
+    *,
+    anywhere: bool = False,
 ) -> GradientReport:
-    """The check of a real loss of real arrays, which are displaced in place and restored."""
+    """The check of a real loss of real arrays, which are displaced in place and restored.
+
+    ``anywhere`` says that ``analytic`` gives the gradient at the arrays that it receives, wherever these are.
+    """
     begin = time.perf_counter()
     layout = named_layout(names, [array.shape for array in arrays], [array.dtype for array in arrays])
     refuse_nonfinite(layout, arrays)
@@ -128,8 +136,15 @@ def report_on(
         raise NotFiniteError(f"loss is {base} at params; a gradient can be checked only where the loss is finite")
     noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r} (random numbers? pass a fixed key)"]
     noisy = noisy if again != base else []
-    found = match_gradients(layout, dict(zip(names, map(np.asarray, analytic(arrays)), strict=True)), copy=True)
-    check = PointCheck(options, selection, evaluator, arrays, found, base, [*notes, *noisy])
+
+    def gradients_at(leaves: Leaves) -> list[Array]:
+        return match_gradients(layout, dict(zip(names, map(np.asarray, analytic(leaves)), strict=True)), copy=True)
+
+    def along(rays: Sequence[Ray]) -> list[Array]:
+        return gradients_at(displaced_leaves(arrays, rays))
+
+    check = PointCheck(options, selection, evaluator, arrays, gradients_at(arrays), base, [*notes, *noisy],
+                       displaced=along if anywhere else None)  # fmt: skip
     with Progress(selection.entries, shown=options.progress) as bar:
         result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], options.seed, time.perf_counter() - begin)

@@ -8,14 +8,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from fastgc._arguments import listed, noted
+from fastgc._derivatives.displaced import DISTANCE
 from fastgc._evaluation.engine import NotFiniteError
-from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
+from fastgc._evaluation.evaluator import Ray, WrongShapeError, WrongTypeError
 from fastgc._gradient.examine import PointCheck, examine
 from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
@@ -121,7 +123,8 @@ def check_module(
         reals, room = [as_reals(tensor) for tensor in subject.tensors], footprint(lambda: subject({}))
         evaluator = TorchEvaluator(subject, layout, reals, sources, base, room)
         some, notes = [_some(each) for each in reals], [*noisy, *left_out, *cut_off]
-        check = PointCheck(options, selection, evaluator, some, gradients, base, notes)
+        along = partial(_gradients_along, subject, reals)
+        check = PointCheck(options, selection, evaluator, some, gradients, base, notes, displaced=along)
         with Progress(selection.entries, shown=progress) as bar:
             result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], seed, time.perf_counter() - begin)
@@ -450,6 +453,21 @@ def _gradients(subject: _Subject) -> tuple[list[Array], list[str]]:
         gradient = found.pop(0)  # its memory is freed once it is copied
         arrays.append(flat(torch.zeros_like(tensor) if gradient is None else gradient.detach()))
     return arrays, [f"no gradient (None), taken for zero: {listed(without)}"] if without else []
+
+
+def _gradients_along(subject: _Subject, reals: Sequence[torch.Tensor], rays: Sequence[Ray]) -> list[Array]:
+    """The analytic gradient of every tensor, flat, at tensors displaced along a direction."""
+    moved = {}
+    for t, (real, ray) in enumerate(zip(reals, rays, strict=True)):
+        signs = torch.as_tensor(ray.signs, device=real.device).to(real.dtype).reshape(real.shape)
+        moved[t] = (real.detach() + DISTANCE * ray.scale * signs).requires_grad_()
+    found: list[torch.Tensor | None] = [None] * len(moved)
+    with torch.enable_grad(), subject.surroundings():
+        value = subject.value(moved)
+        if value.requires_grad:
+            found = [*torch.autograd.grad(value, [*moved.values()], allow_unused=True)]
+    pairs = zip(moved.values(), found, strict=True)
+    return [flat(torch.zeros_like(each) if gradient is None else gradient) for each, gradient in pairs]
 
 
 def _some(tensor: torch.Tensor) -> Array:
