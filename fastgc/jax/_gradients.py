@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastgc._arguments import listed, noted
+from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._evaluation.engine import NotFiniteError
 from fastgc._gradient.examine import PointCheck, examine
 from fastgc._gradient.noisy import examine_noisy
@@ -106,7 +107,8 @@ def check_gradients(
             found = gradients(tree.rebuild(leaves), *args) if callable(gradients) else gradients
             return tree.matching(found)
 
-        return report_on(value, analytic, tree.names, tree.arrays, options, [*notes, *tree.notes])
+        asked = gradients is None or callable(gradients)
+        return report_on(value, analytic, tree.names, tree.arrays, options, [*notes, *tree.notes], asked=asked)
 
 
 def report_on(
@@ -116,8 +118,13 @@ def report_on(
     arrays: Sequence[Array],
     options: CheckOptions,
     notes: Sequence[str] = (),
+    *,
+    asked: bool = True,
 ) -> GradientReport:
-    """The check of a real loss of real arrays, which are displaced in place and restored."""
+    """The check of a real loss of real arrays, which are displaced in place and restored.
+
+    ``asked`` says whether the analytic gradient is computed for the leaves that it is asked for.
+    """
     begin = time.perf_counter()
     layout = named_layout(names, [array.shape for array in arrays], [array.dtype for array in arrays])
     refuse_nonfinite(layout, arrays)
@@ -128,8 +135,14 @@ def report_on(
         raise NotFiniteError(f"loss is {base} at params; a gradient can be checked only where the loss is finite")
     noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r} (random numbers? pass a fixed key)"]
     noisy = noisy if again != base else []
-    found = match_gradients(layout, dict(zip(names, map(np.asarray, analytic(arrays)), strict=True)), copy=True)
-    check = PointCheck(options, selection, evaluator, arrays, found, base, [*notes, *noisy])
+
+    def matched(leaves: Leaves) -> list[Array]:
+        return match_gradients(layout, dict(zip(names, map(np.asarray, analytic(leaves)), strict=True)), copy=True)
+
+    check = PointCheck(
+        options, selection, evaluator, arrays, matched(arrays), base, [*notes, *noisy],
+        displaced=(lambda rays: matched(displaced_leaves(arrays, rays))) if asked else None,
+    )  # fmt: skip
     with Progress(selection.entries, shown=options.progress) as bar:
         result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], options.seed, time.perf_counter() - begin)

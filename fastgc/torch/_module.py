@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from fastgc._arguments import listed, noted
+from fastgc._derivatives.displaced import DISTANCE
 from fastgc._evaluation.engine import NotFiniteError
-from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
+from fastgc._evaluation.evaluator import Ray, WrongShapeError, WrongTypeError
 from fastgc._gradient.examine import PointCheck, examine
 from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
@@ -121,7 +122,10 @@ def check_module(
         reals, room = [as_reals(tensor) for tensor in subject.tensors], footprint(lambda: subject({}))
         evaluator = TorchEvaluator(subject, layout, reals, sources, base, room)
         some, notes = [_some(each) for each in reals], [*noisy, *left_out, *cut_off]
-        check = PointCheck(options, selection, evaluator, some, gradients, base, notes)
+        check = PointCheck(
+            options, selection, evaluator, some, gradients, base, notes,
+            displaced=lambda rays: _displaced_gradients(subject, rays),
+        )  # fmt: skip
         with Progress(selection.entries, shown=progress) as bar:
             result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], seed, time.perf_counter() - begin)
@@ -450,6 +454,18 @@ def _gradients(subject: _Subject) -> tuple[list[Array], list[str]]:
         gradient = found.pop(0)  # its memory is freed once it is copied
         arrays.append(flat(torch.zeros_like(tensor) if gradient is None else gradient.detach()))
     return arrays, [f"no gradient (None), taken for zero: {listed(without)}"] if without else []
+
+
+def _displaced_gradients(subject: _Subject, rays: Sequence[Ray]) -> list[Array]:
+    """The analytic gradient of every tensor, flat, with all tensors displaced by `DISTANCE` along the rays."""
+    displaced = [as_reals(tensor.detach()).clone() for tensor in subject.tensors]
+    for reals, ray in zip(displaced, rays, strict=True):
+        step = torch.from_numpy(DISTANCE * ray.scale * ray.signs).to(reals)
+        reals.add_(step.reshape(reals.shape)).requires_grad_()
+    with torch.enable_grad(), subject.surroundings():
+        value = subject.value(dict(enumerate(displaced)))
+        found = torch.autograd.grad(value, displaced, allow_unused=True, materialize_grads=True)
+    return [flat(gradient.detach()) for gradient in found]
 
 
 def _some(tensor: torch.Tensor) -> Array:
