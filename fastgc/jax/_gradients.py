@@ -15,7 +15,6 @@ import numpy as np
 from fastgc._arguments import listed, noted
 from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._evaluation.engine import NotFiniteError
-from fastgc._evaluation.evaluator import Ray
 from fastgc._gradient.examine import PointCheck, examine
 from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions, refuse_args
@@ -108,8 +107,8 @@ def check_gradients(
             found = gradients(tree.rebuild(leaves), *args) if callable(gradients) else gradients
             return tree.matching(found)
 
-        return report_on(value, analytic, tree.names, tree.arrays, options, [*notes, *tree.notes],
-                         anywhere=gradients is None or callable(gradients))  # fmt: skip
+        asked = gradients is None or callable(gradients)
+        return report_on(value, analytic, tree.names, tree.arrays, options, [*notes, *tree.notes], asked=asked)
 
 
 def report_on(
@@ -120,11 +119,11 @@ def report_on(
     options: CheckOptions,
     notes: Sequence[str] = (),
     *,
-    anywhere: bool = False,
+    asked: bool = True,
 ) -> GradientReport:
     """The check of a real loss of real arrays, which are displaced in place and restored.
 
-    ``anywhere`` says that ``analytic`` gives the gradient at the arrays that it receives, wherever these are.
+    ``asked`` says whether the analytic gradient is computed for the leaves that it is asked for.
     """
     begin = time.perf_counter()
     layout = named_layout(names, [array.shape for array in arrays], [array.dtype for array in arrays])
@@ -137,14 +136,13 @@ def report_on(
     noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r} (random numbers? pass a fixed key)"]
     noisy = noisy if again != base else []
 
-    def gradients_at(leaves: Leaves) -> list[Array]:
+    def matched(leaves: Leaves) -> list[Array]:
         return match_gradients(layout, dict(zip(names, map(np.asarray, analytic(leaves)), strict=True)), copy=True)
 
-    def along(rays: Sequence[Ray]) -> list[Array]:
-        return gradients_at(displaced_leaves(arrays, rays))
-
-    check = PointCheck(options, selection, evaluator, arrays, gradients_at(arrays), base, [*notes, *noisy],
-                       displaced=along if anywhere else None)  # fmt: skip
+    check = PointCheck(
+        options, selection, evaluator, arrays, matched(arrays), base, [*notes, *noisy],
+        displaced=(lambda rays: matched(displaced_leaves(arrays, rays))) if asked else None,
+    )  # fmt: skip
     with Progress(selection.entries, shown=options.progress) as bar:
         result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], options.seed, time.perf_counter() - begin)

@@ -228,7 +228,7 @@ def _report(
     accepted = _ACCEPTED if criteria.atol is None else criteria.atol
     options = CheckOptions(rtol=criteria.rtol, atol=criteria.atol, accepted=accepted, step=criteria.step,
                            crosscheck=False)  # fmt: skip
-    return report_on(loss, analytic, names, copies, options, criteria.notes, anywhere=True)
+    return report_on(loss, analytic, names, copies, options, criteria.notes)
 
 
 def _weights(outputs: Leaves) -> list[Array]:

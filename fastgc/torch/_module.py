@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,8 +122,10 @@ def check_module(
         reals, room = [as_reals(tensor) for tensor in subject.tensors], footprint(lambda: subject({}))
         evaluator = TorchEvaluator(subject, layout, reals, sources, base, room)
         some, notes = [_some(each) for each in reals], [*noisy, *left_out, *cut_off]
-        along = partial(_gradients_along, subject, reals)
-        check = PointCheck(options, selection, evaluator, some, gradients, base, notes, displaced=along)
+        check = PointCheck(
+            options, selection, evaluator, some, gradients, base, notes,
+            displaced=lambda rays: _displaced_gradients(subject, rays),
+        )  # fmt: skip
         with Progress(selection.entries, shown=progress) as bar:
             result = examine_noisy(check, bar) if noisy else examine(check, bar)
     return summarise(selection, [result], seed, time.perf_counter() - begin)
@@ -455,19 +456,16 @@ def _gradients(subject: _Subject) -> tuple[list[Array], list[str]]:
     return arrays, [f"no gradient (None), taken for zero: {listed(without)}"] if without else []
 
 
-def _gradients_along(subject: _Subject, reals: Sequence[torch.Tensor], rays: Sequence[Ray]) -> list[Array]:
-    """The analytic gradient of every tensor, flat, at tensors displaced along a direction."""
-    moved = {}
-    for t, (real, ray) in enumerate(zip(reals, rays, strict=True)):
-        signs = torch.as_tensor(ray.signs, device=real.device).to(real.dtype).reshape(real.shape)
-        moved[t] = (real.detach() + DISTANCE * ray.scale * signs).requires_grad_()
-    found: list[torch.Tensor | None] = [None] * len(moved)
+def _displaced_gradients(subject: _Subject, rays: Sequence[Ray]) -> list[Array]:
+    """The analytic gradient of every tensor, flat, with all tensors displaced by `DISTANCE` along the rays."""
+    displaced = [as_reals(tensor.detach()).clone() for tensor in subject.tensors]
+    for reals, ray in zip(displaced, rays, strict=True):
+        step = torch.from_numpy(DISTANCE * ray.scale * ray.signs).to(reals)
+        reals.add_(step.reshape(reals.shape)).requires_grad_()
     with torch.enable_grad(), subject.surroundings():
-        value = subject.value(moved)
-        if value.requires_grad:
-            found = [*torch.autograd.grad(value, [*moved.values()], allow_unused=True)]
-    pairs = zip(moved.values(), found, strict=True)
-    return [flat(torch.zeros_like(each) if gradient is None else gradient) for each, gradient in pairs]
+        value = subject.value(dict(enumerate(displaced)))
+        found = torch.autograd.grad(value, displaced, allow_unused=True, materialize_grads=True)
+    return [flat(gradient.detach()) for gradient in found]
 
 
 def _some(tensor: torch.Tensor) -> Array:

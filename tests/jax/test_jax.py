@@ -550,3 +550,19 @@ def test_functions_can_be_checked_in_several_threads() -> None:
     before = jax.config.jax_enable_x64
     at_once(*[lambda: check_grads(lambda x: jnp.sum(jnp.sin(x) ** 2), (np.linspace(0, 1, 4),), 2)] * 4)
     assert jax.config.jax_enable_x64 == before
+
+
+def opposed(p: Any) -> Any:
+    """Kinks of both signs at zero, whose conventions give a value outside both slopes."""
+    return jnp.sum(2 * jax.nn.relu(p["w"]) - jax.nn.relu(-p["w"])) + jnp.sum(p["b"] ** 2)
+
+
+def test_a_convention_at_a_kink_passes_if_the_gradient_is_right_beside_it() -> None:
+    p = {"w": np.zeros(3), "b": np.ones(2)}
+    report = check_gradients(opposed, p)
+    assert report.passed and "a convention, right beside it" in report.tensors["w"].reason, str(report)
+    check_grads(opposed, (p,), order=1, modes=["rev"])
+    wrong = check_gradients(opposed, p, lambda p: jax.tree.map(lambda g: 3 * g + 7, jax.grad(opposed)(p)))
+    assert wrong.tensors["w"].verdict == "fail"
+    given = check_gradients(opposed, p, jax.grad(opposed)(p))
+    assert given.verdict == "undecided" and "pass gradients as a function" in given.tensors["w"].reason

@@ -1029,3 +1029,36 @@ def test_a_loss_that_turns_into_no_tensor_beside_the_parameters_is_refused() -> 
 
     with pytest.raises(TypeError, match="loss returned NoneType; it must return"):
         check_module(nn.Identity(), torch.ones(3), fickle)
+
+
+class Opposed(nn.Module):
+    """Kinks of both signs at zero, whose conventions give a value outside both slopes."""
+
+    def __init__(self, follow: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.follow = follow
+        self.w = nn.Parameter(torch.zeros(4))
+        self.z = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+
+    def forward(self, x: Any) -> Any:
+        w = self.follow(self.w)
+        return (x * (2 * torch.relu(w) - torch.relu(-w))).sum() + (self.z * self.z).real.sum()
+
+
+class Tripled(torch.autograd.Function):
+    """The identity, with three times its gradient and a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        return 3 * grad + 7
+
+
+def test_a_convention_at_a_kink_passes_if_the_gradient_is_right_beside_it() -> None:
+    report = check_module(Opposed(lambda w: w), torch.ones(3, 4), loss=lambda out: out)
+    assert report.passed and "a convention, right beside it" in report.tensors["w"].reason, str(report)
+    wrong = check_module(Opposed(Tripled.apply), torch.ones(3, 4), loss=lambda out: out)
+    assert wrong.tensors["w"].verdict == "fail" and wrong.tensors["z"].verdict == "pass", str(wrong)
