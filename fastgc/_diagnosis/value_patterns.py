@@ -159,8 +159,10 @@ def log_parameter(tensor: MeasuredTensor) -> Iterator[Pattern]:
         undone, n = (np.where(at_zero, 0.0, each) for each in (tensor.analytic / weights, tensor.numerical))
         if tensor.explained(undone - n, 1, alternatives=len(_LOGS)):
             yield _weighted(tensor, undone - n, f"{text} ({why}?)", None)
-        elif (factor := _ratio(undone / tensor.slack, n / tensor.slack)) and tensor.explained(
-            undone / factor - n, FITTED, alternatives=len(_LOGS), fitted=1
+        elif (
+            np.ptp(weights) > EXACT * np.abs(weights).max()  # where they are all one, the factor is the constant
+            and (factor := _ratio(undone / tensor.slack, n / tensor.slack))
+            and tensor.explained(undone / factor - n, FITTED, alternatives=len(_LOGS), fitted=1)
         ):
             yield _weighted(tensor, undone / factor - n, f"{factor:.4g} * {text}", factor)
 

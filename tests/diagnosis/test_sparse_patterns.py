@@ -185,6 +185,15 @@ def test_a_mask_is_found(known: Any) -> None:
     assert other.message.endswith("the rest is right")
 
 
+@pytest.mark.parametrize(("zeros", "kind"), [(2, "sparse"), (6, "sparse"), (7, ""), (12, "")])
+def test_few_zeros_are_no_mask(zeros: int, kind: str) -> None:
+    right = slopes(24)
+    found = first(sparse_patterns.sparse, tensor(right, np.where(np.arange(24) % 12 * 2 < zeros, 0, right)))
+    assert (found.kind if found else "") == kind
+    half = first(sparse_patterns.sparse, tensor(right, np.where(np.arange(24) < zeros, 2, 1) * right))
+    assert half is not None
+
+
 def test_what_resembles_a_mask_is_none() -> None:
     keep = slopes(12, 10, seed=4) > 0
     for wrong in (np.where(keep, N, 1e-3 * N), np.where(keep, 1.01 * N, 0), 0 * N, np.where(keep, N, np.nan)):

@@ -299,6 +299,12 @@ def test_a_logarithm_may_have_another_base(known: Any) -> None:
     assert only(value_patterns.log_parameter, tensor(N[0, :2], 2.3 * P[0, :2] * N[0, :2], parameters=P[0, :2])) is None
 
 
+def test_parameters_that_are_all_the_same_show_no_logarithm() -> None:
+    for same in (0.0, 0.3, -2.0):
+        with np.errstate(all="ignore"):
+            assert only(value_patterns.log_parameter, tensor(N, 0.02 * N, parameters=np.full(N.shape, same))) is None
+
+
 def test_one_log_parameter_is_enough() -> None:
     n, p = np.array([1.7]), np.array([0.3])
     assert only(value_patterns.log_parameter, tensor(n, p * n, parameters=p)) is not None
