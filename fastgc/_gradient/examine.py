@@ -248,7 +248,7 @@ def _explained(check: PointCheck, gradient: GradientAtPoint, found: _Measured, b
     remarked: tuple[str, ...] = ()
     with contextlib.suppress(OutOfTime):
         explanation = _explanation(check, gradient, found, bar)
-        remarked = tuple(remarks(gradient, found.estimates, found.judgement.analytic))
+        remarked = tuple(remarks(gradient, found.estimates, found.judgement))
         if check.options.crosscheck and check.number == 0:
             positions = _free(gradient, found.plan.positions(check.selection.layout))
             second = crosscheck(check.evaluator, positions, gradient.analytic(positions))

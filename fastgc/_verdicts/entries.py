@@ -281,26 +281,28 @@ def _is_noisy(loss: LossAtPoint) -> bool:
     return not loss.noise.single and loss.noise.at_point > max(round_off, loss.noise.displaced / 100)
 
 
-def remarks(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> Iterator[str]:
+def remarks(gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement) -> Iterator[str]:
     """Remarks on checks that show less than they seem to show."""
+    analytic = judgement.analytic
     if not analytic.size:
         return
     if not (gradient.loss.local_variation or estimates.numerical.any()):
         yield "the loss did not respond to any entry: does it read its argument?"
     elif not analytic.any():
         yield "the analytic gradient is zero everywhere"
-    elif still := _still_tensors(gradient, estimates):
+    elif still := _still_tensors(gradient, estimates, judgement.passed):
         yield f"the slope vanishes in {listed(still)}: a wrong factor would not show there; check at another point"
     yield from _slightly_off(gradient, estimates)
     if _agrees_to_the_last_bit(gradient, estimates, analytic):
         yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"
 
 
-def _still_tensors(gradient: GradientAtPoint, estimates: Estimates) -> list[str]:
-    """Names of tensors whose slopes are all zero within round-off; noise hides slopes and says nothing of them."""
-    if gradient.step is not None or _is_noisy(gradient.loss):
+def _still_tensors(gradient: GradientAtPoint, estimates: Estimates, passed: Flags) -> list[str]:
+    """Names of tensors whose slopes all vanish within their uncertainty, unless noise leaves them undecided."""
+    if gradient.step is not None:
         return []
     layout, zero = gradient.loss.layout, np.abs(estimates.numerical) <= estimates.uncertainty
+    zero &= passed | (not _is_noisy(gradient.loss))
     return [layout.names[t] for t, part in layout.parts(estimates.positions) if zero[part].all()]
 
 

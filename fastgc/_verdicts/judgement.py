@@ -38,6 +38,8 @@ _OUTSIDE = {
     "outside": "kink: the value is outside both slopes, and undecided beside it",
     "unasked": "kink: the value is outside both slopes, wrong or a convention; pass gradients as a function to decide",
 }
+_NOTHING = 1e-300  # an uncertainty below it comes from values that are the same to the bit
+
 _REASONS = {
     "not finite": "the loss is not finite nearby",
     "quantised": "the loss is quantised: it moves in stairs",
@@ -262,7 +264,9 @@ def _judged(
         settled = (distance + margin <= accepted) & bounded
         settled |= excused & np.isfinite(u)
     failed = (wrong & ~blocked & ~estimates.troubled_by(*_OUTSIDE)) | ~np.isfinite(analytic)
-    undecided = ~(failed | settled | (resolved & exact & agrees & ~blocked))
+    # A staircase bounds the slope, which is known to be small; a short ladder in which nothing moved bounds nothing.
+    bounded_by_stairs = estimates.troubled_by("quantised") & (numerical == 0) & (u > _NOTHING)
+    undecided = ~(failed | settled | (resolved & exact & agrees & (~blocked | bounded_by_stairs)))
     close = undecided & ~agrees & ~blocked & bounded
     reason = np.full(analytic.size, "", object)
     if (kink | failed | undecided).any():

@@ -416,6 +416,16 @@ def test_nor_is_a_second_derivative(name: str) -> None:
     check_grads(f, (np.random.default_rng(0).normal(size=shape),), 2, atol=1e-6)
 
 
+def test_the_tolerance_of_the_caller_decides_what_vanishes_everywhere() -> None:
+    params = {"x": np.linspace(-1, 1, 5), "y": np.ones(3)}
+    alone = check_gradients(lambda p: jax.nn.softmax(p["x"]).sum(), {"x": params["x"]}, atol=1.0)
+    assert alone.passed
+    report = check_gradients(lambda p: jax.nn.softmax(p["x"]).sum() + jnp.exp(p["y"]).sum(), params)
+    assert report.passed
+    said = "the slope vanishes in 'x': a wrong factor would not show there; check at another point"
+    assert said in report.notes
+
+
 def test_a_rule_that_returns_another_value_is_caught() -> None:
     @jax.custom_vjp
     def square(x: Any) -> Any:

@@ -339,3 +339,11 @@ def test_scales_neither_overflow_nor_vanish(unit: float) -> None:
 def test_the_worst_verdict_wins(found: list[str], verdict: str) -> None:
     assert worst_verdict(found) == verdict
     assert worst_verdict(reversed(found)) == verdict
+
+
+def test_a_slope_that_a_staircase_shows_to_be_small_is_decided() -> None:
+    found = estimates(0.0, 1e-9, trouble="quantised")
+    assert verdicts(1e-10, found) == ["pass"]
+    assert verdicts(1e-3, found) == ["undecided"], "it may be the loss that is wrong"
+    assert verdicts(0.0, estimates(0.0, 0.5, trouble="quantised")) == ["undecided"]
+    assert verdicts(0.0, estimates(0.0, 2e-308, trouble="quantised")) == ["undecided"]
