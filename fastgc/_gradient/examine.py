@@ -195,8 +195,8 @@ def _with_held(plan: SamplePlan, gradient: GradientAtPoint, tensors: Sequence[in
 def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress) -> _Measured:
     """The same with more entries of every tensor whose probes are too uncertain, though its entries are not."""
     layout, plan = check.selection.layout, found.plan
-    owners = layout.tensor_of(found.estimates.positions)
     for t, coverage in found.coverages.items():
+        owners = layout.tensor_of(found.estimates.positions)  # more of them after each tensor that is sampled further
         known, undecided = plan.local[t], found.judgement.undecided[owners == t]
         certain = undecided.size and undecided.mean() < 0.5 and not found.judgement.failed[owners == t].any()
         if known is None or not certain or resolves(gradient, t, coverage):
