@@ -22,7 +22,6 @@ _WIDEST = 1e-2  # in units of the scale: values farther apart show the function 
 _STAIR_POINTS = 64  # over the distance below: they find stairs of 1/500 of the scale and wider
 _SINGLE_TAIL = 29  # zero bits at the end of a float32 number stored as float64: 53 - 24
 _SHORT_TAIL = 44  # zero bits at the end of a number of 9 bits, such as 0.75: it says nothing about the precision
-_LONE_TAIL = 35  # the same where all values are one number: 9000 or 1e6, of 18 bits at most, are no evidence
 _FAR = 0.125  # distance of the second estimate, in units of the parameters' scale: the largest step of the ladders
 _NEAREST, _CLOSER = 1e-9, 8.0  # a domain's edge nearer than 1e-9 leaves ladders no room; 9 divisions get there
 _AGREEMENT = 4.0  # three estimates of successive orders agree within this factor: that of Moré and Wild (2011)
@@ -155,15 +154,14 @@ def _ties(sample: Floats) -> Any:
 
 def _are_single(values: Sequence[float]) -> bool:
     """Whether values are float32 numbers, one of them at least not by chance."""
-    short = _SHORT_TAIL if len(set(values)) > 1 else _LONE_TAIL
-    return bool(_on_float32_grid(np.array(values))) and any(_rounded_to_single(value, short) for value in values)
+    return bool(_on_float32_grid(np.array(values))) and any(map(_rounded_to_single, values))
 
 
-def _rounded_to_single(value: float, short: int) -> bool:
+def _rounded_to_single(value: float) -> bool:
     """Whether a number is a float32 number, and not by chance, as 2.0 and 0.75 are: its fraction is long, but ends."""
     mantissa = int(math.frexp(value)[0] * 2.0**53) if math.isfinite(value) else 0
     trailing = (mantissa & -mantissa).bit_length() - 1
-    return _SINGLE_TAIL <= trailing <= short
+    return _SINGLE_TAIL <= trailing <= _SHORT_TAIL
 
 
 def _on_float32_grid(sample: Floats) -> Any:

@@ -23,8 +23,14 @@ UNDECIDED = {
     # Other units switch so near the point that the displaced point meets their kinks.
     "zero-branch",
 }  # fmt: skip
-# Their wrong twins, where what is wrong is hidden in the same way: a single entry at the edge.
-HIDDEN = {"entropy-tiny/entry", "power-0.9-tiny/entry", "divergence-tiny/entry", "root-small/entry"}
+# Their wrong twins, where what is wrong is hidden in the same way. (A loss of exactly 9000 everywhere may be one of float32.)
+HIDDEN = {
+    "exponents-cancel/small-shift",
+    "entropy-tiny/entry",
+    "power-0.9-tiny/entry",
+    "divergence-tiny/entry",
+    "root-small/entry",
+}
 
 
 def test_the_catalogue_is_as_large_as_it_says() -> None:
