@@ -17,6 +17,7 @@ from tests.support.models import Params
 
 # One of every kind that is decided in a way of its own; the others are slow tests.
 QUICK = {
+    "maxpool-ties-first",
     "mlp-tanh-mse", "mlp-relu-at-kink-slope-half", "mlp-tanh-fortran", "batchnorm-tanh-mse", "lasso-at-zero-sign",
     "least-squares-optimum", "log-edge", "spanning-exponents", "lstm-scale1e-8", "regression-logistic-offset1e10",
     "mlp-tanh-mse-float32", "hidden-markov-10-digits", "mlp-tanh-mse/times-1", "lstm/memory-missing",
