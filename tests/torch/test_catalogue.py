@@ -53,14 +53,14 @@ class Module(torch.nn.Module):
         return self.call(*(getattr(self, name) for name in self.names))
 
 
-@pytest.mark.parametrize("name", doors.chosen(0, 4))
+@pytest.mark.parametrize("name", doors.chosen(0))
 def test_check_module_says_what_check_gradients_says(name: str) -> None:
     problem = doors.problems()[name]
     report = check_module(Module(problem), (), lambda output: output, samples=8)
     assert report.verdict == doors.verdict(problem, samples=8)
 
 
-@pytest.mark.parametrize("name", doors.chosen(1, 4))
+@pytest.mark.parametrize("name", doors.chosen(1))
 def test_gradcheck_says_what_check_gradients_says(name: str) -> None:
     problem = doors.problems()[name]
     found = "pass"
