@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import Estimates, ladder_estimates
+from fastgc._derivatives.estimates import Estimates, distinguishing_quotients, ladder_estimates
 from fastgc._parameters.arrays import Floats, Positions
 from fastgc._verdicts.entries import PLAIN, GradientAtPoint, confirm, excuse, look_closer
 from fastgc._verdicts.judgement import Judgement
@@ -44,7 +45,8 @@ class ConfirmedEntries:
                 self._judged,
                 lambda close, shift: ladder_estimates(loss, close, shift=shift),
             )
-            estimates, judgement = confirm(self.gradient, estimates, judgement, self._judged)
+            small_steps = partial(distinguishing_quotients, loss)
+            estimates, judgement = confirm(small_steps, estimates, judgement, self._judged)
         estimates, judgement = excuse(self.gradient, estimates, judgement, self._judged)
         self.estimates.append(estimates)
         known = estimates.troubled_by("convention", "outside", "unasked")  # what such values add is no error to follow
