@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -31,6 +30,7 @@ from tests.support.jacobians import (
     f,
     field_of,
     layer_jacobian,
+    two_kinks,
 )
 
 
@@ -148,22 +148,6 @@ def test_an_output_that_moves_with_no_column_of_its_own_is_a_stray() -> None:
 
 
 # --- failures that small steps contradict ---
-
-
-def two_kinks(seed: int) -> tuple[Callable[[Floats], Floats], Callable[[Floats], Floats], Floats]:
-    """A function with two kinks near the point, in an output whose round-off hides the nearest values; sums only."""
-    generator = np.random.default_rng(seed)
-    x = generator.normal(size=3)
-    places = 10.0 ** generator.uniform(-8, -5, 2) * generator.choice([-1, 1], 2)
-    slopes = 10.0 ** generator.uniform(-4, 0, 2) * generator.choice([-1, 1], 2)
-    offset = 10.0 ** generator.uniform(6, 9)
-
-    def function(p: Floats) -> Floats:
-        beyond = [max((p[0] - x[0] - place) * np.sign(place), 0.0) for place in places]
-        kinks = slopes[0] * beyond[0] + slopes[1] * beyond[1]
-        return np.array([offset + p[0] * p[0] + kinks + p[1], p[1] * p[2], p[0] - p[2]])
-
-    return function, lambda p: np.array([[2 * p[0], 1, 0], [0, p[2], p[1]], [1, 0, -1]]), x
 
 
 def test_a_jacobian_fails_for_kinks_near_the_point_only_where_the_gradient_of_its_output_does() -> None:
