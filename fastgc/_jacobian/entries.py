@@ -80,11 +80,18 @@ def open_jacobian(
 
 @dataclass(frozen=True)
 class Checked:
-    """Entries with their verdicts, and outputs that move though they should not."""
+    """Entries with their verdicts.
+
+    Attributes
+    ----------
+    strays : outputs that move though they should not
+    unreached : what the time did not suffice for, "" for nothing
+    """
 
     estimates: Estimates
     judgement: Judgement
     strays: Strays = field(default_factory=list)
+    unreached: str = ""
 
     def part(self, keep: Positions) -> Checked:
         """Some of the entries."""

@@ -56,7 +56,7 @@ def is_analytic(function: Any, seen: tuple[Any, ...] = ()) -> bool:
         return False
     if function in seen:
         return True
-    used = [*_globals(function, function.__code__), *_closure(function)]
+    used = [*_globals(function, function.__code__), *_closure(function), *_defaults(function)]
     known = (_is_known(value, (*seen, function)) for value in used)
     plain = all(
         _is_plain(code) and (compiled or not _drops_imaginary_parts(code)) for code in _codes(function.__code__)
@@ -102,6 +102,11 @@ def _globals(function: FunctionType, code: CodeType) -> Iterator[Any]:
 def _closure(function: FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         yield cell.cell_contents
+
+
+def _defaults(function: FunctionType) -> Iterator[Any]:
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
 
 
 def _is_known(value: Any, seen: tuple[Any, ...]) -> bool:

@@ -1,0 +1,31 @@
+"""The options of a check of a Jacobian: those of a gradient, and which columns are measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastgc._arguments import one_of, whole
+from fastgc._gradient.options import CheckOptions
+from fastgc._words import Columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class JacobianOptions(CheckOptions):
+    """How a Jacobian is checked: the options of `fastgc.check_jacobian`, under the same names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the option, its value and what it may be.
+    """
+
+    columns: Columns = None
+    bounds: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.columns, str):
+            one_of("columns", self.columns, ("all",))
+        else:
+            whole("columns", self.columns, least=1, optional=True)
