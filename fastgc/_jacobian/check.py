@@ -197,6 +197,7 @@ def check_point(
 ) -> JacobianReport:
     """The check with all its options."""
     refuse_args(args)
+    options.refuse_array("jacobian", jacobian)
     return check_points(JacobianCheck(f, jacobian, finite_point(x), args, *forms, options))
 
 

@@ -194,18 +194,19 @@ def _strays(
     jacobian: JacobianAtPoint, groups: Sequence[Group], owner: Positions, change: Floats, rounding: Floats
 ) -> Strays:
     """Outputs that move with a group though they depend on none of its columns; one that is unknown stands for all."""
-    noise = np.zeros(jacobian.shape[0]) if jacobian.stencil.is_complex else _noise(jacobian)
     with np.errstate(all="ignore"):
         free = np.array([group.declared for group in groups])[:, None] & (owner < 0)
         unknown = free & ~np.isfinite(change)
         unknown &= np.cumsum(unknown, axis=1) == 1
-        loose = unknown | (free & (np.abs(change) > _STRAY * np.fmax(noise, rounding)))
+        loose = unknown | (free & (np.abs(change) > _STRAY * np.fmax(_noise(jacobian), rounding)))
     return [(output, groups[k]) for k, output in np.argwhere(loose).tolist()]
 
 
 def _noise(jacobian: JacobianAtPoint) -> Floats:
-    """The noise of each output, as far as it was measured."""
+    """The noise of each output, as far as it was measured; a complex step subtracts nothing and has none."""
     noise = np.zeros(jacobian.shape[0])
+    if jacobian.stencil.is_complex:
+        return noise
     for output, loss in jacobian.function.losses.items():
         noise[output] = loss.noise.at_point
     return noise

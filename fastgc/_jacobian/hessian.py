@@ -157,6 +157,7 @@ def _check(
 ) -> JacobianReport:
     point = finite_point(x)
     refuse_args(args)
+    options.refuse_array("hessian", hessian)
     if options.points == 1 and callable(hessian):
         hessian = hessian(point.copy(), *args)
 

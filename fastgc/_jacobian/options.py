@@ -29,3 +29,10 @@ class JacobianOptions(CheckOptions):
             one_of("columns", self.columns, ("all",))
         else:
             whole("columns", self.columns, least=1, optional=True)
+
+    def refuse_array(self, name: str, given: Any) -> None:
+        """Raise a ValueError where a derivative given as an array cannot go with the options."""
+        if self.points > 1 and not (given is None or callable(given)):
+            raise ValueError(
+                f"points={self.points} needs {name} as a function, to have it at every point; got an array"
+            )

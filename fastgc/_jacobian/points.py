@@ -50,15 +50,6 @@ class JacobianCheck:
         """The bounds of the inputs."""
         return bounds_of(self.point, self.options.bounds)
 
-    def refuse(self) -> None:
-        """Raise a ValueError where the Jacobian in this form cannot go with the options."""
-        forms = {"jacobian": self.jacobian, "jvp": self.jvp, "vjp": self.vjp}
-        arrays = [name for name, given in forms.items() if not (given is None or callable(given))]
-        if self.options.points > 1 and arrays:
-            raise ValueError(
-                f"points={self.options.points} needs {arrays[0]} as a function, to have it at every point; got an array"
-            )
-
 
 @dataclass(frozen=True)
 class _Opened:
@@ -74,7 +65,6 @@ class _Opened:
 def check_points(check: JacobianCheck) -> JacobianReport:
     """Check at the caller's point and at random ones, each with its share of the time."""
     begin, options = time.perf_counter(), check.options
-    check.refuse()
     found: dict[int, Checked] = {}
     results: list[_Result] = []
     lost = ""
@@ -189,7 +179,7 @@ def find(
         the time sufficed.
     """
     bad = spoiled(jacobian.operator)
-    found = [check_groups(jacobian, [], bar)]
+    found: list[Checked] = []
     projections, unreached = Projections(), ""
     try:
         for some in _in_time(jacobian.function.deadline, groups, seed):
@@ -199,6 +189,7 @@ def find(
             projections, more = project(jacobian, Checked.joined(found), probes, seed, bar)
             found += more
     except OutOfTime:
+        found = found or [check_groups(jacobian, [], bar)]
         unreached = _unreached(groups, Checked.joined(found), probes)
     if bad is not None:
         unknown = Estimates.unknown(bad.first)
