@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
+from fastgc._derivatives.displaced import displaced_estimates, displacement
 from fastgc._derivatives.estimates import Estimates, distinguishing_quotients, ladder_estimates
 from fastgc._derivatives.stencil import Stencil, quotients, stencil_named
-from fastgc._evaluation.evaluator import OutOfTime, Tick, silent
+from fastgc._evaluation.evaluator import OutOfTime, Ray, Tick, silent
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
-from fastgc._parameters.arrays import Array, Floats, Positions, spread
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, spread
 from fastgc._progress import Progress
-from fastgc._verdicts.entries import AROUND, analytic_rounding, confirm, decide
+from fastgc._verdicts.entries import AROUND, analytic_rounding, confirm, decide, excuse
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
 
+JacobianAlong = Callable[[Sequence[Ray]], Operator]  # at the inputs displaced along a direction
 Strays = list[tuple[int, Group]]  # an output, and the group whose columns move it though none of them should
 
 _WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
@@ -38,7 +40,12 @@ _NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
 
 @dataclass(frozen=True)
 class JacobianAtPoint:
-    """A function around a point and its analytic Jacobian; entry (i, j) has the position ``i * n + j``."""
+    """A function around a point and its analytic Jacobian; entry (i, j) has the position ``i * n + j``.
+
+    Attributes
+    ----------
+    displaced : gives the analytic Jacobian at the point displaced along a direction; None if it cannot
+    """
 
     function: VectorFunction
     operator: Operator
@@ -46,6 +53,7 @@ class JacobianAtPoint:
     step: float | None
     rtol: float
     atol: float | None
+    displaced: JacobianAlong | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -111,6 +119,8 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
     estimates, judgement = decide(first, partial(verdicts, jacobian), partial(_ladders, jacobian, first))
     small_steps, judged = partial(_small_steps, jacobian), partial(verdicts, jacobian)
     estimates, judgement = confirm(small_steps, estimates, judgement, judged)
+    asked = None if jacobian.displaced is None else partial(_verdicts_beside, jacobian, jacobian.displaced)
+    estimates, judgement = excuse(asked, estimates, judgement, judged)
     return Checked(estimates, judgement, strays + _explained_by_others(jacobian, groups, first, estimates))
 
 
@@ -252,11 +262,31 @@ def _small_steps(jacobian: JacobianAtPoint, positions: Positions, differences: F
     return result
 
 
+def _verdicts_beside(
+    jacobian: JacobianAtPoint, displaced: JacobianAlong, estimates: Estimates, where: Positions, side: float
+) -> tuple[Flags, Flags]:
+    """Which entries are wrong on one side of the point, and which are right there."""
+    rays = displacement(jacobian.function.unmeasured, side)
+    try:
+        there = replace(jacobian, operator=displaced(rays))
+    except Exception:  # the Jacobian is not defined there, as the function may be
+        return np.zeros(where.size, bool), np.zeros(where.size, bool)
+    outputs, inputs = jacobian.places(estimates.positions[where])
+    found = Estimates.unknown(estimates.positions[where])
+    for output in np.unique(outputs).tolist():
+        mine = np.flatnonzero(outputs == output)
+        slopes = displaced_estimates(jacobian.function.loss(output), inputs[mine], rays)
+        found = found.updated(mine, replace(slopes, positions=found.positions[mine]))
+    scales = _scales(jacobian, estimates, *jacobian.places(estimates.positions))[where]
+    judged = verdicts(there, found, scales)
+    return judged.failed, judged.passed
+
+
 # --- verdicts ---
 
 
-def verdicts(jacobian: JacobianAtPoint, estimates: Estimates) -> Judgement:
-    """The verdict on each entry, by the scale of that entry."""
+def verdicts(jacobian: JacobianAtPoint, estimates: Estimates, scales: Floats | None = None) -> Judgement:
+    """The verdict on each entry, by the scale of that entry: by default its own among these estimates."""
     outputs, inputs = jacobian.places(estimates.positions)
     count = estimates.positions.size
     tolerances = Tolerances(
@@ -264,7 +294,8 @@ def verdicts(jacobian: JacobianAtPoint, estimates: Estimates) -> Judgement:
     )
     analytic = jacobian.operator.entries(outputs, inputs)
     still = (analytic == 0) & (estimates.numerical == 0)
-    scales = np.fmax(_scales(jacobian, estimates, outputs, inputs), np.where(still, _stillness(jacobian)[outputs], 0.0))
+    scales = _scales(jacobian, estimates, outputs, inputs) if scales is None else scales
+    scales = np.fmax(scales, np.where(still, _stillness(jacobian)[outputs], 0.0))
     slopes = _slopes(jacobian)[outputs]
     rounding = analytic_rounding(jacobian.eps, scales, slopes)
     around = np.maximum(jacobian.atol or 0.0, AROUND * slopes)

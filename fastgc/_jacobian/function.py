@@ -98,7 +98,17 @@ class VectorFunction:
     def unmeasured(self) -> LossAtPoint:
         """A loss that knows the inputs' scales, and no noise."""
         loss = unmeasured_loss(OutputLoss(self, 0), self.layout, self.leaves, 0.0)
+        loss = replace(loss, bounds=self.bounds)
         return responsive_loss(loss, range(len(self.leaves)), self.base, self.outputs)
+
+    @cached_property
+    def held(self) -> Positions:
+        """The inputs that no direction moves, since they are too near a bound."""
+        held = [self.unmeasured.held(t) for t in range(len(self.leaves))]
+        return np.concatenate(
+            [self.layout.starts[t] + np.flatnonzero(x) for t, x in enumerate(held) if x is not None]
+            or [np.empty(0, np.int64)]
+        )
 
     @cached_property
     def together(self) -> int:

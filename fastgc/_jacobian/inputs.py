@@ -76,7 +76,7 @@ def open_function(
         raise ValueError(
             f"f(x) has {count} of {first.size} outputs that are not finite; a Jacobian needs a point where all are"
         )
-    return _around(f, start, first, args, options.seed, bounds=bounds, deadline=deadline), first.shape
+    return _around(f, start, first.real, args, options.seed, bounds=bounds, deadline=deadline), first.shape
 
 
 def plain_function(f: Callable[..., Any], point: Array, args: tuple[Any, ...]) -> VectorFunction:
@@ -95,7 +95,7 @@ def _around(
         return values.reshape(-1)
 
     layout, _ = flatten_parameters({"x": point.real})
-    base = first.reshape(-1).real
+    base = first.reshape(-1)
     return VectorFunction(one_by_one(outputs, base.size, point.dtype), layout, [point], base, seed, **limits)
 
 

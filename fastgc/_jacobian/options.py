@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastgc._arguments import one_of, whole
+from fastgc._arguments import number, one_of, whole
 from fastgc._gradient.options import CheckOptions
 from fastgc._words import Columns
 
@@ -20,10 +20,13 @@ class JacobianOptions(CheckOptions):
         Naming the option, its value and what it may be.
     """
 
+    rtol: float | None = None
+    atol: float | None = None
     columns: Columns = None
-    bounds: Any = None
 
     def __post_init__(self) -> None:
+        number("rtol", self.rtol)
+        number("atol", self.atol)
         super().__post_init__()
         if isinstance(self.columns, str):
             one_of("columns", self.columns, ("all",))

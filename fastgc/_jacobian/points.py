@@ -6,19 +6,27 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.evaluator import OutOfTime, WrongValueError, described
 from fastgc._gradient.points import REACHES
 from fastgc._jacobian.columns import Group, plan
-from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups, open_jacobian, verdicts
+from fastgc._jacobian.entries import Checked, JacobianAlong, JacobianAtPoint, check_groups, open_jacobian, verdicts
 from fastgc._jacobian.function import VectorFunction
-from fastgc._jacobian.inputs import analytic_matrix, analytic_operator, bounds_of, declared_pattern, open_function
+from fastgc._jacobian.inputs import (
+    Shape,
+    analytic_matrix,
+    analytic_operator,
+    bounds_of,
+    declared_pattern,
+    open_function,
+)
 from fastgc._jacobian.operator import Operator, spoiled
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.projections import Projections, follow_strays, project
@@ -50,13 +58,26 @@ class JacobianCheck:
         """The bounds of the inputs."""
         return bounds_of(self.point, self.options.bounds)
 
+    def analytic(self, point: Floats, shape: Shape) -> tuple[Any, Operator, str]:
+        """The Jacobian at a point: the matrix, if there is one; the operator; how products contradict each other."""
+        given = self.jacobian(point.copy(), *self.args) if callable(self.jacobian) else self.jacobian
+        matrix = analytic_matrix(given, shape, point.shape)
+        return matrix, *analytic_operator(matrix, self.jvp, self.vjp, point, shape, self.args)
+
+    def displaced(self, point: Floats, shape: Shape) -> JacobianAlong | None:
+        """The Jacobian at displaced inputs, if it can be called."""
+        if not (self.jacobian is None or callable(self.jacobian)):
+            return None
+        return lambda rays: self.analytic(displaced_leaves([point], rays)[0], shape)[1]
+
 
 @dataclass(frozen=True)
 class _Opened:
-    """The function and its Jacobian at one point; see `JacobianReport` for the shape."""
+    """The function and its Jacobian at one point; see `JacobianCheck.analytic`."""
 
+    point: Floats
     function: VectorFunction
-    output_shape: tuple[int, ...]
+    output_shape: Shape
     matrix: Any
     operator: Operator
     contradiction: str
@@ -103,11 +124,10 @@ def _nearest(check: JacobianCheck, number: int, deadline: float) -> tuple[_Opene
         return _opened(check, check.point, deadline), ""
     reason = ""
     for reach in REACHES:
-        with leaves_at([check.point], check.options.seed, number, reach, in_place=False) as (moved,):
-            inside = moved if check.bounds is None else check.bounds.inside(slice(None), check.point, moved)
+        moving = leaves_at([check.point], check.options.seed, number, reach, in_place=False, bounds=check.bounds)
         try:
-            with np.errstate(all="ignore"):
-                return _opened(check, inside, deadline), ""
+            with moving as (moved,), np.errstate(all="ignore"):
+                return _opened(check, np.asarray(moved), deadline), ""
         except WrongValueError:
             raise
         except Exception as error:
@@ -116,21 +136,15 @@ def _nearest(check: JacobianCheck, number: int, deadline: float) -> tuple[_Opene
 
 
 def _opened(check: JacobianCheck, point: Floats, deadline: float) -> _Opened:
-    function, shape = open_function(
-        check.f, point, check.args, check.options, bounds=check.bounds, deadline=deadline
-    )  # fmt: skip
-    given = check.jacobian(point.copy(), *check.args) if callable(check.jacobian) else check.jacobian
-    matrix = analytic_matrix(given, shape, point.shape)
-    return _Opened(
-        function, shape, matrix, *analytic_operator(matrix, check.jvp, check.vjp, point, shape, check.args)
-    )  # fmt: skip
+    function, shape = open_function(check.f, point, check.args, check.options, bounds=check.bounds, deadline=deadline)
+    return _Opened(point, function, shape, *check.analytic(point, shape))
 
 
 @dataclass(frozen=True)
 class _Result:
     """The results at one point; ``failures``: why it fails, besides entries that differ."""
 
-    output_shape: tuple[int, ...]
+    output_shape: Shape
     checked: Checked
     projections: Projections
     failures: tuple[str, ...]
@@ -141,8 +155,9 @@ class _Result:
 def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
     options, function, operator = check.options, opened.function, opened.operator
     at_point = open_jacobian(function, operator, options.step, options.rtol, options.atol, options.stencil)
+    at_point = replace(at_point, displaced=check.displaced(opened.point, opened.output_shape))
     pattern = declared_pattern(check.sparsity, opened.matrix, operator.shape)
-    groups, complete = plan(operator, pattern, options.columns, options.seed)
+    groups, complete = plan(operator, pattern, options.columns, options.seed, function.held)
     with Progress(sum(group.columns.size for group in groups), shown=options.progress) as bar:
         checked, projections, bad = find(at_point, groups, 0 if complete else options.probes, options.seed, bar)
     failures = [opened.contradiction] if opened.contradiction else []

@@ -215,7 +215,9 @@ def _text(report: JacobianReport) -> Iterable[str]:
     yield from details(report)
     if report.entry_limit is not None and report.miss_probability is not None:
         yield (
-            f"{report.probes} random directions over all inputs miss an error of one entry above "
+            "random directions show nothing here (noise, nearby kinks, or inputs too near their bounds)"
+            if report.entry_limit == math.inf
+            else f"{report.probes} random directions over all inputs miss an error of one entry above "
             f"{upwards(report.entry_limit)} with probability {upwards(report.miss_probability)} at most"
         )
     yield from (f"note: {note}" for note in report.notes)

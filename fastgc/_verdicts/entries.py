@@ -26,6 +26,7 @@ from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, j
 Verdicts = Callable[[Estimates], Judgement]
 GradientsAlong = Callable[[Sequence[Ray]], Sequence[Array]]  # at the parameters displaced along a direction
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps so many times the usual ones
+Beside = Callable[[Estimates, Positions, float], tuple[Flags, Flags]]  # which are wrong, and right, on one side
 SmallSteps = Callable[[Positions, Floats], Floats]  # quotients that distinguish slopes of these differences
 
 PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look: 100 times the limit of a failure
@@ -132,7 +133,7 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
         lambda found: gradient.verdicts(found, gradient.scales(found)),
     )
     estimates, judgement = excuse(
-        gradient, estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
+        beside(gradient), estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
     )
     bar.failed(int(np.count_nonzero(judgement.failed)))
     return (
@@ -193,7 +194,7 @@ def confirm(
 
 
 def excuse(
-    gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
+    asked: Beside | None, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
 ) -> tuple[Estimates, Judgement]:
     """Ask beside the point whether values outside both slopes of a kink are a convention or wrong.
 
@@ -204,26 +205,31 @@ def excuse(
     where = np.flatnonzero(judgement.failed & estimates.troubled_by("kink"))
     if not where.size:
         return estimates, judgement
-    if gradient.displaced is None:
+    if asked is None:
         estimates = estimates.troubled(where, "unasked")
     else:
-        sides = [_verdicts_beside(gradient, estimates, where, gradient.displaced, side) for side in (1.0, -1.0)]
+        sides = [asked(estimates, where, side) for side in (1.0, -1.0)]
         wrong, right = sides[0][0] | sides[1][0], sides[0][1] & sides[1][1]
         estimates = estimates.troubled(where[right], "convention").troubled(where[~(wrong | right)], "outside")
     return estimates, verdicts(estimates)
 
 
+def beside(gradient: GradientAtPoint) -> Beside | None:
+    """How to ask the gradient beside the point; None where it cannot be called."""
+    return None if gradient.displaced is None else partial(_verdicts_beside, gradient, gradient.displaced)
+
+
 def _verdicts_beside(
-    gradient: GradientAtPoint, estimates: Estimates, where: Positions, displaced: GradientsAlong, side: float
+    gradient: GradientAtPoint, displaced: GradientsAlong, estimates: Estimates, where: Positions, side: float
 ) -> tuple[Flags, Flags]:
     """Which entries are wrong on one side of the point, and which are right there."""
     rays = displacement(gradient.loss, side)
     try:
-        beside = replace(gradient, gradients=displaced(rays))
+        there = replace(gradient, gradients=displaced(rays))
     except Exception:  # the gradient is not defined there, as a loss may be
         return np.zeros(where.size, bool), np.zeros(where.size, bool)
     found = displaced_estimates(gradient.loss, estimates.positions[where], rays)
-    judged = beside.verdicts(found, gradient.scales(estimates))
+    judged = there.verdicts(found, gradient.scales(estimates))
     return judged.failed, judged.passed
 
 

@@ -30,6 +30,7 @@ from tests.support.jacobians import (
     f,
     field_of,
     layer_jacobian,
+    scalar,
     two_kinks,
 )
 
@@ -39,7 +40,10 @@ def test_a_value_between_the_slopes_of_a_kink_passes() -> None:
     report = check_jacobian(lambda x: np.maximum(x, 0), lambda x: np.diag((x > 0) * 1.0), x)
     assert report.passed
     assert report.reason == "kink at 1 of 9 checked entries"
-    assert check_jacobian(lambda x: np.maximum(x, 0), np.diag([1.5, 1, 0]), x).verdict == "fail"
+    assert check_jacobian(lambda x: np.maximum(x, 0), lambda x: np.diag([1.5, 1, 0]), x).verdict == "fail"
+    array = check_jacobian(lambda x: np.maximum(x, 0), np.diag([1.5, 1, 0]), x)
+    assert array.verdict == "undecided"
+    assert "pass a function to decide" in array.reason
 
 
 def test_outputs_that_never_move_agree_with_zeros_only() -> None:
@@ -159,7 +163,7 @@ def test_a_jacobian_fails_for_kinks_near_the_point_only_where_the_gradient_of_it
     still = [each for each in failed if check_jacobian(*each).verdict == "fail"]
     assert len(still) < len(failed), "this family shows nothing"
     for function, jacobian, x in still:
-        gradient = check_gradients(lambda p, f=function: f(p)[0], jacobian(x)[0], x, crosscheck=False)
+        gradient = check_gradients(scalar(function), scalar(jacobian), x, crosscheck=False)
         assert gradient.verdict == "fail", str(gradient)
 
 

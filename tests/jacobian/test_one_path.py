@@ -10,7 +10,7 @@ import pytest
 
 from fastgc import check_gradients, check_jacobian
 from tests.support.catalogue import Problem, Wrong, correct_problems, wrong_gradients
-from tests.support.jacobians import Floats, two_kinks
+from tests.support.jacobians import Floats, row_of, scalar, two_kinks
 
 MOST = 12  # entries of each problem that vary; the others keep their values, which makes the check of all entries cheap
 
@@ -82,14 +82,6 @@ def test_wrong_gradients_have_the_same_verdict_at_both_doors(wrong: Wrong) -> No
     found = verdicts(flattened(wrong.problem, wrong.correct))
     assert len(set(found)) == 1, found
     assert "pass" not in found
-
-
-def row_of(function: Callable[[Floats], Floats], begin: int, end: int) -> Callable[[Floats], Floats]:
-    return lambda p: function(p)[begin:end]
-
-
-def scalar(function: Callable[[Floats], Floats]) -> Callable[[Floats], Any]:
-    return lambda p: function(p)[0]
 
 
 @pytest.mark.parametrize("seen", [False, True])

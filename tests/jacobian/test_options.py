@@ -135,7 +135,16 @@ def test_directions_that_leave_the_bounds_show_nothing_and_say_so() -> None:
     report = check_jacobian(inside(WIDE, np.inf, layer), layer_jacobian, WIDE, bounds=bounds, columns=3)
     assert report.verdict != "fail", str(report)
     assert report.entry_limit == np.inf
+    assert "random directions show nothing here" in str(report)
     assert not any("raised" in note for note in report.notes)
+
+
+def test_inputs_too_near_their_bounds_for_directions_are_measured_one_by_one() -> None:
+    bounds = {"x": (np.where(np.arange(WIDE.size) == 123, WIDE, -np.inf), None)}
+    assert check_jacobian(layer, layer_jacobian, WIDE, bounds=bounds, columns=3).checked == 4 * 40
+    report = check_jacobian(layer, spoiled((7, 123), 1.5), WIDE, bounds=bounds, columns=3)
+    assert {entry.index for entry in report.wrong_entries} == {(7, 123)}
+    assert report.entry_limit is not None and report.entry_limit < 1
 
 
 # --- time budget ---

@@ -108,3 +108,13 @@ def two_kinks(
         return np.array([offset + p[0] * p[0] + kinks + p[1], p[1] * p[2], p[0] - p[2]])
 
     return function, lambda p: np.array([[2 * p[0], 1, 0], [0, p[2], p[1]], [1, 0, -1]]), x
+
+
+def row_of(function: Callable[[Floats], Floats], begin: int, end: int) -> Callable[[Floats], Floats]:
+    """Some outputs of a function."""
+    return lambda p: function(p)[begin:end]
+
+
+def scalar(function: Callable[[Floats], Floats]) -> Callable[[Floats], Any]:
+    """The first output of a function."""
+    return lambda p: function(p)[0]
