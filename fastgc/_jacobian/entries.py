@@ -293,10 +293,11 @@ def verdicts(jacobian: JacobianAtPoint, estimates: Estimates, scales: Floats | N
         np.full(count, jacobian.rtol), None if jacobian.atol is None else np.full(count, jacobian.atol)
     )
     analytic = jacobian.operator.entries(outputs, inputs)
-    still = (analytic == 0) & (estimates.numerical == 0)
+    slopes, zero = _slopes(jacobian)[outputs], (analytic == 0) & (estimates.numerical == 0)
+    moving = np.bincount(outputs, ~zero, jacobian.shape[0]) > 0
+    still = zero & (moving[outputs] | (slopes == 0))  # all slopes of an output that moves farther away may be lost
     scales = _scales(jacobian, estimates, outputs, inputs) if scales is None else scales
     scales = np.fmax(scales, np.where(still, _stillness(jacobian)[outputs], 0.0))
-    slopes = _slopes(jacobian)[outputs]
     rounding = analytic_rounding(jacobian.eps, scales, slopes)
     around = np.maximum(jacobian.atol or 0.0, AROUND * slopes)
     return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASONS, around, rounding)

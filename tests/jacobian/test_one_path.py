@@ -10,6 +10,7 @@ import pytest
 
 from fastgc import check_gradients, check_jacobian
 from tests.support.catalogue import Problem, Wrong, correct_problems, wrong_gradients
+from tests.support.conventions import right_problems, wrong_problems
 from tests.support.jacobians import Floats, row_of, scalar, two_kinks
 
 MOST = 12  # entries of each problem that vary; the others keep their values, which makes the check of all entries cheap
@@ -59,7 +60,9 @@ def verdicts(flat: Flat) -> list[str]:
     """By check_gradients; as a row; as the first of two rows, the other of which is right and linear."""
     loss, gradient, x = flat
     other = np.cos(np.arange(x.size)) / np.fmax(np.abs(x), 1e-300)
-    one = check_gradients(loss, gradient, x, samples="all", crosscheck=False)
+    one = check_gradients(
+        lambda p: loss(p["x"]), lambda p: {"x": gradient(p["x"])}, {"x": x}, samples="all", crosscheck=False
+    )
     row = check_jacobian(lambda x: np.array([loss(x)]), lambda x: gradient(x)[None, :], x, columns="all")
     two = check_jacobian(
         lambda x: np.array([loss(x), other @ x]), lambda x: np.stack([gradient(x), other]), x, columns="all"
@@ -68,6 +71,7 @@ def verdicts(flat: Flat) -> list[str]:
 
 
 RIGHT, WRONG = correct_problems(), wrong_gradients()
+SECOND = {problem.name: problem for problem in right_problems()} | wrong_problems()
 
 
 @pytest.mark.parametrize("problem", RIGHT, ids=lambda problem: problem.name)
@@ -82,6 +86,13 @@ def test_wrong_gradients_have_the_same_verdict_at_both_doors(wrong: Wrong) -> No
     found = verdicts(flattened(wrong.problem, wrong.correct))
     assert len(set(found)) == 1, found
     assert "pass" not in found
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_the_second_catalogue_has_the_same_verdicts_at_both_doors(name: str) -> None:
+    given = SECOND[name]
+    found = verdicts(Flat(lambda x: given.loss({"x": x}), lambda x: given.gradients({"x": x})["x"], given.params["x"]))
+    assert len(set(found)) == 1, found
 
 
 @pytest.mark.parametrize("seen", [False, True])
