@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,13 @@ from fastgc._jacobian.inputs import (
     bounds_of,
     declared_pattern,
     open_function,
+    plain_function,
 )
 from fastgc._jacobian.operator import Operator, spoiled
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.projections import Projections, follow_strays, project
 from fastgc._jacobian.report import About, JacobianReport, jacobian_report
-from fastgc._parameters.arrays import Floats
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.point import leaves_at
 from fastgc._parameters.sampling import NotFinite
@@ -160,12 +161,35 @@ def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
     groups, complete = plan(operator, pattern, options.columns, options.seed, function.held)
     with Progress(sum(group.columns.size for group in groups), shown=options.progress) as bar:
         checked, projections, bad = find(at_point, groups, 0 if complete else options.probes, options.seed, bar)
+    checked, decided = _by_complex_step(check, opened, at_point, checked)
     failures = [opened.contradiction] if opened.contradiction else []
     if bad is not None:
         where = bad.text(opened.output_shape + check.point.shape, least=opened.matrix is None)
         failures.append(f"the analytic Jacobian is not finite in {where}")
-    notes = tuple(_notes(function, deadline))
+    notes = (*_notes(function, deadline), *decided)
     return _Result(opened.output_shape, checked, projections, tuple(failures), function.evaluations, notes)
+
+
+def _by_complex_step(
+    check: JacobianCheck, opened: _Opened, jacobian: JacobianAtPoint, checked: Checked
+) -> tuple[Checked, tuple[str, ...]]:
+    """Entries that noise leaves undecided, decided where the function is analytic, and a note if some were."""
+    if jacobian.step is not None or checked.unreached or not checked.judgement.undecided.any():
+        return checked, ()
+    from fastgc._verdicts.complex_step import adjudicate
+
+    def displaced(positions: Positions, relative: Floats) -> tuple[Array, Floats]:
+        function = plain_function(check.f, opened.point.astype(np.complex128), check.args)
+        outputs, inputs = jacobian.places(positions)
+        columns, mine = np.unique(inputs, return_inverse=True)
+        steps = relative * opened.function.unmeasured.scales(columns)[:, None]
+        lines = function.lines(columns, function.point[columns][:, None] + 1j * steps)
+        return lines[mine, :, outputs], steps[mine]
+
+    estimates, judgement, notes = adjudicate(
+        check.f, check.args, displaced, checked.estimates, checked.judgement, partial(verdicts, jacobian)
+    )
+    return Checked(estimates, judgement), notes
 
 
 def _notes(function: VectorFunction, deadline: float) -> Iterator[str]:

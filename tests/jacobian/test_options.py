@@ -63,6 +63,21 @@ def test_the_complex_step_decides_what_differences_cannot() -> None:
     assert check_jacobian(lambda x: offset + f(x), wrong, X, stencil="complex_step").verdict == "fail"
 
 
+def test_a_complex_step_is_asked_where_noise_hides_slopes_of_an_analytic_function() -> None:
+    def hidden(x: Any) -> Any:
+        return 1e14 + np.sin(x) * x
+
+    def slopes(x: Floats) -> Floats:
+        return np.diag(np.sin(x) + x * np.cos(x))
+
+    report = check_jacobian(hidden, slopes, X)
+    assert report.passed, str(report)
+    assert any("the complex step decided" in note for note in report.notes)
+    assert check_jacobian(hidden, lambda x: 1.001 * slopes(x), X).verdict == "fail"
+    assert check_jacobian(lambda x: hidden(np.abs(x)), lambda x: np.sign(x) * slopes(x), X).verdict == "undecided"
+    assert check_jacobian(hidden, slopes, X, step=1e-4).verdict == "undecided"
+
+
 @pytest.mark.parametrize("stencil", get_args(StencilName))
 def test_dependences_outside_the_sparsity_are_found_by_every_formula(stencil: Any) -> None:
     point = np.linspace(1, 2, 6)
