@@ -35,7 +35,10 @@ __all__ = [
     "numerical_jacobian",
     "gradient_check",
     "check_jacobian",
+    "assert_jacobian",
     "check_hessian",
+    "assert_hessian",
+    "JacobianMismatch",
     "JacobianReport",
     "relative_error",
     "max_relative_error",
@@ -51,8 +54,8 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
-    from fastgc._jacobian.check import check_jacobian
-    from fastgc._jacobian.hessian import check_hessian
+    from fastgc._jacobian.check import JacobianMismatch, assert_jacobian, check_jacobian
+    from fastgc._jacobian.hessian import assert_hessian, check_hessian
     from fastgc._jacobian.report import JacobianReport
     from fastgc._numerical import gradient_check, numerical_gradient, numerical_jacobian
     from fastgc._reports.entries import Entry
@@ -75,7 +78,10 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "numerical_jacobian": "_numerical",
             "gradient_check": "_numerical",
             "check_jacobian": "_jacobian.check",
+            "assert_jacobian": "_jacobian.check",
             "check_hessian": "_jacobian.hessian",
+            "assert_hessian": "_jacobian.hessian",
+            "JacobianMismatch": "_jacobian.check",
             "JacobianReport": "_jacobian.report",
             "relative_error": "_verdicts.errors",
             "max_relative_error": "_verdicts.errors",

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -223,11 +224,16 @@ def _by_complex_step(
     check: PointCheck, gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement
 ) -> tuple[Estimates, Judgement, tuple[str, ...]]:
     """Entries that noise leaves undecided, decided where the loss is analytic, and a note if some were."""
-    if check.loss is None or check.point is None or not judgement.undecided.any():
+    loss, point = check.loss, check.point
+    if loss is None or point is None or gradient.step is not None or not judgement.undecided.any():
         return estimates, judgement, ()
-    from fastgc._verdicts.complex_step import adjudicate
+    from fastgc._verdicts.complex_step import adjudicate, displaced_loss
 
-    return adjudicate(gradient, estimates, judgement, check.loss, check.point)
+    displaced = partial(displaced_loss, gradient, loss, point)
+    return adjudicate(
+        loss.function, loss.args, displaced, estimates, judgement,
+        lambda found: gradient.verdicts(found, gradient.scales(found)),
+    )  # fmt: skip
 
 
 # --- what it means ---

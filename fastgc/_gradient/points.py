@@ -26,7 +26,7 @@ from fastgc._progress import Progress
 from fastgc._reports.summary import PointResult, Tries
 from fastgc._verdicts.entries import GradientsAlong
 
-_REACHES = [2.0**-k for k in range(8)]  # of random points, in mean magnitudes of each tensor; the last is 0.8 %
+REACHES = [2.0**-k for k in range(8)]  # of random points, in mean magnitudes of each tensor; the last is 0.8 %
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PointChecker:
             found, _ = self._check_at(0, 0.0, deadline)
             return found, Tries()
         tries = Tries()
-        for reach in _REACHES:
+        for reach in REACHES:
             with np.errstate(all="ignore"):
                 found, error = self._check_at(number, reach, deadline)
             if error is None:

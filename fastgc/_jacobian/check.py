@@ -1,33 +1,29 @@
-"""The check of a Jacobian: measure columns, compare, project, report."""
+"""The check of a Jacobian, and the assertion that it passes."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._derivatives.estimates import Estimates
-from fastgc._jacobian.columns import Group, plan
-from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups, open_jacobian, verdicts
-from fastgc._jacobian.function import VectorFunction
-from fastgc._jacobian.inputs import (
-    analytic_matrix,
-    analytic_operator,
-    declared_pattern,
-    finite_point,
-    open_function,
-    validate,
-)
-from fastgc._jacobian.operator import spoiled
-from fastgc._jacobian.projections import Projections, follow_strays, project
-from fastgc._jacobian.report import About, JacobianReport, failed, jacobian_report
-from fastgc._parameters.sampling import NotFinite
-from fastgc._progress import Progress
-from fastgc._words import Columns
+from fastgc._gradient.options import refuse_args
+from fastgc._jacobian.inputs import finite_point
+from fastgc._jacobian.options import JacobianOptions
+from fastgc._jacobian.points import JacobianCheck, check_points
+from fastgc._jacobian.report import JacobianReport
+from fastgc._public import public
+from fastgc._verdicts.judgement import UNDECIDED
+from fastgc._words import Columns, Engine, StencilName
+
+
+@public
+class JacobianMismatch(AssertionError):
+    """A Jacobian or a Hessian did not pass; ``report`` holds the `JacobianReport`."""
+
+    def __init__(self, report: JacobianReport) -> None:
+        super().__init__(str(report))
+        self.report = report
 
 
 def check_jacobian(
@@ -41,9 +37,14 @@ def check_jacobian(
     sparsity: Any = None,
     columns: Columns = None,
     probes: int = 3,
+    stencil: StencilName = "central",
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    bounds: Any = None,
+    engine: Engine = "auto",
+    points: int = 1,
+    time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> JacobianReport:
@@ -52,7 +53,8 @@ def check_jacobian(
     Parameters
     ----------
     f : callable
-        ``f(x, *args)`` returns an array_like of m real numbers, of any shape.
+        ``f(x, *args)`` returns an array_like of m real numbers, of any shape. One compiled by ``numba.njit`` receives
+        the array as a plain function does.
     jacobian : array, scipy.sparse array, callable, or None
         Of shape (m, n), or the shape of f(x) followed by that of x; or a function ``jacobian(x, *args)`` that returns
         it. The structure of a sparse one is its declared sparsity. None where products are given instead.
@@ -73,12 +75,24 @@ def check_jacobian(
         else 32; with a declared sparsity always all.
     probes : int
         How many random directions over all inputs are compared where not all entries are checked one by one.
+    stencil : {"central", "forward", "backward", "five_point", "complex_step"}
+        The difference formula of the first look, as in `check_gradients`. "complex_step" calls f with complex numbers.
     step : float, optional
         The step of the first quotients; entries in doubt are measured at many steps. By default it is chosen for each
         input.
     rtol, atol : float, optional
         As in `check_gradients`; by default atol is 1e-5 * rtol times the root mean square of the entry's row or column,
         whichever is smaller.
+    bounds : scipy.optimize.Bounds, sequence of (lower, upper), or {"x": (lower, upper)}, optional
+        Bounds of the inputs, outside which f is never called. The ends may be arrays; None for no bound. At a bound the
+        slope towards the inside counts.
+    engine : {"auto", "numba", "python"}
+        "numba" compiles a plain f; a compiled f is called from Python in any case.
+    points : int
+        Check at x and at ``points - 1`` random points around it; needs jacobian (or products) as functions.
+    time_budget : float, optional
+        Seconds after which the check ends with what it has. Columns come in random order, so that a few entries of all
+        outputs come first; what was not reached is undecided.
     seed : int
         Of all random draws.
     progress : bool
@@ -114,57 +128,82 @@ def check_jacobian(
     >>> report.verdict, report.reason, report.by_output, report.by_input
     ('fail', '1 of 4 checked entries differs', {(0,): 1}, {(1,): 1})
     """
-    begin = time.perf_counter()
-    validate(args, columns, probes=probes, step=step, rtol=rtol, atol=atol, seed=seed)
-    point = finite_point(x)
-    function, output_shape = open_function(f, point, args, seed)
-    given = jacobian(point.copy(), *args) if callable(jacobian) else jacobian
-    matrix = analytic_matrix(given, output_shape, point.shape)
-    operator, reason = analytic_operator(matrix, jvp, vjp, point, output_shape, args)
-    at_point = open_jacobian(function, operator, step, rtol, atol)
-    groups, complete = plan(operator, declared_pattern(sparsity, matrix, operator.shape), columns, seed)
-    with Progress(sum(group.columns.size for group in groups), shown=progress) as bar:
-        checked, projections, bad = find(at_point, groups, 0 if complete else probes, seed, bar)
-    about = About(output_shape, point.shape, function.evaluations, time.perf_counter() - begin, seed, _notes(function))
-    report = jacobian_report(checked, projections, about)
-    if bad is not None:
-        where = bad.text(output_shape + point.shape, least=matrix is None)
-        report = failed(report, f"the analytic Jacobian is not finite in {where}")
-    return failed(report, reason) if reason else report
+    options = JacobianOptions(
+        columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
+        points=points, time_budget=time_budget, seed=seed, progress=progress,
+    )  # fmt: skip
+    return check_point(f, jacobian, x, args, (jvp, vjp, sparsity), options)
 
 
-@np.errstate(all="ignore")  # what is not finite is judged, and not warned about
-def find(
-    jacobian: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: int, bar: Progress
-) -> tuple[Checked, Projections, NotFinite | None]:
-    """Check entries one by one, then dependences outside the declared sparsity, then random directions.
+def assert_jacobian(
+    f: Callable[..., Any],
+    jacobian: Any,
+    x: ArrayLike,
+    *,
+    args: tuple[Any, ...] = (),
+    jvp: Callable[..., Any] | None = None,
+    vjp: Callable[..., Any] | None = None,
+    sparsity: Any = None,
+    columns: Columns = None,
+    probes: int = 3,
+    stencil: StencilName = "central",
+    step: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    bounds: Any = None,
+    engine: Engine = "auto",
+    points: int = 1,
+    time_budget: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    allow_undecided: bool = False,
+) -> JacobianReport:
+    """Check a Jacobian as `check_jacobian` does, and raise unless it passes.
 
-    Entries of the analytic Jacobian that are not finite fail whatever else is found.
+    Parameters
+    ----------
+    f, jacobian, x, args, jvp, vjp, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine, points
+        As in `check_jacobian`.
+    time_budget, seed, progress
+        As in `check_jacobian`.
+    allow_undecided : bool
+        Accept a report that is undecided.
+
+    Returns
+    -------
+    JacobianReport
 
     Raises
     ------
-    Exception
-        The first exception of the function, if it raised at every displaced point and all analytic entries are finite.
+    JacobianMismatch
+        An AssertionError whose text is the report and whose ``report`` attribute holds it.
+    TypeError, ValueError
+        As `check_jacobian`.
     """
-    bad = spoiled(jacobian.operator)
-    found = [check_groups(jacobian, groups, bar)]
-    found += follow_strays(jacobian, found[0], bar)
-    projections = Projections()
-    if probes and math.prod(jacobian.shape):
-        projections, more = project(jacobian, Checked.joined(found), probes, seed, bar)
-        found += more
-    if bad is None:
-        jacobian.function.raised.pass_on()
-    else:
-        unknown = Estimates.unknown(bad.first)
-        found.append(Checked(unknown, verdicts(jacobian, unknown)))
-    bar.failed(sum(int(np.count_nonzero(each.judgement.failed)) for each in found))
-    return Checked.joined(found), projections, bad
+    __tracebackhide__ = True  # in pytest a failing test begins with the report
+    options = JacobianOptions(
+        columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
+        points=points, time_budget=time_budget, seed=seed, progress=progress,
+    )  # fmt: skip
+    report = check_point(f, jacobian, x, args, (jvp, vjp, sparsity), options)
+    return passing(report, allow_undecided=allow_undecided)
 
 
-def _notes(function: VectorFunction) -> tuple[str, ...]:
-    undefined = function.raised.notes("f")
-    again = function.outputs(np.empty(0, np.int64), np.empty((1, 0)))[0]
-    if np.array_equal(again, function.base):
-        return undefined
-    return (*undefined, "f is noisy: a repeated call gave other outputs (dropout? no seed set?)")
+Forms = tuple[Callable[..., Any] | None, Callable[..., Any] | None, Any]  # jvp, vjp and the sparsity
+
+
+def check_point(
+    f: Callable[..., Any], jacobian: Any, x: ArrayLike, args: tuple[Any, ...], forms: Forms, options: JacobianOptions
+) -> JacobianReport:
+    """The check with all its options."""
+    refuse_args(args)
+    options.refuse_array("jacobian", jacobian)
+    return check_points(JacobianCheck(f, jacobian, finite_point(x), args, *forms, options))
+
+
+def passing(report: JacobianReport, *, allow_undecided: bool) -> JacobianReport:
+    """The report, if it passes (or is undecided, where that is allowed); else raise a `JacobianMismatch`."""
+    __tracebackhide__ = True
+    if not (report.passed or (allow_undecided and report.verdict == UNDECIDED)):
+        raise JacobianMismatch(report)
+    return report

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._jacobian.operator import Operator
-from fastgc._parameters.arrays import Positions
+from fastgc._parameters.arrays import Positions, spread
 from fastgc._parameters.streams import stream
 from fastgc._words import Columns
 
@@ -19,7 +19,9 @@ from fastgc._words import Columns
 _ALL_COLUMNS = 256  # up to so many are all checked: 512 evaluations
 _COLUMNS = 32  # drawn where there are more: 64 evaluations
 _OUTPUTS = 64  # drawn where each row of the analytic Jacobian takes a product: 64 products
+_HELD = 64  # inputs that bounds keep from random directions, at most: as many columns more take 128 evaluations
 _MOST_ENTRIES = 1_000_000  # compared one by one: some 100 MB of arrays
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Group:
     declared: bool = False
 
 
-def plan(operator: Operator, pattern: Any, columns: Columns, seed: int) -> tuple[list[Group], bool]:
+def plan(
+    operator: Operator, pattern: Any, columns: Columns, seed: int, held: Positions = _NONE
+) -> tuple[list[Group], bool]:
     """The groups of columns to measure, and whether they cover the whole Jacobian.
 
     Parameters
@@ -47,6 +51,7 @@ def plan(operator: Operator, pattern: Any, columns: Columns, seed: int) -> tuple
         The declared sparsity.
     columns : int, "all" or None
         How many columns to draw where no sparsity is declared.
+    held : inputs that no random direction moves: some of them are measured as well
     """
     if pattern is not None:
         return _shared_groups(pattern), True
@@ -57,8 +62,8 @@ def plan(operator: Operator, pattern: Any, columns: Columns, seed: int) -> tuple
         most = min(most, _OUTPUTS)
     owner = np.full(m, -1, np.int64)
     owner[_drawn(m, most, stream(seed, "outputs"))] = 0
-    groups = [Group(np.array([column]), owner) for column in _drawn(n, count, stream(seed, "columns")).tolist()]
-    return groups, count == n and most == m
+    chosen = np.union1d(_drawn(n, count, stream(seed, "columns")), held[spread(held.size, _HELD)])
+    return [Group(np.array([column]), owner) for column in chosen.tolist()], chosen.size == n and most == m
 
 
 def _drawn(size: int, count: int, generator: np.random.Generator) -> Positions:

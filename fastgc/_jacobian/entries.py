@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
-from fastgc._derivatives.estimates import Estimates, LossAtPoint, ladder_estimates
-from fastgc._derivatives.stencil import STENCILS
-from fastgc._evaluation.evaluator import Tick, silent
+from fastgc._derivatives.displaced import displaced_estimates, displacement
+from fastgc._derivatives.estimates import Estimates, distinguishing_quotients, ladder_estimates
+from fastgc._derivatives.stencil import Stencil, quotients, stencil_named
+from fastgc._evaluation.evaluator import OutOfTime, Ray, Tick, silent
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
-from fastgc._parameters.arrays import Floats, Positions, spread
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, spread
 from fastgc._progress import Progress
-from fastgc._verdicts.entries import PLAIN, confirm, decide
+from fastgc._verdicts.entries import AROUND, analytic_rounding, confirm, decide, excuse
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
 
+JacobianAlong = Callable[[Sequence[Ray]], Operator]  # at the inputs displaced along a direction
 Strays = list[tuple[int, Group]]  # an output, and the group whose columns move it though none of them should
 
-_CENTRAL = STENCILS["central"]
 _WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
 # Of the difference of these two, so 45 truncation errors: a few groups stand for all, and the rest climbs a ladder.
 _DEVIATION_SAFETY = 3.0
 _TRIALS = 8  # groups of columns whose wide quotients are measured: 16 evaluations
 _FEWEST = 4  # entries from which an input gets a scale: with fewer, a wrong entry would be its own measure
-_AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
 _MEASURED = 8  # outputs whose noise is always measured: they share their evaluations
 _MOST_LADDERS = 1024  # entries that climb a ladder; their arithmetic takes about a second
 _MARGIN = 100.0  # times the uncertainty of its quotient, for an entry in doubt beyond that number
@@ -38,18 +40,30 @@ _NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
 
 @dataclass(frozen=True)
 class JacobianAtPoint:
-    """A function around a point and its analytic Jacobian; entry (i, j) has the position ``i * n + j``."""
+    """A function around a point and its analytic Jacobian; entry (i, j) has the position ``i * n + j``.
+
+    Attributes
+    ----------
+    displaced : gives the analytic Jacobian at the point displaced along a direction; None if it cannot
+    """
 
     function: VectorFunction
     operator: Operator
+    stencil: Stencil
     step: float | None
     rtol: float
     atol: float | None
+    displaced: JacobianAlong | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Outputs and inputs."""
         return self.operator.shape
+
+    @property
+    def eps(self) -> float:
+        """Resolution of the analytic Jacobian; what is no float counts as exact."""
+        return float(np.finfo(self.operator.dtype).eps) if self.operator.dtype.kind == "f" else 0.0
 
     def places(self, positions: Positions) -> tuple[Positions, Positions]:
         """Outputs and inputs of entries."""
@@ -57,21 +71,35 @@ class JacobianAtPoint:
 
 
 def open_jacobian(
-    function: VectorFunction, operator: Operator, step: float | None, rtol: float | None, atol: float | None
+    function: VectorFunction,
+    operator: Operator,
+    step: float | None,
+    rtol: float | None,
+    atol: float | None,
+    stencil: str = "central",
 ) -> JacobianAtPoint:
     """Measure the noise of some outputs where it decides the step; the default rtol is that of the Jacobian's dtype."""
     if step is None:
-        function.measure(spread(function.base.size, _MEASURED).tolist())
-    return JacobianAtPoint(function, operator, step, default_rtol(operator.dtype) if rtol is None else rtol, atol)
+        with contextlib.suppress(OutOfTime):
+            function.measure(spread(function.base.size, _MEASURED).tolist())
+    rtol = default_rtol(operator.dtype) if rtol is None else rtol
+    return JacobianAtPoint(function, operator, stencil_named(stencil), step, rtol, atol)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Entries with their verdicts, and outputs that move though they should not."""
+    """Entries with their verdicts.
+
+    Attributes
+    ----------
+    strays : outputs that move though they should not
+    unreached : what the time did not suffice for, "" for nothing
+    """
 
     estimates: Estimates
     judgement: Judgement
     strays: Strays = field(default_factory=list)
+    unreached: str = ""
 
     def part(self, keep: Positions) -> Checked:
         """Some of the entries."""
@@ -87,14 +115,13 @@ class Checked:
 
 def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> Checked:
     """Measure and judge all entries of the groups: quotients for all, ladders for those in doubt."""
-    quotients, strays = _quotients(jacobian, groups, bar)
-    estimates, judgement = decide(
-        quotients,
-        lambda each: verdicts(jacobian, each),
-        lambda positions, shift: _ladders(jacobian, quotients, positions, shift),
-    )
-    estimates, judgement = _confirmed(jacobian, estimates, judgement)
-    return Checked(estimates, judgement, strays + _explained_by_others(jacobian, groups, quotients, estimates))
+    first, strays = _quotients(jacobian, groups, bar)
+    estimates, judgement = decide(first, partial(verdicts, jacobian), partial(_ladders, jacobian, first))
+    small_steps, judged = partial(_small_steps, jacobian), partial(verdicts, jacobian)
+    estimates, judgement = confirm(small_steps, estimates, judgement, judged)
+    asked = None if jacobian.displaced is None else partial(_verdicts_beside, jacobian, jacobian.displaced)
+    estimates, judgement = excuse(asked, estimates, judgement, judged)
+    return Checked(estimates, judgement, strays + _explained_by_others(jacobian, groups, first, estimates))
 
 
 # --- quotients ---
@@ -147,33 +174,49 @@ def _measured(
 ) -> tuple[Estimates, Positions, Strays]:
     """Quotients at a multiple of the usual steps, as uncertain as their round-off; the group of each; the strays.
 
-    Each group is displaced a step ahead of the point and a step behind it. Distances are those after rounding.
+    All columns of a group are displaced together.
     """
-    function, sizes = jacobian.function, [group.columns.size for group in groups]
+    function, formula, sizes = jacobian.function, jacobian.stencil, [group.columns.size for group in groups]
     columns, line = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(groups)), sizes)
-    steps = multiple * function.steps(columns, _CENTRAL, jacobian.step)
-    displaced = function.rounded(columns, function.point[columns][:, None] + steps[:, None] * [1.0, -1.0])
+    steps = multiple * function.steps(columns, formula, jacobian.step)
+    displaced, taken = function.displaced(columns, formula, steps)
     values = function.lines(columns, displaced, line, tick)
     owner = np.stack([group.owner for group in groups])
     at, outputs = np.nonzero(owner >= 0)
     mine = np.cumsum([0, *sizes])[at] + owner[at, outputs]
     with np.errstate(all="ignore"):
-        rounding = np.finfo(np.float64).eps / 2 * np.abs(values).max(axis=1)
-        change = values[:, 0] - values[:, 1]
-        quotients = change[at, outputs] / (displaced[:, 0] - displaced[:, 1])[mine]
+        rounding = _rounding(formula, values)
+        found = quotients(formula, values[at, :, outputs], steps[mine], taken[mine])
         uncertainty = rounding[at, outputs] / steps[mine]
+        change = np.einsum("gkm,k->gm", values, formula.weights).real
+    positions, nothing = outputs * jacobian.shape[1] + columns[mine], np.zeros(at.size, np.int8)
+    estimates = Estimates(positions, found, uncertainty, found, found, steps[mine], nothing)
+    return estimates, at, _strays(jacobian, groups, owner, change, rounding)
+
+
+def _rounding(formula: Stencil, values: Array) -> Floats:
+    """Round-off of the numerators of quotients, shape (groups, outputs), of values of shape (groups, k, outputs)."""
+    size = np.abs(values.imag if formula.is_complex else values).max(axis=1)  # the imaginary part has its own
+    return np.asarray(np.finfo(np.float64).eps / 2 * np.abs(formula.weights).sum() * size)
+
+
+def _strays(
+    jacobian: JacobianAtPoint, groups: Sequence[Group], owner: Positions, change: Floats, rounding: Floats
+) -> Strays:
+    """Outputs that move with a group though they depend on none of its columns; one that is unknown stands for all."""
+    with np.errstate(all="ignore"):
         free = np.array([group.declared for group in groups])[:, None] & (owner < 0)
         unknown = free & ~np.isfinite(change)
-        unknown &= np.cumsum(unknown, axis=1) == 1  # one of a group stands for all
-        loose = np.argwhere(unknown | (free & (np.abs(change) > _STRAY * np.fmax(_noise(jacobian), rounding))))
-    positions, nothing = outputs * jacobian.shape[1] + columns[mine], np.zeros(at.size, np.int8)
-    estimates = Estimates(positions, quotients, uncertainty, quotients, quotients, steps[mine], nothing)
-    return estimates, at, [(output, groups[k]) for k, output in loose.tolist()]
+        unknown &= np.cumsum(unknown, axis=1) == 1
+        loose = unknown | (free & (np.abs(change) > _STRAY * np.fmax(_noise(jacobian), rounding)))
+    return [(output, groups[k]) for k, output in np.argwhere(loose).tolist()]
 
 
 def _noise(jacobian: JacobianAtPoint) -> Floats:
-    """The noise of each output, as far as it was measured."""
+    """The noise of each output, as far as it was measured; a complex step subtracts nothing and has none."""
     noise = np.zeros(jacobian.shape[0])
+    if jacobian.stencil.is_complex:
+        return noise
     for output, loss in jacobian.function.losses.items():
         noise[output] = loss.noise.at_point
     return noise
@@ -208,48 +251,56 @@ def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0
     return result
 
 
+def _small_steps(jacobian: JacobianAtPoint, positions: Positions, differences: Floats) -> Floats:
+    """See `fastgc._derivatives.estimates.distinguishing_quotients`; NaN for entries beyond a number of them."""
+    result, some = np.full(positions.size, np.nan), spread(positions.size, _MOST_LADDERS)
+    outputs, inputs = jacobian.places(positions)
+    for output in np.unique(outputs[some]).tolist():
+        mine = some[outputs[some] == output]
+        result[mine] = distinguishing_quotients(jacobian.function.loss(output), inputs[mine], differences[mine])
+    jacobian.function.forget()
+    return result
+
+
+def _verdicts_beside(
+    jacobian: JacobianAtPoint, displaced: JacobianAlong, estimates: Estimates, where: Positions, side: float
+) -> tuple[Flags, Flags]:
+    """Which entries are wrong on one side of the point, and which are right there."""
+    rays = displacement(jacobian.function.unmeasured, side)
+    try:
+        there = replace(jacobian, operator=displaced(rays))
+    except Exception:  # the Jacobian is not defined there, as the function may be
+        return np.zeros(where.size, bool), np.zeros(where.size, bool)
+    outputs, inputs = jacobian.places(estimates.positions[where])
+    found = Estimates.unknown(estimates.positions[where])
+    for output in np.unique(outputs).tolist():
+        mine = np.flatnonzero(outputs == output)
+        slopes = displaced_estimates(jacobian.function.loss(output), inputs[mine], rays)
+        found = found.updated(mine, replace(slopes, positions=found.positions[mine]))
+    scales = _scales(jacobian, estimates, *jacobian.places(estimates.positions))[where]
+    judged = verdicts(there, found, scales)
+    return judged.failed, judged.passed
+
+
 # --- verdicts ---
 
 
-def _confirmed(jacobian: JacobianAtPoint, estimates: Estimates, judgement: Judgement) -> tuple[Estimates, Judgement]:
-    """Take back the failures that small steps contradict: each row is the gradient of an output."""
-    near = np.abs(judgement.analytic - estimates.numerical) <= PLAIN * estimates.uncertainty
-    where = np.flatnonzero(judgement.failed & near)
-    if not where.size:
-        return estimates, judgement
-    where = where[spread(where.size, _MOST_LADDERS)]
-    outputs, inputs = jacobian.places(estimates.positions[where])
-    uncertainty = estimates.uncertainty.copy()
-    for output in np.unique(outputs).tolist():
-        mine = outputs == output
-        row = replace(estimates.part(where[mine]), positions=inputs[mine])
-        found = _confirmed_row(jacobian.function.loss(output), row, judgement.part(where[mine]))
-        uncertainty[where[mine]] = found.uncertainty
-        jacobian.function.forget()
-    estimates = replace(estimates, uncertainty=uncertainty)
-    return estimates, verdicts(jacobian, estimates)
-
-
-@dataclass(frozen=True)
-class _Row:
-    loss: LossAtPoint
-
-
-def _confirmed_row(loss: LossAtPoint, row: Estimates, judgement: Judgement) -> Estimates:
-    return confirm(_Row(loss), row, judgement, lambda _: judgement)[0]
-
-
-def verdicts(jacobian: JacobianAtPoint, estimates: Estimates) -> Judgement:
-    """The verdict on each entry, by the scale of that entry."""
+def verdicts(jacobian: JacobianAtPoint, estimates: Estimates, scales: Floats | None = None) -> Judgement:
+    """The verdict on each entry, by the scale of that entry: by default its own among these estimates."""
     outputs, inputs = jacobian.places(estimates.positions)
     count = estimates.positions.size
     tolerances = Tolerances(
         np.full(count, jacobian.rtol), None if jacobian.atol is None else np.full(count, jacobian.atol)
     )
     analytic = jacobian.operator.entries(outputs, inputs)
-    still = (analytic == 0) & (estimates.numerical == 0)
-    scales = np.fmax(_scales(jacobian, estimates, outputs, inputs), np.where(still, _stillness(jacobian)[outputs], 0.0))
-    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASONS, _around(jacobian)[outputs])
+    slopes, zero = _slopes(jacobian)[outputs], (analytic == 0) & (estimates.numerical == 0)
+    moving = np.bincount(outputs, ~zero, jacobian.shape[0]) > 0
+    still = zero & (moving[outputs] | (slopes == 0))  # all slopes of an output that moves farther away may be lost
+    scales = _scales(jacobian, estimates, outputs, inputs) if scales is None else scales
+    scales = np.fmax(scales, np.where(still, _stillness(jacobian)[outputs], 0.0))
+    rounding = analytic_rounding(jacobian.eps, scales, slopes)
+    around = np.maximum(jacobian.atol or 0.0, AROUND * slopes)
+    return judge(analytic, estimates, np.arange(count), scales, tolerances, _NOISE_REASONS, around, rounding)
 
 
 def _scales(jacobian: JacobianAtPoint, estimates: Estimates, outputs: Positions, inputs: Positions) -> Floats:
@@ -275,19 +326,19 @@ def _root_mean_squares(values: Floats, owners: Positions, size: int) -> tuple[Fl
     return peak * np.sqrt(np.bincount(owners, (values / peak) ** 2, size) / np.maximum(1, counts)), counts
 
 
-def _around(jacobian: JacobianAtPoint) -> Floats:
-    """For each output, what a slope of zero must be small against: slopes around the point, or the given atol."""
-    around = np.full(jacobian.shape[0], jacobian.atol or 0.0)
+def _slopes(jacobian: JacobianAtPoint) -> Floats:
+    """For each output, the slopes around the point as far as they were measured."""
+    slopes = np.zeros(jacobian.shape[0])
     for output, loss in jacobian.function.losses.items():
-        around[output] = max(around[output], _AROUND * loss.local_variation / loss.tensor_scales.max())
-    return around
+        slopes[output] = loss.local_variation / loss.tensor_scales.max()
+    return slopes
 
 
 def _stillness(jacobian: JacobianAtPoint) -> Floats:
     """For each output, the scale of a slope that is zero in both: an output that stays the same to the bit agrees."""
     sizes = np.where(jacobian.function.base == 0, 1.0, np.abs(jacobian.function.base))  # 0 counts as terms of order 1
     sizes = sizes / jacobian.function.unmeasured.tensor_scales.max()
-    return np.asarray(np.maximum(_AROUND * sizes, _LEAST))
+    return np.asarray(np.maximum(AROUND * sizes, _LEAST))
 
 
 # --- groups ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -12,8 +14,19 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step
-from fastgc._evaluation.evaluator import Place, Raised, Ray, Tick, WrongValueError, at_entries, at_entry, silent
+from fastgc._evaluation.evaluator import (
+    OutOfTime,
+    Place,
+    Raised,
+    Ray,
+    Tick,
+    WrongValueError,
+    at_entries,
+    at_entry,
+    silent,
+)
 from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 
 Weights = int | Floats  # one output by its number, or a factor for every output
@@ -57,12 +70,25 @@ class VectorFunction:
         The inputs as tensors, in the dtypes in which they are displaced; complex ones for the complex step alone.
     base : array, shape (m,)
         The outputs at the point.
+    bounds : Bounds, optional
+        The function is never called outside: its outputs are NaN there.
+    deadline : float
+        Of ``time.perf_counter``; later calls raise `OutOfTime`.
     """
 
     def __init__(
-        self, function: Function, layout: ParameterLayout, leaves: Sequence[Array], base: Floats, seed: int
+        self,
+        function: Function,
+        layout: ParameterLayout,
+        leaves: Sequence[Array],
+        base: Floats,
+        seed: int,
+        *,
+        bounds: Bounds | None = None,
+        deadline: float = math.inf,
     ) -> None:
         self.layout, self.leaves, self.base, self.seed, self.evaluations = layout, leaves, base, seed, 1
+        self.bounds, self.deadline = bounds, deadline
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves], dtype=np.result_type(np.float64, *leaves))
         self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
@@ -72,7 +98,17 @@ class VectorFunction:
     def unmeasured(self) -> LossAtPoint:
         """A loss that knows the inputs' scales, and no noise."""
         loss = unmeasured_loss(OutputLoss(self, 0), self.layout, self.leaves, 0.0)
+        loss = replace(loss, bounds=self.bounds)
         return responsive_loss(loss, range(len(self.leaves)), self.base, self.outputs)
+
+    @cached_property
+    def held(self) -> Positions:
+        """The inputs that no direction moves, since they are too near a bound."""
+        held = [self.unmeasured.held(t) for t in range(len(self.leaves))]
+        return np.concatenate(
+            [self.layout.starts[t] + np.flatnonzero(x) for t, x in enumerate(held) if x is not None]
+            or [np.empty(0, np.int64)]
+        )
 
     @cached_property
     def together(self) -> int:
@@ -84,7 +120,7 @@ class VectorFunction:
         """Which outputs change when all inputs move a little, in either direction."""
         places = np.arange(self.point.size)
         lengths = _AWAY * np.cos(places) * self.unmeasured.scales(places)  # as good as random
-        return np.asarray((self.at(self.point + lengths * [[-1.0], [1.0]]) != self.base).any(axis=0))
+        return np.asarray((self.outputs(places, self.point + lengths * [[-1.0], [1.0]]) != self.base).any(axis=0))
 
     def kept(self, columns: Positions, rows: Floats) -> Floats:
         """The same as `outputs`, from memory where the same was asked for before."""
@@ -122,10 +158,16 @@ class VectorFunction:
 
     def quotients(self, columns: Positions, stencil: Stencil, step: float | None) -> Floats:
         """One difference quotient of each output by each of these inputs, shape (m, columns)."""
-        x, steps = self.point[columns][:, None], self.steps(columns, stencil, step)
-        displaced = self.rounded(columns, x + steps[:, None] * np.array(stencil.offsets))
+        steps = self.steps(columns, stencil, step)
+        displaced, taken = self.displaced(columns, stencil, steps)
         lines = np.ascontiguousarray(self.lines(columns, displaced).transpose(2, 0, 1))
-        return quotients(stencil, lines, steps, displaced - x if step is None else None)
+        return quotients(stencil, lines, steps, taken if step is None else None)
+
+    def displaced(self, columns: Positions, stencil: Stencil, steps: Floats) -> tuple[Array, Array]:
+        """The values of inputs at the points of a formula, shape (columns, k), and the distances after rounding."""
+        x = self.point[columns][:, None]
+        displaced = self.rounded(columns, x + steps[:, None] * np.array(stencil.offsets))
+        return displaced, displaced - x
 
     def steps(self, columns: Positions, stencil: Stencil, step: float | None) -> Floats:
         """The steps of inputs: by default those that balance truncation and the noise measured so far."""
@@ -148,7 +190,7 @@ class VectorFunction:
         """``displaced``, shape (columns, k), as each input's dtype can hold it."""
         result = displaced.copy()
         for t, leaf in enumerate(self.leaves):
-            if leaf.dtype != np.float64:
+            if leaf.dtype not in (np.float64, np.complex128):
                 mine = self.layout.tensor_of(columns) == t
                 result[mine] = displaced[mine].astype(leaf.dtype)
         return result
@@ -176,7 +218,16 @@ class VectorFunction:
         return measured_losses(losses, range(len(self.leaves)), self.seed, along)
 
     def outputs(self, columns: Positions, rows: Floats) -> Floats:
-        """Outputs with the inputs ``columns`` set to ``rows[k]`` together, shape (k, m); NaN where not defined."""
+        """Outputs with the inputs ``columns`` set to ``rows[k]`` together, shape (k, m); NaN where not defined.
+
+        Inputs that would leave their bounds in one of the rows stay at the point in all of them.
+        """
+        if self.bounds is not None:
+            inside = self.bounds.contain(columns, rows.T).all(axis=1)
+            rows = np.where(inside, rows, self.point[columns])
+        return self._moved(columns, rows)
+
+    def _moved(self, columns: Positions, rows: Floats) -> Array:
         out = np.empty((len(rows), self.base.size), self.point.dtype)
         for begin in range(0, len(rows), self.together):
             block = rows[begin : begin + self.together]
@@ -185,8 +236,28 @@ class VectorFunction:
             out[begin : begin + self.together] = self.at(points)
         return out
 
-    def at(self, points: Floats) -> Floats:
-        """Outputs at points, shape (k, m); NaN where not defined."""
+    def at(self, points: Array) -> Array:
+        """Outputs at points, shape (k, m); NaN where not defined, and outside the bounds."""
+        if self.bounds is not None:
+            everywhere = np.arange(self.point.size)
+            inside = self.bounds.contain(everywhere, points.T).all(axis=0)
+            out = np.full((len(points), self.base.size), np.nan, self.point.dtype)
+            out[inside] = self._in_time(points[inside])
+            return out
+        return self._in_time(points)
+
+    def _in_time(self, points: Array) -> Array:
+        """Outputs at points, one after the other if there is a deadline."""
+        if self.deadline == math.inf:
+            return self._called(points)
+        out = np.empty((len(points), self.base.size), self.point.dtype)
+        for k in range(len(points)):
+            if time.perf_counter() > self.deadline:
+                raise OutOfTime
+            out[k : k + 1] = self._called(points[k : k + 1])
+        return out
+
+    def _called(self, points: Array) -> Array:
         self.evaluations += len(points)
         # Counted first: a function may change its argument.
         displaced = 0 if self.raised.answered else np.count_nonzero((points != self.point).any(axis=1))
@@ -207,7 +278,7 @@ class VectorFunction:
     def along(self, rays: Sequence[Ray], distances: Floats) -> Floats:
         """Outputs at ``distances`` along the direction that all rays make together, shape (k, m)."""
         columns, lengths = self.direction(rays)
-        return self.outputs(columns, self.point[columns] + distances[:, None] * lengths)
+        return np.asarray(self._moved(columns, self.point[columns] + distances[:, None] * lengths).real)
 
     def direction(self, rays: Sequence[Ray]) -> tuple[Positions, Floats]:
         """The inputs that rays displace, and by how much at a distance of 1."""
@@ -247,7 +318,7 @@ class OutputLoss:
         return np.stack([self.of(self._function.along(rays, distances)) for rays in directions])
 
     def entries(self, positions: Positions) -> Array:
-        return self._function.point[positions]
+        return np.asarray(self._function.point[positions].real)
 
     def rounded(self, positions: Positions, displaced: Array) -> Array:
         return self._function.rounded(positions, displaced)

@@ -11,14 +11,25 @@ from numpy.typing import ArrayLike
 
 from fastgc._evaluation.evaluator import WrongShapeError
 from fastgc._gradient.check import check_gradients
-from fastgc._jacobian.check import check_jacobian
+from fastgc._gradient.options import refuse_args
+from fastgc._jacobian.check import check_point, passing
 from fastgc._jacobian.inputs import analytic_matrix, finite_point, product
 from fastgc._jacobian.operator import contradiction
+from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.report import JacobianReport, failed
-from fastgc._parameters.arrays import Floats
+from fastgc._parameters.arrays import Array, Floats
 from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
-from fastgc._words import Columns
+from fastgc._words import Columns, Engine, StencilName
+
+_SHARED = (
+    "stencil",
+    "bounds",
+    "engine",
+    "points",
+    "time_budget",
+    "seed",
+)  # options with which the gradient itself is checked
 
 
 def check_hessian(
@@ -32,9 +43,14 @@ def check_hessian(
     sparsity: Any = None,
     columns: Columns = None,
     probes: int = 3,
+    stencil: StencilName = "central",
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
+    bounds: Any = None,
+    engine: Engine = "auto",
+    points: int = 1,
+    time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> JacobianReport:
@@ -52,8 +68,8 @@ def check_hessian(
         The point, n real numbers, of any shape.
     hvp : callable, optional
         ``hvp(x, u, *args)``: the product H u, for u of the shape of x.
-    args, sparsity, columns, probes, step, rtol, atol, seed, progress
-        As in `check_jacobian`.
+    args, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine, points, time_budget, seed, progress
+        As in `check_jacobian`; f and gradient are called inside the bounds only. Half of the time is for the gradient.
 
     Returns
     -------
@@ -79,31 +95,100 @@ def check_hessian(
     >>> check_hessian(None, lambda x: A @ x, np.tril(A), [1.0, 2.0]).reason
     'hessian is not symmetric: [0, 1] is 0 and [1, 0] is 1; 1 of 4 checked entries differs'
     """
-    point = finite_point(x)
-    if callable(hessian):
-        hessian = hessian(point.copy(), *args)
+    options = JacobianOptions(
+        columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
+        points=points, time_budget=time_budget, seed=seed, progress=progress,
+    )  # fmt: skip
+    return _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
 
-    def slopes(at: Floats, *args: Any) -> Any:
+
+def assert_hessian(
+    f: Callable[..., Any] | None,
+    gradient: Callable[..., Any],
+    hessian: Any,
+    x: ArrayLike,
+    *,
+    args: tuple[Any, ...] = (),
+    hvp: Callable[..., Any] | None = None,
+    sparsity: Any = None,
+    columns: Columns = None,
+    probes: int = 3,
+    stencil: StencilName = "central",
+    step: float | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    bounds: Any = None,
+    engine: Engine = "auto",
+    points: int = 1,
+    time_budget: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    allow_undecided: bool = False,
+) -> JacobianReport:
+    """Check a Hessian as `check_hessian` does, and raise unless it passes.
+
+    Parameters
+    ----------
+    f, gradient, hessian, x, args, hvp, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine, points
+        As in `check_hessian`.
+    time_budget, seed, progress
+        As in `check_hessian`.
+    allow_undecided : bool
+        Accept a report that is undecided.
+
+    Returns
+    -------
+    JacobianReport
+
+    Raises
+    ------
+    JacobianMismatch
+        An AssertionError whose text is the report and whose ``report`` attribute holds it.
+    TypeError, ValueError
+        As `check_hessian`.
+    """
+    __tracebackhide__ = True  # in pytest a failing test begins with the report
+    options = JacobianOptions(
+        columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
+        points=points, time_budget=time_budget, seed=seed, progress=progress,
+    )  # fmt: skip
+    report = _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
+    return passing(report, allow_undecided=allow_undecided)
+
+
+Forms = tuple[Callable[..., Any] | None, Any]  # hvp and the sparsity
+
+
+def _check(
+    f: Any, gradient: Callable[..., Any], hessian: Any, x: ArrayLike, args: Any, forms: Forms, options: JacobianOptions
+) -> JacobianReport:
+    point = finite_point(x)
+    refuse_args(args)
+    options.refuse_array("hessian", hessian)
+
+    def slopes(at: Array, *args: Any) -> Any:
         value = np.asarray(gradient(at, *args))
         if value.shape != point.shape:
             raise WrongShapeError(f"gradient returned shape {value.shape}; x has shape {point.shape}")
         return value
 
-    report = check_jacobian(
-        slopes, hessian, point, args=args, jvp=hvp, sparsity=sparsity, columns=columns, probes=probes, step=step,
-        rtol=rtol, atol=atol, seed=seed, progress=progress,
-    )  # fmt: skip
-    skew = _asymmetry(hessian, hvp, point, args, rtol)
-    return _with_gradient(failed(report, skew) if skew else report, f, slopes, point, args)
+    if f is not None and options.time_budget:
+        options = replace(options, time_budget=options.time_budget / 2)
+    hvp, sparsity = forms
+    report = check_point(slopes, hessian, point, args, (hvp, None, sparsity), options)
+    given = hessian(point.copy(), *args) if callable(hessian) else hessian
+    skew = _asymmetry(given, hvp, point, args, options.rtol)
+    return _with_gradient(failed(report, skew) if skew else report, f, slopes, point, args, options)
 
 
 def _with_gradient(
-    report: JacobianReport, f: Any, gradient: Any, point: Floats, args: tuple[Any, ...]
+    report: JacobianReport, f: Any, gradient: Any, point: Floats, args: tuple[Any, ...], options: JacobianOptions
 ) -> JacobianReport:
     """The report, failed or with a note where the gradient whose Jacobian was measured is not known to be right."""
     if f is None or not point.size:
         return report
-    own = check_gradients(f, gradient, point, args=args, crosscheck=False, seed=report.seed)
+    shared = {name: getattr(options, name) for name in _SHARED}
+    own = check_gradients(f, gradient, point, args=args, crosscheck=False, **shared)
     (tensor,) = own.tensors.values()
     report = replace(report, evaluations=report.evaluations + own.evaluations, seconds=report.seconds + own.seconds)
     if own.verdict == FAIL:

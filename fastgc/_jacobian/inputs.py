@@ -9,26 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import one_of, whole
-from fastgc._evaluation.engine import in_turn
+from fastgc._derivatives.stencil import stencil_named
+from fastgc._evaluation.engine import in_turn, jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
-from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._jacobian.function import VectorFunction, one_by_one
 from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
+from fastgc._jacobian.options import JacobianOptions
 from fastgc._parameters.arrays import Array, Floats
+from fastgc._parameters.bounds import Bounds, parse_bounds
 from fastgc._parameters.layout import flatten_parameters
 
 Shape = tuple[int, ...]
-
-
-def validate(args: Any, columns: Any, **options: Any) -> None:
-    """Refuse options that make no sense by themselves; those of `check_gradients` as it does."""
-    refuse_args(args)
-    if isinstance(columns, str):
-        one_of("columns", columns, ("all",))
-    else:
-        whole("columns", columns, least=1, optional=True)
-    CheckOptions(**options)
 
 
 # --- the point and the function ---
@@ -51,8 +42,19 @@ def finite_point(x: ArrayLike) -> Floats:
     return point
 
 
+def bounds_of(point: Floats, bounds: Any) -> Bounds | None:
+    """The bounds of the inputs, whose one tensor is "x"; None for none."""
+    return None if bounds is None else parse_bounds(bounds, *flatten_parameters({"x": point}))
+
+
 def open_function(
-    f: Callable[..., Any], point: Floats, args: tuple[Any, ...], seed: int
+    f: Callable[..., Any],
+    point: Floats,
+    args: tuple[Any, ...],
+    options: JacobianOptions,
+    *,
+    bounds: Bounds | None = None,
+    deadline: float = math.inf,
 ) -> tuple[VectorFunction, Shape]:
     """The function at flat copies of x, called once, and the shape of its outputs.
 
@@ -61,9 +63,12 @@ def open_function(
     TypeError, ValueError
         If f changes x, or if its outputs at x are not real or not finite.
     """
-    received, f = point.copy(), in_turn(f)
-    first = _outputs(f(received, *args), point.dtype)
-    if not np.array_equal(received, point):
+    f = in_turn(jitted(f) if options.engine == "numba" else f)
+    start = point.astype(np.complex128) if stencil_named(options.stencil).is_complex else point
+    received = start.copy()
+    with readable_compilation("f"):
+        first = _outputs(f(received, *args), start.dtype)
+    if not np.array_equal(received, start):
         raise ValueError("f changed x; it must leave its argument as it is: copy it first")
     finite = np.isfinite(first)
     if not finite.all():
@@ -71,7 +76,7 @@ def open_function(
         raise ValueError(
             f"f(x) has {count} of {first.size} outputs that are not finite; a Jacobian needs a point where all are"
         )
-    return _around(f, point, first, args, seed), first.shape
+    return _around(f, start, first.real, args, options.seed, bounds=bounds, deadline=deadline), first.shape
 
 
 def plain_function(f: Callable[..., Any], point: Array, args: tuple[Any, ...]) -> VectorFunction:
@@ -80,7 +85,9 @@ def plain_function(f: Callable[..., Any], point: Array, args: tuple[Any, ...]) -
     return _around(f, point, _outputs(f(point.copy(), *args), point.dtype), args, 0)
 
 
-def _around(f: Callable[..., Any], point: Array, first: Array, args: tuple[Any, ...], seed: int) -> VectorFunction:
+def _around(
+    f: Callable[..., Any], point: Array, first: Array, args: tuple[Any, ...], seed: int, **limits: Any
+) -> VectorFunction:
     def outputs(x: Array) -> Array:
         values = _outputs(f(x.reshape(point.shape), *args), point.dtype)
         if values.shape != first.shape:
@@ -89,7 +96,7 @@ def _around(f: Callable[..., Any], point: Array, first: Array, args: tuple[Any, 
 
     layout, _ = flatten_parameters({"x": point.real})
     base = first.reshape(-1)
-    return VectorFunction(one_by_one(outputs, base.size, point.dtype), layout, [point], base, seed)
+    return VectorFunction(one_by_one(outputs, base.size, point.dtype), layout, [point], base, seed, **limits)
 
 
 def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:
@@ -102,6 +109,7 @@ def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:
     if array.dtype.kind not in "fiubc":
         raise WrongTypeError(
             f"f returned {value!r:.60} ({type(value).__name__}); it must return an array of real numbers"
+            + (" (if f fills an array of args, let it return that array)" if value is None else "")
         )
     return np.array(array, dtype)  # a copy: f may reuse its buffer
 

@@ -53,6 +53,9 @@ def project(
             limits.append(_compare_whole(jacobian, rays, found, bar))
         else:
             limits.append(_compare_weighted(jacobian, rays, found, stream(seed, "output signs", number), bar))
+    _, columns = jacobian.places(checked.estimates.positions)
+    if np.setdiff1d(jacobian.function.held, columns).size:
+        limits.append(np.inf)
     limit = CERTAIN * max(limits) / float(jacobian.function.unmeasured.tensor_scales.min())
     return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._diagnosis.diagnosis import Diagnosis, diagnose, diagnose_values
+from fastgc._derivatives.estimates import Estimates
+from fastgc._diagnosis.diagnosis import Diagnosis, agreed, diagnose, diagnose_values
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
@@ -49,6 +50,7 @@ class JacobianReport(Report):
     probes : number of random directions over all inputs
     entry_limit, miss_probability : these directions miss an error of one entry above the limit with this probability
         at most; None without probes
+    points : number of points checked: the given one, and random ones around it
     evaluations : how often f was called
     seconds : wall-clock time of the check
     seed : of the random draws; the same seed gives the same report
@@ -71,6 +73,7 @@ class JacobianReport(Report):
     probes: int
     entry_limit: float | None
     miss_probability: float | None
+    points: int
     evaluations: int
     seconds: float
     seed: int
@@ -92,16 +95,16 @@ class JacobianReport(Report):
         return self._counted(1, self.input_shape)
 
     def _counted(self, side: int, shape: tuple[int, ...]) -> dict[tuple[int, ...], int]:
-        places = np.divmod(self.wrong_entries.local, max(1, self.shape[1]))[side]
+        places = np.divmod(np.unique(self.wrong_entries.local), max(1, self.shape[1]))[side]
         found, counts = np.unique(places, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return {_index(int(found[k]), shape): int(counts[k]) for k in order}
 
-    def matrix(self, column: str) -> NDArray[Any]:
+    def matrix(self, column: str, point: int = 0) -> NDArray[Any]:
         """A column of the entries ("analytic", "numerical", "uncertainty", ...) as an (m, n) matrix, NaN elsewhere."""
-        values = self.entries.columns[column].astype(np.float64)
+        here = self.entries.part(np.flatnonzero(self.entries.columns["point"] == point))
         out = np.full(self.size, np.nan)
-        out[self.entries.local] = values
+        out[here.local] = here.columns[column].astype(np.float64)
         return out.reshape(self.shape)
 
     def __str__(self) -> str:
@@ -121,6 +124,7 @@ class About:
 
     output_shape: tuple[int, ...]
     input_shape: tuple[int, ...]
+    points: int
     evaluations: int
     seconds: float
     seed: int
@@ -132,25 +136,40 @@ class About:
         return math.prod(self.output_shape) * math.prod(self.input_shape)
 
 
-def jacobian_report(checked: Checked, projections: Projections, about: About) -> JacobianReport:
-    """The report on checked entries."""
-    judged, estimated = checked.judgement, checked.estimates
-    columns = entry_columns(np.zeros(estimated.positions.size, np.int64), judged, estimated)
+def jacobian_report(
+    found: Mapping[int, Checked],
+    projections: Projections,
+    about: About,
+    failures: Sequence[str] = (),
+    lost: str = "",
+) -> JacobianReport:
+    """The report on the checked entries of each point.
+
+    Parameters
+    ----------
+    failures : why the check fails whatever the entries are
+    lost : points that were asked for and not found, "" for none
+    """
+    judged = Judgement.joined([each.judgement for each in found.values()])
+    estimated = Estimates.joined([each.estimates for each in found.values()])
+    points = np.concatenate([np.full(each.estimates.positions.size, number) for number, each in found.items()])
+    columns = entry_columns(points, judged, estimated)
     entries = Entries("jacobian", about.output_shape + about.input_shape, estimated.positions, columns)
     worst, wrong = worst_first(judged, estimated)
-    verdict = judged.worst
+    missing = list(dict.fromkeys(filter(None, [*(each.unreached for each in found.values()), lost])))
+    verdict = FAIL if failures else UNDECIDED if missing and judged.worst != FAIL else judged.worst
     return JacobianReport(
         verdict=verdict,
-        reason=_reason(judged),
+        reason="; ".join(filter(None, [*failures, _reason(judged), *(f"not reached: {each}" for each in missing)])),
         size=about.size,
-        checked=len(entries),
+        checked=np.unique(estimated.positions).size,
         max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
         max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
         relative_error=relative_error(judged.analytic, judged.numerical),
         worst=None if worst is None else entries[worst],
         entries=entries,
         wrong_entries=entries.part(wrong),
-        diagnosis=_diagnosis(checked, about) if verdict == FAIL else None,
+        diagnosis=agreed([_diagnosis(each, about) for each in found.values() if each.judgement.failed.any()]),
         **vars(projections),
         **vars(about),
     )
@@ -196,7 +215,9 @@ def _text(report: JacobianReport) -> Iterable[str]:
     yield from details(report)
     if report.entry_limit is not None and report.miss_probability is not None:
         yield (
-            f"{report.probes} random directions over all inputs miss an error of one entry above "
+            "random directions show nothing here (noise, nearby kinks, or inputs too near their bounds)"
+            if report.entry_limit == math.inf
+            else f"{report.probes} random directions over all inputs miss an error of one entry above "
             f"{upwards(report.entry_limit)} with probability {upwards(report.miss_probability)} at most"
         )
     yield from (f"note: {note}" for note in report.notes)
@@ -240,10 +261,12 @@ def _entry_text(report: JacobianReport, entry: Entry) -> str:
 
 def _side_by_side(report: JacobianReport) -> Iterable[str]:
     """Both matrices, an output in each row, with "*" at entries that differ and "?" at those undecided."""
+    point = report.worst.point if report.worst else 0
+    here = report.entries.part(np.flatnonzero(report.entries.columns["point"] == point))
     marks = np.full(report.size, " ")
-    marks[report.entries.local] = _marks(report.entries.columns["verdict"])
-    analytic = _cells(report.matrix("analytic"), marks.reshape(report.shape))
-    numerical = _cells(report.matrix("numerical"), np.full(report.shape, " "))
+    marks[here.local] = _marks(here.columns["verdict"])
+    analytic = _cells(report.matrix("analytic", point), marks.reshape(report.shape))
+    numerical = _cells(report.matrix("numerical", point), np.full(report.shape, " "))
     left = ["analytic (* differs)" + ("  (? undecided)" if "?" in marks else ""), *analytic]
     right = ["numerical", *numerical]
     width = max(map(len, left)) + 3

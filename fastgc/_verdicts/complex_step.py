@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import builtins
 import dis
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.evaluator import silent
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.point import Point
-from fastgc._verdicts.entries import GradientAtPoint
+from fastgc._verdicts.entries import GradientAtPoint, Verdicts
 from fastgc._verdicts.judgement import Judgement
 
 # In units of the scale: their squares, 1e-40, vanish beside 1. No one is another times a power of 2: they round apart.
 _IMAGINARY_STEPS = np.array([1.0, 1.3, 1.7]) * 1e-20
 _SPREADS = 10.0  # times the range of three derivatives, their uncertainty: as many as make a difference a failure
 _EPS = 16 * np.finfo(np.float64).eps  # the least relative uncertainty: round-off of some 16 operations
+
+Displaced = Callable[[Positions, Floats], tuple[Array, Floats]]  # see `adjudicate`
 
 # What an analytic function may be made of, besides arithmetic.
 _FUNCTIONS = frozenset(
@@ -56,7 +58,7 @@ def is_analytic(function: Any, seen: tuple[Any, ...] = ()) -> bool:
         return False
     if function in seen:
         return True
-    used = [*_globals(function, function.__code__), *_closure(function)]
+    used = [*_globals(function, function.__code__), *_closure(function), *_defaults(function)]
     known = (_is_known(value, (*seen, function)) for value in used)
     plain = all(
         _is_plain(code) and (compiled or not _drops_imaginary_parts(code)) for code in _codes(function.__code__)
@@ -104,6 +106,11 @@ def _closure(function: FunctionType) -> Iterator[Any]:
         yield cell.cell_contents
 
 
+def _defaults(function: FunctionType) -> Iterator[Any]:
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+
+
 def _is_known(value: Any, seen: tuple[Any, ...]) -> bool:
     if isinstance(value, ModuleType):
         return value.__name__ in _MODULES
@@ -130,45 +137,46 @@ def is_data(value: Any) -> bool:
 
 
 def adjudicate(
-    gradient: GradientAtPoint,
+    function: Any,
+    args: tuple[Any, ...],
+    displaced: Displaced,
     estimates: Estimates,
     judgement: Judgement,
-    loss: CallersLoss,
-    point: Point,
+    verdicts: Verdicts,
 ) -> tuple[Estimates, Judgement, tuple[str, ...]]:
-    """Decide entries that noise leaves undecided, if the loss accepts complex numbers; also a note if it did."""
+    """Decide entries that noise leaves undecided, if the loss accepts complex numbers; also a note if it did.
+
+    ``displaced(positions, steps)`` gives the loss at entries moved by ``1j`` times these steps, which are in units of
+    the entries' scales, and the steps as they are, both of shape (entries, steps).
+    """
     hidden = judgement.undecided & estimates.clear & np.isfinite(estimates.numerical)
     where = np.flatnonzero(hidden)
-    if not where.size or gradient.step is not None or not (is_analytic(loss.function) and is_data(loss.args)):
+    if not where.size or not (is_analytic(function) and is_data(args)):
         return estimates, judgement, ()
-    derivatives = _derivatives(gradient, estimates.positions[where], loss, point)
-    if derivatives is None:
+    try:
+        values, steps = displaced(estimates.positions[where], _IMAGINARY_STEPS)
+    except Exception:  # whatever a loss does with numbers that it was not written for
         return estimates, judgement, ()
+    if not np.isfinite(values).all():  # both parts: nan as a complex number has an imaginary part of 0
+        return estimates, judgement, ()
+    derivatives, before = np.asarray(values).imag / steps, estimates.part(where)
     value = derivatives[:, 0]
     uncertainty = np.maximum(_SPREADS * np.ptp(derivatives, axis=1), _EPS * np.abs(value))
-    before = estimates.part(where)
     agrees = (np.abs(value - before.numerical) <= before.uncertainty) & (uncertainty < before.uncertainty)
     if not agrees.any():
         return estimates, judgement, ()
-    step = _IMAGINARY_STEPS[0] * gradient.loss.scales(before.positions)
-    better = replace(before, numerical=value, left=value, right=value, step=step)
+    better = replace(before, numerical=value, left=value, right=value, step=steps[:, 0])
     better = replace(better, uncertainty=np.maximum(uncertainty, np.finfo(np.float64).tiny))
     estimates = estimates.updated(where[agrees], better.part(agrees))
     count = int(np.count_nonzero(agrees))
     note = f"the complex step decided {count} {'entry' if count == 1 else 'entries'} that noise hides from differences"
-    return estimates, gradient.verdicts(estimates, gradient.scales(estimates)), (note,)
+    return estimates, verdicts(estimates), (note,)
 
 
-def _derivatives(
-    gradient: GradientAtPoint, positions: NDArray[np.int64], loss: CallersLoss, point: Point
-) -> NDArray[np.float64] | None:
-    """Im f(x + ih) / h at a few steps, shape (entries, steps); None where the loss does not take complex numbers."""
-    steps = _IMAGINARY_STEPS * gradient.loss.scales(positions)[:, None]
-    try:
-        evaluator = loss.open_complex(point)
-        displaced = gradient.loss.evaluator.entries(positions)[:, None] + 1j * steps
-        values = evaluator.values(positions, displaced, silent)
-    except Exception:  # whatever a loss does with numbers that it was not written for
-        return None
-    finite = np.isfinite(values).all()  # both parts: nan as a complex number has an imaginary part of 0
-    return np.asarray(values).imag / steps if finite else None
+def displaced_loss(
+    gradient: GradientAtPoint, loss: CallersLoss, point: Point, positions: Positions, relative: Floats
+) -> tuple[Array, Floats]:
+    """The loss at complex entries, for `adjudicate`."""
+    steps = relative * gradient.loss.scales(positions)[:, None]
+    displaced = gradient.loss.evaluator.entries(positions)[:, None] + 1j * steps
+    return loss.open_complex(point).values(positions, displaced, silent), steps

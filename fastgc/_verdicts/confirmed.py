@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import Estimates, ladder_estimates
+from fastgc._derivatives.estimates import Estimates, distinguishing_quotients, ladder_estimates
 from fastgc._parameters.arrays import Floats, Positions
-from fastgc._verdicts.entries import PLAIN, GradientAtPoint, confirm, excuse, look_closer
+from fastgc._verdicts.entries import PLAIN, GradientAtPoint, beside, confirm, excuse, look_closer
 from fastgc._verdicts.judgement import Judgement
 
 _CONFIRMING_STEPS = 6  # of the ladder that confirms a wrong entry: the fewest that tell a kink from curvature
@@ -44,8 +45,9 @@ class ConfirmedEntries:
                 self._judged,
                 lambda close, shift: ladder_estimates(loss, close, shift=shift),
             )
-            estimates, judgement = confirm(self.gradient, estimates, judgement, self._judged)
-        estimates, judgement = excuse(self.gradient, estimates, judgement, self._judged)
+            small_steps = partial(distinguishing_quotients, loss)
+            estimates, judgement = confirm(small_steps, estimates, judgement, self._judged)
+        estimates, judgement = excuse(beside(self.gradient), estimates, judgement, self._judged)
         self.estimates.append(estimates)
         known = estimates.troubled_by("convention", "outside", "unasked")  # what such values add is no error to follow
         return np.where(known, 0.0, judgement.analytic - judgement.numerical), judgement.failed

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Protocol
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -24,25 +23,18 @@ from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 
-
-class HasLoss(Protocol):
-    """A gradient whose loss is at hand: at a point of a check, or a row of a Jacobian."""
-
-    @property
-    def loss(self) -> LossAtPoint:
-        """The loss of which it is the gradient."""
-
-
 Verdicts = Callable[[Estimates], Judgement]
 GradientsAlong = Callable[[Sequence[Ray]], Sequence[Array]]  # at the parameters displaced along a direction
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps so many times the usual ones
+Beside = Callable[[Estimates, Positions, float], tuple[Flags, Flags]]  # which are wrong, and right, on one side
+SmallSteps = Callable[[Positions, Floats], Floats]  # quotients that distinguish slopes of these differences
 
 PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look: 100 times the limit of a failure
 _QUOTIENTS_AT_ONCE = 1 << 15  # entries: their displaced points and values, 1 MB, stay in the cache
 _MEDIAN_OF = 4096  # entries of a tensor whose median stands for that of all: known to 2 % of their ranks
 _FEWEST_REMARKED = 3  # entries: one or two agree to the last bit by chance
 _SLIGHT, _ALIKE = 1e-3, 10.0  # relative differences that tolerances of solvers explain (SciPy's are 1e-3 at most)
-_AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
+AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
 _ANALYTIC_ROUNDING = 4.0  # eps of the terms of an analytic value: a product of three numbers and its place in a sum
 _ROUND_OFF = 100  # eps of the loss: a sum of 10,000 terms or so has no more round-off; more is noise
 
@@ -87,9 +79,9 @@ class GradientAtPoint:
         analytic = self.analytic(estimates.positions)
         slopes = self.loss.local_variation / self.loss.tensor_scales
         scales = np.maximum(scales, self._stillness(estimates, analytic, tensors))
-        rounding = _ANALYTIC_ROUNDING * self._eps * np.maximum(scales, slopes)
+        rounding = analytic_rounding(self._eps, scales, slopes)
         reasons = _noise_reasons(self.loss)
-        return judge(analytic, estimates, tensors, scales, self.tolerances, reasons, _AROUND * slopes, rounding)
+        return judge(analytic, estimates, tensors, scales, self.tolerances, reasons, AROUND * slopes, rounding)
 
     @cached_property
     def _eps(self) -> Floats:
@@ -104,7 +96,7 @@ class GradientAtPoint:
         if self.loss.local_variation:
             return np.zeros(self.loss.tensor_scales.size)
         moving = np.bincount(tensors, (analytic != 0) | (estimates.numerical != 0), self.loss.tensor_scales.size)
-        return np.where(moving, 0.0, _AROUND * (abs(self.loss.base) or 1.0) / self.loss.tensor_scales)
+        return np.where(moving, 0.0, AROUND * (abs(self.loss.base) or 1.0) / self.loss.tensor_scales)
 
     def scales(self, estimates: Estimates) -> Floats:
         """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
@@ -135,15 +127,23 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
         lambda suspects, shift: _ladders(gradient, suspects, shift, bar),
     )
     estimates, judgement = confirm(
-        gradient, estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
+        partial(distinguishing_quotients, gradient.loss),
+        estimates,
+        judgement,
+        lambda found: gradient.verdicts(found, gradient.scales(found)),
     )
     estimates, judgement = excuse(
-        gradient, estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
+        beside(gradient), estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
     )
     bar.failed(int(np.count_nonzero(judgement.failed)))
     return (
         (estimates, judgement) if gradient.step is None else _with_textbook_quotients(estimates, judgement, quotients)
     )
+
+
+def analytic_rounding(eps: Floats | float, scales: Floats, slopes: Floats) -> Floats:
+    """Round-off of analytic values of a resolution, from their scales and the slopes around the point."""
+    return np.asarray(_ANALYTIC_ROUNDING * eps * np.maximum(scales, slopes))
 
 
 def decide(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> tuple[Estimates, Judgement]:
@@ -170,7 +170,7 @@ def look_closer(
 
 
 def confirm(
-    gradient: HasLoss, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
+    small_steps: SmallSteps, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
 ) -> tuple[Estimates, Judgement]:
     """Take back the failures that small steps contradict.
 
@@ -184,7 +184,7 @@ def confirm(
     failed, distance = failed[near], distance[near]
     if not failed.size:
         return estimates, judgement
-    small = distinguishing_quotients(gradient.loss, estimates.positions[failed], distance)
+    small = small_steps(estimates.positions[failed], distance)
     off = np.abs(small - estimates.numerical[failed])
     against = np.abs(small - judgement.analytic[failed]) < off
     uncertainty = estimates.uncertainty.copy()
@@ -194,7 +194,7 @@ def confirm(
 
 
 def excuse(
-    gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
+    asked: Beside | None, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
 ) -> tuple[Estimates, Judgement]:
     """Ask beside the point whether values outside both slopes of a kink are a convention or wrong.
 
@@ -205,26 +205,31 @@ def excuse(
     where = np.flatnonzero(judgement.failed & estimates.troubled_by("kink"))
     if not where.size:
         return estimates, judgement
-    if gradient.displaced is None:
+    if asked is None:
         estimates = estimates.troubled(where, "unasked")
     else:
-        sides = [_verdicts_beside(gradient, estimates, where, gradient.displaced, side) for side in (1.0, -1.0)]
+        sides = [asked(estimates, where, side) for side in (1.0, -1.0)]
         wrong, right = sides[0][0] | sides[1][0], sides[0][1] & sides[1][1]
         estimates = estimates.troubled(where[right], "convention").troubled(where[~(wrong | right)], "outside")
     return estimates, verdicts(estimates)
 
 
+def beside(gradient: GradientAtPoint) -> Beside | None:
+    """How to ask the gradient beside the point; None where it cannot be called."""
+    return None if gradient.displaced is None else partial(_verdicts_beside, gradient, gradient.displaced)
+
+
 def _verdicts_beside(
-    gradient: GradientAtPoint, estimates: Estimates, where: Positions, displaced: GradientsAlong, side: float
+    gradient: GradientAtPoint, displaced: GradientsAlong, estimates: Estimates, where: Positions, side: float
 ) -> tuple[Flags, Flags]:
     """Which entries are wrong on one side of the point, and which are right there."""
     rays = displacement(gradient.loss, side)
     try:
-        beside = replace(gradient, gradients=displaced(rays))
+        there = replace(gradient, gradients=displaced(rays))
     except Exception:  # the gradient is not defined there, as a loss may be
         return np.zeros(where.size, bool), np.zeros(where.size, bool)
     found = displaced_estimates(gradient.loss, estimates.positions[where], rays)
-    judged = beside.verdicts(found, gradient.scales(estimates))
+    judged = there.verdicts(found, gradient.scales(estimates))
     return judged.failed, judged.passed
 
 

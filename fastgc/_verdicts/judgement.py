@@ -36,7 +36,7 @@ _JUDGED_AT_ONCE = 1 << 13  # entries: a dozen temporary arrays of 64 kB stay in 
 _OUTSIDE = {
     "convention": "kink: a convention, right beside it",
     "outside": "kink: the value is outside both slopes, and undecided beside it",
-    "unasked": "kink: the value is outside both slopes, wrong or a convention; pass gradients as a function to decide",
+    "unasked": "kink: the value is outside both slopes, wrong or a convention; pass a function to decide",
 }
 _NOTHING = 1e-300  # an uncertainty below it comes from values that are the same to the bit
 

@@ -45,7 +45,7 @@ def check_in_time(
     """Check the entries in this order, batch by batch, until the time is over; the results are sorted by position."""
     parts = []
     with contextlib.suppress(OutOfTime):
-        for batch in _batches(positions, deadline):
+        for batch in batches(positions, deadline):
             parts.append(check_entries(gradient, batch if deadline == math.inf else np.sort(batch), bar))
     if parts:
         return merged(parts)
@@ -62,7 +62,7 @@ def merged(parts: Sequence[tuple[Estimates, Judgement]]) -> tuple[Estimates, Jud
     return estimates.part(order), Judgement.joined([part for _, part in parts]).part(order)
 
 
-def _batches(positions: Positions, deadline: float) -> Iterator[Positions]:
+def batches(positions: Positions, deadline: float) -> Iterator[Positions]:
     """Batches, each a small share of the time left at the pace so far; without a deadline one batch of all."""
     start, count = 0, positions.size if deadline == math.inf else 1
     while start < positions.size:

@@ -14,11 +14,11 @@ from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
 from fastgc._gradient.noisy import TRIED, all_hidden
-from fastgc._jacobian.check import find
 from fastgc._jacobian.columns import plan
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, open_jacobian
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator, matrix_operator, vjp_operator
+from fastgc._jacobian.points import find
 from fastgc._jacobian.projections import Projections
 from fastgc._jacobian.report import About, JacobianReport, details, jacobian_report
 from fastgc._parameters.arrays import Floats
@@ -506,5 +506,5 @@ def _report_on_pair(
     local = (i[mine] - own.start) * (along.stop - along.start) + at[mine] - along.start
     part = replace(part, estimates=replace(part.estimates, positions=local))
     return jacobian_report(
-        part, Projections(), About(rows.shapes[k], columns.shapes[j], call.function.evaluations, 0.0, 0, ())
+        {0: part}, Projections(), About(rows.shapes[k], columns.shapes[j], 1, call.function.evaluations, 0.0, 0, ())
     )

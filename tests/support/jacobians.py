@@ -83,3 +83,38 @@ def field_of(function: Callable[[Floats], Floats], x: Any) -> VectorFunction:
     layout, leaves = flatten_parameters(x)
     base = function(np.concatenate([leaf.reshape(-1) for leaf in leaves]).astype(np.float64))
     return VectorFunction(one_by_one(function, base.size), layout, leaves, base, seed=0)
+
+
+def two_kinks(
+    seed: int, *, seen: bool = False
+) -> tuple[Callable[[Floats], Floats], Callable[[Floats], Floats], Floats]:
+    """A function with two kinks near the point, in an output whose round-off hides the nearest values; sums only.
+
+    Where kinks of both sides are hidden altogether, its values are those of a smooth function of another slope. If
+    ``seen``, round-off is at most a hundredth of what each kink has changed the output by when the point is as far
+    behind it as in front of it.
+    """
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=3)
+    places = 10.0 ** generator.uniform(-8, -5, 2) * generator.choice([-1, 1], 2)
+    slopes = 10.0 ** generator.uniform(-4, 0, 2) * generator.choice([-1, 1], 2)
+    offset = 10.0 ** generator.uniform(6, 9)
+    if seen:
+        offset = min(offset, 0.01 * np.abs(places * slopes).min() / np.finfo(np.float64).eps)
+
+    def function(p: Floats) -> Floats:
+        beyond = [max((p[0] - x[0] - place) * np.sign(place), 0.0) for place in places]
+        kinks = slopes[0] * beyond[0] + slopes[1] * beyond[1]
+        return np.array([offset + p[0] * p[0] + kinks + p[1], p[1] * p[2], p[0] - p[2]])
+
+    return function, lambda p: np.array([[2 * p[0], 1, 0], [0, p[2], p[1]], [1, 0, -1]]), x
+
+
+def row_of(function: Callable[[Floats], Floats], begin: int, end: int) -> Callable[[Floats], Floats]:
+    """Some outputs of a function."""
+    return lambda p: function(p)[begin:end]
+
+
+def scalar(function: Callable[[Floats], Floats]) -> Callable[[Floats], Any]:
+    """The first output of a function."""
+    return lambda p: function(p)[0]

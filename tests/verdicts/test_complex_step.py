@@ -87,6 +87,14 @@ def with_argument(p: Floats, model: Model) -> Any:
     return OFFSET + model.dot(p)
 
 
+def with_default(p: Floats, size: Any = np.abs) -> Any:
+    return OFFSET + np.sum(size(p))
+
+
+def with_default_of_a_name(p: Floats, *, size: Any = np.abs) -> Any:
+    return OFFSET + np.sum(size(p))
+
+
 def with_import(p: Floats) -> Any:
     from math import fabs
 
@@ -120,7 +128,7 @@ def with_real_type(p: Floats) -> Any:
 NOT_ANALYTIC = [
     with_store, with_slice, with_dtype, with_out, with_real_type,
     with_magnitude, with_builtin, with_maximum, with_comparison, with_method, with_part, with_helper, with_norm,
-    with_object, with_import, np.abs, Model().dot,
+    with_object, with_import, with_default, with_default_of_a_name, np.abs, Model().dot,
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.estimates import Estimates, distinguishing_quotients
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._parameters.arrays import Floats
-from fastgc._verdicts.entries import GradientAtPoint, confirm
+from fastgc._verdicts.entries import GradientAtPoint, check_entries, confirm
 from fastgc._verdicts.judgement import Tolerances
 from tests.support.probing import network, sines, with_error
 
@@ -87,11 +88,12 @@ def settled_site(monkeypatch: pytest.MonkeyPatch) -> tuple[GradientAtPoint, Esti
     """The gradient of a right gradient of fifty entries, and what was estimated there, with ordinary uncertainties."""
     seen: list[tuple[GradientAtPoint, Estimates]] = []
 
-    def spy(gradient: GradientAtPoint, estimates: Estimates, *rest: Any) -> Any:
-        seen.append((gradient, estimates))
-        return confirm(gradient, estimates, *rest)
+    def spy(gradient: GradientAtPoint, *rest: Any) -> Any:
+        found = check_entries(gradient, *rest)
+        seen.append((gradient, found[0]))
+        return found
 
-    monkeypatch.setattr("fastgc._verdicts.entries.confirm", spy)
+    monkeypatch.setattr("fastgc._verdicts.time_budget.check_entries", spy)
     assert sampled(*sines(w=50), samples="all").passed
     gradient, estimates = seen[0]
     return gradient, replace(estimates, uncertainty=1e-5 * np.abs(estimates.numerical))
@@ -104,7 +106,7 @@ def confirmed(gradient: GradientAtPoint, estimates: Estimates) -> tuple[Array, A
         return gradient.verdicts(found, gradient.scales(found))
 
     judgement = verdicts(estimates)
-    after, again = confirm(gradient, estimates, judgement, verdicts)
+    after, again = confirm(partial(distinguishing_quotients, gradient.loss), estimates, judgement, verdicts)
     return judgement.failed, again.failed, after
 
 

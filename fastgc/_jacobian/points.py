@@ -1,0 +1,258 @@
+"""The check of a Jacobian at the caller's point and at random ones: measure columns, compare, project."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from fastgc._derivatives.displaced import displaced_leaves
+from fastgc._derivatives.estimates import Estimates
+from fastgc._evaluation.evaluator import OutOfTime, WrongValueError, described
+from fastgc._gradient.points import REACHES
+from fastgc._jacobian.columns import Group, plan
+from fastgc._jacobian.entries import Checked, JacobianAlong, JacobianAtPoint, check_groups, open_jacobian, verdicts
+from fastgc._jacobian.function import VectorFunction
+from fastgc._jacobian.inputs import (
+    Shape,
+    analytic_matrix,
+    analytic_operator,
+    bounds_of,
+    declared_pattern,
+    open_function,
+    plain_function,
+)
+from fastgc._jacobian.operator import Operator, spoiled
+from fastgc._jacobian.options import JacobianOptions
+from fastgc._jacobian.projections import Projections, follow_strays, project
+from fastgc._jacobian.report import About, JacobianReport, jacobian_report
+from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.bounds import Bounds
+from fastgc._parameters.point import leaves_at
+from fastgc._parameters.sampling import NotFinite
+from fastgc._parameters.streams import stream
+from fastgc._progress import Progress
+from fastgc._verdicts.time_budget import batches
+
+
+@dataclass(frozen=True)
+class JacobianCheck:
+    """A function, its Jacobian in one of its forms, and a point, as the caller of `fastgc.check_jacobian` gave them."""
+
+    f: Callable[..., Any]
+    jacobian: Any
+    point: Floats
+    args: tuple[Any, ...]
+    jvp: Callable[..., Any] | None
+    vjp: Callable[..., Any] | None
+    sparsity: Any
+    options: JacobianOptions
+
+    @cached_property
+    def bounds(self) -> Bounds | None:
+        """The bounds of the inputs."""
+        return bounds_of(self.point, self.options.bounds)
+
+    def analytic(self, point: Floats, shape: Shape) -> tuple[Any, Operator, str]:
+        """The Jacobian at a point: the matrix, if there is one; the operator; how products contradict each other."""
+        given = self.jacobian(point.copy(), *self.args) if callable(self.jacobian) else self.jacobian
+        matrix = analytic_matrix(given, shape, point.shape)
+        return matrix, *analytic_operator(matrix, self.jvp, self.vjp, point, shape, self.args)
+
+    def displaced(self, point: Floats, shape: Shape) -> JacobianAlong | None:
+        """The Jacobian at displaced inputs, if it can be called."""
+        if not (self.jacobian is None or callable(self.jacobian)):
+            return None
+        return lambda rays: self.analytic(displaced_leaves([point], rays)[0], shape)[1]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The function and its Jacobian at one point; see `JacobianCheck.analytic`."""
+
+    point: Floats
+    function: VectorFunction
+    output_shape: Shape
+    matrix: Any
+    operator: Operator
+    contradiction: str
+
+
+def check_points(check: JacobianCheck) -> JacobianReport:
+    """Check at the caller's point and at random ones, each with its share of the time."""
+    begin, options = time.perf_counter(), check.options
+    found: dict[int, Checked] = {}
+    results: list[_Result] = []
+    lost = ""
+    for number in range(options.points):
+        deadline = begin + (options.time_budget or math.inf) * (number + 1) / options.points
+        opened, reason = _nearest(check, number, deadline)
+        if opened is None:
+            lost = reason
+            continue
+        results.append(_checked(check, opened, deadline))
+        found[number] = results[-1].checked
+    about = About(
+        results[0].output_shape,
+        check.point.shape,
+        len(results),
+        sum(each.evaluations for each in results),
+        time.perf_counter() - begin,
+        options.seed,
+        tuple(dict.fromkeys(note for each in results for note in each.notes)),
+    )
+    failures = tuple(dict.fromkeys(reason for each in results for reason in each.failures))
+    missing = f"a random point at which f and its Jacobian are defined ({lost})" if lost else ""
+    return jacobian_report(found, max((each.projections for each in results), key=_limit), about, failures, missing)
+
+
+def _limit(projections: Projections) -> float:
+    return -1.0 if projections.entry_limit is None else projections.entry_limit
+
+
+# --- the points ---
+
+
+def _nearest(check: JacobianCheck, number: int, deadline: float) -> tuple[_Opened | None, str]:
+    """The caller's point (number 0), or a random one, which comes nearer until both are defined; else the reason."""
+    if number == 0:
+        return _opened(check, check.point, deadline), ""
+    reason = ""
+    for reach in REACHES:
+        moving = leaves_at([check.point], check.options.seed, number, reach, in_place=False, bounds=check.bounds)
+        try:
+            with moving as (moved,), np.errstate(all="ignore"):
+                return _opened(check, np.asarray(moved), deadline), ""
+        except WrongValueError:
+            raise
+        except Exception as error:
+            reason = described(error)
+    return None, reason
+
+
+def _opened(check: JacobianCheck, point: Floats, deadline: float) -> _Opened:
+    function, shape = open_function(check.f, point, check.args, check.options, bounds=check.bounds, deadline=deadline)
+    return _Opened(point, function, shape, *check.analytic(point, shape))
+
+
+@dataclass(frozen=True)
+class _Result:
+    """The results at one point; ``failures``: why it fails, besides entries that differ."""
+
+    output_shape: Shape
+    checked: Checked
+    projections: Projections
+    failures: tuple[str, ...]
+    evaluations: int
+    notes: tuple[str, ...]
+
+
+def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
+    options, function, operator = check.options, opened.function, opened.operator
+    at_point = open_jacobian(function, operator, options.step, options.rtol, options.atol, options.stencil)
+    at_point = replace(at_point, displaced=check.displaced(opened.point, opened.output_shape))
+    pattern = declared_pattern(check.sparsity, opened.matrix, operator.shape)
+    groups, complete = plan(operator, pattern, options.columns, options.seed, function.held)
+    with Progress(sum(group.columns.size for group in groups), shown=options.progress) as bar:
+        checked, projections, bad = find(at_point, groups, 0 if complete else options.probes, options.seed, bar)
+    checked, decided = _by_complex_step(check, opened, at_point, checked)
+    failures = [opened.contradiction] if opened.contradiction else []
+    if bad is not None:
+        where = bad.text(opened.output_shape + check.point.shape, least=opened.matrix is None)
+        failures.append(f"the analytic Jacobian is not finite in {where}")
+    notes = (*_notes(function, deadline), *decided)
+    return _Result(opened.output_shape, checked, projections, tuple(failures), function.evaluations, notes)
+
+
+def _by_complex_step(
+    check: JacobianCheck, opened: _Opened, jacobian: JacobianAtPoint, checked: Checked
+) -> tuple[Checked, tuple[str, ...]]:
+    """Entries that noise leaves undecided, decided where the function is analytic, and a note if some were."""
+    if jacobian.step is not None or checked.unreached or not checked.judgement.undecided.any():
+        return checked, ()
+    from fastgc._verdicts.complex_step import adjudicate
+
+    def displaced(positions: Positions, relative: Floats) -> tuple[Array, Floats]:
+        function = plain_function(check.f, opened.point.astype(np.complex128), check.args)
+        outputs, inputs = jacobian.places(positions)
+        columns, mine = np.unique(inputs, return_inverse=True)
+        steps = relative * opened.function.unmeasured.scales(columns)[:, None]
+        lines = function.lines(columns, function.point[columns][:, None] + 1j * steps)
+        return lines[mine, :, outputs], steps[mine]
+
+    estimates, judgement, notes = adjudicate(
+        check.f, check.args, displaced, checked.estimates, checked.judgement, partial(verdicts, jacobian)
+    )
+    return Checked(estimates, judgement), notes
+
+
+def _notes(function: VectorFunction, deadline: float) -> Iterator[str]:
+    yield from function.raised.notes("f")
+    with contextlib.suppress(OutOfTime):
+        again = function.outputs(np.empty(0, np.int64), np.empty((1, 0)))[0]
+        if not np.array_equal(again, function.base):
+            yield "f is noisy: a repeated call gave other outputs (dropout? no seed set?)"
+
+
+# --- one point ---
+
+
+@np.errstate(all="ignore")  # what is not finite is judged, and not warned about
+def find(
+    jacobian: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: int, bar: Progress
+) -> tuple[Checked, Projections, NotFinite | None]:
+    """Check entries one by one, then dependences outside the declared sparsity, then random directions.
+
+    Entries of the analytic Jacobian that are not finite fail whatever else is found.
+
+    Raises
+    ------
+    Exception
+        The first exception of the function, if it raised at every displaced point, all analytic entries are finite, and
+        the time sufficed.
+    """
+    bad = spoiled(jacobian.operator)
+    found: list[Checked] = []
+    projections, unreached = Projections(), ""
+    try:
+        for some in _in_time(jacobian.function.deadline, groups, seed):
+            found.append(check_groups(jacobian, some, bar))
+            found += follow_strays(jacobian, found[-1], bar)
+        if probes and math.prod(jacobian.shape):
+            projections, more = project(jacobian, Checked.joined(found), probes, seed, bar)
+            found += more
+    except OutOfTime:
+        found = found or [check_groups(jacobian, [], bar)]
+        unreached = _unreached(groups, Checked.joined(found), probes)
+    if bad is not None:
+        unknown = Estimates.unknown(bad.first)
+        found.append(Checked(unknown, verdicts(jacobian, unknown)))
+    elif not unreached:
+        jacobian.function.raised.pass_on()
+    bar.failed(sum(int(np.count_nonzero(each.judgement.failed)) for each in found))
+    joined = Checked.joined(found)
+    return Checked(joined.estimates, joined.judgement, unreached=unreached), projections, bad
+
+
+def _in_time(deadline: float, groups: Sequence[Group], seed: int) -> Iterator[Sequence[Group]]:
+    """All groups; under a deadline a few at a time in random order, each with an entry of every output it may move."""
+    if deadline == math.inf or not groups:
+        yield groups
+        return
+    for some in batches(stream(seed, "order of entries").permutation(len(groups)), deadline):
+        if time.perf_counter() > deadline:
+            raise OutOfTime
+        yield [groups[k] for k in np.sort(some).tolist()]
+
+
+def _unreached(groups: Sequence[Group], checked: Checked, probes: int) -> str:
+    planned = sum(int(np.count_nonzero(group.owner >= 0)) for group in groups)
+    missing = planned - checked.estimates.positions.size
+    parts = [f"{missing} of {planned} entries"] if missing > 0 else []
+    return " and ".join([*parts, *(["probes"] if probes else [])])
