@@ -173,7 +173,9 @@ def wrong_axis(tensor: MeasuredTensor) -> Iterator[Pattern]:
     error, slack = tensor.analytic - n, max(_norm(tensor.slack), EXACT * float(np.abs(n).sum()))
     chance = min(_norm(error), abs(float(n.sum())))  # the size of the sum of errors of any kind
     telling = information(np.array([chance]), np.array([slack])) >= BITS + tensor.spent
-    if abs(float(error.sum())) <= WITHIN * slack and telling and np.count_nonzero(tensor.strong) >= FITTED:
+    uneven = np.ptp(np.abs(error)) > WITHIN * slack  # errors of one size and either sign cancel too often
+    same = uneven and abs(float(error.sum())) <= WITHIN * slack
+    if same and telling and np.count_nonzero(tensor.strong) >= FITTED:
         text = f"consistent with a sum over the wrong axis: other values of the same total, and {length} = N,"
         yield Pattern("broadcast", f"{text} {tensor.lengths[length]}", axis=int(np.argmax(tensor.shape)))
 

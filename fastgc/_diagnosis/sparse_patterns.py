@@ -17,7 +17,7 @@ from fastgc._parameters.point import arrays_in
 
 _LISTED = 16  # wrong entries that are called few: as many as a reader looks at one by one
 _FEW = 0.1  # share of the measured entries that are called few where others were not measured: 3 of 32 samples
-_FORGOTTEN = 0.25  # share of the measured entries up to which zeros are an oversight, and beyond which a mask
+_MINORITY = 0.25  # share of the measured entries up to which errors are few, and zeros an oversight rather than a mask
 _TESTED = 3  # entries of a line, at least, that make it wrong as a whole: of 32 samples few lines have more
 _FROM_THE_END = 5  # lengths from which on the first and last index are a minority, and one of them is worth a remark
 _BY_CHANCE = 4.0  # bits that it takes to say why rows are wrong, once it is known which: chance names them once in 16
@@ -43,9 +43,9 @@ def sparse(tensor: MeasuredTensor) -> Iterator[Pattern]:
 
 
 def _most_few(tensor: MeasuredTensor, right: int, inside: _Inside) -> float:
-    """The number of wrong entries up to which they are few."""
+    """The number of wrong entries up to which they are few; more of them if they share a factor."""
     most = right if tensor.complete else _FEW * tensor.local.size
-    return min(_LISTED, most, _FORGOTTEN * tensor.local.size if inside.factor == 0 else most)
+    return min(_LISTED, most, most if inside.factor else max(1, _MINORITY * tensor.local.size))
 
 
 def masked(tensor: MeasuredTensor) -> Iterator[Pattern]:

@@ -176,6 +176,14 @@ def test_parameters_of_zero_show_no_decay() -> None:
     assert only(value_patterns.one_term, seen) is only(value_patterns.two_terms, seen) is None
 
 
+@pytest.mark.parametrize(("size", "found"), [(5, False), (6, True)])
+def test_errors_of_one_size_show_a_term_only_where_their_signs_do(size: int, found: bool) -> None:
+    n, p = slopes(size), slopes(size, seed=1)
+    for term in (0.01 * np.sign(p), 0.01 + 0 * p):
+        assert (only(value_patterns.one_term, tensor(n, n + term, parameters=p)) is not None) is found
+    assert only(value_patterns.one_term, tensor(n, n + 0.01 * p, parameters=p)) is not None
+
+
 def test_two_entries_show_no_term() -> None:
     assert only(value_patterns.one_term, tensor(N[0, :2], N[0, :2] + 0.1 * P[0, :2], parameters=P[0, :2])) is None
 
