@@ -254,9 +254,8 @@ _TERMS = {
     "sign(parameter)": ("an L1 penalty missing, or too weak", "an L1 penalty twice, too strong, or not in the loss"),
     "1": ("a shift by a constant", "a shift by a constant"),
 }
-_SIGNS = (
-    6  # wrong entries, at least, for terms of one size: errors of one size have their signs once in 32 times by chance
-)
+# Wrong entries, at least, for terms of one size: errors of one size have just these signs by chance once in 32 times.
+_SIGNS = 6
 
 
 def one_term(tensor: MeasuredTensor) -> Iterator[Pattern]:

@@ -23,7 +23,7 @@ UNDECIDED = {
     # Other units switch so near the point that the displaced point meets their kinks.
     "zero-branch",
 }  # fmt: skip
-# Their wrong twins, where what is wrong is hidden in the same way. (A loss of exactly 9000 everywhere may be one of float32.)
+# Their wrong twins, whose mistakes are hidden in the same way. (A loss of exactly 9000 everywhere may be of float32.)
 HIDDEN = {
     "exponents-cancel/small-shift",
     "entropy-tiny/entry",
