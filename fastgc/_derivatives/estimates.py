@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.ladder import TROUBLES, Derivative, Ladder, derivative_from
 from fastgc._derivatives.noise import Noise, measure_noises
-from fastgc._derivatives.plateaus import contradicted, jump, with_jumps
+from fastgc._derivatives.plateaus import contradicted, jump, jumps_within, with_jumps
 from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
@@ -391,6 +391,9 @@ def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int)
 
 def _off_plateaus(loss: LossAtPoint, position: int, ladder: Ladder, slope: Derivative) -> Derivative:
     """The slope; that of larger steps where the loss jumps at the ends of the short stretch that the slope is of."""
+    if slope.trouble == "jump" and (height := jumps_within(ladder)):
+        larger = derivative_from(with_jumps(ladder, height))
+        return slope if larger.trouble else larger
     ends = contradicted(ladder, slope)
     if ends is None:
         return slope

@@ -22,6 +22,8 @@ _INSIDE = 10.0  # uncertainties from the slope up to which a quotient belongs to
 _ABRUPT = 256.0
 _AGREEING = 3  # larger steps that agree: two may do so by chance
 _SPREAD, _GAP = 0.1, 0.5  # of their distance from the slope: how far apart they are, and their one-sided slopes
+_AGREED = 1e-3  # relative: quotients that grow like log h, or like its 100th power, differ by 1 % and more
+_BOTH_WAYS = 0.1  # of the highest jump: what quotients move the other way at least, more than by round-off
 _HALVINGS = 20  # towards the place where the function leaves the stretch: it is then known to a millionth
 _DEPARTED = 1 / 64  # of the departure at the first step outside: less may be the curvature of the stretch
 _AT_ONCE = 0.5  # of the departure beyond that place: a jump is there at once, a kink adds a few thousandths
@@ -56,6 +58,22 @@ def _agree(ladder: Ladder, off: Floats, count: int) -> bool:
         if np.ptp(ladder.central[some]) <= _SPREAD * apart and np.abs(ladder.gaps[some]).max() <= _GAP * apart:
             return True
     return False
+
+
+def jumps_within(ladder: Ladder) -> float:
+    """How high the function jumps near a point, if larger steps of both sides agree on one slope all the same; or 0.
+
+    A jump of one side moves a central quotient by half of its height over the step; curvature does not. Many jumps move
+    quotients of some steps up and of others down; one jump, or kinks nearer than all steps, move all of them alike.
+    """
+    for first in range(ladder.central.size - _AGREEING):
+        some, finer = slice(first, first + _AGREEING), slice(first + _AGREEING, None)
+        middle = ladder.central[first + 1]
+        if np.ptp(ladder.central[some]) <= _AGREED * abs(middle) >= _AGREED / _GAP * np.abs(ladder.gaps[some]).max():
+            heights = 2 * (ladder.central[finer] - middle) * ladder.above[finer]
+            highest = float(np.abs(heights).max())
+            return highest if min(heights.max(), -heights.min()) > _BOTH_WAYS * highest else 0.0
+    return 0.0
 
 
 def jump(at: At, ladder: Ladder, slope: Derivative, inside: float, outside: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 import fastgc
 from fastgc._derivatives.ladder import Ladder, derivative_from
-from fastgc._derivatives.plateaus import contradicted, jump
+from fastgc._derivatives.plateaus import contradicted, jump, jumps_within
 
 Array = np.ndarray
 
@@ -110,3 +111,19 @@ def test_regular_jumps_are_seen_and_measured(width: float, height: float) -> Non
 def test_smooth_functions_and_a_kink_at_the_point_are_not_contradicted(f: Callable[[float], float]) -> None:
     ladder = ladder_of(lambda x: float(f(x)))
     assert contradicted(ladder, derivative_from(ladder)) is None
+
+
+def test_one_jump_or_a_zone_nearer_than_all_steps_are_not_many_jumps() -> None:
+    for f in (
+        lambda x: 2 * x + 1e-7 * (x > X + 1e-9),
+        lambda x: 2 * x + 3 * (max(x - X - 1e-9, 0) - max(X - 1e-9 - x, 0)),
+        lambda x: math.sqrt(abs(x - X)),
+        lambda x: (x - X) * math.log(abs(x - X) or 1.0),
+    ):
+        assert jumps_within(ladder_of(f)) == 0.0
+
+
+def test_many_jumps_of_both_directions_are_measured() -> None:
+    noise = np.random.default_rng(0).uniform(-1e-8, 1e-8, 1000)
+    ladder = ladder_of(lambda x: 2 * x + x**2 + noise[int(1e10 * x) % 1000])
+    assert 1e-9 < jumps_within(ladder) < 8e-8

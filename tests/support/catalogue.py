@@ -447,12 +447,19 @@ def edges(rng: np.random.Generator) -> Iterator[Problem]:
         ("sqrt-edge", lambda p, w: w @ np.sqrt(p), lambda p, w: 0.5 * w / np.sqrt(p), small, (weights,)),
         ("power-edge", lambda p, w: w @ p**1.5, lambda p, w: 1.5 * w * p**0.5, small, (weights,)),
         ("entropy-edge", lambda p: (p * np.log(p)).sum(), lambda p: np.log(p) + 1, small, ()),
+        ("divergence-edge", divergence, lambda p, w: np.log(p / w) + 1, small, (weights,)),
+        ("steep-power-edge", lambda p, w: w @ p**0.9, lambda p, w: 0.9 * w / p**0.1, small, (weights,)),
         ("bernoulli-edge", bernoulli, bernoulli_slope, small[:-1], (weights[:-1],)),
         ("poisson-identity-edge", poisson_identity, lambda p, x, y: x.T @ (1 - y / (x @ p)), small, (x, y)),
         ("simplex-barrier", simplex_barrier, simplex_barrier_slope, inside[:-1], (weights[:-1],)),
     )
     for name, value, slope, p, args in table:
         yield problem(name, m.explicit(value, slope), {"p": p}, *args, tags="smooth domain")
+
+
+def divergence(p: Array, reference: Array) -> Any:
+    """The relative entropy of two sets of shares."""
+    return (p * np.log(p / reference)).sum()
 
 
 def bernoulli(p: Array, share: Array) -> Any:
@@ -550,6 +557,32 @@ def inner_solvers(rng: np.random.Generator) -> Iterator[Problem]:
     a, b = rng.dirichlet(np.ones(4)), rng.dirichlet(np.ones(5))
     cost = {"cost": rng.uniform(size=(4, 5))}
     yield problem("sinkhorn", m.sinkhorn(1e-8), cost, a, b, tags="smooth noise", exact=m.sinkhorn(1e-14))
+    bracketed, solved = m.explicit(sum_of_halved, slope_of_roots), m.explicit(sum_of_roots, slope_of_roots)
+    sums = {"p": rng.uniform(0.5, 2, 6)}
+    yield problem("root-halvings", bracketed, sums, rng.uniform(1, 2, 6), tags="smooth noise", exact=solved)
+
+
+def sum_of_halved(p: Array, weights: Array) -> Any:
+    """Roots of y**3 + y = p by 24 halvings of [0, p]: smooth, with another slope, until the halvings change."""
+    low, high = np.zeros_like(p), p
+    for _ in range(24):
+        middle = (low + high) / 2
+        below = middle**3 + middle < p
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return weights @ (low + high) / 2
+
+
+def sum_of_roots(p: Array, weights: Array) -> Any:
+    """The same roots by Cardano's formula."""
+    root = (p**2 / 4 + 1 / 27) ** 0.5
+    return weights @ ((p / 2 + root) ** (1 / 3) - (root - p / 2) ** (1 / 3))
+
+
+def slope_of_roots(p: Array, weights: Array) -> Array:
+    """Differentiate the equation of the roots."""
+    root = (p**2 / 4 + 1 / 27) ** 0.5
+    y = (p / 2 + root) ** (1 / 3) - (root - p / 2) ** (1 / 3)
+    return weights / (3 * y**2 + 1)
 
 
 # ------------------------------------------------------------------------------------ other libraries
@@ -855,6 +888,9 @@ def factors(base: dict[str, Problem]) -> Iterator[Wrong]:
         ("factor", 0.5, "regression-huber autoencoder-tied:W hidden-markov:move log-determinant sinkhorn"),
         ("factor", 0.5, "regression-logistic-units1e6:W poisson-sum-1e5-float32 sklearn-huber:scale"),
         ("factor", 30.0, "regression-poisson regression-quantile regression-gamma:b"),
+        ("sign", -1.0, "root-halvings divergence-edge steep-power-edge"),
+        ("factor", 2.0, "root-halvings divergence-edge steep-power-edge"),
+        ("factor", 0.9, "root-halvings divergence-edge steep-power-edge"),
         ("factor", 1 / 30, "regression-cauchy regression-hinge:b regression-logistic-offset1e10"),
         ("factor", 12.0, "mlp-gelu-xent mlp-leaky-xent:b1 mlp-tanh-mse-units1e-6:W1"),
         ("factor", 1 / 12, "mlp-softplus-mse mlp-tanh-naive-xent:b2"),
