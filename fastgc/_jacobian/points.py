@@ -96,7 +96,8 @@ def check_points(check: JacobianCheck) -> JacobianReport:
         if opened is None:
             lost = reason
             continue
-        results.append(_checked(check, opened, deadline))
+        with contextlib.closing(opened.function):
+            results.append(_checked(check, opened, deadline))
         found[number] = results[-1].checked
     about = About(
         results[0].output_shape,
