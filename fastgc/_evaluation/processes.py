@@ -281,7 +281,7 @@ def _run(check: Path, number: int, method: str, first: Any, *rest: Any) -> Any:
         raised, opened.evaluator.raised = opened.evaluator.raised, Raised()
         return number, values, spent, _sent(raised)
     except Exception as error:
-        return _portable(error)
+        return portable(error)
 
 
 def _opened(check: Path) -> _Opened:
@@ -323,7 +323,7 @@ def _refuse_different_loss(evaluator: PythonEvaluator, positions: Positions, row
 
 def _sent(raised: Raised) -> tuple[Raised, bytes | None]:
     """The exceptions of the loss in a worker, in a form that can be sent."""
-    return replace(raised, first=None), None if raised.first is None else _portable(raised.first)
+    return replace(raised, first=None), None if raised.first is None else portable(raised.first)
 
 
 def _received(result: Any) -> tuple[int, Array, float, Raised]:
@@ -334,7 +334,7 @@ def _received(result: Any) -> tuple[int, Array, float, Raised]:
     return number, values, seconds, raised if first is None else replace(raised, first=pickle.loads(first))
 
 
-def _portable(error: Exception) -> bytes:
+def portable(error: Exception) -> bytes:
     """An exception pickled, with its traceback as a note; a RuntimeError with its text where it cannot be pickled."""
     note = "in a worker process:\n" + "".join(traceback.format_exception(error))
     with contextlib.suppress(Exception):
@@ -364,6 +364,12 @@ def save(path: Path, payload: Any) -> None:
             file.write(raw)
             file.write(bytes(-file.tell() % _ALIGNMENT))
     path.write_bytes(pickle.dumps((sys.path, spans, data)))
+
+
+def save_for(function: Any, path: Path, payload: Any) -> None:
+    """`save`; where other processes cannot import the function's module, its functions go along with their code."""
+    with _by_value(_home(function)):
+        save(path, payload)
 
 
 def load(path: Path) -> Any:

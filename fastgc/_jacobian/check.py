@@ -43,6 +43,7 @@ def check_jacobian(
     atol: float | None = None,
     bounds: Any = None,
     engine: Engine = "auto",
+    workers: int = 1,
     points: int = 1,
     time_budget: float | None = None,
     seed: int = 0,
@@ -88,6 +89,8 @@ def check_jacobian(
         slope towards the inside counts.
     engine : {"auto", "numba", "python"}
         "numba" compiles a plain f; a compiled f is called from Python in any case.
+    workers : int
+        Processes that evaluate a plain f, as in `check_gradients`.
     points : int
         Check at x and at ``points - 1`` random points around it; needs jacobian (or products) as functions.
     time_budget : float, optional
@@ -130,7 +133,7 @@ def check_jacobian(
     """
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
-        points=points, time_budget=time_budget, seed=seed, progress=progress,
+        workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     return check_point(f, jacobian, x, args, (jvp, vjp, sparsity), options)
 
@@ -152,6 +155,7 @@ def assert_jacobian(
     atol: float | None = None,
     bounds: Any = None,
     engine: Engine = "auto",
+    workers: int = 1,
     points: int = 1,
     time_budget: float | None = None,
     seed: int = 0,
@@ -162,9 +166,9 @@ def assert_jacobian(
 
     Parameters
     ----------
-    f, jacobian, x, args, jvp, vjp, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine, points
+    f, jacobian, x, args, jvp, vjp, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine
         As in `check_jacobian`.
-    time_budget, seed, progress
+    workers, points, time_budget, seed, progress
         As in `check_jacobian`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -183,7 +187,7 @@ def assert_jacobian(
     __tracebackhide__ = True  # in pytest a failing test begins with the report
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
-        points=points, time_budget=time_budget, seed=seed, progress=progress,
+        workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     report = check_point(f, jacobian, x, args, (jvp, vjp, sparsity), options)
     return passing(report, allow_undecided=allow_undecided)

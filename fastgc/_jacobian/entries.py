@@ -25,7 +25,7 @@ JacobianAlong = Callable[[Sequence[Ray]], Operator]  # at the inputs displaced a
 Strays = list[tuple[int, Group]]  # an output, and the group whose columns move it though none of them should
 
 _WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
-# Of the difference of these two, so 45 truncation errors: a few groups stand for all, and the rest climbs a ladder.
+# Of the truncation error that the difference of these two shows: a few groups stand for all, the rest climbs a ladder.
 _DEVIATION_SAFETY = 3.0
 _TRIALS = 8  # groups of columns whose wide quotients are measured: 16 evaluations
 _FEWEST = 4  # entries from which an input gets a scale: with fewer, a wrong entry would be its own measure
@@ -151,13 +151,15 @@ def _quotients(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress
 def _deviation(jacobian: JacobianAtPoint, near: Estimates, wide: Estimates, scales: Floats) -> Floats:
     """The largest difference of each output's quotients at two steps, times the input's scale.
 
-    That is 15 times the truncation error of the nearer ones, or their noise, which need not have been measured.
+    Under a central formula that is 15 times the truncation error of the nearer ones, or their noise: it is divided by
+    15 for the outputs whose noise was measured.
     """
-    largest = np.zeros(jacobian.shape[0])
+    largest, share = np.zeros(jacobian.shape[0]), np.ones(jacobian.shape[0])
+    share[list(jacobian.function.losses)] /= _WIDE**jacobian.stencil.order - 1
     outputs, inputs = jacobian.places(near.positions)
     with np.errstate(all="ignore"):
         np.fmax.at(largest, outputs, np.abs(wide.numerical - near.numerical) * scales[inputs])
-    return _DEVIATION_SAFETY * largest
+    return _DEVIATION_SAFETY * share * largest
 
 
 def _measure_still_outputs(jacobian: JacobianAtPoint, quotients: Estimates) -> None:

@@ -89,6 +89,7 @@ class VectorFunction:
     ) -> None:
         self.layout, self.leaves, self.base, self.seed, self.evaluations = layout, leaves, base, seed, 1
         self.bounds, self.deadline = bounds, deadline
+        self._at_once = getattr(function, "at_once", 1)  # points between two looks at the clock
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves], dtype=np.result_type(np.float64, *leaves))
         self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
@@ -247,15 +248,20 @@ class VectorFunction:
         return self._in_time(points)
 
     def _in_time(self, points: Array) -> Array:
-        """Outputs at points, one after the other if there is a deadline."""
+        """Outputs at points, a few at a time if there is a deadline."""
         if self.deadline == math.inf:
             return self._called(points)
         out = np.empty((len(points), self.base.size), self.point.dtype)
-        for k in range(len(points)):
+        for k in range(0, len(points), self._at_once):
             if time.perf_counter() > self.deadline:
                 raise OutOfTime
-            out[k : k + 1] = self._called(points[k : k + 1])
+            out[k : k + self._at_once] = self._called(points[k : k + self._at_once])
         return out
+
+    def close(self) -> None:
+        """End what evaluates the function elsewhere."""
+        if hasattr(self._function, "close"):
+            self._function.close()
 
     def _called(self, points: Array) -> Array:
         self.evaluations += len(points)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ def check_hessian(
     atol: float | None = None,
     bounds: Any = None,
     engine: Engine = "auto",
+    workers: int = 1,
     points: int = 1,
     time_budget: float | None = None,
     seed: int = 0,
@@ -68,7 +70,9 @@ def check_hessian(
         The point, n real numbers, of any shape.
     hvp : callable, optional
         ``hvp(x, u, *args)``: the product H u, for u of the shape of x.
-    args, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine, points, time_budget, seed, progress
+    args, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine, workers, points, time_budget
+        As in `check_jacobian`.
+    seed, progress
         As in `check_jacobian`; f and gradient are called inside the bounds only. Half of the time is for the gradient.
 
     Returns
@@ -97,7 +101,7 @@ def check_hessian(
     """
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
-        points=points, time_budget=time_budget, seed=seed, progress=progress,
+        workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     return _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
 
@@ -119,6 +123,7 @@ def assert_hessian(
     atol: float | None = None,
     bounds: Any = None,
     engine: Engine = "auto",
+    workers: int = 1,
     points: int = 1,
     time_budget: float | None = None,
     seed: int = 0,
@@ -129,9 +134,9 @@ def assert_hessian(
 
     Parameters
     ----------
-    f, gradient, hessian, x, args, hvp, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine, points
+    f, gradient, hessian, x, args, hvp, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine
         As in `check_hessian`.
-    time_budget, seed, progress
+    workers, points, time_budget, seed, progress
         As in `check_hessian`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -150,7 +155,7 @@ def assert_hessian(
     __tracebackhide__ = True  # in pytest a failing test begins with the report
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
-        points=points, time_budget=time_budget, seed=seed, progress=progress,
+        workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     report = _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
     return passing(report, allow_undecided=allow_undecided)
@@ -166,6 +171,7 @@ def _check(
     refuse_args(args)
     options.refuse_array("hessian", hessian)
 
+    @wraps(gradient)
     def slopes(at: Array, *args: Any) -> Any:
         value = np.asarray(gradient(at, *args))
         if value.shape != point.shape:

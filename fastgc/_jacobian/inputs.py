@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._evaluation.engine import in_turn, jitted, readable_compilation
+from fastgc._evaluation.engine import in_turn, is_jitted, jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
-from fastgc._jacobian.function import VectorFunction, one_by_one
+from fastgc._jacobian.function import Function, VectorFunction, one_by_one
 from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._parameters.arrays import Array, Floats
@@ -76,27 +77,52 @@ def open_function(
         raise ValueError(
             f"f(x) has {count} of {first.size} outputs that are not finite; a Jacobian needs a point where all are"
         )
-    return _around(f, start, first.real, args, options.seed, bounds=bounds, deadline=deadline), first.shape
+    one = OnePoint(f, args, start.shape, first.shape, start.dtype)
+    function = one.in_turn() if options.workers == 1 else one.in_processes(start, first.real, options.workers)
+    return _around(function, start, first.real, options.seed, bounds=bounds, deadline=deadline), first.shape
 
 
 def plain_function(f: Callable[..., Any], point: Array, args: tuple[Any, ...]) -> VectorFunction:
     """The same for a function that may change its argument, and whose outputs at x need not be finite."""
     f = in_turn(f)
-    return _around(f, point, _outputs(f(point.copy(), *args), point.dtype), args, 0)
+    first = _outputs(f(point.copy(), *args), point.dtype)
+    return _around(OnePoint(f, args, point.shape, first.shape, point.dtype).in_turn(), point, first, 0)
 
 
-def _around(
-    f: Callable[..., Any], point: Array, first: Array, args: tuple[Any, ...], seed: int, **limits: Any
-) -> VectorFunction:
-    def outputs(x: Array) -> Array:
-        values = _outputs(f(x.reshape(point.shape), *args), point.dtype)
-        if values.shape != first.shape:
-            raise WrongShapeError(f"f returned shape {values.shape} near x and {first.shape} at x; it must not change")
+@dataclass(frozen=True)
+class OnePoint:
+    """The caller's function from a flat point to flat outputs."""
+
+    f: Callable[..., Any]
+    args: tuple[Any, ...]
+    shape: Shape
+    output_shape: Shape
+    dtype: np.dtype[Any]
+
+    def __call__(self, x: Array) -> Array:
+        values = _outputs(self.f(x.reshape(self.shape), *self.args), self.dtype)
+        if values.shape != self.output_shape:
+            raise WrongShapeError(
+                f"f returned shape {values.shape} near x and {self.output_shape} at x; it must not change"
+            )
         return values.reshape(-1)
 
+    def in_turn(self) -> Function:
+        """Of several points, in this process."""
+        return one_by_one(self, math.prod(self.output_shape), self.dtype)
+
+    def in_processes(self, point: Array, first: Floats, workers: int) -> Function:
+        """Of several points, in several processes if they can be started."""
+        if is_jitted(self.f):
+            raise ValueError(f"workers={workers} is for a plain Python f; this one is compiled: pass its py_func")
+        from fastgc._jacobian.workers import shared
+
+        return shared(self, self.f, point.reshape(-1), first.reshape(-1), workers)
+
+
+def _around(function: Function, point: Array, first: Array, seed: int, **limits: Any) -> VectorFunction:
     layout, _ = flatten_parameters({"x": point.real})
-    base = first.reshape(-1)
-    return VectorFunction(one_by_one(outputs, base.size, point.dtype), layout, [point], base, seed, **limits)
+    return VectorFunction(function, layout, [point], first.reshape(-1), seed, **limits)
 
 
 def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:

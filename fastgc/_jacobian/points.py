@@ -15,6 +15,7 @@ import numpy as np
 from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.evaluator import OutOfTime, WrongValueError, described
+from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._gradient.points import REACHES
 from fastgc._jacobian.columns import Group, plan
 from fastgc._jacobian.entries import Checked, JacobianAlong, JacobianAtPoint, check_groups, open_jacobian, verdicts
@@ -32,13 +33,15 @@ from fastgc._jacobian.operator import Operator, spoiled
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.projections import Projections, follow_strays, project
 from fastgc._jacobian.report import About, JacobianReport, jacobian_report
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.point import leaves_at
 from fastgc._parameters.sampling import NotFinite
 from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._verdicts.time_budget import batches
+
+Found = tuple[Checked, Projections, NotFinite | None]  # the last: entries of the analytic Jacobian
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def check_points(check: JacobianCheck) -> JacobianReport:
         if opened is None:
             lost = reason
             continue
-        results.append(_checked(check, opened, deadline))
+        with contextlib.closing(opened.function):
+            results.append(_checked(check, opened, deadline))
         found[number] = results[-1].checked
     about = About(
         results[0].output_shape,
@@ -159,14 +163,19 @@ def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
     at_point = replace(at_point, displaced=check.displaced(opened.point, opened.output_shape))
     pattern = declared_pattern(check.sparsity, opened.matrix, operator.shape)
     groups, complete = plan(operator, pattern, options.columns, options.seed, function.held)
+    noise = tuple(_noise(function))
     with Progress(sum(group.columns.size for group in groups), shown=options.progress) as bar:
-        checked, projections, bad = find(at_point, groups, 0 if complete else options.probes, options.seed, bar)
+        hidden = _hidden(at_point, groups, options.seed, bar) if noise else None
+        checked, projections, bad = hidden or find(
+            at_point, groups, 0 if complete else options.probes, options.seed, bar
+        )
     checked, decided = _by_complex_step(check, opened, at_point, checked)
     failures = [opened.contradiction] if opened.contradiction else []
     if bad is not None:
         where = bad.text(opened.output_shape + check.point.shape, least=opened.matrix is None)
         failures.append(f"the analytic Jacobian is not finite in {where}")
-    notes = (*_notes(function, deadline), *decided)
+    left_out = ["noise hides the slopes of all columns tried; the others were left out"] if hidden else []
+    notes = (*function.raised.notes("f"), *noise, *left_out, *decided)
     return _Result(opened.output_shape, checked, projections, tuple(failures), function.evaluations, notes)
 
 
@@ -192,11 +201,19 @@ def _by_complex_step(
     return Checked(estimates, judgement), notes
 
 
-def _notes(function: VectorFunction, deadline: float) -> Iterator[str]:
-    yield from function.raised.notes("f")
+def _hidden(jacobian: JacobianAtPoint, groups: Sequence[Group], seed: int, bar: Progress) -> Found | None:
+    """A few columns of a noisy function, if noise hides all their slopes: the others would show as little."""
+    if len(groups) <= TRIED:
+        return None
+    found = find(jacobian, [groups[k] for k in spread(len(groups), TRIED).tolist()], 0, seed, bar)
+    return found if found[2] is None and all_hidden(found[0].judgement) else None
+
+
+def _noise(function: VectorFunction) -> Iterator[str]:
+    """A note where a second call gives other outputs."""
     with contextlib.suppress(OutOfTime):
         again = function.outputs(np.empty(0, np.int64), np.empty((1, 0)))[0]
-        if not np.array_equal(again, function.base):
+        if not np.array_equal(again.real, function.base):
             yield "f is noisy: a repeated call gave other outputs (dropout? no seed set?)"
 
 
@@ -204,9 +221,7 @@ def _notes(function: VectorFunction, deadline: float) -> Iterator[str]:
 
 
 @np.errstate(all="ignore")  # what is not finite is judged, and not warned about
-def find(
-    jacobian: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: int, bar: Progress
-) -> tuple[Checked, Projections, NotFinite | None]:
+def find(jacobian: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: int, bar: Progress) -> Found:
     """Check entries one by one, then dependences outside the declared sparsity, then random directions.
 
     Entries of the analytic Jacobian that are not finite fail whatever else is found.

@@ -272,11 +272,11 @@ def test_values_outside_the_domain_are_no_exceptions_in_processes_either() -> No
 
 
 def test_an_exception_that_cannot_be_sent_keeps_its_text() -> None:
-    again = pickle.loads(_workers._portable(OddError("disk", "full")))
+    again = pickle.loads(_workers.portable(OddError("disk", "full")))
     assert type(again) is RuntimeError
     assert str(again) == "loss raised OddError: disk: full; this exception cannot be pickled"
     with_lock = OwnError(threading.Lock())
-    assert "loss raised OwnError: <unlocked" in str(pickle.loads(_workers._portable(with_lock)))
+    assert "loss raised OwnError: <unlocked" in str(pickle.loads(_workers.portable(with_lock)))
 
 
 @pytest.mark.usefixtures("shared_out")

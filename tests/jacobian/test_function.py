@@ -26,6 +26,8 @@ def test_noise_is_said_and_hides_small_slopes() -> None:
     report = check_jacobian(noisy, np.diag([2e-3] * 3), np.ones(3))
     assert report.verdict == "undecided"
     assert "f is noisy: a repeated call gave other outputs" in str(report)
+    assert "noise hides the slopes of all columns tried; the others were left out" in report.notes
+    assert report.checked == 6
 
 
 def test_an_exception_of_f_passes_through_and_one_of_its_domain_does_not() -> None:

@@ -283,6 +283,24 @@ def test_plain_functions_are_compiled_on_request() -> None:
         check_jacobian(lambda x: sp.csr_array(x), np.eye(3), X, engine="numba")
 
 
+# --- noise ---
+
+
+def test_noise_that_hides_all_slopes_is_seen_in_a_few_columns_and_less_noise_hides_no_error() -> None:
+    generator = np.random.default_rng(0)
+
+    def noisy(size: float) -> Callable[[Floats], Floats]:
+        return lambda x: layer(x) + size * generator.normal(size=40)
+
+    loud = check_jacobian(noisy(1.0), layer_jacobian, WIDE, columns="all")
+    assert loud.verdict == "undecided"
+    assert loud.checked == 80
+    assert loud.evaluations < 600
+    faint = check_jacobian(noisy(1e-9), lambda x: 2 * layer_jacobian(x), WIDE, columns=5)
+    assert faint.verdict == "fail"
+    assert faint.checked >= 200
+
+
 # --- what is refused ---
 
 
