@@ -2,8 +2,8 @@
 
 Both catalogues of the tests go through `check_gradients` (all entries, and by default), `check_jacobian` (as a row),
 `fastgc.torch.check_module` and `gradcheck`, `fastgc.jax.check_gradients` and `check_grads`; and right functions with
-two kinks near the point, whose values are nearly lost in round-off, through the first two. The exit status is 1 unless no
-door fails a right gradient or passes a wrong one, and the two doors of the last family agree.
+two kinks near the point, whose values are nearly lost in round-off, through the first two. The exit status is 1 unless
+no door fails a right gradient or passes a wrong one, and the two doors of the last family agree.
 
 Run ``python bench/doors.py [--every N] [--kinks N] [--json FILE]`` after ``pip install torch jax``.
 """

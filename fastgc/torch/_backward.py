@@ -55,7 +55,7 @@ class Backward:
         self.size = self._rows_of.size
         self._most = max(1, BATCH_NUMBERS // max(1, room, self.size + self._columns_of.size))
         self._batches = Batches(possible=min(self.size, self._most) >= _FEWEST_ROWS, compare_all=True)
-        self._outputs, self._leaves, self._names, self._dtypes = outputs, leaves, names, dtypes
+        self._outputs, self._leaves, self._names, self._dtypes, self._room = outputs, leaves, names, dtypes, room
         self._eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
 
     @property
@@ -119,6 +119,10 @@ class Backward:
         other = copy.copy(self)
         other._batches = Batches(possible=False)
         return other
+
+    def elsewhere(self, outputs: Tensors, leaves: Tensors) -> Backward:
+        """The same of other outputs with respect to other inputs."""
+        return Backward(outputs, leaves, self._names, self._dtypes, self._room)
 
     def pulled(self, vectors: Floats) -> Floats:
         """v^T J for each of several vectors, shape (k, n)."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
+from fastgc._derivatives.displaced import displaced_leaves
+from fastgc._evaluation.evaluator import Ray
 from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._jacobian.columns import plan
-from fastgc._jacobian.entries import Checked, JacobianAtPoint, open_jacobian
+from fastgc._jacobian.entries import Checked, JacobianAlong, JacobianAtPoint, open_jacobian
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator, matrix_operator, vjp_operator
 from fastgc._jacobian.points import find
@@ -417,9 +420,10 @@ def _random_grads(outputs: Tensors, apart: bool) -> tuple[torch.Tensor, ...]:
 def _failure(call: _Call, criteria: _Criteria) -> GradcheckError | None:
     try:
         if criteria.forward:
-            _compare(call, _forward_operator(call), criteria, " (forward mode)")
+            _compare(call, _forward_operator(call), criteria, None, " (forward mode)")
         if criteria.backward:
-            _compare(call, _backward_operator(call, criteria), criteria, "")
+            beside = partial(_backward_beside, call, criteria) if call.has_backward else None
+            _compare(call, _backward_operator(call, criteria), criteria, beside)
             if call.has_backward:
                 check_linearity(call.backward, call.in_double, criteria.atol)
                 if criteria.undefined:
@@ -456,10 +460,25 @@ def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:
     return matrix_operator(call.backward.jacobian(criteria.nondeterminism))
 
 
-def _compare(call: _Call, operator: Operator, criteria: _Criteria, mode: str) -> None:
+def _backward_beside(call: _Call, criteria: _Criteria, rays: Sequence[Ray]) -> Operator:
+    """The Jacobian by backward mode at inputs displaced along a direction."""
+    numbers = np.concatenate([leaf.reshape(-1) for leaf in displaced_leaves(call.function.leaves, rays)])
+    moved = [each.requires_grad_() for each in Packing(call.leaves).members(numbers[None])[0]]
+    given = list(call.inputs)
+    for k, each in zip(call.checked, moved, strict=True):
+        given[k] = each
+    found = tensors(call.func(*given))
+    backward = call.backward.elsewhere([found[k] for k in call.compared], moved)
+    return matrix_operator(backward.jacobian(criteria.nondeterminism))
+
+
+def _compare(
+    call: _Call, operator: Operator, criteria: _Criteria, beside: JacobianAlong | None, mode: str = ""
+) -> None:
     if not operator.shape[0] * operator.shape[1]:
         return
     jacobian = open_jacobian(call.function, operator, criteria.step, criteria.rtol, criteria.atol)
+    jacobian = replace(jacobian, displaced=beside)
     checked = _found(jacobian, TRIED, 0) if call.noisy else None
     if checked is None or not all_hidden(checked.judgement):
         checked = _found(jacobian, _FAST_INPUTS if criteria.fast else "all", _FAST_PROJECTIONS)
