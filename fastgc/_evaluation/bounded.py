@@ -17,7 +17,8 @@ class BoundedEvaluator(WrappedEvaluator):
     """Another evaluator, asked for points inside the bounds only.
 
     Outside a single entry's bounds the loss counts as not defined: its value is nan, and the loss is called at the
-    point itself instead. Entries that would leave their bounds together with others stay where they are.
+    point itself instead. Entries that would leave their bounds together with others move inwards, so that
+    the loss shows its noise there.
     """
 
     def __init__(self, inner: Evaluator, bounds: Bounds, layout: ParameterLayout) -> None:
@@ -35,11 +36,8 @@ class BoundedEvaluator(WrappedEvaluator):
         return values
 
     def along(self, positions: Positions, rows: Array) -> Array:
-        """As `Evaluator.along`; entries that would leave their bounds in any row stay where they are in all."""
-        inside = self.bounds.contain(positions, rows.T).all(axis=1)
-        if inside.all():
-            return self.inner.along(positions, rows)
-        return self.inner.along(positions, np.where(inside, rows, self.entries(positions)))
+        """As `Evaluator.along`; entries that would leave their bounds in any row move inwards in all."""
+        return self.inner.along(positions, self.bounds.folded(positions, self.entries(positions), rows))
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         """As `Evaluator.along_rays`; nan at distances at which an entry would leave its bounds."""

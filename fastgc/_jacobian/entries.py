@@ -128,13 +128,32 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
 
 
 def _quotients(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> tuple[Estimates, Strays]:
-    """One quotient for each entry; also the outputs that move though they depend on no column of their group.
+    """One quotient for each entry, one-sided at bounds; also the outputs that move with no column of their group."""
+    edged = np.array([_leaves_bounds(jacobian, group) for group in groups], bool)
+    found, strays = [], []
+    for formula, where in ((jacobian.stencil, ~edged), (stencil_named("forward"), edged)):
+        if where.any():
+            some = [groups[k] for k in np.flatnonzero(where).tolist()]
+            each = _first_look(replace(jacobian, stencil=formula), some, bar)
+            found.append(each[0])
+            strays += each[1]
+    return Estimates.joined(found), strays
+
+
+def _leaves_bounds(jacobian: JacobianAtPoint, group: Group) -> bool:
+    function, formula = jacobian.function, jacobian.stencil
+    if function.bounds is None:
+        return False
+    steps = _WIDE * function.steps(group.columns, formula, jacobian.step)
+    return not function.bounds.contain(group.columns, function.displaced(group.columns, formula, steps)[0]).all()
+
+
+def _first_look(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> tuple[Estimates, Strays]:
+    """Quotients by one formula, and strays.
 
     The truncation error of an output's quotients is judged from wider ones of a few groups. An entry whose quotient
     does not agree climbs a ladder, however certain it is; this uncertainty says which of the others climb one too.
     """
-    if not groups:
-        return Estimates.joined([]), []
     trials = spread(len(groups), _TRIALS)
     near, at, strays = _measured(jacobian, groups, 1.0, bar.advance)
     wide, _, _ = _measured(jacobian, [groups[k] for k in trials.tolist()], _WIDE, silent)
@@ -180,7 +199,7 @@ def _measured(
     """
     function, formula, sizes = jacobian.function, jacobian.stencil, [group.columns.size for group in groups]
     columns, line = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(groups)), sizes)
-    steps = multiple * function.steps(columns, formula, jacobian.step)
+    steps = function.inward(columns, multiple * function.steps(columns, formula, jacobian.step))
     displaced, taken = function.displaced(columns, formula, steps)
     values = function.lines(columns, displaced, line, tick)
     owner = np.stack([group.owner for group in groups])
@@ -189,10 +208,10 @@ def _measured(
     with np.errstate(all="ignore"):
         rounding = _rounding(formula, values)
         found = quotients(formula, values[at, :, outputs], steps[mine], taken[mine])
-        uncertainty = rounding[at, outputs] / steps[mine]
+        uncertainty = rounding[at, outputs] / np.abs(steps[mine])
         change = np.einsum("gkm,k->gm", values, formula.weights).real
     positions, nothing = outputs * jacobian.shape[1] + columns[mine], np.zeros(at.size, np.int8)
-    estimates = Estimates(positions, found, uncertainty, found, found, steps[mine], nothing)
+    estimates = Estimates(positions, found, uncertainty, found, found, np.abs(steps[mine]), nothing)
     return estimates, at, _strays(jacobian, groups, owner, change, rounding)
 
 

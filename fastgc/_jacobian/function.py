@@ -178,6 +178,12 @@ class VectorFunction:
         reach = relative_step(stencil, np.clip(self._relative_noise, eps, _COARSEST))
         return reach * self.unmeasured.scales(columns)
 
+    def inward(self, columns: Positions, steps: Floats) -> Floats:
+        """The steps, turned where they lead out of bounds."""
+        if self.bounds is None:
+            return steps
+        return np.where(self.bounds.contain(columns, self.point[columns] + steps), steps, -steps)
+
     @property
     def _relative_noise(self) -> float:
         losses = [loss for loss in self.losses.values() if loss.base and np.isfinite(loss.base)]
@@ -221,11 +227,10 @@ class VectorFunction:
     def outputs(self, columns: Positions, rows: Floats) -> Floats:
         """Outputs with the inputs ``columns`` set to ``rows[k]`` together, shape (k, m); NaN where not defined.
 
-        Inputs that would leave their bounds in one of the rows stay at the point in all of them.
+        Inputs that would leave their bounds in one of the rows move inwards in all of them.
         """
         if self.bounds is not None:
-            inside = self.bounds.contain(columns, rows.T).all(axis=1)
-            rows = np.where(inside, rows, self.point[columns])
+            rows = self.bounds.folded(columns, self.point[columns], rows)
         return self._moved(columns, rows)
 
     def _moved(self, columns: Positions, rows: Floats) -> Array:

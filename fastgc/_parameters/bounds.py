@@ -37,6 +37,21 @@ class Bounds:
         """The distance of entries from their nearest bound, shape (entries,)."""
         return np.asarray(np.minimum(values - self.lower[positions], self.upper[positions] - values))
 
+    def folded(self, positions: Positions, start: Array, rows: Array) -> Array:
+        """Rows of values of entries, shape (rows, entries), brought inside.
+
+        An entry that would leave its bounds in any row moves as far inwards in all rows, or not at all where it cannot.
+        """
+        inside = self.contain(positions, rows.T).all(axis=1)
+        if inside.all():
+            return rows
+        found = np.where(inside, rows, start)
+        for way in (-1.0, 1.0):
+            moved = start + way * np.abs(rows - start)
+            fits = ~inside & self.contain(positions, moved.T).all(axis=1)
+            found[:, fits] = moved[:, fits]
+        return found
+
     def inside(self, start: Sequence[Array], moved: Sequence[Array]) -> list[Array]:
         """``moved``, but where that is outside: half of the way from ``start`` to the bound that it passed."""
         found, begin = [], 0

@@ -11,6 +11,7 @@ import pytest
 from scipy.optimize import Bounds
 
 import fastgc
+from tests.support.jacobians import WIDE, layer, layer_jacobian
 
 
 def clipped(p: np.ndarray) -> float:
@@ -170,3 +171,13 @@ OUTSIDE: dict[str, Callable[[np.ndarray], float]] = {
 def test_a_loss_without_a_value_outside_needs_no_note(name: str) -> None:
     report = fastgc.check_gradients(OUTSIDE[name], np.ones(20), np.zeros(20), bounds=Bounds(0, 1))
     assert report.passed and not any("raised" in note for note in report.notes)
+
+
+def test_the_noise_of_a_loss_is_seen_where_every_entry_is_at_a_bound() -> None:
+    """A small value that is a sum of large terms: its own size says nothing of its round-off."""
+    for output in range(40):
+        report = fastgc.check_gradients(
+            lambda x, k=output: layer(x)[k], lambda x, k=output: layer_jacobian(x)[k], WIDE,
+            bounds={"params": (WIDE, None)}, samples=64, crosscheck=False,
+        )  # fmt: skip
+        assert report.verdict != "fail", str(report)

@@ -154,6 +154,17 @@ def test_directions_that_leave_the_bounds_show_nothing_and_say_so() -> None:
     assert not any("raised" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("side", [-1, 1])
+def test_many_inputs_at_their_bounds_are_decided_by_one_sided_quotients(side: int) -> None:
+    low, high = (WIDE, WIDE + 1) if side == 1 else (WIDE - 1, WIDE)
+    watched = inside(low, high, layer)
+    right = check_jacobian(watched, layer_jacobian, WIDE, bounds={"x": (low, high)}, columns="all")
+    assert right.passed, str(right)[:500]
+    assert right.evaluations < 6 * WIDE.size  # two for each quotient, and some ladders
+    report = check_jacobian(watched, spoiled((7, 123), 1.01), WIDE, bounds={"x": (low, high)}, columns="all")
+    assert {entry.index for entry in report.wrong_entries} == {(7, 123)}
+
+
 def test_inputs_too_near_their_bounds_for_directions_are_measured_one_by_one() -> None:
     bounds = {"x": (np.where(np.arange(WIDE.size) == 123, WIDE, -np.inf), None)}
     assert check_jacobian(layer, layer_jacobian, WIDE, bounds=bounds, columns=3).checked == 4 * 40
