@@ -11,7 +11,8 @@ from fastgc._arguments import plural
 from fastgc._derivatives.estimates import Estimates
 from fastgc._parameters.sampling import NotFinite
 from fastgc._verdicts.entries import GradientAtPoint
-from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement, worst_verdict
+from fastgc._verdicts.errors import elementwise_error
+from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED, Judgement, worst_verdict
 from fastgc._verdicts.probes import ProbeResult, probe_verdict
 from fastgc._words import Verdict
 
@@ -81,7 +82,20 @@ def tensor_verdict(checked: Sequence[CheckedTensor], judged: Judgement, lost: Se
     entries = [UNDECIDED] if judged.undecided.any() else []
     verdict = worst_verdict([*entries, *(verdict for verdict, _ in probes)])
     reasons = [open_reason(judged), *(reason for other, reason in probes if other == verdict or verdict == UNDECIDED)]
+    reasons += [_large_error(checked, judged)] if verdict == PASS else []
     return verdict, "; ".join(dict.fromkeys(filter(None, reasons)))
+
+
+def _large_error(checked: Sequence[CheckedTensor], judged: Judgement) -> str:
+    """Why the largest relative error is no failure, where it is above rtol; "" elsewhere."""
+    errors = elementwise_error(judged.analytic, judged.numerical)
+    if not errors.size or not np.nanmax(errors) > checked[0].gradient.tolerances.rtol[checked[0].tensor]:
+        return ""
+    k = int(np.nanargmax(errors))
+    uncertainty = np.concatenate([each.estimates.uncertainty for each in checked])[k]
+    if judged.distance[k] <= judged.allowed[k]:
+        return f"max rel err is of an entry within atol (off by {judged.distance[k]:.0e})"
+    return f"max rel err is within the uncertainty of its entry ({uncertainty:.0e})"
 
 
 def _failures(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -72,3 +73,14 @@ def test_an_error_within_the_callers_atol_passes(error: float) -> None:
 
     assert fastgc.check_gradients(waves, gradient, POINT, samples="all", atol=2e-8).passed
     assert fastgc.check_gradients(waves, gradient, POINT, samples="all", atol=1e-9).verdict == "fail"
+
+
+def test_a_passing_row_says_why_its_largest_relative_error_is_no_failure() -> None:
+    p = np.array([1.0, 1.0, 1e-13])
+    report = fastgc.check_gradients(lambda p: float(np.sum(p**2)), 2 * p + np.array([0, 0, 2e-13]), p)
+    tensor = report.tensors["params"]
+    assert tensor.verdict == "pass" and tensor.max_relative_error > 1e-5
+    assert re.search(r"max rel err is (of an entry within atol|within the uncertainty of its entry) \(", tensor.reason)
+    assert tensor.reason in str(report)
+    right = fastgc.check_gradients(lambda p: float(np.sum(p**2)), 2 * p, np.array([1.0, 2.0, 3.0]))
+    assert right.tensors["params"].reason == ""
