@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,9 @@ from fastgc._progress import Progress
 from fastgc._reports.summary import PointResult, Tries
 from fastgc._verdicts.entries import GradientsAlong
 
-REACHES = [2.0**-k for k in range(8)]  # of random points, in mean magnitudes of each tensor; the last is 0.8 %
+_REACHES = [2.0**-k for k in range(8)]  # of random points, in mean magnitudes of each tensor; the last is 0.8 %
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,7 @@ class PointChecker:
         if number == 0:
             found, _ = self._check_at(0, 0.0, deadline)
             return found, Tries()
-        tries = Tries()
-        for reach in REACHES:
-            with np.errstate(all="ignore"):
-                found, error = self._check_at(number, reach, deadline)
-            if error is None:
-                return found, tries
-            tries = Tries(tries.count + 1, described(error))
-        return None, replace(tries, found=False)
+        return nearest(lambda reach: self._check_at(number, reach, deadline))
 
     def _check_at(self, number: int, reach: float, deadline: float) -> tuple[PointResult | None, Exception | None]:
         """The result at a point; or what was raised at a random one, where loss or gradient is not defined."""
@@ -141,6 +136,20 @@ class PointChecker:
         """How the gradients of symmetric tensors are read."""
         symmetric = self.loss.symmetric
         return [] if symmetric is None else [symmetric.convention(t, gradients[t]) for t in symmetric.tensors]
+
+
+def nearest(
+    result_at: Callable[[float], tuple[Result | None, Exception | None]],
+) -> tuple[Result | None, Tries]:
+    """The result at a random point, which comes nearer until nothing is raised there; None if something always is."""
+    tries = Tries()
+    for reach in _REACHES:
+        with np.errstate(all="ignore"):
+            found, error = result_at(reach)
+        if error is None:
+            return found, tries
+        tries = Tries(tries.count + 1, described(error))
+    return None, replace(tries, found=False)
 
 
 def _rounded(seconds: float) -> str:

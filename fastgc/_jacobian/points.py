@@ -14,9 +14,9 @@ import numpy as np
 
 from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._derivatives.estimates import Estimates
-from fastgc._evaluation.evaluator import OutOfTime, WrongValueError, described
+from fastgc._evaluation.evaluator import OutOfTime, attempted
 from fastgc._gradient.noisy import TRIED, all_hidden
-from fastgc._gradient.points import REACHES
+from fastgc._gradient.points import nearest
 from fastgc._jacobian.columns import Group, plan
 from fastgc._jacobian.entries import Checked, JacobianAlong, JacobianAtPoint, check_groups, open_jacobian, verdicts
 from fastgc._jacobian.function import VectorFunction
@@ -39,6 +39,7 @@ from fastgc._parameters.point import leaves_at
 from fastgc._parameters.sampling import NotFinite
 from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
+from fastgc._reports.summary import Tries, nearer_notes
 from fastgc._verdicts.time_budget import batches
 
 Found = tuple[Checked, Projections, NotFinite | None]  # the last: entries of the analytic Jacobian
@@ -92,16 +93,18 @@ def check_points(check: JacobianCheck) -> JacobianReport:
     begin, options = time.perf_counter(), check.options
     found: dict[int, Checked] = {}
     results: list[_Result] = []
-    lost = ""
+    tries: list[Tries] = []
     for number in range(options.points):
         deadline = begin + (options.time_budget or math.inf) * (number + 1) / options.points
-        opened, reason = _nearest(check, number, deadline)
+        opened, tried = _found_point(check, number, deadline)
+        tries.append(tried)
         if opened is None:
-            lost = reason
             continue
         with contextlib.closing(opened.function):
             results.append(_checked(check, opened, deadline))
         found[number] = results[-1].checked
+    notes = [note for each in results for note in each.notes]
+    notes += nearer_notes(tries, "f or its Jacobian")
     about = About(
         results[0].output_shape,
         check.point.shape,
@@ -109,10 +112,11 @@ def check_points(check: JacobianCheck) -> JacobianReport:
         sum(each.evaluations for each in results),
         time.perf_counter() - begin,
         options.seed,
-        tuple(dict.fromkeys(note for each in results for note in each.notes)),
+        tuple(dict.fromkeys(notes)),
     )
     failures = tuple(dict.fromkeys(reason for each in results for reason in each.failures))
-    missing = f"a random point at which f and its Jacobian are defined ({lost})" if lost else ""
+    lost = [tried.reason for tried in tries if not tried.found]
+    missing = f"a random point at which f and its Jacobian are defined ({lost[0]})" if lost else ""
     return jacobian_report(found, max((each.projections for each in results), key=_limit), about, failures, missing)
 
 
@@ -123,21 +127,17 @@ def _limit(projections: Projections) -> float:
 # --- the points ---
 
 
-def _nearest(check: JacobianCheck, number: int, deadline: float) -> tuple[_Opened | None, str]:
-    """The caller's point (number 0), or a random one, which comes nearer until both are defined; else the reason."""
+def _found_point(check: JacobianCheck, number: int, deadline: float) -> tuple[_Opened | None, Tries]:
+    """The caller's point (number 0), or a random one, which comes nearer until both are defined."""
     if number == 0:
-        return _opened(check, check.point, deadline), ""
-    reason = ""
-    for reach in REACHES:
+        return _opened(check, check.point, deadline), Tries()
+
+    def opened_at(reach: float) -> tuple[_Opened | None, Exception | None]:
         moving = leaves_at([check.point], check.options.seed, number, reach, in_place=False, bounds=check.bounds)
-        try:
-            with moving as (moved,), np.errstate(all="ignore"):
-                return _opened(check, np.asarray(moved), deadline), ""
-        except WrongValueError:
-            raise
-        except Exception as error:
-            reason = described(error)
-    return None, reason
+        with moving as (moved,):
+            return attempted(lambda: _opened(check, np.asarray(moved), deadline))
+
+    return nearest(opened_at)
 
 
 def _opened(check: JacobianCheck, point: Floats, deadline: float) -> _Opened:

@@ -85,7 +85,7 @@ def summarise(
     notes = [note for found in results for note in found.notes]
     notes += _spoiled_notes(layout, results)
     notes += functools.reduce(Raised.joined, [found.raised for found in results], Raised()).notes()
-    notes += _nearer(tries)
+    notes += nearer_notes(tries, "loss or gradient")
     notes += compared({n: t.verdict for n, t in tensors.items()}, {n: t.diagnosis for n, t in tensors.items()})
     notes += [f"not checked, since not among the tensors asked for: {listed(left_out)}"] if left_out else []
     return GradientReport(
@@ -109,16 +109,16 @@ def _spoiled_notes(layout: ParameterLayout, results: Sequence[PointResult]) -> I
             yield f"gradients[{layout.names[t]!r}] is not finite{where}: {spoiled.text(layout.shapes[t])}"
 
 
-def _nearer(tries: Sequence[Tries]) -> Iterator[str]:
-    """Notes on random points that were left out, since loss or gradient has no value there."""
+def nearer_notes(tries: Sequence[Tries], what: str) -> Iterator[str]:
+    """Notes on random points that were left out, since ``what`` is not defined there."""
     count, lost = sum(tried.count for tried in tries if tried.found), [tried for tried in tries if not tried.found]
     if count:
         reason = next(tried.reason for tried in tries if tried.found and tried.count)
         points = "random point was" if count == 1 else "random points were"
-        yield f"{count} {points} left out, for nearer ones, since loss or gradient is not defined there ({reason})"
+        yield f"{count} {points} left out, for nearer ones, since {what} is not defined there ({reason})"
     if lost:
         points = "a random point was" if len(lost) == 1 else f"{len(lost)} random points were"
-        yield f"{points} not found: loss or gradient is not defined at the nearest one either ({lost[-1].reason})"
+        yield f"{points} not found: {what} is not defined at the nearest one either ({lost[-1].reason})"
 
 
 def _tensor_summary(

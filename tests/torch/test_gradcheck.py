@@ -1035,3 +1035,27 @@ def test_forward_mode_can_be_checked_in_several_threads() -> None:
     assert gradcheck(slow, double(3), check_forward_ad=True)
     for _ in range(3):
         assert all(at_once(*[partial(gradcheck, slow, double(6), check_forward_ad=True)] * 4))
+
+
+# --- conventions at kinks ---
+
+
+class Outside(torch.autograd.Function):
+    """``2 relu(x) - relu(-x)`` with a wrong slope on one side and the usual convention at 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return 2 * torch.relu(x) - torch.relu(-x)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return g * torch.where(x > 0, 2.0, torch.where(x < 0, 1.5, 0.0))
+
+
+@pytest.mark.parametrize("options", [{}, {"fast_mode": True}])
+def test_a_convention_at_coinciding_kinks_passes_where_the_gradient_is_right_beside_them(options: Any) -> None:
+    zeros = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    assert fastgc.torch.gradcheck(lambda x: 2 * torch.relu(x) - torch.relu(-x), (zeros,), **options)
+    assert not fastgc.torch.gradcheck(Outside.apply, (zeros,), raise_exception=False, fast_mode="fast_mode" in options)
