@@ -46,6 +46,36 @@ def test_a_value_between_the_slopes_of_a_kink_passes() -> None:
     assert "pass a function to decide" in array.reason
 
 
+def rectifiers(x: Floats) -> Floats:
+    return 2 * np.maximum(x, 0) - np.maximum(-x, 0)
+
+
+@pytest.mark.parametrize("form", ["jacobian", "jvp", "vjp"])
+def test_a_convention_passes_where_the_jacobian_is_right_beside_the_kink(form: str) -> None:
+    def slopes(x: Floats, left: float) -> Floats:
+        return np.where(x > 0, 2.0, np.where(x < 0, left, 0.0))
+
+    def given(left: float) -> dict[str, Any]:
+        if form == "jacobian":
+            return {"jacobian": lambda x: np.diag(slopes(x, left))}
+        return {"jacobian": None, form: lambda x, u: slopes(x, left) * u}
+
+    right = check_jacobian(rectifiers, x=np.zeros(3), **given(1.0))
+    assert right.passed and "kink: a convention, right beside it" in str(right)
+    assert check_jacobian(rectifiers, x=np.zeros(3), **given(1.5)).verdict == "fail"
+
+
+def test_a_jacobian_that_is_not_defined_beside_a_kink_leaves_it_undecided() -> None:
+    def lonely(x: Floats) -> Floats:
+        if x.any():
+            raise ValueError("at 0 only")
+        return np.zeros((3, 3))
+
+    report = check_jacobian(rectifiers, lonely, np.zeros(3))
+    assert report.verdict == "undecided"
+    assert "outside both slopes, and undecided beside it" in report.reason
+
+
 def test_outputs_that_never_move_agree_with_zeros_only() -> None:
     assert check_jacobian(lambda x: np.ones(2), np.zeros((2, 3)), np.ones(3)).passed
     assert check_jacobian(lambda x: np.zeros(2), np.zeros((2, 3)), np.ones(3)).passed
