@@ -36,8 +36,8 @@ _GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder does not grow: 
 _NOISIEST = 1e-6  # relative noise that a step is chosen for at most: a central step stays below 0.01 of the scale
 _TRIALS = 3  # entries of each tensor that measure its truncation error: the fewest of which a median ignores one
 # Of the two steps that show it. No power of two: a loss that has one for its period would hide its slope at both.
-_TRIAL_RATIO = 3.7
-_TRIAL_SAFETY = 3.0  # on a median of three; an entry that exceeds it climbs a ladder if it matters
+TRIAL_RATIO = 3.7
+TRIAL_SAFETY = 3.0  # on a median of three; an entry that exceeds it climbs a ladder if it matters
 _AT_ONCE = 2048  # entries whose ladders are evaluated together: 24 values each fill 400 kB, which a cache holds
 _DISTINCT = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
 _NEAR_STEPS = (1.0, 1.3, 1.7)  # times the smallest step that distinguishes slopes; no two share a grid of values
@@ -291,12 +291,12 @@ def quotient_estimates(
     truncation = np.zeros(positions.size)
     parts = list(loss.layout.parts(positions))
     trials = np.concatenate([np.empty(0, np.int64), *(_trials(np.arange(positions.size)[mine]) for _, mine in parts)])
-    wide = _quotients(loss, positions[trials], stencil, steps[trials] * _TRIAL_RATIO, step is not None, silent)
+    wide = _quotients(loss, positions[trials], stencil, steps[trials] * TRIAL_RATIO, step is not None, silent)
     with np.errstate(all="ignore"):
-        errors = np.abs(wide - numerical[trials]) / (_TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
+        errors = np.abs(wide - numerical[trials]) / (TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
     tried = loss.layout.tensor_of(positions[trials])
     for t, mine in parts:
-        truncation[mine] = median(errors[tried == t]) * _TRIAL_SAFETY
+        truncation[mine] = median(errors[tried == t]) * TRIAL_SAFETY
     truncation *= reach**stencil.order
     noise = sum(map(abs, stencil.weights)) * _noise_of(loss, stencil, numerical, steps, reach) / steps
     uncertainty = np.maximum(truncation + noise, np.finfo(np.float64).tiny)

@@ -10,7 +10,13 @@ from functools import partial
 import numpy as np
 
 from fastgc._derivatives.displaced import displaced_estimates, displacement
-from fastgc._derivatives.estimates import Estimates, distinguishing_quotients, ladder_estimates
+from fastgc._derivatives.estimates import (
+    TRIAL_RATIO,
+    TRIAL_SAFETY,
+    Estimates,
+    distinguishing_quotients,
+    ladder_estimates,
+)
 from fastgc._derivatives.stencil import Stencil, quotients, stencil_named
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Tick, silent
 from fastgc._jacobian.columns import Group
@@ -24,9 +30,6 @@ from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, defau
 JacobianAlong = Callable[[Sequence[Ray]], Operator]  # at the inputs displaced along a direction
 Strays = list[tuple[int, Group]]  # an output, and the group whose columns move it though none of them should
 
-_WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
-# Of the truncation error that the difference of these two shows: a few groups stand for all, the rest climbs a ladder.
-_DEVIATION_SAFETY = 3.0
 _TRIALS = 8  # groups of columns whose wide quotients are measured: 16 evaluations
 _FEWEST = 4  # entries from which an input gets a scale: with fewer, a wrong entry would be its own measure
 _MEASURED = 8  # outputs whose noise is always measured: they share their evaluations
@@ -144,7 +147,7 @@ def _leaves_bounds(jacobian: JacobianAtPoint, group: Group) -> bool:
     function, formula = jacobian.function, jacobian.stencil
     if function.bounds is None:
         return False
-    steps = _WIDE * function.steps(group.columns, formula, jacobian.step)
+    steps = TRIAL_RATIO * function.steps(group.columns, formula, jacobian.step)
     return not function.bounds.contain(group.columns, function.displaced(group.columns, formula, steps)[0]).all()
 
 
@@ -156,7 +159,7 @@ def _first_look(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progres
     """
     trials = spread(len(groups), _TRIALS)
     near, at, strays = _measured(jacobian, groups, 1.0, bar.advance)
-    wide, _, _ = _measured(jacobian, [groups[k] for k in trials.tolist()], _WIDE, silent)
+    wide, _, _ = _measured(jacobian, [groups[k] for k in trials.tolist()], TRIAL_RATIO, silent)
     _measure_still_outputs(jacobian, Estimates.joined([near, wide]))
     scales = jacobian.function.unmeasured.scales(np.arange(jacobian.shape[1]))
     off = _deviation(jacobian, near.part(np.isin(at, trials)), wide, scales)
@@ -168,17 +171,22 @@ def _first_look(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progres
 
 
 def _deviation(jacobian: JacobianAtPoint, near: Estimates, wide: Estimates, scales: Floats) -> Floats:
-    """The largest difference of each output's quotients at two steps, times the input's scale.
+    """A usual difference of each output's quotients at two steps, times the input's scale.
 
-    Under a central formula that is 15 times the truncation error of the nearer ones, or their noise: it is divided by
-    15 for the outputs whose noise was measured.
+    That shows the truncation error of the nearer ones, of which the median stands for all inputs of one tensor, as in a
+    gradient; or the noise, where that was not measured, and then the largest does, as for inputs of several tensors.
     """
-    largest, share = np.zeros(jacobian.shape[0]), np.ones(jacobian.shape[0])
-    share[list(jacobian.function.losses)] /= _WIDE**jacobian.stencil.order - 1
+    (m, _), function = jacobian.shape, jacobian.function
     outputs, inputs = jacobian.places(near.positions)
     with np.errstate(all="ignore"):
-        np.fmax.at(largest, outputs, np.abs(wide.numerical - near.numerical) * scales[inputs])
-    return _DEVIATION_SAFETY * share * largest
+        off = np.nan_to_num(np.abs(wide.numerical - near.numerical) * scales[inputs], nan=0.0, posinf=np.inf)
+    counts, order = np.bincount(outputs, minlength=m), np.lexsort((off, outputs))
+    measured, moving = np.isin(np.arange(m), list(function.losses)), np.flatnonzero(counts)
+    usual = measured & (len(function.layout.names) == 1)
+    chosen = np.cumsum(counts) - np.where(usual, counts - counts // 2, 1)
+    result = np.zeros(m)
+    result[moving] = off[order][chosen[moving]]
+    return TRIAL_SAFETY * np.where(measured, 1 / (TRIAL_RATIO**jacobian.stencil.order - 1), 1.0) * result
 
 
 def _measure_still_outputs(jacobian: JacobianAtPoint, quotients: Estimates) -> None:

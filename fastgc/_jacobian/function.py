@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
-from fastgc._derivatives.stencil import Stencil, quotients, relative_step
+from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short
 from fastgc._evaluation.evaluator import (
     OutOfTime,
     Place,
@@ -175,7 +175,7 @@ class VectorFunction:
         if step is not None:
             return np.full(columns.size, float(step))
         eps = self.unmeasured.eps[self.layout.tensor_of(columns)]
-        reach = relative_step(stencil, np.clip(self._relative_noise, eps, _COARSEST))
+        reach = short(relative_step(stencil, np.clip(self._relative_noise, eps, _COARSEST)))
         return reach * self.unmeasured.scales(columns)
 
     def inward(self, columns: Positions, steps: Floats) -> Floats:
