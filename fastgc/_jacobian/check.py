@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from fastgc._gradient.check import GradientMismatch
 from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import finite_point
 from fastgc._jacobian.options import JacobianOptions
@@ -18,11 +19,13 @@ from fastgc._words import Columns, Engine, StencilName
 
 
 @public
-class JacobianMismatch(AssertionError):
+class JacobianMismatch(GradientMismatch):
     """A Jacobian or a Hessian did not pass; ``report`` holds the `JacobianReport`."""
 
+    report: JacobianReport  # type: ignore[assignment]  # who catches the mismatch of a gradient catches this one, too
+
     def __init__(self, report: JacobianReport) -> None:
-        super().__init__(str(report))
+        AssertionError.__init__(self, str(report))
         self.report = report
 
 

@@ -380,3 +380,10 @@ def test_both_signatures_agree(name: str) -> None:
     assert list(parameters.values()) == list(checked.parameters.values())
     assert own.default is False and own.kind is own.KEYWORD_ONLY
     assert asserted.return_annotation == checked.return_annotation == "JacobianReport"
+
+
+def test_the_mismatch_of_a_jacobian_is_one_of_gradients() -> None:
+    with pytest.raises(fastgc.GradientMismatch) as caught:
+        fastgc.assert_jacobian(np.sin, lambda x: np.diag(np.cos(x) + 1), np.ones(2))
+    assert isinstance(caught.value, fastgc.JacobianMismatch) and isinstance(caught.value, AssertionError)
+    assert caught.value.report.verdict == "fail"
