@@ -1,19 +1,7 @@
-"""Random-sign directions: two loss values that cover every entry of a tensor, whatever its size.
+"""Random directions: two loss values that cover every entry of a tensor, whatever its size.
 
-Let e = a - n be the error of a tensor's gradient and s independent random signs. The residual r = sum_i s_i e_i, which
-is the analytic slope along s minus the true one, has the mean square ||e||**2. Let u bound the error of the measured
-slope, and call a direction suspicious if the measured residual exceeds u: it is suspicious whenever |r| > 2u.
-
-*An entry with |e_j| > 2u.* Flip its sign: r changes from R + e_j to R - e_j, and
-max(|R + e_j|, |R - e_j|) >= |e_j| > 2u. So at least one of every such pair of sign vectors is suspicious: one
-direction misses the error with probability at most 1/2.
-
-*A norm ||e|| >= 8u with no such entry.* By the Berry-Esseen theorem (constant 0.56, Shevtsova 2010) the distribution of
-r / ||e|| differs from the normal one by at most 0.56 * sum |e_i|**3 / ||e||**3 <= 0.56 * 2u / 8u = 0.14. So
-P(|r| <= 2u) <= P(|Z| <= 1/4) + 2 * 0.14 < 0.198 + 0.28 < 1/2.
-
-Directions are independent, so k of them miss the error with probability at most 2**-k. A single wrong entry gives
-|r| = |e_j| for all signs, and no direction misses it above 2u.
+The analytic slope along a direction minus the measured one is its residual, which `random_weights` relates to the error
+of the gradient.
 """
 
 from __future__ import annotations
@@ -21,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import BOUNDED_TOP, LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
+from fastgc._derivatives.random_weights import REACH, UNIT, random_weights
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, Floats, norm
-from fastgc._parameters.streams import stream
 
-SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: the u of the derivation above
-CERTAIN = 2.0  # uncertainties beyond which every error shows: the 2u of the derivation above
+SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: the u of `random_weights`
+CERTAIN = 2.0  # uncertainties beyond which every true residual is followed: the 2u there
 _PROBE_RATIO = 8.0  # of neighbouring steps: five steps, the fewest for two extrapolations and a check, span 4,000
 _PROBE_TOP = 2.0**-5  # the largest step, in units of the scale: a quarter of a single entry's, since all entries move
 _PROBE_RUNGS = 5  # from 0.03 to 8e-6: the best step of a central quotient is 6e-6
@@ -44,7 +30,7 @@ _SHARED_FROM = 75  # tensors; with more of them, directions are shared: 20 evalu
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor of 4
 _ALIKE = 10.0  # ratio of slopes up to which tensors share directions: the smaller one keeps one digit less
 _SUMMED = 1 << 17  # entries at a time in sums over a tensor: 1 MB of float64, which a cache holds
-_SIGNS_AT_A_TIME = 1 << 23  # of the directions that are measured together: 8 MB
+_WEIGHTS_AT_A_TIME = 1 << 23  # of the directions that are measured together: 8 MB
 
 
 @dataclass(frozen=True)
@@ -109,7 +95,7 @@ class Probing:
 
     @property
     def uncertainty(self) -> float:
-        """The largest uncertainty: it limits what all directions together show for certain."""
+        """The largest uncertainty: the larger it is, the more directions miss."""
         return float(self.uncertainties.max())
 
     @property
@@ -126,35 +112,19 @@ class Probing:
 # --- directions ---
 
 
-def random_signs(seed: int, numbers: range, name: str, size: int) -> NDArray[np.int8]:
-    """Independent signs of +1 and -1, shape (numbers, size), reproducible by seed, number and name.
-
-    They are the bits of one stream for each seed and name; each number takes its own stretch of the stream.
-    """
-    words = -(-size // 64)
-    bits = cast(np.random.PCG64, stream(seed, "directions", name).bit_generator).advance(numbers.start * words)
-    signs = np.empty((len(numbers), words * 64), np.int8)
-    flat = signs.reshape(-1)
-    for begin in range(0, flat.size, _SUMMED):
-        some = flat[begin : begin + _SUMMED]
-        ones = np.unpackbits(bits.random_raw(some.size // 64).astype("<u8", copy=False).view(np.uint8))
-        np.subtract(ones * np.int8(2), 1, out=some, casting="unsafe")
-    return signs[:, :size]
-
-
 def directions(loss: LossAtPoint, tensors: Sequence[int], seed: int, numbers: range) -> list[list[Ray]]:
-    """A direction for each number: random signs in the entries of the tensors, times the tensor's scale.
+    """A direction for each number: random weights of the entries of the tensors, in units of the tensor's scale.
 
     All entries are displaced but those of `LossAtPoint.unmoved`.
     """
     names, sizes, scales = loss.layout.names, loss.layout.sizes, loss.tensor_scales
-    signs = [random_signs(seed, numbers, names[t], sizes[t]) for t in tensors]
-    for t, rows in zip(tensors, signs, strict=True):
+    weights = [random_weights(seed, numbers, names[t], sizes[t]) for t in tensors]
+    for t, rows in zip(tensors, weights, strict=True):
         unmoved = loss.unmoved(t)
         if unmoved is not None:
             rows[:, unmoved] = 0
     return [
-        [Ray(t, 0, rows[i], float(scales[t])) for t, rows in zip(tensors, signs, strict=True)]
+        [Ray(t, 0, rows[i], float(scales[t]) / UNIT) for t, rows in zip(tensors, weights, strict=True)]
         for i in range(len(numbers))
     ]
 
@@ -165,13 +135,13 @@ def direction(loss: LossAtPoint, tensors: Sequence[int], seed: int, number: int)
 
 
 def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
-    """Slope along the direction by the analytic gradient: ``sum scale * signs * gradient``."""
+    """Slope along the direction by the analytic gradient: ``sum scale * weights * gradient``."""
     total = 0.0
     for ray in rays:
-        for begin in range(0, ray.signs.size, _SUMMED):
-            signs = ray.signs[begin : begin + _SUMMED]
-            part = gradients[ray.tensor][ray.start + begin : ray.start + begin + signs.size]
-            total += ray.scale * float(np.dot(part.astype(np.float64, copy=False), signs.astype(np.float64)))
+        for begin in range(0, ray.weights.size, _SUMMED):
+            weights = ray.weights[begin : begin + _SUMMED]
+            part = gradients[ray.tensor][ray.start + begin : ray.start + begin + weights.size]
+            total += ray.scale * float(np.dot(part.astype(np.float64, copy=False), weights.astype(np.float64)))
     return total
 
 
@@ -183,7 +153,7 @@ def ladder_slope(loss: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple
 
     ``jitter`` is the change of the loss by rounding of the displaced entries.
     """
-    top = _PROBE_TOP if loss.bounds is None else BOUNDED_TOP
+    top = _PROBE_TOP if loss.bounds is None else BOUNDED_TOP / REACH  # which entries next to a bound allow
     rungs = top * _PROBE_RATIO ** -np.arange(_PROBE_RUNGS, dtype=np.float64)
     ladder = _ladder_along(loss, rays, rungs, jitter)
     slope = derivative_from(ladder)
@@ -211,10 +181,10 @@ def jitter_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> flo
     """The change of the loss by rounding of the displaced entries to their dtype.
 
     Rounding changes each entry by eps / 12**0.5 of its size, or less; all entries together change the loss by about
-    that share of ``scale * ||gradient||``. Three times as much is about eps.
+    that share of the tensor's ``scale * ||gradient||``. Three times as much is about eps.
     """
-    part = gradients[ray.tensor][ray.start : ray.start + ray.signs.size]
-    return float(loss.eps[ray.tensor] * ray.scale * norm(part))
+    part = gradients[ray.tensor][ray.start : ray.start + ray.weights.size]
+    return float(loss.eps[ray.tensor] * loss.tensor_scales[ray.tensor] * norm(part))
 
 
 def short_slopes(loss: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
@@ -287,7 +257,7 @@ def probe(
             if wary and not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * (rows[0][2] + group.rounding):
                 break
         rows += group.slopes(along, short, enough) if along else []
-        along.clear()  # frees memory before the next signs are drawn
+        along.clear()  # frees memory before the next weights are drawn
     known, numerical, errors = np.array(rows).T
     uncertainties = errors + group.rounding
     trouble = slope.trouble if slope.trouble in ("jump", "quantised", "not finite") else ""
@@ -305,8 +275,8 @@ class _Group:
     seed: int
 
     def directions(self, numbers: range) -> Iterator[list[list[Ray]]]:
-        """The directions, in batches whose signs fit into memory."""
-        together = max(1, _SIGNS_AT_A_TIME // sum(self.loss.layout.sizes[t] for t in self.tensors))
+        """The directions, in batches whose weights fit into memory."""
+        together = max(1, _WEIGHTS_AT_A_TIME // sum(self.loss.layout.sizes[t] for t in self.tensors))
         for begin in range(0, len(numbers), together):
             yield directions(self.loss, self.tensors, self.seed, numbers[begin : begin + together])
 
@@ -338,7 +308,7 @@ class _Group:
 
     @property
     def rounding(self) -> float:
-        """Round-off of the analytic slope: a few eps of a sum over all entries, whose terms have random signs."""
+        """Round-off of the analytic slope: a few eps of a sum over all entries, whose terms have random weights."""
         return float(4 * np.finfo(np.float64).eps * self.lengths.sum())
 
 
@@ -379,7 +349,7 @@ def largest_share(loss: LossAtPoint, together: Probing, gradients: Sequence[Arra
 
 
 def without(together: Probing, own: Probing) -> Probing:
-    """What shared directions say about the other tensors after one was probed alone with the same signs."""
+    """What shared directions say about the other tensors after one was probed alone with the same weights."""
     return replace(
         together,
         tensors=tuple(t for t in together.tensors if t not in own.tensors),

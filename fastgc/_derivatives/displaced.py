@@ -46,7 +46,7 @@ def _admitted(loss: LossAtPoint, tensor: int, signs: Floats) -> Floats:
 def displaced_leaves(leaves: Sequence[Array], rays: Sequence[Ray]) -> list[Array]:
     """The parameters, displaced by `DISTANCE` along a direction that has one ray for each tensor."""
     return [
-        np.asarray(leaf + (DISTANCE * ray.scale) * ray.signs.reshape(leaf.shape), leaf.dtype)
+        np.asarray(leaf + (DISTANCE * ray.scale) * ray.weights.reshape(leaf.shape), leaf.dtype)
         for leaf, ray in zip(leaves, rays, strict=True)
     ]
 
@@ -61,9 +61,9 @@ def _slope(loss: LossAtPoint, base: float, position: int, rays: Sequence[Ray]) -
     where = np.array([position])
     tensor = int(loss.layout.tensor_of(where)[0])
     ray, local = rays[tensor], position - int(loss.layout.starts[tensor])
-    if not ray.signs[local]:  # its bounds are too near
+    if not ray.weights[local]:  # its bounds are too near
         return UNKNOWN
-    x, length = float(loss.evaluator.entries(where)[0]), DISTANCE * ray.scale * float(ray.signs[local])
+    x, length = float(loss.evaluator.entries(where)[0]), DISTANCE * ray.scale * float(ray.weights[local])
     offsets = np.concatenate([[0.0], -_FRACTIONS, _FRACTIONS]) * abs(length)
     places = loss.evaluator.rounded(where, (x + length + offsets)[None, :])[0]
     factors = ((places[1:] - x) / length).tolist()
@@ -86,10 +86,10 @@ def _with_entry(rays: Sequence[Ray], tensor: int, local: int, factor: float) -> 
         if ray.tensor != tensor:
             yield ray
         else:
-            yield replace(ray, signs=ray.signs[:local])
-            yield Ray(tensor, local, ray.signs[local : local + 1], ray.scale * factor)
-            yield replace(ray, start=local + 1, signs=ray.signs[local + 1 :])
+            yield replace(ray, weights=ray.weights[:local])
+            yield Ray(tensor, local, ray.weights[local : local + 1], ray.scale * factor)
+            yield replace(ray, start=local + 1, weights=ray.weights[local + 1 :])
 
 
 def _filled(rays: Iterator[Ray] | Sequence[Ray]) -> list[Ray]:
-    return [ray for ray in rays if ray.signs.size]
+    return [ray for ray in rays if ray.weights.size]

@@ -52,8 +52,8 @@ class BoundedEvaluator(WrappedEvaluator):
         """Whether all entries stay inside at that distance."""
         for ray in rays:
             start = int(self._layout.starts[ray.tensor]) + ray.start
-            positions = np.arange(start, start + ray.signs.size)
-            moved = self.entries(positions) + distance * ray.scale * ray.signs
+            positions = np.arange(start, start + ray.weights.size)
+            moved = self.entries(positions) + distance * ray.scale * ray.weights
             if not self.bounds.contain(positions, moved).all():
                 return False
         return True

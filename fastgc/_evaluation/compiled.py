@@ -36,7 +36,7 @@ from fastgc._parameters.record import Storage
 _LONGEST_PIECE = 0.05  # seconds: a progress bar moves, and Ctrl-C answers, twenty times a second
 _SHORTEST_PIECE = 6e-4  # seconds: taking a piece from the queue (some 10 microseconds) costs about 2 % of it
 _WORTH_THREADS = 1e-4  # seconds of an evaluation: a shorter one would mostly wait for the interpreter lock
-_BUNDLED_ENTRIES = 1 << 17  # of a direction: 1 MiB of float64 for the copy that all threads read; 128 KiB of signs
+_BUNDLED_ENTRIES = 1 << 17  # of a direction: 1 MiB of float64 for the copy that all threads read; 128 KiB of weights
 _PIECES_LEFT = 4  # a piece is a quarter of a thread's share of what is left, so that no thread waits long at the end
 
 _RaisedAt = Sequence[tuple[int, Exception]]  # number of a value among those asked for, and what the loss raised there
@@ -50,9 +50,9 @@ class _Bundle:
     Attributes
     ----------
     begins : the place of each ray's first entry in a buffer of the dtype, shape (rays,)
-    bounds : the first column of each ray in ``signs``, and the end of the last, shape (rays + 1,)
+    bounds : the first column of each ray in ``weights``, and the end of the last, shape (rays + 1,)
     scales : of the rays, shape (rays,)
-    signs : shape (directions, entries)
+    weights : shape (directions, entries)
     parts : the entries of each ray in a buffer of the dtype
     origin : these entries at the point, shape (entries,)
     """
@@ -61,7 +61,7 @@ class _Bundle:
     begins: NDArray[np.uint64]
     bounds: NDArray[np.uint64]
     scales: Floats
-    signs: NDArray[np.int8]
+    weights: NDArray[np.int8]
     parts: list[slice]
     origin: Array
 
@@ -190,7 +190,7 @@ class NumbaEvaluator:
             return along_direction(self._layout, directions[m // distances.size], distances[m % distances.size])
 
         with self._noting(np.tile(distances != 0, len(directions)), where) as note:
-            if len(dtypes) > 1 or sum(ray.signs.size for ray in rays) > _BUNDLED_ENTRIES:
+            if len(dtypes) > 1 or sum(ray.weights.size for ray in rays) > _BUNDLED_ENTRIES:
                 self._one_by_one(flat.size, one_by_one)
                 return
             bundle = self._bundle(dtypes.pop(), directions)
@@ -200,7 +200,7 @@ class NumbaEvaluator:
         if dtype not in self._ray_loops:
             self._ray_loops[dtype] = _kernels.open_ray_loop(self._loss, dtype)
         rays, flat = directions[0], self._stores[0].buffer.view(dtype)
-        sizes = [ray.signs.size for ray in rays]
+        sizes = [ray.weights.size for ray in rays]
         begins = [int(self._begins[ray.tensor]) + ray.start for ray in rays]
         parts = [slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=True)]
         return _Bundle(
@@ -208,7 +208,7 @@ class NumbaEvaluator:
             begins=np.array(begins, np.uint64),
             bounds=np.cumsum([0, *sizes], dtype=np.uint64),
             scales=np.array([ray.scale for ray in rays]),
-            signs=np.stack([np.concatenate([ray.signs for ray in each]) for each in directions]),
+            weights=np.stack([np.concatenate([ray.weights for ray in each]) for each in directions]),
             parts=parts,
             origin=np.concatenate([flat[part] for part in parts]),
         )
@@ -313,7 +313,7 @@ class NumbaEvaluator:
     def _run_bundle(self, thread: int, bundle: _Bundle, distances: Floats, first: int, out: Array) -> _RaisedAt:
         """Values along the directions from number ``first`` on; each alone if one of them raises."""
         flat = self._stores[thread].buffer.view(bundle.dtype)
-        rays = bundle.origin, bundle.begins, bundle.bounds, bundle.scales, bundle.signs, distances
+        rays = bundle.origin, bundle.begins, bundle.bounds, bundle.scales, bundle.weights, distances
         begin, errors = time.perf_counter(), []
         try:
             self._ray_loops[bundle.dtype](self._records[thread], self._args, flat, rays, first, out)
@@ -330,11 +330,11 @@ class NumbaEvaluator:
 
     def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> _RaisedAt:
         """One value along a direction, without another copy of its entries."""
-        flats = [self._flat(thread, ray.tensor)[ray.start : ray.start + ray.signs.size] for ray in rays]
+        flats = [self._flat(thread, ray.tensor)[ray.start : ray.start + ray.weights.size] for ray in rays]
         originals = [_for_kernels(self._direct.origin(ray)) for ray in rays]
         try:
             for ray, flat, original in zip(rays, flats, originals, strict=True):
-                _kernels.displace(flat, original, ray.signs, distance * ray.scale)
+                _kernels.displace(flat, original, ray.weights, distance * ray.scale)
             return self._run_as_it_is(thread, rays[0].tensor, out)
         finally:
             for flat, original in zip(flats, originals, strict=True):
@@ -368,7 +368,7 @@ class NumbaEvaluator:
 
 def _displaced_entries(rays: Sequence[Ray]) -> list[tuple[int, int, int, float]]:
     """The entries that a direction displaces, and their scales."""
-    return [(ray.tensor, ray.start, ray.signs.size, ray.scale) for ray in rays]
+    return [(ray.tensor, ray.start, ray.weights.size, ray.scale) for ray in rays]
 
 
 def _for_kernels(array: Array) -> Array:

@@ -48,18 +48,18 @@ UNDEFINED = {np.float64: math.nan, np.complex128: complex(math.nan, math.nan)}  
 
 @dataclass(frozen=True)
 class Ray:
-    """Neighbouring entries of one tensor that are displaced together, each by ``distance * scale * sign``.
+    """Neighbouring entries of one tensor that are displaced together, each by ``distance * scale * weight``.
 
     Attributes
     ----------
     tensor, start : number of the tensor, and position inside it of the first entry, in C order
-    signs : array of int8, +1 or -1, shape (entries,)
-    scale : the displacement of every entry at a distance of 1
+    weights : array of int8, shape (entries,); an entry with a weight of 0 stays where it is
+    scale : the displacement at a distance of 1 of an entry with a weight of 1
     """
 
     tensor: int
     start: int
-    signs: NDArray[np.int8]
+    weights: NDArray[np.int8]
     scale: float
 
 
@@ -229,4 +229,4 @@ def at_entries(layout: ParameterLayout, positions: Positions) -> Place:
 def along_direction(layout: ParameterLayout, rays: Sequence[Ray], distance: float) -> Place:
     """A point along a direction."""
     names = listed([layout.names[ray.tensor] for ray in rays], quote=False, limit=_TENSORS)
-    return Place(f"{abs(distance):.2g} scales along random signs in {names}", single=False)
+    return Place(f"{abs(distance):.2g} scales along a random direction in {names}", single=False)

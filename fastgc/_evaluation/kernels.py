@@ -156,30 +156,30 @@ def displaced_values(loss: Any, params: Any, args: Any, flat: Any, positions: An
         flat[position] = original
 
 
-def _displace_entries(flat: Any, original: Any, signs: Any, step: float) -> None:
-    """Write ``original + step * signs`` to ``flat``, three arrays of one length."""
+def _displace_entries(flat: Any, original: Any, weights: Any, step: float) -> None:
+    """Write ``original + step * weights`` to ``flat``, three arrays of one length."""
     for i in range(flat.size):
-        flat[i] = original[i] + step * signs[i]
+        flat[i] = original[i] + step * weights[i]
 
 
 @numba.njit(nogil=True)
 def values_along_rays(loss: Any, params: Any, args: Any, flat: Any, rays: Any, first: int, out: Any) -> None:
     """Write the loss at distances along directions to ``out``: the values from number ``first`` on.
 
-    ``rays`` holds origin, begins, bounds, scales, signs and distances.
+    ``rays`` holds origin, begins, bounds, scales, weights and distances.
 
     Of n distances, value m is the one at ``distances[m % n]`` along direction ``m // n``. For each ray r, with ``part =
     bounds[r]:bounds[r + 1]``, the entries of ``flat`` from ``begins[r]`` on are set to ``origin[part] + distance *
-    scales[r] * signs[direction, part]``, and at the end to ``origin[part]``. Indices are unsigned, so that Numba need
+    scales[r] * weights[direction, part]``, and at the end to ``origin[part]``. Indices are unsigned, so that Numba need
     not treat negative ones. With slices instead of the inner loop, compilation would take eight times as long.
     """
-    origin, begins, bounds, scales, signs, distances = rays
+    origin, begins, bounds, scales, weights, distances = rays
     for m in range(out.size):
         row, column = (first + m) // distances.size, (first + m) % distances.size
         for r in range(begins.size):
             step, begin = distances[column] * scales[r], begins[r] - bounds[r]
             for k in range(bounds[r], bounds[r + 1]):
-                flat[begin + k] = origin[k] + step * signs[row, k]
+                flat[begin + k] = origin[k] + step * weights[row, k]
         out[m] = _as_number(_call(loss, params, args))  # type: ignore[call-arg]
     for r in range(begins.size):
         begin = begins[r] - bounds[r]

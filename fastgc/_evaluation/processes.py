@@ -153,7 +153,7 @@ class WorkersEvaluator:
         return np.stack([self._along_one(rays, distances) for rays in directions])
 
     def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
-        path = self._saved(list(rays))  # the signs may be many: written once, not sent with every distance
+        path = self._saved(list(rays))  # the weights may be many: written once, not sent with every distance
         try:
             return self._shared_out("along_one", distances.size, lambda part: (path, distances[part]))
         finally:

@@ -34,12 +34,12 @@ def _flat_view(array: Array) -> Any:
 
 
 def _displace_ray(flat: Any, original: Array, ray: Ray, distance: float) -> None:
-    """Write ``original + distance * scale * signs`` to a ray's entries, block by block."""
+    """Write ``original + distance * scale * weights`` to a ray's entries, block by block."""
     step = distance * ray.scale
-    for begin in range(0, ray.signs.size, _WRITTEN_AT_ONCE):
-        signs = ray.signs[begin : begin + _WRITTEN_AT_ONCE]
+    for begin in range(0, ray.weights.size, _WRITTEN_AT_ONCE):
+        weights = ray.weights[begin : begin + _WRITTEN_AT_ONCE]
         first = ray.start + begin
-        flat[first : first + signs.size] = original[begin : begin + signs.size] + step * signs
+        flat[first : first + weights.size] = original[begin : begin + weights.size] + step * weights
 
 
 class PythonEvaluator:
@@ -133,7 +133,7 @@ class PythonEvaluator:
             return along_direction(self._layout, rays, distance)
 
         self._displaced = [
-            (self._flat[ray.tensor], slice(ray.start, ray.start + ray.signs.size), self.origin(ray)) for ray in rays
+            (self._flat[ray.tensor], slice(ray.start, ray.start + ray.weights.size), self.origin(ray)) for ray in rays
         ]
         try:
             with np.errstate(all="ignore"):
@@ -147,7 +147,7 @@ class PythonEvaluator:
 
     def origin(self, ray: Ray) -> Array:
         """The entries of a ray at the point: a view of the source, or a copy of the leaf."""
-        where = slice(ray.start, ray.start + ray.signs.size)
+        where = slice(ray.start, ray.start + ray.weights.size)
         if self._sources is None:
             return np.array(self._flat[ray.tensor][where])
         return np.asarray(self._sources[ray.tensor][where])

@@ -45,8 +45,8 @@ class SymmetricEvaluator(WrappedEvaluator):
 
     def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
         starts = self._symmetric.layout.starts
-        positions = np.concatenate([starts[ray.tensor] + ray.start + np.arange(ray.signs.size) for ray in rays])
-        lengths = np.concatenate([ray.scale * ray.signs for ray in rays])
+        positions = np.concatenate([starts[ray.tensor] + ray.start + np.arange(ray.weights.size) for ray in rays])
+        lengths = np.concatenate([ray.scale * ray.weights for ray in rays])
         moved = lengths != 0
         positions, lengths = positions[moved], lengths[moved]
         rows = self.entries(positions) + distances[:, None] * lengths

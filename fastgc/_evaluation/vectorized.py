@@ -103,9 +103,9 @@ class VectorizedEvaluator:
     def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
         def fill(blocks: Blocks, part: slice) -> None:
             for ray in rays:
-                origin, where = self._plain.origin(ray), slice(ray.start, ray.start + ray.signs.size)
+                origin, where = self._plain.origin(ray), slice(ray.start, ray.start + ray.weights.size)
                 for row, distance in zip(blocks[ray.tensor], distances[part].tolist(), strict=True):
-                    row[where] = origin + distance * ray.scale * ray.signs
+                    row[where] = origin + distance * ray.scale * ray.weights
 
         def at_row(row: int) -> Place:
             return along_direction(self._layout, rays, distances[row])

@@ -294,8 +294,8 @@ class VectorFunction:
     def direction(self, rays: Sequence[Ray]) -> tuple[Positions, Floats]:
         """The inputs that rays displace, and by how much at a distance of 1."""
         first = [int(self.layout.starts[ray.tensor]) + ray.start for ray in rays]
-        columns = [start + np.arange(ray.signs.size) for start, ray in zip(first, rays, strict=True)]
-        return np.concatenate(columns), np.concatenate([ray.scale * ray.signs for ray in rays])
+        columns = [start + np.arange(ray.weights.size) for start, ray in zip(first, rays, strict=True)]
+        return np.concatenate(columns), np.concatenate([ray.scale * ray.weights for ray in rays])
 
 
 class OutputLoss:

@@ -1,8 +1,7 @@
 """Random projections of a Jacobian: directions over all inputs, traced to the wrong column and the wrong output.
 
-Along random signs u the whole product J u is compared, output by output: an entry with an error above twice the
-uncertainty shows in one direction with probability 1/2 at least (see `fastgc._derivatives.directions`). Where only
-v^T J is given, v is random too; the same argument used twice gives 1/4.
+Along random weights u of the inputs the whole product J u is compared, output by output. Where only v^T J is given, v
+is random too. How large an error of an entry has to be that both miss rarely follows from `random_weights`.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, direction, ladder_slope, with_gap
+from fastgc._derivatives.directions import SUSPICIOUS, direction, ladder_slope, with_gap
+from fastgc._derivatives.random_weights import OF_ENTRY, OF_PRODUCT, UNIT, chance_at_limits, random_weights
 from fastgc._evaluation.evaluator import Ray
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups
 from fastgc._jacobian.function import Weights
 from fastgc._parameters.arrays import Floats, Positions
-from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement
 
@@ -52,12 +51,14 @@ def project(
         if whole:
             limits.append(_compare_whole(jacobian, rays, found, bar))
         else:
-            limits.append(_compare_weighted(jacobian, rays, found, stream(seed, "output signs", number), bar))
+            weights = random_weights(seed, range(number, number + 1), "", jacobian.shape[0], "output weights")[0]
+            limits.append(_compare_weighted(jacobian, rays, found, weights / UNIT, bar))
     _, columns = jacobian.places(checked.estimates.positions)
     if np.setdiff1d(jacobian.function.held, columns).size:
         limits.append(np.inf)
-    limit = CERTAIN * max(limits) / float(jacobian.function.unmeasured.tensor_scales.min())
-    return Projections(count, limit, (0.5 if whole else 0.75) ** count), found[1:]
+    chance, law = chance_at_limits(count), OF_ENTRY if whole else OF_PRODUCT
+    limit = law.limit([max(limits)] * max(count, 1), chance) / float(jacobian.function.unmeasured.tensor_scales.min())
+    return Projections(count, limit, chance), found[1:]
 
 
 def _compare_whole(jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], bar: Progress) -> float:
@@ -77,15 +78,15 @@ def _compare_whole(jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[C
 
 
 def _compare_weighted(
-    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], generator: np.random.Generator, bar: Progress
+    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], random: Floats, bar: Progress
 ) -> float:
-    """Compare v^T J u for random signs v, weighted so that all outputs' slopes count equally: none hides the others."""
-    size = np.nan_to_num(np.abs(_slopes(jacobian, rays)[0]))
-    floor = _EVEN * size.max(initial=0.0) or 1.0
-    weights = generator.choice([-1.0, 1.0], size.size) / np.maximum(size, floor)
+    """Compare v^T J u with random weights v of the outputs, as if all slopes were equal: none hides the others."""
+    sizes = np.nan_to_num(np.abs(_slopes(jacobian, rays)[0]))
+    sizes = np.maximum(sizes, _EVEN * sizes.max(initial=0.0) or 1.0)
+    weights = random / sizes
     _follow(jacobian, weights, rays, found, bar)
     residual, uncertainty = _residual(jacobian, weights, rays, _errors(jacobian, found))
-    return max(residual, uncertainty) / float(np.abs(weights).min())
+    return max(residual, uncertainty) * float(sizes.max())
 
 
 def follow_strays(jacobian: JacobianAtPoint, checked: Checked, bar: Progress) -> list[Checked]:
@@ -142,7 +143,7 @@ def _column(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], kn
     """Halve a direction, always keeping the larger residual, down to one input; None where the residual vanishes."""
     excess = _excess(jacobian, weights, rays, known)
     while excess > SUSPICIOUS:
-        if sum(ray.signs.size for ray in rays) == 1:
+        if sum(ray.weights.size for ray in rays) == 1:
             return int(jacobian.function.direction(rays)[0][0])
         halves = [(_excess(jacobian, weights, half, known), half) for half in _halves(rays)]
         excess, rays = max(halves, key=lambda each: each[0])
@@ -168,9 +169,9 @@ def _halves(rays: Sequence[Ray]) -> Iterator[Sequence[Ray]]:
         middle = len(rays) // 2
         yield from (rays[:middle], rays[middle:])
     else:
-        middle = rays[0].signs.size // 2
-        yield [replace(rays[0], signs=rays[0].signs[:middle])]
-        yield [replace(rays[0], start=rays[0].start + middle, signs=rays[0].signs[middle:])]
+        middle = rays[0].weights.size // 2
+        yield [replace(rays[0], weights=rays[0].weights[:middle])]
+        yield [replace(rays[0], start=rays[0].start + middle, weights=rays[0].weights[middle:])]
 
 
 def _output(jacobian: JacobianAtPoint, weights: Weights, column: int, known: _Errors) -> int:

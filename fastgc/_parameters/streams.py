@@ -12,11 +12,11 @@ Purpose = Literal[
     "columns",  # which columns of a Jacobian are measured
     "compiled",  # displaced points at which a compiled loss is compared with its Python function
     "diagnosis",  # entries that tell one kind of bug from another
-    "directions",  # signs of the probes
+    "directions",  # weights of the entries in the probes
     "displaced point",  # signs of the displacement at which a gradient is asked again beside a kink
     "noise",  # directions along which the noise of the loss is measured
     "order of entries",  # in which they are measured under a time budget
-    "output signs",  # of the outputs of a Jacobian, in projections of it
+    "output weights",  # of the outputs of a Jacobian, in projections of it
     "outputs",  # which outputs of a Jacobian are measured
     "random point",  # where else the gradient is checked
     "samples",  # which entries of a tensor are measured one by one

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastgc._arguments import brief, listed, plural
+from fastgc._derivatives.random_weights import chance_at_limits
 from fastgc._diagnosis.diagnosis import Diagnosis
 from fastgc._public import public
 from fastgc._reports.entries import Entry, Report, entry_text
@@ -62,17 +63,19 @@ class TensorSummary:
         alone: if m of them are right, it is ``1 - 0.05**(1/m)``.
     probe : Probe or None
         The slopes along random directions that displace all entries of the tensor; None without probes. Its attributes,
-        in units of the gradient, for directions of random signs:
+        in units of the gradient (probabilities are those of the draw of directions, for any error given before it):
 
         - ``residuals``, ``uncertainties``: analytic minus numerical slope along each direction, and a bound on the
           error of that difference
         - ``seen``: whether a residual exceeds its uncertainty by so much that a difference was seen
         - ``relative_error``, ``interval``: an estimate of ``||a - n|| / (||a|| + ||n||)`` over all entries and its
           95 % interval; a bound if no difference was seen
-        - ``entry_limit``: the smallest error of one entry that shows, if all others are right
-        - ``norm_limit``: the smallest error of the whole tensor, relative to its norm, that shows
-        - ``miss_probability``: at most this is the probability that all directions miss an error with an entry above
-          ``entry_limit`` or a norm above ``4 * norm_limit``
+        - ``miss_probability``: at most this is the probability that all directions miss an error of rtol of the whole
+          tensor; ``miss(error)`` gives it for any error, relative to the tensor's ``norm``
+        - ``entry_limit``: the smallest error of one entry that they miss with a probability of 1 in 1,000 at most
+          (3 in 100, if there is one direction only)
+        - ``norm_limit``: the smallest error of the whole tensor, relative to its ``norm``, that they miss with that
+          probability at most
         - ``shared_with``: names of other tensors that the same directions displace
     diagnosis : `Diagnosis` or None
         The kind of bug that the numbers are consistent with.
@@ -85,7 +88,7 @@ class TensorSummary:
     >>> tensor = report.tensors["w"]
     >>> tensor.checked, tensor.size, tensor.verdict
     (32, 100, 'pass')
-    >>> tensor.probe.entry_limit < 1e-4 and tensor.probe.miss_probability < 0.2
+    >>> tensor.probe.entry_limit < 1e-4 and tensor.probe.miss_probability < 1e-5
     True
     """
 
@@ -254,11 +257,12 @@ def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
     if not probed:
         return
     entry = max(probe.entry_limit for _, probe in probed)
-    tensor = 4 * max(probe.norm_limit for _, probe in probed)  # as `Probe.miss_probability` is defined
-    chance = max(probe.miss_probability for _, probe in probed)
+    tensor = max(probe.norm_limit for _, probe in probed)
+    missed = max(probe.miss_probability for _, probe in probed)
+    rarely = max(chance_at_limits(len(probe.residuals)) for _, probe in probed)
     yield (
-        f"probes miss an error of one entry above {upwards(entry)}, or of a tensor as a whole above "
-        f"{upwards(tensor)} of it, with probability {upwards(chance)} at most"
+        f"probes miss any given error of rtol of a tensor's norm with probability {upwards(missed)} at most; one "
+        f"above {upwards(entry)} in an entry, or {upwards(tensor)} of a tensor's norm, with {upwards(rarely)} at most"
     )
     left_out = sum(probe.left_out for _, probe in probed)
     if left_out:

@@ -155,7 +155,7 @@ class _Search:
             suspect = heapq.heappop(queue)
             if abs(suspect.residual) <= open_above * suspect.uncertainty and suspect.turn > 0:
                 continue
-            if suspect.ray.signs.size > 1:
+            if suspect.ray.weights.size > 1:
                 for half in self._halves(suspect, shortcut, known, turns):
                     heapq.heappush(queue, half)
                 continue
@@ -163,7 +163,8 @@ class _Search:
             (error,), (is_wrong,) = self.entries.errors(np.array([position]))
             if not is_wrong:
                 fruitless += 1
-                misled |= not suspect.ray.scale * abs(error) > _ERROR_SHARE * abs(suspect.residual)
+                explained = abs(_contribution(suspect.ray, {position: float(error)}, self._start))
+                misled |= not explained > _ERROR_SHARE * abs(suspect.residual)
                 continue
             fruitless = 0
             wrong[position] = float(error)
@@ -182,7 +183,7 @@ class _Search:
     def _halves(
         self, suspect: _Suspect, shortcut: Shortcut, known: dict[int, float], turns: itertools.count[int]
     ) -> list[_Suspect]:
-        """The residual of a stretch is the sum of its halves', signs kept: one half is measured, the other follows.
+        """The residual of a stretch is the sum of its halves', weights kept: one half is measured, the other follows.
 
         Where the uncertainty handed on would grow too much, both are measured.
         """
@@ -218,15 +219,15 @@ def _suspect(ray: Ray, residual: float, uncertainty: float, turns: itertools.cou
 
 
 def _split(ray: Ray) -> tuple[Ray, Ray]:
-    middle = ray.signs.size // 2
-    second = replace(ray, start=ray.start + middle, signs=ray.signs[middle:])
-    return replace(ray, signs=ray.signs[:middle]), second
+    middle = ray.weights.size // 2
+    second = replace(ray, start=ray.start + middle, weights=ray.weights[middle:])
+    return replace(ray, weights=ray.weights[:middle]), second
 
 
 def _contribution(ray: Ray, wrong: dict[int, float], start: int) -> float:
     """What entries with known errors add to the residual along a ray."""
-    inside = [(position - start - ray.start, error) for position, error in wrong.items()]
-    return sum(ray.scale * float(ray.signs[local]) * error for local, error in inside if 0 <= local < ray.signs.size)
+    size, inside = ray.weights.size, [(position - start - ray.start, error) for position, error in wrong.items()]
+    return sum(ray.scale * float(ray.weights[local]) * error for local, error in inside if 0 <= local < size)
 
 
 def whole_line(loss: LossAtPoint, located: Located, tensor: int, seed: int, entries: ConfirmedEntries) -> Located:

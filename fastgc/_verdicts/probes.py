@@ -13,6 +13,7 @@ import numpy as np
 from fastgc._arguments import plural
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.random_weights import MEAN_SQUARE, OF_ENTRY, OF_NORM, chance_at_limits
 from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._parameters.arrays import Floats, Positions, norm
 from fastgc._progress import Progress
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 _USEFUL = 0.1  # of the gradient's norm: with a larger limit a gradient wrong by a tenth as a whole would not show
 _BEYOND = 10.0  # uncertainties above rtol at which a norm is wrong: as for single entries (`judgement._CERTAIN`)
-_ENOUGH = 0.1  # of the tolerance of a median entry, which limits what shows: a smaller uncertainty gains nothing
+# Of the tolerance of a median entry, below which no limit falls: it exceeds 21 uncertainties then, which is the limit of
+# three directions, and a smaller uncertainty gains nothing.
+_ENOUGH = 0.04
 _OWN = 3  # directions for each tensor, the default of `probes`; further ones go through all tensors at once
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
 _WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
@@ -117,7 +120,7 @@ def _nearly_as_good(gradient: GradientAtPoint, tensor: int, shared: Probing, own
 def _told_apart(gradient: GradientAtPoint, shared: Probing, numbers: range, seed: int) -> dict[int, Probing]:
     """The probing of each tensor of a group; where it is suspicious, the likeliest culprit is probed separately.
 
-    The culprit is probed with the same signs: its residuals, subtracted, leave those of the others.
+    The culprit is probed along the same directions: its residuals, subtracted, leave those of the others.
     """
     group = shared.tensors
     if len(group) == 1 or not (shared.suspicious or shared.trouble):
@@ -223,24 +226,25 @@ def _whereabouts(located: Located, ndim: int) -> str:
 def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, names: Sequence[str]) -> Probe:
     """The numbers of a tensor's probes, in units of its gradient."""
     probing, scale = coverage.probing, float(gradient.loss.tensor_scales[tensor])
-    limit, held = _limit(gradient, tensor, probing), gradient.loss.held(tensor)
-    norms = _norms(gradient, tensor, probing)
+    norms, held = _norms(gradient, tensor, probing), gradient.loss.held(tensor)
     seen = coverage.located is not None or probing.suspicious
+    uncertainties, chance = probing.uncertainties / scale, chance_at_limits(probing.residuals.size)
     with np.errstate(all="ignore"):
-        relative = float(np.float64(CERTAIN * limit) / max(norms))
+        relative = float(OF_NORM.limit(uncertainties, chance) / max(norms))
         low, high = (
             (bound / scale / float(sum(norms)) for bound in _interval(probing, 0.025)) if seen else (0.0, relative)
         )
-        estimate = float(norm(probing.residuals) / probing.residuals.size**0.5 / scale / sum(norms))
+        estimate = float(norm(probing.residuals) / (probing.residuals.size * MEAN_SQUARE) ** 0.5 / scale / sum(norms))
     return Probe(
         residuals=tuple((probing.residuals / scale).tolist()),
-        uncertainties=tuple((probing.uncertainties / scale).tolist()),
+        uncertainties=tuple(uncertainties.tolist()),
         seen=seen,
         relative_error=estimate if seen else relative,
         interval=(low, high),
-        entry_limit=max(CERTAIN * limit, float(gradient.usual_tolerances[tensor])),
+        entry_limit=max(OF_ENTRY.limit(uncertainties, chance), float(gradient.usual_tolerances[tensor])),
         norm_limit=relative,
-        miss_probability=0.5**probing.residuals.size,
+        norm=float(max(norms)),
+        miss_probability=OF_NORM.missed(uncertainties, float(gradient.tolerances.rtol[tensor] * max(norms))),
         resolved=resolves(gradient, tensor, coverage),
         left_out=0 if held is None else int(np.count_nonzero(held)),
         shared_with=tuple(names[t] for t in (*probing.tensors, *probing.beside) if t != tensor),
@@ -253,7 +257,7 @@ def _limit(gradient: GradientAtPoint, tensor: int, probing: Probing) -> float:
 
 
 def _norms(gradient: GradientAtPoint, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
-    """Norms of the analytic and of the numerical gradient; E[slope**2] is the square of the latter."""
+    """Norms of the analytic and of the numerical gradient; E[slope**2] is `MEAN_SQUARE` times the latter's square."""
     analytic = float(gradient.sizes[tensor]) * gradient.loss.layout.sizes[tensor] ** 0.5
     if len(probing.tensors) > 1:  # the slopes are the group's, and no difference was seen
         return np.float64(analytic), np.float64(analytic)
@@ -261,20 +265,23 @@ def _norms(gradient: GradientAtPoint, tensor: int, probing: Probing) -> tuple[np
     slopes = norm(probing.slopes)
     if probing.analytic.any():
         return np.float64(analytic), np.float64(analytic * (slopes / norm(probing.analytic)))
-    return np.float64(analytic), np.float64(slopes / probing.slopes.size**0.5 / scale)
+    return np.float64(analytic), np.float64(slopes / (probing.slopes.size * MEAN_SQUARE) ** 0.5 / scale)
 
 
 def _interval(probing: Probing, tail: float) -> tuple[float, float]:
-    """Interval of ||a - n|| times the scale: the residuals are nearly normal, their squares' sum chi-squared."""
+    """Interval of ||a - n|| times the scale: residuals are nearly normal, so chi-squared, with E[r**2] as above."""
     from scipy.special import chdtri
 
-    count, length = probing.residuals.size, norm(probing.residuals)
+    count, length = probing.residuals.size, norm(probing.residuals) / MEAN_SQUARE**0.5
     return length / float(chdtri(count, tail)) ** 0.5, length / float(chdtri(count, 1 - tail)) ** 0.5
 
 
 @dataclass(frozen=True, repr=False)
 class Probe:
-    """What random-sign directions, each over all entries of a tensor, showed; in units of the gradient.
+    """What random directions, each over all entries of a tensor, showed; in units of the gradient.
+
+    The directions give every entry a random sign and a random magnitude. Probabilities are those of their draw, for any
+    error that is given before it; they are upper bounds.
 
     Attributes
     ----------
@@ -282,10 +289,11 @@ class Probe:
     seen : whether a difference was seen
     relative_error : ``||a - n|| / (||a|| + ||n||)`` of the whole tensor: an estimate if one was seen, else `norm_limit`
     interval : 95 % interval of that estimate (0 and the bound, if nothing was seen)
-    entry_limit : the smallest error of one entry that shows (and counts: at least the tolerance of a median entry)
-    norm_limit : the smallest error of the whole tensor, relative to its norm, that shows
-    miss_probability : with which an error with an entry above `entry_limit` or a norm above 4 `norm_limit` is missed,
-        at most
+    entry_limit : the smallest error of one entry, whatever the others are, that all directions together miss with 1 in
+        1,000 (3 in 100, if there is one direction only), and that counts: at least the tolerance of a median entry
+    norm_limit : the smallest error of the whole tensor, relative to `norm`, that they miss with that probability
+    norm : the norm of the analytic gradient or of the numerical one, whichever is larger
+    miss_probability : with which they miss an error of rtol of the whole tensor; see `miss`
     resolved : whether a gradient that is wrong by a tenth of its norm would have shown
     left_out : entries that no direction displaces, since they are too near a bound
     shared_with : other tensors in the same directions
@@ -298,10 +306,26 @@ class Probe:
     interval: tuple[float, float]
     entry_limit: float
     norm_limit: float
+    norm: float
     miss_probability: float
     resolved: bool
     left_out: int
     shared_with: tuple[str, ...]
+
+    def miss(self, error: float) -> float:
+        """At most this is the probability that all directions miss an error of the whole tensor, relative to its norm.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastgc
+        >>> params = {"w": np.linspace(1, 2, 500)}
+        >>> report = fastgc.check_gradients(lambda p: np.sum(p["w"] ** 2), lambda p: {"w": 2 * p["w"]}, params)
+        >>> probe = report.tensors["w"].probe
+        >>> probe.miss(1e-3) <= probe.miss_probability == probe.miss(1e-5) < 1e-5
+        True
+        """
+        return OF_NORM.missed(self.uncertainties, error * self.norm)
 
     def __repr__(self) -> str:
         count = len(self.residuals)

@@ -118,7 +118,7 @@ class TorchEvaluator:
         def where() -> Place:
             return along_direction(self._layout, rays, distance)
 
-        places = [slice(ray.start, ray.start + ray.signs.size) for ray in rays]
+        places = [slice(ray.start, ray.start + ray.weights.size) for ray in rays]
         self._displaced = [
             (self._flat[ray.tensor], place, self._sources[ray.tensor][place])
             for ray, place in zip(rays, places, strict=True)
@@ -126,7 +126,7 @@ class TorchEvaluator:
         try:
             for j, distance in enumerate(distances.tolist()):
                 for ray, (flat, place, original) in zip(rays, self._displaced, strict=True):
-                    _write_displaced(flat[place], original, ray.signs, distance * ray.scale)
+                    _write_displaced(flat[place], original, ray.weights, distance * ray.scale)
                 out[j] = self._value_or_nan(distance != 0, where)
         finally:
             self._restore()
@@ -260,9 +260,9 @@ def _numbers(tensor: torch.Tensor) -> Array:
     return np.asarray(tensor.detach().cpu().to(torch.float64).numpy())
 
 
-def _write_displaced(flat: torch.Tensor, original: torch.Tensor, signs: NDArray[np.int8], step: float) -> None:
-    """Write ``original + step * signs``, block by block."""
-    for begin in range(0, signs.size, _DISPLACED_AT_ONCE):
+def _write_displaced(flat: torch.Tensor, original: torch.Tensor, weights: NDArray[np.int8], step: float) -> None:
+    """Write ``original + step * weights``, block by block."""
+    for begin in range(0, weights.size, _DISPLACED_AT_ONCE):
         block = slice(begin, begin + _DISPLACED_AT_ONCE)
-        direction = torch.from_numpy(signs[block]).to(device=flat.device, dtype=flat.dtype)
+        direction = torch.from_numpy(weights[block]).to(device=flat.device, dtype=flat.dtype)
         torch.add(original[block].to(flat.dtype), direction, alpha=step, out=flat[block])

@@ -460,7 +460,7 @@ def _displaced_gradients(subject: _Subject, rays: Sequence[Ray]) -> list[Array]:
     """The analytic gradient of every tensor, flat, with all tensors displaced by `DISTANCE` along the rays."""
     displaced = [as_reals(tensor.detach()).clone() for tensor in subject.tensors]
     for reals, ray in zip(displaced, rays, strict=True):
-        step = torch.from_numpy(DISTANCE * ray.scale * ray.signs).to(reals)
+        step = torch.from_numpy(DISTANCE * ray.scale * ray.weights).to(reals)
         reals.add_(step.reshape(reals.shape)).requires_grad_()
     with torch.enable_grad(), subject.surroundings():
         value = subject.value(dict(enumerate(displaced)))

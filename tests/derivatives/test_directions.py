@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastgc
-from fastgc._derivatives.directions import analytic_slope, random_signs
+from fastgc._derivatives.directions import analytic_slope, random_weights
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import norm
 from tests.support.probing import Array, Params, limit_of, network, probed, sines, slopes, with_error
@@ -23,18 +23,18 @@ from tests.support.probing import Array, Params, limit_of, network, probed, sine
 @given(st.integers(0, 200), st.integers(0, 2**40), st.integers(0, 30), st.text(max_size=8))
 @settings(max_examples=60, deadline=None)
 def test_signs_are_plus_and_minus_one_and_reproducible(size: int, seed: int, number: int, name: str) -> None:
-    signs = random_signs(seed, range(number, number + 1), name, size)[0]
+    signs = random_weights(seed, range(number, number + 1), name, size)[0]
     assert signs.dtype == np.int8
     assert signs.shape == (size,)
-    assert np.array_equal(random_signs(seed, range(number + 3), name, size)[number], signs)
+    assert np.array_equal(random_weights(seed, range(number + 3), name, size)[number], signs)
     assert np.isin(signs, [-1, 1]).all()
-    assert np.array_equal(signs, random_signs(seed, range(number, number + 1), name, size)[0])
+    assert np.array_equal(signs, random_weights(seed, range(number, number + 1), name, size)[0])
 
 
 def test_signs_are_balanced_and_independent_between_seeds_numbers_and_tensors() -> None:
     size = 1 << 16
     keys = [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]
-    each = [random_signs(seed, range(k, k + 1), name, size)[0].astype(float) for seed, k, name in keys]
+    each = [random_weights(seed, range(k, k + 1), name, size)[0].astype(float) for seed, k, name in keys]
     products = np.array([[np.dot(x, y) for y in each] for x in each]) / size
     assert np.abs(products - np.eye(4)).max() < 5 / size**0.5
     assert max(abs(x.mean()) for x in each) < 5 / size**0.5
@@ -42,7 +42,7 @@ def test_signs_are_balanced_and_independent_between_seeds_numbers_and_tensors() 
 
 def test_signs_of_neighbours_are_independent_within_and_across_blocks() -> None:
     block = 1 << 20
-    signs = random_signs(3, range(1, 2), "w", 2 * block + 13)[0]
+    signs = random_weights(3, range(1, 2), "w", 2 * block + 13)[0]
     assert signs.size == 2 * block + 13
     assert np.isin(signs, [-1, 1]).all()
     for shift in (1, 8, 64, block):
@@ -61,8 +61,8 @@ def test_the_analytic_slope_is_the_product_with_the_direction(size: int, seed: i
     gradients = [rng.standard_normal(size), rng.standard_normal(7).astype(np.float32)]
     start = int(rng.integers(size))
     rays = [
-        Ray(0, start, random_signs(seed, range(1), "a", size - start)[0], 0.5),
-        Ray(1, 0, random_signs(seed, range(1), "b", 7)[0], 3.0),
+        Ray(0, start, random_weights(seed, range(1), "a", size - start)[0], 0.5),
+        Ray(1, 0, random_weights(seed, range(1), "b", 7)[0], 3.0),
     ]
     dense = 0.5 * np.dot(gradients[0][start:], rays[0].signs) + 3.0 * np.dot(gradients[1].astype(float), rays[1].signs)
     assert analytic_slope(rays, gradients) == pytest.approx(dense, rel=1e-12, abs=1e-12)
@@ -71,7 +71,7 @@ def test_the_analytic_slope_is_the_product_with_the_direction(size: int, seed: i
 def test_the_analytic_slope_and_the_norm_are_summed_over_all_blocks() -> None:
     size = (1 << 21) + 5
     gradient = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    signs = random_signs(0, range(1), "a", size)[0]
+    signs = random_weights(0, range(1), "a", size)[0]
     dense = np.dot(gradient.astype(np.float64), signs.astype(np.float64))
     assert analytic_slope([Ray(0, 0, signs, 1.0)], [gradient]) == pytest.approx(dense, rel=1e-12)
     assert norm(gradient) == pytest.approx(np.linalg.norm(gradient.astype(np.float64)), rel=1e-12)

@@ -140,7 +140,7 @@ def test_where_a_loss_raises_along_a_direction_it_is_nan(
         assert np.isfinite(values[:, 0]).all() and np.isnan(values[:, 1]).all()
         raised = compiled.raised
         assert (raised.count, raised.kinds, raised.answered) == (30, ("KeyError",), True)
-        assert raised.place == Place("1 scales along random signs in c", single=False)
+        assert raised.place == Place("1 scales along a random direction in c", single=False)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

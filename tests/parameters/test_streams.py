@@ -8,7 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from fastgc._derivatives.directions import random_signs
+from fastgc._derivatives.random_weights import random_weights
 from fastgc._parameters.streams import Purpose, stream
 
 PURPOSES = get_args(Purpose)
@@ -31,7 +31,7 @@ def test_no_two_purposes_keys_or_seeds_share_bits() -> None:
 
 
 def test_signs_of_directions_share_no_bits_with_the_samples_of_a_tensor() -> None:
-    signs = random_signs(3, range(4), "w", 64 * 64) > 0
+    signs = random_weights(3, range(4), "w", 64 * 64) > 0
     words = set(np.packbits(signs).view(np.uint64).tolist())
     assert words.isdisjoint(bits("samples", "w", seed=3))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import fastgc
 from fastgc._derivatives import directions as _probes
-from fastgc._derivatives.directions import random_signs
+from fastgc._derivatives.random_weights import random_weights
 from tests.support.probing import Params, limit_of, network, probed, sines, with_error
 
 Array = NDArray[Any]
@@ -297,7 +297,7 @@ def test_a_tensor_whose_limit_would_suffer_has_directions_of_its_own() -> None:
 
 def test_an_error_that_only_later_directions_show_is_found() -> None:
     loss, gradients, params = sines(a=500, b=400)
-    signs = random_signs(0, range(3), "b", 400)
+    signs = random_weights(0, range(3), "b", 400)
     hidden = next(j for j in range(1, 400) if (signs[:, j] == -signs[:, 0]).all())
     wrong = with_error(with_error(gradients, "b", 0.25, 0), "b", 0.25, hidden)
     assert probed(loss, wrong, params).passed, "in all three directions the two cancel"
