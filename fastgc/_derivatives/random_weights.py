@@ -95,7 +95,7 @@ class MissLaw:
         """At most this is the probability that directions with these uncertainties all miss the error."""
         if not error > 0:
             return 1.0
-        return math.prod(self._missed(float(u) / error) for u in uncertainties)
+        return float(math.prod(self._missed(float(u) / error) for u in uncertainties))
 
     def _missed(self, share: float) -> float:
         return min([1.0, *(slope * share + atom for slope, atom in self.lines if share < math.inf)])
@@ -103,21 +103,21 @@ class MissLaw:
     def limit(self, uncertainties: Iterable[float], chance: float) -> float:
         """The smallest error that they miss with that probability at most; inf where they miss any error more often."""
         known = [float(u) if u < math.inf else math.inf for u in uncertainties]
-        each = chance ** (1 / len(known))
+        each = math.pow(chance, 1 / len(known))
         factors = [slope / (each - atom) for slope, atom in self.lines if atom < each]
         if not factors or max(known) in (0.0, math.inf):
             return max(known) if factors else math.inf
         high = max(known) * min(factors)
         low = _SPAN * high
         for _ in range(_HALVINGS):
-            middle = low * (high / low) ** 0.5
+            middle = low * math.sqrt(high / low)
             low, high = (low, middle) if self.missed(known, middle) <= chance else (middle, high)
         return high
 
 
 def chance_at_limits(count: int) -> float:
     """The probability with which so many directions miss an error at their limits, at most."""
-    return max(_RARELY, _ALONE**count)
+    return max(_RARELY, math.pow(_ALONE, count))
 
 
 def _by_norm(spread: float) -> tuple[float, float]:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _USEFUL = 0.1  # of the gradient's norm: with a larger limit a gradient wrong by a tenth as a whole would not show
 _BEYOND = 10.0  # uncertainties above rtol at which a norm is wrong: as for single entries (`judgement._CERTAIN`)
-# Of the tolerance of a median entry, below which no limit falls: it exceeds 21 uncertainties then, which is the limit of
-# three directions, and a smaller uncertainty gains nothing.
+# Of the tolerance of a median entry, below which no limit falls: it exceeds 21 uncertainties then, the limit of three
+# directions, and a smaller uncertainty gains nothing.
 _ENOUGH = 0.04
 _OWN = 3  # directions for each tensor, the default of `probes`; further ones go through all tensors at once
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")

@@ -78,15 +78,15 @@ def test_values_along_directions_are_those_of_single_calls(
     monkeypatch.setattr(_compiled, "_BUNDLED_ENTRIES", few)
     generator = np.random.default_rng(1)
 
-    def signs(count: int) -> Any:
-        return generator.choice(np.array([-1, 1], np.int8), count)
+    def weights(count: int) -> Any:
+        return generator.integers(-126, 127, count, np.int8)
 
     directions = [
-        [Ray(0, 0, signs(40), 0.3), Ray(1, 0, signs(1), 2.0), Ray(2, 5, signs(600), 0.01)],
-        *([Ray(2, 0, signs(700), 0.5)] for _ in range(20)),
-        [Ray(2, 0, signs(700), 0.25)],
-        [Ray(1, 0, signs(1), 1.0)],
-        *([Ray(0, 3, signs(9), 1.0), Ray(2, 1, signs(2), 0.5)] for _ in range(2)),
+        [Ray(0, 0, weights(40), 0.3), Ray(1, 0, weights(1), 2.0), Ray(2, 5, weights(600), 0.01)],
+        *([Ray(2, 0, weights(700), 0.5)] for _ in range(20)),
+        [Ray(2, 0, weights(700), 0.25)],
+        [Ray(1, 0, weights(1), 1.0)],
+        *([Ray(0, 3, weights(9), 1.0), Ray(2, 1, weights(2), 0.5)] for _ in range(2)),
     ]
     distances = np.array([-0.5, 0.125, 1e-6])
     with evaluators(smooth, threads, kinds) as (plain, compiled):

@@ -100,8 +100,8 @@ def test_an_output_that_no_entry_is_declared_for_must_not_move() -> None:
 # --- by themselves ---
 
 
-@pytest.mark.parametrize(("whole", "chance"), [(True, 0.5), (False, 0.75)])
-def test_they_lead_from_no_entry_at_all_to_the_wrong_one(whole: bool, chance: float) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_they_lead_from_no_entry_at_all_to_the_wrong_one(whole: bool) -> None:
     x = np.random.default_rng(1).normal(size=60)
     wrong = A[:9, :60] * np.cos(x)
     wrong[4, 37] *= 3
@@ -111,7 +111,7 @@ def test_they_lead_from_no_entry_at_all_to_the_wrong_one(whole: bool, chance: fl
     with Progress(1, shown=False) as bar:
         none = check_groups(jacobian, [Group(np.array([0]), np.full(9, -1, np.int64))], bar)
         projections, found = project(jacobian, none, 5, 0, bar)
-    assert (projections.probes, projections.miss_probability) == (5, chance**5)
+    assert (projections.probes, projections.miss_probability) == (5, 1e-3)
     assert projections.entry_limit is not None
     assert projections.entry_limit < 1e-6
     failing = [each.estimates.positions[each.judgement.verdict == "fail"].tolist() for each in found]

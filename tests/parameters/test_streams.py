@@ -30,10 +30,9 @@ def test_no_two_purposes_keys_or_seeds_share_bits() -> None:
     assert len(set().union(*drawn)) == sum(map(len, drawn)) == 64 * len(drawn)
 
 
-def test_signs_of_directions_share_no_bits_with_the_samples_of_a_tensor() -> None:
-    signs = random_weights(3, range(4), "w", 64 * 64) > 0
-    words = set(np.packbits(signs).view(np.uint64).tolist())
-    assert words.isdisjoint(bits("samples", "w", seed=3))
+def test_weights_of_directions_share_no_bits_with_the_samples_of_a_tensor() -> None:
+    weights = random_weights(3, range(4), "w", 64 * 64)
+    assert set(weights.view(np.uint64).reshape(-1).tolist()).isdisjoint(bits("samples", "w", seed=3))
 
 
 def test_many_names_have_streams_of_their_own() -> None:

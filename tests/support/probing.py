@@ -85,8 +85,8 @@ def network(
 
 
 def limit_of(loss: Loss, gradients: Params, params: Params, name: str = "w", **options: Any) -> float:
-    """The smallest error of one entry that shows, without regard to tolerances: twice the uncertainty."""
-    return 2 * max(probed(loss, gradients, params, **options).tensors[name].probe.uncertainties)
+    """The error of one entry that always shows if the others are right, without regard to tolerances."""
+    return 4 * max(probed(loss, gradients, params, **options).tensors[name].probe.uncertainties)
 
 
 def slopes(params: Params) -> Params:

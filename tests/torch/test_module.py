@@ -844,11 +844,11 @@ def test_batched_and_single_values_agree_and_nothing_stays_displaced() -> None:
     assert np.all(values[:, 2] == together.value()), "the point itself is where both ways agree"
     rows = displaced.T
     assert np.allclose(together.along(positions, rows)[2], together.value(), rtol=0, atol=0)
-    signs = np.tile(np.array([1, -1], np.int8), 60)
-    along = together.along_rays([[Ray(0, 0, signs, 0.5), Ray(1, 3, signs[:4], 2.0)]], np.array([0.25, -0.25]))[0]
+    weights = np.tile(np.array([126, -42], np.int8), 60)
+    along = together.along_rays([[Ray(0, 0, weights, 0.5), Ray(1, 3, weights[:4], 2.0)]], np.array([0.25, -0.25]))[0]
     by_hand = copy.deepcopy(before)
-    by_hand[0].reshape(-1)[:] += 0.125 * torch.from_numpy(signs)
-    by_hand[1][3:7] += 0.5 * torch.from_numpy(signs[:4])
+    by_hand[0].reshape(-1)[:] += 0.125 * torch.from_numpy(weights)
+    by_hand[1][3:7] += 0.5 * torch.from_numpy(weights[:4])
     pairs = dict(zip([name for name, _ in net.named_parameters()], by_hand, strict=True))
     assert along[0] == pytest.approx(float(torch.func.functional_call(net, pairs, (x,)).square().sum()), rel=1e-14)
     assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
