@@ -235,6 +235,8 @@ def one_million(quick: bool) -> Iterator[Row]:
         yield Row(part, "evaluations of a tensor's probes, most", max(probe_evaluations(problem).values()), "<= 20")
         bound = max(probe_of(right, name).relative_error for name in slopes)
         yield Row(part, "bound of the relative error, largest", bound, "<= 1e-6")
+        missed = max(probe_of(right, name).miss_probability for name in ("W0", "W1"))
+        yield Row(part, "an error of rtol of a weight matrix: missed with, at most", missed, "<= 1e-6")
         for count, limit in ((1, 150), (8, 600)):
             yield from _wrong_by_one_percent(part, problem, slopes, right.evaluations, count, limit, 3 if quick else 12)
 
@@ -264,7 +266,7 @@ _CASES = {
     "float64, gradients called": {"dtype": "float64", "options": {}, "copies": 1, "called": True},
     "float64, one entry wrong": {"dtype": "float64", "options": {}, "copies": 1, "wrong": True},
 }
-_SCRATCH = 1.15  # of the largest tensor: a copy of it and what the loss takes; besides, its signs in one byte each
+_SCRATCH = 1.15  # of the largest tensor: a copy of it and what the loss takes; besides, its weights in one byte each
 
 
 def one_hundred_million(quick: bool) -> Iterator[Row]:
@@ -490,8 +492,31 @@ def two_sizes(seed: int, offset: float) -> Problem:
     return loss, lambda p: {name: w * np.cos(p[name]) for name, w in weights.items()}, params
 
 
+def equal_errors(quick: bool) -> Iterator[Row]:
+    """Entries of a linear loss wrong by one size and random signs, at the limit: missed by one direction, and by three.
+
+    The limit bounds the probability: by 3 in 100 for one direction, by 1 in 1,000 for three.
+    """
+    trials = 500 if quick else 10_000
+    slopes = np.random.default_rng(0).standard_normal(50)
+    problem: Problem = (lambda p: float(slopes @ p["w"])), (lambda p: {"w": slopes}), {"w": np.ones(50)}
+    for probes, chance in ((1, 0.03), (3, 1e-3)):
+        for count in (2, 3, 16):
+            missed = 0
+            for trial in range(trials):
+                signs = np.random.default_rng(trial).choice([-1.0, 1.0], count)
+                right = probe_of(probed(problem, {"w": slopes}, seed=trial, probes=probes), "w")
+                wrong = slopes.copy()
+                wrong[:count] += right.norm_limit * right.norm * signs / count**0.5
+                missed += not probe_of(probed(problem, {"w": wrong}, seed=trial, probes=probes), "w").seen
+            bound = chance + 4 * (chance / trials) ** 0.5
+            part = f"{count} equal errors, {trials} trials"
+            yield Row(part, f"at the limit, probes={probes}: missed", missed / trials, f"<= {bound:.2g}")
+
+
 PARTS = {
     "million": one_million,
+    "equal": equal_errors,
     "memory": one_hundred_million,
     "tensors": three_hundred_tensors,
     "networks": correct_networks,

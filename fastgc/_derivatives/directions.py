@@ -285,13 +285,14 @@ class _Group:
     ) -> Iterator[tuple[float, float, float]]:
         """Analytic and numerical slope along each direction, and the uncertainty; by a ladder where they differ.
 
-        A difference that need not be resolved (``enough``) counts as uncertainty.
+        What need not be resolved (``enough``) counts as uncertainty, even where no difference is seen: a difference of
+        that size would be missed.
         """
         for rays, slope in zip(along, short_slopes(self.loss, along, short).tolist(), strict=True):
             expected = analytic_slope(rays, self.gradients)
-            difference = abs(expected - slope) / SUSPICIOUS
-            if difference <= max(short.uncertainty, enough):
-                yield expected, slope, max(short.uncertainty, difference)
+            uncertainty = max(short.uncertainty, enough)
+            if abs(expected - slope) <= SUSPICIOUS * uncertainty:
+                yield expected, slope, uncertainty
             else:
                 own, _ = ladder_slope(self.loss, rays, self.jitter)
                 yield expected, own.value, with_gap(own)

@@ -83,9 +83,8 @@ def check_gradients(
         random. A value of the mapping may also be the very entries: flat indices, index tuples, or a boolean mask.
         Where the default of 32 would take more than 2,000 evaluations it falls, to 2 at the least.
     probes : int
-        Random-sign directions in every tensor that is not checked entry by entry as a whole; they cover all its entries
-        and lead to the wrong ones. An error above the limits that the report states is missed with probability
-        ``2**-probes`` at most.
+        Random directions in every tensor that is not checked entry by entry as a whole; they cover all its entries and
+        lead to the wrong ones. The report bounds the probability that all of them miss an error.
     stencil : {"central", "forward", "backward", "five_point", "complex_step"}
         The difference formula of the first look; entries in doubt are settled by central differences at many steps.
     step : float, optional
@@ -167,9 +166,9 @@ def check_gradients(
     is no derivative to compare with: undecided.
 
     *A tensor.* It fails if an entry fails, is undecided if an entry is, and passes only if its entries were measured,
-    one by one or by directions. The slope along a direction of random signs sees all entries at once: one wrong entry
-    changes it by its error, whatever the signs. A direction that disagrees is halved until the wrong entries are found,
-    which are then measured like all others.
+    one by one or by directions. The slope along a direction of random signs and magnitudes sees all entries at once:
+    one wrong entry changes it by half to three halves of its error, and several hardly ever cancel. A direction that
+    disagrees is halved until the wrong entries are found, which are then measured like all others.
 
     Examples
     --------

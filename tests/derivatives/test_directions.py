@@ -107,12 +107,12 @@ def test_a_correct_gradient_is_bounded_and_nothing_is_seen() -> None:
     for name, tensor in report.tensors.items():
         probe = tensor.probe
         assert not probe.seen
-        assert probe.relative_error == probe.norm_limit < 1e-8
+        assert probe.relative_error == probe.norm_limit < 1e-6
         assert probe.interval == (0.0, probe.norm_limit)
         assert probe.norm == pytest.approx(np.linalg.norm(gradients[name]))
         assert probe.miss(probe.norm_limit) == pytest.approx(1e-3)
         assert np.all(np.abs(probe.residuals) <= probe.uncertainties)
-        assert probe.miss_probability == probe.miss(1e-5) < 1e-6
+        assert probe.miss_probability == probe.miss(1e-5) < 1e-4
 
 
 # --- how surely an error shows ---
