@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 _USEFUL = 0.1  # of the gradient's norm: with a larger limit a gradient wrong by a tenth as a whole would not show
 _BEYOND = 10.0  # uncertainties above rtol at which a norm is wrong: as for single entries (`judgement._CERTAIN`)
-_ENOUGH = 0.1  # of the tolerance of a median entry, which limits what shows: a smaller uncertainty gains little
+# Of the tolerance of a median entry, which limits what shows: three directions then miss an error of rtol of 10,000
+# entries with 1e-6 (bench/huge.py, "million"), and a smaller uncertainty gains little.
+_ENOUGH = 0.05
 _OWN = 3  # directions for each tensor, the default of `probes`; further ones go through all tensors at once
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
 _WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
@@ -284,7 +286,7 @@ class Probe:
     Attributes
     ----------
     residuals, uncertainties : analytic minus numerical slope along each direction, and a bound on the error of that,
-        with what need not be resolved: a tenth of the tolerance of a median entry
+        with what need not be resolved: a twentieth of the tolerance of a median entry
     seen : whether a difference was seen
     relative_error : ``||a - n|| / (||a|| + ||n||)`` of the whole tensor: an estimate if one was seen, else `norm_limit`
     interval : 95 % interval of that estimate (0 and the bound, if nothing was seen)
