@@ -119,7 +119,7 @@ def test_tensors_probed_in_time_stay_so_when_it_ends_among_many_probes(clock: Cl
 
     report = check(stops, samples=0, probes=20, time_budget=2.0)
     assert report.tensors["w"].probe is not None and len(report.tensors["w"].probe.residuals) == 3
-    assert report.tensors["w"].probe.miss_probability < 1e-6
+    assert report.tensors["w"].probe.miss_probability < 1e-4
     assert 60 <= report.evaluations < 65
 
 
