@@ -309,8 +309,12 @@ class _Group:
 
     @property
     def rounding(self) -> float:
-        """Round-off of the analytic slope: a few eps of a sum over all entries, whose terms have random weights."""
-        return float(4 * np.finfo(np.float64).eps * self.lengths.sum())
+        """Round-off of the analytic slope: a few eps of a sum over all entries, whose terms have random weights.
+
+        The entries themselves are rounded to their dtype: each is off by half an eps of its size, or less.
+        """
+        own = np.array([np.finfo(self.gradients[t].dtype).eps for t in self.tensors], np.float64)
+        return float(np.sum((4 * np.finfo(np.float64).eps + own) * self.lengths))
 
 
 def with_gap(slope: Derivative) -> float:

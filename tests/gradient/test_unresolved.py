@@ -74,3 +74,15 @@ def test_several_tensors_are_sampled_further() -> None:
     wrong = gradient.copy()
     wrong[41] *= 2
     assert fastgc.check_gradients(total, {"a": gradient, "b": gradient, "c": wrong}, params).verdict == "fail"
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.05])
+def test_a_float32_gradient_of_a_large_tensor_costs_no_search_for_its_rounding(factor: float) -> None:
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(2, 30_000))
+    gradient = (w * np.cos(x)).astype(np.float32)
+    gradient[15_000] *= np.float32(factor)
+    report = fastgc.check_gradients(lambda p: float(w @ np.sin(p)), gradient, x, crosscheck=False)
+    assert report.verdict == ("pass" if factor == 1 else "fail")
+    assert [entry.index for entry in report.tensors["params"].wrong_entries] == ([] if factor == 1 else [(15_000,)])
+    assert report.evaluations < 600
