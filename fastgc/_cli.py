@@ -62,6 +62,9 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
                        "(loss, gradients, params) or a dict of check_gradients' arguments")  # fmt: skip
     options = check.add_argument_group("options of check_gradients", argument_default=argparse.SUPPRESS)
     options.add_argument("--tensors", nargs="+", metavar="PATTERN")
+    options.add_argument(
+        "--symmetric", nargs="+", metavar="PATTERN", help="tensors whose mirrored entries move together"
+    )
     options.add_argument("--samples", nargs="+", metavar="N", help='a number, "all", or PATTERN=N ...')
     options.add_argument("--stencil", choices=get_args(StencilName))
     for name in ("step", "rtol", "atol", "time-budget"):

@@ -276,11 +276,13 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "workers": (["--workers", "2"], 2),
     "vectorized": (["--vectorized"], True),
     "time_budget": (["--time-budget", "60"], 60.0),
+    "symmetric": (["--symmetric", "a"], ["a"]),
 }
 KEYWORDS = [
     name
     for name, parameter in inspect.signature(fastgc.check_gradients).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name not in ("args", "previous")  # a problem carries these itself
+    if parameter.kind is parameter.KEYWORD_ONLY
+    and name not in ("args", "previous", "bounds")  # these a problem carries itself
 ]
 
 

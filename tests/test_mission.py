@@ -407,8 +407,13 @@ def test_a_difference_across_a_kink_is_no_bug() -> None:
         report = fastgc.check_gradients(rectified, slopes, {"w": w, "b": bias + shift}, samples="all")
         assert report.verdict != "fail", f"{shift} {report}"
     params = {"w": w, "b": bias}
-    doubled = {name: 2 * value for name, value in slopes(params).items()}
+
+    def doubled(p: Params) -> Params:
+        return {name: 2 * value for name, value in slopes(p).items()}
+
     assert fastgc.check_gradients(rectified, doubled, params).verdict == "fail"
+    # An array cannot be asked again beside the kinks: it might be a convention.
+    assert fastgc.check_gradients(rectified, doubled(params), params).verdict != "pass"
 
 
 def test_single_precision_works_in_double_or_says_what_it_cannot_tell() -> None:

@@ -85,4 +85,4 @@ def test_a_float32_gradient_of_a_large_tensor_costs_no_search_for_its_rounding(f
     report = fastgc.check_gradients(lambda p: float(w @ np.sin(p)), gradient, x, crosscheck=False)
     assert report.verdict == ("pass" if factor == 1 else "fail")
     assert [entry.index for entry in report.tensors["params"].wrong_entries] == ([] if factor == 1 else [(15_000,)])
-    assert report.evaluations < 600
+    assert report.evaluations < 2_000
