@@ -70,8 +70,8 @@ def verdicts(flat: Flat) -> list[str]:
     return [one.verdict, row.verdict, two.verdict]
 
 
-RIGHT, WRONG = correct_problems()[::3], wrong_gradients()[::4]  # bench/doors.py takes all
-SECOND = {problem.name: problem for problem in right_problems()} | dict([*wrong_problems().items()][::4])
+RIGHT, WRONG = correct_problems()[::6], wrong_gradients()[::8]  # bench/doors.py takes all
+SECOND = {problem.name: problem for problem in right_problems()[::2]} | dict([*wrong_problems().items()][::8])
 
 
 @pytest.mark.parametrize("problem", RIGHT, ids=lambda problem: problem.name)

@@ -39,12 +39,12 @@ def in_double(gradients: Callable[..., Params]) -> Callable[..., Params]:
 
 
 def chosen(door: int) -> list[Any]:
-    """Names of problems for one of four doors, two a framework: every sixth right one, every twelfth wrong one.
+    """Names of problems for one of four doors, two a framework: every twelfth right one, every 24th wrong one.
 
     All of them go through all doors in `bench/doors.py`.
     """
     right, wrong = ([n for n in problems() if ("/" in n) == is_wrong] for is_wrong in (False, True))
-    names = [*right[door % 2 :: 6], *wrong[door::12]]
+    names = [*right[door::12], *wrong[door::24]]
     names += [name for name in QUICK if name not in names]
     return [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in sorted(names)]
 
