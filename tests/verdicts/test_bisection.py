@@ -261,7 +261,7 @@ def test_a_gradient_stored_in_float32_passes_by_its_own_rtol() -> None:
     loss, gradients, params = sines(w=(300, 20))
     report = probed(loss, {"w": gradients["w"].astype(np.float32)}, params)
     assert report.passed
-    assert report.tensors["w"].reason == "differences below rtol"
+    assert report.tensors["w"].reason == ""  # its rounding counts as uncertainty
 
 
 @pytest.mark.parametrize("seed", range(4))
