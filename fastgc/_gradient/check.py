@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -274,8 +273,7 @@ def _check(
     with Progress(options.points * selection.entries, shown=options.progress) as bar:
         checker = PointChecker(loss, gradients, options, selection, earlier, bar)
         for number in range(options.points):
-            deadline = begin + (options.time_budget or math.inf) * (number + 1) / options.points
-            result, tried = checker.check(number, deadline)
+            result, tried = checker.check(number, options.deadline(begin, number))
             results += [result] if result else []
             tries.append(tried)
     return summarise(selection, results, options.seed, time.perf_counter() - begin, tries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -110,6 +111,10 @@ class CheckOptions:
         defaults = np.array([DEFAULT_RTOL[dtype] for dtype in dtypes])
         accepted = by_tensor(self.accepted, names, "accepted")
         return Tolerances(defaults if rtol is None else np.where(np.isnan(rtol), defaults, rtol), atol, accepted)
+
+    def deadline(self, begin: float, number: int) -> float:
+        """When the check of a point ends, of ``time.perf_counter``: every point has its share of the time budget."""
+        return begin + (self.time_budget or math.inf) * (number + 1) / self.points
 
     def selected(self, layout: ParameterLayout) -> Selection:
         """Which tensors are checked, and how many entries of each."""

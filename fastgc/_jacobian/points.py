@@ -95,7 +95,7 @@ def check_points(check: JacobianCheck) -> JacobianReport:
     results: list[_Result] = []
     tries: list[Tries] = []
     for number in range(options.points):
-        deadline = begin + (options.time_budget or math.inf) * (number + 1) / options.points
+        deadline = options.deadline(begin, number)
         opened, tried = _found_point(check, number, deadline)
         tries.append(tried)
         if opened is None:

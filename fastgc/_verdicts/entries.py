@@ -297,7 +297,8 @@ def remarks(gradient: GradientAtPoint, estimates: Estimates, judgement: Judgemen
         yield "the analytic gradient is zero everywhere"
     elif still := _still_tensors(gradient, estimates, judgement.passed):
         yield f"the slope vanishes in {listed(still)}: a wrong factor would not show there; check at another point"
-    yield from _slightly_off(gradient, estimates)
+    if judgement.failed.any():
+        yield from _slightly_off(gradient, estimates)
     if _agrees_to_the_last_bit(gradient, estimates, analytic):
         yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"
 
@@ -314,7 +315,7 @@ def _still_tensors(gradient: GradientAtPoint, estimates: Estimates, passed: Flag
 def _slightly_off(gradient: GradientAtPoint, estimates: Estimates) -> Iterator[str]:
     """Tensors most of whose entries fail by little, and by about the same share: as behind a solver's tolerance."""
     judged = gradient.verdicts(estimates, gradient.scales(estimates))
-    for t, part in gradient.loss.layout.parts(estimates.positions) if judged.failed.any() else ():
+    for t, part in gradient.loss.layout.parts(estimates.positions):
         failed = judged.part(part).part(judged.failed[part])
         share = failed.distance / np.maximum(np.abs(failed.analytic), np.abs(failed.numerical))
         several = share.size >= max(_FEWEST_REMARKED, judged.failed[part].size / 2)
