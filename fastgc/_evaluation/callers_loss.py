@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastgc._evaluation.bounded import BoundedEvaluator
@@ -31,20 +31,18 @@ class CallersLoss:
     is_complex : whether the stencil displaces along the imaginary axis
     bounds : outside which the loss is not evaluated, None for none
     symmetric : tensors whose mirrored entries are displaced together, None for none
-    precision, engine, threads, workers, vectorized, in_place : as in `fastgc.check_gradients`
+    execution : how the loss is to be run; a deadline is set where it is opened
+    precision, in_place : as in `fastgc.check_gradients`
     """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     layout: ParameterLayout
     leaves: Sequence[Array]
+    execution: Execution
     with_gradients: bool = False
     is_complex: bool = False
     precision: str = "double"
-    engine: str = "auto"
-    threads: int | None = None
-    workers: int = 1
-    vectorized: bool = False
     in_place: bool = False
     bounds: Bounds | None = None
     symmetric: Symmetric | None = None
@@ -62,7 +60,7 @@ class CallersLoss:
 
     def open(self, point: Point, expected: int, deadline: float = math.inf) -> tuple[Evaluator, FirstCall]:
         """An evaluator at the point, suited to about ``expected`` evaluations, and the result of the first calls."""
-        execution = Execution(self.engine, self.threads, self.workers, self.vectorized, deadline)
+        execution = replace(self.execution, deadline=deadline)
         evaluator, first = open_evaluator(
             self.function, point, execution, expected=expected, with_gradients=self.with_gradients
         )
@@ -71,7 +69,7 @@ class CallersLoss:
     def open_complex(self, point: Point) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""
         copy = copied_point(self.layout, point.real().leaves, point.args, self.precision, complex_step=True)
-        if self.vectorized:
+        if self.execution.vectorized:
             execution = Execution("python", vectorized=True)
             return self._restricted(open_evaluator(self.function, copy, execution, expected=0, with_gradients=False)[0])
         function = in_turn(self.function)

@@ -9,6 +9,7 @@ from typing import Any
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
+from fastgc._evaluation.engine import Execution
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._gradient.points import PointChecker
 from fastgc._parameters.bounds import parse_bounds
@@ -260,9 +261,10 @@ def _check(
     options.refuse_gradients(gradients)
     refuse_nonfinite(layout, leaves)
     loss = CallersLoss(
-        function, args, layout, leaves, with_gradients=gradients is True,
-        is_complex=stencil_named(options.stencil).is_complex, precision=options.precision, engine=options.engine,
-        threads=options.threads, workers=options.workers, vectorized=options.vectorized, in_place=options.in_place,
+        function, args, layout, leaves,
+        Execution(options.engine, options.threads, options.workers, options.vectorized),
+        with_gradients=gradients is True, is_complex=stencil_named(options.stencil).is_complex,
+        precision=options.precision, in_place=options.in_place,
         bounds=None if options.bounds is None else parse_bounds(options.bounds, layout, leaves),
         symmetric=parse_symmetric(options.symmetric, layout, leaves),
     )  # fmt: skip
