@@ -109,18 +109,20 @@ def numerical_jacobian(
     args: tuple[Any, ...] = (),
     step: float | None = None,
     stencil: StencilName = "central",
+    engine: Engine = "auto",
 ) -> NDArray[np.float64]:
     """The Jacobian of a function of several outputs by finite differences.
 
     Parameters
     ----------
     f : callable
-        ``f(x, *args)`` returns an array_like of m real numbers, of any shape.
+        ``f(x, *args)`` returns an array_like of m real numbers, of any shape, or fills one array of args and returns
+        nothing, as in `check_jacobian`.
     args : tuple
         Extra positional arguments of f.
     x : array_like
         The point, n real numbers, of any shape; f receives a float64 copy.
-    h, step, stencil
+    h, step, stencil, engine
         As in `numerical_gradient`.
 
     Returns
@@ -135,11 +137,15 @@ def numerical_jacobian(
         Exceptions of f are taken as in `numerical_gradient`.
     """
     formula, absolute = stencil_named(stencil), _one_step(h, step)
-    function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args)
-    jacobian = np.empty((function.base.size, function.point.size))
-    for begin in range(0, function.point.size, _COLUMNS_AT_ONCE):
-        some = np.arange(begin, min(begin + _COLUMNS_AT_ONCE, function.point.size))
-        jacobian[:, some] = function.quotients(some, formula, absolute)
+    one_of("engine", engine, get_args(Engine))
+    function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args, engine)
+    n = function.point.size
+    jacobian = np.empty((function.base.size, n), order="F")  # whole columns are written
+    with contextlib.closing(function):
+        function.expect(n * len(formula.offsets))
+        for begin in range(0, n, _COLUMNS_AT_ONCE):
+            some = np.arange(begin, min(begin + _COLUMNS_AT_ONCE, n))
+            jacobian[:, begin : begin + some.size] = function.quotients(some, formula, absolute)
     function.raised.pass_on()
     return jacobian
 

@@ -28,16 +28,13 @@ from fastgc._evaluation.evaluator import (
     silent,
 )
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._evaluation.threads import Work, WorkerThreads, WorkQueue
+from fastgc._evaluation.threads import Work, WorkerThreads, WorkQueue, piece_length
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import Storage
 
-_LONGEST_PIECE = 0.05  # seconds: a progress bar moves, and Ctrl-C answers, twenty times a second
-_SHORTEST_PIECE = 6e-4  # seconds: taking a piece from the queue (some 10 microseconds) costs about 2 % of it
 _WORTH_THREADS = 1e-4  # seconds of an evaluation: a shorter one would mostly wait for the interpreter lock
 _BUNDLED_ENTRIES = 1 << 17  # of a direction: 1 MiB of float64 for the copy that all threads read; 128 KiB of weights
-_PIECES_LEFT = 4  # a piece is a quarter of a thread's share of what is left, so that no thread waits long at the end
 
 _RaisedAt = Sequence[tuple[int, Exception]]  # number of a value among those asked for, and what the loss raised there
 _Note = Callable[[int, int, _RaisedAt], None]  # takes the number of the first value, the number of values, exceptions
@@ -262,9 +259,7 @@ class NumbaEvaluator:
 
     def _length(self, left: int, columns: int) -> int:
         """The number of items of the next piece when ``left`` are left."""
-        cost = max(self._seconds * columns, LEAST_SECONDS)
-        even = max(left / (_PIECES_LEFT * self._threads.count), _SHORTEST_PIECE / cost)
-        return int(min(_LONGEST_PIECE / cost, even))
+        return piece_length(left, max(self._seconds * columns, LEAST_SECONDS), self._threads.count)
 
     # --- in one thread ---
 

@@ -16,21 +16,19 @@ import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._evaluation.evaluator import Evaluator, as_number
+from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._parameters.record import store
-from fastgc._parameters.streams import stream
 
 # Compiling the loop for arguments of new types takes about 0.4 s, whatever the loss (bench/cold.py). Calling a jitted
 # loss from Python takes about 6 microseconds longer than calling it from the loop (bench/floor.py).
 _LOOP_SECONDS, _CALL_SECONDS = 0.4, 6e-6
 _COPIES_SHARE = 0.8  # of the available memory for copies of the parameters: the loss and the system need some too
 _NEGLIGIBLE_BYTES = 1 << 20  # 1 MiB is there on any machine that runs Numba (some 100 MiB): the system is not asked
-_SAME_COMPILED = 1e-8  # relative: compiled code sums in another order than NumPy; a changed global shows far above
-_NEARBY = 1e-3  # relative distance of the other points of that comparison: larger than round-off, inside most domains
 _ERROR_LINES = 6  # of Numba's message: the first ones name the cause, the others list what the compiler tried
-_SCRATCH = "loss writes into an array of args (a scratch buffer): evaluated in one thread"
+_SCRATCH = "{} writes into an array of args (a scratch buffer): evaluated in one thread"
 
 
 class NotFiniteError(ValueError):
@@ -136,7 +134,17 @@ def open_evaluator(
         return _open_workers(direct, call, point, execution.workers)
     if not compiled or point.stored is None:
         return direct, _first_call(direct, point)
-    return _open_compiled(direct, loss, point, execution, expected, with_gradients)
+    return _open_compiled(direct, loss, point, execution, expected, _reader(point.args, with_gradients))
+
+
+def _reader(args: tuple[Any, ...], with_gradients: bool) -> Read:
+    """How to have the value of a jitted loss at a record."""
+
+    def value(loss: Callable[..., Any], record: Any) -> Any:
+        found = in_turn(loss)(record, *args)
+        return as_number(found[0] if with_gradients else found, complex_allowed=True)
+
+    return value
 
 
 def _refuse_uncompilable(point: Point, execution: Execution) -> None:
@@ -152,27 +160,28 @@ def _refuse_uncompilable(point: Point, execution: Execution) -> None:
 
 
 def _open_compiled(
-    direct: PythonEvaluator, loss: Any, point: Point, execution: Execution, expected: int, with_gradients: bool
+    direct: PythonEvaluator, loss: Any, point: Point, execution: Execution, expected: int, read: Read
 ) -> tuple[Evaluator, FirstCall]:
     """Compiled loops, or single calls of the jitted loss where these take less time.
 
     BLAS runs in one thread, whatever the number of our threads, since its number of threads may change the last bits of
     a value. The limit holds from the first call on: after work, BLAS threads spin for some milliseconds.
     """
-    from fastgc._evaluation import jitted as _jitted
-    from fastgc._evaluation import threads as _threads
+    from fastgc._evaluation import kernels as _kernels
 
     with contextlib.ExitStack() as limits:
-        if execution.engine != "python" and not _jitted.runs_in_parallel(loss):
-            limits.enter_context(_threads.single_threaded_blas())
+        limits.enter_context(limited_blas(loss, execution.engine))
         first = _first_call(direct, point)
         if not first.noisy:
-            _refuse_frozen_data(loss, point, with_gradients)
+            refuse_frozen_data(loss, point, read, "loss")
         if execution.engine == "python":
             return direct, first
-        count, note = _affordable_threads(loss, point, first, execution.threads, with_gradients)
-        if execution.engine == "auto" and not _loop_pays(loss, point, first, count, expected):
-            return direct, first
+        wanted = 1 if first.scratch else execution.threads  # a scratch buffer is noted already
+        count, note = affordable_threads(loss, point, wanted, read, noisy=first.noisy)
+        if execution.engine == "auto" and not loop_pays(expected, first.seconds, count):
+            compiled = _kernels.CompiledLoss(loss, (point.received_by(jitted=True), *point.args))
+            if not _kernels.loops_are_compiled(compiled, {leaf.dtype for leaf in point.leaves}):
+                return direct, first
         return _looping(direct, loss, point, count, first.seconds, limits), first.noted(note)
 
 
@@ -236,7 +245,7 @@ def _first_call(direct: Evaluator, point: Point) -> FirstCall:
 
 def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]:
     if scratch:
-        yield _SCRATCH
+        yield _SCRATCH.format("loss")
     if again != value and scratch:
         yield f"a repeated call gave {again!r}, not {value!r}: the loss keeps data in args that change its value"
     elif again != value:
@@ -269,68 +278,26 @@ def _first_lines(error: Exception) -> str:
     return "\n  ".join(lines[:_ERROR_LINES])
 
 
-def _loop_pays(loss: Any, point: Point, first: FirstCall, threads: int, expected: int) -> bool:
-    """Whether the loop saves more time than its compilation takes."""
-    from fastgc._evaluation import kernels as _kernels
-
-    assert point.stored is not None
-    saved = expected * (_CALL_SECONDS + first.seconds * (1 - 1 / threads))
-    if saved > _LOOP_SECONDS:
-        return True
-    compiled = _kernels.CompiledLoss(loss, (point.stored.record(), *point.args))
-    return all(_kernels.loops_are_compiled(compiled, dtype) for dtype in {leaf.dtype for leaf in point.leaves})
-
-
-def _refuse_frozen_data(loss: Any, point: Point, with_gradients: bool) -> None:
-    """Raise a ValueError if globals or closure variables have changed since Numba compiled them in as constants.
-
-    The jitted loss is compared with its Python function, at the point and near it (at an optimum a constant may not
-    show). They can also differ because the arithmetic is ill-conditioned. So the loss is then compiled again: two
-    compilations differ only by the constants.
-    """
+@contextlib.contextmanager
+def limited_blas(function: Any, engine: str) -> Iterator[None]:
+    """One thread for BLAS while a jitted function may run in compiled loops; not for one that runs in parallel."""
     from fastgc._evaluation import jitted as _jitted
+    from fastgc._evaluation import threads as _threads
 
-    if not _jitted.freezes_data(loss):
+    if engine == "python" or _jitted.runs_in_parallel(function):
+        yield
         return
-    for record in _nearby_records(point):
-        compiled, plain = (_value_at(each, record, point.args, with_gradients) for each in (loss, loss.py_func))
-        if compiled is None or plain is None or _same(compiled, plain):
-            continue
-        fresh = _value_at(_jitted.compiled_anew(loss), record, point.args, with_gradients)
-        if fresh is None or not _same(compiled, fresh):
-            raise ValueError(
-                f"the compiled loss gives {compiled!r} where its Python function gives {plain!r}: Numba froze a global "
-                "or closure variable that has changed since; pass it through args, or compile the loss again"
-            )
+    with _threads.single_threaded_blas():
+        yield
 
 
-def _nearby_records(point: Point) -> Iterator[Any]:
-    """Records of the parameters: every entry displaced, every entry displaced by a share of itself, none displaced."""
-    generator = stream(0, "compiled")
-    dtypes = [leaf.dtype for leaf in point.leaves]
-    for shift, share in ((_NEARBY, _NEARBY), (0.0, _NEARBY), (0.0, 0.0)):
-        noise = [generator.standard_normal(leaf.shape) for leaf in point.leaves]
-        leaves = [leaf + each * (shift + share * leaf) for leaf, each in zip(point.leaves, noise, strict=True)]
-        yield store(point.layout, leaves, dtypes).record()
+def loop_pays(expected: int, seconds: float, threads: int) -> bool:
+    """Whether ``expected`` evaluations in a loop, each of so many seconds, save the time of its compilation."""
+    return expected * (_CALL_SECONDS + seconds * (1 - 1 / threads)) > _LOOP_SECONDS
 
 
-def _value_at(loss: Any, record: Any, args: tuple[Any, ...], with_gradients: bool) -> Any:
-    """The loss, or None where it raises or is not finite."""
-    try:
-        with np.errstate(all="ignore"):
-            value = in_turn(loss)(record, *args)
-    except Exception:
-        return None
-    number = as_number(value[0] if with_gradients else value, complex_allowed=True)
-    return number if np.isfinite(number) else None
-
-
-def _same(value: complex, other: complex) -> bool:
-    return abs(value - other) <= _SAME_COMPILED * max(abs(value), abs(other))
-
-
-def _affordable_threads(
-    loss: Any, point: Point, first: FirstCall, threads: int | None, with_gradients: bool
+def affordable_threads(
+    function: Any, point: Point, threads: int | None, read: Read, *, what: str = "loss", noisy: bool = False
 ) -> tuple[int, str | None]:
     """The number of threads, each with a copy of the parameters, and a note if something limits it."""
     from fastgc._evaluation import jitted as _jitted
@@ -338,29 +305,28 @@ def _affordable_threads(
 
     assert point.stored is not None
     wanted = threads or _kernels.default_threads()
-    if wanted == 1 or first.scratch:
-        return 1, None  # a scratch buffer is noted already
-    if _jitted.runs_in_parallel(loss):
-        return 1, "loss was compiled with parallel=True: called from one thread"
-    if first.noisy:
+    if wanted == 1:
+        return 1, None
+    if _jitted.runs_in_parallel(function):
+        return 1, f"{what} was compiled with parallel=True: called from one thread"
+    if noisy:
         return 1, "runs in one thread, since a repeated call gave another value"
     unknown = unknown_in(point.args)
     if unknown:
         remedy = "for more, pass arrays, numbers and tuples"
-        return 1, f"runs in one thread: {unknown}, which the loss may write to; {remedy}"
-    if _writes_nearby(loss, point, with_gradients):
-        return 1, _SCRATCH
+        return 1, f"runs in one thread: {unknown}, which {named(what)} may write to; {remedy}"
+    if _writes_nearby(function, point, read):
+        return 1, _SCRATCH.format(what)
     return _affordable_copies(wanted, 1, point.stored.buffer.nbytes, "threads")
 
 
-def _writes_nearby(loss: Any, point: Point, with_gradients: bool) -> bool:
+def _writes_nearby(function: Any, point: Point, read: Read) -> bool:
     """Whether a call near the point changes args. At the point it may write what an earlier call has written."""
     arrays = writable_arrays(point.args)
     if not arrays:
         return False
     before = fingerprint(arrays)
-    with contextlib.suppress(Exception):  # near the point, a loss may raise or return anything
-        _value_at(loss, next(_nearby_records(point)), point.args, with_gradients)
+    value_at(read, function, next(nearby_records(point)))
     return fingerprint(arrays) != before
 
 

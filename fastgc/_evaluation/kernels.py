@@ -1,10 +1,11 @@
-"""Compiled loops over displaced entries and along directions."""
+"""Compiled loops over displaced entries, along directions, and over points."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,82 @@ def _as_number_in_jitted_code(value: Any) -> Any:
     if isinstance(value, types.BaseTuple):  # (value, gradients)
         return lambda value: _as_number(value[0])
     return lambda value: value
+
+
+def _write(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> Any:
+    """Write outputs, nested as NumPy would make an array of them, to ``out[k, begin:]``: where they end.
+
+    -1 if their lengths along the axes from ``axis`` on are not those of ``shape``.
+    """
+    raise NotImplementedError
+
+
+@overload(_write, strict=False)
+def _write_in_jitted_code(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> Any:
+    if isinstance(value, types.Array):
+        return _write_scalar_array if value.ndim == 0 else _write_vector if value.ndim == 1 else _write_array
+    if isinstance(value, (types.UniTuple, types.List, types.ListType)):
+        return _write_items
+    if isinstance(value, types.BaseTuple):
+        return _write_last if len(value) == 0 else _write_first
+    return _write_number
+
+
+def _write_number(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+    out[k, begin] = value
+    return begin + 1
+
+
+def _write_scalar_array(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+    out[k, begin] = value[()]
+    return begin + 1
+
+
+def _write_vector(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+    if value.size != shape[axis]:
+        return -1
+    for i in range(value.size):
+        out[k, begin + i] = value[i]
+    return begin + int(value.size)
+
+
+def _write_array(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+    for i in range(value.ndim):
+        if value.shape[i] != shape[axis + i]:
+            return -1
+    for each in value.flat:
+        out[k, begin] = each
+        begin += 1
+    return begin
+
+
+def _write_items(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+    if len(value) > shape[axis]:  # fewer are seen at the end; the rest of a tuple is shorter
+        return -1
+    for each in value:
+        begin = _write(each, shape, axis + 1, out, k, begin)
+        if begin < 0:
+            return -1
+    return begin
+
+
+def _write_first(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> Any:
+    """Of a tuple of several types, whose number of items is fixed."""
+    end = _write(value[0], shape, axis + 1, out, k, begin)
+    return end if end < 0 else _write(value[1:], shape, axis, out, k, end)
+
+
+def _write_last(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+    return begin
+
+
+def filled(function: Any, count: int, place: int) -> Any:
+    """A jitted function that returns a copy of its argument number ``place``, filled by another one of ``count``."""
+    names = [f"a{i}" for i in range(count)]
+    space: dict[str, Any] = {"function": function}
+    given = ", ".join("out" if i == place else name for i, name in enumerate(names))
+    exec(f"def filled({', '.join(names)}):\n  out = a{place}.copy()\n  function({given})\n  return out", space)
+    return numba.njit(space["filled"])
 
 
 def compile_loss(function: Callable[..., Any]) -> Any:
@@ -187,10 +264,25 @@ def values_along_rays(loss: Any, params: Any, args: Any, flat: Any, rays: Any, f
             flat[begin + k] = origin[k]
 
 
+@numba.njit(nogil=True)
+def outputs_at_points(function: Any, params: Any, args: Any, flat: Any, points: Any, shape: Any, out: Any) -> int:
+    """Write each row of ``points`` to ``flat``, and the outputs there to a row of ``out``; the number of rows done.
+
+    It ends before the first row where the outputs do not have this shape. The function is a `CompiledLoss`; ``flat``
+    shares memory with ``params``.
+    """
+    for k in range(points.shape[0]):
+        for i in range(flat.size):
+            flat[i] = points[k, i]
+        if _write(_call(function, params, args), shape, 0, out, k, 0) != out.shape[1]:  # type: ignore[call-arg]
+            return k  # type: ignore[unreachable]  # mypy takes an intrinsic for a function that never returns
+    return int(points.shape[0])
+
+
 # --- their compilation ---
 
 
-def _cached(function: Callable[..., None]) -> Any:
+def _cached(function: Callable[..., Any]) -> Any:
     """A kernel whose machine code is kept on disk for other processes. It contains no code of the user's."""
     found = numba.njit(nogil=True)(function)
     with contextlib.suppress(RuntimeError):  # there is no folder to write to
@@ -198,7 +290,7 @@ def _cached(function: Callable[..., None]) -> Any:
     return found
 
 
-_CACHED = {kernel: _cached(kernel.py_func) for kernel in (displaced_values, values_along_rays)}
+_CACHED = {kernel: _cached(kernel.py_func) for kernel in (displaced_values, values_along_rays, outputs_at_points)}
 displace = _cached(_displace_entries)
 
 
@@ -216,7 +308,12 @@ def open_ray_loop(loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., Non
     return _entry_point(values_along_rays, loss, dtype)
 
 
-def _entry_point(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
+def open_output_loop(function: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., int]:
+    """The same for `outputs_at_points`: points and outputs have the dtype of the parameters, the shape int64."""
+    return _entry_point(outputs_at_points, function, dtype)
+
+
+def _entry_point(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., Any]:
     """The compiled kernel, called without Numba's look at the type of each argument (30 microseconds a call)."""
     loop = partial(_compilation(kernel, _kinds(kernel, loss, dtype)).entry_point, loss)
     return one_at_a_time(loop) if loss.in_parallel else loop
@@ -235,6 +332,11 @@ def _types_of_rays(dtype: np.dtype[Any]) -> list[Any]:
     return [flat, rays, types.uint64, _contiguous(_value_type(dtype), 1)]
 
 
+def _types_of_outputs(dtype: np.dtype[Any]) -> list[Any]:
+    """The same for `outputs_at_points`."""
+    return [_contiguous(dtype, 1), _contiguous(dtype, 2), _contiguous(np.int64, 1), _contiguous(dtype, 2)]
+
+
 def _contiguous(dtype: Any, ndim: int) -> Any:
     return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
 
@@ -243,7 +345,11 @@ def _value_type(dtype: np.dtype[Any]) -> type:
     return np.complex128 if dtype.kind == "c" else np.float64
 
 
-_TYPES = {displaced_values: _types_of_values, values_along_rays: _types_of_rays}
+_TYPES = {
+    displaced_values: _types_of_values,
+    values_along_rays: _types_of_rays,
+    outputs_at_points: _types_of_outputs,
+}
 
 
 def _kinds(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> tuple[Any, ...]:
@@ -289,9 +395,15 @@ def _containers(node: Node) -> Iterator[type]:
             yield from _containers(child)
 
 
-def loops_are_compiled(loss: CompiledLoss, dtype: np.dtype[Any]) -> bool:
-    """Whether the loops for a loss and parameters of a dtype exist already, in this process or on disk."""
-    return all(_is_compiled(kernel, _kinds(kernel, loss, dtype)) for kernel in _TYPES)
+def loops_are_compiled(loss: CompiledLoss, dtypes: Iterable[np.dtype[Any]]) -> bool:
+    """Whether the loops for a loss and parameters of these dtypes exist already, in this process or on disk."""
+    pairs = itertools.product((displaced_values, values_along_rays), dtypes)
+    return all(_is_compiled(kernel, _kinds(kernel, loss, dtype)) for kernel, dtype in pairs)
+
+
+def output_loop_is_compiled(function: CompiledLoss, dtype: np.dtype[Any]) -> bool:
+    """The same for the loop over outputs."""
+    return _is_compiled(outputs_at_points, _kinds(outputs_at_points, function, dtype))
 
 
 def _is_compiled(kernel: Any, kinds: tuple[Any, ...]) -> bool:

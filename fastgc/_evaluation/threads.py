@@ -12,8 +12,18 @@ from typing import Any
 
 import threadpoolctl
 
+LONGEST_PIECE = 0.05  # seconds: a progress bar moves, and Ctrl-C answers, twenty times a second
+_SHORTEST_PIECE = 6e-4  # seconds: taking a piece from the queue (some 10 microseconds) costs about 2 % of it
+_PIECES_LEFT = 4  # a piece is a quarter of a thread's share of what is left, so that no thread waits long at the end
+
 Work = Callable[[int, slice], object]  # called with the number of a thread and a slice of the items
 Done = Callable[[int], object]  # called with the number of items that were done since the last call
+
+
+def piece_length(left: int, seconds: float, threads: int) -> int:
+    """The number of items of the next piece when ``left`` are left, each of which takes so many seconds."""
+    even = max(left / (_PIECES_LEFT * threads), _SHORTEST_PIECE / seconds)
+    return int(min(LONGEST_PIECE / seconds, even))
 
 
 class WorkQueue:

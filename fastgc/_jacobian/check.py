@@ -46,6 +46,7 @@ def check_jacobian(
     atol: float | None = None,
     bounds: Any = None,
     engine: Engine = "auto",
+    threads: int | None = None,
     workers: int = 1,
     points: int = 1,
     time_budget: float | None = None,
@@ -57,8 +58,9 @@ def check_jacobian(
     Parameters
     ----------
     f : callable
-        ``f(x, *args)`` returns an array_like of m real numbers, of any shape. One compiled by ``numba.njit`` receives
-        the array as a plain function does.
+        ``f(x, *args)`` returns an array_like of m real numbers, of any shape; or it returns nothing and fills one array
+        of args, as in ``check_jacobian(f, jacobian, x, args=(np.empty(m),))``: each call of f receives a copy of that
+        array. One compiled by ``numba.njit`` receives the array x as a plain function does.
     jacobian : array, scipy.sparse array, callable, or None
         Of shape (m, n), or the shape of f(x) followed by that of x; or a function ``jacobian(x, *args)`` that returns
         it. The structure of a sparse one is its declared sparsity. None where products are given instead.
@@ -91,7 +93,9 @@ def check_jacobian(
         Bounds of the inputs, outside which f is never called. The ends may be arrays; None for no bound. At a bound the
         slope towards the inside counts.
     engine : {"auto", "numba", "python"}
-        "numba" compiles a plain f; a compiled f is called from Python in any case.
+        As in `check_gradients`: "auto" runs a compiled f in compiled loops where that is faster than calls from Python.
+    threads : int, optional
+        Threads of the compiled loops; each has its own copy of x.
     workers : int
         Processes that evaluate a plain f, as in `check_gradients`.
     points : int
@@ -136,7 +140,7 @@ def check_jacobian(
     """
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
-        workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
+        threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     return check_point(f, jacobian, x, args, (jvp, vjp, sparsity), options)
 
@@ -158,6 +162,7 @@ def assert_jacobian(
     atol: float | None = None,
     bounds: Any = None,
     engine: Engine = "auto",
+    threads: int | None = None,
     workers: int = 1,
     points: int = 1,
     time_budget: float | None = None,
@@ -171,7 +176,7 @@ def assert_jacobian(
     ----------
     f, jacobian, x, args, jvp, vjp, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine
         As in `check_jacobian`.
-    workers, points, time_budget, seed, progress
+    threads, workers, points, time_budget, seed, progress
         As in `check_jacobian`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -190,7 +195,7 @@ def assert_jacobian(
     __tracebackhide__ = True  # in pytest a failing test begins with the report
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
-        workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
+        threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     report = check_point(f, jacobian, x, args, (jvp, vjp, sparsity), options)
     return passing(report, allow_undecided=allow_undecided)

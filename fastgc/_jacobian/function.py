@@ -89,7 +89,6 @@ class VectorFunction:
     ) -> None:
         self.layout, self.leaves, self.base, self.seed, self.evaluations = layout, leaves, base, seed, 1
         self.bounds, self.deadline = bounds, deadline
-        self._at_once = getattr(function, "at_once", 1)  # points between two looks at the clock
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves], dtype=np.result_type(np.float64, *leaves))
         self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
@@ -146,23 +145,31 @@ class VectorFunction:
         """
         line = np.arange(columns.size) if line is None else line
         count = int(line.max(initial=-1)) + 1
-        out = np.empty((count, displaced.shape[1], self.base.size), self.point.dtype)
         length = max(1, self.together // displaced.shape[1])
-        for begin in range(0, count, length):
+        blocks = []
+        for begin in range(0, max(1, count), length):
             some = slice(*np.searchsorted(line, (begin, begin + length)))
-            block = out[begin : begin + length]
-            points = np.tile(self.point, (*block.shape[:2], 1))
+            points = self._copies(min(length, count - begin), displaced.shape[1])
             points[line[some] - begin, :, columns[some]] = displaced[some]
-            block[:] = self.at(points.reshape(-1, self.point.size)).reshape(block.shape)
+            outputs = self.at(points.reshape(-1, self.point.size))
+            blocks.append(outputs.reshape(*points.shape[:2], self.base.size))
             tick(some.stop - some.start)
-        return out
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def _copies(self, *shape: int) -> Array:
+        """Copies of the point."""
+        points = np.empty((*shape, self.point.size), self.point.dtype)
+        points[...] = self.point
+        return points
 
     def quotients(self, columns: Positions, stencil: Stencil, step: float | None) -> Floats:
         """One difference quotient of each output by each of these inputs, shape (m, columns)."""
         steps = self.steps(columns, stencil, step)
         displaced, taken = self.displaced(columns, stencil, steps)
-        lines = np.ascontiguousarray(self.lines(columns, displaced).transpose(2, 0, 1))
-        return quotients(stencil, lines, steps, taken if step is None else None)
+        lines = self.lines(columns, displaced)
+        divisors = steps if step is not None else quotients(stencil, taken, np.ones(columns.size), None)
+        with np.errstate(all="ignore"):
+            return np.asarray(((np.array(stencil.weights) @ lines).real / divisors[:, None]).T)
 
     def displaced(self, columns: Positions, stencil: Stencil, steps: Floats) -> tuple[Array, Array]:
         """The values of inputs at the points of a formula, shape (columns, k), and the distances after rounding."""
@@ -237,7 +244,7 @@ class VectorFunction:
         out = np.empty((len(rows), self.base.size), self.point.dtype)
         for begin in range(0, len(rows), self.together):
             block = rows[begin : begin + self.together]
-            points = np.tile(self.point, (len(block), 1))
+            points = self._copies(len(block))
             points[:, columns] = block
             out[begin : begin + self.together] = self.at(points)
         return out
@@ -257,11 +264,27 @@ class VectorFunction:
         if self.deadline == math.inf:
             return self._called(points)
         out = np.empty((len(points), self.base.size), self.point.dtype)
-        for k in range(0, len(points), self._at_once):
+        length = getattr(self._function, "at_once", 1)
+        for k in range(0, len(points), length):
             if time.perf_counter() > self.deadline:
                 raise OutOfTime
-            out[k : k + self._at_once] = self._called(points[k : k + self._at_once])
+            out[k : k + length] = self._called(points[k : k + length])
         return out
+
+    @property
+    def engine(self) -> str:
+        """How the function is evaluated, for reports."""
+        return str(getattr(self._function, "name", "python"))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how the function is evaluated."""
+        return tuple(getattr(self._function, "notes", ()))
+
+    def expect(self, evaluations: int) -> None:
+        """Prepare for so many evaluations: a jitted function runs in a compiled loop where that saves time."""
+        if hasattr(self._function, "expect"):
+            self.evaluations += self._function.expect(evaluations)
 
     def close(self) -> None:
         """End what evaluates the function elsewhere."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastgc._evaluation.engine import is_jitted, jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongShapeError
 from fastgc._gradient.check import check_gradients
 from fastgc._gradient.options import refuse_args
@@ -27,6 +28,7 @@ _SHARED = (
     "stencil",
     "bounds",
     "engine",
+    "threads",
     "points",
     "time_budget",
     "seed",
@@ -50,6 +52,7 @@ def check_hessian(
     atol: float | None = None,
     bounds: Any = None,
     engine: Engine = "auto",
+    threads: int | None = None,
     workers: int = 1,
     points: int = 1,
     time_budget: float | None = None,
@@ -72,7 +75,7 @@ def check_hessian(
         ``hvp(x, u, *args)``: the product H u, for u of the shape of x.
     args, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine, workers, points, time_budget
         As in `check_jacobian`.
-    seed, progress
+    threads, seed, progress
         As in `check_jacobian`; f and gradient are called inside the bounds only. Half of the time is for the gradient.
 
     Returns
@@ -101,7 +104,7 @@ def check_hessian(
     """
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
-        workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
+        threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     return _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
 
@@ -123,6 +126,7 @@ def assert_hessian(
     atol: float | None = None,
     bounds: Any = None,
     engine: Engine = "auto",
+    threads: int | None = None,
     workers: int = 1,
     points: int = 1,
     time_budget: float | None = None,
@@ -136,7 +140,7 @@ def assert_hessian(
     ----------
     f, gradient, hessian, x, args, hvp, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine
         As in `check_hessian`.
-    workers, points, time_budget, seed, progress
+    threads, workers, points, time_budget, seed, progress
         As in `check_hessian`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -155,7 +159,7 @@ def assert_hessian(
     __tracebackhide__ = True  # in pytest a failing test begins with the report
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
-        workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
+        threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
     report = _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
     return passing(report, allow_undecided=allow_undecided)
@@ -170,10 +174,11 @@ def _check(
     point = finite_point(x)
     refuse_args(args)
     options.refuse_array("hessian", hessian)
+    given = jitted(gradient) if options.engine == "numba" else gradient
 
     @wraps(gradient)
     def slopes(at: Array, *args: Any) -> Any:
-        value = np.asarray(gradient(at, *args))
+        value = np.asarray(given(at, *args))
         if value.shape != point.shape:
             raise WrongShapeError(f"gradient returned shape {value.shape}; x has shape {point.shape}")
         return value
@@ -181,10 +186,14 @@ def _check(
     if f is not None and options.time_budget:
         options = replace(options, time_budget=options.time_budget / 2)
     hvp, sparsity = forms
-    report = check_point(slopes, hessian, point, args, (hvp, None, sparsity), options)
-    given = hessian(point.copy(), *args) if callable(hessian) else hessian
-    skew = _asymmetry(given, hvp, point, args, options.rtol)
-    return _with_gradient(failed(report, skew) if skew else report, f, slopes, point, args, options)
+    if is_jitted(given):
+        with readable_compilation("gradient"):
+            slopes(point.copy(), *args)  # its shape; it is measured itself, so that compiled loops can run it
+    function = given if is_jitted(given) else slopes
+    report = check_point(function, hessian, point, args, (hvp, None, sparsity), options)
+    matrix = hessian(point.copy(), *args) if callable(hessian) else hessian
+    skew = _asymmetry(matrix, hvp, point, args, options.rtol)
+    return _with_gradient(failed(report, skew) if skew else report, f, function, point, args, options)
 
 
 def _with_gradient(

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._evaluation.engine import in_turn, is_jitted, jitted, readable_compilation
+from fastgc._evaluation.engine import Execution, in_turn, is_jitted, jitted, limited_blas
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
+from fastgc._evaluation.frozen_globals import refuse_frozen_data
+from fastgc._jacobian.filling import first_value, own_array
 from fastgc._jacobian.function import Function, VectorFunction, one_by_one
 from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.bounds import Bounds, parse_bounds
 from fastgc._parameters.layout import flatten_parameters
+from fastgc._parameters.point import copied_point
 
 Shape = tuple[int, ...]
 
@@ -57,55 +61,114 @@ def open_function(
     bounds: Bounds | None = None,
     deadline: float = math.inf,
 ) -> tuple[VectorFunction, Shape]:
-    """The function at flat copies of x, called once, and the shape of its outputs.
+    """The function at flat copies of x, and the shape of its outputs.
 
     Raises
     ------
     TypeError, ValueError
-        If f changes x, or if its outputs at x are not real or not finite.
+        If f changes x, if its outputs at x are not real or not finite, or if Numba has frozen data in a jitted f.
     """
-    f = in_turn(jitted(f) if options.engine == "numba" else f)
     start = point.astype(np.complex128) if stencil_named(options.stencil).is_complex else point
-    received = start.copy()
-    with readable_compilation("f"):
-        first = _outputs(f(received, *args), start.dtype)
-    if not np.array_equal(received, start):
+    if is_jitted(f) and options.workers != 1:
+        raise ValueError(f"workers={options.workers} is for a plain Python f; this one is compiled: pass its py_func")
+    execution = Execution(options.engine, options.threads, options.workers)
+    limits = {"seed": options.seed, "bounds": bounds, "deadline": deadline}
+    return _opened(f, start, args, execution, strict=True, **limits)
+
+
+def plain_function(
+    f: Callable[..., Any], point: Array, args: tuple[Any, ...], engine: str = "python"
+) -> VectorFunction:
+    """The same for a function that may change its argument, and whose outputs at x need not be finite."""
+    return _opened(f, point, args, Execution(engine), strict=False, seed=0)[0]
+
+
+def _opened(
+    f: Callable[..., Any], start: Array, args: tuple[Any, ...], execution: Execution, *, strict: bool, **limits: Any
+) -> tuple[VectorFunction, Shape]:
+    """The function, called once, and the shape of its outputs; with ``strict``, refused as `open_function` says."""
+    f = jitted(f) if execution.engine == "numba" else f
+    with contextlib.ExitStack() as opened:
+        if is_jitted(f):
+            opened.enter_context(limited_blas(f, execution.engine))
+        one, first = _first_call(f, start, args, strict)
+        function: Function = one.in_turn()
+        if execution.workers != 1:
+            function = one.in_processes(start, first.real, execution.workers)
+        elif is_jitted(f):
+            function = _jitted_outputs(f, one, start, execution, opened.pop_all())
+        layout, _ = flatten_parameters({"x": start.real})
+        base = first.real if strict else first
+        return VectorFunction(function, layout, [start], base.reshape(-1), **limits), first.shape
+
+
+def _first_call(f: Callable[..., Any], start: Array, args: tuple[Any, ...], strict: bool) -> tuple[OnePoint, Array]:
+    """The function of one point, and its outputs at x."""
+    called, received = in_turn(f), start.copy()
+    value, fills = first_value(called, received, args)
+    if strict and not np.array_equal(received, start):
         raise ValueError("f changed x; it must leave its argument as it is: copy it first")
+    if fills is not None:
+        args = own_array(args, fills, start.dtype)
+        value = OnePoint(called, args, fills, start.shape, args[fills].shape, start.dtype).value(start.copy())
+    first = _outputs(value, start.dtype)
     finite = np.isfinite(first)
-    if not finite.all():
+    if strict and not finite.all():
         count = first.size - np.count_nonzero(finite)
         raise ValueError(
             f"f(x) has {count} of {first.size} outputs that are not finite; a Jacobian needs a point where all are"
         )
-    one = OnePoint(f, args, start.shape, first.shape, start.dtype)
-    function = one.in_turn() if options.workers == 1 else one.in_processes(start, first.real, options.workers)
-    return _around(function, start, first.real, options.seed, bounds=bounds, deadline=deadline), first.shape
+    return OnePoint(called, args, fills, start.shape, first.shape, start.dtype), first
 
 
-def plain_function(f: Callable[..., Any], point: Array, args: tuple[Any, ...]) -> VectorFunction:
-    """The same for a function that may change its argument, and whose outputs at x need not be finite."""
-    f = in_turn(f)
-    first = _outputs(f(point.copy(), *args), point.dtype)
-    return _around(OnePoint(f, args, point.shape, first.shape, point.dtype).in_turn(), point, first, 0)
+def _jitted_outputs(
+    f: Any, one: OnePoint, start: Array, execution: Execution, limits: contextlib.ExitStack
+) -> Function:
+    """The function of several points, once it is known that Numba has frozen no data in it."""
+    from fastgc._evaluation.outputs import JittedFunction, JittedOutputs
+
+    point = copied_point(*flatten_parameters(start.real), one.args, "native", complex_step=start.dtype.kind == "c")
+
+    def read(version: Callable[..., Any], x: Any) -> Array:
+        return replace(one, f=in_turn(version))(x)
+
+    with limits:
+        refuse_frozen_data(f, point, read, "f")
+        found = JittedFunction(f, point, one.output_shape, one.fills, read)
+        return JittedOutputs(one.in_turn(), found, execution, limits.pop_all())
 
 
 @dataclass(frozen=True)
 class OnePoint:
-    """The caller's function from a flat point to flat outputs."""
+    """The caller's function from a flat point to flat outputs.
+
+    Attributes
+    ----------
+    fills : the number of the argument in ``args`` that the function fills, where it returns nothing
+    """
 
     f: Callable[..., Any]
     args: tuple[Any, ...]
+    fills: int | None
     shape: Shape
     output_shape: Shape
     dtype: np.dtype[Any]
 
     def __call__(self, x: Array) -> Array:
-        values = _outputs(self.f(x.reshape(self.shape), *self.args), self.dtype)
+        values = _outputs(self.value(x.reshape(self.shape)), self.dtype)
         if values.shape != self.output_shape:
             raise WrongShapeError(
                 f"f returned shape {values.shape} near x and {self.output_shape} at x; it must not change"
             )
         return values.reshape(-1)
+
+    def value(self, x: Array) -> Any:
+        """What f returns, or the array that it fills: another one at each call."""
+        if self.fills is None:
+            return self.f(x, *self.args)
+        out = self.args[self.fills].copy()
+        self.f(x, *self.args[: self.fills], out, *self.args[self.fills + 1 :])
+        return out
 
     def in_turn(self) -> Function:
         """Of several points, in this process."""
@@ -113,16 +176,9 @@ class OnePoint:
 
     def in_processes(self, point: Array, first: Floats, workers: int) -> Function:
         """Of several points, in several processes if they can be started."""
-        if is_jitted(self.f):
-            raise ValueError(f"workers={workers} is for a plain Python f; this one is compiled: pass its py_func")
         from fastgc._jacobian.workers import shared
 
         return shared(self, self.f, point.reshape(-1), first.reshape(-1), workers)
-
-
-def _around(function: Function, point: Array, first: Array, seed: int, **limits: Any) -> VectorFunction:
-    layout, _ = flatten_parameters({"x": point.real})
-    return VectorFunction(function, layout, [point], first.reshape(-1), seed, **limits)
 
 
 def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:
@@ -135,7 +191,7 @@ def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:
     if array.dtype.kind not in "fiubc":
         raise WrongTypeError(
             f"f returned {value!r:.60} ({type(value).__name__}); it must return an array of real numbers"
-            + (" (if f fills an array of args, let it return that array)" if value is None else "")
+            + (", or nothing and fill one array of args" if value is None else "")
         )
     return np.array(array, dtype)  # a copy: f may reuse its buffer
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._derivatives.estimates import Estimates
+from fastgc._evaluation.engine import jitted
 from fastgc._evaluation.evaluator import OutOfTime, attempted
 from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._gradient.points import nearest
@@ -42,6 +43,8 @@ from fastgc._progress import Progress
 from fastgc._reports.summary import Tries, nearer_notes
 from fastgc._verdicts.time_budget import batches
 
+_EVALUATIONS = 4  # of a group of columns, about: two, and a few more for noise and the ladders of some
+
 Found = tuple[Checked, Projections, NotFinite | None]  # the last: entries of the analytic Jacobian
 
 
@@ -62,6 +65,11 @@ class JacobianCheck:
     def bounds(self) -> Bounds | None:
         """The bounds of the inputs."""
         return bounds_of(self.point, self.options.bounds)
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """f, compiled once for all points if ``engine="numba"`` asks for it."""
+        return jitted(self.f) if self.options.engine == "numba" else self.f
 
     def analytic(self, point: Floats, shape: Shape) -> tuple[Any, Operator, str]:
         """The Jacobian at a point: the matrix, if there is one; the operator; how products contradict each other."""
@@ -113,6 +121,7 @@ def check_points(check: JacobianCheck) -> JacobianReport:
         time.perf_counter() - begin,
         options.seed,
         tuple(dict.fromkeys(notes)),
+        results[0].engine,
     )
     failures = tuple(dict.fromkeys(reason for each in results for reason in each.failures))
     lost = [tried.reason for tried in tries if not tried.found]
@@ -141,8 +150,14 @@ def _found_point(check: JacobianCheck, number: int, deadline: float) -> tuple[_O
 
 
 def _opened(check: JacobianCheck, point: Floats, deadline: float) -> _Opened:
-    function, shape = open_function(check.f, point, check.args, check.options, bounds=check.bounds, deadline=deadline)
-    return _Opened(point, function, shape, *check.analytic(point, shape))
+    function, shape = open_function(
+        check.function, point, check.args, check.options, bounds=check.bounds, deadline=deadline
+    )
+    with contextlib.ExitStack() as opened:  # closed here only if the analytic Jacobian raises
+        opened.enter_context(contextlib.closing(function))
+        found = _Opened(point, function, shape, *check.analytic(point, shape))
+        opened.pop_all()
+    return found
 
 
 @dataclass(frozen=True)
@@ -155,6 +170,7 @@ class _Result:
     failures: tuple[str, ...]
     evaluations: int
     notes: tuple[str, ...]
+    engine: str
 
 
 def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
@@ -164,6 +180,7 @@ def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
     pattern = declared_pattern(check.sparsity, opened.matrix, operator.shape)
     groups, complete = plan(operator, pattern, options.columns, options.seed, function.held)
     noise = tuple(_noise(function))
+    function.expect(_EVALUATIONS * len(groups))
     with Progress(sum(group.columns.size for group in groups), shown=options.progress) as bar:
         hidden = _hidden(at_point, groups, options.seed, bar) if noise else None
         checked, projections, bad = hidden or find(
@@ -175,8 +192,10 @@ def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
         where = bad.text(opened.output_shape + check.point.shape, least=opened.matrix is None)
         failures.append(f"the analytic Jacobian is not finite in {where}")
     left_out = ["noise hides the slopes of all columns tried; the others were left out"] if hidden else []
-    notes = (*function.raised.notes("f"), *noise, *left_out, *decided)
-    return _Result(opened.output_shape, checked, projections, tuple(failures), function.evaluations, notes)
+    notes = (*function.notes, *function.raised.notes("f"), *noise, *left_out, *decided)
+    return _Result(
+        opened.output_shape, checked, projections, tuple(failures), function.evaluations, notes, function.engine
+    )
 
 
 def _by_complex_step(

@@ -55,6 +55,7 @@ class JacobianReport(Report):
     seconds : wall-clock time of the check
     seed : of the random draws; the same seed gives the same report
     notes : remarks on the function and the check
+    engine : how f was evaluated: "python", "numba (2 threads)", "python (4 processes)"
     """
 
     verdict: Verdict
@@ -78,6 +79,7 @@ class JacobianReport(Report):
     seconds: float
     seed: int
     notes: tuple[str, ...]
+    engine: str
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -129,6 +131,7 @@ class About:
     seconds: float
     seed: int
     notes: tuple[str, ...]
+    engine: str = "python"
 
     @property
     def size(self) -> int:

@@ -69,7 +69,7 @@ class WorkersFunction:
     """
 
     def __init__(self, sent: SentFunction, home: Any, count: int, seconds: float) -> None:
-        self.at_once = _PIECES * count
+        self.name, self.at_once = "python", _PIECES * count
         self._sent, self._count, self._seconds = sent, count, seconds
         self._pool: executors.Processes | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="fastgc-", ignore_cleanup_errors=True)
@@ -100,6 +100,7 @@ class WorkersFunction:
 
     def _results(self, pieces: list[Array]) -> list[Any]:
         """The results of all pieces; after an exception the processes are killed, so that none is left at work."""
+        self.name = f"python ({self._count} processes)"
         pool = self._pool = self._pool or executors.taken(self._count)
         try:
             return [_received(each) for each in pool.results(_run, [(self._path, *each) for each in enumerate(pieces)])]
