@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,17 @@ def first_value(f: Callable[..., Any], x: Array, args: tuple[Any, ...]) -> tuple
         if fills is None:
             raise
         return None, fills
-    if value is None:
-        return value, _filled(f, x.real, args)
-    return value, next((i for i, arg in enumerate(args) if _may_be_filled(arg) and _is_same(value, arg)), None)
+    return value, _filled(f, x.real, args) if value is None else _returned(value, dict(enumerate(args)))
 
 
-def _is_same(value: Any, array: Array) -> bool:
-    """Whether a value is an array, or another view of all its memory."""
-    return isinstance(value, np.ndarray) and value.__array_interface__ == array.__array_interface__
+def _returned(value: Any, arrays: Mapping[int, Any]) -> int | None:
+    """The number of the array that a function has returned, or another view of all its memory; None for none."""
+    interface = getattr(value, "__array_interface__", None)
+    return next((i for i, a in arrays.items() if _may_be_filled(a) and a.__array_interface__ == interface), None)
 
 
 def _filled(f: Callable[..., Any], x: Array, args: tuple[Any, ...]) -> int | None:
-    """The number of the array in args that f fills, None for none. This calls f with other entries in all of them.
+    """The number of the array in args that f fills, None for none. This calls f with other entries in all arrays.
 
     Raises
     ------
@@ -49,8 +48,9 @@ def _filled(f: Callable[..., Any], x: Array, args: tuple[Any, ...]) -> int | Non
         return None
     given = {i: each.copy() for i, each in changed.items()}
     with contextlib.suppress(Exception):  # what it makes of these entries does not matter
-        if f(x.copy(), *(given.get(i, arg) for i, arg in enumerate(args))) is not None:
-            return None
+        value = f(x.copy(), *(given.get(i, arg) for i, arg in enumerate(args)))
+        if value is not None:
+            return _returned(value, given)
     filled = [i for i in changed if not (changed[i].size and np.array_equal(given[i], changed[i], equal_nan=True))]
     if len(filled) > 1:
         names = listed([f"args[{i}]" for i in filled], quote=False)
