@@ -20,7 +20,6 @@ from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
 from fastgc._words import Engine, StencilName
 
-_COLUMNS_AT_ONCE = 64  # columns measured at a time: values take up to four times the memory of their quotients
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error, so that two zeros agree
 
 
@@ -139,13 +138,9 @@ def numerical_jacobian(
     formula, absolute = stencil_named(stencil), _one_step(h, step)
     one_of("engine", engine, get_args(Engine))
     function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args, engine)
-    n = function.point.size
-    jacobian = np.empty((function.base.size, n), order="F")  # whole columns are written
     with contextlib.closing(function):
-        function.expect(n * len(formula.offsets))
-        for begin in range(0, n, _COLUMNS_AT_ONCE):
-            some = np.arange(begin, min(begin + _COLUMNS_AT_ONCE, n))
-            jacobian[:, begin : begin + some.size] = function.quotients(some, formula, absolute)
+        function.expect(function.point.size * len(formula.offsets))
+        jacobian = function.quotients(formula, absolute)
     function.raised.pass_on()
     return jacobian
 

@@ -291,9 +291,12 @@ def limited_blas(function: Any, engine: str) -> Iterator[None]:
         yield
 
 
-def loop_pays(expected: int, seconds: float, threads: int) -> bool:
-    """Whether ``expected`` evaluations in a loop, each of so many seconds, save the time of its compilation."""
-    return expected * (_CALL_SECONDS + seconds * (1 - 1 / threads)) > _LOOP_SECONDS
+def loop_pays(expected: int, seconds: float, threads: int, *, call: float = _CALL_SECONDS) -> bool:
+    """Whether ``expected`` evaluations of so many seconds save in a loop the time of its compilation.
+
+    ``call`` is what a call from Python takes beyond that.
+    """
+    return expected * (call + seconds * (1 - 1 / threads)) > _LOOP_SECONDS
 
 
 def affordable_threads(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import numba
@@ -28,6 +28,8 @@ from numba.extending import (
 from fastgc._evaluation.jitted import runs_in_parallel
 from fastgc._evaluation.numba_record import RecordType
 from fastgc._parameters.layout import Node
+
+_KEPT = 32  # functions that return what others fill: compiling one takes 0.1 s, and each keeps the other alive
 
 # --- calling a loss ---
 
@@ -113,6 +115,7 @@ def _write_last(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int)
     return begin
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def filled(function: Any, count: int, place: int) -> Any:
     """A jitted function that returns a copy of its argument number ``place``, filled by another one of ``count``."""
     names = [f"a{i}" for i in range(count)]
@@ -315,7 +318,7 @@ def open_output_loop(function: CompiledLoss, dtype: np.dtype[Any]) -> Callable[.
 
 def _entry_point(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., Any]:
     """The compiled kernel, called without Numba's look at the type of each argument (30 microseconds a call)."""
-    loop = partial(_compilation(kernel, _kinds(kernel, loss, dtype)).entry_point, loss)
+    loop = functools.partial(_compilation(kernel, _kinds(kernel, loss, dtype)).entry_point, loss)
     return one_at_a_time(loop) if loss.in_parallel else loop
 
 

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from fastgc._evaluation.threads import LONGEST_PIECE, WorkerThreads, WorkQueue, 
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.point import Point
 from fastgc._parameters.record import store
+
+_CALL_SECONDS = 2e-6  # that a call from Python and the copies of its outputs add (bench/jacobians.py)
 
 Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
 Outputs = Callable[[Array], tuple[Array, Errors]]  # shape (k, m), at points of shape (k, n)
@@ -41,6 +44,7 @@ class JittedFunction:
     fills: int | None
     read: Read
 
+    @cached_property
     def compiled(self) -> Any:
         """Its machine code, in the form that returns the outputs."""
         arguments = (self.point.received_by(jitted=True), *self.point.args)
@@ -89,7 +93,11 @@ class JittedOutputs:
         count, note = affordable_threads(
             jitted.function, jitted.point, execution.threads, jitted.read, what="f", noisy=noisy
         )
-        if execution.engine == "numba" or loop_pays(evaluations, self._seconds, count) or self._is_compiled():
+        if (
+            execution.engine == "numba"
+            or loop_pays(evaluations, self._seconds, count, call=_CALL_SECONDS)
+            or self._is_compiled()
+        ):
             self._compile(count)
             self.notes = (note,) if note else ()
         return 2
@@ -98,13 +106,13 @@ class JittedOutputs:
         """Whether the loop exists already; not asked where another function would be compiled to find out."""
         jitted = self._jitted
         dtype = jitted.point.leaves[0].dtype
-        return jitted.fills is None and _kernels.output_loop_is_compiled(jitted.compiled(), dtype)
+        return jitted.fills is None and _kernels.output_loop_is_compiled(jitted.compiled, dtype)
 
     def _compile(self, count: int) -> None:
         point = self._jitted.point
         assert point.stored is not None
         dtypes = [leaf.dtype for leaf in point.leaves]
-        self._loop = _kernels.open_output_loop(self._jitted.compiled(), dtypes[0])
+        self._loop = _kernels.open_output_loop(self._jitted.compiled, dtypes[0])
         stores = [point.stored, *(store(point.layout, point.leaves, dtypes) for _ in range(count - 1))]
         self._own = [(each.record(), point.args, each.leaves[0].reshape(-1)) for each in stores]  # of each thread
         self._threads = WorkerThreads(count)

@@ -162,14 +162,20 @@ class VectorFunction:
         points[...] = self.point
         return points
 
-    def quotients(self, columns: Positions, stencil: Stencil, step: float | None) -> Floats:
-        """One difference quotient of each output by each of these inputs, shape (m, columns)."""
+    def quotients(self, stencil: Stencil, step: float | None) -> Floats:
+        """One difference quotient of each output by each input, shape (m, n)."""
+        columns = np.arange(self.point.size)
         steps = self.steps(columns, stencil, step)
         displaced, taken = self.displaced(columns, stencil, steps)
-        lines = self.lines(columns, displaced)
         divisors = steps if step is not None else quotients(stencil, taken, np.ones(columns.size), None)
-        with np.errstate(all="ignore"):
-            return np.asarray(((np.array(stencil.weights) @ lines).real / divisors[:, None]).T)
+        weights, length = np.array(stencil.weights), max(1, self.together // len(stencil.weights))
+        found = np.empty((columns.size, self.base.size))
+        with np.errstate(all="ignore"):  # values that are not finite are judged later, not warned about
+            for begin in range(0, columns.size, length):
+                some = slice(begin, begin + length)
+                lines = self.lines(columns[some], displaced[some])
+                np.divide((weights @ lines).real, divisors[some, None], out=found[some])
+        return found.T
 
     def displaced(self, columns: Positions, stencil: Stencil, steps: Floats) -> tuple[Array, Array]:
         """The values of inputs at the points of a formula, shape (columns, k), and the distances after rounding."""
