@@ -440,6 +440,12 @@ params, gradients = {{"w": np.ones(4)}}, {{"w": 4 * np.ones(4)}}
 args = ({args},)
 report = fastgc.check_gradients(loss, gradients, params, args=args, engine="{engine}", samples=2, crosscheck=False)
 assert report.passed
+
+@numba.njit
+def outputs(x, q):
+    return x * q[0]
+
+assert fastgc.numerical_jacobian(outputs, np.ones(2), 0.5, args=args, engine="{engine}").tolist() == [[2, 0], [0, 2]]
 print(report.engine.split()[0], *(sum(each.stats.cache_hits.values()) for each in _kernels._CACHED.values()))
 """
 OWN = "from mine import Q"
@@ -464,21 +470,21 @@ def checked(
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the kernels that one process has compiled; a check of another one takes them from there."""
     folder = tmp_path_factory.mktemp("compiled")
-    assert checked(folder, engine="auto") == "python 0 0", "compiling them would take longer"
-    assert checked(folder) == "numba 0 0"
+    assert checked(folder, engine="auto") == "python 0 0 0", "compiling them would take longer"
+    assert checked(folder) == "numba 0 0 0"
     return folder
 
 
 @pytest.mark.xdist_group("compiled")
 def test_a_process_finds_the_kernels_that_another_has_compiled(compiled: Path) -> None:
-    assert checked(compiled) == checked(compiled, engine="auto") == "numba 1 1"
+    assert checked(compiled) == checked(compiled, engine="auto") == "numba 1 1 1"
 
 
 @pytest.mark.xdist_group("compiled")
 def test_a_class_of_the_users_is_not_asked_of_other_processes(compiled: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import typing\nQ = typing.NamedTuple('Q', [('k', float), ('x', object)])\n")
     before = {path: path.read_bytes() for path in compiled.rglob("*.nb*")}
-    assert checked(compiled, before=OWN, args="Q(2.0, np.ones(3))", path=str(tmp_path)) == "numba 0 0"
+    assert checked(compiled, before=OWN, args="Q(2.0, np.ones(3))", path=str(tmp_path)) == "numba 0 0 0"
     assert before == {path: path.read_bytes() for path in compiled.rglob("*.nb*")}
 
 
@@ -487,5 +493,5 @@ def test_a_cache_that_cannot_be_read_is_done_without(compiled: Path, tmp_path: P
     shutil.copytree(compiled, tmp_path, dirs_exist_ok=True)
     for index in tmp_path.rglob("*.nbi"):
         index.write_bytes(index.read_bytes()[:-20])
-    assert checked(tmp_path, engine="auto") == "python 0 0"
-    assert checked(tmp_path) == "numba 0 0"
+    assert checked(tmp_path, engine="auto") == "python 0 0 0"
+    assert checked(tmp_path) == "numba 0 0 0"
