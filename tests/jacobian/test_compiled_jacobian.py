@@ -356,6 +356,17 @@ def test_a_global_that_has_changed_since_is_refused(engine: Any, fills: bool, mo
 
 
 @pytest.mark.parametrize("engine", ["numba", "python"])
+def test_noise_is_no_global_that_has_changed(engine: Any) -> None:
+    @numba.njit
+    def noisy(x: Any) -> Any:
+        return SCALE * x + np.random.random()  # noqa: NPY002 - what Numba supports
+
+    report = check_jacobian(noisy, 2 * np.eye(7), X, engine=engine, threads=2)
+    assert "f is noisy: a repeated call gave other outputs (dropout? no seed set?)" in report.notes
+    assert report.engine == ("numba (1 thread)" if engine == "numba" else "python")
+
+
+@pytest.mark.parametrize("engine", ["numba", "python"])
 def test_ctrl_c_ends_the_check_and_no_thread_is_left(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastgc._evaluation import outputs
 
