@@ -10,10 +10,13 @@ runs with its documented defaults through a thin wrapper, and decides as its doc
 - scipy.differentiate, numdifftools, jacobi: every entry within 1e-5 of the larger value plus the stated error
 - torch gradcheck (slow, fast), jax check_grads: as they say
 
-The exit status is 1 unless fastgc, looking at all entries, has 0 in both columns. An exception that is no peer's way to
-say "wrong" is counted as an error, and as no verdict. "undecided" is a verdict of fastgc only.
-Run ``python bench/accuracy.py [--json FILE] [--only WORD]`` after ``pip install torch jax numdifftools jacobi
-scikit-learn statsmodels``.
+Small errors of single entries are planted in the smooth problems in double precision: fastgc must fail 99 % of those
+that the uncertainty of the entry allows it to see.
+
+The exit status is 1 unless fastgc, looking at all entries, has 0 in both columns, and sees the small errors. An
+exception that is no peer's way to say "wrong" is counted as an error, and as no verdict. "undecided" is a verdict of
+fastgc only. Run ``python bench/accuracy.py [--json FILE] [--only WORD]`` ("small": the small errors alone) after
+``pip install torch jax numdifftools jacobi scikit-learn statsmodels``.
 """
 
 from __future__ import annotations
@@ -28,13 +31,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from loops import agree, within
-from measure import machine
+from measure import Row, machine, tell
 
 import fastgc
 
@@ -274,6 +277,67 @@ def peers() -> list[Peer]:
     ]
 
 
+# --- small errors of single entries ---
+
+# Relative errors of an entry, each with an rtol below it: that of a careful caller, and the default.
+SMALL = ((1e-5, 1e-6), (2e-5, 1e-5))
+PLANTED = 4  # entries of each problem, at random
+FOUND = 99.0  # per cent
+CERTAIN = 10.0  # uncertainties and the tolerance, beyond which an entry fails (rule 4 of the verdicts)
+
+
+def small_errors() -> list[Row]:
+    """How many small errors of single entries fail, of those that the uncertainty allows to be seen."""
+    from tests.support.catalogue import correct_problems
+
+    problems = [each for each in correct_problems() if "smooth" in each.tags and in_double(each)]
+    rows = []
+    for error, rtol in SMALL:
+        missed, tried = [], 0
+        for problem in problems:
+            names = planted(problem, error, rtol)
+            tried += len(names)
+            missed += [name for name, verdict in names.items() if verdict != "fail"]
+        part = f"errors of {error:g} in one entry, rtol={rtol:g}"
+        rows.append(tell(Row(part, "errors that the uncertainty allows to be seen", tried, ">= 200")))
+        rows.append(tell(Row(part, "per cent that fail", 100 * (1 - len(missed) / tried), f">= {FOUND:g}")))
+        print(*(f"  not found: {name}" for name in missed), sep="\n")
+    return rows
+
+
+def in_double(problem: Any) -> bool:
+    """Whether its loss and its gradient are float64 numbers."""
+    slopes = problem.gradients(problem.params, *problem.args).values()
+    return "float32" not in problem.name and all(each.dtype == np.float64 for each in slopes)
+
+
+def planted(problem: Any, error: float, rtol: float) -> dict[str, str]:
+    """Verdicts on the gradient with that relative error in a random entry, where the uncertainty allows to see it."""
+    generator = np.random.default_rng([len(problem.name), *problem.name.encode()])
+    right = problem.gradients(problem.params, *problem.args)
+    doubled = verdicts_on(problem, {name: 2 * slopes for name, slopes in right.items()}, rtol)  # so all climb ladders
+    found = {}
+    for _ in range(PLANTED):
+        name = str(generator.choice([name for name in right if right[name].size]))
+        k = int(generator.integers(right[name].size))
+        value, entry = float(right[name].flat[k]), doubled.tensors[name].entries[k]
+        scales = {each: np.sqrt(np.mean(slopes**2)) for each, slopes in right.items() if slopes.size}
+        scale = max(scales[name], 1e-6 * max(scales.values()))
+        tolerance = rtol * (abs(value) + 1e-5 * scale)
+        if entry.reason or not tolerance * (1 + error) + CERTAIN * entry.uncertainty < error * abs(value):
+            continue
+        wrong = {each: slopes.copy() for each, slopes in right.items()}
+        wrong[name].flat[k] = value * (1 + error)
+        found[f"{problem.name} {name}[{k}]"] = verdicts_on(problem, wrong, rtol).verdict
+    return found
+
+
+def verdicts_on(problem: Any, gradients: dict[str, Array], rtol: float) -> Any:
+    return fastgc.check_gradients(
+        problem.loss, gradients, problem.params, args=problem.args, samples="all", rtol=rtol, crosscheck=False
+    )
+
+
 # --- the run ---
 
 
@@ -327,6 +391,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--only", metavar="WORD", help="of the peers, only those whose name contains this word")
     chosen = parser.parse_args()
+    if chosen.only == "small":
+        return 0 if all(row.met for row in small_errors()) else 1
     versions = require_peers()
     problems = cases()
     validate(problems)
@@ -351,10 +417,13 @@ def main() -> int:
     ):  # fmt: skip
         if names:
             print(f"{title} by {ours.name}:", *names, sep="\n  ")
+    small = [] if chosen.only else small_errors()
+    met &= all(row.met for row in small)
     if chosen.json:
         columns = ("missed", "alarms", "undecided", "errors", "calls", "skipped", "seconds")
         numbers = {peer.name: {column: getattr(peer, column) for column in columns} for peer in found}
-        chosen.json.write_text(json.dumps({"met": met, "machine": machine(), "peers": numbers}, indent=1) + "\n")
+        figures = {"met": met, "machine": machine(), "peers": numbers, "small": [asdict(row) for row in small]}
+        chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0 if met else 1
 
 

@@ -51,6 +51,18 @@ def displaced_leaves(leaves: Sequence[Array], rays: Sequence[Ray]) -> list[Array
     ]
 
 
+def along_axis(loss: LossAtPoint, position: int, length: float) -> list[Ray] | None:
+    """A direction along which one entry is displaced by so much, with its mirrored one; None where bounds forbid it."""
+    where = np.array([position])
+    if loss.bounds is not None and not loss.bounds.contain(where, loss.evaluator.entries(where) + length).all():
+        return None
+    both = where if loss.symmetric is None else np.union1d(where, loss.symmetric.mirrored(where))
+    return [
+        Ray(t, 0, np.isin(np.arange(start, start + size), both).astype(np.int8), length / DISTANCE)
+        for t, (start, size) in enumerate(zip(loss.layout.starts.tolist(), loss.layout.sizes, strict=False))
+    ]
+
+
 def displaced_estimates(loss: LossAtPoint, positions: Positions, rays: Sequence[Ray]) -> Estimates:
     """The derivative of each entry at the displaced point, from a short ladder of steps."""
     base = float(loss.evaluator.along_rays([_filled(rays)], np.array([DISTANCE])).real[0, 0])

@@ -47,9 +47,9 @@ class Derivative:
     better_steps: str = ""
 
 
-# The last three are kinks with an analytic value outside both slopes: right at displaced points, not decided there, or
-# not asked for there.
-TROUBLES = ("", "kink", "jump", "edge", "quantised", "not finite", "convention", "outside", "unasked")
+# The last four are kinks with an analytic value outside both slopes: right at displaced points, not decided there, not
+# asked for there, or right up to kinks that only the analytic values show.
+TROUBLES = ("", "kink", "jump", "edge", "quantised", "not finite", "convention", "outside", "unasked", "hidden")
 
 UNKNOWN = Derivative(np.nan, np.inf, np.nan, np.nan, np.nan)
 

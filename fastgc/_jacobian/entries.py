@@ -14,6 +14,7 @@ from fastgc._derivatives.estimates import (
     TRIAL_RATIO,
     TRIAL_SAFETY,
     Estimates,
+    LossAtPoint,
     distinguishing_quotients,
     ladder_estimates,
 )
@@ -25,6 +26,7 @@ from fastgc._jacobian.operator import Operator
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, spread
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import AROUND, analytic_rounding, confirm, decide, excuse
+from fastgc._verdicts.hidden_kinks import AnalyticNearby, look_nearby
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
 
 JacobianAlong = Callable[[Sequence[Ray]], Operator]  # at the inputs displaced along a direction
@@ -124,6 +126,7 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
     estimates, judgement = confirm(small_steps, estimates, judgement, judged)
     asked = None if jacobian.displaced is None else partial(_verdicts_beside, jacobian, jacobian.displaced)
     estimates, judgement = excuse(asked, estimates, judgement, judged)
+    estimates, judgement = look_nearby(_nearby(jacobian), estimates, judgement, judged)
     return Checked(estimates, judgement, strays + _explained_by_others(jacobian, groups, first, estimates))
 
 
@@ -309,6 +312,22 @@ def _verdicts_beside(
     scales = _scales(jacobian, estimates, *jacobian.places(estimates.positions))[where]
     judged = verdicts(there, found, scales)
     return judged.failed, judged.passed
+
+
+def _nearby(jacobian: JacobianAtPoint) -> AnalyticNearby | None:
+    """How to ask the Jacobian with an input displaced; None where it cannot be called. One wrong entry fails it all."""
+    displaced = jacobian.displaced
+    if displaced is None:
+        return None
+
+    def place(position: int) -> tuple[LossAtPoint, int]:
+        output, column = divmod(position, jacobian.shape[1])
+        return jacobian.function.loss(output), column
+
+    def asked(rays: Sequence[Ray], position: int) -> float:
+        return float(displaced(rays).entries(*jacobian.places(np.array([position])))[0])
+
+    return AnalyticNearby(place, asked, lambda position: 0)
 
 
 # --- verdicts ---

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, distinguishing_quotients, ladder_estimates
 from fastgc._parameters.arrays import Floats, Positions
-from fastgc._verdicts.entries import PLAIN, GradientAtPoint, beside, confirm, excuse, look_closer
+from fastgc._verdicts.entries import PLAIN, GradientAtPoint, confirm, excused, look_closer
 from fastgc._verdicts.judgement import Judgement
 
 _CONFIRMING_STEPS = 6  # of the ladder that confirms a wrong entry: the fewest that tell a kink from curvature
@@ -47,9 +47,10 @@ class ConfirmedEntries:
             )
             small_steps = partial(distinguishing_quotients, loss)
             estimates, judgement = confirm(small_steps, estimates, judgement, self._judged)
-        estimates, judgement = excuse(beside(self.gradient), estimates, judgement, self._judged)
+        estimates, judgement = excused(self.gradient, estimates, judgement, self._judged)
         self.estimates.append(estimates)
-        known = estimates.troubled_by("convention", "outside", "unasked")  # what such values add is no error to follow
+        # What such values add is no error to follow.
+        known = estimates.troubled_by("convention", "outside", "unasked", "hidden")
         return np.where(known, 0.0, judgement.analytic - judgement.numerical), judgement.failed
 
     def _judged(self, estimates: Estimates) -> Judgement:

@@ -21,6 +21,7 @@ from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
 from fastgc._progress import Progress
+from fastgc._verdicts.hidden_kinks import AnalyticNearby, look_nearby
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 
 Verdicts = Callable[[Estimates], Judgement]
@@ -132,8 +133,8 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
         judgement,
         lambda found: gradient.verdicts(found, gradient.scales(found)),
     )
-    estimates, judgement = excuse(
-        beside(gradient), estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
+    estimates, judgement = excused(
+        gradient, estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
     )
     bar.failed(int(np.count_nonzero(judgement.failed)))
     return (
@@ -193,6 +194,14 @@ def confirm(
     return estimates, verdicts(estimates)
 
 
+def excused(
+    gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
+) -> tuple[Estimates, Judgement]:
+    """Take back the failures that the gradient explains where it is asked again, near the point."""
+    estimates, judgement = excuse(_beside(gradient), estimates, judgement, verdicts)
+    return look_nearby(_nearby(gradient), estimates, judgement, verdicts)
+
+
 def excuse(
     asked: Beside | None, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
 ) -> tuple[Estimates, Judgement]:
@@ -214,9 +223,21 @@ def excuse(
     return estimates, verdicts(estimates)
 
 
-def beside(gradient: GradientAtPoint) -> Beside | None:
+def _beside(gradient: GradientAtPoint) -> Beside | None:
     """How to ask the gradient beside the point; None where it cannot be called."""
     return None if gradient.displaced is None else partial(_verdicts_beside, gradient, gradient.displaced)
+
+
+def _nearby(gradient: GradientAtPoint) -> AnalyticNearby | None:
+    """How to ask the gradient with an entry displaced; None where it cannot be called."""
+    displaced, layout = gradient.displaced, gradient.loss.layout
+    if displaced is None:
+        return None
+    return AnalyticNearby(
+        lambda position: (gradient.loss, position),
+        lambda rays, position: float(replace(gradient, gradients=displaced(rays)).analytic(np.array([position]))[0]),
+        lambda position: int(layout.tensor_of(np.array([position]))[0]),
+    )
 
 
 def _verdicts_beside(

@@ -39,6 +39,7 @@ _OUTSIDE = {
     "outside": "kink: the value is outside both slopes, and undecided beside it",
     "unasked": "kink: the value is outside both slopes, wrong or a convention; pass a function to decide",
 }
+_HIDDEN = "kinks so near that round-off hides them, though not from the analytic gradient"
 _NOTHING = 1e-300  # an uncertainty below it comes from values that are the same to the bit
 
 _REASONS = {
@@ -245,6 +246,7 @@ def _judged(
     """The full judgement of some entries; see `judge`."""
     low, high = np.minimum(estimates.left, estimates.right), np.maximum(estimates.left, estimates.right)
     kink, excused = estimates.troubled_by("kink", *_OUTSIDE), estimates.troubled_by("convention")
+    hidden = estimates.troubled_by("hidden")
     blocked = estimates.troubled_by(*_REASONS) | ~np.isfinite(estimates.numerical)
     with np.errstate(all="ignore"):
         numerical = np.where(kink, np.clip(analytic, low, high), estimates.numerical)
@@ -270,13 +272,14 @@ def _judged(
     undecided = ~(failed | settled | (resolved & exact & agrees & (~blocked | bounded_by_stairs)))
     close = undecided & ~agrees & ~blocked & bounded
     reason = np.full(analytic.size, "", object)
-    if (kink | failed | undecided).any():
+    if (kink | hidden | failed | undecided).any():
         for where, text in (  # of several reasons the last one stays
             (kink & ~failed, "kink"),
             (undecided & ~resolved, noise_reasons[0]),
             (undecided & ~resolved & (np.abs(numerical) <= u), noise_reasons[1]),
             (undecided & resolved & ~exact, "round-off of the analytic value may hide a difference"),
             (close, "too close to the tolerance to call"),
+            (hidden & ~failed, _HIDDEN),
             *((kink & ~failed & estimates.troubled_by(trouble), text) for trouble, text in _OUTSIDE.items()),
             (undecided & ~bounded, "what is allowed overflows"),
             (undecided & blocked, "the quotients are not finite: they overflow"),

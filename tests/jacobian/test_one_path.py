@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -96,12 +96,13 @@ def test_the_second_catalogue_has_the_same_verdicts_at_both_doors(name: str) -> 
 
 
 @pytest.mark.parametrize("seen", [False, True])
-@pytest.mark.parametrize("begin", range(0, 100, 25))
-def test_two_kinks_near_the_point_have_the_same_verdict_and_never_fail_where_they_show(begin: int, seen: bool) -> None:
-    for seed in range(begin, begin + 25):
+@pytest.mark.parametrize("seeds", [range(25), range(25, 50), range(50, 75), [84, 655, 881, 1048]])
+def test_two_kinks_near_the_point_have_the_same_verdict_and_never_fail(seeds: Sequence[int], seen: bool) -> None:
+    """Of the last four, no difference shows the kinks: their values are those of a function without any."""
+    for seed in seeds:
         function, jacobian, x = two_kinks(seed, seen=seen)
         gradient = check_gradients(scalar(function), scalar(jacobian), x, samples="all", crosscheck=False)
         row = check_jacobian(row_of(function, 0, 1), row_of(jacobian, 0, 1), x)
         found = [gradient.verdict, row.verdict, check_jacobian(function, jacobian, x).verdict]
         assert len(set(found)) == 1, (seed, found)
-        assert not (seen and "fail" in found), seed
+        assert "fail" not in found, seed

@@ -90,9 +90,9 @@ def two_kinks(
 ) -> tuple[Callable[[Floats], Floats], Callable[[Floats], Floats], Floats]:
     """A function with two kinks near the point, in an output whose round-off hides the nearest values; sums only.
 
-    Where kinks of both sides are hidden altogether, its values are those of a smooth function of another slope. If
-    ``seen``, round-off is at most a hundredth of what each kink has changed the output by when the point is as far
-    behind it as in front of it.
+    The Jacobian has the kinks, too. Where those of both sides are hidden, the values are those of a smooth function of
+    another slope. If ``seen``, round-off is at most a hundredth of what each kink has changed the output by when the
+    point is as far behind it as in front of it.
     """
     generator = np.random.default_rng(seed)
     x = generator.normal(size=3)
@@ -107,7 +107,13 @@ def two_kinks(
         kinks = slopes[0] * beyond[0] + slopes[1] * beyond[1]
         return np.array([offset + p[0] * p[0] + kinks + p[1], p[1] * p[2], p[0] - p[2]])
 
-    return function, lambda p: np.array([[2 * p[0], 1, 0], [0, p[2], p[1]], [1, 0, -1]]), x
+    def jacobian(p: Floats) -> Floats:
+        slope = 2 * p[0]
+        for place, change in zip(places, slopes, strict=True):
+            slope += change * np.sign(place) * ((p[0] - x[0] - place) * np.sign(place) > 0)
+        return np.array([[slope, 1, 0], [0, p[2], p[1]], [1, 0, -1]])
+
+    return function, jacobian, x
 
 
 def row_of(function: Callable[[Floats], Floats], begin: int, end: int) -> Callable[[Floats], Floats]:
