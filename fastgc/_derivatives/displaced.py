@@ -16,21 +16,27 @@ from fastgc._parameters.streams import stream
 # In units of the scales: a hundredth, far from the kink for every step below, and near enough to stay in its
 # neighbourhood.
 DISTANCE = 2.0**-7
+ATTEMPTS = 3  # the last at 1e-4 of the scale, where quotients still have half of their digits
+_NEARER = 2.0**-3  # times the distance of the attempt before
 # Steps in units of that distance: none reaches back to the kink, and the last is 8e-6 of the scale, about the best one
 # of a central quotient.
 _FRACTIONS = 4.0 ** -np.arange(1.0, 6.0)
 
 
-def displacement(loss: LossAtPoint, side: float) -> list[Ray]:
-    """A direction with a random sign in each entry of all tensors, or its opposite (``side`` -1)."""
+def displacement(loss: LossAtPoint, side: float, attempt: int = 0) -> list[Ray]:
+    """A direction with a random sign in each entry of all tensors, or its opposite (``side`` -1).
+
+    Each attempt draws other signs, and comes nearer: a displaced point may itself be near kinks.
+    """
     rays = []
     for t, (name, size) in enumerate(zip(loss.layout.names, loss.layout.sizes, strict=True)):
-        signs = side * stream(0, "displaced point", name).choice([-1.0, 1.0], size)
-        rays.append(Ray(t, 0, _admitted(loss, t, signs).astype(np.int8), float(loss.tensor_scales[t])))
+        signs = side * stream(attempt, "displaced point", name).choice([-1.0, 1.0], size)
+        scale = _NEARER**attempt * float(loss.tensor_scales[t])
+        rays.append(Ray(t, 0, _admitted(loss, t, signs, DISTANCE * scale).astype(np.int8), scale))
     return rays
 
 
-def _admitted(loss: LossAtPoint, tensor: int, signs: Floats) -> Floats:
+def _admitted(loss: LossAtPoint, tensor: int, signs: Floats, length: float) -> Floats:
     """The signs, turned where they lead out of bounds (0 where both ways do), and the same for mirrored entries."""
     positions = np.arange(loss.layout.starts[tensor], loss.layout.starts[tensor + 1])
     if loss.symmetric is not None:
@@ -38,7 +44,7 @@ def _admitted(loss: LossAtPoint, tensor: int, signs: Floats) -> Floats:
         signs = signs[np.minimum(positions, mirrored) - positions[:1]] if signs.size else signs
     if loss.bounds is None:
         return signs
-    x, length = loss.evaluator.entries(positions), DISTANCE * loss.tensor_scales[tensor]
+    x = loss.evaluator.entries(positions)
     ways = [loss.bounds.contain(positions, x + way * length * signs) for way in (1, -1)]
     return np.where(ways[0], signs, np.where(ways[1], -signs, 0.0))
 

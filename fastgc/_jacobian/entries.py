@@ -26,8 +26,8 @@ from fastgc._jacobian.operator import Operator
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, spread
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import AROUND, analytic_rounding, confirm, decide, excuse
-from fastgc._verdicts.hidden_kinks import AnalyticNearby, look_nearby
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
+from fastgc._verdicts.nearby import AnalyticNearby, look_nearby
 
 JacobianAlong = Callable[[Sequence[Ray]], Operator]  # at the inputs displaced along a direction
 Strays = list[tuple[int, Group]]  # an output, and the group whose columns move it though none of them should
@@ -295,10 +295,15 @@ def _small_steps(jacobian: JacobianAtPoint, positions: Positions, differences: F
 
 
 def _verdicts_beside(
-    jacobian: JacobianAtPoint, displaced: JacobianAlong, estimates: Estimates, where: Positions, side: float
+    jacobian: JacobianAtPoint,
+    displaced: JacobianAlong,
+    estimates: Estimates,
+    where: Positions,
+    side: float,
+    attempt: int,
 ) -> tuple[Flags, Flags]:
     """Which entries are wrong on one side of the point, and which are right there."""
-    rays = displacement(jacobian.function.unmeasured, side)
+    rays = displacement(jacobian.function.unmeasured, side, attempt)
     try:
         there = replace(jacobian, operator=displaced(rays))
     except Exception:  # the Jacobian is not defined there, as the function may be

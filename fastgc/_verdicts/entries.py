@@ -9,7 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from fastgc._arguments import listed
-from fastgc._derivatives.displaced import displaced_estimates, displacement
+from fastgc._derivatives.displaced import ATTEMPTS, displaced_estimates, displacement
 from fastgc._derivatives.estimates import (
     Estimates,
     LossAtPoint,
@@ -21,13 +21,13 @@ from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
 from fastgc._progress import Progress
-from fastgc._verdicts.hidden_kinks import AnalyticNearby, look_nearby
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
+from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
 
 Verdicts = Callable[[Estimates], Judgement]
 GradientsAlong = Callable[[Sequence[Ray]], Sequence[Array]]  # at the parameters displaced along a direction
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps so many times the usual ones
-Beside = Callable[[Estimates, Positions, float], tuple[Flags, Flags]]  # which are wrong, and right, on one side
+Beside = Callable[[Estimates, Positions, float, int], tuple[Flags, Flags]]  # which are wrong, and right, on one side
 SmallSteps = Callable[[Positions, Floats], Floats]  # quotients that distinguish slopes of these differences
 
 PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look: 100 times the limit of a failure
@@ -217,9 +217,14 @@ def excuse(
     if asked is None:
         estimates = estimates.troubled(where, "unasked")
     else:
-        sides = [asked(estimates, where, side) for side in (1.0, -1.0)]
-        wrong, right = sides[0][0] | sides[1][0], sides[0][1] & sides[1][1]
-        estimates = estimates.troubled(where[right], "convention").troubled(where[~(wrong | right)], "outside")
+        estimates = estimates.troubled(where, "outside")
+        for attempt in range(ATTEMPTS):
+            sides = [asked(estimates, where, side, attempt) for side in (1.0, -1.0)]
+            wrong, right = sides[0][0] | sides[1][0], sides[0][1] & sides[1][1]
+            estimates = estimates.troubled(where[right], "convention").troubled(where[wrong], "kink")
+            where = where[~(wrong | right)]
+            if not where.size:
+                break
     return estimates, verdicts(estimates)
 
 
@@ -241,10 +246,15 @@ def _nearby(gradient: GradientAtPoint) -> AnalyticNearby | None:
 
 
 def _verdicts_beside(
-    gradient: GradientAtPoint, displaced: GradientsAlong, estimates: Estimates, where: Positions, side: float
+    gradient: GradientAtPoint,
+    displaced: GradientsAlong,
+    estimates: Estimates,
+    where: Positions,
+    side: float,
+    attempt: int,
 ) -> tuple[Flags, Flags]:
     """Which entries are wrong on one side of the point, and which are right there."""
-    rays = displacement(gradient.loss, side)
+    rays = displacement(gradient.loss, side, attempt)
     try:
         there = replace(gradient, gradients=displaced(rays))
     except Exception:  # the gradient is not defined there, as a loss may be
@@ -320,6 +330,7 @@ def remarks(gradient: GradientAtPoint, estimates: Estimates, judgement: Judgemen
         yield f"the slope vanishes in {listed(still)}: a wrong factor would not show there; check at another point"
     if judgement.failed.any():
         yield from _slightly_off(gradient, estimates)
+        yield from _wrong_at_the_point(gradient, estimates, judgement)
     if _agrees_to_the_last_bit(gradient, estimates, analytic):
         yield "the analytic gradient agrees with the quotients to the last bit: is it a finite difference itself?"
 
@@ -344,6 +355,18 @@ def _slightly_off(gradient: GradientAtPoint, estimates: Estimates) -> Iterator[s
             yield (
                 f"{gradient.loss.layout.names[t]} differs by {median(share):.0e} of its values; "
                 "if the loss solves something iteratively, tighten its tolerance or set rtol"
+            )
+
+
+def _wrong_at_the_point(gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement) -> Iterator[str]:
+    """Tensors whose gradient fails at the point alone, by the first entry that fails."""
+    nearby, failed = _nearby(gradient), judgement.failed & estimates.clear
+    for t, part in gradient.loss.layout.parts(estimates.positions):
+        first = np.flatnonzero(failed[part])[:1] + part.start
+        if nearby is not None and first.size and right_around(nearby, estimates, judgement, int(first[0])):
+            yield (
+                f"{gradient.loss.layout.names[t]} is right a little away from the point and wrong at it: "
+                "a tie, a comparison, or conventions at kinks that cancel?"
             )
 
 

@@ -92,6 +92,8 @@ def _large_error(checked: Sequence[CheckedTensor], judged: Judgement) -> str:
     if not errors.size or not np.nanmax(errors) > checked[0].gradient.tolerances.rtol[checked[0].tensor]:
         return ""
     k = int(np.nanargmax(errors))
+    if judged.reason[k]:  # which is told anyway
+        return ""
     uncertainty = np.concatenate([each.estimates.uncertainty for each in checked])[k]
     if judged.distance[k] <= judged.allowed[k]:
         return f"max rel err is of an entry within atol (off by {judged.distance[k]:.0e})"

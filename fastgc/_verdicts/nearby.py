@@ -1,4 +1,6 @@
-"""Kinks so near the point that no difference of the loss shows them, and that the analytic gradient shows.
+"""The analytic gradient a little away from the point, asked about entries that fail.
+
+It may show kinks so near the point that no difference of the loss does.
 
 A kink at the distance t that changes the slope by w adds ``w * (h - t)`` to the loss at h beyond it, and not ``w * h``:
 all that distinguishes it from a smooth function of the slope beyond it is ``w * t``. Two kinks, one on each side, whose
@@ -9,7 +11,8 @@ noise of the loss: a kink that explains D is hidden up to about ``v / D``. Three
 
 - One that is wrong everywhere is wrong at that distance, too.
 - One that is wrong at the point alone (a comparison with 0, a tie) has another value within a few round-off errors of
-  the entry, on both sides: a point is no neighbourhood.
+  the entry, on both sides: a point is no neighbourhood. So has ``relu(w) - relu(-w)`` at 0, a smooth function of slope
+  1, by the usual convention of each kink, 0: nothing in its values distinguishes it from the others, and it is wrong.
 - One that is right has its value up to the kinks, on one side at least, and agrees with the loss beyond them.
 
 The third may also be wrong as far as the loss cannot contradict it: D counts as uncertainty, no more and no less. A
@@ -96,9 +99,8 @@ def _explained(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgemen
     for k in failed.tolist():
         position = int(estimates.positions[k])
         owner, difference = nearby.owner(position), float(judgement.distance[k])
-        loss, local = nearby.place(position)
-        near = _NEIGHBOURHOOD * float(loss.eps[loss.layout.tensor_of(np.array([local]))[0]]) * _scale(loss, local)
-        if _hiding(loss, difference) < _APART * near or refused[owner] == _REFUSED:
+        near = _neighbourhood(*nearby.place(position))
+        if _hiding(nearby.place(position)[0], difference) < _APART * near or refused[owner] == _REFUSED:
             continue
         limit = min(float(limits[k]), _HALF * difference)
         if _agrees_beyond(nearby, position, float(estimates.numerical[k]), difference, limit) and any(
@@ -122,6 +124,18 @@ def _agrees_beyond(nearby: AnalyticNearby, position: int, slope: float, differen
             return rest <= limit
         difference = rest
     return False
+
+
+def right_around(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, k: int) -> bool:
+    """Whether the gradient agrees with an entry's slope on both sides of the point, however near."""
+    position, limit = int(estimates.positions[k]), float(smallest_failure(judgement, estimates.uncertainty)[k])
+    near = _neighbourhood(*nearby.place(position))
+    return all(abs(nearby.value(position, side * near) - estimates.numerical[k]) <= limit for side in (1, -1))
+
+
+def _neighbourhood(loss: LossAtPoint, position: int) -> float:
+    """How far a neighbourhood of the point reaches at least."""
+    return _NEIGHBOURHOOD * float(loss.eps[loss.layout.tensor_of(np.array([position]))[0]]) * _scale(loss, position)
 
 
 def _hiding(loss: LossAtPoint, difference: float) -> float:

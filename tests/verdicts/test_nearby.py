@@ -1,4 +1,4 @@
-"""Kinks that round-off hides: a right gradient does not fail there, and a wrong one does."""
+"""Kinks that round-off hides: a right gradient does not fail there, and a wrong one does, with a remark."""
 
 from __future__ import annotations
 
@@ -163,6 +163,29 @@ def test_an_array_cannot_be_asked_and_fails() -> None:
 def test_a_gradient_that_is_wrong_at_the_point_alone_fails(x: Array, offset: float) -> None:
     loss, gradient = smooth(offset)
     assert at_all_doors(loss, lambda p: np.where(p == x, 0.5, 1.0) * gradient(p), x) == {"fail"}
+
+
+def test_a_remark_says_so() -> None:
+    loss, gradient = smooth(0.0)
+    zeros, remark = np.zeros(3), "params is right a little away from the point and wrong at it: a tie, a comparison, or"
+    report = fastgc.check_gradients(loss, lambda p: np.where(p == 0, 0.0, gradient(p)), zeros, crosscheck=False)
+    assert report.verdict == "fail"
+    assert remark in str(report)
+    assert remark not in str(fastgc.check_gradients(loss, lambda p: 0.5 * gradient(p), zeros, crosscheck=False))
+
+
+def test_conventions_at_kinks_that_cancel_are_wrong() -> None:
+    """The sum is w itself: its values are those of any loss of slope 1 with a wrong gradient at 0."""
+
+    def loss(w: Array) -> float:
+        return float(np.sum(np.maximum(w, 0) - np.maximum(-w, 0)))
+
+    def gradient(w: Array) -> Array:
+        return np.asarray((w > 0) + 0.0 + (w < 0))
+
+    report = fastgc.check_gradients(loss, gradient, np.zeros(4), crosscheck=False)
+    assert report.verdict == "fail"
+    assert "conventions at kinks that cancel?" in str(report)
 
 
 @pytest.mark.parametrize("offset", [0.0, OFFSET])
