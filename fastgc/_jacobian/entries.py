@@ -332,7 +332,7 @@ def _nearby(jacobian: JacobianAtPoint) -> AnalyticNearby | None:
     def asked(rays: Sequence[Ray], position: int) -> float:
         return float(displaced(rays).entries(*jacobian.places(np.array([position])))[0])
 
-    return AnalyticNearby(place, asked, lambda position: 0)
+    return AnalyticNearby(place, asked, np.zeros_like)
 
 
 # --- verdicts ---

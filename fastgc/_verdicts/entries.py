@@ -241,7 +241,7 @@ def _nearby(gradient: GradientAtPoint) -> AnalyticNearby | None:
     return AnalyticNearby(
         lambda position: (gradient.loss, position),
         lambda rays, position: float(replace(gradient, gradients=displaced(rays)).analytic(np.array([position]))[0]),
-        lambda position: int(layout.tensor_of(np.array([position]))[0]),
+        layout.tensor_of,
     )
 
 

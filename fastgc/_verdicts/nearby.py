@@ -21,7 +21,6 @@ gradient that switches farther away (at ``abs(x) < 1e-8``, where noise is 1e-16)
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,7 +42,7 @@ _HALF = 0.5  # of the difference: a value is the point's or the other one, which
 # Of a difference, at the distance up to which its kinks hide: what remains there at most, to be explained by further
 # kinks. Kinks of half a dozen sizes are behind the last distance after a few of these steps.
 _REMAINING = 0.75
-# Entries of a tensor that nothing explains, after which no more are asked: it fails whatever the others are. More than
+# Entries of a tensor that no kinks explain, after which no more are asked: it fails whatever the others are. More than
 # one, so that one wrong entry does not hide what the others are.
 _REFUSED = 2
 
@@ -56,12 +55,12 @@ class AnalyticNearby:
     ----------
     place : the loss of an entry, by its position, and the position that it has there
     asked : the analytic value at a position, at parameters displaced along a direction
-    owner : what fails as a whole if one of its entries does, by position
+    owners : what fails as a whole if one of its entries does, by positions
     """
 
     place: Callable[[int], tuple[LossAtPoint, int]]
     asked: Callable[[Sequence[Ray], int], float]
-    owner: Callable[[int], int]
+    owners: Callable[[Positions], Positions]
 
     def value(self, position: int, length: float) -> float:
         """The analytic value of an entry displaced by so much; nan where it is not defined."""
@@ -84,7 +83,10 @@ def look_nearby(
     failed = np.flatnonzero(judgement.failed & estimates.clear & np.isfinite(judgement.analytic))
     if nearby is None or not failed.size:
         return estimates, judgement
-    hidden = _explained(nearby, estimates, judgement, failed)
+    owners = nearby.owners(estimates.positions[failed])
+    hidden = [
+        k for owner in np.unique(owners) for k in _explained(nearby, estimates, judgement, failed[owners == owner])
+    ]
     if not hidden:
         return estimates, judgement
     uncertainty = estimates.uncertainty.copy()
@@ -94,22 +96,32 @@ def look_nearby(
 
 
 def _explained(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, failed: Positions) -> list[int]:
-    """Which of the failed entries hidden kinks explain."""
-    found, refused, limits = [], Counter[int](), smallest_failure(judgement, estimates.uncertainty)
+    """Which of the failed entries of a tensor hidden kinks explain, until some are found that they do not explain."""
+    found, refused, limits = [], 0, smallest_failure(judgement, estimates.uncertainty)
     for k in failed.tolist():
-        position = int(estimates.positions[k])
-        owner, difference = nearby.owner(position), float(judgement.distance[k])
-        near = _neighbourhood(*nearby.place(position))
-        if _hiding(nearby.place(position)[0], difference) < _APART * near or refused[owner] == _REFUSED:
-            continue
-        limit = min(float(limits[k]), _HALF * difference)
-        if _agrees_beyond(nearby, position, float(estimates.numerical[k]), difference, limit) and any(
-            abs(nearby.value(position, side * near) - judgement.analytic[k]) < _HALF * difference for side in (1, -1)
-        ):
+        position, slope, value = (
+            int(estimates.positions[k]),
+            float(estimates.numerical[k]),
+            float(judgement.analytic[k]),
+        )
+        if _kinks_explain(nearby, position, slope, value, float(limits[k])):
             found.append(k)
         else:
-            refused[owner] += 1
+            refused += 1
+        if refused == _REFUSED:
+            break
     return found
+
+
+def _kinks_explain(nearby: AnalyticNearby, position: int, slope: float, value: float, limit: float) -> bool:
+    """Whether the value is that of a neighbourhood on one side, and the gradient agrees with the slope beyond it."""
+    (loss, local), difference = nearby.place(position), abs(value - slope)
+    near = _neighbourhood(loss, local)
+    if _hiding(loss, difference) < _APART * near:
+        return False
+    return _agrees_beyond(nearby, position, slope, difference, min(limit, _HALF * difference)) and any(
+        abs(nearby.value(position, side * near) - value) < _HALF * difference for side in (1, -1)
+    )
 
 
 def _agrees_beyond(nearby: AnalyticNearby, position: int, slope: float, difference: float, limit: float) -> bool:
