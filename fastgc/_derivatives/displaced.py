@@ -62,11 +62,11 @@ def along_axis(loss: LossAtPoint, position: int, length: float) -> list[Ray] | N
     where = np.array([position])
     if loss.bounds is not None and not loss.bounds.contain(where, loss.evaluator.entries(where) + length).all():
         return None
-    both = where if loss.symmetric is None else np.union1d(where, loss.symmetric.mirrored(where))
-    return [
-        Ray(t, 0, np.isin(np.arange(start, start + size), both).astype(np.int8), length / DISTANCE)
-        for t, (start, size) in enumerate(zip(loss.layout.starts.tolist(), loss.layout.sizes, strict=False))
-    ]
+    weights = [np.zeros(size, np.int8) for size in loss.layout.sizes]
+    for each in where if loss.symmetric is None else np.union1d(where, loss.symmetric.mirrored(where)):
+        t = int(loss.layout.tensor_of(np.array([each]))[0])
+        weights[t][each - loss.layout.starts[t]] = 1
+    return [Ray(t, 0, each, length / DISTANCE) for t, each in enumerate(weights)]
 
 
 def displaced_estimates(loss: LossAtPoint, positions: Positions, rays: Sequence[Ray]) -> Estimates:

@@ -99,12 +99,8 @@ def _explained(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgemen
     """Which of the failed entries of a tensor hidden kinks explain, until some are found that they do not explain."""
     found, refused, limits = [], 0, smallest_failure(judgement, estimates.uncertainty)
     for k in failed.tolist():
-        position, slope, value = (
-            int(estimates.positions[k]),
-            float(estimates.numerical[k]),
-            float(judgement.analytic[k]),
-        )
-        if _kinks_explain(nearby, position, slope, value, float(limits[k])):
+        slope, value, limit = (float(each[k]) for each in (estimates.numerical, judgement.analytic, limits))
+        if _kinks_explain(nearby, int(estimates.positions[k]), slope, value, limit):
             found.append(k)
         else:
             refused += 1
