@@ -37,10 +37,14 @@ _WEIGHTS_AT_A_TIME = 1 << 23  # of the directions that are measured together: 8 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """One or two steps from which a slope is measured without a ladder, and how uncertain it is."""
+    """One or two steps from which a slope is measured without a ladder, and how uncertain it is.
+
+    With ``imaginary`` the one step is that of a complex step.
+    """
 
     steps: Floats
     uncertainty: float
+    imaginary: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,11 +219,19 @@ def slopes_along(
 def short_slopes(loss: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
     """The slope along each of several directions from central quotients at one step, or at two (extrapolated)."""
     steps = shortcut.steps
+    if shortcut.imaginary:
+        return _imaginary_slopes(loss, along, steps)
     values = loss.evaluator.along_rays(along, np.concatenate([steps, -steps])).real
     plus, minus = values[:, : steps.size], values[:, steps.size :]
     quotients = (plus - minus) / (2 * steps)
     best = quotients[:, -1]
     return np.asarray(best if steps.size == 1 else best + (best - quotients[:, 0]) / (_PROBE_RATIO**2 - 1))
+
+
+def _imaginary_slopes(loss: LossAtPoint, along: Sequence[Sequence[Ray]], steps: Floats) -> Floats:
+    """The slopes by a complex step; nan where the loss has no value there."""
+    values = None if loss.complex_loss is None else loss.complex_loss.along_rays(along, steps)
+    return np.full(len(along), np.nan) if values is None else values.imag[:, 0] / steps[0]
 
 
 def _shortcuts(ladder: Ladder, slope: Derivative, enough: float) -> tuple[Shortcut, Shortcut]:
@@ -334,7 +346,7 @@ class _Group:
         for rays, slope, error in zip(along, *slopes_along(self.loss, along, short, jitters), strict=True):
             expected = analytic_slope(rays, self.gradients)
             uncertainty = max(float(error), enough)
-            if seen or abs(expected - slope) <= SUSPICIOUS * uncertainty:
+            if seen or short.imaginary or abs(expected - slope) <= SUSPICIOUS * uncertainty:
                 yield expected, float(slope), uncertainty
             else:
                 own, _ = ladder_slope(self.loss, rays, self.jitter)

@@ -66,16 +66,16 @@ class CallersLoss:
         )
         return self._restricted(evaluator), first
 
-    def open_complex(self, point: Point) -> Evaluator:
+    def open_complex(self, point: Point, deadline: float = math.inf) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""
         copy = copied_point(self.layout, point.real().leaves, point.args, self.precision, complex_step=True)
         if self.execution.vectorized:
-            execution = Execution("python", vectorized=True)
+            execution = Execution("python", vectorized=True, deadline=deadline)
             return self._restricted(open_evaluator(self.function, copy, execution, expected=0, with_gradients=False)[0])
         function = in_turn(self.function)
         call = (lambda params, *args: function(params, *args)[0]) if self.with_gradients else function
         received = copy.received_by(is_jitted(self.function))
-        return self._restricted(PythonEvaluator(call, received, copy.args, self.layout, copy.leaves, None))
+        return self._restricted(PythonEvaluator(call, received, copy.args, self.layout, copy.leaves, None, deadline))
 
     def _restricted(self, evaluator: Evaluator) -> Evaluator:
         """An evaluator that stays inside the bounds and keeps symmetric tensors symmetric."""

@@ -68,7 +68,36 @@ def probe_tensors(
         if probes > _OWN:
             shared = _through_all(gradient, filled, probes, seed, bar) if hurried else shared
             found |= _followed_up(gradient, found, shared, range(_OWN, probes), seed)
-    return enough | found
+    return enough | _settled(gradient, found, seed)
+
+
+def _settled(gradient: GradientAtPoint, found: dict[int, Probing], seed: int) -> dict[int, Probing]:
+    """The probings; those too uncertain are measured again by the complex step, where that can be relied on."""
+    again: dict[int, Probing] = {}
+    with contextlib.suppress(OutOfTime):
+        for t, probing in found.items():
+            if id(probing) not in again and _wants_better(gradient, t, probing):
+                again[id(probing)] = _by_complex_step(gradient, probing, None, seed) or probing
+    return {t: again.get(id(probing), probing) for t, probing in found.items()}
+
+
+def _wants_better(gradient: GradientAtPoint, tensor: int, probing: Probing) -> bool:
+    """Whether a gradient wrong by a tenth might not show; with a complex step that starts fast, one wrong by rtol."""
+    complex_loss = gradient.loss.complex_loss
+    if complex_loss is None or complex_loss.slow_start:
+        return not resolves(gradient, tensor, ProbeResult(probing))
+    allowed = float(gradient.tolerances.rtol[tensor]) * max(_norms(gradient, tensor, probing))
+    return not CERTAIN * _limit(gradient, tensor, probing) <= allowed
+
+
+def _by_complex_step(gradient: GradientAtPoint, probing: Probing, numbers: range | None, seed: int) -> Probing | None:
+    """The probing with these directions (None for its own) by the complex step; None where that may be wrong."""
+    if gradient.loss.complex_loss is None or gradient.loss.complex_loss.trouble:
+        return None
+    from fastgc._verdicts.complex_step import settled  # few checks need it, and it takes time to import
+
+    numbers = range(probing.first, probing.first + probing.residuals.size) if numbers is None else numbers
+    return settled(gradient, probing, numbers, seed, _ENOUGH * _harmless(gradient, probing.tensors))
 
 
 def _through_all(
@@ -101,9 +130,17 @@ def _serves(gradient: GradientAtPoint, tensor: int, shared: Probing) -> bool:
 def _probed(
     gradient: GradientAtPoint, tensors: Sequence[int], numbers: range, seed: int, few: int = sys.maxsize
 ) -> Probing:
-    """Probe to an uncertainty far below the tolerance of a median entry, on which the limits rest, and no further."""
-    enough = _ENOUGH * _harmless(gradient, tensors)
-    return probe(gradient.loss, tensors, gradient.gradients, numbers, seed, enough, few)
+    """Probe to an uncertainty far below the tolerance of a median entry, on which the limits rest, and no further.
+
+    Where complex steps are preferred, differences measure only the first direction, which these have to agree with.
+    """
+    loss, enough = gradient.loss, _ENOUGH * _harmless(gradient, tensors)
+    if loss.complex_loss is not None and loss.complex_loss.preferred and not loss.complex_loss.trouble:
+        first = probe(loss, tensors, gradient.gradients, numbers[:1], seed, enough)
+        found = _by_complex_step(gradient, first, numbers, seed)
+        if found is not None:
+            return found
+    return probe(loss, tensors, gradient.gradients, numbers, seed, enough, few)
 
 
 def _harmless(gradient: GradientAtPoint, tensors: Sequence[int]) -> float:
@@ -163,7 +200,7 @@ def search(
         for t, coverage in coverages.items():
             if coverage.located is None and coverage.probing.suspicious and t not in wholly:
                 bar.enter(f"{gradient.loss.layout.names[t]} (searched)")
-                coverages[t] = _searched(gradient, coverage.probing, seed, entries)
+                coverages[t] = _searched(gradient, _followed_better(gradient, coverage.probing, seed), seed, entries)
     return coverages, Estimates.joined([*entries.estimates, Estimates.unknown(spoiled)])
 
 
@@ -208,8 +245,18 @@ def _pointed(
 def _searched(gradient: GradientAtPoint, probing: Probing, seed: int, entries: ConfirmedEntries) -> ProbeResult:
     from fastgc._verdicts.search import localise
 
+    if not probing.suspicious:
+        return ProbeResult(probing)
     located = localise(gradient.loss, probing, gradient.gradients, seed, entries)
     return ProbeResult(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
+
+
+def _followed_better(gradient: GradientAtPoint, probing: Probing, seed: int) -> Probing:
+    """The probing of a suspicious tensor, by the complex step where that can be relied on and starts fast."""
+    complex_loss = gradient.loss.complex_loss
+    if complex_loss is None or complex_loss.slow_start or probing.quick.imaginary or len(probing.tensors) > 1:
+        return probing
+    return _by_complex_step(gradient, probing, None, seed) or probing
 
 
 def _less_certain(probing: Probing) -> Probing:
