@@ -31,6 +31,7 @@ class CallersLoss:
     is_complex : whether the stencil displaces along the imaginary axis
     bounds : outside which the loss is not evaluated, None for none
     symmetric : tensors whose mirrored entries are displaced together, None for none
+    notes : what was noticed before the loss was called
     execution : how the loss is to be run; a deadline is set where it is opened
     precision, in_place : as in `fastgc.check_gradients`
     """
@@ -46,6 +47,7 @@ class CallersLoss:
     in_place: bool = False
     bounds: Bounds | None = None
     symmetric: Symmetric | None = None
+    notes: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:

@@ -23,8 +23,9 @@ class SymmetricEvaluator(WrappedEvaluator):
         """As `Evaluator.values`; of [i, j] both it and [j, i] are set."""
         other = self._symmetric.mirrored(positions)
         single = other == positions
-        found = np.empty(displaced.shape, np.result_type(displaced, np.float64))
-        found[single] = self.inner.values(positions[single], displaced[single], tick)
+        alone = self.inner.values(positions[single], displaced[single], tick)
+        found = np.empty(displaced.shape, alone.dtype)
+        found[single] = alone
         for i in np.flatnonzero(~single).tolist():
             pair = np.array([positions[i], other[i]])
             found[i] = self.inner.along(pair, np.stack([displaced[i]] * 2, axis=1))

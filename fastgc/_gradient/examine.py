@@ -258,7 +258,10 @@ def _by_complex_step(
     check: PointCheck, gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement
 ) -> tuple[Estimates, Judgement, tuple[str, ...]]:
     """Entries that noise leaves undecided, decided where the loss is analytic, and a note if some were."""
-    if check.loss is None or gradient.step is not None or not judgement.undecided.any():
+    complex_loss = check.complex_loss
+    if check.loss is None or complex_loss is None or gradient.step is not None:
+        return estimates, judgement, ()
+    if not (judgement.undecided | (estimates.uncertainty > judgement.allowed)).any():
         return estimates, judgement, ()
     from fastgc._verdicts.complex_step import adjudicate, displaced_loss
 
@@ -266,6 +269,7 @@ def _by_complex_step(
     return adjudicate(
         loss.function, loss.args, displaced, estimates, judgement,
         lambda found: gradient.verdicts(found, gradient.scales(found)),
+        all_uncertain=complex_loss.agreed or not complex_loss.slow_start,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from fastgc._derivatives.complex_slopes import IMAGINARY_STEPS
 from fastgc._derivatives.directions import Probing, Shortcut, analytic_slope, direction
-from fastgc._derivatives.estimates import Estimates, LossAtPoint, distinguishing_quotients, hidden
+from fastgc._derivatives.estimates import Estimates, LossAtPoint, distinguishing_quotients, hidden, ladder_estimates
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, norm
 from fastgc._verdicts.entries import GradientAtPoint, Verdicts
 from fastgc._verdicts.judgement import Judgement
@@ -146,14 +146,17 @@ def adjudicate(
     estimates: Estimates,
     judgement: Judgement,
     verdicts: Verdicts,
+    *,
+    all_uncertain: bool = False,
 ) -> tuple[Estimates, Judgement, tuple[str, ...]]:
     """Decide entries that noise leaves undecided, if the loss accepts complex numbers; also a note if it did.
 
+    With ``all_uncertain`` also those that pass with an uncertainty above the tolerance.
     ``displaced(positions, steps)`` gives the loss at entries moved by ``1j`` times these steps, which are in units of
     the entries' scales, and the steps as they are, both of shape (entries, steps).
     """
-    hidden = judgement.undecided & estimates.clear & np.isfinite(estimates.numerical)
-    where = np.flatnonzero(hidden)
+    uncertain = judgement.undecided | (all_uncertain & (estimates.uncertainty > judgement.allowed))
+    where = np.flatnonzero(uncertain & estimates.clear & np.isfinite(estimates.numerical))
     if not where.size or not (is_analytic(function) and is_data(args)):
         return estimates, judgement, ()
     try:
@@ -242,8 +245,8 @@ def _contradicted(loss: LossAtPoint, probing: Probing, number: int, slope: float
 def entry_estimates(gradient: GradientAtPoint, positions: Positions, scales: Floats) -> Estimates | None:
     """Derivatives of a few entries by the complex step; None where it is not known to be right.
 
-    Where it says that an entry is wrong, a real quotient has to be nearer to it than to the analytic value, unless
-    noise hides the difference at every step.
+    Where it says that an entry is wrong, a real quotient has to be nearer to it than to the analytic value, or else the
+    slope from a whole ladder of steps has to agree with it.
     """
     loss, complex_loss = gradient.loss, gradient.loss.complex_loss
     if complex_loss is None or not complex_loss.agreed:
@@ -254,7 +257,9 @@ def entry_estimates(gradient: GradientAtPoint, positions: Positions, scales: Flo
         return None
     numerical, tensors = (values.imag / steps)[:, 0], loss.layout.tensor_of(positions)
     if not _supported(gradient, positions, numerical).all():
-        return None
+        ladders = ladder_estimates(loss, positions)
+        if not (np.abs(ladders.numerical - numerical) <= ladders.uncertainty).all():
+            return None
     uncertainty = np.maximum(_EPS * np.maximum(np.abs(numerical), scales[tensors]), np.finfo(np.float64).tiny)
     trouble = np.zeros(positions.size, np.int8)
     return Estimates(positions, numerical, uncertainty, numerical, numerical, steps[:, 0], trouble)
