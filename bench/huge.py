@@ -526,7 +526,41 @@ def equal_errors(quick: bool) -> Iterator[Row]:
             yield Row(part, f"at the limit, probes={probes}: missed", missed / trials, f"<= {bound:.2g}")
 
 
+def complex_steps(quick: bool) -> Iterator[Row]:
+    """A smooth network of a million parameters by the complex step: round-off of a direction, and one wrong entry."""
+    rng, part = np.random.default_rng(0), "1,000,000 complex"
+    params = {"W0": rng.standard_normal((1000, 1000)) / 30, "W1": rng.standard_normal((1000, 10)) / 30}
+    x, y = rng.standard_normal((32, 1000)), rng.standard_normal((32, 10))
+
+    def loss(p: Params) -> Any:
+        return np.sum((np.tanh(x @ p["W0"]) @ p["W1"] - y) ** 2)
+
+    def gradients(p: Params) -> Params:
+        hidden = np.tanh(x @ p["W0"])
+        d = 2 * (hidden @ p["W1"] - y)
+        return {"W0": x.T @ ((d @ p["W1"].T) * (1 - hidden**2)), "W1": hidden.T @ d}
+
+    problem: Problem = (loss, gradients, params)
+    slopes = gradients(params)
+    right = probed(problem, slopes, stencil="complex_step")
+    errors = [max(map(abs, probe_of(right, name).residuals)) / probe_of(right, name).norm for name in slopes]
+    yield Row(part, "correct: passes", right.passed, "== 1")
+    yield Row(part, "error of a direction, of the gradient's norm, largest", max(errors), "<= 1e-14")
+    yield Row(part, "evaluations in all", right.evaluations)
+    exact, further, trials = 0, [], 3 if quick else 25
+    for trial in range(trials):
+        size = np.abs(slopes["W0"]).reshape(-1)
+        position = int(np.random.default_rng(trial).choice(np.flatnonzero(size >= np.median(size))))
+        wrong = planted(slopes, "W0", np.array([position]), lambda g: 1.01 * g)
+        report = probed(problem, wrong, seed=trial, stencil="complex_step")
+        exact += located(report) == {("W0", position)}
+        further.append(report.evaluations - right.evaluations - DIAGNOSIS)
+    yield Row(part, f"1 entry wrong by 1 %: exactly it named, share of {trials}", exact / trials, "== 1")
+    yield Row(part, "1 entry wrong by 1 %: further evaluations, median", float(np.median(further)), "<= 6")
+
+
 PARTS = {
+    "complex": complex_steps,
     "million": one_million,
     "equal": equal_errors,
     "memory": one_hundred_million,

@@ -82,11 +82,15 @@ def open_function(
     return _around(function, start, first.real, options.seed, bounds=bounds, deadline=deadline), first.shape
 
 
-def plain_function(f: Callable[..., Any], point: Array, args: tuple[Any, ...]) -> VectorFunction:
+def plain_function(
+    f: Callable[..., Any], point: Array, args: tuple[Any, ...], deadline: float = math.inf
+) -> VectorFunction:
     """The same for a function that may change its argument, and whose outputs at x need not be finite."""
     f = in_turn(f)
     first = _outputs(f(point.copy(), *args), point.dtype)
-    return _around(OnePoint(f, args, point.shape, first.shape, point.dtype).in_turn(), point, first, 0)
+    return _around(
+        OnePoint(f, args, point.shape, first.shape, point.dtype).in_turn(), point, first, 0, deadline=deadline
+    )
 
 
 @dataclass(frozen=True)

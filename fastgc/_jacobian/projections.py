@@ -18,13 +18,15 @@ from fastgc._evaluation.evaluator import Ray
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups
 from fastgc._jacobian.function import Weights
-from fastgc._parameters.arrays import Floats, Positions
+from fastgc._parameters.arrays import Floats, Positions, root_mean_square
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement
 
 # In units of each tensor's scale: near eps**(1/3), where truncation and round-off of a central quotient balance.
 _STEP = 2.0**-16
 _WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
+# Of the tolerance of a usual entry: a smaller uncertainty gains little, and right Jacobians are rounded (see `probes`).
+_ENOUGH = 0.05
 _SAFETY = 3.0  # times the truncation error that the two quotients show: the next term of the series may add to it
 _SUDDEN = 0.1  # coincidences, on average, below which the one possible column is checked
 _CLEAR = 8.0  # uncertainties beyond which residuals point: with three bits each, seven point at one of a million
@@ -167,7 +169,32 @@ def follow_strays(jacobian: JacobianAtPoint, checked: Checked, bar: Progress) ->
 
 
 def _slopes(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
-    """Slopes of all outputs along a direction, from central quotients at two steps, and their uncertainties."""
+    """Slopes of all outputs along a direction, and their uncertainties.
+
+    Complex steps measure them where they are preferred, or where differences might hide an error of rtol.
+    """
+    exact, found = jacobian.complex_function, _exact(jacobian, rays)
+    if found is not None:
+        return found
+    slopes, uncertainty = _differences(jacobian, rays)
+    if exact is not None and (exact.preferred or (uncertainty > jacobian.rtol * np.abs(slopes)).any()):
+        exact.confirm(rays, slopes, uncertainty)
+    return _exact(jacobian, rays) or (slopes, uncertainty)
+
+
+def _exact(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floats] | None:
+    """Slopes by complex steps, if they are known to be right; what need not be resolved counts as uncertainty."""
+    exact = jacobian.complex_function
+    found = exact.slopes(rays) if exact is not None and exact.agreed else None
+    if found is None:
+        return None
+    slopes, uncertainty = found
+    usual = np.maximum(np.abs(slopes), root_mean_square(slopes)) / max(1, jacobian.shape[1]) ** 0.5
+    return slopes, np.maximum(uncertainty, _ENOUGH * jacobian.rtol * usual)
+
+
+def _differences(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
+    """Slopes from central quotients at two steps."""
     values = jacobian.function.along(rays, _STEP * np.array([1.0, -1.0, _WIDE, -_WIDE]))
     with np.errstate(all="ignore"):
         near, wide = (values[0] - values[1]) / (2 * _STEP), (values[2] - values[3]) / (2 * _WIDE * _STEP)
@@ -219,11 +246,20 @@ def _excess(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], kn
 
 def _residual(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], known: _Errors) -> tuple[float, float]:
     """The error of the analytic slope, less what known errors contribute, and its uncertainty."""
-    slope, _ = ladder_slope(jacobian.function.loss(weights), rays, 0.0)
     u, v = _vector(jacobian, rays), _weights(jacobian, weights)
+    slope, uncertainty = _slope(jacobian, weights, rays, v)
     expected, explained = jacobian.operator.bilinear(v, u), known.along(v, u)
     rounding = 4 * np.finfo(np.float64).eps * (abs(expected) + abs(explained))
-    return abs(expected - slope.value - explained), with_gap(slope) + rounding
+    return abs(expected - slope - explained), uncertainty + rounding
+
+
+def _slope(jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], v: Floats) -> tuple[float, float]:
+    """The slope of a weighted sum of the outputs, and its uncertainty."""
+    found = _exact(jacobian, rays)
+    if found is not None:
+        return float(v @ found[0]), float(np.abs(v) @ found[1])
+    slope, _ = ladder_slope(jacobian.function.loss(weights), rays, 0.0)
+    return slope.value, with_gap(slope)
 
 
 def _halves(rays: Sequence[Ray]) -> Iterator[Sequence[Ray]]:
