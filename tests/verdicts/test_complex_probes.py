@@ -17,6 +17,7 @@ from fastgc._derivatives.complex_slopes import IMAGINARY_STEPS, ComplexLoss
 from fastgc._derivatives.directions import analytic_slope, direction
 from fastgc._derivatives.estimates import unmeasured_loss
 from fastgc._evaluation.callers_loss import CallersLoss
+from fastgc._evaluation.engine import Execution
 from fastgc._gradient import examine as module
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import copied_point
@@ -110,7 +111,7 @@ def test_a_direction_is_right_to_1e_14_of_the_norm(
     generator = np.random.default_rng(seed)
     params = {name: generator.standard_normal(shape) / 10 for name, shape in shapes.items()}
     layout, leaves = flatten_parameters(params)
-    callers = CallersLoss(lambda p: offset + function(p), (), layout, leaves)
+    callers = CallersLoss(lambda p: offset + function(p), (), layout, leaves, Execution("python"))
     point = copied_point(layout, leaves, (), "double", complex_step=False)
     at_point = unmeasured_loss(callers.open_complex(point), layout, leaves, 0.0)
     complex_loss = ComplexLoss(lambda: callers.open_complex(point))
@@ -153,7 +154,7 @@ def test_one_wrong_entry_of_a_million_is_named_by_six_evaluations(shape: tuple[i
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6, 1e10, 1e14])
-@pytest.mark.parametrize("index", [0, 777, SIZE - 1])
+@pytest.mark.parametrize("index", [0, SIZE - 1])
 def test_a_wrong_entry_is_named_whatever_the_offset(offset: float, index: int) -> None:
     report = check_gradients(shifted(offset), wrong_in(index), PARAMS, stencil="complex_step")
     assert [entry.index for entry in report.tensors["w"].wrong_entries] == [(index,)], str(report)
