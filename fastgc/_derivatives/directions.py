@@ -6,6 +6,8 @@ of the gradient.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,10 +37,14 @@ _WEIGHTS_AT_A_TIME = 1 << 23  # of the directions that are measured together: 8 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """One or two steps from which a slope is measured without a ladder, and how uncertain it is."""
+    """One or two steps from which a slope is measured without a ladder, and how uncertain it is.
+
+    With ``imaginary`` the one step is that of a complex step.
+    """
 
     steps: Floats
     uncertainty: float
+    imaginary: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,24 +183,55 @@ def _ladder_along(loss: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter:
     return Ladder(-rungs, rungs, minus, plus, loss.base, noise)
 
 
-def jitter_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
-    """The change of the loss by rounding of the displaced entries to their dtype.
+def length_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
+    """The norm of the gradient of the displaced entries, times the tensor's scale: the size of slopes along the ray."""
+    length = 0.0
+    for begin in range(0, ray.weights.size, _SUMMED):
+        moved = ray.weights[begin : begin + _SUMMED] != 0
+        first = ray.start + begin
+        length = math.hypot(length, norm(gradients[ray.tensor][first : first + moved.size][moved]))
+    return float(loss.tensor_scales[ray.tensor]) * length
 
-    Rounding changes each entry by eps / 12**0.5 of its size, or less; all entries together change the loss by about
-    that share of the tensor's ``scale * ||gradient||``. Three times as much is about eps.
+
+def rounding_of(gradient: Array) -> float:
+    """Round-off of an analytic slope, in units of its length: a few eps of a sum whose terms have random weights.
+
+    The entries themselves are rounded to their dtype: each is off by half an eps of its size, or less.
     """
-    part = gradients[ray.tensor][ray.start : ray.start + ray.weights.size]
-    return float(loss.eps[ray.tensor] * loss.tensor_scales[ray.tensor] * norm(part))
+    return float(4 * np.finfo(np.float64).eps + np.finfo(gradient.dtype).eps)
+
+
+def slopes_along(
+    loss: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Shortcut, jitters: Floats
+) -> tuple[Floats, Floats]:
+    """The slope along each of several directions and its uncertainty, both of shape (directions,).
+
+    Every direction of a probe or a search but the first of a tensor is measured here: by the shortcut, or by a ladder
+    for each direction where the shortcut has no steps. ``jitters`` are the changes of the loss by rounding of the
+    displaced entries, one for each direction.
+    """
+    if shortcut.steps.size:
+        return short_slopes(loss, along, shortcut), np.full(len(along), shortcut.uncertainty)
+    found = [ladder_slope(loss, rays, float(jitter))[0] for rays, jitter in zip(along, jitters, strict=True)]
+    return np.array([each.value for each in found]), np.array([with_gap(each) for each in found])
 
 
 def short_slopes(loss: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
     """The slope along each of several directions from central quotients at one step, or at two (extrapolated)."""
     steps = shortcut.steps
+    if shortcut.imaginary:
+        return _imaginary_slopes(loss, along, steps)
     values = loss.evaluator.along_rays(along, np.concatenate([steps, -steps])).real
     plus, minus = values[:, : steps.size], values[:, steps.size :]
     quotients = (plus - minus) / (2 * steps)
     best = quotients[:, -1]
     return np.asarray(best if steps.size == 1 else best + (best - quotients[:, 0]) / (_PROBE_RATIO**2 - 1))
+
+
+def _imaginary_slopes(loss: LossAtPoint, along: Sequence[Sequence[Ray]], steps: Floats) -> Floats:
+    """The slopes by a complex step; nan where the loss has no value there."""
+    values = None if loss.complex_loss is None else loss.complex_loss.along_rays(along, steps)
+    return np.full(len(along), np.nan) if values is None else values.imag[:, 0] / steps[0]
 
 
 def _shortcuts(ladder: Ladder, slope: Derivative, enough: float) -> tuple[Shortcut, Shortcut]:
@@ -229,8 +266,7 @@ def probe(
     numbers: range,
     seed: int,
     enough: float = 0.0,
-    *,
-    wary: bool = False,
+    few: int = sys.maxsize,
 ) -> Probing:
     """Measure random directions in the tensors: the first by a ladder, the others at the steps that were best there.
 
@@ -242,27 +278,45 @@ def probe(
         The directions to measure.
     enough : float
         Uncertainty of the residuals that need not be improved.
-    wary : bool
-        Stop after the first direction if it is suspicious.
+    few : int
+        How many directions are measured if the first is suspicious: enough to follow it.
     """
     group = _Group(loss, tensors, gradients, seed)
     rows: list[tuple[float, float, float]] = []
+    seen = False
     for along in group.directions(numbers):
         if not rows:
             slope, ladder = ladder_slope(loss, along[0], group.jitter)
             quick, fine = _shortcuts(ladder, slope, enough)
-            short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
+            short = _cheapest(quick, fine, enough)
             rows.append((analytic_slope(along[0], gradients), slope.value, with_gap(slope)))
             del along[0]
-            if wary and not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * (rows[0][2] + group.rounding):
-                break
-        rows += group.slopes(along, short, enough) if along else []
+            seen = abs(rows[0][0] - rows[0][1]) > SUSPICIOUS * (rows[0][2] + group.rounding)
+        along = along[: few - len(rows)] if seen else along
+        rows += group.slopes(along, short, enough, seen=seen) if along else []
         along.clear()  # frees memory before the next weights are drawn
-    known, numerical, errors = np.array(rows).T
-    uncertainties = errors + group.rounding
     trouble = slope.trouble if slope.trouble in ("jump", "quantised", "not finite") else ""
-    measured = known - numerical, numerical, known, uncertainties
-    return Probing(tuple(tensors), *measured, quick, fine, trouble, numbers[0])
+    return group.probing(rows, quick, fine, trouble, numbers[0])
+
+
+def probe_part(
+    loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array], whole: Probing, seed: int, enough: float
+) -> Probing:
+    """Measure the directions of a probing in some of its tensors, at the steps that were good for all of them.
+
+    A suspicious direction is measured again by a ladder, until one of them stays suspicious.
+    """
+    group = _Group(loss, tensors, gradients, seed)
+    rows: list[tuple[float, float, float]] = []
+    short = _cheapest(whole.quick, whole.fine, enough)
+    for along in group.directions(range(whole.first, whole.first + whole.residuals.size)):
+        rows += group.slopes(along, short, enough, seen=any(abs(a - n) > SUSPICIOUS * u for a, n, u in rows))
+        along.clear()
+    return group.probing(rows, whole.quick, whole.fine, "", whole.first)
+
+
+def _cheapest(quick: Shortcut, fine: Shortcut, enough: float) -> Shortcut:
+    return quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
 
 
 @dataclass(frozen=True)
@@ -281,21 +335,31 @@ class _Group:
             yield directions(self.loss, self.tensors, self.seed, numbers[begin : begin + together])
 
     def slopes(
-        self, along: Sequence[Sequence[Ray]], short: Shortcut, enough: float
+        self, along: Sequence[Sequence[Ray]], short: Shortcut, enough: float, *, seen: bool
     ) -> Iterator[tuple[float, float, float]]:
         """Analytic and numerical slope along each direction, and the uncertainty; by a ladder where they differ.
 
         What need not be resolved (``enough``) counts as uncertainty, even where no difference is seen: a difference of
-        that size would be missed.
+        that size would be missed. Where one direction differs by its ladder (``seen``), no further one needs a ladder.
         """
-        for rays, slope in zip(along, short_slopes(self.loss, along, short).tolist(), strict=True):
+        jitters = np.full(len(along), self.jitter)
+        for rays, slope, error in zip(along, *slopes_along(self.loss, along, short, jitters), strict=True):
             expected = analytic_slope(rays, self.gradients)
-            uncertainty = max(short.uncertainty, enough)
-            if abs(expected - slope) <= SUSPICIOUS * uncertainty:
-                yield expected, slope, uncertainty
+            uncertainty = max(float(error), enough)
+            if seen or short.imaginary or abs(expected - slope) <= SUSPICIOUS * uncertainty:
+                yield expected, float(slope), uncertainty
             else:
                 own, _ = ladder_slope(self.loss, rays, self.jitter)
+                seen = abs(expected - own.value) > SUSPICIOUS * with_gap(own)
                 yield expected, own.value, with_gap(own)
+
+    def probing(
+        self, rows: Sequence[tuple[float, float, float]], quick: Shortcut, fine: Shortcut, trouble: str, first: int
+    ) -> Probing:
+        """What was measured: analytic and numerical slope and its uncertainty, a row for each direction."""
+        known, numerical, errors = np.array(rows).T
+        measured = known - numerical, numerical, known, errors + self.rounding
+        return Probing(tuple(self.tensors), *measured, quick, fine, trouble, first)
 
     @cached_property
     def lengths(self) -> Floats:
@@ -304,17 +368,17 @@ class _Group:
 
     @property
     def jitter(self) -> float:
-        """The change of the loss by rounding of the displaced entries; see `jitter_along`."""
+        """The change of the loss by rounding of the displaced entries to their dtype.
+
+        Rounding changes each entry by eps / 12**0.5 of its size, or less; all entries together change the loss by about
+        that share of the tensor's ``scale * ||gradient||``. Three times as much is about eps.
+        """
         return float(np.sum(self.loss.eps[list(self.tensors)] * self.lengths))
 
     @property
     def rounding(self) -> float:
-        """Round-off of the analytic slope: a few eps of a sum over all entries, whose terms have random weights.
-
-        The entries themselves are rounded to their dtype: each is off by half an eps of its size, or less.
-        """
-        own = np.array([np.finfo(self.gradients[t].dtype).eps for t in self.tensors], np.float64)
-        return float(np.sum((4 * np.finfo(np.float64).eps + own) * self.lengths))
+        """Round-off of the analytic slope."""
+        return float(np.sum(np.array([rounding_of(self.gradients[t]) for t in self.tensors]) * self.lengths))
 
 
 def with_gap(slope: Derivative) -> float:
@@ -342,24 +406,3 @@ def groups(loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array]
         else:
             found.append((t,))
     return found
-
-
-def largest_share(loss: LossAtPoint, together: Probing, gradients: Sequence[Array], seed: int) -> int:
-    """The tensor that contributes most to the most suspicious residual of shared directions."""
-    number = int(np.argmax(np.abs(together.residuals) / together.uncertainties))
-    rays = direction(loss, together.tensors, seed, together.first + number)
-    slopes = short_slopes(loss, [[ray] for ray in rays], together.fine)
-    shares = np.abs([analytic_slope([ray], gradients) for ray in rays] - slopes)
-    return together.tensors[int(np.argmax(shares))]
-
-
-def without(together: Probing, own: Probing) -> Probing:
-    """What shared directions say about the other tensors after one was probed alone with the same weights."""
-    return replace(
-        together,
-        tensors=tuple(t for t in together.tensors if t not in own.tensors),
-        residuals=together.residuals - own.residuals,
-        slopes=together.slopes - own.slopes,
-        analytic=together.analytic - own.analytic,
-        uncertainties=together.uncertainties + own.uncertainties,
-    )

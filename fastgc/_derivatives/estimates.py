@@ -9,6 +9,7 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._derivatives.complex_slopes import ComplexLoss
 from fastgc._derivatives.ladder import TROUBLES, Derivative, Ladder, derivative_from
 from fastgc._derivatives.noise import Noise, measure_noises
 from fastgc._derivatives.plateaus import contradicted, jump, jumps_within, with_jumps
@@ -63,6 +64,7 @@ class LossAtPoint:
     local_variation: float = 0.0  # change of the loss at a distance from the point, per scale and entry
     bounds: Bounds | None = None  # outside which the loss is not evaluated
     symmetric: Symmetric | None = None  # tensors whose mirrored entries are displaced together
+    complex_loss: ComplexLoss | None = None  # the loss at complex parameters, None where it was not asked for
 
     def scales(self, positions: Positions) -> Floats:
         """The unit of an entry's steps: its magnitude or its tensor's, whichever is larger, in few bits."""
@@ -352,10 +354,13 @@ def ladder_estimates(loss: LossAtPoint, positions: Positions, *, shift: float = 
     return Estimates.of(positions, slopes)
 
 
-def distinguishing_quotients(loss: LossAtPoint, positions: Positions, differences: Floats) -> Floats:
+def distinguishing_quotients(
+    loss: LossAtPoint, positions: Positions, differences: Floats, near: Sequence[float] = _NEAR_STEPS
+) -> Floats:
     """Central quotients at the smallest steps whose noise still distinguishes slopes that differ by so much.
 
-    Each is the median over three steps: noise misleads one of three now and then, and two hardly ever.
+    Each is the median over three steps (or ``near`` times one): noise misleads one of three now and then, and two
+    hardly ever.
     """
     x, scales = loss.evaluator.entries(positions), loss.scales(positions)
     eps = loss.eps[loss.layout.tensor_of(positions)]
@@ -363,8 +368,14 @@ def distinguishing_quotients(loss: LossAtPoint, positions: Positions, difference
     steps = loss.noise.at(loss.noise.at_point / least / scales) / least
     steps = np.clip(steps, eps * np.maximum(_FINEST * np.abs(x), scales), _TOP * scales)
     central = stencil_named("central")
-    three = [_quotients(loss, positions, central, each * steps, False, silent) for each in _NEAR_STEPS]
-    return np.asarray(np.sort(three, axis=0)[1])
+    found = [_quotients(loss, positions, central, each * steps, False, silent) for each in near]
+    return np.asarray(np.median(found, axis=0))
+
+
+def hidden(loss: LossAtPoint, positions: Positions, differences: Floats) -> Flags:
+    """Which differences of slopes noise hides at the largest step, and so at every step."""
+    noise = loss.noise.at(np.full(positions.size, _TOP))
+    return np.asarray(noise > _DISTINCT * differences * _TOP * loss.scales(positions))
 
 
 def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int) -> list[Derivative]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastgc._evaluation.evaluator import UNDEFINED, Evaluator, Ray, Tick
 from fastgc._evaluation.wrapped import WrappedEvaluator
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 
@@ -39,16 +39,16 @@ class BoundedEvaluator(WrappedEvaluator):
         """As `Evaluator.along`; entries that would leave their bounds in any row move inwards in all."""
         return self.inner.along(positions, self.bounds.folded(positions, self.entries(positions), rows))
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Array) -> Array:
         """As `Evaluator.along_rays`; nan at distances at which an entry would leave its bounds."""
         allowed = np.array([[self._contains(rays, each) for each in distances] for rays in directions])
         inside = distances[allowed.all(axis=0)]
-        values = np.full((len(directions), distances.size), np.nan)
-        if inside.size:
-            values[:, allowed.all(axis=0)] = self.inner.along_rays(directions, inside).real
+        found = self.inner.along_rays(directions, inside) if inside.size else np.empty((len(directions), 0))
+        values = np.full((len(directions), distances.size), np.nan, found.dtype)
+        values[:, allowed.all(axis=0)] = found
         return values
 
-    def _contains(self, rays: Sequence[Ray], distance: float) -> bool:
+    def _contains(self, rays: Sequence[Ray], distance: complex) -> bool:
         """Whether all entries stay inside at that distance."""
         for ray in rays:
             start = int(self._layout.starts[ray.tensor]) + ray.start

@@ -31,6 +31,7 @@ class CallersLoss:
     is_complex : whether the stencil displaces along the imaginary axis
     bounds : outside which the loss is not evaluated, None for none
     symmetric : tensors whose mirrored entries are displaced together, None for none
+    notes : what was noticed before the loss was called
     execution : how the loss is to be run; a deadline is set where it is opened
     precision, in_place : as in `fastgc.check_gradients`
     """
@@ -46,6 +47,7 @@ class CallersLoss:
     in_place: bool = False
     bounds: Bounds | None = None
     symmetric: Symmetric | None = None
+    notes: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
@@ -66,16 +68,16 @@ class CallersLoss:
         )
         return self._restricted(evaluator), first
 
-    def open_complex(self, point: Point) -> Evaluator:
+    def open_complex(self, point: Point, deadline: float = math.inf) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""
         copy = copied_point(self.layout, point.real().leaves, point.args, self.precision, complex_step=True)
         if self.execution.vectorized:
-            execution = Execution("python", vectorized=True)
+            execution = Execution("python", vectorized=True, deadline=deadline)
             return self._restricted(open_evaluator(self.function, copy, execution, expected=0, with_gradients=False)[0])
         function = in_turn(self.function)
         call = (lambda params, *args: function(params, *args)[0]) if self.with_gradients else function
         received = copy.received_by(is_jitted(self.function))
-        return self._restricted(PythonEvaluator(call, received, copy.args, self.layout, copy.leaves, None))
+        return self._restricted(PythonEvaluator(call, received, copy.args, self.layout, copy.leaves, None, deadline))
 
     def _restricted(self, evaluator: Evaluator) -> Evaluator:
         """An evaluator that stays inside the bounds and keeps symmetric tensors symmetric."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.layout import ParameterLayout
 
 Result = TypeVar("Result")
@@ -166,8 +166,11 @@ class Evaluator(Protocol):
     def along(self, positions: Positions, rows: Array) -> Array:
         """The loss with all entries ``positions`` set to ``rows[j]`` at once, for each j; shape (rows,)."""
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
-        """The loss at each distance along each direction (all its rays at once); shape (directions, distances)."""
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Array) -> Array:
+        """The loss at each distance along each direction (all its rays at once); shape (directions, distances).
+
+        Distances may be complex where the parameters are.
+        """
 
     def entries(self, positions: Positions) -> Array:
         """The entries at ``positions``, as float64."""
@@ -226,7 +229,7 @@ def at_entries(layout: ParameterLayout, positions: Positions) -> Place:
     return Place(f"{positions.size} entries of {some} displaced together", single=False)
 
 
-def along_direction(layout: ParameterLayout, rays: Sequence[Ray], distance: float) -> Place:
+def along_direction(layout: ParameterLayout, rays: Sequence[Ray], distance: complex) -> Place:
     """A point along a direction."""
     names = listed([layout.names[ray.tensor] for ray in rays], quote=False, limit=_TENSORS)
     return Place(f"{abs(distance):.2g} scales along a random direction in {names}", single=False)

@@ -22,7 +22,7 @@ from fastgc._evaluation.evaluator import (
     at_entries,
     at_entry,
 )
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.layout import ParameterLayout
 
 _WRITTEN_AT_ONCE = 1 << 16  # entries of a ray: three temporaries of 512 KiB fit into the cache of one core
@@ -33,7 +33,7 @@ def _flat_view(array: Array) -> Any:
     return array.reshape(-1) if array.flags.c_contiguous else array.flat
 
 
-def _displace_ray(flat: Any, original: Array, ray: Ray, distance: float) -> None:
+def _displace_ray(flat: Any, original: Array, ray: Ray, distance: complex) -> None:
     """Write ``original + distance * scale * weights`` to a ray's entries, block by block."""
     step = distance * ray.scale
     for begin in range(0, ray.weights.size, _WRITTEN_AT_ONCE):
@@ -122,10 +122,10 @@ class PythonEvaluator:
             self._restore()
         return out
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Array) -> Array:
         return np.stack([self.along_one(rays, distances) for rays in directions])
 
-    def along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
+    def along_one(self, rays: Sequence[Ray], distances: Array) -> Array:
         """The loss at ``distances`` along one direction, shape (distances,)."""
         out: Array = np.empty(distances.size, self.result_dtype)
 

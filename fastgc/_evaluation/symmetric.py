@@ -8,7 +8,7 @@ import numpy as np
 
 from fastgc._evaluation.evaluator import Evaluator, Ray, Tick
 from fastgc._evaluation.wrapped import WrappedEvaluator
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.symmetric import Symmetric
 
 
@@ -23,8 +23,9 @@ class SymmetricEvaluator(WrappedEvaluator):
         """As `Evaluator.values`; of [i, j] both it and [j, i] are set."""
         other = self._symmetric.mirrored(positions)
         single = other == positions
-        found = np.empty(displaced.shape, np.result_type(displaced, np.float64))
-        found[single] = self.inner.values(positions[single], displaced[single], tick)
+        alone = self.inner.values(positions[single], displaced[single], tick)
+        found = np.empty(displaced.shape, alone.dtype)
+        found[single] = alone
         for i in np.flatnonzero(~single).tolist():
             pair = np.array([positions[i], other[i]])
             found[i] = self.inner.along(pair, np.stack([displaced[i]] * 2, axis=1))
@@ -39,11 +40,11 @@ class SymmetricEvaluator(WrappedEvaluator):
         pairs = other != chosen
         return self.inner.along(np.concatenate([chosen, other[pairs]]), np.hstack([values, values[:, pairs]]))
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Array) -> Array:
         """As `Evaluator.along_rays`; entries above the diagonal follow those below it."""
         return np.array([self._along_one(rays, distances) for rays in directions]).reshape(-1, distances.size)
 
-    def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
+    def _along_one(self, rays: Sequence[Ray], distances: Array) -> Array:
         starts = self._symmetric.layout.starts
         positions = np.concatenate([starts[ray.tensor] + ray.start + np.arange(ray.weights.size) for ray in rays])
         lengths = np.concatenate([ray.scale * ray.weights for ray in rays])

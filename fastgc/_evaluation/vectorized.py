@@ -29,7 +29,7 @@ from fastgc._evaluation.evaluator import (
     attempted,
 )
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
 
@@ -97,10 +97,10 @@ class VectorizedEvaluator:
         moves = (rows != self.entries(positions)).any(axis=1)
         return self._in_blocks(moves, set(tensors.tolist()), fill, lambda _: at_entries(self._layout, positions))
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Array) -> Array:
         return np.stack([self._along_one(rays, distances) for rays in directions])
 
-    def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
+    def _along_one(self, rays: Sequence[Ray], distances: Array) -> Array:
         def fill(blocks: Blocks, part: slice) -> None:
             for ray in rays:
                 origin, where = self._plain.origin(ray), slice(ray.start, ray.start + ray.weights.size)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastgc._evaluation.evaluator import Evaluator, Raised, Ray, Tick
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import Array, Positions
 
 
 class WrappedEvaluator:
@@ -38,7 +38,7 @@ class WrappedEvaluator:
         """As `Evaluator.along`."""
         return self.inner.along(positions, rows)
 
-    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Array) -> Array:
         """As `Evaluator.along_rays`."""
         return self.inner.along_rays(directions, distances)
 

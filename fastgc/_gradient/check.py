@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
-from fastgc._evaluation.engine import Execution
+from fastgc._evaluation.engine import Execution, is_jitted
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._gradient.points import PointChecker
+from fastgc._parameters.arrays import Array
 from fastgc._parameters.bounds import parse_bounds
-from fastgc._parameters.layout import flatten_parameters
+from fastgc._parameters.layout import ParameterLayout, flatten_parameters
 from fastgc._parameters.matching import refuse_nonfinite
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._parameters.symmetric import parse_symmetric
@@ -260,11 +262,12 @@ def _check(
     refuse_args(args)
     options.refuse_gradients(gradients)
     refuse_nonfinite(layout, leaves)
+    options, notes = _without_complex_steps(function, args, layout, leaves, options)
     loss = CallersLoss(
         function, args, layout, leaves,
         Execution(options.engine, options.threads, options.workers, options.vectorized),
         with_gradients=gradients is True, is_complex=stencil_named(options.stencil).is_complex,
-        precision=options.precision, in_place=options.in_place,
+        notes=notes, precision=options.precision, in_place=options.in_place,
         bounds=None if options.bounds is None else parse_bounds(options.bounds, layout, leaves),
         symmetric=parse_symmetric(options.symmetric, layout, leaves),
     )  # fmt: skip
@@ -279,3 +282,19 @@ def _check(
             results += [result] if result else []
             tries.append(tried)
     return summarise(selection, results, options.seed, time.perf_counter() - begin, tries)
+
+
+def _without_complex_steps(
+    function: Any, args: tuple[Any, ...], layout: ParameterLayout, leaves: Sequence[Array], options: CheckOptions
+) -> tuple[CheckOptions, tuple[str, ...]]:
+    """The options with differences, and a note, where complex steps are asked for and Numba has no types for them."""
+    compiled = is_jitted(function) or options.engine == "numba"
+    if not (compiled and stencil_named(options.stencil).is_complex):
+        return options, ()
+    from fastgc._evaluation.complex_compiled import takes_complex_parameters
+
+    if takes_complex_parameters(function, layout, leaves, args):
+        return options, ()
+    step = "" if options.step is None else " of the default step"
+    note = f'stencil="complex_step", but Numba cannot compile the loss for complex numbers: central differences{step}'
+    return replace(options, stencil="central", step=None), (note,)

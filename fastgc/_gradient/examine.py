@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
+from fastgc._derivatives.complex_slopes import ComplexLoss
 from fastgc._derivatives.estimates import Estimates, open_loss, unmeasured_loss
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.diagnosis import Explanation
 from fastgc._diagnosis.earlier import EarlierParameters
 from fastgc._evaluation.callers_loss import CallersLoss
+from fastgc._evaluation.engine import is_jitted
 from fastgc._evaluation.evaluator import Evaluator, OutOfTime
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array, Floats, Positions, root_mean_square, spread
@@ -34,6 +36,8 @@ _PER_TENSOR = 20  # evaluations that probing a tensor takes, about: 3 directions
 # of wrong entries remain possible (95 % confidence); they cost about what eight probed tensors of 32 samples do.
 _FURTHER = 512
 _HELD = 64  # entries of a tensor checked one by one because bounds keep probes from them: twice the default samples
+_COMPLEX_BYTES = 16  # of a complex entry
+_MOST_COMPLEX_BYTES = 2**28  # of a complex copy of the parameters that nobody asked for: 256 MiB, 16 million entries
 _SCIPY_STEP = 2e-8  # above the step of `scipy.optimize.check_grad`, 1.5e-8
 
 
@@ -87,11 +91,31 @@ class PointCheck:
         except OutOfTime:
             loss = unmeasured_loss(self.evaluator, layout, self.leaves, self.base)
         if self.loss is not None:
-            loss = replace(loss, bounds=self.loss.bounds, symmetric=self.loss.symmetric)
+            loss = replace(loss, bounds=self.loss.bounds, symmetric=self.loss.symmetric, complex_loss=self.complex_loss)
         sizes = np.array([root_mean_square(each) for each in self.gradients])
         formula = stencil_named(self.options.stencil)
         tolerances = self.options.tolerances(layout.names, [gradient.dtype for gradient in self.gradients])
         return GradientAtPoint(loss, self.gradients, sizes, tolerances, formula, self.options.step, self.displaced)
+
+    @cached_property
+    def complex_loss(self) -> ComplexLoss | None:
+        """The loss at complex parameters, first for what differences do not decide, or for all that is probed."""
+        loss, point = self.loss, self.point
+        if loss is None or point is None:
+            return None
+        opened = partial(_open_complex, loss, point, self.deadline)
+        slow = is_jitted(loss.function) and not loss.is_complex
+        return ComplexLoss(opened, preferred=loss.is_complex, slow_start=slow)
+
+
+def _open_complex(loss: CallersLoss, point: Point, deadline: float) -> Evaluator | None:
+    """An evaluator of a loss whose source shows that it is analytic; None of another, or where memory is short."""
+    from fastgc._verdicts.complex_step import is_analytic, is_data
+
+    large = loss.in_place or _COMPLEX_BYTES * loss.layout.size > _MOST_COMPLEX_BYTES
+    if (large and not loss.is_complex) or not (is_analytic(loss.function) and is_data(loss.args)):
+        return None
+    return loss.open_complex(point, deadline)
 
 
 def probed_tensors(selection: Selection, options: CheckOptions) -> list[int]:
@@ -137,12 +161,22 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
         diagnoses=told.explanation.diagnoses,
         spoiled=spoiled,
         unreached=missing,
-        notes=(*check.notes, *told.remarks, *found.notes, *told.explanation.notes),
+        notes=(*check.notes, *told.remarks, *found.notes, *_refused(check), *told.explanation.notes),
         raised=check.evaluator.raised,
-        evaluations=check.evaluator.evaluations + told.explanation.evaluations,
+        evaluations=_evaluations(check) + told.explanation.evaluations,
         engine=check.evaluator.name,
         crosscheck=told.crosscheck,
     )
+
+
+def _evaluations(check: PointCheck) -> int:
+    return check.evaluator.evaluations + (0 if check.complex_loss is None else check.complex_loss.evaluations)
+
+
+def _refused(check: PointCheck) -> Iterator[str]:
+    """A note where the caller asked for complex steps and directions were measured by differences."""
+    if check.complex_loss is not None and check.complex_loss.preferred and check.complex_loss.trouble:
+        yield f"probes measured differences, no complex steps: {check.complex_loss.trouble}"
 
 
 # --- what is measured ---
@@ -224,15 +258,18 @@ def _by_complex_step(
     check: PointCheck, gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement
 ) -> tuple[Estimates, Judgement, tuple[str, ...]]:
     """Entries that noise leaves undecided, decided where the loss is analytic, and a note if some were."""
-    loss, point = check.loss, check.point
-    if loss is None or point is None or gradient.step is not None or not judgement.undecided.any():
+    complex_loss = check.complex_loss
+    if check.loss is None or complex_loss is None or gradient.step is not None:
+        return estimates, judgement, ()
+    if not (judgement.undecided | (estimates.uncertainty > judgement.allowed)).any():
         return estimates, judgement, ()
     from fastgc._verdicts.complex_step import adjudicate, displaced_loss
 
-    displaced = partial(displaced_loss, gradient, loss, point)
+    loss, displaced = check.loss, partial(displaced_loss, gradient)
     return adjudicate(
         loss.function, loss.args, displaced, estimates, judgement,
         lambda found: gradient.verdicts(found, gradient.scales(found)),
+        all_uncertain=complex_loss.agreed or not complex_loss.slow_start,
     )  # fmt: skip
 
 

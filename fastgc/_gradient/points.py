@@ -82,7 +82,7 @@ class PointChecker:
     def _point_check(
         self, point: Point, number: int, deadline: float, evaluator: Evaluator, first: FirstCall, gradients: list[Array]
     ) -> PointCheck:
-        base, notes = float(np.real(first.value)), [*first.notes, *self._conventions(gradients)]
+        base, notes = float(np.real(first.value)), [*self.loss.notes, *first.notes, *self._conventions(gradients)]
         return PointCheck(
             self.options, self.selection, evaluator, point.leaves, self._folded(gradients), base, notes, number,
             deadline, self.loss, point, self.previous, self._displaced(point),

@@ -21,9 +21,10 @@ from fastgc._derivatives.estimates import (
 from fastgc._derivatives.stencil import Stencil, quotients, stencil_named
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Tick, silent
 from fastgc._jacobian.columns import Group
+from fastgc._jacobian.complex_function import ComplexFunction
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, spread
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, spread
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import AROUND, analytic_rounding, confirm, decide, excuse
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
@@ -50,6 +51,7 @@ class JacobianAtPoint:
     Attributes
     ----------
     displaced : gives the analytic Jacobian at the point displaced along a direction; None if it cannot
+    complex_function : the function at complex inputs, None if it is not to be asked
     """
 
     function: VectorFunction
@@ -59,6 +61,7 @@ class JacobianAtPoint:
     rtol: float
     atol: float | None
     displaced: JacobianAlong | None = None
+    complex_function: ComplexFunction | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -258,13 +261,19 @@ def _noise(jacobian: JacobianAtPoint) -> Floats:
 
 
 def _ladders(jacobian: JacobianAtPoint, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
-    """Ladders for the entries; beyond a number of them, their quotients with a larger uncertainty."""
+    """Ladders for the entries; beyond a number of them, their quotients with a larger uncertainty.
+
+    That of complex steps shows nothing of a function that is not analytic; a usual deviation from the ladders does.
+    """
     some = spread(positions.size, _MOST_LADDERS)
     order = np.argsort(quotients.positions, kind="stable")
     where = order[np.searchsorted(quotients.positions, positions, sorter=order)]
     result = quotients.part(where)
-    result = replace(result, uncertainty=result.uncertainty * _MARGIN)
-    return result.updated(some, _climbed(jacobian, positions[some], shift))
+    climbed = _climbed(jacobian, positions[some], shift)
+    off = np.abs(climbed.numerical - result.numerical[some]) if jacobian.stencil.is_complex else np.zeros(some.size)
+    off[~np.isfinite(off)] = 0.0
+    result = replace(result, uncertainty=np.fmax(result.uncertainty * _MARGIN, median(off) if off.size else 0.0))
+    return result.updated(some, climbed)
 
 
 def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:

@@ -317,8 +317,12 @@ class VectorFunction:
 
     def along(self, rays: Sequence[Ray], distances: Floats) -> Floats:
         """Outputs at ``distances`` along the direction that all rays make together, shape (k, m)."""
+        return np.asarray(self.along_complex(rays, distances).real)
+
+    def along_complex(self, rays: Sequence[Ray], distances: Array) -> Array:
+        """The same with the imaginary parts of the outputs, at distances that may be complex if the inputs are."""
         columns, lengths = self.direction(rays)
-        return np.asarray(self._moved(columns, self.point[columns] + distances[:, None] * lengths).real)
+        return self._moved(columns, self.point[columns] + distances[:, None] * lengths)
 
     def direction(self, rays: Sequence[Ray]) -> tuple[Positions, Floats]:
         """The inputs that rays displace, and by how much at a distance of 1."""

@@ -77,10 +77,15 @@ def open_function(
 
 
 def plain_function(
-    f: Callable[..., Any], point: Array, args: tuple[Any, ...], engine: str = "python"
+    f: Callable[..., Any],
+    point: Array,
+    args: tuple[Any, ...],
+    engine: str = "python",
+    *,
+    deadline: float = math.inf,
 ) -> VectorFunction:
     """The same for a function that may change its argument, and whose outputs at x need not be finite."""
-    return _opened(f, point, args, Execution(engine), strict=False, seed=0)[0]
+    return _opened(f, point, args, Execution(engine), strict=False, seed=0, deadline=deadline)[0]
 
 
 def _opened(

@@ -19,6 +19,7 @@ from fastgc._evaluation.evaluator import OutOfTime, attempted
 from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._gradient.points import nearest
 from fastgc._jacobian.columns import Group, plan
+from fastgc._jacobian.complex_function import ComplexFunction
 from fastgc._jacobian.entries import Checked, JacobianAlong, JacobianAtPoint, check_groups, open_jacobian, verdicts
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.inputs import (
@@ -176,7 +177,9 @@ class _Result:
 def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
     options, function, operator = check.options, opened.function, opened.operator
     at_point = open_jacobian(function, operator, options.step, options.rtol, options.atol, options.stencil)
-    at_point = replace(at_point, displaced=check.displaced(opened.point, opened.output_shape))
+    exact = ComplexFunction(partial(_complex, check, opened), preferred=at_point.stencil.is_complex)
+    displaced = check.displaced(opened.point, opened.output_shape)
+    at_point = replace(at_point, displaced=displaced, complex_function=exact)
     pattern = declared_pattern(check.sparsity, opened.matrix, operator.shape)
     groups, complete = plan(operator, pattern, options.columns, options.seed, function.held)
     noise = tuple(_noise(function))
@@ -193,9 +196,17 @@ def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
         failures.append(f"the analytic Jacobian is not finite in {where}")
     left_out = ["noise hides the slopes of all columns tried; the others were left out"] if hidden else []
     notes = (*function.notes, *function.raised.notes("f"), *noise, *left_out, *decided)
-    return _Result(
-        opened.output_shape, checked, projections, tuple(failures), function.evaluations, notes, function.engine
-    )
+    evaluations = function.evaluations + exact.evaluations
+    return _Result(opened.output_shape, checked, projections, tuple(failures), evaluations, notes, function.engine)
+
+
+def _complex(check: JacobianCheck, opened: _Opened) -> VectorFunction | None:
+    """The function at complex inputs; None if its source does not show that it is analytic."""
+    from fastgc._verdicts.complex_step import is_analytic, is_data
+
+    if not (is_analytic(check.f) and is_data(check.args)):
+        return None
+    return plain_function(check.f, opened.point.astype(np.complex128), check.args, deadline=opened.function.deadline)
 
 
 def _by_complex_step(

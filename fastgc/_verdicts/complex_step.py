@@ -1,9 +1,10 @@
-"""The complex step as an adjudicator: it decides what noise hides, where the loss is known to be analytic.
+"""The complex step as an adjudicator: it decides what differences do not, where the loss is known to be analytic.
 
 Im f(x + ih) / h subtracts nothing, and so is exact to round-off whatever offset hides the slope (Squire and Trapp
 1998). It is silently wrong where the loss takes an absolute value, compares, or drops an imaginary part: its real part
 moves, and nothing shows. So a loss is used only if all that its source calls is known to be analytic, and its answer
-only where it lies within the uncertainty of the real differences.
+only where it lies within the uncertainty of the real differences. Why, and what that shows of directions, is derived in
+`fastgc._derivatives.complex_slopes`.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from fastgc._derivatives.estimates import Estimates
-from fastgc._evaluation.callers_loss import CallersLoss
-from fastgc._evaluation.evaluator import silent
-from fastgc._parameters.arrays import Array, Floats, Positions
-from fastgc._parameters.point import Point
+from fastgc._derivatives.complex_slopes import IMAGINARY_STEPS
+from fastgc._derivatives.directions import Probing, Shortcut, analytic_slope, direction
+from fastgc._derivatives.estimates import Estimates, LossAtPoint, distinguishing_quotients, hidden, ladder_estimates
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, norm
 from fastgc._verdicts.entries import GradientAtPoint, Verdicts
 from fastgc._verdicts.judgement import Judgement
 
-# In units of the scale: their squares, 1e-40, vanish beside 1. No one is another times a power of 2: they round apart.
-_IMAGINARY_STEPS = np.array([1.0, 1.3, 1.7]) * 1e-20
 _SPREADS = 10.0  # times the range of three derivatives, their uncertainty: as many as make a difference a failure
 _EPS = 16 * np.finfo(np.float64).eps  # the least relative uncertainty: round-off of some 16 operations
+
+_SUMMED_EPS = (
+    64 * np.finfo(np.float64).eps
+)  # of a gradient's norm: round-off of a slope along a direction, some 100 sums
+_NOISES = 10.0  # of the loss, by which real parts may differ: complex arithmetic rounds in another order
 
 Displaced = Callable[[Positions, Floats], tuple[Array, Floats]]  # see `adjudicate`
 
@@ -143,18 +146,21 @@ def adjudicate(
     estimates: Estimates,
     judgement: Judgement,
     verdicts: Verdicts,
+    *,
+    all_uncertain: bool = False,
 ) -> tuple[Estimates, Judgement, tuple[str, ...]]:
     """Decide entries that noise leaves undecided, if the loss accepts complex numbers; also a note if it did.
 
+    With ``all_uncertain`` also those that pass with an uncertainty above the tolerance.
     ``displaced(positions, steps)`` gives the loss at entries moved by ``1j`` times these steps, which are in units of
     the entries' scales, and the steps as they are, both of shape (entries, steps).
     """
-    hidden = judgement.undecided & estimates.clear & np.isfinite(estimates.numerical)
-    where = np.flatnonzero(hidden)
+    uncertain = judgement.undecided | (all_uncertain & (estimates.uncertainty > judgement.allowed))
+    where = np.flatnonzero(uncertain & estimates.clear & np.isfinite(estimates.numerical))
     if not where.size or not (is_analytic(function) and is_data(args)):
         return estimates, judgement, ()
     try:
-        values, steps = displaced(estimates.positions[where], _IMAGINARY_STEPS)
+        values, steps = displaced(estimates.positions[where], IMAGINARY_STEPS)
     except Exception:  # whatever a loss does with numbers that it was not written for
         return estimates, judgement, ()
     if not np.isfinite(values).all():  # both parts: nan as a complex number has an imaginary part of 0
@@ -173,10 +179,98 @@ def adjudicate(
     return estimates, verdicts(estimates), (note,)
 
 
-def displaced_loss(
-    gradient: GradientAtPoint, loss: CallersLoss, point: Point, positions: Positions, relative: Floats
-) -> tuple[Array, Floats]:
-    """The loss at complex entries, for `adjudicate`."""
+def displaced_loss(gradient: GradientAtPoint, positions: Positions, relative: Floats) -> tuple[Array, Floats]:
+    """The loss at complex entries, for `adjudicate`; nan where it has none."""
     steps = relative * gradient.loss.scales(positions)[:, None]
-    displaced = gradient.loss.evaluator.entries(positions)[:, None] + 1j * steps
-    return loss.open_complex(point).values(positions, displaced, silent), steps
+    complex_loss = gradient.loss.complex_loss
+    values = None if complex_loss is None else complex_loss.at_entries(positions, steps)
+    return np.full(steps.shape, np.nan) if values is None else values, steps
+
+
+# --- directions ---
+
+
+def settled(gradient: GradientAtPoint, probing: Probing, numbers: range, seed: int, enough: float) -> Probing | None:
+    """The probing with its directions, and further ones, measured by the complex step; None where it may not be.
+
+    ``enough`` is the uncertainty of the residuals that need not be improved.
+    """
+    loss, complex_loss = gradient.loss, gradient.loss.complex_loss
+    if complex_loss is None:
+        return None
+    analytic: list[float] = []
+    slopes: list[float] = []
+    round_off = 0.0
+    for number in numbers:
+        rays = direction(loss, probing.tensors, seed, number)
+        values = complex_loss.along_rays([rays], IMAGINARY_STEPS if not slopes else IMAGINARY_STEPS[:1])
+        if values is None:
+            return None
+        analytic.append(analytic_slope(rays, gradient.gradients))
+        each = values[0].imag / IMAGINARY_STEPS[: values.size]
+        slopes.append(float(each[0]))
+        round_off = max(round_off, _SPREADS * float(np.ptp(each)))
+        if why := _contradicted(loss, probing, number, slopes[-1], values):
+            complex_loss.refuse(why)
+            return None
+    complex_loss.agreed = True
+    length = sum(float(loss.tensor_scales[t]) * norm(gradient.gradients[t]) for t in probing.tensors)
+    round_off = max(round_off, _SUMMED_EPS * max(length, np.abs(slopes).max()), np.finfo(np.float64).tiny)
+    own = sum(float(np.finfo(gradient.gradients[t].dtype).eps) for t in probing.tensors) * length
+    shortcut = Shortcut(IMAGINARY_STEPS[:1], round_off, imaginary=True)
+    return replace(
+        probing,
+        residuals=np.subtract(analytic, slopes),
+        slopes=np.array(slopes),
+        analytic=np.array(analytic),
+        uncertainties=np.full(len(slopes), max(round_off, enough) + own),
+        quick=shortcut,
+        fine=shortcut,
+        trouble="",
+    )
+
+
+def _contradicted(loss: LossAtPoint, probing: Probing, number: int, slope: float, values: Array) -> str:
+    """What speaks against a slope by the complex step, "" for nothing."""
+    if not np.abs(values.real - loss.base).max() <= _NOISES * loss.noise.at_point:
+        return "its real part is not the loss"
+    k = number - probing.first
+    if k >= probing.slopes.size or (k > 0 and probing.beside):  # not measured, or together with other tensors
+        return ""
+    if not abs(slope - probing.slopes[k]) <= probing.uncertainties[k]:
+        return "differences contradict it"
+    return ""
+
+
+def entry_estimates(gradient: GradientAtPoint, positions: Positions, scales: Floats) -> Estimates | None:
+    """Derivatives of a few entries by the complex step; None where it is not known to be right.
+
+    Where it says that an entry is wrong, a real quotient has to be nearer to it than to the analytic value, or else the
+    slope from a whole ladder of steps has to agree with it.
+    """
+    loss, complex_loss = gradient.loss, gradient.loss.complex_loss
+    if complex_loss is None or not complex_loss.agreed:
+        return None
+    steps = IMAGINARY_STEPS[:1] * loss.scales(positions)[:, None]
+    values = complex_loss.at_entries(positions, steps)
+    if values is None:
+        return None
+    numerical, tensors = (values.imag / steps)[:, 0], loss.layout.tensor_of(positions)
+    if not _supported(gradient, positions, numerical).all():
+        ladders = ladder_estimates(loss, positions)
+        if not (np.abs(ladders.numerical - numerical) <= ladders.uncertainty).all():
+            return None
+    uncertainty = np.maximum(_EPS * np.maximum(np.abs(numerical), scales[tensors]), np.finfo(np.float64).tiny)
+    trouble = np.zeros(positions.size, np.int8)
+    return Estimates(positions, numerical, uncertainty, numerical, numerical, steps[:, 0], trouble)
+
+
+def _supported(gradient: GradientAtPoint, positions: Positions, numerical: Floats) -> Flags:
+    """Where a real quotient is nearer to these slopes than to the analytic values, or where none can tell."""
+    analytic = gradient.analytic(positions)
+    differences = np.abs(analytic - numerical)
+    silence = hidden(gradient.loss, positions, differences)
+    if silence.all():
+        return silence
+    quotients = distinguishing_quotients(gradient.loss, positions, differences, near=(1.0,))
+    return silence | (np.abs(quotients - numerical) < np.abs(quotients - analytic))

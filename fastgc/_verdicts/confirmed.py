@@ -33,7 +33,7 @@ class ConfirmedEntries:
     def errors(self, positions: Positions) -> tuple[Floats, NDArray[np.bool_]]:
         """Errors ``a - n`` of the entries, and which are wrong; with all steps where a few leave doubt."""
         loss = self.gradient.loss
-        estimates = ladder_estimates(loss, positions, rungs=_CONFIRMING_STEPS)
+        estimates = self._by_complex_step(positions) or ladder_estimates(loss, positions, rungs=_CONFIRMING_STEPS)
         judgement = self._judged(estimates)
         distance = np.abs(judgement.analytic - judgement.numerical)
         doubtful = np.flatnonzero((distance > judgement.allowed) & ~(distance > PLAIN * estimates.uncertainty))
@@ -52,6 +52,13 @@ class ConfirmedEntries:
         # What such values add is no error to follow.
         known = estimates.troubled_by("convention", "outside", "unasked", "hidden")
         return np.where(known, 0.0, judgement.analytic - judgement.numerical), judgement.failed
+
+    def _by_complex_step(self, positions: Positions) -> Estimates | None:
+        if self.gradient.loss.complex_loss is None:
+            return None
+        from fastgc._verdicts.complex_step import entry_estimates  # few checks need it
+
+        return entry_estimates(self.gradient, positions, self.scales)
 
     def _judged(self, estimates: Estimates) -> Judgement:
         return self.gradient.verdicts(estimates, self.scales)

@@ -1,0 +1,36 @@
+"""Whether a jitted loss can be compiled for complex parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba
+from numba.core.errors import NumbaError
+
+from fastgc._evaluation.engine import jitted
+from fastgc._parameters.arrays import Array
+from fastgc._parameters.layout import ParameterLayout
+from fastgc._parameters.point import copied_point
+
+
+def takes_complex_parameters(
+    loss: Callable[..., Any], layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...]
+) -> bool:
+    """Whether Numba finds types for the loss with complex parameters; True also where it finds none for real ones."""
+    return _compiles(loss, layout, leaves, args, complex_step=True) or not _compiles(
+        loss, layout, leaves, args, complex_step=False
+    )
+
+
+def _compiles(
+    loss: Callable[..., Any], layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...], *,
+    complex_step: bool,
+) -> bool:  # fmt: skip
+    point = copied_point(layout, leaves, args, "double", complex_step=complex_step)
+    typeof: Any = numba.typeof
+    try:
+        jitted(loss).compile(tuple(typeof(each) for each in (point.received_by(True), *point.args)))
+    except NumbaError:
+        return False
+    return True
