@@ -1,4 +1,4 @@
-"""Every correct problem of the catalogue is never accused, every second wrong gradient is found, in its own tensors only."""
+"""No correct problem of the catalogue is accused; wrong gradients, every second, fail in their own tensors only."""
 
 from __future__ import annotations
 
