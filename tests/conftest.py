@@ -10,12 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.clock import Clock
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
+
+settings.register_profile("tests", deadline=None)  # how long an example takes says more of the machine than of it
+settings.load_profile("tests")
 
 HERE = Path(__file__).parent
 SLOW = frozenset((HERE / "support" / "slow.txt").read_text(encoding="utf-8").split())

@@ -16,12 +16,12 @@ TAGS = {"smooth", "kink", "float32", "domain", "noise", "scale", "offset", "zero
 
 
 @pytest.fixture(scope="module")
-def correct() -> list[Problem]:
+def correct() -> tuple[Problem, ...]:
     return correct_problems()
 
 
 @pytest.fixture(scope="module")
-def wrong() -> list[Wrong]:
+def wrong() -> tuple[Wrong, ...]:
     return wrong_gradients()
 
 

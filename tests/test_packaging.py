@@ -17,8 +17,6 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("fastgc", "tests", "bench", ".github", ".ci")
 LEFT_BY_RUNS = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "*.pyc", "*.json.tmp")
 
-pytestmark = pytest.mark.xdist_group("distributions")  # built once, in one process
-
 
 def built(kind: str, source: Path, folder: Path) -> Path:
     """A distribution built by the backend that pyproject.toml names, in the environment in use."""

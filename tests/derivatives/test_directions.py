@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numba
@@ -92,9 +93,9 @@ def test_the_interval_of_the_whole_error_holds_it_in_most_cases() -> None:
     wrong = with_error(gradients, "w", error)
     numerical, analytic = np.linalg.norm(gradients["w"]), np.linalg.norm(wrong["w"])
     relative = np.linalg.norm(error) / (numerical + analytic)
-    probes = [probed(loss, wrong, params, seed=seed).tensors["w"].probe for seed in range(100)]
+    probes = [probed(loss, wrong, params, seed=seed).tensors["w"].probe for seed in range(60)]
     held = sum(probe.interval[0] < relative < probe.interval[1] for probe in probes)
-    assert held >= 85  # nominally 95 of 100; the norms in the denominator are estimates too
+    assert held >= 51  # nominally 57 of 60; the norms in the denominator are estimates too
 
 
 def test_a_correct_gradient_is_bounded_and_nothing_is_seen() -> None:
@@ -131,12 +132,12 @@ def test_two_wrong_entries_of_one_size_hardly_ever_cancel(ratio: float) -> None:
     """Signs alone miss them in half of the directions; three hold 85 magnitudes each, of which one cancels."""
     loss, gradients, params = sines(w=60)
     wrong = with_error(with_error(gradients, "w", 1e-3, 7), "w", 1e-3 * ratio, 31)
-    runs, missed = 120, 0
+    runs, missed = 60, 0
     for seed in range(runs):
         probe = probed(loss, wrong, params, probes=3, seed=seed).tensors["w"].probe
         assert probe.seen, seed
         missed += int(np.sum(np.abs(probe.residuals) <= probe.uncertainties))
-    assert missed <= 10  # of 360, where 1 in 170 gives 2 on average
+    assert missed <= 6  # of 180, where 1 in 170 gives 1 on average
 
 
 @pytest.mark.parametrize("options", [{"in_place": True}, {"precision": "native"}])
@@ -162,19 +163,31 @@ def test_compiled_loops_and_calls_from_python_see_the_same_residuals() -> None:
     assert compiled.residuals == called.residuals
 
 
+LINEAR = np.random.default_rng(0).standard_normal(40)
+
+
+def probed_once(gradient: Array, seed: int) -> Any:
+    """One direction of a linear loss, for a gradient of it."""
+    found = probed(lambda q: float(LINEAR @ q), gradient, np.ones(LINEAR.size), seed=seed, probes=1)
+    return found.tensors["params"].probe
+
+
+@cache
+def right_once(seed: int) -> Any:
+    return probed_once(LINEAR, seed)
+
+
 @pytest.mark.parametrize("errors", [[1.0, 1.0], [1.0, -1.0, 1.0], [1.0, -1.0] * 8])
 def test_errors_at_the_limit_are_missed_no_more_often_than_stated(errors: list[float]) -> None:
     """A linear loss, by one direction each, whose limit is an error missed in 3 of 100 draws at most."""
-    slopes = np.random.default_rng(0).standard_normal(40)
-    p, error = np.ones(40), np.zeros(40)
+    error = np.zeros(LINEAR.size)
     error[: len(errors)] = errors
     error /= np.linalg.norm(error)
     runs, missed = 120, 0
     for seed in range(runs):
-        right = probed(lambda q: float(slopes @ q), slopes, p, seed=seed, probes=1).tensors["params"].probe
+        right = right_once(seed)
         assert right.miss(right.norm_limit) == pytest.approx(0.03)
-        wrong = slopes + right.norm_limit * right.norm * error
-        missed += not probed(lambda q: float(slopes @ q), wrong, p, seed=seed, probes=1).tensors["params"].probe.seen
+        missed += not probed_once(LINEAR + right.norm_limit * right.norm * error, seed).seen
     assert missed <= 0.03 * runs + 4 * (0.03 * runs) ** 0.5
 
 

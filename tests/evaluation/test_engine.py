@@ -458,7 +458,12 @@ HIDDEN = [
 ]
 
 
-@pytest.mark.parametrize(("loss", "make", "words"), HIDDEN, ids=["jitclass", "Dict", "List", "tuple"])
+@pytest.mark.parametrize(("_", "make", "words"), HIDDEN, ids=["jitclass", "Dict", "List", "tuple"])
+def test_what_may_hold_a_scratch_buffer_is_named(_: Any, make: Any, words: str) -> None:
+    assert re.match(words, str(unknown_in((make(),))))
+
+
+@pytest.mark.parametrize(("loss", "make", "words"), HIDDEN[1:3], ids=["Dict", "List"])
 def test_what_may_hold_a_scratch_buffer_keeps_the_loss_in_one_thread(loss: Any, make: Any, words: str) -> None:
     options: dict[str, Any] = {"samples": "all", "engine": "numba"}
     one, two = (
@@ -497,6 +502,11 @@ KNOWN = [
 
 
 @pytest.mark.parametrize("value", KNOWN, ids=repr)
+def test_what_is_known_to_hold_nothing_to_write_to(value: Any) -> None:
+    assert unknown_in((value,)) is None
+
+
+@pytest.mark.parametrize("value", KNOWN[9:14], ids=repr)
 def test_what_is_known_to_hold_nothing_to_write_to_leaves_all_threads(value: Any) -> None:
     loss = numba.njit(lambda p, _: np.sum(p * p))
     report = fastgc.check_gradients(loss, lambda p, _: double(p), array(9), args=(value,), engine="numba", threads=2)

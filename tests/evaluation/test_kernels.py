@@ -475,12 +475,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("compiled")
 def test_a_process_finds_the_kernels_that_another_has_compiled(compiled: Path) -> None:
     assert checked(compiled) == checked(compiled, engine="auto") == "numba 1 1 1"
 
 
-@pytest.mark.xdist_group("compiled")
 def test_a_class_of_the_users_is_not_asked_of_other_processes(compiled: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import typing\nQ = typing.NamedTuple('Q', [('k', float), ('x', object)])\n")
     before = {path: path.read_bytes() for path in compiled.rglob("*.nb*")}
@@ -488,7 +486,6 @@ def test_a_class_of_the_users_is_not_asked_of_other_processes(compiled: Path, tm
     assert before == {path: path.read_bytes() for path in compiled.rglob("*.nb*")}
 
 
-@pytest.mark.xdist_group("compiled")
 def test_a_cache_that_cannot_be_read_is_done_without(compiled: Path, tmp_path: Path) -> None:
     shutil.copytree(compiled, tmp_path, dirs_exist_ok=True)
     for index in tmp_path.rglob("*.nbi"):

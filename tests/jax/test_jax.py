@@ -403,8 +403,14 @@ VANISHING: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("mode", ["fwd", "rev", "lin"])
-@pytest.mark.parametrize("name", VANISHING)
+def by_turns() -> list[tuple[str, str]]:
+    """Each function in one mode of differentiation, and three functions that round differently in all modes."""
+    modes = "fwd", "rev", "lin"
+    in_all = {(name, mode) for name in ("softmax by row", "difference that rounds", "sin and cos") for mode in modes}
+    return sorted(in_all | {(name, modes[number % 3]) for number, name in enumerate(VANISHING)})
+
+
+@pytest.mark.parametrize(("name", "mode"), by_turns())
 def test_a_derivative_that_is_round_off_alone_is_no_failure(name: str, mode: str) -> None:
     f, shape = VANISHING[name]
     check_grads(f, (np.random.default_rng(0).normal(size=shape),), 1, modes=mode)
@@ -412,8 +418,7 @@ def test_a_derivative_that_is_round_off_alone_is_no_failure(name: str, mode: str
 
 @pytest.mark.parametrize("name", ["softmax by row", "sin and cos"])
 def test_nor_is_a_second_derivative(name: str) -> None:
-    f, shape = VANISHING[name]
-    check_grads(f, (np.random.default_rng(0).normal(size=shape),), 2, atol=1e-6)
+    check_grads(VANISHING[name][0], (np.random.default_rng(0).normal(size=(2, 3)),), 2, atol=1e-6)
 
 
 def test_the_tolerance_of_the_caller_decides_what_vanishes_everywhere() -> None:
@@ -558,7 +563,7 @@ def test_checks_of_both_precisions_run_at_once() -> None:
 
 def test_functions_can_be_checked_in_several_threads() -> None:
     before = jax.config.jax_enable_x64
-    at_once(*[lambda: check_grads(lambda x: jnp.sum(jnp.sin(x) ** 2), (np.linspace(0, 1, 4),), 2)] * 4)
+    at_once(*[lambda: check_grads(lambda x: jnp.sum(jnp.sin(x) ** 2), (np.linspace(0, 1, 4),), 2, modes="rev")] * 4)
     assert jax.config.jax_enable_x64 == before
 
 

@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,8 @@ def draw(rng: np.random.Generator, **shapes: int | tuple[int, ...]) -> Params:
     return {name: 0.5 * rng.normal(size=shape) for name, shape in shapes.items()}
 
 
-def correct_problems(seed: int = 0) -> list[Problem]:
+@cache
+def correct_problems(seed: int = 0) -> tuple[Problem, ...]:
     """Problems whose gradients are right."""
     groups = (
         perceptrons, deep_perceptrons, penalised_perceptrons, rectifier_kinks, normalised, recurrent,
@@ -112,10 +113,11 @@ def correct_problems(seed: int = 0) -> list[Problem]:
     found = [each for k, group in enumerate(groups) for each in group(np.random.default_rng([seed, k]))]
     base = {each.name: each for each in found}
     transformations = rescaled, remeasured, shifted, single_precision, few_digits
-    return found + [each for transform in transformations for each in transform(base)]
+    return *found, *(each for transform in transformations for each in transform(base))
 
 
-def wrong_gradients(seed: int = 0) -> list[Wrong]:
+@cache
+def wrong_gradients(seed: int = 0) -> tuple[Wrong, ...]:
     """Correct problems with one mistake planted in the gradients of each."""
     base = {each.name: each for each in correct_problems(seed)}
     groups = (
@@ -123,7 +125,7 @@ def wrong_gradients(seed: int = 0) -> list[Wrong]:
         slipped_biases, slipped_penalties, slipped_jacobians, slipped_normalisation, slipped_time,
         slipped_gathering, slipped_solvers, missing_chain,
     )  # fmt: skip
-    return [each for group in groups for each in group(base)]
+    return tuple(each for group in groups for each in group(base))
 
 
 # ------------------------------------------------------------------------------------------ networks

@@ -8,6 +8,7 @@ and wrong twins of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -297,9 +298,10 @@ def near() -> Iterator[Problem]:
         del k
 
 
-def right_problems() -> list[Problem]:
-    """All of them."""
-    return [each for group in (coinciding, vanishing, edges, unlike, near) for each in group()]
+@cache
+def right_problems() -> tuple[Problem, ...]:
+    """All of them, the same whoever asks first: each is drawn from where the generator stands."""
+    return tuple(each for group in (coinciding, vanishing, edges, unlike, near) for each in group())
 
 
 # --- wrong twins ---
