@@ -187,6 +187,21 @@ def jitter_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> flo
     return float(loss.eps[ray.tensor] * loss.tensor_scales[ray.tensor] * norm(part))
 
 
+def slopes_along(
+    loss: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Shortcut, jitters: Floats
+) -> tuple[Floats, Floats]:
+    """The slope along each of several directions and its uncertainty, both of shape (directions,).
+
+    Every direction of a probe or a search but the first of a tensor is measured here: by the shortcut, or by a ladder
+    for each direction where the shortcut has no steps. ``jitters`` are the changes of the loss by rounding of the
+    displaced entries (see `jitter_along`), one for each direction.
+    """
+    if shortcut.steps.size:
+        return short_slopes(loss, along, shortcut), np.full(len(along), shortcut.uncertainty)
+    found = [ladder_slope(loss, rays, float(jitter))[0] for rays, jitter in zip(along, jitters, strict=True)]
+    return np.array([each.value for each in found]), np.array([with_gap(each) for each in found])
+
+
 def short_slopes(loss: LossAtPoint, along: Sequence[Sequence[Ray]], shortcut: Shortcut) -> Floats:
     """The slope along each of several directions from central quotients at one step, or at two (extrapolated)."""
     steps = shortcut.steps
@@ -288,11 +303,12 @@ class _Group:
         What need not be resolved (``enough``) counts as uncertainty, even where no difference is seen: a difference of
         that size would be missed.
         """
-        for rays, slope in zip(along, short_slopes(self.loss, along, short).tolist(), strict=True):
+        jitters = np.full(len(along), self.jitter)
+        for rays, slope, error in zip(along, *slopes_along(self.loss, along, short, jitters), strict=True):
             expected = analytic_slope(rays, self.gradients)
-            uncertainty = max(short.uncertainty, enough)
+            uncertainty = max(float(error), enough)
             if abs(expected - slope) <= SUSPICIOUS * uncertainty:
-                yield expected, slope, uncertainty
+                yield expected, float(slope), uncertainty
             else:
                 own, _ = ladder_slope(self.loss, rays, self.jitter)
                 yield expected, own.value, with_gap(own)
@@ -348,7 +364,7 @@ def largest_share(loss: LossAtPoint, together: Probing, gradients: Sequence[Arra
     """The tensor that contributes most to the most suspicious residual of shared directions."""
     number = int(np.argmax(np.abs(together.residuals) / together.uncertainties))
     rays = direction(loss, together.tensors, seed, together.first + number)
-    slopes = short_slopes(loss, [[ray] for ray in rays], together.fine)
+    slopes, _ = slopes_along(loss, [[ray] for ray in rays], together.fine, np.zeros(len(rays)))
     shares = np.abs([analytic_slope([ray], gradients) for ray in rays] - slopes)
     return together.tensors[int(np.argmax(shares))]
 

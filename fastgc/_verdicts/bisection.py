@@ -18,8 +18,7 @@ from fastgc._derivatives.directions import (
     analytic_slope,
     direction,
     jitter_along,
-    ladder_slope,
-    short_slopes,
+    slopes_along,
 )
 from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._evaluation.evaluator import Ray
@@ -196,13 +195,10 @@ class _Search:
 
     def _residual(self, ray: Ray, shortcut: Shortcut, known: dict[int, float]) -> tuple[float, float]:
         """What known errors do not explain of the residual along a ray, and its uncertainty."""
-        if shortcut.steps.size:
-            slope, error = float(short_slopes(self.loss, [[ray]], shortcut)[0]), shortcut.uncertainty
-        else:
-            found, _ = ladder_slope(self.loss, [ray], jitter_along(self.loss, ray, self.gradients))
-            slope, error = found.value, found.uncertainty
+        jitter = np.array([jitter_along(self.loss, ray, self.gradients)])
+        (slope,), (error,) = slopes_along(self.loss, [[ray]], shortcut, jitter)
         expected = analytic_slope([ray], self.gradients)
-        return expected - slope - _contribution(ray, known, self._start), error
+        return expected - float(slope) - _contribution(ray, known, self._start), float(error)
 
     def _wrong_everywhere(self) -> dict[int, float]:
         """A few random entries with their errors, if all of them are wrong: then nothing needs to be searched for."""
