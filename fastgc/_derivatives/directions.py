@@ -6,6 +6,7 @@ of the gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -177,14 +178,22 @@ def _ladder_along(loss: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter:
     return Ladder(-rungs, rungs, minus, plus, loss.base, noise)
 
 
-def jitter_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
-    """The change of the loss by rounding of the displaced entries to their dtype.
+def length_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
+    """The norm of the gradient of the displaced entries, times the tensor's scale: the size of slopes along the ray."""
+    length = 0.0
+    for begin in range(0, ray.weights.size, _SUMMED):
+        moved = ray.weights[begin : begin + _SUMMED] != 0
+        first = ray.start + begin
+        length = math.hypot(length, norm(gradients[ray.tensor][first : first + moved.size][moved]))
+    return float(loss.tensor_scales[ray.tensor]) * length
 
-    Rounding changes each entry by eps / 12**0.5 of its size, or less; all entries together change the loss by about
-    that share of the tensor's ``scale * ||gradient||``. Three times as much is about eps.
+
+def rounding_of(gradient: Array) -> float:
+    """Round-off of an analytic slope, in units of its length: a few eps of a sum whose terms have random weights.
+
+    The entries themselves are rounded to their dtype: each is off by half an eps of its size, or less.
     """
-    part = gradients[ray.tensor][ray.start : ray.start + ray.weights.size]
-    return float(loss.eps[ray.tensor] * loss.tensor_scales[ray.tensor] * norm(part))
+    return float(4 * np.finfo(np.float64).eps + np.finfo(gradient.dtype).eps)
 
 
 def slopes_along(
@@ -194,7 +203,7 @@ def slopes_along(
 
     Every direction of a probe or a search but the first of a tensor is measured here: by the shortcut, or by a ladder
     for each direction where the shortcut has no steps. ``jitters`` are the changes of the loss by rounding of the
-    displaced entries (see `jitter_along`), one for each direction.
+    displaced entries, one for each direction.
     """
     if shortcut.steps.size:
         return short_slopes(loss, along, shortcut), np.full(len(along), shortcut.uncertainty)
@@ -269,9 +278,10 @@ def probe(
             short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
             rows.append((analytic_slope(along[0], gradients), slope.value, with_gap(slope)))
             del along[0]
-            if wary and not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * (rows[0][2] + group.rounding):
+            seen = not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * (rows[0][2] + group.rounding)
+            if wary and seen:
                 break
-        rows += group.slopes(along, short, enough) if along else []
+        rows += group.slopes(along, short, enough, seen=seen) if along else []
         along.clear()  # frees memory before the next weights are drawn
     known, numerical, errors = np.array(rows).T
     uncertainties = errors + group.rounding
@@ -296,18 +306,18 @@ class _Group:
             yield directions(self.loss, self.tensors, self.seed, numbers[begin : begin + together])
 
     def slopes(
-        self, along: Sequence[Sequence[Ray]], short: Shortcut, enough: float
+        self, along: Sequence[Sequence[Ray]], short: Shortcut, enough: float, *, seen: bool
     ) -> Iterator[tuple[float, float, float]]:
         """Analytic and numerical slope along each direction, and the uncertainty; by a ladder where they differ.
 
         What need not be resolved (``enough``) counts as uncertainty, even where no difference is seen: a difference of
-        that size would be missed.
+        that size would be missed. Where the first direction already differs, by its ladder, no further one is needed.
         """
         jitters = np.full(len(along), self.jitter)
         for rays, slope, error in zip(along, *slopes_along(self.loss, along, short, jitters), strict=True):
             expected = analytic_slope(rays, self.gradients)
             uncertainty = max(float(error), enough)
-            if abs(expected - slope) <= SUSPICIOUS * uncertainty:
+            if seen or abs(expected - slope) <= SUSPICIOUS * uncertainty:
                 yield expected, float(slope), uncertainty
             else:
                 own, _ = ladder_slope(self.loss, rays, self.jitter)
@@ -320,17 +330,17 @@ class _Group:
 
     @property
     def jitter(self) -> float:
-        """The change of the loss by rounding of the displaced entries; see `jitter_along`."""
+        """The change of the loss by rounding of the displaced entries to their dtype.
+
+        Rounding changes each entry by eps / 12**0.5 of its size, or less; all entries together change the loss by about
+        that share of the tensor's ``scale * ||gradient||``. Three times as much is about eps.
+        """
         return float(np.sum(self.loss.eps[list(self.tensors)] * self.lengths))
 
     @property
     def rounding(self) -> float:
-        """Round-off of the analytic slope: a few eps of a sum over all entries, whose terms have random weights.
-
-        The entries themselves are rounded to their dtype: each is off by half an eps of its size, or less.
-        """
-        own = np.array([np.finfo(self.gradients[t].dtype).eps for t in self.tensors], np.float64)
-        return float(np.sum((4 * np.finfo(np.float64).eps + own) * self.lengths))
+        """Round-off of the analytic slope."""
+        return float(np.sum(np.array([rounding_of(self.gradients[t]) for t in self.tensors]) * self.lengths))
 
 
 def with_gap(slope: Derivative) -> float:

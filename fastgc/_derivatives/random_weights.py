@@ -5,7 +5,7 @@ the error of a tensor's gradient, fixed before the direction is drawn, and u a b
 The residual r = sum_i d_i e_i is followed if its measured value exceeds u, so a direction misses e only if |r| <= 2u.
 Signs alone miss two equal errors half of the time, however large they are. Magnitudes spread r:
 
-*The law of d.* It is one of 170 multiples of 1/`UNIT`, each with the probability p = `_ATOM` at most. So d + U / UNIT,
+*The law of d.* It is one of 170 multiples of 1/`UNIT`, each with the probability p = `ATOM` at most. So d + U / UNIT,
 with U uniform in [-1/2, 1/2], has a density of K = p * UNIT = 0.495 at most.
 
 *One entry e_j.* Given the weights of all others, r is within 2u only if d_j is in an interval of length 4u / |e_j|. It
@@ -46,8 +46,9 @@ from fastgc._parameters.streams import Purpose, stream
 UNIT = 84  # the weight of magnitude 1; 42 to 126, half of it to three halves, are all that fit into 8 bits and a sign
 _LEAST, _LEVELS = 42, 85  # of the magnitudes
 REACH = 1.5  # the largest magnitude
+LARGEST = 126  # the weight of that
 MEAN_SQUARE = 1 + (_LEVELS**2 - 1) / 12 / UNIT**2  # of d, to 3e-6: 13/12 for uniform magnitudes
-_ATOM = 193 / 2**15  # the largest probability of a weight: 192 or 193 of the 2**15 odd numbers of 16 bits lead to each
+ATOM = 193 / 2**15  # the largest probability of a weight: 192 or 193 of the 2**15 odd numbers of 16 bits lead to each
 _RARELY = 1e-3  # with which errors at the limits are missed
 _ALONE = 0.03  # of a direction: no law below gives less than 0.012, and limits grow without bound near that
 _AT_ONCE = 1 << 15  # weights drawn in one pass of NumPy: 64 kB of 16 bits stay in the nearest cache
@@ -63,13 +64,26 @@ def random_weights(
     Each takes 16 bits of one stream for each seed, name and purpose; each number takes its own stretch of the stream.
     """
     words = -(-size // 4)
-    bits = cast(np.random.PCG64, stream(seed, purpose, name).bit_generator).advance(numbers.start * words)
-    weights = np.empty((len(numbers), words * 4), np.int8)
-    flat = weights.reshape(-1)
-    for begin in range(0, flat.size, _AT_ONCE):
-        some = flat[begin : begin + _AT_ONCE]
+    drawn = _drawn(seed, purpose, name, numbers.start * words, len(numbers) * words)
+    return drawn.reshape(len(numbers), 4 * words)[:, :size]
+
+
+def weights_between(
+    seed: int, number: int, name: str, size: int, begin: int, end: int, purpose: Purpose = "directions"
+) -> NDArray[np.int8]:
+    """The weights of one number in the entries from ``begin`` to ``end`` alone, shape (end - begin,)."""
+    words, first, last = -(-size // 4), begin // 4, -(-end // 4)
+    return _drawn(seed, purpose, name, number * words + first, last - first)[begin - 4 * first : end - 4 * first]
+
+
+def _drawn(seed: int, purpose: Purpose, name: str, first: int, words: int) -> NDArray[np.int8]:
+    """The four weights of each of ``words`` numbers of 64 bits of a stream, from number ``first`` on."""
+    bits = cast(np.random.PCG64, stream(seed, purpose, name).bit_generator).advance(first)
+    weights = np.empty(4 * words, np.int8)
+    for begin in range(0, weights.size, _AT_ONCE):
+        some = weights[begin : begin + _AT_ONCE]
         some[:] = _weights(bits.random_raw(some.size // 4).astype("<u8", copy=False).view("<u2"))
-    return weights[:, :size]
+    return weights
 
 
 def _weights(drawn: NDArray[np.uint16]) -> NDArray[np.int8]:
@@ -123,15 +137,15 @@ def chance_at_limits(count: int) -> float:
 def _by_norm(spread: float) -> tuple[float, float]:
     """Slope and atom for the norm of an error, with ``spread`` as the l of the derivation."""
     inside = 1 - 4 / (9 * spread**2)
-    return 4 * 2**0.5 * _ATOM * UNIT / inside, _ATOM * (2 / 3) ** 0.5 * spread / inside
+    return 4 * 2**0.5 * ATOM * UNIT / inside, ATOM * (2 / 3) ** 0.5 * spread / inside
 
 
 def _by_product(tangent: float) -> tuple[float, float]:
     """Slope and atom for an entry of a matrix between two random vectors, from the tangent at a z of the derivation."""
-    return 8 * (_ATOM * UNIT) ** 2 * math.log(1 / tangent), 2 * _ATOM + tangent
+    return 8 * (ATOM * UNIT) ** 2 * math.log(1 / tangent), 2 * ATOM + tangent
 
 
-OF_ENTRY = MissLaw(((4 * _ATOM * UNIT, _ATOM),))
+OF_ENTRY = MissLaw(((4 * ATOM * UNIT, ATOM),))
 # The smallest l, and two more: within 1.5 % of the best one where a direction misses with 0.05 to 0.5.
 OF_NORM = MissLaw((_by_norm(2 / 3**0.5), _by_norm(2.0), _by_norm(3.0)))
 OF_PRODUCT = MissLaw(tuple(_by_product(2.0**-k) for k in range(2, 12)))  # down to f = 0.004, below its atom

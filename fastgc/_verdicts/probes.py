@@ -22,7 +22,7 @@ from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judgement
 
 if TYPE_CHECKING:
-    from fastgc._verdicts.bisection import Located
+    from fastgc._verdicts.search import Located
 
 _USEFUL = 0.1  # of the gradient's norm: with a larger limit a gradient wrong by a tenth as a whole would not show
 _BEYOND = 10.0  # uncertainties above rtol at which a norm is wrong: as for single entries (`judgement._CERTAIN`)
@@ -161,17 +161,14 @@ def search(
             mine = judged.failed[owners == t]
             if probing.suspicious and not (mine.size and mine.mean() > _WHOLLY):
                 bar.enter(f"{gradient.loss.layout.names[t]} (searched)")
-                coverages[t] = _searched(gradient, t, probing, seed, entries)
+                coverages[t] = _searched(gradient, probing, seed, entries)
     return coverages, Estimates.joined([*entries.estimates, Estimates.unknown(spoiled)])
 
 
-def _searched(
-    gradient: GradientAtPoint, tensor: int, probing: Probing, seed: int, entries: ConfirmedEntries
-) -> ProbeResult:
-    from fastgc._verdicts.bisection import localise, whole_line  # few checks need it, and it takes time to import
+def _searched(gradient: GradientAtPoint, probing: Probing, seed: int, entries: ConfirmedEntries) -> ProbeResult:
+    from fastgc._verdicts.search import localise  # few checks need it, and it takes time to import
 
     located = localise(gradient.loss, probing, gradient.gradients, seed, entries)
-    located = whole_line(gradient.loss, located, tensor, seed, entries)
     return ProbeResult(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)
 
 

@@ -39,7 +39,7 @@ def test_the_weights_are_170_equally_likely_numbers_of_both_signs() -> None:
     weights, chances = law()
     assert weights.tolist() == [*range(-126, -41), *range(42, 127)]
     assert np.array_equal(chances, chances[::-1])
-    assert max(chances) == _weights._ATOM
+    assert max(chances) == _weights.ATOM
     assert min(chances) > 0.99 / 170
     assert weights.max() == REACH * UNIT
 
