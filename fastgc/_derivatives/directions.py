@@ -7,6 +7,7 @@ of the gradient.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -253,8 +254,7 @@ def probe(
     numbers: range,
     seed: int,
     enough: float = 0.0,
-    *,
-    wary: bool = False,
+    few: int = sys.maxsize,
 ) -> Probing:
     """Measure random directions in the tensors: the first by a ladder, the others at the steps that were best there.
 
@@ -266,28 +266,45 @@ def probe(
         The directions to measure.
     enough : float
         Uncertainty of the residuals that need not be improved.
-    wary : bool
-        Stop after the first direction if it is suspicious.
+    few : int
+        How many directions are measured if the first is suspicious: enough to follow it.
     """
     group = _Group(loss, tensors, gradients, seed)
     rows: list[tuple[float, float, float]] = []
+    seen = False
     for along in group.directions(numbers):
         if not rows:
             slope, ladder = ladder_slope(loss, along[0], group.jitter)
             quick, fine = _shortcuts(ladder, slope, enough)
-            short = quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
+            short = _cheapest(quick, fine, enough)
             rows.append((analytic_slope(along[0], gradients), slope.value, with_gap(slope)))
             del along[0]
-            seen = not abs(rows[0][0] - rows[0][1]) <= SUSPICIOUS * (rows[0][2] + group.rounding)
-            if wary and seen:
-                break
+            seen = abs(rows[0][0] - rows[0][1]) > SUSPICIOUS * (rows[0][2] + group.rounding)
+        along = along[: few - len(rows)] if seen else along
         rows += group.slopes(along, short, enough, seen=seen) if along else []
         along.clear()  # frees memory before the next weights are drawn
-    known, numerical, errors = np.array(rows).T
-    uncertainties = errors + group.rounding
     trouble = slope.trouble if slope.trouble in ("jump", "quantised", "not finite") else ""
-    measured = known - numerical, numerical, known, uncertainties
-    return Probing(tuple(tensors), *measured, quick, fine, trouble, numbers[0])
+    return group.probing(rows, quick, fine, trouble, numbers[0])
+
+
+def probe_part(
+    loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array], whole: Probing, seed: int, enough: float
+) -> Probing:
+    """Measure the directions of a probing in some of its tensors, at the steps that were good for all of them.
+
+    A suspicious direction is measured again by a ladder, until one of them stays suspicious.
+    """
+    group = _Group(loss, tensors, gradients, seed)
+    rows: list[tuple[float, float, float]] = []
+    short = _cheapest(whole.quick, whole.fine, enough)
+    for along in group.directions(range(whole.first, whole.first + whole.residuals.size)):
+        rows += group.slopes(along, short, enough, seen=any(abs(a - n) > SUSPICIOUS * u for a, n, u in rows))
+        along.clear()
+    return group.probing(rows, whole.quick, whole.fine, "", whole.first)
+
+
+def _cheapest(quick: Shortcut, fine: Shortcut, enough: float) -> Shortcut:
+    return quick if quick.uncertainty <= max(_NEARLY * fine.uncertainty, enough) else fine
 
 
 @dataclass(frozen=True)
@@ -311,7 +328,7 @@ class _Group:
         """Analytic and numerical slope along each direction, and the uncertainty; by a ladder where they differ.
 
         What need not be resolved (``enough``) counts as uncertainty, even where no difference is seen: a difference of
-        that size would be missed. Where the first direction already differs, by its ladder, no further one is needed.
+        that size would be missed. Where one direction differs by its ladder (``seen``), no further one needs a ladder.
         """
         jitters = np.full(len(along), self.jitter)
         for rays, slope, error in zip(along, *slopes_along(self.loss, along, short, jitters), strict=True):
@@ -321,7 +338,16 @@ class _Group:
                 yield expected, float(slope), uncertainty
             else:
                 own, _ = ladder_slope(self.loss, rays, self.jitter)
+                seen = abs(expected - own.value) > SUSPICIOUS * with_gap(own)
                 yield expected, own.value, with_gap(own)
+
+    def probing(
+        self, rows: Sequence[tuple[float, float, float]], quick: Shortcut, fine: Shortcut, trouble: str, first: int
+    ) -> Probing:
+        """What was measured: analytic and numerical slope and its uncertainty, a row for each direction."""
+        known, numerical, errors = np.array(rows).T
+        measured = known - numerical, numerical, known, errors + self.rounding
+        return Probing(tuple(self.tensors), *measured, quick, fine, trouble, first)
 
     @cached_property
     def lengths(self) -> Floats:
@@ -368,24 +394,3 @@ def groups(loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array]
         else:
             found.append((t,))
     return found
-
-
-def largest_share(loss: LossAtPoint, together: Probing, gradients: Sequence[Array], seed: int) -> int:
-    """The tensor that contributes most to the most suspicious residual of shared directions."""
-    number = int(np.argmax(np.abs(together.residuals) / together.uncertainties))
-    rays = direction(loss, together.tensors, seed, together.first + number)
-    slopes, _ = slopes_along(loss, [[ray] for ray in rays], together.fine, np.zeros(len(rays)))
-    shares = np.abs([analytic_slope([ray], gradients) for ray in rays] - slopes)
-    return together.tensors[int(np.argmax(shares))]
-
-
-def without(together: Probing, own: Probing) -> Probing:
-    """What shared directions say about the other tensors after one was probed alone with the same weights."""
-    return replace(
-        together,
-        tensors=tuple(t for t in together.tensors if t not in own.tensors),
-        residuals=together.residuals - own.residuals,
-        slopes=together.slopes - own.slopes,
-        analytic=together.analytic - own.analytic,
-        uncertainties=together.uncertainties + own.uncertainties,
-    )

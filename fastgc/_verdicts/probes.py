@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastgc._arguments import plural
-from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, largest_share, probe, without
+from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, probe, probe_part
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.random_weights import MEAN_SQUARE, OF_ENTRY, OF_NORM, chance_at_limits
 from fastgc._evaluation.evaluator import OutOfTime
@@ -29,8 +30,10 @@ _BEYOND = 10.0  # uncertainties above rtol at which a norm is wrong: as for sing
 # Of the tolerance of a median entry, which limits what shows: three directions then miss an error of rtol of 10,000
 # entries with 1e-6 (bench/huge.py, "million"), and a smaller uncertainty gains little.
 _ENOUGH = 0.05
-_OWN = 3  # directions for each tensor, the default of `probes`; further ones go through all tensors at once
+_OWN = 3  # directions, the default of `probes`: two would miss an error of rtol of 10,000 entries with 1e-4
+_MISSED = 1e-6  # the probability with which three directions are meant to miss an error of rtol of a tensor
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
+_COPIED = 1 << 24  # entries that are displaced together, in many tensors: their copy takes 128 MiB in double precision
 _WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
 
 
@@ -57,11 +60,11 @@ def probe_tensors(
     with contextlib.suppress(OutOfTime):
         shared = None if hurried else _through_all(gradient, filled, probes, seed, bar)
         if shared is not None:
-            enough |= {t: shared for t in filled if CERTAIN * shared.uncertainty <= _harmless(gradient, [t])}
+            enough |= {t: shared for t in filled if _serves(gradient, t, shared)}
         rest = [t for t in filled if t not in enough]
         for group in groups(gradient.loss, rest, gradient.gradients) if probes else []:
             bar.enter(f"{gradient.loss.layout.names[group[0]]} (probes)")
-            found |= _told_apart(gradient, _probed(gradient, group, numbers, seed), numbers, seed)
+            found |= dict.fromkeys(group, _probed(gradient, group, numbers, seed))
         if probes > _OWN:
             shared = _through_all(gradient, filled, probes, seed, bar) if hurried else shared
             found |= _followed_up(gradient, found, shared, range(_OWN, probes), seed)
@@ -71,22 +74,36 @@ def probe_tensors(
 def _through_all(
     gradient: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress
 ) -> Probing | None:
-    """Many directions through all tensors at once; None where they show a difference, or few are asked for."""
-    if probes <= _OWN or len(tensors) < 2:
+    """Directions through all tensors at once, no more than a few where they differ; None where that is not possible."""
+    sizes = [gradient.loss.layout.sizes[t] for t in tensors]
+    if not probes or len(tensors) < 2 or sum(sizes) > max(_TWICE * max(sizes), _COPIED):
         return None
     bar.enter("all (probes)")
-    shared = _probed(gradient, tensors, range(probes), seed, wary=True)
-    ended = shared.residuals.size < probes
-    return None if ended or shared.suspicious or shared.trouble else shared
+    shared = _probed(gradient, tensors, range(probes), seed, few=_OWN)
+    return None if shared.trouble else shared
+
+
+def _serves(gradient: GradientAtPoint, tensor: int, shared: Probing) -> bool:
+    """Whether directions through all tensors show nearly as much of one as directions through it alone.
+
+    Errors of entries show within a factor of two of the tolerance of a median one, or an error of rtol of the tensor is
+    missed as rarely as three directions through it alone are meant to.
+    """
+    harmless, chance = _harmless(gradient, [tensor]), chance_at_limits(shared.residuals.size)
+    allowed = gradient.tolerances.rtol[tensor] * gradient.sizes[tensor] * gradient.loss.layout.sizes[tensor] ** 0.5
+    error = float(allowed * gradient.loss.tensor_scales[tensor])
+    return bool(
+        OF_ENTRY.limit(shared.uncertainties, chance) <= _TWICE * harmless
+        or OF_NORM.missed(shared.uncertainties, error) <= _MISSED
+    )
 
 
 def _probed(
-    gradient: GradientAtPoint, tensors: Sequence[int], numbers: range, seed: int, *, wary: bool = False
+    gradient: GradientAtPoint, tensors: Sequence[int], numbers: range, seed: int, few: int = sys.maxsize
 ) -> Probing:
     """Probe to an uncertainty far below the tolerance of a median entry, on which the limits rest, and no further."""
-    return probe(
-        gradient.loss, tensors, gradient.gradients, numbers, seed, _ENOUGH * _harmless(gradient, tensors), wary=wary
-    )
+    enough = _ENOUGH * _harmless(gradient, tensors)
+    return probe(gradient.loss, tensors, gradient.gradients, numbers, seed, enough, few)
 
 
 def _harmless(gradient: GradientAtPoint, tensors: Sequence[int]) -> float:
@@ -102,37 +119,20 @@ def _followed_up(
     """The probings with more directions: shared ones where the limits stay nearly as small, else separate ones."""
     groups = list({id(probing): probing for probing in found.values()}.values())
     more: dict[int, Probing] = {}
-    if shared is not None and not any(group.suspicious or group.trouble for group in groups):
+    if shared is not None and not any(group.suspicious or group.trouble for group in (shared, *groups)):
         rest = shared.part(numbers)
         more = {t: rest for t, own in found.items() if _nearly_as_good(gradient, t, rest, own)}
     for group in groups:
         lacking = [t for t in group.tensors if found[t] is group and t not in more]
         if lacking:
-            more |= _told_apart(gradient, _probed(gradient, lacking, numbers, seed), numbers, seed)
-    return {t: probing.extended(more[t]) for t, probing in found.items()}
+            more |= dict.fromkeys(lacking, _probed(gradient, lacking, numbers, seed))
+    extended = {(id(found[t]), id(more[t])): found[t].extended(more[t]) for t in found}  # still shared where both are
+    return {t: extended[id(found[t]), id(more[t])] for t in found}
 
 
 def _nearly_as_good(gradient: GradientAtPoint, tensor: int, shared: Probing, own: Probing) -> bool:
     """Whether shared directions show errors of an entry within a factor of two of what separate ones show."""
     return shared.uncertainty <= _TWICE * max(own.uncertainty, _harmless(gradient, [tensor]) / CERTAIN)
-
-
-def _told_apart(gradient: GradientAtPoint, shared: Probing, numbers: range, seed: int) -> dict[int, Probing]:
-    """The probing of each tensor of a group; where it is suspicious, the likeliest culprit is probed separately.
-
-    The culprit is probed along the same directions: its residuals, subtracted, leave those of the others.
-    """
-    group = shared.tensors
-    if len(group) == 1 or not (shared.suspicious or shared.trouble):
-        return dict.fromkeys(group, shared)
-    found: dict[int, Probing] = {}
-    if not shared.trouble:
-        culprit = largest_share(gradient.loss, shared, gradient.gradients, seed)
-        found[culprit] = _probed(gradient, [culprit], numbers, seed)
-        rest = without(shared, found[culprit])
-        if not rest.suspicious:
-            return found | dict.fromkeys(rest.tensors, rest)
-    return {t: found.get(t) or _probed(gradient, [t], numbers, seed) for t in group}
 
 
 def search(
@@ -153,20 +153,58 @@ def search(
     owners = gradient.loss.layout.tensor_of(sampled.positions)
     entries = ConfirmedEntries(gradient, scales)
     coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
+    wholly = {t for t in probings if (mine := judged.failed[owners == t]).size and mine.mean() > _WHOLLY}
     with contextlib.suppress(OutOfTime):
         unsampled = np.setdiff1d(spoiled, sampled.positions)
         if unsampled.size:
             entries.errors(unsampled)
-        for t, probing in probings.items():
-            mine = judged.failed[owners == t]
-            if probing.suspicious and not (mine.size and mine.mean() > _WHOLLY):
+        for results in _told_apart(gradient, probings, seed, entries):
+            coverages |= results
+        for t, coverage in coverages.items():
+            if coverage.located is None and coverage.probing.suspicious and t not in wholly:
                 bar.enter(f"{gradient.loss.layout.names[t]} (searched)")
-                coverages[t] = _searched(gradient, probing, seed, entries)
+                coverages[t] = _searched(gradient, coverage.probing, seed, entries)
     return coverages, Estimates.joined([*entries.estimates, Estimates.unknown(spoiled)])
 
 
+def _told_apart(
+    gradient: GradientAtPoint, probings: dict[int, Probing], seed: int, entries: ConfirmedEntries
+) -> Iterator[dict[int, ProbeResult]]:
+    """Results of tensors that share suspicious directions: separate ones, unless the residuals point at one entry."""
+    waiting = list({id(probing): probing for probing in probings.values()}.values())
+    users = dict(probings)
+    while waiting:
+        shared = waiting.pop()
+        mine = [t for t, probing in users.items() if probing is shared]
+        if len(shared.tensors) == 1 or not (shared.suspicious or shared.trouble):
+            yield {t: ProbeResult(shared) for t in mine}
+        elif (pointed := _pointed(gradient, shared, mine, seed, entries)) is not None:
+            yield pointed
+        else:
+            for group in groups(gradient.loss, mine, gradient.gradients):
+                enough = _ENOUGH * _harmless(gradient, group)
+                waiting.append(probe_part(gradient.loss, group, gradient.gradients, shared, seed, enough))
+                users |= dict.fromkeys(group, waiting[-1])
+
+
+def _pointed(
+    gradient: GradientAtPoint, shared: Probing, tensors: Sequence[int], seed: int, entries: ConfirmedEntries
+) -> dict[int, ProbeResult] | None:
+    """The results of these tensors if wrong entries of one tensor explain all residuals, which point at them."""
+    from fastgc._verdicts.search import pointed_at  # few checks need it, and it takes time to import
+
+    for t in shared.tensors if not shared.trouble else ():
+        alone = replace(shared, tensors=(t,))
+        found = pointed_at(gradient.loss, alone, gradient.gradients, seed, entries)
+        if found is not None:
+            located, left = found
+            others = ProbeResult(replace(shared, residuals=left))
+            return {other: ProbeResult(alone, located) if other == t else others for other in tensors}
+    return None
+
+
 def _searched(gradient: GradientAtPoint, probing: Probing, seed: int, entries: ConfirmedEntries) -> ProbeResult:
-    from fastgc._verdicts.search import localise  # few checks need it, and it takes time to import
+    from fastgc._verdicts.search import localise
 
     located = localise(gradient.loss, probing, gradient.gradients, seed, entries)
     return ProbeResult(_less_certain(probing) if not located.wrong else probing, located, probing.uncertainty)

@@ -87,6 +87,14 @@ def localise(
     return Located(tuple(search.wrong), complete, misled, search.line_of_known())
 
 
+def pointed_at(
+    loss: LossAtPoint, probing: Probing, gradients: Sequence[Array], seed: int, entries: ConfirmedEntries
+) -> tuple[Located, Floats] | None:
+    """Wrong entries of one tensor that explain all residuals of the probe, which point at them, and what is left."""
+    search = _Search(loss, probing, gradients, seed, entries)
+    return (Located(tuple(search.wrong), complete=True), search.left(search.whole)) if search.by_pointing() else None
+
+
 @dataclass(frozen=True)
 class _Part:
     """The entries in some places of a shuffled tensor, with the residuals of directions that displace no others.
@@ -391,8 +399,8 @@ class _Search:
             excess = np.abs(self.left(self.whole)) / self.whole.uncertainties
             if excess.max() <= SUSPICIOUS:
                 return True, False
-            if turn == 0 and self._wrong_everywhere():
-                return False, False
+            if turn == 0 and self._wrong_everywhere(shortcut):
+                return _excess(self.whole, self.left(self.whole)) <= SUSPICIOUS, False
             known = len(self.wrong)
             misled = self._split(self._directions(excess, shortcut), shortcut)
             tried_all = len(self.wrong) == known and not (misled and shortcut.steps.size)
@@ -468,11 +476,18 @@ class _Search:
             replace(first, begin=middle, end=part.end, residuals=rest, uncertainties=errors),
         ]
 
-    def _wrong_everywhere(self) -> bool:
-        """Whether a few random entries are all wrong: then nothing needs to be searched for."""
-        generator = stream(self.seed, "search", self.tensor)
-        tried = self.start + generator.choice(self.size, min(1 + _TRIED, self.size), replace=False)
-        return all(self.confirm(int(position)) for position in tried)
+    def _wrong_everywhere(self, shortcut: Shortcut) -> bool:
+        """Whether a few random entries are all wrong: then nothing needs to be searched for.
+
+        One quotient shows of most of them that they are right, where a ladder would take six.
+        """
+        number = self.whole.numbers[0]
+        for place in range(min(1 + _TRIED, self.size)):
+            tried = self._measured(place, place + 1, [number], shortcut)
+            differs = _excess(tried, self.left(tried)) > SUSPICIOUS
+            if not (differs and self.confirm(self.start + int(next(self._members(place, place + 1))[0]))):
+                return False
+        return True
 
 
 def _along_axis(signs: NDArray[np.int8], shape: tuple[int, ...], axis: int, ramp: NDArray[np.int8]) -> NDArray[np.int8]:
