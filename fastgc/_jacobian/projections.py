@@ -13,6 +13,7 @@ import numpy as np
 
 from fastgc._derivatives.directions import SUSPICIOUS, direction, ladder_slope, with_gap
 from fastgc._derivatives.random_weights import OF_ENTRY, OF_PRODUCT, UNIT, chance_at_limits, random_weights
+from fastgc._derivatives.ratios import coincidences, matching
 from fastgc._evaluation.evaluator import Ray
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups
@@ -25,6 +26,9 @@ from fastgc._verdicts.judgement import Judgement
 _STEP = 2.0**-16
 _WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
 _SAFETY = 3.0  # times the truncation error that the two quotients show: the next term of the series may add to it
+_SUDDEN = 0.1  # coincidences, on average, below which the one possible column is checked
+_POINTING = 8  # directions that point together, at most: four values each, where a halving takes twenty
+_FURTHER = 1 << 20  # the number of the first further direction, beyond those of every probe
 # What is traced is a choice, not a measurement: each column takes a ladder, after log2(n) ladders along stretches.
 _WORST = 4  # outputs of a direction, the worst first
 _MOST = 8  # columns in all
@@ -46,13 +50,15 @@ def project(
     """Compare along random directions, and check the columns that explain what ``checked`` does not."""
     whole = jacobian.operator.times is not None
     found, limits = [checked], [0.0]
+    probes = _Probes(jacobian, seed, [])
     for number in range(count):
-        rays = direction(jacobian.function.unmeasured, range(len(jacobian.function.leaves)), seed, number)
+        probes.measure(number)
+    for number, along in enumerate(probes.measured[:count]):
         if whole:
-            limits.append(_compare_whole(jacobian, rays, found, bar))
+            limits.append(_compare_whole(probes, along, found, bar))
         else:
             weights = random_weights(seed, range(number, number + 1), "", jacobian.shape[0], "output weights")[0]
-            limits.append(_compare_weighted(jacobian, rays, found, weights / UNIT, bar))
+            limits.append(_compare_weighted(probes, along, found, weights / UNIT, bar))
     _, columns = jacobian.places(checked.estimates.positions)
     if np.setdiff1d(jacobian.function.held, columns).size:
         limits.append(np.inf)
@@ -61,31 +67,86 @@ def project(
     return Projections(count, limit, chance), found[1:]
 
 
-def _compare_whole(jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], bar: Progress) -> float:
+@dataclass(frozen=True)
+class _Along:
+    """A direction over all inputs: its rays, as a vector, and the slopes of all outputs with their uncertainties."""
+
+    rays: Sequence[Ray]
+    u: Floats
+    slopes: Floats
+    uncertainty: Floats
+
+
+@dataclass(frozen=True)
+class _Probes:
+    """The directions measured so far."""
+
+    jacobian: JacobianAtPoint
+    seed: int
+    measured: list[_Along]
+
+    def measure(self, number: int) -> None:
+        """Measure a further direction: four values of the function, which serve all outputs."""
+        function = self.jacobian.function
+        rays = direction(function.unmeasured, range(len(function.leaves)), self.seed, number)
+        self.measured.append(_Along(rays, _vector(self.jacobian, rays), *_slopes(self.jacobian, rays)))
+
+    def pointed(self, weights: Weights, known: _Errors) -> int | None:
+        """The one input that explains the residuals of v^T J u along all directions u; None where none or several do.
+
+        See `fastgc._derivatives.ratios`: the residuals are in proportion to the weights of that input.
+        """
+        v = _weights(self.jacobian, weights)
+        while True:
+            residuals, errors = np.array([self._residual(v, along, known) for along in self.measured]).T
+            if not (np.abs(residuals) > errors).any():
+                return None
+            rows = [np.concatenate([ray.weights for ray in along.rays]) for along in self.measured]
+            possible = matching(np.stack(rows), residuals, errors)
+            chance = coincidences(self.jacobian.shape[1], residuals, errors) > _SUDDEN
+            if possible.size == 0 or (possible.size == 1 and not chance):
+                return (
+                    int(self.jacobian.function.direction(self.measured[0].rays)[0][possible[0]])
+                    if possible.size
+                    else None
+                )
+            if len(self.measured) >= _POINTING:
+                return None
+            self.measure(_FURTHER + len(self.measured))
+
+    def _residual(self, v: Floats, along: _Along, known: _Errors) -> tuple[float, float]:
+        """What known errors leave of v^T J u less the measured slope, and its uncertainty."""
+        moved = np.flatnonzero(v)
+        slope = float(v[moved] @ along.slopes[moved])
+        expected, explained = self.jacobian.operator.bilinear(v, along.u), known.along(v, along.u)
+        rounding = 4 * np.finfo(np.float64).eps * (abs(expected) + abs(explained))
+        return expected - slope - explained, float(np.abs(v[moved]) @ along.uncertainty[moved]) + rounding
+
+
+def _compare_whole(probes: _Probes, along: _Along, found: list[Checked], bar: Progress) -> float:
     """Compare J u, output by output; the largest difference that remains unexplained limits what shows."""
+    jacobian = probes.jacobian
     assert jacobian.operator.times is not None
-    u = _vector(jacobian, rays)
-    slopes, uncertainty = _slopes(jacobian, rays)
-    residuals = jacobian.operator.times(u) - slopes
+    residuals = jacobian.operator.times(along.u) - along.slopes
+    left = np.abs(residuals - _errors(jacobian, found).times(along.u, residuals.size))
     with np.errstate(all="ignore"):
-        excess = np.abs(residuals) / uncertainty
+        excess = left / along.uncertainty
     excess = np.where(np.isnan(excess), np.inf, excess)
     for output in np.argsort(-excess)[:_WORST]:
         if excess[output] > SUSPICIOUS:
-            _follow(jacobian, int(output), rays, found, bar)
-    left = np.abs(residuals - _errors(jacobian, found).times(u, residuals.size))
-    return float(np.nan_to_num(np.fmax(left, uncertainty), nan=np.inf).max(initial=0.0))
+            _follow(probes, int(output), along.rays, found, bar)
+    left = np.abs(residuals - _errors(jacobian, found).times(along.u, residuals.size))
+    return float(np.nan_to_num(np.fmax(left, along.uncertainty), nan=np.inf).max(initial=0.0))
 
 
-def _compare_weighted(
-    jacobian: JacobianAtPoint, rays: Sequence[Ray], found: list[Checked], random: Floats, bar: Progress
-) -> float:
+def _compare_weighted(probes: _Probes, along: _Along, found: list[Checked], random: Floats, bar: Progress) -> float:
     """Compare v^T J u with random weights v of the outputs, as if all slopes were equal: none hides the others."""
-    sizes = np.nan_to_num(np.abs(_slopes(jacobian, rays)[0]))
+    jacobian = probes.jacobian
+    sizes = np.nan_to_num(np.abs(along.slopes))
     sizes = np.maximum(sizes, _EVEN * sizes.max(initial=0.0) or 1.0)
     weights = random / sizes
-    _follow(jacobian, weights, rays, found, bar)
-    residual, uncertainty = _residual(jacobian, weights, rays, _errors(jacobian, found))
+    _follow(probes, weights, along.rays, found, bar)
+    residual, uncertainty = _residual(jacobian, weights, along.rays, _errors(jacobian, found))
     return max(residual, uncertainty) * float(sizes.max())
 
 
@@ -122,12 +183,16 @@ def _slopes(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Flo
 # --- from a direction to a column ---
 
 
-def _follow(
-    jacobian: JacobianAtPoint, weights: Weights, rays: Sequence[Ray], found: list[Checked], bar: Progress
-) -> None:
-    """Check one column after the other that explains the residual of a direction, until one of them is right."""
+def _follow(probes: _Probes, weights: Weights, rays: Sequence[Ray], found: list[Checked], bar: Progress) -> None:
+    """Check one column after the other that explains the residual of a direction, until one of them is right.
+
+    The residuals of all directions point at a column that is wrong alone; where they do not, the direction is halved.
+    """
+    jacobian = probes.jacobian
     while len(found) <= _MOST:
-        column = _column(jacobian, weights, rays, _errors(jacobian, found))
+        known = _errors(jacobian, found)
+        column = probes.pointed(weights, known)
+        column = _column(jacobian, weights, rays, known) if column is None else column
         if column is None:
             return
         owner = np.zeros(jacobian.shape[0], np.int64)

@@ -193,12 +193,14 @@ def _pointed(
     """The results of these tensors if wrong entries of one tensor explain all residuals, which point at them."""
     from fastgc._verdicts.search import pointed_at  # few checks need it, and it takes time to import
 
-    for t in shared.tensors if not shared.trouble else ():
+    sizes = gradient.loss.layout.sizes
+    for t in sorted(shared.tensors, key=lambda t: sizes[t]) if not shared.trouble else ():  # few coincidences first
         alone = replace(shared, tensors=(t,))
         found = pointed_at(gradient.loss, alone, gradient.gradients, seed, entries)
         if found is not None:
             located, left = found
-            others = ProbeResult(replace(shared, residuals=left))
+            uncertainties = np.maximum(shared.uncertainties, np.abs(left) / SUSPICIOUS)
+            others = ProbeResult(replace(shared, residuals=left, uncertainties=uncertainties))
             return {other: ProbeResult(alone, located) if other == t else others for other in tensors}
     return None
 

@@ -48,7 +48,7 @@ _SUDDEN = 0.1  # coincidences, on average, below which the one possible entry is
 _POINTING = 24  # directions that point together, at most: with fewer than 1 bit from each, splitting costs less
 _POINTING_PART = 2  # further directions in a part, at most: splitting it costs three
 _LISTED = 1 << 17  # entries whose weights are compared at a time, and possible ones that are kept: a cache holds them
-_WIDER = 3.0  # times the uncertainties, within which residuals point at an entry: it costs 1.6 of some 12 bits
+_WIDER = 3.0  # times the uncertainties, within which an entry explains residuals: it costs 1.6 of some 12 bits
 _PRECISE = 5e-4  # of a residual: with this error or a smaller one, three directions point at one of a million entries
 _TOGETHER = 3  # directions of a part that is split: the fewest that point at one of a million entries
 _FURTHER = 1 << 20  # the number of the first further direction, beyond those of every probe
@@ -278,7 +278,7 @@ class _Search:
             position = None if best is None else self._pointed(self.whole, ways[best], _POINTING)
             if position is None or position in self.wrong or not self.confirm(position):
                 return False
-            if _excess(self.whole, self.left(self.whole)) <= SUSPICIOUS:
+            if _excess(self.whole, self.left(self.whole)) <= _WIDER * SUSPICIOUS:
                 return True
         return False
 
