@@ -27,6 +27,7 @@ _STEP = 2.0**-16
 _WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
 _SAFETY = 3.0  # times the truncation error that the two quotients show: the next term of the series may add to it
 _SUDDEN = 0.1  # coincidences, on average, below which the one possible column is checked
+_CLEAR = 8.0  # uncertainties beyond which residuals point: with three bits each, seven point at one of a million
 _POINTING = 8  # directions that point together, at most: four values each, where a halving takes twenty
 _FURTHER = 1 << 20  # the number of the first further direction, beyond those of every probe
 # What is traced is a choice, not a measurement: each column takes a ladder, after log2(n) ladders along stretches.
@@ -99,18 +100,13 @@ class _Probes:
         v = _weights(self.jacobian, weights)
         while True:
             residuals, errors = np.array([self._residual(v, along, known) for along in self.measured]).T
-            if not (np.abs(residuals) > errors).any():
+            if not (np.abs(residuals) > _CLEAR * errors).any():
                 return None
             rows = [np.concatenate([ray.weights for ray in along.rays]) for along in self.measured]
             possible = matching(np.stack(rows), residuals, errors)
-            chance = coincidences(self.jacobian.shape[1], residuals, errors) > _SUDDEN
-            if possible.size == 0 or (possible.size == 1 and not chance):
-                return (
-                    int(self.jacobian.function.direction(self.measured[0].rays)[0][possible[0]])
-                    if possible.size
-                    else None
-                )
-            if len(self.measured) >= _POINTING:
+            if possible.size == 1 and coincidences(self.jacobian.shape[1], residuals, errors) <= _SUDDEN:
+                return int(self.jacobian.function.direction(self.measured[0].rays)[0][possible[0]])
+            if possible.size == 0 or len(self.measured) >= _POINTING:
                 return None
             self.measure(_FURTHER + len(self.measured))
 
@@ -191,8 +187,9 @@ def _follow(probes: _Probes, weights: Weights, rays: Sequence[Ray], found: list[
     jacobian = probes.jacobian
     while len(found) <= _MOST:
         known = _errors(jacobian, found)
-        column = probes.pointed(weights, known)
-        column = _column(jacobian, weights, rays, known) if column is None else column
+        seen = _excess(jacobian, weights, rays, known) > SUSPICIOUS  # by a ladder: quotients may have met a kink
+        column = probes.pointed(weights, known) if seen else None
+        column = _column(jacobian, weights, rays, known) if seen and column is None else column
         if column is None:
             return
         owner = np.zeros(jacobian.shape[0], np.int64)

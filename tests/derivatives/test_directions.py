@@ -46,7 +46,7 @@ def test_the_analytic_slope_and_the_norm_are_summed_over_all_blocks() -> None:
     assert norm(gradient) == pytest.approx(np.linalg.norm(gradient.astype(np.float64)), rel=1e-12)
 
 
-def test_all_entries_of_one_tensor_are_displaced_at_once_by_whole_multiples_of_a_length() -> None:
+def test_all_entries_are_displaced_at_once_by_whole_multiples_of_a_length() -> None:
     loss, gradients, params = sines(w=(30, 20), b=20)
     seen: list[Params] = []
 
@@ -57,15 +57,12 @@ def test_all_entries_of_one_tensor_are_displaced_at_once_by_whole_multiples_of_a
     probed(watched, gradients, params)
     moved = [{name: np.abs(p[name] - params[name]) for name in params} for p in seen]
     directions = [m for m in moved if (m["w"] > 0).all() or (m["b"] > 0).all()]
-    assert len(directions) > 20
+    assert len(directions) > 10
     for m in directions:
-        assert not (m["w"].any() and m["b"].any())
-        lengths = m["w"] if m["w"].any() else m["b"]
-        if lengths.size == 600:  # enough for the largest weight to be among them
-            weights = 126 * lengths / lengths.max()
-            assert weights.min() > 41.9
-            assert np.abs(weights - np.round(weights)).max() < 1e-4
-    assert any(m["b"].any() for m in directions) and any(m["w"].any() for m in directions)
+        assert m["b"].any() and m["w"].any()
+        weights = 126 * m["w"] / m["w"].max()  # the largest weight is among so many
+        assert weights.min() > 41.9
+        assert np.abs(weights - np.round(weights)).max() < 1e-4
 
 
 def test_residuals_have_the_mean_square_of_the_whole_error() -> None:
