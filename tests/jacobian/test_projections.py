@@ -46,6 +46,12 @@ def test_projections_lead_to_the_wrong_output_and_the_wrong_input(kind: str, pla
     assert [entry.index for entry in report.wrong_entries] == [place]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_wrong_entry_of_many_takes_few_evaluations(kind: str) -> None:
+    right, wrong = by_kind(kind, layer_jacobian, WIDE), by_kind(kind, spoiled((7, 123), 1.5), WIDE)
+    assert wrong.evaluations - right.evaluations <= 100  # halving 600 inputs took 240
+
+
 @pytest.mark.parametrize("kind", ["callable", "vjp"])
 def test_several_wrong_entries_are_found_one_after_the_other(kind: str) -> None:
     def jacobian(x: Floats) -> Floats:

@@ -13,6 +13,7 @@ import fastgc
 from tests.support.probing import Array, Params, network, probed, sines, with_error
 
 SHAPE = (100, 50)
+DIAGNOSIS = 64  # evaluations that tell the kind of bug, at most
 
 
 def indices(report: fastgc.GradientReport, name: str = "w") -> list[tuple[int, ...]]:
@@ -71,13 +72,38 @@ def test_what_is_named_was_confirmed_one_by_one() -> None:
     assert tensor.worst == tensor.wrong_entries[0]
 
 
-def test_one_wrong_entry_among_many_takes_few_evaluations() -> None:
-    problem = sines(w=(400, 500))
-    before = right_evaluations(problem)
-    for seed, position in enumerate(scattered(5, 200_000)):
+@pytest.mark.parametrize("shapes", [{"w": (400, 500)}, {"w": 200_000}, {"w": (20, 50, 200), "b": 50, "c": (30, 40)}])
+def test_one_wrong_entry_among_many_takes_few_evaluations(shapes: dict[str, Any]) -> None:
+    problem = sines(**shapes)
+    before, further = right_evaluations(problem), []
+    for seed, position in enumerate(scattered(7, 200_000)):
         report = probed(problem[0], wrong_at(problem[1], position, 1.01), problem[2], seed=seed)
-        assert indices(report) == [divmod(int(position), 500)]
-        assert report.evaluations - before <= 150 + 64  # to find it, and to tell what kind of bug it is
+        assert indices(report) == [tuple(int(i) for i in np.unravel_index(position, problem[2]["w"].shape))]
+        further.append(report.evaluations - before - DIAGNOSIS)
+    assert np.median(further) <= 24
+    assert max(further) <= 40
+
+
+def test_a_wrong_entry_in_one_tensor_leaves_the_directions_of_the_others_shared() -> None:
+    loss, gradients, params = sines(w=(30, 40), b=50, c=60)
+    right = probed(loss, gradients, params)
+    report = probed(loss, with_error(gradients, "b", 0.1, 7), params)
+    assert indices(report, "b") == [(7,)]
+    for name in ("w", "c"):
+        probe = report.tensors[name].probe
+        assert report.tensors[name].verdict == "pass"
+        assert not probe.seen and report.tensors[name].reason == ""
+        assert probe.miss_probability <= 10 * right.tensors[name].probe.miss_probability
+        assert np.all(np.abs(probe.residuals) <= probe.uncertainties)
+
+
+def test_wrong_entries_in_several_tensors_are_all_named() -> None:
+    loss, gradients, params = sines(w=(30, 40), b=50, c=60)
+    for seed in range(5):
+        wrong = with_error(with_error(gradients, "b", 0.1, 7), "w", -0.07, (3, 4))
+        report = probed(loss, wrong, params, seed=seed)
+        assert (indices(report, "b"), indices(report), indices(report, "c")) == ([(7,)], [(3, 4)], [])
+        assert report.tensors["c"].verdict == "pass"
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
@@ -112,7 +138,7 @@ def test_eight_wrong_entries_among_many_take_few_evaluations() -> None:
     positions = scattered(8, 200_000)
     report = probed(problem[0], wrong_at(problem[1], positions, 1.01), problem[2])
     assert sorted(indices(report)) == sorted(divmod(int(p), 500) for p in positions)
-    assert report.evaluations - right_evaluations(problem) <= 600
+    assert report.evaluations - right_evaluations(problem) - DIAGNOSIS <= 260
 
 
 def test_they_come_worst_first() -> None:
@@ -181,7 +207,7 @@ def test_a_line_that_is_wrong_as_a_whole_is_named(shape: tuple[int, ...], where:
     bad = np.zeros(shape, bool)
     bad[where] = True
     assert all(bad[index] for index in indices(report))
-    assert report.evaluations < 1500
+    assert report.evaluations - right_evaluations((loss, gradients, params)) - DIAGNOSIS <= 200
 
 
 @pytest.mark.parametrize(
@@ -200,6 +226,28 @@ def test_a_line_short_enough_to_be_located_entirely_is_named_too(shape: tuple[in
     report = probed(loss, wrong, params)
     assert len(indices(report)) == gradients["w"][where].size
     assert text in report.tensors["w"].reason
+
+
+def test_small_errors_near_the_noise_are_named_exactly_or_not_at_all() -> None:
+    loss, gradients, params = sines(w=(60, 50))
+    noise = np.random.default_rng(3)
+    noisy = lambda p: loss(p) + 1e-9 * noise.standard_normal()  # noqa: E731
+    named = []
+    for seed in range(12):
+        index = divmod(int(scattered(1, 3000, seed)[0]), 50)
+        limit = probed(noisy, gradients, params, seed=seed).tensors["w"].probe.uncertainties
+        report = probed(noisy, with_error(gradients, "w", 8 * max(limit), index), params, seed=seed)
+        assert set(indices(report)) <= {index}
+        named.append(indices(report) == [index])
+    assert np.mean(named) >= 0.9
+
+
+def test_kinks_name_no_entry() -> None:
+    for seed in range(6):
+        loss, gradients, params = network(seed, (40, 30, 20, 5), "relu", biases=0.0)
+        report = probed(loss, gradients, params, seed=seed)
+        assert not any(tensor.wrong_entries for tensor in report.tensors.values()), seed
+        assert report.verdict != "fail"
 
 
 def test_a_few_wrong_entries_in_one_line_are_no_line() -> None:
