@@ -247,7 +247,12 @@ def assert_gradients(
         bounds=bounds, symmetric=symmetric, in_place=in_place, crosscheck=crosscheck,
         time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    report = _check(loss, gradients, params, args, options, previous)
+    return passed_or_raise(_check(loss, gradients, params, args, options, previous), allow_undecided)
+
+
+def passed_or_raise(report: GradientReport, allow_undecided: bool) -> GradientReport:
+    """The report, if it passes or is undecided and that is allowed; else it is raised as a `GradientMismatch`."""
+    __tracebackhide__ = True
     if not (report.passed or (allow_undecided and report.verdict == UNDECIDED)):
         raise GradientMismatch(report)
     return report
@@ -256,7 +261,6 @@ def assert_gradients(
 def _check(
     function: Callable[..., Any], gradients: Any, params: Any, args: Any, options: CheckOptions, previous: Any
 ) -> GradientReport:
-    """Check at the caller's point and at random ones, each with its share of the time."""
     begin = time.perf_counter()
     layout, leaves = flatten_parameters(params)
     refuse_args(args)
@@ -271,8 +275,21 @@ def _check(
         bounds=None if options.bounds is None else parse_bounds(options.bounds, layout, leaves),
         symmetric=parse_symmetric(options.symmetric, layout, leaves),
     )  # fmt: skip
-    earlier = None if previous is None else EarlierParameters(loss, earlier_leaves(layout, previous))
-    selection = options.selected(layout)
+    return check_loss(loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin)
+
+
+def check_loss(
+    loss: CallersLoss, gradients: Any, options: CheckOptions, previous: Sequence[Array] | None, begin: float
+) -> GradientReport:
+    """Check at the caller's point and at random ones, each with its share of the time since ``begin``.
+
+    Parameters
+    ----------
+    gradients : as in `check_gradients`, with the parameters of the loss
+    previous : the parameters of an earlier moment, in the order of the layout, or None
+    """
+    earlier = None if previous is None else EarlierParameters(loss, previous)
+    selection = options.selected(loss.layout)
     results: list[PointResult] = []
     tries: list[Tries] = []
     with Progress(options.points * selection.entries, shown=options.progress) as bar:

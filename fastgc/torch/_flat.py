@@ -35,6 +35,7 @@ def as_given(reals: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def flat(tensor: torch.Tensor) -> Array:
     """The numbers in one flat array, copied only if necessary."""
     dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    dense = dense.float() if dense.dtype == torch.bfloat16 else dense  # which NumPy does not know
     numbers: Array = dense.numpy(force=True)
     if numbers.dtype.kind == "c":
         numbers = np.ascontiguousarray(numbers).view(numbers.real.dtype)
