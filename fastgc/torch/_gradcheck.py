@@ -38,7 +38,7 @@ from fastgc.torch._nested import out_of_reach, tensors_in
 from fastgc.torch._outputs import Outputs, as_tuple, tensors
 from fastgc.torch._surroundings import forward_mode
 
-_REAL_DTYPES = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 # In fast mode: inputs checked one by one, and random projections of the whole Jacobian. One projection misses an error
 # above twice its uncertainty with a probability of 3/4 at most (see `fastgc._jacobian.projections`), eight with 1/10.
 _FAST_INPUTS, _FAST_PROJECTIONS = 8, 8
@@ -362,11 +362,13 @@ def _refuse_options(**options: Any) -> None:
 
 
 def _refuse_input(number: int, tensor: torch.Tensor) -> None:
+    if tensor.is_meta:
+        raise ValueError(f"input {number} is on the meta device, where tensors hold no numbers; pass one that does")
     if tensor.layout != torch.strided:
         raise NotImplementedError(f"input {number} has layout {tensor.layout}; fastgc checks dense inputs only")
-    if tensor.dtype not in _REAL_DTYPES:
+    if tensor.dtype not in _DTYPES:
         raise NotImplementedError(
-            f"input {number} is of dtype {tensor.dtype}; fastgc checks float16 to float64 and complex"
+            f"input {number} is of dtype {tensor.dtype}; fastgc checks bfloat16, float16 to float64, and complex"
         )
     if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
         raise RuntimeError(

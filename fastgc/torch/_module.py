@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastgc._arguments import listed, noted
+from fastgc._arguments import listed, noted, plural
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
@@ -309,8 +309,8 @@ def _refuse_numberless(tensors: Mapping[str, torch.Tensor]) -> None:
     numberless = [name for name, tensor in tensors.items() if tensor.is_meta]
     if numberless:
         raise ValueError(
-            f"{listed(numberless)} are on the meta device, where tensors hold no numbers; make them with "
-            'module.to_empty(device="cpu") and initialise them'
+            f"{listed(numberless)} {plural(len(numberless), 'is', 'are')} on the meta device, where tensors hold no "
+            'numbers; use module.to_empty(device="cpu") and initialise it, and pass inputs that hold numbers'
         )
 
 

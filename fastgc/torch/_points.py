@@ -21,6 +21,7 @@ from fastgc.torch._flat import as_reals, flat, real_shape
 from fastgc.torch._subject import Subject
 
 KNOWN = (torch.bfloat16, torch.float16, torch.float32, torch.float64)  # dtypes of real numbers that can be checked
+_FIRST_CALLS = 2  # of the loss at a point, before its evaluator counts them
 _SHARED = (torch.float16, torch.float32, torch.float64)  # of which NumPy can see the memory
 
 
@@ -121,6 +122,7 @@ class Opener:
             evaluator = TorchEvaluator(
                 self.subject, point.layout, reals, sources, first.value, room, execution.deadline
             )
+            evaluator.evaluations = _FIRST_CALLS
             evaluator.opened = opened.pop_all()
         return evaluator, first
 

@@ -896,13 +896,35 @@ def test_tensors_that_are_not_supported_are_refused() -> None:
     ):
         gradcheck(lambda x: x.to_dense(), torch.eye(2, dtype=torch.float64).to_sparse().requires_grad_())
     with pytest.raises(
-        NotImplementedError, match=r"input 0 is of dtype torch\.bfloat16; fastgc checks float16 to float64"
+        NotImplementedError, match=r"input 0 is of dtype torch\.float8_e5m2; fastgc checks bfloat16, float16 to float64"
     ):
-        gradcheck(torch.sin, torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
+        gradcheck(torch.sin, torch.ones(2).to(torch.float8_e5m2).requires_grad_())
+    with pytest.raises(ValueError, match="input 0 is on the meta device, where tensors hold no numbers; pass one that"):
+        gradcheck(torch.sin, torch.ones(2, device="meta", requires_grad=True))
     with pytest.raises(ValueError, match=r"output 0 has layout torch.sparse_coo; call to_dense\(\) on it in func"):
         gradcheck(lambda x: x.to_sparse(), double(2, 2))
     with pytest.raises(TypeError, match="func returned str; it must return a tensor or a tuple of tensors"):
         gradcheck(lambda x: "x", double(2))
+
+
+@pytest.mark.filterwarnings("ignore:Input #0 requires gradient")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_of_both_kinds_is_checked(dtype: Any) -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, factor: float) -> Any:
+            ctx.save_for_backward(x)
+            ctx.factor = factor
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return ctx.factor * ctx.saved_tensors[0] * g, None
+
+    x = torch.tensor([0.3, -1.7, 2.2], dtype=dtype, requires_grad=True)
+    assert gradcheck(lambda x: Square.apply(x, 2), x, rtol=0.05, atol=0.05, allow_undecided=True)
+    with pytest.raises(GradcheckError, match=r"^Jacobian mismatch for output 0 with respect to input 0"):
+        gradcheck(lambda x: Square.apply(x, 8), x, rtol=0.05, atol=0.05)
 
 
 def test_outputs_of_another_size_beside_the_inputs_are_an_error() -> None:
