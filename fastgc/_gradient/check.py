@@ -7,18 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, is_jitted
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._gradient.points import PointChecker
 from fastgc._parameters.arrays import Array
-from fastgc._parameters.bounds import parse_bounds
 from fastgc._parameters.layout import ParameterLayout, flatten_parameters
 from fastgc._parameters.matching import refuse_nonfinite
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
-from fastgc._parameters.symmetric import parse_symmetric
 from fastgc._progress import Progress
 from fastgc._public import public
 from fastgc._reports.gradient import GradientReport
@@ -267,14 +264,12 @@ def _check(
     options.refuse_gradients(gradients)
     refuse_nonfinite(layout, leaves)
     options, notes = _without_complex_steps(function, args, layout, leaves, options)
+    execution = Execution(options.engine, options.threads, options.workers, options.vectorized)
     loss = CallersLoss(
-        function, args, layout, leaves,
-        Execution(options.engine, options.threads, options.workers, options.vectorized),
-        with_gradients=gradients is True, is_complex=stencil_named(options.stencil).is_complex,
-        notes=notes, precision=options.precision, in_place=options.in_place,
-        bounds=None if options.bounds is None else parse_bounds(options.bounds, layout, leaves),
-        symmetric=parse_symmetric(options.symmetric, layout, leaves),
+        function, args, layout, leaves, execution, with_gradients=gradients is True, precision=options.precision,
+        in_place=options.in_place, notes=notes,
     )  # fmt: skip
+    loss = options.applied_to(loss)
     return check_loss(loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin)
 
 

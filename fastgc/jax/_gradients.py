@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastgc._arguments import listed, noted
-from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, FirstCall, NotFiniteError
@@ -22,12 +21,10 @@ from fastgc._evaluation.evaluator import WrongTypeError, described
 from fastgc._gradient.check import check_loss, passed_or_raise
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._parameters.arrays import Array
-from fastgc._parameters.bounds import parse_bounds
 from fastgc._parameters.layout import FLOATS, named_layout
 from fastgc._parameters.matching import refuse_nonfinite
 from fastgc._parameters.point import Point
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
-from fastgc._parameters.symmetric import parse_symmetric
 from fastgc._reports.gradient import GradientReport
 from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.jax._evaluator import JaxEvaluator, Leaves, LossOfLeaves, compiled
@@ -290,14 +287,10 @@ def report_on(
     def gradients(params: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(names, map(np.asarray, analytic([*params.values()])), strict=True))
 
-    callers = CallersLoss(
-        loss, (), layout, arrays, Execution("python"), is_complex=stencil_named(options.stencil).is_complex,
-        precision="native",
-        bounds=None if options.bounds is None else parse_bounds(options.bounds, layout, arrays),
-        symmetric=parse_symmetric(options.symmetric, layout, arrays), open_with=partial(_opened, tuple(notes)),
-    )  # fmt: skip
+    callers = CallersLoss(loss, (), layout, arrays, Execution("python"), precision="native",
+                          open_with=partial(_opened, tuple(notes)))  # fmt: skip
     given = gradients if asked else gradients(dict(zip(names, arrays, strict=True)))
-    return check_loss(callers, given, options, earlier, begin)
+    return check_loss(options.applied_to(callers), given, options, earlier, begin)
 
 
 def _opened(

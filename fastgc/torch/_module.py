@@ -20,10 +20,8 @@ from fastgc._evaluation.engine import Execution
 from fastgc._gradient.check import check_loss, passed_or_raise
 from fastgc._gradient.options import CheckOptions, by_tensor
 from fastgc._parameters.arrays import Array
-from fastgc._parameters.bounds import parse_bounds
 from fastgc._parameters.layout import ParameterLayout, named_layout
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
-from fastgc._parameters.symmetric import parse_symmetric
 from fastgc._reports.gradient import GradientReport
 from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.torch._flat import as_reals
@@ -210,16 +208,11 @@ def _check(
         leaves = [held(each) for each in reals]
         layout = named_layout(subject.names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves])
         opener = Opener(subject, [as_reals(tensor) for tensor in originals.values()], seeded, tuple(left_out))
-        formula = stencil_named(options.stencil)
-        callers = CallersLoss(
-            subject, (), layout, leaves, Execution("python"), is_complex=formula.is_complex,
-            in_place=not formula.is_complex,
-            bounds=None if options.bounds is None else parse_bounds(options.bounds, layout, leaves),
-            symmetric=parse_symmetric(options.symmetric, layout, leaves), open_with=opener,
-        )  # fmt: skip
+        in_place = not stencil_named(options.stencil).is_complex
+        callers = CallersLoss(subject, (), layout, leaves, Execution("python"), in_place=in_place, open_with=opener)
         earlier = None if previous is None else _earlier(layout, leaves, previous, module, options.precision)
         gradient = AnalyticGradient(subject)
-        report = check_loss(callers, gradient, options, earlier, begin)
+        report = check_loss(options.applied_to(callers), gradient, options, earlier, begin)
     return replace(report, notes=(*report.notes, *gradient.notes))
 
 
