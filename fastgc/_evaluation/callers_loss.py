@@ -43,6 +43,7 @@ class CallersLoss:
     execution : how the loss is to be run; a deadline is set where it is opened
     precision, in_place : as in `fastgc.check_gradients`
     open_with : what opens its evaluators; frameworks have their own
+    copied : whether a point holds copies; not where the evaluators displace what they keep themselves
     """
 
     function: Callable[..., Any]
@@ -58,6 +59,7 @@ class CallersLoss:
     symmetric: Symmetric | None = None
     notes: tuple[str, ...] = ()
     open_with: OpenEvaluator = open_evaluator
+    copied: bool = True
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
@@ -68,6 +70,9 @@ class CallersLoss:
                 yield point
         else:
             with moving as leaves:
+                if not (self.copied or self.is_complex):
+                    yield Point(self.layout, leaves, self.layout.rebuild(leaves), None, None, self.args)
+                    return
                 yield copied_point(self.layout, leaves, self.args, self.precision, complex_step=self.is_complex)
 
     def open(self, point: Point, expected: int, deadline: float = math.inf) -> tuple[Evaluator, FirstCall]:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from fastgc._arguments import listed, noted, plural
-from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution
@@ -208,8 +207,7 @@ def _check(
         leaves = [held(each) for each in reals]
         layout = named_layout(subject.names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves])
         opener = Opener(subject, [as_reals(tensor) for tensor in originals.values()], seeded, tuple(left_out))
-        in_place = not stencil_named(options.stencil).is_complex
-        callers = CallersLoss(subject, (), layout, leaves, Execution("python"), in_place=in_place, open_with=opener)
+        callers = CallersLoss(subject, (), layout, leaves, Execution("python"), open_with=opener, copied=False)
         earlier = None if previous is None else _earlier(layout, leaves, previous, module, options.precision)
         gradient = AnalyticGradient(subject)
         report = check_loss(options.applied_to(callers), gradient, options, earlier, begin)

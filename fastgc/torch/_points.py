@@ -15,6 +15,7 @@ from fastgc._arguments import listed
 from fastgc._evaluation.engine import Execution, FirstCall, NotFiniteError
 from fastgc._evaluation.evaluator import WrongTypeError, described
 from fastgc._parameters.arrays import Array
+from fastgc._parameters.matching import NewArrays
 from fastgc._parameters.point import Point
 from fastgc.torch._evaluator import TorchEvaluator, footprint
 from fastgc.torch._flat import as_reals, flat, real_shape
@@ -68,7 +69,7 @@ class AnalyticGradient:
         self.notes: tuple[str, ...] = ()
         self._subject, self._called = subject, False
 
-    def __call__(self, params: Mapping[str, Array]) -> dict[str, Array]:
+    def __call__(self, params: Mapping[str, Array]) -> NewArrays:
         """The gradient of every tensor; zeros where there is none."""
         with holding(map(as_reals, self._subject.tensors), params.values()):
             found = self._subject.gradients()
@@ -77,10 +78,10 @@ class AnalyticGradient:
             self._subject.surroundings.keep_what_was_used()
             without = [name for name, each in zip(params, found, strict=True) if each is None]
             self.notes = (f"no gradient (None), taken for zero: {listed(without)}",) if without else ()
-        return {
-            name: _array(found.pop(0), tensor)  # its memory is freed once it is copied
-            for name, tensor in zip(params, self._subject.tensors, strict=True)
-        }
+        return NewArrays(
+            (name, _array(gradient, tensor))
+            for name, gradient, tensor in zip(params, found, self._subject.tensors, strict=True)
+        )
 
 
 def _array(gradient: torch.Tensor | None, tensor: torch.Tensor) -> Array:
