@@ -322,3 +322,21 @@ TENSORS: list[tuple[Callable[[], Any], str]] = [
 def test_tensors_are_pointed_to_the_right_door(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         call()
+
+
+# --- memory ---
+
+
+def test_the_gradient_and_the_parameters_are_kept_once() -> None:
+    from fastgc._parameters.layout import named_layout
+    from fastgc._parameters.matching import NewArrays, match_gradients
+    from fastgc.torch._points import held
+
+    tensor = torch.ones(2, 3)
+    assert np.shares_memory(held(tensor), tensor.numpy())
+    assert not np.shares_memory(held(tensor.bfloat16()), tensor.numpy())
+    layout = named_layout(["w"], [(2, 3)], [np.dtype(np.float32)])
+    array = np.ones((2, 3), np.float32)
+    (kept,) = match_gradients(layout, NewArrays(w=array), copy=True)
+    (copied,) = match_gradients(layout, {"w": array}, copy=True)
+    assert np.shares_memory(kept, array) and not np.shares_memory(copied, array)
