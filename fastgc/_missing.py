@@ -11,12 +11,12 @@ EXTRAS = {
     "jax": ("jax>=0.4.38",),
 }
 
-_TITLES = {"torch": "PyTorch", "jax": "JAX"}  # of packages that call themselves by another name
+TITLES = {"torch": "PyTorch", "jax": "JAX"}  # of packages that call themselves by another name
 
 
 def missing(user: str, extra: str) -> ImportError:
     """The error for a function (``user``) that needs the packages of an extra, with the command that installs them."""
     packages = [requirement.partition(">=")[0] for requirement in EXTRAS[extra]]
-    named = " and ".join(_TITLES.get(package, package) for package in packages)
+    named = " and ".join(TITLES.get(package, package) for package in packages)
     quoted = " ".join(f'"{requirement}"' for requirement in EXTRAS[extra])
     return ImportError(f"{user} needs {named}: python -m pip install {quoted}")

@@ -274,8 +274,8 @@ def test_modules_are_private() -> None:
 
 
 FRAMEWORKS = {  # packages and their public names
-    "torch": {"gradcheck", "gradgradcheck", "check_module"},
-    "jax": {"check_gradients", "check_grads"},
+    "torch": {"gradcheck", "gradgradcheck", "check_module", "assert_module"},
+    "jax": {"check_gradients", "assert_gradients", "check_grads"},
 }
 
 

@@ -51,7 +51,40 @@ def test_typed_names_are_what_is_loaded(package: str) -> None:
 
 def test_that_list_has_names() -> None:
     assert typed("fastgc")["GradientReport"] == "fastgc._reports.gradient"
-    assert typed("fastgc.jax") == {"check_gradients": "fastgc.jax._gradients", "check_grads": "fastgc.jax._grads"}
+    assert typed("fastgc.jax")["check_grads"] == "fastgc.jax._grads"
+
+
+# --- the same options at all doors ---
+
+# What a framework has no use for: how a NumPy loss is run, and arrays of the caller's that are displaced.
+NUMPY_ONLY = {"engine", "threads", "workers", "vectorized", "in_place"}
+DOORS = ["torch.check_module", "torch.assert_module", "jax.check_gradients", "jax.assert_gradients"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_doors_of_frameworks_take_the_options_of_check_gradients(door: str) -> None:
+    package, name = door.split(".")
+    pytest.importorskip(package)
+    here = inspect.signature(getattr(getattr(fastgc, package), name)).parameters
+    there = inspect.signature(fastgc.check_gradients).parameters
+    options = {key: each for key, each in there.items() if each.kind is each.KEYWORD_ONLY}
+    assert set(options) - set(here) - {"args"} == NUMPY_ONLY
+    same = set(options) & set(here) - {"crosscheck", "previous"}  # a second opinion costs evaluations there
+    assert {key: here[key].default for key in same} == {key: options[key].default for key in same}
+    assert {key: here[key].annotation for key in same} == {key: options[key].annotation for key in same}
+    assert all(here[key].kind is here[key].KEYWORD_ONLY for key in same)
+
+
+@pytest.mark.parametrize("package", ["torch", "jax"])
+def test_assertions_take_what_checks_take(package: str) -> None:
+    pytest.importorskip(package)
+    door = getattr(fastgc, package)
+    check, asserting = (
+        (door.check_module, door.assert_module) if package == "torch" else (door.check_gradients, door.assert_gradients)
+    )
+    taken = dict(inspect.signature(asserting).parameters)
+    assert taken.pop("allow_undecided").default is False
+    assert taken == dict(inspect.signature(check).parameters)
 
 
 @pytest.mark.parametrize("name", ["GradientReport", "TensorSummary", "record", "step_sweep"])

@@ -186,7 +186,18 @@ class Estimates:
 def unmeasured_loss(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> LossAtPoint:
     """The loss at a point, with unmeasured noise: enough for quotients without an uncertainty."""
     eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
+    eps = np.maximum(eps, _resolutions(evaluator, layout))
     return LossAtPoint(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), short(tensor_scales(leaves)), eps)
+
+
+def _resolutions(evaluator: Evaluator, layout: ParameterLayout) -> Floats:
+    """The resolution in which the evaluator displaces each tensor: it may have a dtype that NumPy does not know."""
+    filled = np.flatnonzero(layout.sizes)
+    above = np.ldexp(1.0, -np.arange(53))  # a number next to 1 that differs from it once it is rounded
+    rounded = evaluator.rounded(layout.starts[filled], np.tile(1 + above, (filled.size, 1))).real
+    eps = np.zeros(len(layout.sizes))
+    eps[filled] = np.where(rounded == 1 + above, above, 1.0).min(axis=1, initial=1.0)
+    return eps
 
 
 def open_loss(

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from fastgc._evaluation.bounded import BoundedEvaluator
 from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
@@ -18,6 +18,14 @@ from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import Point, callers_point, copied_point
 from fastgc._parameters.symmetric import Symmetric
+
+
+class OpenEvaluator(Protocol):
+    """Opens an evaluator of a loss at a point, as `fastgc._evaluation.engine.open_evaluator` does."""
+
+    def __call__(
+        self, loss: Any, point: Point, execution: Execution, *, expected: int, with_gradients: bool
+    ) -> tuple[Evaluator, FirstCall]: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class CallersLoss:
     notes : what was noticed before the loss was called
     execution : how the loss is to be run; a deadline is set where it is opened
     precision, in_place : as in `fastgc.check_gradients`
+    open_with : what opens its evaluators; frameworks have their own
+    copied : whether a point holds copies; not where the evaluators displace what they keep themselves
     """
 
     function: Callable[..., Any]
@@ -48,6 +58,8 @@ class CallersLoss:
     bounds: Bounds | None = None
     symmetric: Symmetric | None = None
     notes: tuple[str, ...] = ()
+    open_with: OpenEvaluator = open_evaluator
+    copied: bool = True
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
@@ -58,12 +70,15 @@ class CallersLoss:
                 yield point
         else:
             with moving as leaves:
+                if not (self.copied or self.is_complex):
+                    yield Point(self.layout, leaves, self.layout.rebuild(leaves), None, None, self.args)
+                    return
                 yield copied_point(self.layout, leaves, self.args, self.precision, complex_step=self.is_complex)
 
     def open(self, point: Point, expected: int, deadline: float = math.inf) -> tuple[Evaluator, FirstCall]:
         """An evaluator at the point, suited to about ``expected`` evaluations, and the result of the first calls."""
         execution = replace(self.execution, deadline=deadline)
-        evaluator, first = open_evaluator(
+        evaluator, first = self.open_with(
             self.function, point, execution, expected=expected, with_gradients=self.with_gradients
         )
         return self._restricted(evaluator), first

@@ -14,11 +14,9 @@ from fastgc._evaluation.engine import Execution, is_jitted
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._gradient.points import PointChecker
 from fastgc._parameters.arrays import Array
-from fastgc._parameters.bounds import parse_bounds
 from fastgc._parameters.layout import ParameterLayout, flatten_parameters
 from fastgc._parameters.matching import refuse_nonfinite
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
-from fastgc._parameters.symmetric import parse_symmetric
 from fastgc._progress import Progress
 from fastgc._public import public
 from fastgc._reports.gradient import GradientReport
@@ -249,7 +247,12 @@ def assert_gradients(
         bounds=bounds, symmetric=symmetric, in_place=in_place, crosscheck=crosscheck,
         time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    report = _check(loss, gradients, params, args, options, previous)
+    return passed_or_raise(_check(loss, gradients, params, args, options, previous), allow_undecided)
+
+
+def passed_or_raise(report: GradientReport, allow_undecided: bool) -> GradientReport:
+    """The report, if it passes or is undecided and that is allowed; else it is raised as a `GradientMismatch`."""
+    __tracebackhide__ = True
     if not (report.passed or (allow_undecided and report.verdict == UNDECIDED)):
         raise GradientMismatch(report)
     return report
@@ -258,23 +261,33 @@ def assert_gradients(
 def _check(
     function: Callable[..., Any], gradients: Any, params: Any, args: Any, options: CheckOptions, previous: Any
 ) -> GradientReport:
-    """Check at the caller's point and at random ones, each with its share of the time."""
     begin = time.perf_counter()
     layout, leaves = flatten_parameters(params)
     refuse_args(args)
     options.refuse_gradients(gradients)
     refuse_nonfinite(layout, leaves)
     options, notes = _without_complex_steps(function, args, layout, leaves, options)
+    execution = Execution(options.engine, options.threads, options.workers, options.vectorized)
     loss = CallersLoss(
-        function, args, layout, leaves,
-        Execution(options.engine, options.threads, options.workers, options.vectorized),
-        with_gradients=gradients is True, is_complex=stencil_named(options.stencil).is_complex,
-        notes=notes, precision=options.precision, in_place=options.in_place,
-        bounds=None if options.bounds is None else parse_bounds(options.bounds, layout, leaves),
-        symmetric=parse_symmetric(options.symmetric, layout, leaves),
+        function, args, layout, leaves, execution, with_gradients=gradients is True, precision=options.precision,
+        in_place=options.in_place, notes=notes,
     )  # fmt: skip
-    earlier = None if previous is None else EarlierParameters(loss, earlier_leaves(layout, previous))
-    selection = options.selected(layout)
+    loss = options.applied_to(loss)
+    return check_loss(loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin)
+
+
+def check_loss(
+    loss: CallersLoss, gradients: Any, options: CheckOptions, previous: Sequence[Array] | None, begin: float
+) -> GradientReport:
+    """Check at the caller's point and at random ones, each with its share of the time since ``begin``.
+
+    Parameters
+    ----------
+    gradients : as in `check_gradients`, with the parameters of the loss
+    previous : the parameters of an earlier moment, in the order of the layout, or None
+    """
+    earlier = None if previous is None else EarlierParameters(loss, previous)
+    selection = options.selected(loss.layout)
     results: list[PointResult] = []
     tries: list[Tries] = []
     with Progress(options.points * selection.entries, shown=options.progress) as bar:

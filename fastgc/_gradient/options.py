@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
 
 from fastgc._arguments import number, one_of, whole
 from fastgc._derivatives.stencil import Stencil, stencil_named
+from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._parameters.arrays import Floats
+from fastgc._parameters.bounds import parse_bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import DEFAULT_SAMPLES, Selection, matching_names, select
+from fastgc._parameters.symmetric import parse_symmetric
 from fastgc._verdicts.judgement import DEFAULT_RTOL, Tolerances
 from fastgc._words import Engine, Precision, Samples, Tolerance
 
@@ -104,6 +107,13 @@ class CheckOptions:
             raise ValueError(
                 f"points={self.points} needs gradients as a function, to have them at every point; got arrays"
             )
+
+    def applied_to(self, loss: CallersLoss) -> CallersLoss:
+        """The loss with the bounds and the symmetric tensors of the options, and complex where the stencil is."""
+        bounds = None if self.bounds is None else parse_bounds(self.bounds, loss.layout, loss.leaves)
+        symmetric = parse_symmetric(self.symmetric, loss.layout, loss.leaves)
+        is_complex = stencil_named(self.stencil).is_complex
+        return replace(loss, bounds=bounds, symmetric=symmetric, is_complex=is_complex)
 
     def tolerances(self, names: Sequence[str], dtypes: Sequence[np.dtype[Any]]) -> Tolerances:
         """Of the tensors with these names and dtypes of the analytic gradient."""

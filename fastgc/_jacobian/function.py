@@ -89,6 +89,7 @@ class VectorFunction:
     ) -> None:
         self.layout, self.leaves, self.base, self.seed, self.evaluations = layout, leaves, base, seed, 1
         self.bounds, self.deadline = bounds, deadline
+        self._own_rounding = getattr(function, "rounded", None)  # to dtypes that NumPy does not know
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves], dtype=np.result_type(np.float64, *leaves))
         self._function, self.raised = function, Raised()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
@@ -208,6 +209,8 @@ class VectorFunction:
 
     def rounded(self, columns: Positions, displaced: Floats) -> Floats:
         """``displaced``, shape (columns, k), as each input's dtype can hold it."""
+        if self._own_rounding is not None:
+            return np.asarray(self._own_rounding(columns, displaced))
         result = displaced.copy()
         for t, leaf in enumerate(self.leaves):
             if leaf.dtype not in (np.float64, np.complex128):

@@ -21,7 +21,7 @@ from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_oper
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.bounds import Bounds, parse_bounds
-from fastgc._parameters.layout import flatten_parameters
+from fastgc._parameters.layout import flatten_parameters, refuse_framework
 from fastgc._parameters.point import copied_point
 
 Shape = tuple[int, ...]
@@ -39,6 +39,7 @@ def real_array(x: ArrayLike, dtype: Any = np.float64) -> Array:
 
 def finite_point(x: ArrayLike) -> Floats:
     """A copy of the point, at which derivatives can exist."""
+    refuse_framework(x, "x")
     point = real_array(x)
     finite = np.isfinite(point)
     if not finite.all():

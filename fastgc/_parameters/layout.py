@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
+from fastgc._missing import TITLES
 from fastgc._parameters.arrays import Array, Positions
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))  # the dtypes that parameters may have
@@ -180,9 +181,25 @@ def as_leaf(node: Any, path: str, what: str = "params") -> Array:
         return node
     if isinstance(node, (bool, int, float, complex, np.generic)):
         return np.asarray(node)
+    refuse_framework(node, _where(path, what))
     raise TypeError(
         f"{_where(path, what)} is a {type(node).__name__}; it must be a NumPy array of float16, float32 or float64"
     )
+
+
+# What checks the tensors, modules and arrays of a framework, by the package that defines their types.
+_DOORS = {
+    "torch": "fastgc.torch.check_module for a module, fastgc.torch.gradcheck for a function",
+    "jax": "fastgc.jax.check_gradients for a loss, fastgc.jax.check_grads for a function",
+}
+
+
+def refuse_framework(value: Any, what: str) -> None:
+    """Raise a TypeError that names the right function for what belongs to PyTorch or JAX. This imports neither."""
+    packages = {kind.__module__.partition(".")[0].removesuffix("lib") for kind in type(value).__mro__}
+    for package, doors in _DOORS.items():
+        if package in packages:
+            raise TypeError(f"{what} is a {TITLES[package]} {type(value).__name__}; use {doors}; or pass NumPy arrays")
 
 
 def _refuse_other_keys(node: Mapping[Any, Any], path: str) -> None:

@@ -14,6 +14,10 @@ from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, as_
 _PROBLEMS = 10  # in one message: a message of some ten lines is still read
 
 
+class NewArrays(dict[str, Array]):
+    """Arrays by name that nobody else holds, so that nobody overwrites them."""
+
+
 def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: bool = False, copy: bool) -> list[Array]:
     """The analytic gradient of every tensor as flat arrays, in the order of the layout.
 
@@ -22,13 +26,14 @@ def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: boo
     gradients : same structure as the parameters
         With ``by_position`` also a tuple or list of arrays, one for each tensor: what a compiled function returns.
     copy : bool
-        True where the arrays may be overwritten later, by a function that reuses one buffer.
+        True where the arrays may be overwritten later, by a function that reuses one buffer; not so `NewArrays`.
 
     Raises
     ------
     TypeError, ValueError
         For a structure, names, dtypes or shapes that differ from those of the parameters.
     """
+    copy = copy and not isinstance(gradients, NewArrays)
     if (
         by_position
         and isinstance(gradients, (list, tuple))

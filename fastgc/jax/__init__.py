@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 from fastgc._public import loader
 
-__all__ = ["check_gradients", "check_grads"]
+__all__ = ["check_gradients", "assert_gradients", "check_grads"]
 
 if TYPE_CHECKING:
-    from fastgc.jax._gradients import check_gradients
+    from fastgc.jax._gradients import assert_gradients, check_gradients
     from fastgc.jax._grads import check_grads
 else:
-    __getattr__ = loader(__name__, {"check_gradients": "_gradients", "check_grads": "_grads"}, "jax")
+    __getattr__ = loader(
+        __name__,
+        {"check_gradients": "_gradients", "assert_gradients": "_gradients", "check_grads": "_grads"},
+        "jax",
+    )
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastgc._evaluation.batches import COMPARED, Batches, agree, relative_to_point
-from fastgc._evaluation.evaluator import Raised, Ray, Tick, silent
+from fastgc._evaluation.evaluator import OutOfTime, Raised, Ray, Tick, silent
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
@@ -35,14 +37,18 @@ class JaxEvaluator:
         ``loss(leaves)`` returns one value; it is traced, or called as it is where it cannot be.
     leaves : sequence of arrays
         The arrays that are displaced, in the order of the layout and in the dtypes that the loss receives.
+    deadline : float
+        See `PythonEvaluator`.
     """
 
-    def __init__(self, loss: LossOfLeaves, layout: ParameterLayout, leaves: Sequence[Array]) -> None:
-        self._loss, self._layout, self._leaves = loss, layout, leaves
+    def __init__(
+        self, loss: LossOfLeaves, layout: ParameterLayout, leaves: Sequence[Array], deadline: float = math.inf
+    ) -> None:
+        self._loss, self._layout, self._leaves, self._deadline = loss, layout, leaves, deadline
         call, self._compiled = compiled(loss, leaves)
-        self._direct = PythonEvaluator(call, leaves, (), layout, leaves, None)
+        self._direct = PythonEvaluator(call, leaves, (), layout, leaves, None, deadline)
         self.base = self._direct.value()
-        self._batches, self._in_blocks = Batches(possible=self._compiled), 0
+        self._batches, self._in_blocks = Batches(possible=self._compiled and not self._is_complex), 0
 
     @property
     def name(self) -> str:
@@ -98,6 +104,8 @@ class JaxEvaluator:
 
     def _chunk(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         """The values of `values` that fit into one block."""
+        if time.perf_counter() > self._deadline:
+            raise OutOfTime
         found = self._batches.values(
             lambda: self._together(positions, displaced), lambda values: self._same(positions, displaced, values)
         )
@@ -113,10 +121,15 @@ class JaxEvaluator:
         eps = max(float(np.finfo(leaf.dtype).eps) for leaf in self._leaves)
         return agree(values[some, 0], plain, eps, change=float(np.abs(plain - self.base).max()))
 
+    @property
+    def _is_complex(self) -> bool:
+        """Whether entries are displaced along the imaginary axis; blocks are of real numbers."""
+        return any(leaf.dtype.kind == "c" for leaf in self._leaves)
+
     @cached_property
     def _block_size(self) -> int:
         """Values in a block, by the memory that one call takes; 0 where there is none."""
-        if not self._compiled:
+        if not self._compiled or self._is_complex:
             return 0
         try:
             used = jax.jit(self._at).lower(self._flat(), 0, 0.0).compile().memory_analysis()

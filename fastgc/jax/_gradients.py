@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,19 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastgc._arguments import listed, noted
-from fastgc._derivatives.displaced import displaced_leaves
-from fastgc._evaluation.engine import NotFiniteError
-from fastgc._gradient.examine import PointCheck, examine
-from fastgc._gradient.noisy import examine_noisy
+from fastgc._diagnosis.earlier import earlier_leaves
+from fastgc._evaluation.callers_loss import CallersLoss
+from fastgc._evaluation.engine import Execution, FirstCall, NotFiniteError
+from fastgc._evaluation.evaluator import WrongTypeError, described
+from fastgc._gradient.check import check_loss, passed_or_raise
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import FLOATS, named_layout
-from fastgc._parameters.matching import match_gradients, refuse_nonfinite
+from fastgc._parameters.matching import refuse_nonfinite
+from fastgc._parameters.point import Point
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
-from fastgc._progress import Progress
 from fastgc._reports.gradient import GradientReport
-from fastgc._reports.summary import summarise
-from fastgc._words import Precision, Samples
+from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.jax._evaluator import JaxEvaluator, Leaves, LossOfLeaves, compiled
 
 _ABOUT_DTYPES = "dtype|float64|f64"  # matches JAX's messages about arrays of two dtypes
@@ -37,15 +38,23 @@ def check_gradients(
     gradients: Any = None,
     *,
     args: tuple[Any, ...] = (),
+    has_aux: bool = False,
     tensors: str | Sequence[str] | None = None,
     samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
+    stencil: StencilName = "central",
     step: float | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: Tolerance = None,
+    atol: Tolerance = None,
     precision: Precision = "double",
+    points: int = 1,
+    bounds: Any = None,
+    symmetric: str | Sequence[str] | None = None,
+    crosscheck: bool = False,
+    time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
+    previous: Any = None,
 ) -> GradientReport:
     """Check a gradient over a pytree: by default the one by `jax.grad`, custom rules included.
 
@@ -56,16 +65,24 @@ def check_gradients(
     params : pytree
         Its floating and complex leaves are checked, under the keys of their path joined by ".". All others are passed
         on and named in a note. A complex leaf is checked as its real and imaginary parts, in a last axis of 2.
-    gradients : callable or pytree, optional
+    gradients : callable, pytree, or True, optional
         ``gradients(params, *args)``, or its value, of the structure of ``params`` and in the convention of `jax.grad`:
-        the gradient with respect to x + iy is d/dx - i d/dy.
+        the gradient with respect to x + iy is d/dx - i d/dy. True: the loss returns ``(value, gradients)``, as
+        `jax.value_and_grad` makes it. None in place of a leaf counts as zero, and a note names it.
     args : tuple
         Extra positional arguments of both functions.
-    tensors, samples, probes, step, rtol, atol, seed, progress
-        As in `fastgc.check_gradients`.
+    has_aux : bool
+        The loss returns ``(value, aux)``, and what `jax.grad` or `jax.value_and_grad` made of it with the same option
+        may be the gradients.
+    tensors, samples, probes, stencil, step, rtol, atol, points, bounds, symmetric, time_budget, seed, progress
+        As in `fastgc.check_gradients`. ``stencil="complex_step"`` needs a loss that takes complex parameters.
     precision : {"double", "native"}
         Evaluate at float64 copies of params and of floating arrays in args, with ``jax_enable_x64`` switched on while
         the check runs; or in their own dtypes, as JAX is configured.
+    crosscheck : bool
+        Also show ``scipy.optimize.check_grad`` for at most 32 of the entries.
+    previous : pytree, optional
+        The parameters of an earlier moment, of the structure of ``params``: see `fastgc.check_gradients`.
 
     Returns
     -------
@@ -91,24 +108,157 @@ def check_gradients(
     >>> fastgc.jax.check_gradients(loss, params, wrong, args=(x,)).verdict
     'fail'
     """
-    options = CheckOptions(tensors=tensors, samples=samples, probes=probes, step=step, rtol=rtol, atol=atol,
-                           precision=precision, crosscheck=False, seed=seed, progress=progress)  # fmt: skip
+    options = CheckOptions(
+        tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
+        precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
+        time_budget=time_budget, seed=seed, progress=progress,
+    )  # fmt: skip
+    return _check(loss, params, gradients, args, options, has_aux=has_aux, previous=previous)
+
+
+def assert_gradients(
+    loss: Callable[..., Any],
+    params: Any,
+    gradients: Any = None,
+    *,
+    args: tuple[Any, ...] = (),
+    has_aux: bool = False,
+    tensors: str | Sequence[str] | None = None,
+    samples: Samples = DEFAULT_SAMPLES,
+    probes: int = 3,
+    stencil: StencilName = "central",
+    step: float | None = None,
+    rtol: Tolerance = None,
+    atol: Tolerance = None,
+    precision: Precision = "double",
+    points: int = 1,
+    bounds: Any = None,
+    symmetric: str | Sequence[str] | None = None,
+    crosscheck: bool = False,
+    time_budget: float | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    previous: Any = None,
+    allow_undecided: bool = False,
+) -> GradientReport:
+    """Check a gradient as `fastgc.jax.check_gradients` does, and raise unless it passes.
+
+    Parameters
+    ----------
+    loss, params, gradients, args, has_aux, tensors, samples, probes, stencil, step, rtol, atol, precision, points
+        As in `fastgc.jax.check_gradients`.
+    bounds, symmetric, crosscheck, time_budget, seed, progress, previous
+        As in `fastgc.jax.check_gradients`.
+    allow_undecided : bool
+        Accept a report that is undecided.
+
+    Returns
+    -------
+    GradientReport
+
+    Raises
+    ------
+    fastgc.GradientMismatch
+        An AssertionError whose text is the report and whose ``report`` attribute holds it.
+    TypeError, ValueError
+        As `fastgc.jax.check_gradients`.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, numpy as np, fastgc
+    >>> fastgc.jax.assert_gradients(lambda w: jnp.sum(jnp.sin(w)), np.ones(3)).verdict
+    'pass'
+    """
+    __tracebackhide__ = True
+    options = CheckOptions(
+        tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
+        precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
+        time_budget=time_budget, seed=seed, progress=progress,
+    )  # fmt: skip
+    report = _check(loss, params, gradients, args, options, has_aux=has_aux, previous=previous)
+    return passed_or_raise(report, allow_undecided)
+
+
+def _check(
+    loss: Callable[..., Any],
+    params: Any,
+    gradients: Any,
+    args: tuple[Any, ...],
+    options: CheckOptions,
+    *,
+    has_aux: bool,
+    previous: Any,
+) -> GradientReport:
     refuse_args(args)
-    with in_precision(precision) as notes, noted_as_double(precision):
-        tree = flatten(params, "", precision)
-        args = jax.tree_util.tree_map(_leaf_in_double, args) if precision == "double" else args
+    options.refuse_gradients(gradients is None or gradients)
+    with in_precision(options.precision) as notes, noted_as_double(options.precision):
+        tree = flatten(params, "", options.precision)
+        double = options.precision == "double"
+        args = jax.tree_util.tree_map(_leaf_in_double, args) if double else args
+        given = _Given(loss, gradients, args, tree, has_aux)
+        earlier = None if previous is None else tree.alike(previous, "previous", options.precision)
+        report = report_on(
+            given.value, given.analytic, tree.names, tree.arrays, options, [*notes, *tree.notes],
+            asked=given.asked, previous=earlier,
+        )  # fmt: skip
+    return replace(report, notes=(*report.notes, *given.notes))
 
-        def value(leaves: Leaves) -> Any:
-            return loss(tree.rebuild(leaves), *args)
 
-        def analytic(leaves: Leaves) -> list[Any]:
-            if gradients is None:
-                return list(compiled(jax.grad(lambda each: _scalar(value(each))), leaves)[0](leaves))
-            found = gradients(tree.rebuild(leaves), *args) if callable(gradients) else gradients
-            return tree.matching(found)
+class _Given:
+    """The caller's loss and gradients as functions of the checked leaves.
 
-        asked = gradients is None or callable(gradients)
-        return report_on(value, analytic, tree.names, tree.arrays, options, [*notes, *tree.notes], asked=asked)
+    Attributes
+    ----------
+    notes : on leaves whose gradient is None, once the gradient is known
+    """
+
+    def __init__(
+        self, loss: Callable[..., Any], gradients: Any, args: tuple[Any, ...], tree: Tree, has_aux: bool
+    ) -> None:
+        self._loss, self._gradients, self._args, self._tree, self._has_aux = loss, gradients, args, tree, has_aux
+        self.notes: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> bool:
+        """Whether the gradient can be computed at other points."""
+        return self._gradients is None or self._gradients is True or callable(self._gradients)
+
+    def value(self, leaves: Leaves) -> Any:
+        """The value of the loss."""
+        found = self._loss(self._tree.rebuild(leaves), *self._args)
+        found = _first_of_two(found, "gradients=True", "gradients") if self._gradients is True else found
+        found = _first_of_two(found, "has_aux=True", "aux") if self._has_aux else found
+        if isinstance(found, (tuple, list)):
+            raise WrongTypeError(
+                f"loss returned a {type(found).__name__} of {len(found)}; it must return one real number: pass "
+                "has_aux=True if it returns (value, aux), gradients=True if it returns (value, gradients)"
+            )
+        return found
+
+    def analytic(self, leaves: Leaves) -> list[Any]:
+        """The gradient of every checked leaf; zeros where it is None."""
+        found = self._gradient_of(leaves)
+        without = [name for name, each in zip(self._tree.names, found, strict=True) if each is None]
+        self.notes = (f"no gradient (None), taken for zero: {listed(without)}",) if without else ()
+        return [np.zeros_like(leaf) if each is None else each for leaf, each in zip(leaves, found, strict=True)]
+
+    def _gradient_of(self, leaves: Leaves) -> list[Any]:
+        if self._gradients is None:
+            return list(compiled(jax.grad(lambda each: _scalar(self.value(each))), leaves)[0](leaves))
+        found, params = self._gradients, self._tree.rebuild(leaves)
+        if found is True:
+            found = self._loss(params, *self._args)[1]
+        elif callable(found):
+            found = found(params, *self._args)
+        if self._has_aux and isinstance(found, tuple) and len(found) == 2 and not self._tree.fits(found):
+            found = found[0]
+        return self._tree.matching(found)
+
+
+def _first_of_two(found: Any, option: str, second: str) -> Any:
+    if not (isinstance(found, (tuple, list)) and len(found) == 2):
+        raise WrongTypeError(f"{option}, but loss returned a {type(found).__name__}; it must return (value, {second})")
+    return found[0]
 
 
 def report_on(
@@ -120,32 +270,57 @@ def report_on(
     notes: Sequence[str] = (),
     *,
     asked: bool = True,
+    previous: Sequence[Array] | None = None,
 ) -> GradientReport:
-    """The check of a real loss of real arrays, which are displaced in place and restored.
+    """The check of a real loss of real arrays, whose copies are displaced.
 
-    ``asked`` says whether the analytic gradient is computed for the leaves that it is asked for.
+    Parameters
+    ----------
+    asked : whether the analytic gradient is computed for the leaves that it is asked for
+    previous : the arrays of an earlier moment, if there are any
     """
     begin = time.perf_counter()
     layout = named_layout(names, [array.shape for array in arrays], [array.dtype for array in arrays])
     refuse_nonfinite(layout, arrays)
-    selection = options.selected(layout)
-    evaluator = JaxEvaluator(loss, layout, arrays)
+    earlier = None if previous is None else earlier_leaves(layout, dict(zip(names, previous, strict=True)))
+
+    def gradients(params: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(names, map(np.asarray, analytic([*params.values()])), strict=True))
+
+    callers = CallersLoss(loss, (), layout, arrays, Execution("python"), precision="native",
+                          open_with=partial(_opened, tuple(notes)))  # fmt: skip
+    given = gradients if asked else gradients(dict(zip(names, arrays, strict=True)))
+    return check_loss(options.applied_to(callers), given, options, earlier, begin)
+
+
+def _opened(
+    notes: tuple[str, ...], loss: LossOfLeaves, point: Point, execution: Execution, **_: Any
+) -> tuple[JaxEvaluator, FirstCall]:
+    """The evaluator at a point, and its first values."""
+    with _complex_numbers_needed(any(leaf.dtype.kind == "c" for leaf in point.leaves)):
+        evaluator = JaxEvaluator(loss, point.layout, point.leaves, execution.deadline)
+    begin = time.perf_counter()
     base, again = evaluator.base, evaluator.value()
+    seconds = time.perf_counter() - begin
     if not np.isfinite(base):
         raise NotFiniteError(f"loss is {base} at params; a gradient can be checked only where the loss is finite")
-    noisy = [f"loss is noisy: a repeated call gave {again!r}, not {base!r} (random numbers? pass a fixed key)"]
-    noisy = noisy if again != base else []
+    noise = f"loss is noisy: a repeated call gave {again!r}, not {base!r} (random numbers? pass a fixed key)"
+    noisy = bool(again != base)
+    return evaluator, FirstCall(base, seconds, False, noisy, (*notes, noise) if noisy else notes)
 
-    def matched(leaves: Leaves) -> list[Array]:
-        return match_gradients(layout, dict(zip(names, map(np.asarray, analytic(leaves)), strict=True)), copy=True)
 
-    check = PointCheck(
-        options, selection, evaluator, arrays, matched(arrays), base, [*notes, *noisy],
-        displaced=(lambda rays: matched(displaced_leaves(arrays, rays))) if asked else None,
-    )  # fmt: skip
-    with Progress(selection.entries, shown=options.progress) as bar:
-        result = examine_noisy(check, bar) if noisy else examine(check, bar)
-    return summarise(selection, [result], options.seed, time.perf_counter() - begin)
+@contextlib.contextmanager
+def _complex_numbers_needed(needed: bool) -> Iterator[None]:
+    """Say what to do about an exception of a loss at complex parameters."""
+    try:
+        yield
+    except Exception as error:
+        if not needed:
+            raise
+        raise WrongTypeError(
+            'stencil="complex_step" evaluates the loss at complex parameters, which it does not take '
+            f'({described(error)}); use stencil="central"'
+        ) from error
 
 
 # --- pytrees ---
@@ -160,7 +335,7 @@ class Tree:
     given : all leaves
     checked : the numbers of the checked leaves
     names, arrays : of the checked leaves; complex ones as real and imaginary parts in a last axis
-    others : the names of the leaves that are not checked
+    others : the names of the leaves that are not checked; None is no leaf to be named
     """
 
     structure: Any
@@ -182,18 +357,34 @@ class Tree:
             every[i] = jax.lax.complex(leaf[..., 0], leaf[..., 1]) if _is_complex(self.given[i]) else leaf
         return jax.tree_util.tree_unflatten(self.structure, every)
 
-    def matching(self, gradients: Any) -> list[Array]:
+    def fits(self, value: Any) -> bool:
+        """Whether a pytree has this structure. None is a leaf: it may stand for one."""
+        return bool(jax.tree_util.tree_structure(value, is_leaf=_is_none) == self.structure)
+
+    def matching(self, gradients: Any) -> list[Array | None]:
         """The checked leaves of a gradient of the same structure; JAX's gradient of x + iy is d/dx - i d/dy."""
-        leaves, structure = jax.tree_util.tree_flatten(gradients)
+        leaves = [None if leaf is None else np.asarray(leaf) for leaf in self._checked_of(gradients, "gradients")]
+        given = [self.given[i] for i in self.checked]
+        return [
+            _parts(np.conj(leaf + 0j)) if leaf is not None and _is_complex(like) else leaf
+            for leaf, like in zip(leaves, given, strict=True)
+        ]
+
+    def alike(self, value: Any, what: str, precision: str) -> list[Array]:
+        """The checked leaves of other parameters of the same structure, as `arrays`."""
+        pairs = zip(self.names, self._checked_of(value, what), strict=True)
+        return [_array(name, leaf, precision) for name, leaf in pairs]
+
+    def _checked_of(self, value: Any, what: str) -> list[Any]:
+        leaves, structure = jax.tree_util.tree_flatten(value, is_leaf=_is_none)
         if structure != self.structure:
-            raise ValueError(f"gradients has the structure {structure}; params has {self.structure}")
-        pairs = [(np.asarray(leaves[i]), self.given[i]) for i in self.checked]
-        return [_parts(np.conj(leaf + 0j)) if _is_complex(given) else leaf for leaf, given in pairs]
+            raise ValueError(f"{what} has the structure {structure}; params has {self.structure}")
+        return [leaves[i] for i in self.checked]
 
 
 def flatten(value: Any, prefix: str, precision: str) -> Tree:
     """The `Tree` of a pytree; its names begin with the prefix."""
-    pairs, structure = jax.tree_util.tree_flatten_with_path(value)
+    pairs, structure = jax.tree_util.tree_flatten_with_path(value, is_leaf=_is_none)
     given = tuple(leaf for _, leaf in pairs)
     checked = tuple(i for i, leaf in enumerate(given) if jnp.issubdtype(_dtype(leaf), jnp.inexact))
     if not checked:
@@ -201,8 +392,12 @@ def flatten(value: Any, prefix: str, precision: str) -> Tree:
     every = [".".join(filter(None, [prefix, *map(_key, path)])) or "params" for path, _ in pairs]
     names = tuple(every[i] for i in checked)
     arrays = tuple(_array(name, given[i], precision) for name, i in zip(names, checked, strict=True))
-    others = tuple(name for i, name in enumerate(every) if i not in checked)
+    others = tuple(name for i, name in enumerate(every) if i not in checked and given[i] is not None)
     return Tree(structure, given, checked, names, arrays, others)
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
 
 
 def _key(key: Any) -> str:

@@ -105,7 +105,8 @@ def check_grads(
     number("eps", eps, positive=True)
     with in_precision("double") as notes, noted_as_double("double"):
         tree = flatten(tuple(args), "args", "double")
-        criteria = _Closeness(modes, _tolerance("rtol", rtol, tree), _tolerance("atol", atol, tree), eps, tuple(notes))
+        relative, absolute = _tolerance("rtol", rtol, tree), _tolerance("atol", atol, tree)
+        criteria = _Closeness(modes, relative, absolute, eps, (*notes, *tree.notes))
         arrays = [jnp.array(array) for array in tree.arrays]
         try:
             undecided = list(_failures(_of_reals(f, tree), arrays, tree.names, order, criteria, ""))

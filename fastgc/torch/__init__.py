@@ -6,14 +6,21 @@ from typing import TYPE_CHECKING
 
 from fastgc._public import loader
 
-__all__ = ["gradcheck", "gradgradcheck", "check_module"]
+__all__ = ["gradcheck", "gradgradcheck", "check_module", "assert_module"]
 
 if TYPE_CHECKING:
     from fastgc.torch._gradcheck import gradcheck, gradgradcheck
-    from fastgc.torch._module import check_module
+    from fastgc.torch._module import assert_module, check_module
 else:
     __getattr__ = loader(
-        __name__, {"gradcheck": "_gradcheck", "gradgradcheck": "_gradcheck", "check_module": "_module"}, "torch"
+        __name__,
+        {
+            "gradcheck": "_gradcheck",
+            "gradgradcheck": "_gradcheck",
+            "check_module": "_module",
+            "assert_module": "_module",
+        },
+        "torch",
     )
 
 

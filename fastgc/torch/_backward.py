@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch.autograd.gradcheck import GradcheckError
 
 from fastgc._evaluation.batches import Batches, agree
+from fastgc._evaluation.evaluator import described
 from fastgc._parameters.arrays import Floats
 from fastgc.torch._flat import Packing, Tensors
 from fastgc.torch._rules import BATCH_NUMBERS
@@ -48,6 +49,7 @@ class Backward:
     Attributes
     ----------
     size : the number of rows
+    eps : the coarsest resolution of the inputs' dtypes
     """
 
     def __init__(self, outputs: Tensors, leaves: Tensors, names: Sequence[int], dtypes: bool, room: int) -> None:
@@ -56,7 +58,7 @@ class Backward:
         self._most = max(1, BATCH_NUMBERS // max(1, room, self.size + self._columns_of.size))
         self._batches = Batches(possible=min(self.size, self._most) >= _FEWEST_ROWS, compare_all=True)
         self._outputs, self._leaves, self._names, self._dtypes, self._room = outputs, leaves, names, dtypes, room
-        self._eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
+        self.eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
 
     @property
     def batched(self) -> bool:
@@ -81,8 +83,8 @@ class Backward:
 
         Zero for a backward that gives something else when it is run again: that is noise and not round-off.
         """
-        stretches = [1.0, *(1 + units * self._eps for units in _UNITS)]
-        stretches += [1 + share for share in _SINGLE if self._eps < _SINGLE[0] ** 2]
+        stretches = [1.0, *(1 + units * self.eps for units in _UNITS)]
+        stretches += [1 + share for share in _SINGLE if self.eps < _SINGLE[0] ** 2]
         anew = np.stack([self.pulled(stretch * self.directions[:3]) for stretch in stretches])
         off = np.abs(anew - np.multiply.outer(stretches, self.along[:3])).max(axis=1)
         steady = off[0].max(initial=0.0) <= self.unit_round_off
@@ -97,7 +99,7 @@ class Backward:
     @property
     def unit_round_off(self) -> float:
         """What rounding may add to slopes of that size."""
-        return float(_LARGEST_ROUND_OFF * self._eps * self.natural)
+        return float(_LARGEST_ROUND_OFF * self.eps * self.natural)
 
     def tolerated(self, atol: float) -> float:
         """By how much a product with one of the directions may be off where the caller lets entries be off by ``atol``.
@@ -144,10 +146,10 @@ class Backward:
     def _rounding_of(self, rows: Floats) -> Floats:
         """What adding up in another order may change rows of the Jacobian by, shape (n,)."""
         sizes = self.by_input(np.abs(rows).max(axis=0, initial=0.0))
-        return np.asarray(np.fmax(_LARGEST_ROUND_OFF * self._eps * sizes, self.unit_round_off))
+        return np.asarray(np.fmax(_LARGEST_ROUND_OFF * self.eps * sizes, self.unit_round_off))
 
     def _rows(self) -> Floats:
-        found = self._batches.values(lambda: np.concatenate([*map(self._batch, self._units())]), self._same)
+        found = self._batches.values(lambda: np.concatenate([*map(self.batch, self._units())]), self._same)
         if found is not None:
             return found
         return np.concatenate([np.empty((0, self._columns_of.size)), *map(self.pulled, self._units())])
@@ -156,9 +158,10 @@ class Backward:
         """Whether a combination of all rows is what a plain call gives."""
         weights = self.directions[0]
         terms = float((np.abs(weights) @ np.abs(rows)).max(initial=0.0))
-        return agree(weights @ rows, self.along[0], self._eps, size=terms)
+        return agree(weights @ rows, self.along[0], self.eps, size=terms)
 
-    def _batch(self, block: Floats) -> Floats:
+    def batch(self, block: Floats) -> Floats:
+        """The same as `pulled`, by one call."""
         gradients = self._gradients(self._rows_of.stacked(block), is_grads_batched=True)
         return self._columns_of.joined(gradients, len(block))
 
@@ -185,7 +188,7 @@ def _largest_number(tensors: Tensors) -> float:
     return max((float(each.detach().abs().max()) for each in tensors if each.numel()), default=0.0)
 
 
-# --- linearity, undefined gradients ---
+# --- linearity, batches, undefined gradients ---
 
 
 def check_linearity(backward: Backward, in_double: bool, atol: float) -> None:
@@ -208,6 +211,22 @@ def check_linearity(backward: Backward, in_double: bool, atol: float) -> None:
         raise GradcheckError(
             f"backward is not linear in grad_output: the gradients of a sum are off by {off.max(initial=0.0):.3g}"
         )
+
+
+def check_batched(backward: Backward) -> None:
+    """A backward must give the same in a batch (``is_grads_batched``) as for one grad_output after another."""
+    refuse_other_batch(lambda: backward.batch(backward.directions[:3]), backward.along[:3], backward.eps, "backward")
+
+
+def refuse_other_batch(batch: Callable[[], Floats], plain: Floats, eps: float, what: str) -> None:
+    """Raise unless a batch of products with the Jacobian is what plain calls give, but for round-off."""
+    try:
+        found = batch()
+    except Exception as error:
+        raise GradcheckError(f"{what} cannot be computed in a batch by vmap ({described(error)})") from error
+    if not agree(found, plain, eps):
+        off = float(np.abs(found - plain).max(initial=0.0))
+        raise GradcheckError(f"{what} gives something else in a batch by vmap: off by {off:.3g}")
 
 
 class _Undefined(torch.autograd.Function):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,6 +16,8 @@ from numpy.typing import NDArray
 
 from fastgc._evaluation.batches import COMPARED, Batches, agree, relative_to_point
 from fastgc._evaluation.evaluator import (
+    UNDEFINED,
+    OutOfTime,
     Place,
     Raised,
     Ray,
@@ -51,6 +56,8 @@ class TorchEvaluator:
         The loss of the tensors as they are.
     footprint : int
         About how many numbers the loss computes.
+    deadline : float
+        A time of ``time.perf_counter`` after which evaluating a displaced point raises `OutOfTime`.
     """
 
     def __init__(
@@ -61,12 +68,16 @@ class TorchEvaluator:
         sources: Sequence[torch.Tensor],
         base: float,
         footprint: int,
+        deadline: float = math.inf,
     ) -> None:
-        self.evaluations, self.raised = 0, Raised()
+        self.evaluations, self.raised, self._deadline = 0, Raised(), deadline
+        self.opened = contextlib.ExitStack()  # closed together with the evaluator
         self._loss, self._layout, self._base, self._footprint = loss, layout, base, footprint
         self._flat = [tensor.detach().reshape(-1) for tensor in tensors]
         self._sources = [source.detach().reshape(-1) for source in sources]
-        self._batches = [Batches() for _ in self._flat]
+        self._complex = any(tensor.is_complex() for tensor in tensors)  # displaced along the imaginary axis
+        self._dtype: type[Any] = np.complex128 if self._complex else np.float64
+        self._batches = [Batches(possible=not self._complex) for _ in self._flat]
         self._displaced: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
 
     @property
@@ -75,17 +86,17 @@ class TorchEvaluator:
         ways = ["vmap"] if any(each.used for each in self._batches) else []
         return f"torch ({', '.join([*dict.fromkeys(str(flat.device) for flat in self._flat), *ways])})"
 
-    def value(self) -> float:
+    def value(self) -> Any:
         """The loss at the point itself."""
         return self._called()
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         """The loss with entry ``positions[i]`` set to ``displaced[i, j]``."""
-        out: Array = np.empty(displaced.shape)
+        out: Array = np.empty(displaced.shape, self._dtype)
         for t, mine in self._by_tensor(positions):
             cells = np.repeat(positions[mine] - self._layout.starts[t], displaced.shape[1])
             length = max(1, self._batch_size(t) // displaced.shape[1])
-            entries, values = displaced[mine].reshape(-1), np.empty(cells.size)
+            entries, values = displaced[mine].reshape(-1), np.empty(cells.size, self._dtype)
             for begin in range(0, mine.size, length):
                 chunk = slice(begin * displaced.shape[1], (begin + length) * displaced.shape[1])
                 values[chunk] = self._values(t, cells[chunk], entries[chunk])
@@ -95,7 +106,7 @@ class TorchEvaluator:
 
     def along(self, positions: Positions, rows: Array) -> Array:
         """The loss with all entries ``positions`` set to ``rows[j]`` together."""
-        out: Array = np.empty(len(rows))
+        out: Array = np.empty(len(rows), self._dtype)
         groups = [(mine, *self._cells(t, positions[mine])) for t, mine in self._by_tensor(positions)]
         self._displaced = [(flat, cells, flat[cells]) for _, flat, cells in groups]
         moves = (rows != self.entries(positions)).any(axis=1)
@@ -113,7 +124,7 @@ class TorchEvaluator:
         return np.stack([self._along_one(rays, distances) for rays in directions])
 
     def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
-        out: Array = np.empty(distances.size)
+        out: Array = np.empty(distances.size, self._dtype)
 
         def where() -> Place:
             return along_direction(self._layout, rays, distance)
@@ -137,41 +148,47 @@ class TorchEvaluator:
         out: Array = np.empty(positions.size)
         for t, mine in self._by_tensor(positions):
             flat, cells = self._cells(t, positions[mine])
-            out[mine] = _numbers(flat[cells])
+            out[mine] = _numbers(flat[cells].real)
         return out
 
     def rounded(self, positions: Positions, displaced: Array) -> Array:
         """``displaced`` as the dtype of each entry's tensor can hold it."""
         result = displaced.copy()
         for t, mine in self._by_tensor(positions):
-            if self._flat[t].dtype != torch.float64:
+            if self._flat[t].dtype not in (torch.float64, torch.complex128):
                 result[mine] = _numbers(torch.from_numpy(displaced[mine]).to(self._flat[t].dtype))
         return result
 
     def close(self) -> None:
         """Restore whatever is displaced."""
         self._restore()
+        self.opened.close()
 
     # --- one call after another ---
 
-    def _called(self) -> float:
+    def _called(self) -> Any:
         self.evaluations += 1
         with torch.no_grad():
-            return float(self._loss({}))
+            return self._loss({}).item()
 
-    def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> float:
+    def _in_time(self) -> None:
+        if time.perf_counter() > self._deadline:
+            raise OutOfTime
+
+    def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> Any:
         """The loss at the tensors as they are; nan if it raises, and ``where()`` gives the place for the note."""
+        self._in_time()
         value, error = attempted(self._called)
         if error is not None:
             self.raised = self.raised.also(error, where)
         if value is None:
-            return np.nan
+            return UNDEFINED[self._dtype]
         if displaced and not self.raised.answered:
             self.raised = replace(self.raised, answered=True)
         return value
 
     def _one_by_one(self, t: int, cells: Positions, entries: Array) -> Array:
-        flat, out = self._flat[t], np.empty(entries.size)
+        flat, out = self._flat[t], np.empty(entries.size, self._dtype)
 
         def where() -> Place:
             return at_entry(self._layout, int(self._layout.starts[t]) + cell, entry)
@@ -208,6 +225,7 @@ class TorchEvaluator:
     def _values(self, t: int, cells: Positions, entries: Array) -> Array:
         if entries.size < SMALLEST_BATCH or self._batch_size(t) < SMALLEST_BATCH:
             return self._one_by_one(t, cells, entries)
+        self._in_time()
         found = self._batches[t].values(
             lambda: self._together(t, cells, entries) if self._has_rules else None,
             lambda values: self._same(t, cells, entries, values),

@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 import torch
 
-from fastgc._parameters.arrays import Array, Floats
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc.torch._memory import is_plain, placed
 
 Tensors = Sequence[torch.Tensor]
@@ -35,6 +35,7 @@ def as_given(reals: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def flat(tensor: torch.Tensor) -> Array:
     """The numbers in one flat array, copied only if necessary."""
     dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    dense = dense.float() if dense.dtype == torch.bfloat16 else dense  # which NumPy does not know
     numbers: Array = dense.numpy(force=True)
     if numbers.dtype.kind == "c":
         numbers = np.ascontiguousarray(numbers).view(numbers.real.dtype)
@@ -72,6 +73,14 @@ class Packing:
         for place, shape, like in zip(self.slices, self.shapes, self._like, strict=True):
             part = torch.from_numpy(numbers[:, place].copy()).view(len(numbers), *shape)
             found.append(as_given(part, like).to(device=like.device, dtype=like.dtype))
+        return found
+
+    def rounded(self, places: Positions, numbers: Floats) -> Floats:
+        """Numbers at places of the vector, shape (places, k), as the dtype of each tensor can hold them."""
+        found = numbers.copy()
+        for slot, like in zip(self.slices, self._like, strict=True):
+            mine = (places >= slot.start) & (places < slot.stop)
+            found[mine] = torch.from_numpy(numbers[mine]).to(like.dtype.to_real()).to(torch.float64).numpy()
         return found
 
     def members(self, numbers: Floats) -> list[list[torch.Tensor]]:

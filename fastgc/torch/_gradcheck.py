@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._vmap_internals import _vmap  # which PyTorch's own check uses: `torch.func.vmap` has no rule for make_dual
 from torch.autograd import forward_ad
 from torch.autograd.gradcheck import GradcheckError
 
@@ -30,7 +31,7 @@ from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import FAIL, UNDECIDED
 from fastgc._words import Columns
-from fastgc.torch._backward import Backward, check_linearity, check_undefined
+from fastgc.torch._backward import Backward, check_batched, check_linearity, check_undefined, refuse_other_batch
 from fastgc.torch._evaluator import footprint
 from fastgc.torch._flat import Packing, Tensors, flat
 from fastgc.torch._memory import placed
@@ -38,7 +39,7 @@ from fastgc.torch._nested import out_of_reach, tensors_in
 from fastgc.torch._outputs import Outputs, as_tuple, tensors
 from fastgc.torch._surroundings import forward_mode
 
-_REAL_DTYPES = (torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 # In fast mode: inputs checked one by one, and random projections of the whole Jacobian. One projection misses an error
 # above twice its uncertainty with a probability of 3/4 at most (see `fastgc._jacobian.projections`), eight with 1/10.
 _FAST_INPUTS, _FAST_PROJECTIONS = 8, 8
@@ -87,8 +88,10 @@ def gradcheck(
         Also check that the backward pass takes an undefined gradient (None) for zero.
     check_grad_dtypes : bool
         Also check that every gradient has the dtype of its input.
-    check_batched_grad, check_batched_forward_grad, masked
-        Not implemented: True is refused.
+    check_batched_grad, check_batched_forward_grad : bool
+        Also check that the backward pass, or forward mode, gives the same in a batch, by vmap, as in single calls.
+    masked : bool, optional
+        Has no effect: it is of sparse inputs, which are refused.
     check_forward_ad, check_backward_ad : bool
         Check Jacobian-vector products by forward mode; check gradients by backward mode.
     fast_mode : bool
@@ -106,8 +109,8 @@ def gradcheck(
     torch.autograd.gradcheck.GradcheckError
         With the index, both values, the uncertainty and, if they are small, both Jacobians.
     ValueError, RuntimeError, NotImplementedError
-        If no input requires grad; for inputs that overlap, that func changes in place, or that are not supported; for
-        options that are not supported.
+        If no input requires grad; for inputs that overlap, that func changes in place, or that are not supported (as
+        sparse ones are).
 
     Examples
     --------
@@ -128,16 +131,19 @@ def gradcheck(
     False
     """
     __tracebackhide__ = True
-    _refuse_options(check_batched_grad=check_batched_grad, check_batched_forward_grad=check_batched_forward_grad,
-                    masked=masked)  # fmt: skip
     if not (check_forward_ad or check_backward_ad):
         raise AssertionError("check_forward_ad and check_backward_ad are both False: nothing would be checked")
+    if check_batched_forward_grad and not check_forward_ad:
+        raise AssertionError("check_batched_forward_grad=True needs check_forward_ad=True")
+    if check_batched_grad and not check_backward_ad:
+        raise AssertionError("check_batched_grad=True needs check_backward_ad=True")
     given = as_tuple(inputs)
     checked = _numbers_checked(given)
     with _watched({k: given[k] for k in checked}) as unchanged:
         call = _open_call(func, given, checked, check_grad_dtypes, unchanged)
         criteria = _Criteria(eps if call.in_double else None, atol, rtol, nondet_tol, fast_mode, allow_undecided,
-                             check_forward_ad, check_backward_ad, check_undefined_grad)  # fmt: skip
+                             check_forward_ad, check_backward_ad, check_undefined_grad, check_batched_grad,
+                             check_batched_forward_grad)  # fmt: skip
         error = _failure(call, criteria)
         if error and call.batched:  # nothing is held against a function but what plain calls show
             error = _failure(call.one_by_one(), criteria)
@@ -240,6 +246,8 @@ class _Criteria:
     forward: bool
     backward: bool
     undefined: bool
+    batched_backward: bool
+    batched_forward: bool
 
 
 @dataclass(frozen=True)
@@ -355,18 +363,14 @@ def _watched(leaves: Mapping[int, torch.Tensor]) -> Iterator[Callable[[], None]]
 # --- refusals ---
 
 
-def _refuse_options(**options: Any) -> None:
-    asked = [name for name, value in options.items() if value]
-    if asked:
-        raise NotImplementedError(f"{', '.join(f'{name}=True' for name in asked)} is not implemented by fastgc")
-
-
 def _refuse_input(number: int, tensor: torch.Tensor) -> None:
+    if tensor.is_meta:
+        raise ValueError(f"input {number} is on the meta device, where tensors hold no numbers; pass one that does")
     if tensor.layout != torch.strided:
         raise NotImplementedError(f"input {number} has layout {tensor.layout}; fastgc checks dense inputs only")
-    if tensor.dtype not in _REAL_DTYPES:
+    if tensor.dtype not in _DTYPES:
         raise NotImplementedError(
-            f"input {number} is of dtype {tensor.dtype}; fastgc checks float16 to float64 and complex"
+            f"input {number} is of dtype {tensor.dtype}; fastgc checks bfloat16, float16 to float64, and complex"
         )
     if any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True)):
         raise RuntimeError(
@@ -421,11 +425,15 @@ def _failure(call: _Call, criteria: _Criteria) -> GradcheckError | None:
     try:
         if criteria.forward:
             _compare(call, _forward_operator(call), criteria, None, " (forward mode)")
+            if criteria.batched_forward:
+                _check_batched_forward(call)
         if criteria.backward:
             beside = partial(_backward_beside, call, criteria) if call.has_backward else None
             _compare(call, _backward_operator(call, criteria), criteria, beside)
             if call.has_backward:
                 check_linearity(call.backward, call.in_double, criteria.atol)
+                if criteria.batched_backward:
+                    check_batched(call.backward)
                 if criteria.undefined:
                     check_undefined(call.here, call.leaves)
     except GradcheckError as error:
@@ -441,13 +449,37 @@ def _forward_operator(call: _Call) -> Operator:
 
 def _pushed(call: _Call, tangent: Floats) -> Floats:
     """J u by forward mode."""
+    tangents = _tangents(call, _placed_leaves(call), Packing(call.leaves).members(tangent[None, :])[0])
+    return np.asarray(Packing(call.here).joined(tangents)[0])
+
+
+def _placed_leaves(call: _Call) -> Tensors:
+    """Copies of the checked inputs."""
+    return [placed(leaf.detach(), leaf).requires_grad_() for leaf in call.leaves]
+
+
+def _tangents(call: _Call, leaves: Tensors, parts: Tensors) -> list[torch.Tensor]:
+    """The tangents of the compared outputs for those of the inputs."""
     arguments = list(call.inputs)
     with forward_mode, forward_ad.dual_level():
-        for k, part in zip(call.checked, Packing(call.leaves).members(tangent[None, :])[0], strict=True):
-            arguments[k] = forward_ad.make_dual(placed(call.inputs[k].detach(), call.inputs[k]).requires_grad_(), part)
+        for k, leaf, part in zip(call.checked, leaves, parts, strict=True):
+            arguments[k] = forward_ad.make_dual(leaf, part)
         found = tensors(call.func(*arguments))
         tangents = [forward_ad.unpack_dual(found[k]).tangent for k in call.compared]
-        return np.asarray(Packing(call.here).joined(tangents)[0])
+    return [torch.zeros_like(like) if each is None else each for each, like in zip(tangents, call.here, strict=True)]
+
+
+def _check_batched_forward(call: _Call) -> None:
+    """Forward mode must give the same in a batch as for one tangent after another."""
+    drawn = stream(0, "tangent").standard_normal((3, call.function.point.size))
+
+    def batch() -> Floats:
+        leaves, parts = _placed_leaves(call), Packing(call.leaves).stacked(drawn)
+        found = _vmap(lambda *each: tuple(_tangents(call, leaves, each)))(*parts)
+        return Packing(call.here).joined(found, len(drawn))
+
+    plain = np.stack([_pushed(call, tangent) for tangent in drawn])
+    refuse_other_batch(batch, plain, call.backward.eps, "forward mode")
 
 
 def _backward_operator(call: _Call, criteria: _Criteria) -> Operator:

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from fastgc._arguments import listed, noted
-from fastgc._derivatives.displaced import DISTANCE
-from fastgc._evaluation.engine import NotFiniteError
-from fastgc._evaluation.evaluator import Ray, WrongShapeError, WrongTypeError
-from fastgc._gradient.examine import PointCheck, examine
-from fastgc._gradient.noisy import examine_noisy
-from fastgc._gradient.options import CheckOptions
+from fastgc._arguments import listed, noted, plural
+from fastgc._diagnosis.earlier import earlier_leaves
+from fastgc._evaluation.callers_loss import CallersLoss
+from fastgc._evaluation.engine import Execution
+from fastgc._gradient.check import check_loss, passed_or_raise
+from fastgc._gradient.options import CheckOptions, by_tensor
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout, named_layout
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
-from fastgc._parameters.streams import stream
-from fastgc._progress import Progress
 from fastgc._reports.gradient import GradientReport
-from fastgc._reports.summary import summarise
-from fastgc._words import Precision, Samples
-from fastgc.torch._evaluator import TorchEvaluator, footprint
-from fastgc.torch._flat import as_given, as_reals, flat, real_shape
-from fastgc.torch._memory import placed
-from fastgc.torch._nested import mapped, out_of_reach, tensors_in
-from fastgc.torch._surroundings import Surroundings
+from fastgc._words import Precision, Samples, StencilName, Tolerance
+from fastgc.torch._flat import as_reals
+from fastgc.torch._nested import out_of_reach
+from fastgc.torch._points import KNOWN, AnalyticGradient, Opener, held
+from fastgc.torch._subject import Arguments, detached, is_inexact, subject_of
 
-_SCALE_ENTRIES = 4096  # evenly spaced entries from which a tensor's scale is computed: right to 2 % of an rms
-_NUMPY_DTYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
 _OUT_OF_REACH = "inside objects other than lists, tuples, mappings and dataclasses"
+_BFLOAT16_RTOL = 8e-2  # ten units of its round-off, 2**-7, as 1e-2 is of float16
 _ABOUT_DTYPES = "dtype|Double|float64"  # matches PyTorch's messages about tensors of two dtypes
 
 
@@ -45,16 +38,24 @@ def check_module(
     inputs: Any,
     loss: Callable[[Any], torch.Tensor] | None = None,
     *,
+    kwargs: Mapping[str, Any] | None = None,
     tensors: str | Sequence[str] | None = None,
     samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
+    stencil: StencilName = "central",
     step: float | None = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: Tolerance = None,
+    atol: Tolerance = None,
     precision: Precision = "double",
+    points: int = 1,
+    bounds: Any = None,
+    symmetric: str | Sequence[str] | None = None,
+    crosscheck: bool = False,
+    time_budget: float | None = None,
     seeded: bool = False,
     seed: int = 0,
     progress: bool = False,
+    previous: Mapping[str, torch.Tensor] | None = None,
 ) -> GradientReport:
     """Check the backward pass of a module: the gradient of every parameter and of every floating input.
 
@@ -74,17 +75,26 @@ def check_module(
     loss : callable, optional
         ``loss(output)`` returns a tensor of one value. By default all floating outputs are added up, each entry with a
         fixed random weight: a plain sum would not see the derivative of a softmax, whose outputs add up to 1.
-    tensors, samples, probes, step, rtol, atol, progress
-        As in `fastgc.check_gradients`.
+    kwargs : dict, optional
+        Keyword arguments besides positional inputs; their tensors have the names ``inputs[key]``, ...
+    tensors, samples, probes, stencil, step, rtol, atol, points, bounds, symmetric, time_budget, progress
+        As in `fastgc.check_gradients`: parameters and checked inputs are its ``params``. The gradient at random points
+        is that of the module's own backward there. ``stencil="complex_step"`` needs a module that computes with complex
+        numbers.
     precision : {"double", "native"}
         Check a copy in float64, or one in the module's own dtypes. In double precision, new tensors that the module
         makes in its calls are float64 too where they would have the default dtype.
     seeded : bool
         Seed PyTorch's random numbers before every call, so that dropout leaves out the same entries each time. Calls
         of modules that draw random numbers wait for one another, since PyTorch has one random state.
+    crosscheck : bool
+        Also show ``scipy.optimize.check_grad`` for at most 32 of the entries.
     seed : int
-        The seed of the sampled entries, the directions, the weights of the outputs and, with ``seeded``, of PyTorch's
-        random numbers.
+        The seed of the sampled entries, the directions, the random points, the weights of the outputs and, with
+        ``seeded``, of PyTorch's random numbers.
+    previous : mapping of name to tensor, optional
+        Copies of parameters of an earlier moment, such as a copied ``state_dict()``: see `fastgc.check_gradients`.
+        What it does not name is the same there.
 
     Returns
     -------
@@ -107,51 +117,154 @@ def check_module(
     >>> report.verdict, list(report.tensors)
     ('pass', ['0.weight', '0.bias', '2.weight', '2.bias', 'inputs[0]'])
     """
+    options = CheckOptions(
+        tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
+        precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
+        time_budget=time_budget, seed=seed, progress=progress,
+    )  # fmt: skip
+    return _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous)
+
+
+def assert_module(
+    module: torch.nn.Module,
+    inputs: Any,
+    loss: Callable[[Any], torch.Tensor] | None = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    tensors: str | Sequence[str] | None = None,
+    samples: Samples = DEFAULT_SAMPLES,
+    probes: int = 3,
+    stencil: StencilName = "central",
+    step: float | None = None,
+    rtol: Tolerance = None,
+    atol: Tolerance = None,
+    precision: Precision = "double",
+    points: int = 1,
+    bounds: Any = None,
+    symmetric: str | Sequence[str] | None = None,
+    crosscheck: bool = False,
+    time_budget: float | None = None,
+    seeded: bool = False,
+    seed: int = 0,
+    progress: bool = False,
+    previous: Mapping[str, torch.Tensor] | None = None,
+    allow_undecided: bool = False,
+) -> GradientReport:
+    """Check a module as `fastgc.torch.check_module` does, and raise unless it passes.
+
+    Parameters
+    ----------
+    module, inputs, loss, kwargs, tensors, samples, probes, stencil, step, rtol, atol, precision, points, bounds
+        As in `fastgc.torch.check_module`.
+    symmetric, crosscheck, time_budget, seeded, seed, progress, previous
+        As in `fastgc.torch.check_module`.
+    allow_undecided : bool
+        Accept a report that is undecided.
+
+    Returns
+    -------
+    GradientReport
+
+    Raises
+    ------
+    fastgc.GradientMismatch
+        An AssertionError whose text is the report and whose ``report`` attribute holds it.
+    TypeError, ValueError
+        As `fastgc.torch.check_module`.
+
+    Examples
+    --------
+    >>> import torch, fastgc
+    >>> fastgc.torch.assert_module(torch.nn.Linear(3, 2), torch.ones(5, 3)).verdict
+    'pass'
+    """
+    __tracebackhide__ = True
+    options = CheckOptions(
+        tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
+        precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
+        time_budget=time_budget, seed=seed, progress=progress,
+    )  # fmt: skip
+    report = _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous)
+    return passed_or_raise(report, allow_undecided)
+
+
+def _check(
+    module: torch.nn.Module,
+    arguments: Arguments,
+    loss: Callable[[Any], Any] | None,
+    options: CheckOptions,
+    seeded: bool,
+    previous: Any,
+) -> GradientReport:
     begin = time.perf_counter()
-    options = CheckOptions(tensors=tensors, samples=samples, probes=probes, step=step, rtol=rtol, atol=atol,
-                           precision=precision, crosscheck=False, seed=seed)  # fmt: skip
-    originals, left_out = _originals(module, inputs, precision)
-    layout = _layout(originals, precision)
-    selection = options.selected(layout)
-    with torch.inference_mode(False), _noted_as_double(precision):
-        subject = _subject(module, inputs, loss, originals, precision, seeded, seed)
-        sources = [as_reals(tensor) for tensor in originals.values()]
-        base, noisy = _first_values(subject, sources)
-        gradients, cut_off = _gradients(subject)
-        subject.surroundings.keep_what_was_used()
-        reals, room = [as_reals(tensor) for tensor in subject.tensors], footprint(lambda: subject({}))
-        evaluator = TorchEvaluator(subject, layout, reals, sources, base, room)
-        some, notes = [_some(each) for each in reals], [*noisy, *left_out, *cut_off]
-        check = PointCheck(
-            options, selection, evaluator, some, gradients, base, notes,
-            displaced=lambda rays: _displaced_gradients(subject, rays),
-        )  # fmt: skip
-        with Progress(selection.entries, shown=progress) as bar:
-            result = examine_noisy(check, bar) if noisy else examine(check, bar)
-    return summarise(selection, [result], seed, time.perf_counter() - begin)
+    originals, left_out = _originals(module, arguments)
+    if options.precision == "native":
+        _refuse_unknown_dtypes(originals)
+    options = _with_tolerances(options, originals)
+    with torch.inference_mode(False), _noted_as_double(options.precision):
+        subject = subject_of(module, arguments, loss, originals, options, seeded)
+        reals = [as_reals(tensor) for tensor in subject.tensors]
+        leaves = [held(each) for each in reals]
+        layout = named_layout(subject.names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves])
+        opener = Opener(subject, [as_reals(tensor) for tensor in originals.values()], seeded, tuple(left_out))
+        callers = CallersLoss(subject, (), layout, leaves, Execution("python"), open_with=opener, copied=False)
+        earlier = None if previous is None else _earlier(layout, leaves, previous, module, options.precision)
+        gradient = AnalyticGradient(subject)
+        report = check_loss(options.applied_to(callers), gradient, options, earlier, begin)
+    return replace(report, notes=(*report.notes, *gradient.notes))
+
+
+def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> Arguments:
+    if not isinstance(inputs, dict):
+        return Arguments(inputs if isinstance(inputs, tuple) else (inputs,), kwargs or {})
+    if kwargs is not None:
+        raise TypeError("inputs is a dict of keyword arguments; with kwargs, it must be a tuple of positional ones")
+    return Arguments((), inputs)
+
+
+def _earlier(
+    layout: ParameterLayout, leaves: Sequence[Array], previous: Any, module: torch.nn.Module, precision: str
+) -> list[Array]:
+    """The parameters of an earlier moment, in the order of the layout."""
+    if not isinstance(previous, Mapping):
+        raise TypeError(f"previous is a {type(previous).__name__}; it must be a mapping of name to tensor")
+    unknown = [name for name in previous if name not in {*layout.names, *module.state_dict()}]
+    if unknown:
+        raise ValueError(f"previous has {listed(unknown)}, which the module has not")
+    now = dict(zip(layout.names, leaves, strict=True))
+    then = {name: previous[name] for name in layout.names if name in previous}
+    wrong = [name for name, each in then.items() if not isinstance(each, torch.Tensor)]
+    if wrong:
+        raise TypeError(f"previous[{wrong[0]!r}] is a {type(then[wrong[0]]).__name__}; it must be a tensor")
+    return earlier_leaves(
+        layout, {**now, **{name: held(as_reals(detached(t, precision == "double"))) for name, t in then.items()}}
+    )
 
 
 # --- what is checked ---
 
 
-def _originals(module: Any, inputs: Any, precision: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+def _originals(module: Any, arguments: Arguments) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The parameters and inputs that can be checked, by name, and notes on the others."""
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")
     if any(isinstance(each, torch.jit.ScriptModule) for each in module.modules()):
         raise TypeError("module holds a ScriptModule, which cannot be checked; pass the module it was scripted from")
     parameters = dict(module.named_parameters())
+    _refuse_numberless({**parameters, **dict(module.named_buffers()), **dict(arguments.tensors())})
     _refuse_parameters(parameters)
-    arguments = _arguments(inputs)
     chosen, left_out = {}, defaultdict(list)
-    for name, tensor in (*parameters.items(), *tensors_in("inputs", arguments)):
+    for name, tensor in (*parameters.items(), *arguments.tensors()):
         reason = _reason_to_leave_out(tensor, name in parameters)
         if reason:
             left_out[reason].append(name)
         else:
             chosen[name] = tensor
     left_out[_OUT_OF_REACH] += dict.fromkeys(
-        name for name, tensor in out_of_reach("inputs", arguments) if _is_inexact(tensor)
+        name
+        for given in (arguments.args, arguments.kwargs)
+        for name, tensor in out_of_reach("inputs", given)
+        if is_inexact(tensor)
     )
     notes = [f"not checked, since {reason}: {listed(names)}" for reason, names in left_out.items() if names]
     if not chosen:
@@ -164,17 +277,13 @@ def _originals(module: Any, inputs: Any, precision: str) -> tuple[dict[str, torc
 
 def _reason_to_leave_out(tensor: torch.Tensor, is_parameter: bool) -> str:
     """Why a tensor cannot be checked, "" if it can."""
-    if not _is_inexact(tensor):
+    if not is_inexact(tensor):
         return "of integers or booleans"
     if is_parameter and not tensor.requires_grad:
         return "frozen (requires_grad=False)"
     if tensor.layout != torch.strided or tensor.is_nested:
         return f"not dense ({'nested' if tensor.is_nested else tensor.layout})"
     return "" if torch.isfinite(tensor).all() else "not finite everywhere"
-
-
-def _is_inexact(tensor: torch.Tensor) -> bool:
-    return bool(tensor.is_floating_point() or tensor.is_complex())
 
 
 def _refuse_parameters(parameters: Mapping[str, torch.Tensor]) -> None:
@@ -187,171 +296,31 @@ def _refuse_parameters(parameters: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(f"parameters {listed(endless)} are not finite; a derivative exists only at finite values")
 
 
-def _arguments(inputs: Any) -> tuple[Any, ...] | dict[str, Any]:
-    return inputs if isinstance(inputs, (tuple, dict)) else (inputs,)
+def _refuse_numberless(tensors: Mapping[str, torch.Tensor]) -> None:
+    numberless = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if numberless:
+        raise ValueError(
+            f"{listed(numberless)} {plural(len(numberless), 'is', 'are')} on the meta device, where tensors hold no "
+            'numbers; use module.to_empty(device="cpu") and initialise it, and pass inputs that hold numbers'
+        )
 
 
-def _layout(tensors: Mapping[str, torch.Tensor], precision: str) -> ParameterLayout:
-    dtypes = [np.dtype(np.float64) if precision == "double" else _numpy_dtype(*item) for item in tensors.items()]
-    return named_layout([*tensors], [real_shape(tensor) for tensor in tensors.values()], dtypes)
+def _refuse_unknown_dtypes(tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype.to_real() not in KNOWN:
+            raise TypeError(f'{name!r} is of {tensor.dtype}, which NumPy does not know; use precision="double"')
 
 
-def _numpy_dtype(name: str, tensor: torch.Tensor) -> np.dtype[Any]:
-    if tensor.dtype.to_real() not in _NUMPY_DTYPES:
-        raise TypeError(f'{name!r} is of {tensor.dtype}, which NumPy does not know; use precision="double"')
-    return np.dtype(_NUMPY_DTYPES[tensor.dtype.to_real()])
-
-
-# --- the copy that is evaluated ---
-
-
-class _Buffers:
-    """The buffers of a module, put back before every call."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        owned = [(owner, key) for owner in module.modules() for key in owner._buffers]
-        self._places = [(owner, key, owner._buffers[key]) for owner, key in owned]
-        self._kept = [None if buffer is None else buffer.clone() for _, _, buffer in self._places]
-        self._versions = [None if buffer is None else buffer._version for _, _, buffer in self._places]
-
-    def restore(self) -> None:
-        """Undo what calls have changed."""
-        for i, (owner, key, buffer) in enumerate(self._places):
-            owner._buffers[key] = buffer
-            if buffer is not None and buffer._version != self._versions[i]:
-                buffer.detach().copy_(self._kept[i])
-                self._versions[i] = buffer._version
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """A copy of the module, its arguments, and the loss of its outputs.
-
-    Attributes
-    ----------
-    tensors : the parameters of the copy, then copies of the checked inputs; all contiguous
-    parameters : the numbers of the parameters among the tensors, by name
-    laid_out : for parameters that are not contiguous in the module: tensors with their strides
-    inputs : the numbers of the inputs among the tensors, by name
-    arguments : as the caller gave them
-    in_double : whether all tensors are cast to double precision
-    surroundings : the random state and the default dtype of the calls
-    """
-
-    module: torch.nn.Module
-    tensors: Sequence[torch.Tensor]
-    parameters: Mapping[str, int]
-    laid_out: Mapping[str, torch.Tensor]
-    inputs: Mapping[str, int]
-    arguments: tuple[Any, ...] | dict[str, Any]
-    in_double: bool
-    loss: Callable[[Any], Any]
-    buffers: _Buffers
-    surroundings: Surroundings
-
-    def __call__(self, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """The loss, with some of the tensors replaced by others, as real numbers."""
-        with self.surroundings():
-            return self.value(replaced)
-
-    def value(self, replaced: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """The same, for a caller that has entered the surroundings."""
-        self.buffers.restore()
-        arguments = mapped(self.arguments, "inputs", lambda *given: self._passed(replaced, *given))
-        args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
-        parameters = {
-            name: self._parameter(replaced, name)
-            for name, t in self.parameters.items()
-            if t in replaced or name in self.laid_out
-        }
-        if not parameters:
-            return _one_value(self.loss(self.module(*args, **kwargs)))
-        return _one_value(self.loss(torch.func.functional_call(self.module, parameters, args, kwargs)))
-
-    def _parameter(self, replaced: Mapping[int, torch.Tensor], name: str) -> torch.Tensor:
-        t = self.parameters[name]
-        if t in replaced:
-            return as_given(replaced[t], self.tensors[t])
-        return placed(self.tensors[t], self.laid_out[name])
-
-    def _passed(self, replaced: Mapping[int, torch.Tensor], name: str, given: torch.Tensor) -> torch.Tensor:
-        """What the module receives for a tensor of the inputs: a copy, which it may write to."""
-        t = self.inputs.get(name, -1)
-        if t in replaced:
-            return as_given(replaced[t], self.tensors[t]).clone()
-        if t >= 0:
-            return placed(self.tensors[t], given)
-        return _cast(given.detach(), self.in_double).clone()
-
-
-def _subject(
-    module: torch.nn.Module,
-    inputs: Any,
-    loss: Callable[[Any], Any] | None,
-    originals: Mapping[str, torch.Tensor],
-    precision: str,
-    seeded: bool,
-    seed: int,
-) -> _Subject:
-    in_double = precision == "double"
-    copied = _copied(module, originals, in_double)
-    own = {name: parameter for name, parameter in copied.named_parameters() if name in originals}
-    laid_out = {name: torch.empty_like(originals[name]) for name in own}
-    laid_out = {name: like for name, like in laid_out.items() if not like.is_contiguous()}
-    given = {name: tensor for name, tensor in originals.items() if name not in own}
-    leaves = [_detached(each, in_double) for each in given.values()]
-    first = [_detached(each, in_double) if name in laid_out else each for name, each in own.items()]
-    devices = [*dict.fromkeys(tensor.device for tensor in originals.values())]
-    return _Subject(
-        module=copied,
-        tensors=[*first, *leaves],
-        parameters={name: t for t, name in enumerate(own)},
-        laid_out=laid_out,
-        inputs={name: len(own) + i for i, name in enumerate(given)},
-        arguments=_arguments(inputs),
-        in_double=in_double,
-        loss=loss or _Weighted(seed),
-        buffers=_Buffers(copied),
-        surroundings=Surroundings(devices, seed if seeded else None, double=in_double),
-    )
-
-
-def _copied(module: torch.nn.Module, originals: Mapping[str, torch.Tensor], in_double: bool) -> torch.nn.Module:
-    """A deep copy. Tensors computed from parameters (by a weight norm), which PyTorch refuses to copy, are detached."""
-    computed = [value for each in module.modules() for value in vars(each).values() if _is_computed(value)]
-    copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
-    if in_double:
-        _raise_to_double(copied)
-    for name, parameter in copied.named_parameters():
-        if name in originals:
-            parameter.data = _detached(originals[name], in_double).data
-    return copied
-
-
-def _raise_to_double(module: torch.nn.Module) -> None:
-    """Cast real and complex parameters and buffers; `torch.nn.Module.double` leaves complex ones as they are."""
-    module.double()
-    for parameter in module.parameters():
-        parameter.data = _cast(parameter.data, in_double=True)
-    for owner in module.modules():
-        for key, buffer in owner._buffers.items():
-            owner._buffers[key] = None if buffer is None else _cast(buffer, in_double=True)
-
-
-def _is_computed(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not value.is_leaf
-
-
-def _cast(tensor: torch.Tensor, in_double: bool) -> torch.Tensor:
-    if not in_double or not _is_inexact(tensor):
-        return tensor
-    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
-
-
-def _detached(tensor: torch.Tensor, in_double: bool) -> torch.Tensor:
-    """A new leaf, contiguous."""
-    resolved = tensor.detach().resolve_conj().resolve_neg()
-    return _cast(resolved, in_double).clone(memory_format=torch.contiguous_format).requires_grad_()
+def _with_tolerances(options: CheckOptions, tensors: Mapping[str, torch.Tensor]) -> CheckOptions:
+    """The options with a tolerance for tensors of bfloat16, which NumPy does not know."""
+    given = by_tensor(options.rtol, [*tensors], "rtol")
+    given = np.full(len(tensors), np.nan) if given is None else given
+    pairs = zip(tensors.items(), np.isnan(given).tolist(), strict=True)
+    coarse = [name for (name, tensor), free in pairs if free and tensor.dtype == torch.bfloat16]
+    if not coarse or options.precision == "double":
+        return options
+    named = options.rtol if isinstance(options.rtol, Mapping) else {}
+    return replace(options, rtol={**named, **dict.fromkeys(coarse, _BFLOAT16_RTOL)})
 
 
 def _noted_as_double(precision: str) -> contextlib.AbstractContextManager[None]:
@@ -360,115 +329,3 @@ def _noted_as_double(precision: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
     note = 'fastgc evaluates a copy of the module in float64; precision="native" keeps its own dtypes'
     return noted(RuntimeError, _ABOUT_DTYPES, note)
-
-
-# --- one value ---
-
-
-class _Weighted:
-    """The sum of all floating outputs with fixed random weights."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._weights: dict[int, torch.Tensor] = {}
-
-    def __call__(self, output: Any) -> torch.Tensor:
-        """The weighted sum."""
-        parts = [each for _, each in tensors_in("", output) if _is_inexact(each)]
-        if not parts:
-            raise WrongTypeError(f"module returned {type(output).__name__} without a floating tensor; pass loss=")
-        reals = [as_reals(each) for each in parts]
-        reals = [each.to(_summing(each)) for each in reals]  # so that the sum adds no round-off to that of the outputs
-        total = (self._weight(0, reals[0]) * reals[0]).sum()
-        for i, each in enumerate(reals[1:], 1):
-            total = total + (self._weight(i, each) * each).sum().to(total.device)
-        return total
-
-    def _weight(self, number: int, like: torch.Tensor) -> torch.Tensor:
-        if number not in self._weights:
-            normal = stream(self._seed, "weights", number).standard_normal(tuple(like.shape))
-            scaled = torch.as_tensor(normal / max(1, like.numel()) ** 0.5)
-            self._weights[number] = scaled.to(device=like.device, dtype=like.dtype)
-        return self._weights[number]
-
-
-def _summing(output: torch.Tensor) -> torch.dtype:
-    """Double precision, except on devices that do not have it."""
-    return output.dtype if output.device.type == "mps" else torch.float64
-
-
-def _one_value(value: Any) -> torch.Tensor:
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-        raise WrongTypeError(f"loss returned {kind}; it must return a real floating tensor of one value")
-    if value.numel() != 1:
-        raise WrongShapeError(f"loss returned a tensor of shape {tuple(value.shape)}; it must return one value")
-    return value.reshape(())
-
-
-# --- first calls ---
-
-
-def _first_values(subject: _Subject, sources: Sequence[torch.Tensor]) -> tuple[float, list[str]]:
-    """The loss, and a note if a repeated call gives another value."""
-    with torch.no_grad():
-        value, again = float(subject({})), float(subject({}))
-    names = [*subject.parameters, *subject.inputs]
-    triples = zip(names, map(as_reals, subject.tensors), sources, strict=True)
-    changed = [name for name, real, source in triples if not torch.equal(real, source.to(real.dtype))]
-    if changed:
-        raise ValueError(
-            f"module changes its parameters {listed(changed)} in its forward pass (max_norm of an embedding?); a "
-            "derivative exists only at parameters that stay as they are"
-        )
-    if not np.isfinite(value):
-        raise NotFiniteError(f"loss is {value}; a gradient can be checked only where it is finite: pass loss=")
-    return value, [] if again == value else [_noisy(subject.module, value, again)]
-
-
-def _noisy(module: torch.nn.Module, value: float, again: float) -> str:
-    active = [name or "module" for name, each in module.named_modules() if _drops_out(each)]
-    cause = f"dropout is active in {listed(active)}" if active else "random numbers? state kept between calls?"
-    return (
-        f"module is not deterministic: a repeated call gave {again!r}, not {value!r} ({cause}); check it after "
-        "module.eval(), or with seeded=True"
-    )
-
-
-def _drops_out(module: torch.nn.Module) -> bool:
-    share = getattr(module, "p", 0.0) if "Dropout" in type(module).__name__ else getattr(module, "dropout", 0.0)
-    return module.training and isinstance(share, float) and share > 0
-
-
-def _gradients(subject: _Subject) -> tuple[list[Array], list[str]]:
-    """The analytic gradient of every tensor, flat, and a note on those that have none: they count as zero."""
-    found: list[torch.Tensor | None] = [None] * len(subject.tensors)
-    with torch.enable_grad(), subject.surroundings():
-        value = subject.value({})
-        if value.requires_grad:
-            found = [*torch.autograd.grad(value, subject.tensors, allow_unused=True)]
-    names = [*subject.parameters, *subject.inputs]
-    without = [name for name, gradient in zip(names, found, strict=True) if gradient is None]
-    arrays = []
-    for tensor in subject.tensors:
-        gradient = found.pop(0)  # its memory is freed once it is copied
-        arrays.append(flat(torch.zeros_like(tensor) if gradient is None else gradient.detach()))
-    return arrays, [f"no gradient (None), taken for zero: {listed(without)}"] if without else []
-
-
-def _displaced_gradients(subject: _Subject, rays: Sequence[Ray]) -> list[Array]:
-    """The analytic gradient of every tensor, flat, with all tensors displaced by `DISTANCE` along the rays."""
-    displaced = [as_reals(tensor.detach()).clone() for tensor in subject.tensors]
-    for reals, ray in zip(displaced, rays, strict=True):
-        step = torch.from_numpy(DISTANCE * ray.scale * ray.weights).to(reals)
-        reals.add_(step.reshape(reals.shape)).requires_grad_()
-    with torch.enable_grad(), subject.surroundings():
-        value = subject.value(dict(enumerate(displaced)))
-        found = torch.autograd.grad(value, displaced, allow_unused=True, materialize_grads=True)
-    return [flat(gradient.detach()) for gradient in found]
-
-
-def _some(tensor: torch.Tensor) -> Array:
-    """Evenly spaced entries."""
-    flat = tensor.detach().reshape(-1)
-    return np.asarray(flat[:: max(1, flat.numel() // _SCALE_ENTRIES)].cpu().numpy())

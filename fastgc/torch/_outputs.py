@@ -14,7 +14,7 @@ import torch
 from fastgc._evaluation.batches import Batches, agree, relative_to_point
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._jacobian.function import Errors, one_by_one
-from fastgc._parameters.arrays import Floats
+from fastgc._parameters.arrays import Floats, Positions
 from fastgc.torch._flat import Packing, Tensors, real_shape
 from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 
@@ -84,6 +84,10 @@ class Outputs:
             return self._one_by_one(points)
         found = [self._block(points[begin : begin + self._most], begin) for begin in range(0, len(points), self._most)]
         return np.concatenate([values for values, _ in found]), [each for _, errors in found for each in errors]
+
+    def rounded(self, columns: Positions, displaced: Floats) -> Floats:
+        """Values of inputs, shape (columns, k), as the dtype of each can hold them."""
+        return self._leaves.rounded(columns, displaced)
 
     def one_by_one(self) -> Outputs:
         """The same by plain calls only."""

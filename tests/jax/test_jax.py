@@ -20,7 +20,7 @@ from jax.test_util import check_grads as jax_check_grads  # noqa: E402
 
 from fastgc._evaluation.evaluator import silent  # noqa: E402
 from fastgc._parameters.layout import named_layout  # noqa: E402
-from fastgc.jax import check_gradients, check_grads  # noqa: E402
+from fastgc.jax import assert_gradients, check_gradients, check_grads  # noqa: E402
 from fastgc.jax._evaluator import JaxEvaluator  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def with_tangent(rule: Callable[[Any, Any, Any], Any]) -> Any:
     return sine
 
 
-@pytest.mark.parametrize("function", [check_gradients, check_grads])
+@pytest.mark.parametrize("function", [check_gradients, assert_gradients, check_grads])
 def test_the_examples_in_docstrings_run(function: Callable[..., Any]) -> None:
     assert failing_examples(function) == []
 

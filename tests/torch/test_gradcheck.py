@@ -884,10 +884,70 @@ def test_fast_mode_finds_one_wrong_entry_among_many() -> None:
     assert f"worst: output [{place // 50}] by input [{place // 50}, {place % 50}]" in str(caught.value)
 
 
-@pytest.mark.parametrize("option", ["check_batched_grad", "check_batched_forward_grad", "masked"])
-def test_options_that_are_not_implemented_are_refused_by_name(option: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"{option}=True is not implemented by fastgc"):
-        gradcheck(torch.sin, double(2), **{option: True})
+class OfBatches(torch.autograd.Function):
+    """The square; its backward has another factor, or raises, where it is given a batch: wrong, on purpose."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, factor: float) -> Any:
+        ctx.save_for_backward(x)
+        ctx.factor = factor
+        return x**2
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        batched = torch._C._functorch.is_legacy_batchedtensor(g)
+        if batched and not ctx.factor:
+            raise RuntimeError("one at a time")
+        return (ctx.factor if batched else 2.0) * ctx.saved_tensors[0] * g, None
+
+
+def test_backwards_are_compared_in_batches_if_asked_for() -> None:
+    x = double(3)
+    assert gradcheck(torch.sin, x, check_batched_grad=True)
+    assert gradcheck(lambda x, y: (x @ y, (x * 2).sum()), (double(2, 3), double(3, 2)), check_batched_grad=True)
+    assert gradcheck(lambda x: OfBatches.apply(x, 2.0), x, check_batched_grad=True)
+    assert gradcheck(lambda x: OfBatches.apply(x, 3.0), x), "entry by entry it is right"
+    with pytest.raises(GradcheckError, match="backward gives something else in a batch by vmap: off by"):
+        gradcheck(lambda x: OfBatches.apply(x, 3.0), x, check_batched_grad=True)
+    with pytest.raises(GradcheckError, match=r"backward cannot be computed in a batch by vmap \(RuntimeError: one at"):
+        gradcheck(lambda x: OfBatches.apply(x, 0.0), x, check_batched_grad=True)
+    assert gradgradcheck(torch.sin, x, check_batched_grad=True)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # PyTorch's own rules for forward mode use it
+def test_forward_mode_is_compared_in_batches_if_asked_for() -> None:
+    both = {"check_forward_ad": True, "check_batched_forward_grad": True}
+    assert gradcheck(lambda x: (x.sin(), x.sum() * 2), double(3), **both)
+
+    class Steady(torch.autograd.Function):
+        """The square; its forward mode has another factor in a batch: wrong, on purpose."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            ctx.save_for_forward(x)
+            return x**2
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return 2 * ctx.saved_tensors[0] * g
+
+        @staticmethod
+        def jvp(ctx: Any, t: Any) -> Any:
+            factor = 3 if torch._C._functorch.is_legacy_batchedtensor(t) else 2
+            return factor * ctx.saved_tensors[0] * t
+
+    assert gradcheck(Steady.apply, double(3), check_forward_ad=True)
+    with pytest.raises(GradcheckError, match="forward mode gives something else in a batch by vmap: off by"):
+        gradcheck(Steady.apply, double(3), **both)
+
+
+def test_batches_of_what_is_not_checked_are_refused_and_masks_have_no_effect_on_dense_inputs() -> None:
+    with pytest.raises(AssertionError, match="check_batched_forward_grad=True needs check_forward_ad=True"):
+        gradcheck(torch.sin, double(2), check_batched_forward_grad=True)
+    with pytest.raises(AssertionError, match="check_batched_grad=True needs check_backward_ad=True"):
+        gradcheck(torch.sin, double(2), check_batched_grad=True, check_backward_ad=False, check_forward_ad=True)
+    assert gradcheck(torch.sin, double(2), masked=True) and gradcheck(torch.sin, double(2), masked=False)
 
 
 def test_tensors_that_are_not_supported_are_refused() -> None:
@@ -896,13 +956,35 @@ def test_tensors_that_are_not_supported_are_refused() -> None:
     ):
         gradcheck(lambda x: x.to_dense(), torch.eye(2, dtype=torch.float64).to_sparse().requires_grad_())
     with pytest.raises(
-        NotImplementedError, match=r"input 0 is of dtype torch\.bfloat16; fastgc checks float16 to float64"
+        NotImplementedError, match=r"input 0 is of dtype torch\.float8_e5m2; fastgc checks bfloat16, float16 to float64"
     ):
-        gradcheck(torch.sin, torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
+        gradcheck(torch.sin, torch.ones(2).to(torch.float8_e5m2).requires_grad_())
+    with pytest.raises(ValueError, match="input 0 is on the meta device, where tensors hold no numbers; pass one that"):
+        gradcheck(torch.sin, torch.ones(2, device="meta", requires_grad=True))
     with pytest.raises(ValueError, match=r"output 0 has layout torch.sparse_coo; call to_dense\(\) on it in func"):
         gradcheck(lambda x: x.to_sparse(), double(2, 2))
     with pytest.raises(TypeError, match="func returned str; it must return a tensor or a tuple of tensors"):
         gradcheck(lambda x: "x", double(2))
+
+
+@pytest.mark.filterwarnings("ignore:Input #0 requires gradient")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_of_both_kinds_is_checked(dtype: Any) -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, factor: float) -> Any:
+            ctx.save_for_backward(x)
+            ctx.factor = factor
+            return x * x
+
+        @staticmethod
+        def backward(ctx: Any, g: Any) -> Any:
+            return ctx.factor * ctx.saved_tensors[0] * g, None
+
+    x = torch.tensor([0.3, -1.7, 2.2], dtype=dtype, requires_grad=True)
+    assert gradcheck(lambda x: Square.apply(x, 2), x, rtol=0.05, atol=0.05, allow_undecided=True)
+    with pytest.raises(GradcheckError, match=r"^Jacobian mismatch for output 0 with respect to input 0"):
+        gradcheck(lambda x: Square.apply(x, 8), x, rtol=0.05, atol=0.05)
 
 
 def test_outputs_of_another_size_beside_the_inputs_are_an_error() -> None:

@@ -626,6 +626,18 @@ def test_other_random_numbers_are_said_too() -> None:
     assert "random numbers? state kept between calls?" in report.notes[0]
 
 
+def test_the_hint_names_no_remedy_that_is_in_use() -> None:
+    own = torch.Generator().manual_seed(0)
+    restless = Apply(lambda x: x * torch.rand((), generator=own))
+    (note,) = check_module(restless, torch.randn(3), seeded=True, samples=2).notes[:1]
+    assert "state kept between calls? random numbers that PyTorch's seed does not reach?" in note
+    assert note.endswith("check it after module.eval()")
+    (note,) = check_module(restless.eval(), torch.randn(3), seeded=True, samples=2).notes[:1]
+    assert note.endswith("does not reach?)")
+    (note,) = check_module(restless, torch.randn(3), samples=2).notes[:1]
+    assert note.endswith("check it with seeded=True")
+
+
 def test_seeded_random_numbers_are_those_of_a_manual_seed() -> None:
     seen = []
 
@@ -882,6 +894,9 @@ def test_an_exception_while_displaced_puts_the_entry_back() -> None:
 # --- native precision ---
 
 
+NATIVE: dict[str, Any] = {"precision": "native"}
+
+
 def test_native_precision_keeps_the_dtypes() -> None:
     seen = set()
     net = relu_net()
@@ -893,6 +908,24 @@ def test_native_precision_keeps_the_dtypes() -> None:
     report = check_module(net, torch.randn(4, 6), loss, precision="native")
     assert report.verdict != "fail"
     assert seen == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_of_both_kinds_is_checked(dtype: Any) -> None:
+    """What noise hides is said to be hidden; a factor of four is not."""
+    for factor, verdicts in ((2, {"pass", "undecided"}), (8, {"fail"})):
+        net = Apply(lambda x, w, factor=factor: Factor.apply(w, factor) * x, 6)
+        net.weight = nn.Parameter(torch.linspace(-1, 2, 6).to(dtype))
+        report = check_module(net, torch.ones(6, dtype=dtype), lambda out: out.sum(dtype=torch.float32), **NATIVE)
+        assert report.tensors["weight"].verdict in verdicts, str(report)
+    assert check_module(net, torch.ones(6, dtype=dtype), rtol={"weight": 5.0}, **NATIVE).verdict != "fail"
+
+
+def test_dtypes_that_numpy_does_not_know_are_refused_in_native_precision() -> None:
+    net = Apply(lambda x, w: x * w.to(x.dtype), 3)
+    net.weight = nn.Parameter(torch.ones(3).to(torch.float8_e5m2))
+    with pytest.raises(TypeError, match=r"'weight' is of torch.float8_e5m2, which NumPy does not know; use precision="):
+        check_module(net, torch.ones(3), precision="native")
 
 
 def test_a_module_that_cannot_run_in_double_says_what_to_do() -> None:
@@ -944,7 +977,8 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: check_module(Apply(torch.log), -ONES), ValueError, r"loss is nan; .* pass loss="),
     (lambda: check_module(nn.Linear(2, 2), ONES, precision="half"), ValueError, r"precision is 'half'; it must be one"),
-    (lambda: check_module(nn.Linear(2, 2).bfloat16(), ONES, precision="native"), TypeError, r"'weight' is of torch.bf"),
+    (lambda: check_module(nn.Linear(2, 2, device="meta"), ONES), ValueError, r"'weight', 'bias' are on the meta dev"),
+    (lambda: check_module(nn.Linear(2, 2), ONES.to("meta")), ValueError, r"'inputs\[0\]' is on the meta device, where"),
     (lambda: check_module(nn.Linear(2, 2), ONES, tensors="w"), ValueError, r"tensors has 'w', which names no tensor"),
     (lambda: check_module(nn.Linear(2, 2), ONES, rtol=-1.0), ValueError, r"rtol is -1.0; it must be finite"),
     (lambda: check_module(nn.Linear(2, 2), ONES, probes=0, samples=0), ValueError, r"would check nothing"),
@@ -953,7 +987,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("call", "kind", "message"), REFUSED, ids=range(len(REFUSED)))
 def test_what_makes_no_sense_is_refused(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message.replace("torch.bf", "torch.bfloat16, which NumPy does not know")):
+    with pytest.raises(kind, match=message):
         call()
 
 
