@@ -11,6 +11,7 @@ from fastgc._derivatives.random_weights import chance_at_limits
 from fastgc._diagnosis.diagnosis import Diagnosis
 from fastgc._public import public
 from fastgc._reports.entries import Entry, Report, entry_text
+from fastgc._reports.operations import Operation, operation_lines
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED
 from fastgc._verdicts.probes import Probe, probed_error, upwards
@@ -141,6 +142,10 @@ class GradientReport(Report):
         ``error``, ``norm`` and ``entries`` of ``scipy.optimize.check_grad`` on a few entries. It decides nothing.
     notes : tuple of str
         Other facts that a reader should know: noise, exceptions of the loss, tensors that were not checked.
+    operations : tuple of Operation
+        Of a failing check of a PyTorch module or a JAX loss: its operations, each tested by itself. ``path``, ``name``,
+        ``call``, ``verdict``, ``reason``, ``evaluations``, and ``slopes`` with ``argument``, ``analytic``,
+        ``numerical``, ``uncertainty`` and ``factor``.
 
     Examples
     --------
@@ -170,6 +175,7 @@ class GradientReport(Report):
     engine: str
     crosscheck: CrossCheck | None
     notes: tuple[str, ...]
+    operations: tuple[Operation, ...] = ()
 
     @property
     def sensitivity(self) -> dict[str, Sensitivity | None]:
@@ -188,6 +194,7 @@ def _lines(report: GradientReport) -> Iterable[str]:
     order = {FAIL: 0, UNDECIDED: 1, PASS: 2}
     worst_first = sorted(tensors, key=lambda tensor: (order[tensor.verdict], -_sort_key(tensor.worst)))
     yield _first_line(report, worst_first)
+    yield from operation_lines(report.operations)
     yield from _table(worst_first[:_ROWS])
     if len(tensors) > _ROWS:
         rest = [tensor.verdict for tensor in worst_first[_ROWS:]]
