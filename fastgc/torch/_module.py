@@ -25,6 +25,7 @@ from fastgc._reports.gradient import GradientReport
 from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.torch._flat import as_reals
 from fastgc.torch._nested import out_of_reach
+from fastgc.torch._operations import with_operations
 from fastgc.torch._points import KNOWN, AnalyticGradient, Opener, held
 from fastgc.torch._subject import Arguments, detached, is_inexact, subject_of
 
@@ -56,6 +57,7 @@ def check_module(
     seed: int = 0,
     progress: bool = False,
     previous: Mapping[str, torch.Tensor] | None = None,
+    operations: bool = True,
 ) -> GradientReport:
     """Check the backward pass of a module: the gradient of every parameter and of every floating input.
 
@@ -95,6 +97,9 @@ def check_module(
     previous : mapping of name to tensor, optional
         Copies of parameters of an earlier moment, such as a copied ``state_dict()``: see `fastgc.check_gradients`.
         What it does not name is the same there.
+    operations : bool
+        Where the check fails: test every submodule and every `torch.autograd.Function` by itself, to name the wrong
+        ones. It takes a forward and a backward pass, and a few evaluations of each.
 
     Returns
     -------
@@ -122,7 +127,7 @@ def check_module(
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
         time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    return _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous)
+    return _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous, operations)
 
 
 def assert_module(
@@ -148,6 +153,7 @@ def assert_module(
     seed: int = 0,
     progress: bool = False,
     previous: Mapping[str, torch.Tensor] | None = None,
+    operations: bool = True,
     allow_undecided: bool = False,
 ) -> GradientReport:
     """Check a module as `fastgc.torch.check_module` does, and raise unless it passes.
@@ -156,7 +162,7 @@ def assert_module(
     ----------
     module, inputs, loss, kwargs, tensors, samples, probes, stencil, step, rtol, atol, precision, points, bounds
         As in `fastgc.torch.check_module`.
-    symmetric, crosscheck, time_budget, seeded, seed, progress, previous
+    symmetric, crosscheck, time_budget, seeded, seed, progress, previous, operations
         As in `fastgc.torch.check_module`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -184,7 +190,7 @@ def assert_module(
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
         time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    report = _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous)
+    report = _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous, operations)
     return passed_or_raise(report, allow_undecided)
 
 
@@ -195,6 +201,7 @@ def _check(
     options: CheckOptions,
     seeded: bool,
     previous: Any,
+    operations: bool,
 ) -> GradientReport:
     begin = time.perf_counter()
     originals, left_out = _originals(module, arguments)
@@ -211,6 +218,7 @@ def _check(
         earlier = None if previous is None else _earlier(layout, leaves, previous, module, options.precision)
         gradient = AnalyticGradient(subject)
         report = check_loss(options.applied_to(callers), gradient, options, earlier, begin)
+        report = with_operations(report, subject, options.seed) if operations else report
     return replace(report, notes=(*report.notes, *gradient.notes))
 
 

@@ -36,10 +36,17 @@ class Surroundings:
         self._mode: _DoubleByDefault | None = _DoubleByDefault() if double else None
 
     @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self, random: Sequence[torch.Tensor] = ()) -> Iterator[None]:
+        """Surround a call, which begins with the random states of `random_states`, if they are given."""
         stream = contextlib.nullcontext() if self._stream is None else self._stream()
         with stream, self._mode or contextlib.nullcontext():
+            if self._stream is not None and random:
+                _put(self._stream.devices, random)
             yield
+
+    def random_states(self) -> Sequence[torch.Tensor]:
+        """The random states in the middle of a call; none where calls do not depend on them."""
+        return () if self._stream is None else _states(self._stream.devices)
 
     def keep_what_was_used(self) -> None:
         """Drop what made no difference to the calls so far, since it costs time."""
@@ -53,32 +60,38 @@ class Surroundings:
 
 
 class _Stream:
-    """Random states that replace PyTorch's during a call, for one thread at a time."""
+    """Random states that replace PyTorch's during a call, for one thread at a time.
+
+    Attributes
+    ----------
+    devices : whose states these are
+    used : whether a call changed them
+    """
 
     _lock = threading.RLock()
 
     def __init__(self, devices: Sequence[torch.device], seed: int | None) -> None:
         others = [each for each in devices if hasattr(getattr(torch, each.type, None), "get_rng_state")]
-        self._devices = [torch.device("cpu"), *(each for each in others if each.type != "cpu")]
+        self.devices = [torch.device("cpu"), *(each for each in others if each.type != "cpu")]
         self._seeded = seed is not None
         with self._lock:
-            self._own = _states(self._devices) if seed is None else [_seeded(each, seed) for each in self._devices]
+            self._own = _states(self.devices) if seed is None else [_seeded(each, seed) for each in self.devices]
         self.used = self._seeded
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
-            outer, before = _states(self._devices), self._own
+            outer, before = _states(self.devices), self._own
             try:
-                _put(self._devices, before)
+                _put(self.devices, before)
                 yield
             finally:
                 try:
                     if not self._seeded:
-                        self._own = _states(self._devices)
+                        self._own = _states(self.devices)
                         self.used = self.used or not all(map(torch.equal, before, self._own))
                 finally:
-                    _put(self._devices, outer)
+                    _put(self.devices, outer)
 
 
 def _states(devices: Sequence[torch.device]) -> list[torch.Tensor]:
