@@ -28,6 +28,7 @@ from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._reports.gradient import GradientReport
 from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.jax._evaluator import JaxEvaluator, Leaves, LossOfLeaves, compiled
+from fastgc.jax._operations import with_operations
 
 _ABOUT_DTYPES = "dtype|float64|f64"  # matches JAX's messages about arrays of two dtypes
 
@@ -55,6 +56,7 @@ def check_gradients(
     seed: int = 0,
     progress: bool = False,
     previous: Any = None,
+    operations: bool = True,
 ) -> GradientReport:
     """Check a gradient over a pytree: by default the one by `jax.grad`, custom rules included.
 
@@ -83,6 +85,9 @@ def check_gradients(
         Also show ``scipy.optimize.check_grad`` for at most 32 of the entries.
     previous : pytree, optional
         The parameters of an earlier moment, of the structure of ``params``: see `fastgc.check_gradients`.
+    operations : bool
+        Where the check of the gradient by `jax.grad` fails: test every call of a function with a custom rule by itself,
+        to name the wrong ones. It takes one evaluation with its gradient, equation by equation, and a few of each.
 
     Returns
     -------
@@ -113,7 +118,7 @@ def check_gradients(
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
         time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    return _check(loss, params, gradients, args, options, has_aux=has_aux, previous=previous)
+    return _check(loss, params, gradients, args, options, has_aux=has_aux, previous=previous, operations=operations)
 
 
 def assert_gradients(
@@ -139,6 +144,7 @@ def assert_gradients(
     seed: int = 0,
     progress: bool = False,
     previous: Any = None,
+    operations: bool = True,
     allow_undecided: bool = False,
 ) -> GradientReport:
     """Check a gradient as `fastgc.jax.check_gradients` does, and raise unless it passes.
@@ -147,7 +153,7 @@ def assert_gradients(
     ----------
     loss, params, gradients, args, has_aux, tensors, samples, probes, stencil, step, rtol, atol, precision, points
         As in `fastgc.jax.check_gradients`.
-    bounds, symmetric, crosscheck, time_budget, seed, progress, previous
+    bounds, symmetric, crosscheck, time_budget, seed, progress, previous, operations
         As in `fastgc.jax.check_gradients`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -175,7 +181,7 @@ def assert_gradients(
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
         time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    report = _check(loss, params, gradients, args, options, has_aux=has_aux, previous=previous)
+    report = _check(loss, params, gradients, args, options, has_aux=has_aux, previous=previous, operations=operations)
     return passed_or_raise(report, allow_undecided)
 
 
@@ -188,6 +194,7 @@ def _check(
     *,
     has_aux: bool,
     previous: Any,
+    operations: bool,
 ) -> GradientReport:
     refuse_args(args)
     options.refuse_gradients(gradients is None or gradients)
@@ -201,6 +208,8 @@ def _check(
             given.value, given.analytic, tree.names, tree.arrays, options, [*notes, *tree.notes],
             asked=given.asked, previous=earlier,
         )  # fmt: skip
+        if operations and gradients is None:
+            report = with_operations(report, lambda leaves: _scalar(given.value(leaves)), tree.arrays, options.seed)
     return replace(report, notes=(*report.notes, *given.notes))
 
 
