@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,12 @@ from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
 from fastgc._public import public
-from fastgc._reports.entries import Entries, Entry, Report, entry_text
+from fastgc._reports.advice import advice
+from fastgc._reports.contents import Contents, Part
+from fastgc._reports.entries import Entries, Entry, entry_text
+from fastgc._reports.environment import Environment, current
+from fastgc._reports.lines import WIDTH, fitted, in_a_row
+from fastgc._reports.report import Report
 from fastgc._reports.summary import entry_columns, worst_first
 from fastgc._verdicts.errors import relative_error
 from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement
@@ -26,7 +31,7 @@ from fastgc._words import Verdict
 
 # The text is for a terminal; these are chosen, not measured.
 _SHOWN = 16  # rows and columns of a matrix that is shown in full, at most: with marks they fit on a screen
-_WIDTH = 120  # characters of a line, at most; two matrices side by side need more where they are wide
+_DIGITS = (5, 3)  # of their entries, where that fits
 _LISTED = 5  # outputs and inputs with wrong entries
 
 
@@ -56,6 +61,8 @@ class JacobianReport(Report):
     seed : of the random draws; the same seed gives the same report
     notes : remarks on the function and the check
     engine : how f was evaluated: "python", "numba (2 threads)", "python (4 processes)"
+    environment : what the report was made with: versions of ``fastgc``, ``numpy`` and ``python``, the ``platform``, the
+        ``date``
     """
 
     verdict: Verdict
@@ -80,6 +87,7 @@ class JacobianReport(Report):
     seed: int
     notes: tuple[str, ...]
     engine: str
+    environment: Environment = field(default_factory=current, compare=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,7 +118,18 @@ class JacobianReport(Report):
         return out.reshape(self.shape)
 
     def __str__(self) -> str:
-        return "\n".join(_text(self))
+        return "\n".join(fitted(_text(self)))
+
+    def _contents(self) -> Contents:
+        return Contents(
+            verdict=self.verdict,
+            outcome=self.reason or "every checked entry agrees",
+            facts=_facts(self),
+            parts=(_part(self),),
+            limits=tuple(_limits(self)),
+            notes=self.notes,
+            environment=self.environment,
+        )
 
 
 def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -214,8 +233,15 @@ def _reason(judged: Judgement) -> str:
 
 
 def _text(report: JacobianReport) -> Iterable[str]:
-    yield _headline(report)
+    yield from in_a_row([f"{report.verdict.upper()}  {report.reason or 'every checked entry agrees'}", *_facts(report)])
+    if next_step := advice(report.verdict, report.reason, report.diagnosis):
+        yield f"next: {next_step}"
     yield from details(report)
+    yield from _limits(report)
+    yield from (f"note: {note}" for note in report.notes)
+
+
+def _limits(report: JacobianReport) -> Iterable[str]:
     if report.entry_limit is not None and report.miss_probability is not None:
         yield (
             "random directions show nothing here (noise, nearby kinks, or inputs too near their bounds)"
@@ -223,35 +249,59 @@ def _text(report: JacobianReport) -> Iterable[str]:
             else f"{report.probes} random directions over all inputs miss an error of one entry above "
             f"{upwards(report.entry_limit)} with probability {upwards(report.miss_probability)} at most"
         )
-    yield from (f"note: {note}" for note in report.notes)
+
+
+def _part(report: JacobianReport) -> Part:
+    """The Jacobian as pages and pictures show it."""
+    return Part(
+        name="jacobian",
+        shape=report.output_shape + report.input_shape,
+        matrix=report.shape,
+        axes=("outputs", "inputs"),
+        checked=report.checked,
+        size=report.size,
+        verdict=report.verdict,
+        remark=report.diagnosis.message if report.diagnosis else report.reason,
+        errors=(f"{report.max_relative_error:.2e}", f"{report.relative_error:.2e}"),
+        advice=advice(report.verdict, report.reason, report.diagnosis),
+        evidence=tuple(_counts(report)),
+        limits=(),
+        entries=report.entries,
+        wrong_entries=report.wrong_entries,
+        worst=report.worst,
+        ladder=None,
+    )
 
 
 def details(report: JacobianReport) -> Iterable[str]:
     """Which entries differ, the worst entry, and both matrices if they are small and differ."""
     if report.diagnosis:
         yield report.diagnosis.message
+    yield from _counts(report)
+    if report.worst is not None:
+        yield f"worst: {_entry_text(report, report.worst)}"
+    whole = np.unique(report.entries.local).size == report.checked  # not so where a file was written without some
+    if report.wrong_entries and whole and max(report.shape) <= _SHOWN:
+        yield from _side_by_side(report)
+
+
+def _counts(report: JacobianReport) -> Iterable[str]:
+    """The wrong entries of each output and input."""
     for name, counts in (("output", report.by_output), ("input", report.by_input)):
         if counts:
             parts = [f"{list(index)}: {count}" for index, count in list(counts.items())[:_LISTED]]
             more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
             yield f"wrong entries by {name}: {', '.join(parts)}{more}"
-    if report.worst is not None:
-        yield f"worst: {_entry_text(report, report.worst)}"
-    if report.wrong_entries and max(report.shape) <= _SHOWN:
-        yield from _side_by_side(report)
 
 
-def _headline(report: JacobianReport) -> str:
+def _facts(report: JacobianReport) -> tuple[str, ...]:
     m, n = report.shape
-    return "   ".join(
-        [
-            f"{report.verdict.upper()}  {report.reason or 'every checked entry agrees'}",
-            f"{report.checked:,} of {report.size:,} entries ({m:,} outputs, {n:,} inputs) checked one by one",
-            f"max rel err {report.max_relative_error:.2e}",
-            f"{report.evaluations:,} evaluations",
-            f"{report.seconds:.2f} s",
-            f"seed {report.seed}",
-        ]
+    return (
+        f"{report.checked:,} of {report.size:,} entries ({m:,} outputs, {n:,} inputs) checked one by one",
+        f"max rel err {report.max_relative_error:.2e}",
+        f"{report.evaluations:,} evaluations",
+        f"{report.seconds:.2f} s",
+        f"seed {report.seed}",
     )
 
 
@@ -263,32 +313,37 @@ def _entry_text(report: JacobianReport, entry: Entry) -> str:
 
 
 def _side_by_side(report: JacobianReport) -> Iterable[str]:
-    """Both matrices, an output in each row, with "*" at entries that differ and "?" at those undecided."""
+    """Both matrices, an output in each row, with "*" at entries that differ and "?" at those undecided.
+
+    One below the other, with fewer digits, or not at all, where they are too wide.
+    """
     point = report.worst.point if report.worst else 0
     here = report.entries.part(np.flatnonzero(report.entries.columns["point"] == point))
     marks = np.full(report.size, " ")
     marks[here.local] = _marks(here.columns["verdict"])
-    analytic = _cells(report.matrix("analytic", point), marks.reshape(report.shape))
-    numerical = _cells(report.matrix("numerical", point), np.full(report.shape, " "))
-    left = ["analytic (* differs)" + ("  (? undecided)" if "?" in marks else ""), *analytic]
-    right = ["numerical", *numerical]
-    width = max(map(len, left)) + 3
-    if width + max(map(len, right)) <= _WIDTH:
-        yield from (f"{a.ljust(width)}{b}".rstrip() for a, b in zip(left, right, strict=True))
-    else:
-        yield from (line.rstrip() for line in (*left, *right))
+    for digits in _DIGITS:
+        analytic = _cells(report.matrix("analytic", point), marks.reshape(report.shape), digits)
+        numerical = _cells(report.matrix("numerical", point), np.full(report.shape, " "), digits)
+        left = ["analytic (* differs)" + ("  (? undecided)" if "?" in marks else ""), *analytic]
+        right = ["numerical", *numerical]
+        width = max(map(len, left)) + 3
+        if width + max(map(len, right)) <= WIDTH:
+            return [f"{a.ljust(width)}{b}".rstrip() for a, b in zip(left, right, strict=True)]
+        if max(map(len, [*left, *right])) <= WIDTH:
+            return [line.rstrip() for line in (*left, *right)]
+    return []
 
 
 def _marks(verdicts: NDArray[Any]) -> NDArray[np.str_]:
     return np.select([verdicts == FAIL, verdicts == UNDECIDED], ["*", "?"], " ")
 
 
-def _cells(matrix: NDArray[Any], marks: NDArray[Any]) -> Sequence[str]:
-    cells = [[_number(value) for value in row] for row in matrix]
+def _cells(matrix: NDArray[Any], marks: NDArray[Any], digits: int) -> list[str]:
+    cells = [[_number(value, digits) for value in row] for row in matrix]
     width = max((len(cell) for row in cells for cell in row), default=1)
     pairs = zip(cells, marks, strict=True)
     return ["  " + " ".join(cell.rjust(width) + mark for cell, mark in zip(*row, strict=True)) for row in pairs]
 
 
-def _number(value: float) -> str:
-    return "." if np.isnan(value) else f"{value + 0.0:.5g}"  # no "-0"
+def _number(value: float, digits: int) -> str:
+    return "." if np.isnan(value) else f"{value + 0.0:.{digits}g}"  # no "-0"

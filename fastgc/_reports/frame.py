@@ -1,0 +1,39 @@
+"""Checked entries as a data frame."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastgc._missing import missing
+from fastgc._reports.entries import Entries
+
+
+def frame(tensors: Sequence[Entries]) -> Any:
+    """A row for each entry, in pandas or else in polars."""
+    columns: dict[str, Any] = {
+        "tensor": [name for entries in tensors for name in [entries.name] * len(entries)],
+        "index": [index for entries in tensors for index in _indices(entries)],
+    }
+    for key in tensors[0].columns if tensors else ():
+        columns[key] = np.concatenate([entries.columns[key] for entries in tensors]).tolist()
+    return _library().DataFrame(columns)
+
+
+def _indices(entries: Entries) -> list[tuple[int, ...]]:
+    if not entries.shape:
+        return [()] * len(entries)
+    return list(zip(*(axis.tolist() for axis in np.unravel_index(entries.local, entries.shape)), strict=True))
+
+
+def _library() -> Any:
+    for name in ("pandas", "polars"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:  # it is installed, but a module that it imports is missing
+                raise
+    raise missing("to_dataframe()", "frame")
