@@ -20,7 +20,7 @@ from fastgc._reports.advice import advice
 from fastgc._reports.contents import Contents, Part
 from fastgc._reports.entries import Entries, Entry, entry_text
 from fastgc._reports.environment import Environment, current
-from fastgc._reports.lines import WIDTH, fitted, in_a_row
+from fastgc._reports.lines import WIDTH, fitted, headed
 from fastgc._reports.report import Report
 from fastgc._reports.summary import entry_columns, worst_first
 from fastgc._verdicts.errors import relative_error
@@ -233,7 +233,7 @@ def _reason(judged: Judgement) -> str:
 
 
 def _text(report: JacobianReport) -> Iterable[str]:
-    yield from in_a_row([f"{report.verdict.upper()}  {report.reason or 'every checked entry agrees'}", *_facts(report)])
+    yield from headed(f"{report.verdict.upper()}  {report.reason or 'every checked entry agrees'}", _facts(report))
     if next_step := advice(report.verdict, report.reason, report.diagnosis):
         yield f"next: {next_step}"
     yield from details(report)

@@ -14,7 +14,7 @@ from fastgc._reports.advice import advice
 from fastgc._reports.contents import Contents, EntryLadder, Part
 from fastgc._reports.entries import Entries, Entry, entry_text
 from fastgc._reports.environment import Environment, current
-from fastgc._reports.lines import NAME, WIDTH, fitted, in_a_row, shortened, visible, with_short_names
+from fastgc._reports.lines import NAME, WIDTH, fitted, headed, shortened, visible, with_short_names
 from fastgc._reports.report import Report
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED
@@ -348,7 +348,7 @@ def _lines(contents: Contents) -> Iterable[str]:
     """What to do first: which tensor, which kind of bug, which entry; then all tensors, and what could be missed."""
     shown, rest = contents.parts[:_ROWS], [part.verdict for part in contents.parts[_ROWS:]]
     worst = [f"worst: {entry_text(shown[0].worst)}"] if shown and shown[0].worst is not None else []
-    yield from in_a_row([f"{contents.verdict.upper()}  {contents.outcome}", *contents.facts])
+    yield from headed(f"{contents.verdict.upper()}  {contents.outcome}", contents.facts)
     if contents.advice:
         yield from [f"next: {contents.advice}", *worst]
     yield from _table(shown)

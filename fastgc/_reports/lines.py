@@ -37,15 +37,22 @@ def fitted(lines: Iterable[str]) -> Iterator[str]:
         yield from textwrap.wrap(words, WIDTH, subsequent_indent=" " * _INDENT, break_on_hyphens=False)
 
 
-def in_a_row(parts: Sequence[str]) -> Iterator[str]:
+def in_a_row(parts: Sequence[str], indent: int = 0) -> Iterator[str]:
     """Short texts, three spaces apart, as many on a line as fit."""
-    line = ""
-    for part in parts:
-        if line and len(line) + 3 + len(part) > WIDTH:
+    line = " " * indent + parts[0]
+    for part in parts[1:]:
+        if len(line) + 3 + len(part) > WIDTH:
             yield line
-            line = " " * (_INDENT - 3)
-        line += f"   {part}" if line else part
+            line = " " * _INDENT + part
+        else:
+            line += f"   {part}"
     yield line
+
+
+def headed(head: str, facts: Sequence[str]) -> Iterator[str]:
+    """What was found and on how many entries; then what it took, on a line that depends on the machine."""
+    yield from in_a_row([head, facts[0]])
+    yield from in_a_row(facts[1:], _INDENT)
 
 
 def with_short_names(text: str, names: Iterable[str]) -> str:

@@ -52,7 +52,12 @@ def _table(parts: Sequence[Part]) -> Iterator[str]:
 def escaped(text: str, limit: int = _LONGEST) -> str:
     """Text that means nothing in Markdown or HTML: marks as numbers of characters, so that no name calls a user."""
     shown = shortened(visible(text), limit)
-    return re.sub(r"[^\w\s.,;:()/+\-=%'·–]|[_:](?=\w|//)", lambda found: f"&#{ord(found[0])};", shown)
+    return re.sub(r"[^\w\s.,;:()/+\-=%'·–]|[_:](?=\w|//)", _entity, shown)
+
+
+def _entity(found: re.Match[str]) -> str:
+    """The number of a character; what calls a user or an issue is kept apart from its name, too."""
+    return f"&#{ord(found[0])};" + ("&#8203;" if found[0] in "@#" else "")
 
 
 # --- annotations ---

@@ -75,7 +75,7 @@ def test_the_first_line_says_what_was_found_and_what_it_cost() -> None:
 
 
 def test_the_first_line_says_what_covers_the_rest() -> None:
-    assert "3 of 5 entries checked one by one, all covered by probes   " in str(report_on({"a": 1}, samples=3))
+    assert "3 of 5 entries checked one by one, all covered by probes\n      " in str(report_on({"a": 1}, samples=3))
     assert "probes" not in str(report_on({"a": 1}, samples="all")).splitlines()[0]
 
 
