@@ -128,14 +128,14 @@ class TaylorTest:
             for order, values in self.remainders.items()
         )
         powers = [(_POWERS[order], order + 1, values) for order, values in self.remainders.items()]
-        floor = Line(self.steps[[0, -1]], np.full(2, self.round_off), "limit", "round-off")
+        floor = [Line(self.steps[[0, -1]], np.full(2, self.round_off), "limit", "round-off")] if self.round_off else []
         seen = np.concatenate([*self.remainders.values(), [self.round_off]])
         return Picture(
             f"Taylor's test: {self._said(1)}",
             Axis("step h", "log", limits=decades(self.steps)),
             Axis("remainder", "log", limits=decades(seen)),
             dots,
-            (*power_guides(self.steps, powers), floor),
+            (*power_guides(self.steps, powers), *floor),
         )
 
 

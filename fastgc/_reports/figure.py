@@ -26,8 +26,12 @@ _SIZE = (6.4, 4.8)  # inches: matplotlib's own
 def drawn(picture: Picture, ax: Any = None) -> Any:
     """The axes with the picture; by default those of a new figure, which a notebook shows."""
     ax = new_axes() if ax is None else ax
+    _label(picture, ax)
     if picture.cells is not None:
         _draw_cells(picture.cells, ax)
+    else:
+        ax.set_autoscale_on(False)  # the limits are those of the picture
+        ax.grid(visible=True, linewidth=0.5, alpha=0.5)
     for line in picture.lines:
         width, dashes = _DASHED.get(line.kind, (1.5, "-"))
         name = "" if line.kind == "guide" else line.label
@@ -39,7 +43,8 @@ def drawn(picture: Picture, ax: Any = None) -> Any:
         if group.bars is not None:
             ax.errorbar(group.x, group.y, xerr=group.bars, fmt="none", ecolor=colour, elinewidth=1)
         ax.plot(group.x, group.y, _MARKERS[group.kind], color=colour, label=group.label or None, markersize=5)
-    _label(picture, ax)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize="small")
     return ax
 
 
@@ -73,11 +78,6 @@ def _label(picture: Picture, ax: Any) -> None:
             getattr(ax, f"set_{name}ticks")(places, words, minor=False)
             getattr(ax, f"set_{name}ticks")([], minor=True)
     ax.set_title("\n".join(filter(None, [picture.title, picture.note])), fontsize="medium", parse_math=False)
-    if picture.cells is None:
-        ax.grid(visible=True, linewidth=0.5, alpha=0.5)
-    handles = ax.get_legend_handles_labels()[0]
-    if handles:
-        ax.legend(fontsize="small")
 
 
 def _draw_cells(cells: Cells, ax: Any) -> None:

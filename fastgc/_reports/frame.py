@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,10 +30,12 @@ def _indices(entries: Entries) -> list[tuple[int, ...]]:
 
 
 def _library() -> Any:
-    for name in ("pandas", "polars"):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:  # it is installed, but a module that it imports is missing
-                raise
+    with contextlib.suppress(ImportError):
+        import pandas
+
+        return pandas
+    with contextlib.suppress(ImportError):
+        import polars
+
+        return polars
     raise missing("to_dataframe()", "frame")
