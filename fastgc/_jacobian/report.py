@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, diagnose, diagnose_values
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
 from fastgc._public import public
 from fastgc._reports.advice import advice
-from fastgc._reports.contents import Contents, Part
+from fastgc._reports.contents import Contents, EntryLadder, Part
 from fastgc._reports.entries import Entries, Entry, entry_text
 from fastgc._reports.environment import Environment, current
 from fastgc._reports.lines import WIDTH, fitted, headed
 from fastgc._reports.report import Report
-from fastgc._reports.summary import entry_columns, worst_first
+from fastgc._reports.summary import entry_columns, entry_ladder, excess, worst_first
 from fastgc._verdicts.errors import relative_error
 from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement
 from fastgc._verdicts.probes import upwards
@@ -32,6 +33,7 @@ from fastgc._words import Verdict
 # The text is for a terminal; these are chosen, not measured.
 _SHOWN = 16  # rows and columns of a matrix that is shown in full, at most: with marks they fit on a screen
 _DIGITS = (5, 3)  # of their entries, where that fits
+_SOUGHT = 64  # of the worst entries, among which one is sought whose ladder was kept
 _LISTED = 5  # outputs and inputs with wrong entries
 
 
@@ -61,6 +63,7 @@ class JacobianReport(Report):
     seed : of the random draws; the same seed gives the same report
     notes : remarks on the function and the check
     engine : how f was evaluated: "python", "numba (2 threads)", "python (4 processes)"
+    ladder : difference quotients at several ``steps`` of the worst entry for which they were kept, or None
     environment : what the report was made with: versions of ``fastgc``, ``numpy`` and ``python``, the ``platform``, the
         ``date``
     """
@@ -87,6 +90,7 @@ class JacobianReport(Report):
     seed: int
     notes: tuple[str, ...]
     engine: str
+    ladder: EntryLadder | None = None
     environment: Environment = field(default_factory=current, compare=False)
 
     @property
@@ -164,6 +168,7 @@ def jacobian_report(
     about: About,
     failures: Sequence[str] = (),
     lost: str = "",
+    kept: Callable[[int], Ladder | None] = lambda position: None,
 ) -> JacobianReport:
     """The report on the checked entries of each point.
 
@@ -171,6 +176,7 @@ def jacobian_report(
     ----------
     failures : why the check fails whatever the entries are
     lost : points that were asked for and not found, "" for none
+    kept : the ladder of an entry at the first point, if it was kept, by its position
     """
     judged = Judgement.joined([each.judgement for each in found.values()])
     estimated = Estimates.joined([each.estimates for each in found.values()])
@@ -192,9 +198,20 @@ def jacobian_report(
         entries=entries,
         wrong_entries=entries.part(wrong),
         diagnosis=agreed([_diagnosis(each, about) for each in found.values() if each.judgement.failed.any()]),
+        ladder=_ladder(kept, entries, judged, estimated),
         **vars(projections),
         **vars(about),
     )
+
+
+def _ladder(
+    kept: Callable[[int], Ladder | None], entries: Entries, judged: Judgement, estimated: Estimates
+) -> EntryLadder | None:
+    """Of the worst entry at the first point whose ladder was kept."""
+    order = np.lexsort((-excess(judged, estimated), ~judged.undecided, ~judged.failed))
+    here = order[entries.columns["point"][order] == entries.columns["point"].min(initial=0)]
+    found = ((number, kept(int(entries.local[number]))) for number in here[:_SOUGHT].tolist())
+    return next((entry_ladder(ladder, entries[number]) for number, ladder in found if ladder is not None), None)
 
 
 def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
@@ -269,7 +286,7 @@ def _part(report: JacobianReport) -> Part:
         entries=report.entries,
         wrong_entries=report.wrong_entries,
         worst=report.worst,
-        ladder=None,
+        ladder=report.ladder,
     )
 
 

@@ -84,7 +84,7 @@ def _coded(column: NDArray[Any]) -> Any:
     numbers = {value: number for number, value in enumerate(dict.fromkeys(listed))}
     if len(numbers) > _FEW * len(listed):
         return listed
-    return {"values": list(numbers), "codes": [numbers[value] for value in listed] if len(numbers) > 1 else 0}
+    return {"values": list(numbers), "codes": list(map(numbers.__getitem__, listed)) if len(numbers) > 1 else 0}
 
 
 def _listed(column: NDArray[Any]) -> list[Any]:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from fastgc._arguments import listed
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
 from fastgc._parameters.arrays import Floats, median
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
 from fastgc._reports.contents import EntryLadder
-from fastgc._reports.entries import Entries
+from fastgc._reports.entries import Entries, Entry
 from fastgc._reports.gradient import GradientReport, Sensitivity, TensorSummary
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.entries import GradientAtPoint
@@ -172,7 +173,11 @@ def _ladder(checked: CheckedTensor, entries: Entries) -> EntryLadder | None:
     judged = checked.judgement.part(numbers)
     over = excess(judged, checked.estimates.part(numbers))
     number = int(numbers[np.lexsort((over, judged.undecided, judged.failed))[-1]])
-    ladder, entry = kept[number], entries[number]
+    return entry_ladder(kept[number], entries[number])
+
+
+def entry_ladder(ladder: Ladder, entry: Entry) -> EntryLadder:
+    """The quotients of an entry for a report."""
     columns = ladder.above, ladder.forward, ladder.backward, ladder.central, ladder.scatter
     return EntryLadder(
         entry.index, entry.point, entry.analytic, entry.numerical, *(tuple(each.tolist()) for each in columns)

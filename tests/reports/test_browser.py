@@ -20,6 +20,7 @@ def needs_axe() -> None:
         pytest.skip("no axe-core: npm or its registry is missing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIVE)
 def test_the_page_is_the_same_with_scripts_and_without(name: str, tmp_path: Path) -> None:
     REPORTS[name]().to_html(tmp_path / "report.html")
@@ -40,12 +41,14 @@ def test_no_rule_of_wcag_aa_is_violated(name: str, dark: bool, width: int, tmp_p
     assert re.fullmatch(r" of [1-9]\d", browser.violations(REPORTS[name]().to_html(), tmp_path, dark=dark, width=width))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_axe")
 def test_a_violation_would_be_seen(tmp_path: Path) -> None:
     page = REPORTS["pass"]().to_html().replace("--muted:#59636e", "--muted:#c0c0c0")
     assert "color-contrast" in browser.violations(page, tmp_path, dark=False, width=1600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1600])
 @pytest.mark.parametrize("name", FIVE)
 def test_nothing_is_wider_than_the_window(name: str, width: int, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -52,8 +53,20 @@ def test_unknown_kinds_and_tensors_are_refused() -> None:
         report.plot("pie")
     with pytest.raises(ValueError, match="tensor is 'z'; the report has 'c', 'b', 'a'"):
         report.plot(tensor="z")
-    with pytest.raises(ValueError, match="kind is 'steps', and no entry of 'jacobian' was measured at several steps"):
-        REPORTS["jacobian"]().plot("steps")
+    undrawn = replace(report, tensors={"a": replace(report.tensors["a"], ladder=None)})
+    with pytest.raises(ValueError, match="kind is 'steps', and no entry of 'a' was measured at several steps"):
+        undrawn.plot("steps")
+    with pytest.raises(ValueError, match="the report has no tensors"):
+        replace(report, tensors={}).plot()
+
+
+def test_a_wrong_entry_of_a_jacobian_is_shown_by_step() -> None:
+    report = REPORTS["jacobian"]()
+    assert report.ladder.index == report.worst.index == (2, 3)
+    assert report.ladder.analytic == 0.5
+    drawn = picture(report._contents().parts[0], "steps")
+    assert drawn.title == "Error by step of jacobian[2, 3]"
+    assert report.to_html().count("<svg") == 4
 
 
 def test_without_matplotlib_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
