@@ -318,6 +318,7 @@ def _facts(report: JacobianReport) -> tuple[str, ...]:
         f"max rel err {report.max_relative_error:.2e}",
         f"{report.evaluations:,} evaluations",
         f"{report.seconds:.2f} s",
+        report.engine,
         f"seed {report.seed}",
     )
 
