@@ -20,11 +20,18 @@ class KeptLadders:
         self._ladders: dict[int, Ladder] = {}
 
     def keep(self, positions: Positions, ladders: Sequence[Ladder]) -> None:
-        """Keep some of them; a later one of an entry takes the place of an earlier one."""
+        """Keep copies of some of them; a later one of an entry takes the place of an earlier one."""
         if len(self._ladders) < _MOST:
-            self._ladders |= dict(zip(positions[:_MOST_AT_ONCE].tolist(), ladders, strict=False))
+            some = zip(positions[:_MOST_AT_ONCE].tolist(), ladders, strict=False)
+            # Copies, because a ladder is a view of the values of all entries that climbed with it.
+            self._ladders |= {position: ladder.part(np.arange(ladder.above.size)) for position, ladder in some}
 
     def among(self, positions: Positions) -> dict[int, Ladder]:
         """The kept ladders of these entries, by their number in ``positions``."""
-        where = np.flatnonzero(np.isin(positions, list(self._ladders)))
-        return {number: self._ladders[int(positions[number])] for number in where.tolist()}
+        if not self._ladders:
+            return {}
+        where = np.arange(positions.size)
+        if positions.size > _MOST:
+            where = np.flatnonzero(np.isin(positions, list(self._ladders)))
+        pairs = zip(where.tolist(), positions[where].tolist(), strict=True)
+        return {number: self._ladders[position] for number, position in pairs if position in self._ladders}

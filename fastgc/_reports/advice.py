@@ -26,16 +26,16 @@ _AFTER: dict[Kind, str] = {
 _OPEN = {  # a word of the reason, and what helps
     "not reached": "give it more time (time_budget), or check fewer entries (samples)",
     "pass a function": "pass the gradient as a function, so that it can be asked at displaced points",
-    "kink": "check at other points (points=3), away from the kink",
+    "kink": "check at another point, away from the kink",
     "stairs": "check a loss without rounding: finite differences cannot see slopes of stairs",
-    "jumps": "check at other points (points=3), away from the jump",
+    "jumps": "check at another point, away from the jump",
     "not finite": "move the parameters away from where the loss is not defined, or give bounds",
     "overflow": "scale the loss down",
     "float32": "let the loss compute in double precision",
     "noise": "make the loss repeatable (seeds, tighter solvers), or allow for its noise by rtol",
 }
 _FAILED = "compare this entry with the formula: no single kind of bug explains the numbers"
-_UNKNOWN = "check at other points (points=3), or with another step"
+_UNKNOWN = "check at another point, or with another step"
 
 
 def advice(verdict: str, reason: str, diagnosis: Diagnosis | None) -> str:
