@@ -216,32 +216,43 @@ def _thinned(x: Floats, y: Floats, where: NDArray[np.int64], across: Axis, up: A
 
 
 def _map(part: Part) -> Picture:
+    """Rows by columns, several entries in a cell where they are many; a long vector in lines, as text is read."""
     rows, columns = part.matrix
-    folded = rows == 1 and columns > _COLUMNS
-    height, width = (_ROWS, _COLUMNS) if folded else (min(rows, _ROWS), min(columns, _COLUMNS))
-    count = min(columns, _ROWS * _COLUMNS) if folded else 0
-    height = math.ceil(count / _COLUMNS) if folded else height
+    if rows == 1 and columns > _COLUMNS:
+        return _lines_of(part, columns)
+    height, width = min(rows, _ROWS), min(columns, _COLUMNS)
     local = part.entries.local
-    if folded:
-        cells = local * count // columns
-    else:
-        cells = (local // columns * height // rows) * width + local % columns * width // columns
-    states = np.zeros(height * width, np.int8)
+    cells = (local // columns * height // rows) * width + local % columns * width // columns
+    states = _worst_states(part, cells, height * width).reshape(height, width)
+    titles = f"{part.axes[1]}: {columns:,}", f"{part.axes[0]}: {rows:,}" if rows > 1 else ""
+    return _mapped(part, states, titles, height * width)
+
+
+def _lines_of(part: Part, size: int) -> Picture:
+    count = min(size, _ROWS * _COLUMNS)
+    height = math.ceil(count / _COLUMNS)
+    states = _worst_states(part, part.entries.local * count // size, height * _COLUMNS)
+    states[count:] = -1
+    title = f"entries, {size:,} in lines of {_COLUMNS * size // count:,}"
+    return _mapped(part, states.reshape(height, _COLUMNS), (title, ""), count)
+
+
+def _worst_states(part: Part, cells: NDArray[np.int64], count: int) -> NDArray[np.int8]:
+    states = np.zeros(count, np.int8)
     for verdict, mine in _kinds(part):
         states[cells[mine]] = _STATES.index(verdict)
-    if folded:
-        states[count:] = -1
-    x = (
-        f"{part.axes[1]}: {columns:,}"
-        if not folded
-        else f"entries, {columns:,} in lines of {columns * width // count:,}"
-    )
+    return states
+
+
+def _mapped(part: Part, states: NDArray[np.int8], titles: tuple[str, str], count: int) -> Picture:
+    height, width = states.shape
+    some = f"a cell stands for about {part.size / count:,.0f} entries and shows the worst of them"
     return Picture(
         f"Where they are in {_named(part)}",
-        Axis(x, limits=(0.0, float(width))),
-        Axis("" if rows == 1 else f"{part.axes[0]}: {rows:,}", limits=(0.0, float(height))),
-        cells=Cells(states.reshape(height, width), tuple(_counted(part))),
-        note=_cell_note(part, rows, columns, height * width if not folded else count),
+        Axis(titles[0], limits=(0.0, float(width))),
+        Axis(titles[1], limits=(0.0, float(height))),
+        cells=Cells(states, tuple(_counted(part))),
+        note=some if count < part.size else "",
     )
 
 
@@ -249,11 +260,6 @@ def _counted(part: Part) -> Iterator[tuple[str, str]]:
     yield from ((verdict, f"{verdict}: {np.count_nonzero(mine):,}") for verdict, mine in _kinds(part))
     if part.checked < part.size:
         yield "unseen", f"unseen: {part.size - part.checked:,}"
-
-
-def _cell_note(part: Part, rows: int, columns: int, cells: int) -> str:
-    size = rows * columns
-    return f"a cell stands for about {size / cells:,.0f} entries and shows the worst of them" if cells < size else ""
 
 
 # --- errors ---
@@ -294,28 +300,22 @@ def _steps(part: Part) -> Picture:
         raise ValueError(
             f"kind is 'steps', and no entry of {_named(part)!r} was measured at several steps: each was decided by one"
         )
-    ladder = part.ladder
-    steps = np.array(ladder.steps)
-    errors = {
-        name: np.abs(np.array(getattr(ladder, name)) - ladder.numerical) for name in ("forward", "backward", "central")
-    }
-    groups = [
-        Points(steps[kept], error[kept], name, name)
-        for name, error in errors.items()
-        for kept in [np.isfinite(error) & (error > 0)]
-    ]
+    ladder, steps = part.ladder, np.array(part.ladder.steps)
+    quotients = {name: np.array(getattr(ladder, name)) for name in ("forward", "backward", "central")}
+    errors = {name: np.abs(values - ladder.numerical) for name, values in quotients.items()}
+    kept = {name: np.isfinite(error) & (error > 0) for name, error in errors.items()}
+    dots = tuple(Points(steps[kept[name]], error[kept[name]], name, name) for name, error in errors.items())
     off = abs(ladder.analytic - ladder.numerical)
-    lines = [*_guides(ladder, steps, errors)]
-    if math.isfinite(off) and off > 0:
-        lines.append(Line(steps[[0, -1]], np.array([off, off]), "fail", "analytic value"))
-    seen = np.concatenate([*(group.y for group in groups), [off]])
+    wrong = [Line(steps[[0, -1]], np.full(2, off), "fail", "analytic value")] if 0 < off < math.inf else []
     index = f"[{', '.join(map(str, ladder.index))}]" if ladder.index else ""
     return Picture(
         f"Error by step of {_named(part)}{index}",
         Axis("step h", "log", limits=decades(steps)),
-        Axis("difference from the derivative", "log", limits=decades(seen)),
-        tuple(groups),
-        tuple(lines),
+        Axis(
+            "difference from the derivative", "log", limits=decades(np.concatenate([[off], *(each.y for each in dots)]))
+        ),
+        dots,
+        (*_guides(ladder, steps, errors), *wrong),
     )
 
 
