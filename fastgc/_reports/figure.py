@@ -19,7 +19,7 @@ _MARKERS = {
     "five_point": "^", "complex_step": "s",
 }  # fmt: skip
 _DASHED = {"guide": (1.0, (0, (4, 3))), "backward": (1.5, (0, (6, 4)))}  # width and dashes: what lies below stays seen
-_CROSS = 100.0  # points of a cross by the number of cells beside each other: half a cell
+_CROSS = 100.0  # points of a cross by the number of cells in a row: half a cell
 _SIZE = (6.4, 4.8)  # inches: matplotlib's own
 
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 WIDTH = 100  # columns of a line, at most: two windows side by side on a wide screen, and a page of a review
-NAME = 40  # characters of a name in a table: paths of modules are shorter, as a rule, and four numbers stand beside it
+NAME = 40  # characters of a name in a table: paths of modules are shorter, as a rule; four numbers follow
 _WORD = 60  # characters of a word in a sentence, at most: it leaves room for other words on its line
 _INDENT = 6  # spaces before the rest of a line: the length of "FAIL  " and of "next: "
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastgc._parameters.arrays import Floats
 from fastgc._reports.picture import Axis, Cells, Picture, Points, forward, states, ticks
 
-# In pixels: a picture fits on a telephone, and four of them beside each other on a wide screen.
+# In pixels: a picture fits on a telephone, and four of them in a row on a wide screen.
 _WIDTH, _HEIGHT = 360, 270
 _LEFT, _RIGHT, _BOTTOM = 58, 10, 40  # margins, with room for numbers and labels of 11 pixels
 _ROW, _LETTER = 16, 6.2  # height of a line of the legend; width of a letter of 11 pixels, on average

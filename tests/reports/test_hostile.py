@@ -39,7 +39,7 @@ NAMES = {
 
 
 def report(name: str) -> Any:
-    """One tensor of that name, wrong in three entries, and one beside it."""
+    """One tensor of that name, wrong in three entries, and one that is right."""
     params = {name: np.linspace(1, 2, 40), "right": np.ones(3)}
     wrong = {each: 2 * p for each, p in params.items()}
     wrong[name][[3, 17, 30]] = 0, 5, -3
