@@ -24,6 +24,7 @@ _TICKS = 5  # numbers along an axis, about: more would touch each other
 _ROOM = 0.2  # powers of ten beyond the dots
 _TRUNCATED = 100.0  # the largest steps by the smallest at which truncation is expected to govern
 _ALONG = 10.0  # between the errors by the power of their steps: with more they do not rise with that power
+_HUGE = 1e300  # values whose differences and powers are still numbers lie below, and their inverses above
 _STATES = ("unseen", "pass", "undecided", "fail")
 _GUIDES = 60  # points of a straight line on logarithmic axes: limits cut it where it leaves the picture
 
@@ -114,7 +115,7 @@ def _kinds(part: Part) -> Iterator[tuple[str, NDArray[np.bool_]]]:
 def _scatter(part: Part) -> Picture:
     columns = part.entries.columns
     x, y, u = (np.asarray(columns[key], np.float64) for key in ("numerical", "analytic", "uncertainty"))
-    known = np.isfinite(x) & np.isfinite(y)
+    known = (np.abs(x) < _HUGE) & (np.abs(y) < _HUGE)
     axis = _signed_axis(np.concatenate([x[known], y[known]]))
     groups = []
     for verdict, mine in _kinds(part):
@@ -142,7 +143,7 @@ def _straight(ends: Floats, axis: Axis) -> tuple[Floats, Floats]:
 
 def _left_out(known: NDArray[np.bool_]) -> str:
     count = int(np.count_nonzero(~known))
-    return f"{count:,} without a finite value {'is' if count == 1 else 'are'} not drawn" if count else ""
+    return f"{count:,} without a finite value, or beyond {_HUGE:.0e}, not drawn" if count else ""
 
 
 def _signed_axis(values: Floats) -> Axis:
@@ -285,7 +286,7 @@ def _errors(part: Part) -> Picture:
 
 def decades(values: Floats) -> tuple[float, float]:
     """Powers of ten around positive values, and a little more, so that no dot lies on the frame."""
-    usable = values[np.isfinite(values) & (values > 0)]
+    usable = values[(values > 1 / _HUGE) & (values < _HUGE)]
     if not usable.size:
         return _LEAST, 1.0
     low, high = math.floor(math.log10(usable.min())), math.ceil(math.log10(usable.max()))

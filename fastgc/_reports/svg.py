@@ -15,6 +15,7 @@ from fastgc._reports.picture import Axis, Cells, Picture, Points, forward, state
 _WIDTH, _HEIGHT = 360, 270
 _LEFT, _RIGHT, _BOTTOM = 58, 10, 40  # margins, with room for numbers and labels of 11 pixels
 _ROW, _LETTER = 16, 6.2  # height of a line of the legend; width of a letter of 11 pixels, on average
+_FAR = 10.0  # lengths of an axis: what lies farther is outside like any other, and overflows nothing
 _CROSSED = 4.0  # pixels of a cell: in smaller ones crosses are blots
 _SHAPES = {  # around the point, 7 pixels wide; a line of no length is a dot by its round ends
     "pass": "m0 0h.01",
@@ -68,7 +69,7 @@ class _Frame:
     def _place(values: Floats, axis: Axis, begin: float, end: float) -> Floats:
         low, high = forward(np.array(axis.limits), axis)
         share = (forward(np.asarray(values, np.float64), axis) - low) / ((high - low) or 1.0)
-        return np.asarray(begin + share * (end - begin), np.float64)
+        return np.asarray(begin + np.clip(share, -_FAR, _FAR) * (end - begin), np.float64)
 
 
 def _number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -151,6 +152,19 @@ def test_values_of_different_sizes_are_drawn_on_logarithmic_axes() -> None:
     drawn = picture(report._contents().parts[0], "scatter")
     assert drawn.x.scale == "signed"
     report.plot().figure.canvas.draw()
+
+
+@pytest.mark.parametrize("size", [1e307, 1e-310, 1e200])
+def test_values_at_the_ends_of_the_range_of_numbers_can_be_drawn(size: float) -> None:
+    analytic = np.array([size, -size, 1.0, np.inf, 0.0])
+    report = fastgc.check_gradients(lambda p: float(p @ p), analytic, np.ones(5))
+    columns = dict(report.tensors["params"].entries.columns)
+    columns["uncertainty"] = np.full(5, size)
+    entries = type(report.tensors["params"].entries)("params", (5,), np.arange(5), columns)
+    report = replace(report, tensors={"params": replace(report.tensors["params"], entries=entries)})
+    for kind in ("scatter", "errors", "map"):
+        report.plot(kind).figure.canvas.draw()
+    assert "inf" not in "".join(re.findall(r' d="([^"]*)"', report.to_html()))
 
 
 @pytest.mark.parametrize(
