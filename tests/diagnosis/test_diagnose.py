@@ -199,7 +199,7 @@ def test_the_text_of_the_report_carries_it() -> None:
 def test_what_a_diagnosis_rests_on_is_said(size: int, samples: Any, wrong: Any, said: str) -> None:
     right = slopes(size)
     report = fastgc.check_gradients(lambda p: float(right @ np.sin(p)), wrong * right, np.zeros(size), samples=samples)
-    assert any(re.fullmatch(f"params: {said}", line) for line in str(report).splitlines())
+    assert any(re.fullmatch(f"params: {said}", line) for line in unbroken(report))
 
 
 def test_what_explains_the_entries_as_well_is_said() -> None:
