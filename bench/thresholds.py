@@ -190,7 +190,7 @@ class Tally:
 
 def without_time(found: Any) -> Any:
     if isinstance(found, dict):
-        return {key: without_time(each) for key, each in found.items() if key != "seconds"}
+        return {key: without_time(each) for key, each in found.items() if key not in ("seconds", "environment")}
     return [without_time(each) for each in found] if isinstance(found, list | tuple) else found
 
 

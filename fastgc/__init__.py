@@ -2,10 +2,11 @@
 
 The parts of the package, each of which imports only from those below it:
 
-- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_numerical``, ``_step_sweep``: no other part imports them
+- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_load``, ``_numerical``, ``_step_sweep``, ``_taylor_test``: no other part
+  imports them
 - ``_jacobian``: `check_jacobian` and `check_hessian`
 - ``_gradient``: `check_gradients`
-- ``_reports``: results as data and as text
+- ``_reports``: results as data, text, pages and pictures
 - ``_diagnosis``: the kind of bug that the numbers are consistent with
 - ``_verdicts``: pass, fail or undecided, for entries and tensors
 - ``_derivatives``: numerical slopes with their uncertainty
@@ -43,7 +44,9 @@ __all__ = [
     "relative_error",
     "max_relative_error",
     "interpret",
+    "load_report",
     "step_sweep",
+    "taylor_test",
     "torch",
     "jax",
     "__version__",
@@ -57,10 +60,12 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._jacobian.check import JacobianMismatch, assert_jacobian, check_jacobian
     from fastgc._jacobian.hessian import assert_hessian, check_hessian
     from fastgc._jacobian.report import JacobianReport
+    from fastgc._load import load_report
     from fastgc._numerical import gradient_check, numerical_gradient, numerical_jacobian
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._step_sweep import step_sweep
+    from fastgc._taylor_test import taylor_test
     from fastgc._verdicts.errors import interpret, max_relative_error, relative_error
 else:  # the same names, loaded on first use: importing fastgc imports neither Numba nor SciPy
     __getattr__ = loader(
@@ -86,7 +91,9 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "relative_error": "_verdicts.errors",
             "max_relative_error": "_verdicts.errors",
             "interpret": "_verdicts.errors",
+            "load_report": "_load",
             "step_sweep": "_step_sweep",
+            "taylor_test": "_taylor_test",
             "torch": "",
             "jax": "",
         },

@@ -1,21 +1,28 @@
-"""The command line: ``fastgc demo`` and ``fastgc check FILE.py:problem``. The only module that prints."""
+"""The command line: ``fastgc demo``, ``check FILE.py:problem``, ``show REPORT.json``. The only module that prints."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import importlib.util
+import os
+import re
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import fastgc
 from fastgc._words import Engine, Precision, StencilName, Verdict
 
+AnyReport: TypeAlias = "fastgc.GradientReport | fastgc.JacobianReport"
 EXIT: dict[Verdict, int] = {"pass": 0, "fail": 1, "undecided": 3}
+_FORMATS = ("text", "json", "markdown", "github", "junit")
+_COLOURS = {"fail": "1;31", "pass": "32", "undecided": "33"}  # of ANSI terminals: bold red, green, yellow
+# Verdicts at the start of a report and at the end of a row: in no name, because columns are two spaces apart.
+_VERDICT_WORDS = re.compile(r"^(PASS|FAIL|UNDECIDED)(?=  )|(?<=  )(pass|FAIL|undecided)(?=  |$)", re.MULTILINE)
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130  # of argparse for wrong usage; of shells after Ctrl-C: 128 + SIGINT
 
 
@@ -50,7 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="check the gradient of a problem of your own")
     _add_check_options(check)
     check.set_defaults(run=_check_command)
+    show = commands.add_parser("show", help="show a report that was saved as JSON")
+    show.add_argument("report", type=Path, metavar="REPORT.json")
+    _add_outputs(show)
+    show.set_defaults(run=_show_command)
     return parser
+
+
+def _add_outputs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--html", type=Path, metavar="FILE", help="also write the report as a page")
+    command.add_argument("--format", choices=_FORMATS, default="text", help="of what is printed; the default: text")
+    command.add_argument("--allow-undecided", action="store_true", help="exit with 0 if the verdict is undecided, too")
 
 
 def _add_check_options(check: argparse.ArgumentParser) -> None:
@@ -58,7 +75,8 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
 
     Keywords that take arrays (``args``, ``previous``) are part of the problem.
     """
-    check.add_argument("problem", help="FILE.py:NAME or PACKAGE.MODULE:NAME, where NAME is (a function that returns) "
+    check.add_argument("problem", nargs="+",
+                       help="FILE.py:NAME or PACKAGE.MODULE:NAME, where NAME is (a function that returns) "
                        "(loss, gradients, params) or a dict of check_gradients' arguments")  # fmt: skip
     options = check.add_argument_group("options of check_gradients", argument_default=argparse.SUPPRESS)
     options.add_argument("--tensors", nargs="+", metavar="PATTERN")
@@ -78,26 +96,28 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
     options.add_argument("--no-crosscheck", dest="crosscheck", action="store_false")
     options.add_argument("--progress", action="store_true")
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
-    check.add_argument("--allow-undecided", action="store_true", help="exit with 0 if the verdict is undecided, too")
+    _add_outputs(check)
 
 
 # --- check ---
 
 
 def _check_command(chosen: dict[str, Any]) -> int:
-    path, allow_undecided = chosen.pop("json"), chosen.pop("allow_undecided")
+    outputs = {key: chosen.pop(key) for key in ("json", "html", "format", "allow_undecided")}
+    problems = list(dict.fromkeys(chosen.pop("problem")))
+    if len(problems) > 1 and (outputs["json"] or outputs["html"]):
+        raise ValueError(f"--json and --html take one problem; got {len(problems)}")
+    if "samples" in chosen:
+        chosen["samples"] = _samples(chosen["samples"])
+    return _finish({problem: _checked(problem, chosen) for problem in problems}, **outputs)
+
+
+def _checked(problem: str, chosen: dict[str, Any]) -> fastgc.GradientReport:
     folders = list(sys.path)
     try:
-        arguments = _problem(chosen.pop("problem"))
-        if "samples" in chosen:
-            chosen["samples"] = _samples(chosen["samples"])
-        report = fastgc.check_gradients(**(arguments | chosen))
+        return fastgc.check_gradients(**(_problem(problem) | chosen))
     finally:
         sys.path[:] = folders
-    print(report)
-    if path is not None:
-        report.to_json(path)
-    return 0 if allow_undecided and report.verdict == "undecided" else EXIT[report.verdict]
 
 
 def _problem(target: str) -> dict[str, Any]:
@@ -148,6 +168,62 @@ def _sample_number(word: str) -> int | str:
     return int(word) if word.lstrip("-").isdigit() else word
 
 
+# --- what is printed and written ---
+
+
+def _show_command(chosen: dict[str, Any]) -> int:
+    path = chosen.pop("report")
+    return _finish({str(path): fastgc.load_report(path)}, json=None, **chosen)
+
+
+def _finish(
+    reports: Mapping[str, AnyReport], json: Path | None, html: Path | None, format: str, allow_undecided: bool
+) -> int:
+    """Print all reports, write the one to files, and return the exit status of the worst."""
+    print(_shown(reports, format))
+    for report in reports.values():
+        if json is not None:
+            report.to_json(json)
+        if html is not None:
+            report.to_html(html)
+    verdicts = {report.verdict for report in reports.values()}
+    worst: Verdict = "fail" if "fail" in verdicts else "undecided" if "undecided" in verdicts else "pass"
+    return 0 if allow_undecided and worst == "undecided" else EXIT[worst]
+
+
+def _shown(reports: Mapping[str, AnyReport], format: str) -> str:
+    if format == "json":
+        texts = [report.to_json() for report in reports.values()]
+        return texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
+    if format == "junit":
+        from fastgc._reports.junit import junit
+
+        return junit({name: (each._contents(), str(each), each.seconds) for name, each in reports.items()})
+    if format == "github":
+        from fastgc._reports.markdown import workflow_commands
+
+        return "\n".join(workflow_commands(report._contents(), name) for name, report in reports.items())
+    texts = [report.to_markdown() if format == "markdown" else _painted(str(report)) for report in reports.values()]
+    heads = [f"{name}\n" if len(reports) > 1 else "" for name in reports]
+    return "\n\n".join(f"{head}{text}" for head, text in zip(heads, texts, strict=True))
+
+
+def _painted(text: str) -> str:
+    """The text of a report with coloured verdicts, if the terminal wants colours."""
+    if not _wants_colours():
+        return text
+    return _VERDICT_WORDS.sub(lambda found: f"\x1b[{_COLOURS[found[0].lower()]}m{found[0]}\x1b[0m", text)
+
+
+def _wants_colours() -> bool:
+    """NO_COLOR (no-color.org) and FORCE_COLOR decide, if they are set and not empty; else, whether it is a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
 # --- demo ---
 
 
@@ -165,9 +241,9 @@ def _bug_hunt() -> list[bool]:
     options: dict[str, Any] = {"args": problem.args, "samples": "all", "step": 1e-5}
     print("1. A net of 83 parameters; the gradient of W1 is doubled:\n")
     wrong = fastgc.check_gradients(problem.loss, _demo.doubled(problem.gradients, "W1"), problem.params, **options)
-    print(f"{wrong}\n\n   The bug removed:\n")
+    print(f"{_painted(str(wrong))}\n\n   The bug removed:\n")
     right = fastgc.check_gradients(problem.loss, problem.gradients, problem.params, **options)
-    print(right)
+    print(_painted(str(right)))
     diagnosis = wrong.tensors["W1"].diagnosis
     doubled = diagnosis is not None and diagnosis.factor is not None and round(diagnosis.factor, 6) == 2
     return [_failing(wrong) == ["W1"], doubled, right.passed]
@@ -183,9 +259,9 @@ def _digits() -> list[bool]:
     options: dict[str, Any] = {"args": problem.args, "samples": "all", "engine": "numba", "progress": True}
     print("\n2. A 64-100-10 network with weight decay on 100 handwritten digits, every entry, compiled:\n")
     right = fastgc.check_gradients(loss, problem.gradients, problem.params, **options)
-    print(f"{right}\n\n   The weight-decay term of W2 forgotten:\n")
+    print(f"{_painted(str(right))}\n\n   The weight-decay term of W2 forgotten:\n")
     wrong = fastgc.check_gradients(loss, _demo.without_decay(problem.gradients, "W2"), problem.params, **options)
-    print(f"{wrong}\n\n   {time.perf_counter() - begin:.1f} s, compilation included")
+    print(f"{_painted(str(wrong))}\n\n   {time.perf_counter() - begin:.1f} s, compilation included")
     return [right.passed, _failing(wrong) == ["W2"]]
 
 

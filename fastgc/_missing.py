@@ -6,6 +6,7 @@ from __future__ import annotations
 # extra, so that it is right wherever fastgc was installed from.
 EXTRAS = {
     "plot": ("matplotlib>=3.8.4",),
+    "frame": ("pandas>=2.2.2",),
     "workers": ("joblib>=1.5", "cloudpickle>=3.0"),
     "torch": ("torch>=2.4",),
     "jax": ("jax>=0.4.38",),

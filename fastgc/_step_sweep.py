@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastgc._derivatives.stencil import quotients, stencil_named
 from fastgc._evaluation.evaluator import Raised
-from fastgc._missing import missing
+from fastgc._reports.figure import drawn
+from fastgc._reports.page import figure
+from fastgc._reports.picture import Axis, Line, Picture, Points, decades, power_guides
 from fastgc._words import StencilName
+
+_NEARBY = 0.25  # powers of ten: among the 15 default steps on either side, one vanishes by luck and not all do
+_POWERS = {1: "h", 2: "h²", 4: "h⁴"}  # of truncation, by the order of a stencil
+_GUIDE = 100  # points of a straight line on logarithmic axes: limits cut it where it leaves the picture
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,8 +54,24 @@ class StepSweep:
     def __repr__(self) -> str:
         return str(self)
 
+    @property
+    def optimum(self) -> dict[StencilName, float]:
+        """The step where the largest error nearby is smallest, by stencil: no step whose error vanishes by luck."""
+        return {name: float(self.steps[np.nanargmin(self._envelope(error))]) for name, error in self.errors.items()}
+
+    def _envelope(self, error: NDArray[np.float64]) -> NDArray[np.float64]:
+        order = np.argsort(self.steps)
+        places, errors = np.log10(self.steps[order]), np.where(np.isnan(error), np.inf, error)[order]
+        begins = np.searchsorted(places, places - _NEARBY)
+        ends = np.searchsorted(places, places + _NEARBY, side="right")
+        result = np.empty_like(errors)
+        result[order] = [errors[begin:end].max() for begin, end in zip(begins, ends, strict=True)]
+        return result
+
     def plot(self, ax: Any = None) -> Any:
-        """Draw the errors against the steps on logarithmic axes, and mark the smallest error of each stencil.
+        """Draw the errors against the steps on logarithmic axes, and mark the `optimum` of each stencil.
+
+        Dashed lines show how truncation rises (h, h², h⁴) and round-off falls (eps / h).
 
         Parameters
         ----------
@@ -65,19 +87,37 @@ class StepSweep:
         ImportError
             If matplotlib is not installed, with the command that installs it.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise missing("plot()", "plot") from error
-        if ax is None:
-            ax = Figure(figsize=(7, 5), layout="constrained").add_subplot()
-        for name, errors in self.errors.items():
-            drawn = np.maximum(errors, np.finfo(np.float64).eps ** 2)  # the logarithm of 0 has no place on the axis
-            (line,) = ax.loglog(self.steps, drawn, label=name, linewidth=1)
-            ax.plot(self.best_step[name], np.nanmin(drawn), "o", color=line.get_color())
-        ax.set(xlabel="step h", ylabel="absolute error of the quotient")
-        ax.legend()
-        return ax
+        return drawn(self._picture(), ax)
+
+    def _repr_html_(self) -> str:
+        return figure(self._picture(), str(self))
+
+    def _picture(self) -> Picture:
+        positive = np.concatenate([error[np.isfinite(error) & (error > 0)] for error in self.errors.values()])
+        least = float(positive.min()) if positive.size else float(np.finfo(np.float64).eps)
+        order = np.argsort(self.steps)
+        lines, marks = [], []
+        for name, error in self.errors.items():
+            shown = np.where(np.isfinite(error), np.maximum(error, least), np.nan)  # 0 has no place on the axis
+            lines.append(Line(self.steps[order], shown[order], name, name.replace("_", " ")))
+            best = self.steps == self.optimum[name]
+            marks.append(Points(self.steps[best], self._envelope(shown)[best], name, ""))
+        return Picture(
+            "Error of difference quotients by step",
+            Axis("step h", "log", limits=decades(self.steps)),
+            Axis("absolute error of the quotient", "log", limits=decades(np.append(positive, least))),
+            tuple(marks),
+            (*self._guides(), *lines),
+        )
+
+    def _guides(self) -> Iterator[Line]:
+        powers = {_POWERS[order]: (order, error) for name, error in self.errors.items()
+                  if (order := stencil_named(name).order) in _POWERS}  # fmt: skip
+        yield from power_guides(self.steps, [(label, *rest) for label, rest in powers.items()])
+        if set(self.errors) - {"complex_step"}:
+            ends = np.array([self.steps.min(), self.steps.max()])
+            across = np.geomspace(ends[0], ends[1], _GUIDE)
+            yield Line(across, np.finfo(np.float64).eps / across, "guide", "eps / h")
 
 
 def step_sweep(

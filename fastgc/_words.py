@@ -40,3 +40,4 @@ Kind: TypeAlias = Literal[
 Interpretation: TypeAlias = Literal[
     "correct with high confidence", "likely correct", "suspicious, investigate", "almost certainly a bug"
 ]
+PictureKind: TypeAlias = Literal["scatter", "map", "steps", "errors"]

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -333,8 +335,8 @@ def test_options_have_their_effect(file: Path) -> None:
     assert list(checked(file, "--tensors", "W*")["tensors"]) == ["W1"]
     assert checked(file, "--no-crosscheck")["crosscheck"] is None
     assert checked(file, "--seed", "4")["seed"] == 4
-    assert {entry["step"] for entry in checked(file, "--step", "1e-4")["tensors"]["W1"]["entries"]} == {1e-4}
-    assert {entry["point"] for entry in checked(file, "--points", "3")["tensors"]["W1"]["entries"]} == {0, 1, 2}
+    assert set(checked(file, "--step", "1e-4")["tensors"]["W1"]["entries"]["step"]) == {1e-4}
+    assert set(checked(file, "--points", "3")["tensors"]["W1"]["entries"]["point"]) == {0, 1, 2}
     base, tight = checked(file), checked(file, "--rtol", "0", "--atol", "0", "--stencil", "forward")
     loose = checked(file, "--rtol", "0.5", "--atol", "0.1")
     sizes = [report["tensors"]["W1"]["sensitivity"]["median"] for report in (tight, base, loose)]
@@ -431,3 +433,106 @@ def test_the_folders_of_modules_are_as_before_afterwards(name: str, file: Path) 
     with contextlib.suppress(KeyboardInterrupt):
         main(["check", f"{file}:{name}"])
     assert sys.path == before
+
+
+# --- what is printed and written ---
+
+
+def test_several_problems_at_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{file}:as_tuple", f"{file}:undecided", f"{file}:failing"]) == 1
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line.startswith(str(file))] == [
+        f"{file}:as_tuple", f"{file}:undecided", f"{file}:failing",
+    ]  # fmt: skip
+    assert main(["check", f"{file}:as_tuple", f"{file}:undecided"]) == 3
+    assert main(["check", f"{file}:as_tuple", f"{file}:undecided", "--allow-undecided"]) == 0
+    assert main(["check", f"{file}:failing", f"{file}:raising"]) == 2
+
+
+def test_files_take_one_problem(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--json", "--html"):
+        assert main(["check", f"{file}:as_tuple", f"{file}:failing", option, str(tmp_path / "x")]) == 2
+        assert "--json and --html take one problem; got 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("form", "begins"),
+    [("text", "FAIL  1 of 3 "), ("markdown", "### ❌ FAIL: 1 of 3 "), ("json", "{\n"), ("junit", "<?xml "),
+     ("github", "::error title=")],
+)  # fmt: skip
+def test_formats(file: Path, form: str, begins: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{file}:failing", "--format", form]) == 1
+    assert capsys.readouterr().out.startswith(begins)
+
+
+def test_documents_of_several_problems_are_one(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [f"{file}:failing", f"{file}:as_tuple"]
+    main(["check", *problems, "--format", "json"])
+    assert [each["verdict"] for each in json.loads(capsys.readouterr().out)] == ["fail", "pass"]
+    main(["check", *problems, "--format", "junit"])
+    suites = ElementTree.fromstring(capsys.readouterr().out).findall("testsuite")
+    assert [suite.get("name") for suite in suites] == problems
+    main(["check", *problems, "--format", "github"])
+    assert [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()] == ["::error", "::notice"]
+
+
+@pytest.mark.parametrize(("problem", "status"), [("as_tuple", 0), ("failing", 1), ("undecided", 3)])
+def test_a_saved_report_is_shown_again(
+    file: Path, problem: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, first, second = (str(tmp_path / name) for name in ("a.json", "1.html", "2.html"))
+    assert main(["check", f"{file}:{problem}", "--json", saved, "--html", first]) == status
+    text = capsys.readouterr().out
+    assert main(["show", saved, "--html", second]) == status
+    assert capsys.readouterr().out == text
+    assert Path(first).read_text() == Path(second).read_text()
+    assert main(["show", saved, "--format", "markdown", "--allow-undecided"]) == (status if status == 1 else 0)
+    assert capsys.readouterr().out.startswith("### ")
+
+
+def test_a_saved_jacobian_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = fastgc.check_jacobian(lambda x: x**2, [[3.0]], [1.0])
+    report.to_json(tmp_path / "a.json")
+    assert main(["show", str(tmp_path / "a.json")]) == 1
+    assert capsys.readouterr().out == f"{report}\n"
+
+
+def test_what_is_no_report_cannot_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    assert main(["show", str(tmp_path / "a.json")]) == 2
+    assert "is no report: it has no 'schema'" in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "absent.json")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "terminal", "coloured"),
+    [({}, True, True), ({}, False, False), ({"NO_COLOR": "1"}, True, False), ({"NO_COLOR": ""}, True, True),
+     ({"FORCE_COLOR": "1"}, False, True), ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, True, False),
+     ({"TERM": "dumb"}, True, False), ({"FORCE_COLOR": ""}, False, False)],
+)  # fmt: skip
+def test_colours_where_they_are_wanted(
+    file: Path, variables: dict[str, str], terminal: bool, coloured: bool,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    main(["check", f"{file}:failing"])
+    out = capsys.readouterr().out
+    assert ("\x1b[1;31mFAIL\x1b[0m  1 of 3" in out) is coloured
+    assert ("  \x1b[32mpass\x1b[0m" in out) is coloured
+    assert ("\x1b" in out) is coloured
+    assert re.sub(r"\x1b\[[\d;]*m", "", out).startswith("FAIL  1 of 3")
+
+
+def test_other_formats_have_no_colours(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for form in ("markdown", "json", "junit", "github"):
+        main(["check", f"{file}:failing", "--format", form])
+    assert "\x1b" not in capsys.readouterr().out

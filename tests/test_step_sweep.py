@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import fastgc
@@ -16,6 +18,12 @@ from tests.support.imports import make_missing
 from tests.support.textbook import EPS, assert_optimum, round_off, truncation
 
 mpl.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def closed_figures() -> Iterator[None]:
+    yield
+    pyplot.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +128,9 @@ def test_the_picture_is_log_log_with_a_curve_and_a_mark_for_each_formula(sine: A
     curves = [line for line in ax.get_lines() if len(line.get_xdata()) == 500]
     marks = [line for line in ax.get_lines() if len(line.get_xdata()) == 1]
     assert len(curves) == 2
-    found = {(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in marks}
-    assert found == {(sine.best_step[name], sine.best_error[name]) for name in sine.errors}
+    assert [float(line.get_xdata()[0]) for line in marks] == list(sine.optimum.values())
+    assert ax.get_title() and ax.get_xgridlines()[0].get_visible()
+    assert [text.get_text() for text in ax.texts] == ["h", "h²", "eps / h"]
     ax.figure.savefig(tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
 
@@ -143,3 +152,27 @@ def test_without_matplotlib_the_message_says_what_to_install(sine: Any, monkeypa
     make_missing(monkeypatch, "matplotlib")
     with pytest.raises(ImportError, match=r'plot\(\) needs matplotlib: python -m pip install "matplotlib>='):
         sine.plot()
+
+
+def test_the_optimum_is_no_step_whose_error_vanishes_by_luck() -> None:
+    """Of exp at 0, steps of 2**-27 and below give quotients that are right to the bit now and then."""
+    errors = np.array([1e-3, 1e-5, 1e-6, 0.0, 1e-5, 1e-4, 1e-3])
+    steps = np.array([1e-1, 1e-2, 1e-3, 0.8e-3, 0.7e-3, 1e-5, 1e-6])
+    sweep = type(fastgc.step_sweep(np.sin, np.cos, 1.0, [0.1]))(steps, {"forward": errors})
+    assert sweep.best_step["forward"] == 0.8e-3
+    assert sweep.optimum["forward"] == 1e-2
+
+
+def test_every_stencil_is_seen_with_its_slope_and_none_falls_to_nothing(sine: Any) -> None:
+    names: Any = ("forward", "backward", "central", "five_point", "complex_step")
+    ax = fastgc.step_sweep(np.sin, np.cos, 1.0, stencils=names).plot()
+    assert [text.get_text() for text in ax.texts] == ["h", "h²", "h⁴", "eps / h"]
+    curves = {line.get_label(): line for line in ax.get_lines() if len(line.get_xdata()) == 500}
+    assert curves["forward"].get_linestyle() != curves["backward"].get_linestyle()
+    assert min(line.get_ydata().min() for line in curves.values()) > 1e-17
+    assert ax.get_ylim()[0] > 1e-17
+
+
+def test_a_notebook_shows_the_picture_and_the_text(sine: Any) -> None:
+    page = sine._repr_html_()
+    assert page.count("<svg") == 1 and "smallest error" in page and "eps / h" in page

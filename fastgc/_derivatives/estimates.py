@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.complex_slopes import ComplexLoss
+from fastgc._derivatives.kept import KeptLadders
 from fastgc._derivatives.ladder import TROUBLES, Derivative, Ladder, derivative_from
 from fastgc._derivatives.noise import Noise, measure_noises
 from fastgc._derivatives.plateaus import contradicted, jump, jumps_within, with_jumps
@@ -65,6 +66,7 @@ class LossAtPoint:
     bounds: Bounds | None = None  # outside which the loss is not evaluated
     symmetric: Symmetric | None = None  # tensors whose mirrored entries are displaced together
     complex_loss: ComplexLoss | None = None  # the loss at complex parameters, None where it was not asked for
+    kept: KeptLadders = field(default_factory=KeptLadders, compare=False)
 
     def scales(self, positions: Positions) -> Floats:
         """The unit of an entry's steps: its magnitude or its tensor's, whichever is larger, in few bits."""
@@ -175,8 +177,8 @@ class Estimates:
     def updated(self, where: Positions, other: Estimates) -> Estimates:
         """A copy with the entries at ``where`` taken from ``other``."""
         columns = [getattr(self, field.name).copy() for field in fields(self)]
-        for column, field in zip(columns, fields(self), strict=True):
-            column[where] = getattr(other, field.name)
+        for column, each in zip(columns, fields(self), strict=True):
+            column[where] = getattr(other, each.name)
         return Estimates(*columns)
 
 
@@ -408,6 +410,7 @@ def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int)
         extended = _off_stairs(loss, positions[where], [ladders[i].extended(extra) for i, extra in extras])
         for i, ladder in zip(where, extended, strict=True):
             ladders[i], slopes[i] = ladder, derivative_from(ladder)
+    loss.kept.keep(positions, ladders)
     return [_off_plateaus(loss, *each) for each in zip(positions.tolist(), ladders, slopes, strict=True)]
 
 

@@ -18,6 +18,7 @@ from fastgc._derivatives.estimates import (
     distinguishing_quotients,
     ladder_estimates,
 )
+from fastgc._derivatives.ladder import Ladder
 from fastgc._derivatives.stencil import Stencil, quotients, stencil_named
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Tick, silent
 from fastgc._jacobian.columns import Group
@@ -72,6 +73,12 @@ class JacobianAtPoint:
     def eps(self) -> float:
         """Resolution of the analytic Jacobian; what is no float counts as exact."""
         return float(np.finfo(self.operator.dtype).eps) if self.operator.dtype.kind == "f" else 0.0
+
+    def kept(self, position: int) -> Ladder | None:
+        """The ladder of an entry, if it climbed one that was kept."""
+        output, column = divmod(position, max(1, self.shape[1]))
+        loss = self.function.losses.get(output)
+        return None if loss is None else loss.kept.among(np.array([column])).get(0)
 
     def places(self, positions: Positions) -> tuple[Positions, Positions]:
         """Outputs and inputs of entries."""

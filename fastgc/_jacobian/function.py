@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
+from fastgc._derivatives.kept import KeptLadders
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short
 from fastgc._evaluation.evaluator import (
     OutOfTime,
@@ -232,7 +233,9 @@ class VectorFunction:
 
     def _measured(self, weights: Sequence[Weights]) -> list[LossAtPoint]:
         components = [OutputLoss(self, each) for each in weights]
-        losses = [replace(self.unmeasured, evaluator=each, base=each.value()) for each in components]
+        losses = [
+            replace(self.unmeasured, evaluator=each, base=each.value(), kept=KeptLadders()) for each in components
+        ]
 
         def along(columns: Positions, rows: Floats) -> Floats:
             found = self.kept(columns, rows)

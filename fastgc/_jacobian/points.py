@@ -14,6 +14,7 @@ import numpy as np
 
 from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import Ladder
 from fastgc._evaluation.engine import jitted
 from fastgc._evaluation.evaluator import OutOfTime, attempted
 from fastgc._gradient.noisy import TRIED, all_hidden
@@ -127,7 +128,8 @@ def check_points(check: JacobianCheck) -> JacobianReport:
     failures = tuple(dict.fromkeys(reason for each in results for reason in each.failures))
     lost = [tried.reason for tried in tries if not tried.found]
     missing = f"a random point at which f and its Jacobian are defined ({lost[0]})" if lost else ""
-    return jacobian_report(found, max((each.projections for each in results), key=_limit), about, failures, missing)
+    projections = max((each.projections for each in results), key=_limit)
+    return jacobian_report(found, projections, about, failures, missing, results[0].kept)
 
 
 def _limit(projections: Projections) -> float:
@@ -172,6 +174,7 @@ class _Result:
     evaluations: int
     notes: tuple[str, ...]
     engine: str
+    kept: Callable[[int], Ladder | None]  # see `jacobian_report`
 
 
 def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
@@ -197,7 +200,8 @@ def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
     left_out = ["noise hides the slopes of all columns tried; the others were left out"] if hidden else []
     notes = (*function.notes, *function.raised.notes("f"), *noise, *left_out, *decided)
     evaluations = function.evaluations + exact.evaluations
-    return _Result(opened.output_shape, checked, projections, tuple(failures), evaluations, notes, function.engine)
+    found = opened.output_shape, checked, projections, tuple(failures), evaluations, notes, function.engine
+    return _Result(*found, kept=at_point.kept)
 
 
 def _complex(check: JacobianCheck, opened: _Opened) -> VectorFunction | None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, diagnose, diagnose_values
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
 from fastgc._public import public
-from fastgc._reports.entries import Entries, Entry, Report, entry_text
-from fastgc._reports.summary import entry_columns, worst_first
+from fastgc._reports.advice import advice
+from fastgc._reports.contents import Contents, EntryLadder, Part
+from fastgc._reports.entries import Entries, Entry, entry_text
+from fastgc._reports.environment import Environment, current
+from fastgc._reports.lines import WIDTH, fitted, headed
+from fastgc._reports.report import Report
+from fastgc._reports.summary import entry_columns, entry_ladder, excess, worst_first
 from fastgc._verdicts.errors import relative_error
 from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement
 from fastgc._verdicts.probes import upwards
@@ -26,7 +32,8 @@ from fastgc._words import Verdict
 
 # The text is for a terminal; these are chosen, not measured.
 _SHOWN = 16  # rows and columns of a matrix that is shown in full, at most: with marks they fit on a screen
-_WIDTH = 120  # characters of a line, at most; two matrices side by side need more where they are wide
+_DIGITS = (5, 3)  # of their entries, where that fits
+_SOUGHT = 64  # of the worst entries, among which one is sought whose ladder was kept
 _LISTED = 5  # outputs and inputs with wrong entries
 
 
@@ -56,6 +63,9 @@ class JacobianReport(Report):
     seed : of the random draws; the same seed gives the same report
     notes : remarks on the function and the check
     engine : how f was evaluated: "python", "numba (2 threads)", "python (4 processes)"
+    ladder : difference quotients at several ``steps`` of the worst entry for which they were kept, or None
+    environment : what the report was made with: versions of ``fastgc``, ``numpy`` and ``python``, the ``platform``, the
+        ``date``
     """
 
     verdict: Verdict
@@ -80,6 +90,8 @@ class JacobianReport(Report):
     seed: int
     notes: tuple[str, ...]
     engine: str
+    ladder: EntryLadder | None = None
+    environment: Environment = field(default_factory=current, compare=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,7 +122,18 @@ class JacobianReport(Report):
         return out.reshape(self.shape)
 
     def __str__(self) -> str:
-        return "\n".join(_text(self))
+        return "\n".join(fitted(_text(self)))
+
+    def _contents(self) -> Contents:
+        return Contents(
+            verdict=self.verdict,
+            outcome=self.reason or "every checked entry agrees",
+            facts=_facts(self),
+            parts=(_part(self),),
+            limits=tuple(_limits(self)),
+            notes=self.notes,
+            environment=self.environment,
+        )
 
 
 def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -145,6 +168,7 @@ def jacobian_report(
     about: About,
     failures: Sequence[str] = (),
     lost: str = "",
+    kept: Callable[[int], Ladder | None] = lambda position: None,
 ) -> JacobianReport:
     """The report on the checked entries of each point.
 
@@ -152,6 +176,7 @@ def jacobian_report(
     ----------
     failures : why the check fails whatever the entries are
     lost : points that were asked for and not found, "" for none
+    kept : the ladder of an entry at the first point, if it was kept, by its position
     """
     judged = Judgement.joined([each.judgement for each in found.values()])
     estimated = Estimates.joined([each.estimates for each in found.values()])
@@ -173,9 +198,20 @@ def jacobian_report(
         entries=entries,
         wrong_entries=entries.part(wrong),
         diagnosis=agreed([_diagnosis(each, about) for each in found.values() if each.judgement.failed.any()]),
+        ladder=_ladder(kept, entries, judged, estimated),
         **vars(projections),
         **vars(about),
     )
+
+
+def _ladder(
+    kept: Callable[[int], Ladder | None], entries: Entries, judged: Judgement, estimated: Estimates
+) -> EntryLadder | None:
+    """Of the worst entry at the first point whose ladder was kept."""
+    order = np.lexsort((-excess(judged, estimated), ~judged.undecided, ~judged.failed))
+    here = order[entries.columns["point"][order] == entries.columns["point"].min(initial=0)]
+    found = ((number, kept(int(entries.local[number]))) for number in here[:_SOUGHT].tolist())
+    return next((entry_ladder(ladder, entries[number]) for number, ladder in found if ladder is not None), None)
 
 
 def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
@@ -214,8 +250,15 @@ def _reason(judged: Judgement) -> str:
 
 
 def _text(report: JacobianReport) -> Iterable[str]:
-    yield _headline(report)
+    yield from headed(f"{report.verdict.upper()}  {report.reason or 'every checked entry agrees'}", _facts(report))
+    if next_step := advice(report.verdict, report.reason, report.diagnosis):
+        yield f"next: {next_step}"
     yield from details(report)
+    yield from _limits(report)
+    yield from (f"note: {note}" for note in report.notes)
+
+
+def _limits(report: JacobianReport) -> Iterable[str]:
     if report.entry_limit is not None and report.miss_probability is not None:
         yield (
             "random directions show nothing here (noise, nearby kinks, or inputs too near their bounds)"
@@ -223,35 +266,60 @@ def _text(report: JacobianReport) -> Iterable[str]:
             else f"{report.probes} random directions over all inputs miss an error of one entry above "
             f"{upwards(report.entry_limit)} with probability {upwards(report.miss_probability)} at most"
         )
-    yield from (f"note: {note}" for note in report.notes)
+
+
+def _part(report: JacobianReport) -> Part:
+    """The Jacobian as pages and pictures show it."""
+    return Part(
+        name="jacobian",
+        shape=report.output_shape + report.input_shape,
+        matrix=report.shape,
+        axes=("outputs", "inputs"),
+        checked=report.checked,
+        size=report.size,
+        verdict=report.verdict,
+        remark=report.diagnosis.message if report.diagnosis else report.reason,
+        errors=(f"{report.max_relative_error:.2e}", f"{report.relative_error:.2e}"),
+        advice=advice(report.verdict, report.reason, report.diagnosis),
+        evidence=tuple(_counts(report)),
+        limits=(),
+        entries=report.entries,
+        wrong_entries=report.wrong_entries,
+        worst=report.worst,
+        ladder=report.ladder,
+    )
 
 
 def details(report: JacobianReport) -> Iterable[str]:
     """Which entries differ, the worst entry, and both matrices if they are small and differ."""
     if report.diagnosis:
         yield report.diagnosis.message
+    yield from _counts(report)
+    if report.worst is not None:
+        yield f"worst: {_entry_text(report, report.worst)}"
+    whole = np.unique(report.entries.local).size == report.checked  # not so where a file was written without some
+    if report.wrong_entries and whole and max(report.shape) <= _SHOWN:
+        yield from _side_by_side(report)
+
+
+def _counts(report: JacobianReport) -> Iterable[str]:
+    """The wrong entries of each output and input."""
     for name, counts in (("output", report.by_output), ("input", report.by_input)):
         if counts:
             parts = [f"{list(index)}: {count}" for index, count in list(counts.items())[:_LISTED]]
             more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
             yield f"wrong entries by {name}: {', '.join(parts)}{more}"
-    if report.worst is not None:
-        yield f"worst: {_entry_text(report, report.worst)}"
-    if report.wrong_entries and max(report.shape) <= _SHOWN:
-        yield from _side_by_side(report)
 
 
-def _headline(report: JacobianReport) -> str:
+def _facts(report: JacobianReport) -> tuple[str, ...]:
     m, n = report.shape
-    return "   ".join(
-        [
-            f"{report.verdict.upper()}  {report.reason or 'every checked entry agrees'}",
-            f"{report.checked:,} of {report.size:,} entries ({m:,} outputs, {n:,} inputs) checked one by one",
-            f"max rel err {report.max_relative_error:.2e}",
-            f"{report.evaluations:,} evaluations",
-            f"{report.seconds:.2f} s",
-            f"seed {report.seed}",
-        ]
+    return (
+        f"{report.checked:,} of {report.size:,} entries ({m:,} outputs, {n:,} inputs) checked one by one",
+        f"max rel err {report.max_relative_error:.2e}",
+        f"{report.evaluations:,} evaluations",
+        f"{report.seconds:.2f} s",
+        report.engine,
+        f"seed {report.seed}",
     )
 
 
@@ -263,32 +331,37 @@ def _entry_text(report: JacobianReport, entry: Entry) -> str:
 
 
 def _side_by_side(report: JacobianReport) -> Iterable[str]:
-    """Both matrices, an output in each row, with "*" at entries that differ and "?" at those undecided."""
+    """Both matrices, an output in each row, with "*" at entries that differ and "?" at those undecided.
+
+    One below the other, with fewer digits, or not at all, where they are too wide.
+    """
     point = report.worst.point if report.worst else 0
     here = report.entries.part(np.flatnonzero(report.entries.columns["point"] == point))
     marks = np.full(report.size, " ")
     marks[here.local] = _marks(here.columns["verdict"])
-    analytic = _cells(report.matrix("analytic", point), marks.reshape(report.shape))
-    numerical = _cells(report.matrix("numerical", point), np.full(report.shape, " "))
-    left = ["analytic (* differs)" + ("  (? undecided)" if "?" in marks else ""), *analytic]
-    right = ["numerical", *numerical]
-    width = max(map(len, left)) + 3
-    if width + max(map(len, right)) <= _WIDTH:
-        yield from (f"{a.ljust(width)}{b}".rstrip() for a, b in zip(left, right, strict=True))
-    else:
-        yield from (line.rstrip() for line in (*left, *right))
+    for digits in _DIGITS:
+        analytic = _cells(report.matrix("analytic", point), marks.reshape(report.shape), digits)
+        numerical = _cells(report.matrix("numerical", point), np.full(report.shape, " "), digits)
+        left = ["analytic (* differs)" + ("  (? undecided)" if "?" in marks else ""), *analytic]
+        right = ["numerical", *numerical]
+        width = max(map(len, left)) + 3
+        if width + max(map(len, right)) <= WIDTH:
+            return [f"{a.ljust(width)}{b}".rstrip() for a, b in zip(left, right, strict=True)]
+        if max(map(len, [*left, *right])) <= WIDTH:
+            return [line.rstrip() for line in (*left, *right)]
+    return []
 
 
 def _marks(verdicts: NDArray[Any]) -> NDArray[np.str_]:
     return np.select([verdicts == FAIL, verdicts == UNDECIDED], ["*", "?"], " ")
 
 
-def _cells(matrix: NDArray[Any], marks: NDArray[Any]) -> Sequence[str]:
-    cells = [[_number(value) for value in row] for row in matrix]
+def _cells(matrix: NDArray[Any], marks: NDArray[Any], digits: int) -> list[str]:
+    cells = [[_number(value, digits) for value in row] for row in matrix]
     width = max((len(cell) for row in cells for cell in row), default=1)
     pairs = zip(cells, marks, strict=True)
     return ["  " + " ".join(cell.rjust(width) + mark for cell, mark in zip(*row, strict=True)) for row in pairs]
 
 
-def _number(value: float) -> str:
-    return "." if np.isnan(value) else f"{value + 0.0:.5g}"  # no "-0"
+def _number(value: float, digits: int) -> str:
+    return "." if np.isnan(value) else f"{value + 0.0:.{digits}g}"  # no "-0"

@@ -21,6 +21,7 @@ Purpose = Literal[
     "random point",  # where else the gradient is checked
     "samples",  # which entries of a tensor are measured one by one
     "search",  # entries looked at while a suspicious direction is followed
+    "taylor",  # the direction of a Taylor test
     "tangent",  # at which the rules of a JAX function are compared
     "transpose",  # vectors for which u^T (J v) and (u^T J) v are compared
     "weights",  # with which outputs are added up

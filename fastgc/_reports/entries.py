@@ -1,11 +1,9 @@
-"""Checked entries, and the methods that the reports of gradients and Jacobians share."""
+"""Checked entries."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
@@ -14,10 +12,7 @@ from numpy.typing import NDArray
 from fastgc._arguments import brief, plural
 from fastgc._parameters.arrays import Positions
 from fastgc._public import public
-from fastgc._verdicts.judgement import PASS
 from fastgc._words import Verdict
-
-_SCHEMA = 1  # version of the JSON's keys and their meanings
 
 
 @public
@@ -104,51 +99,6 @@ class Entries(Sequence[Entry]):
 
     def __repr__(self) -> str:
         return brief(f"<{len(self)} {plural(len(self), 'entry', 'entries')} of {self.name!r}") + ">"
-
-
-class Report:
-    """The methods of all reports, which are dataclasses."""
-
-    verdict: Verdict
-
-    @property
-    def passed(self) -> bool:
-        """Whether the verdict is "pass"."""
-        return self.verdict == PASS
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as dicts, lists, strings and finite numbers; "nan", "inf" and "-inf" stand for the others."""
-        return {"schema": _SCHEMA, "passed": self.passed, **_plain(self)}
-
-    def to_json(self, path: str | Path | None = None) -> str:
-        """The report as JSON text, which is also written to ``path`` if that is given."""
-        import json  # takes two milliseconds, which most checks can save
-
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses, mappings, sequences and numbers in the form that JSON can hold."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 def entry_text(entry: Entry) -> str:

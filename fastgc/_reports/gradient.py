@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastgc._arguments import brief, listed, plural
 from fastgc._derivatives.random_weights import chance_at_limits
 from fastgc._diagnosis.diagnosis import Diagnosis
 from fastgc._public import public
-from fastgc._reports.entries import Entry, Report, entry_text
+from fastgc._reports.advice import advice
+from fastgc._reports.contents import Contents, EntryLadder, Part
+from fastgc._reports.entries import Entries, Entry, entry_text
+from fastgc._reports.environment import Environment, current
+from fastgc._reports.lines import NAME, WIDTH, fitted, headed, shortened, visible, with_short_names
 from fastgc._reports.operations import Operation, operation_lines
+from fastgc._reports.report import Report
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED
 from fastgc._verdicts.probes import Probe, probed_error, upwards
@@ -80,6 +85,9 @@ class TensorSummary:
         - ``shared_with``: names of other tensors that the same directions displace
     diagnosis : `Diagnosis` or None
         The kind of bug that the numbers are consistent with.
+    ladder : EntryLadder or None
+        Of the worst entry among those that were measured at several steps: its ``index``, and its difference quotients
+        ``forward``, ``backward`` and ``central`` at these ``steps``.
 
     Examples
     --------
@@ -103,12 +111,13 @@ class TensorSummary:
     max_absolute_error: float
     relative_error: float
     worst: Entry | None
-    entries: Sequence[Entry]
-    wrong_entries: Sequence[Entry]
+    entries: Entries
+    wrong_entries: Entries
     sensitivity: Sensitivity | None
     unseen_share: float
     probe: Probe | None
     diagnosis: Diagnosis | None
+    ladder: EntryLadder | None = None
 
     def __repr__(self) -> str:
         checked = f"{self.checked:,} of {self.size:,} checked, max rel err {self.max_relative_error:.2e}"
@@ -146,6 +155,8 @@ class GradientReport(Report):
         Of a failing check of a PyTorch module or a JAX loss: its operations, each tested by itself. ``path``, ``name``,
         ``call``, ``verdict``, ``reason``, ``evaluations``, and ``slopes`` with ``argument``, ``analytic``,
         ``numerical``, ``uncertainty`` and ``factor``.
+    environment : Environment
+        What the report was made with: versions of ``fastgc``, ``numpy`` and ``python``, the ``platform``, the ``date``.
 
     Examples
     --------
@@ -176,6 +187,7 @@ class GradientReport(Report):
     crosscheck: CrossCheck | None
     notes: tuple[str, ...]
     operations: tuple[Operation, ...] = ()
+    environment: Environment = field(default_factory=current, compare=False)
 
     @property
     def sensitivity(self) -> dict[str, Sensitivity | None]:
@@ -183,48 +195,69 @@ class GradientReport(Report):
         return {name: tensor.sensitivity for name, tensor in self.tensors.items()}
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self))
+        short = (with_short_names(line, self.tensors) for line in _lines(self._contents()))
+        return "\n".join(fitted(short))
 
-
-# --- text ---
-
-
-def _lines(report: GradientReport) -> Iterable[str]:
-    tensors = list(report.tensors.values())
-    order = {FAIL: 0, UNDECIDED: 1, PASS: 2}
-    worst_first = sorted(tensors, key=lambda tensor: (order[tensor.verdict], -_sort_key(tensor.worst)))
-    yield _first_line(report, worst_first)
-    yield from operation_lines(report.operations)
-    yield from _table(worst_first[:_ROWS])
-    if len(tensors) > _ROWS:
-        rest = [tensor.verdict for tensor in worst_first[_ROWS:]]
-        counted = ", ".join(f"{rest.count(verdict)} {verdict}" for verdict in order if verdict in rest)
-        yield f"and {len(rest)} more {plural(len(rest), 'tensor', 'tensors')}: {counted}"
-    if worst_first and worst_first[0].worst is not None:
-        yield f"worst: {entry_text(worst_first[0].worst)}"
-    yield from (line for tensor in worst_first[:_ROWS] for line in _evidence(tensor))
-    yield from _limits(tensors)
-    if report.crosscheck is not None:
-        check = report.crosscheck
-        yield (
-            f"scipy.optimize.check_grad on {check.entries} {plural(check.entries, 'entry', 'entries')}: "
-            f"{check.error:.1e} (gradient norm {check.norm:.1e})"
+    def _contents(self) -> Contents:
+        order = {FAIL: 0, UNDECIDED: 1, PASS: 2}
+        tensors = sorted(self.tensors.values(), key=lambda each: (order[each.verdict], -_sort_key(each.worst)))
+        return Contents(
+            verdict=self.verdict,
+            outcome=_outcome(self.verdict, tensors),
+            facts=_facts(self, tensors),
+            operations=tuple(operation_lines(self.operations)),
+            parts=tuple(_part(tensor) for tensor in tensors),
+            limits=(*_limits(tensors), *_crosschecked(self.crosscheck)),
+            notes=self.notes,
+            environment=self.environment,
         )
-    yield from (f"note: {note}" for note in report.notes)
 
 
-def _first_line(report: GradientReport, tensors: Sequence[TensorSummary]) -> str:
+# --- what is shown ---
+
+
+def _part(tensor: TensorSummary) -> Part:
+    return Part(
+        name=tensor.name,
+        shape=tensor.shape,
+        matrix=_matrix(tensor.shape),
+        axes=("rows", "columns"),
+        checked=tensor.checked,
+        size=tensor.size,
+        verdict=tensor.verdict,
+        remark=_remark(tensor),
+        errors=(f"{tensor.max_relative_error:.2e}" if tensor.checked else "-", _whole_error(tensor)),
+        advice=advice(tensor.verdict, tensor.reason, tensor.diagnosis),
+        evidence=tuple(_evidence(tensor)),
+        limits=tuple(_limits([tensor])),
+        entries=tensor.entries,
+        wrong_entries=tensor.wrong_entries,
+        worst=tensor.worst,
+        ladder=tensor.ladder,
+    )
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of the map of a tensor: its first axis by all others; a vector is one row."""
+    return (1, math.prod(shape)) if len(shape) < 2 else (shape[0], math.prod(shape[1:]))
+
+
+def _facts(report: GradientReport, tensors: Sequence[TensorSummary]) -> tuple[str, ...]:
     checked, size = sum(tensor.checked for tensor in tensors), sum(tensor.size for tensor in tensors)
     where = f" at {report.points} points" if report.points > 1 else ""
-    parts = [
-        f"{report.verdict.upper()}  {_outcome(report.verdict, tensors)}",
+    return (
         f"{checked:,} of {size:,} {plural(size, 'entry', 'entries')} checked one by one{where}{_covered(tensors)}",
         f"{report.evaluations:,} evaluations",
         f"{report.seconds:.2f} s",
         report.engine,
         f"seed {report.seed}",
-    ]
-    return "   ".join(parts)
+    )
+
+
+def _crosschecked(check: CrossCheck | None) -> Iterable[str]:
+    if check is not None:
+        entries = f"{check.entries} {plural(check.entries, 'entry', 'entries')}"
+        yield f"scipy.optimize.check_grad on {entries}: {check.error:.1e} (gradient norm {check.norm:.1e})"
 
 
 def _covered(tensors: Sequence[TensorSummary]) -> str:
@@ -279,28 +312,6 @@ def _limits(tensors: Sequence[TensorSummary]) -> Iterable[str]:
         yield f"samples alone cannot rule out up to {100 * share:.0f} % wrong entries in a tensor (95 % confidence)"
 
 
-def _table(tensors: Sequence[TensorSummary]) -> Iterable[str]:
-    rows = [("tensor", "shape", "checked", "max rel err", "rel err (all)", "verdict")]
-    rows += [
-        (
-            tensor.name,
-            str(tensor.shape),
-            f"{tensor.checked:,}/{tensor.size:,}",
-            f"{tensor.max_relative_error:.2e}" if tensor.checked else "-",
-            _whole_error(tensor),
-            "  ".join(
-                filter(None, [tensor.verdict.upper() if tensor.verdict == FAIL else tensor.verdict, _remark(tensor)])
-            ),
-        )
-        for tensor in tensors
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        left = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
-        right = [row[column].rjust(widths[column]) for column in (2, 3, 4)]
-        yield "  ".join([*left, *right, row[5]])
-
-
 def _whole_error(tensor: TensorSummary) -> str:
     """The norm-wise error of all entries: exact, estimated from probes, or (without probes) of the checked ones."""
     if tensor.probe is not None:
@@ -335,3 +346,50 @@ def _sort_key(entry: Entry | None) -> float:
     if entry is None:
         return 0.0
     return math.inf if math.isnan(entry.relative_error) else entry.relative_error
+
+
+# --- text ---
+
+
+def _lines(contents: Contents) -> Iterable[str]:
+    """What to do first: which tensor, which kind of bug, which entry; then all tensors, and what could be missed."""
+    shown, rest = contents.parts[:_ROWS], [part.verdict for part in contents.parts[_ROWS:]]
+    worst = [f"worst: {entry_text(shown[0].worst)}"] if shown and shown[0].worst is not None else []
+    yield from headed(f"{contents.verdict.upper()}  {contents.outcome}", contents.facts)
+    yield from contents.operations
+    if contents.advice:
+        yield from [f"next: {contents.advice}", *worst]
+    yield from _table(shown)
+    if rest:
+        counted = ", ".join(f"{rest.count(each)} {each}" for each in (FAIL, UNDECIDED, PASS) if each in rest)
+        yield f"and {len(rest)} more {plural(len(rest), 'tensor', 'tensors')}: {counted}"
+    yield from [] if contents.advice else worst
+    yield from (line for part in shown for line in part.evidence)
+    yield from contents.limits
+    yield from (f"note: {note}" for note in contents.notes)
+
+
+def _table(parts: Sequence[Part]) -> Iterable[str]:
+    rows = [("tensor", "shape", "checked", "max rel err", "rel err (all)", "verdict")]
+    rows += [
+        (visible(part.name), str(part.shape), f"{part.checked:,}/{part.size:,}", *part.errors, _shout(part.verdict))
+        for part in parts
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    widths[0] = min(widths[0], max(NAME // 2, min(NAME, WIDTH - 10 - sum(widths[1:]))))
+    for row, part in zip(rows, [None, *parts], strict=True):
+        left = [shortened(row[0], widths[0]).ljust(widths[0]), row[1].ljust(widths[1])]
+        line = "  ".join([*left, *(row[column].rjust(widths[column]) for column in (2, 3, 4)), row[5]])
+        yield from _with_remark(line, part.remark if part else "")
+
+
+def _with_remark(line: str, remark: str) -> Iterable[str]:
+    """On the same line if there is room, else below."""
+    if not remark or len(line) + 2 + len(remark) <= WIDTH:
+        yield f"{line}  {remark}".rstrip()
+    else:
+        yield from (line, f"      {remark}")
+
+
+def _shout(verdict: Verdict) -> str:
+    return verdict.upper() if verdict == FAIL else verdict

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from fastgc._arguments import listed
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
 from fastgc._parameters.arrays import Floats, median
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
-from fastgc._reports.entries import Entries
+from fastgc._reports.contents import EntryLadder
+from fastgc._reports.entries import Entries, Entry
 from fastgc._reports.gradient import GradientReport, Sensitivity, TensorSummary
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.entries import GradientAtPoint
@@ -147,6 +149,7 @@ def _tensor_summary(
         unseen_share=_unseen_share(layout, tensor, results),
         probe=_probe(layout, tensor, results),
         diagnosis=agreed([found.diagnoses[tensor] for found in results if tensor in found.diagnoses]),
+        ladder=_ladder(checked[0], entries),
     )
 
 
@@ -159,6 +162,26 @@ def _checked(layout: ParameterLayout, tensor: int, found: PointResult) -> Checke
         found.gradient, tensor, found.point, *found.gradient.joined(sampled, judged, extra, found.scales),
         found.coverages.get(tensor), found.spoiled.get(tensor), found.unreached.get(tensor, ""),
     )  # fmt: skip
+
+
+def _ladder(checked: CheckedTensor, entries: Entries) -> EntryLadder | None:
+    """The quotients by step of the worst entry at the first point, of those whose ladders were kept."""
+    kept = checked.gradient.loss.kept.among(checked.estimates.positions)
+    if not kept:
+        return None
+    numbers = np.array(list(kept))
+    judged = checked.judgement.part(numbers)
+    over = excess(judged, checked.estimates.part(numbers))
+    number = int(numbers[np.lexsort((over, judged.undecided, judged.failed))[-1]])
+    return entry_ladder(kept[number], entries[number])
+
+
+def entry_ladder(ladder: Ladder, entry: Entry) -> EntryLadder:
+    """The quotients of an entry for a report."""
+    columns = ladder.above, ladder.forward, ladder.backward, ladder.central, ladder.scatter
+    return EntryLadder(
+        entry.index, entry.point, entry.analytic, entry.numerical, *(tuple(each.tolist()) for each in columns)
+    )
 
 
 def _entries(

@@ -31,9 +31,20 @@ def report_on(factors: Mapping[str, Any], size: int = 5, **options: Any) -> Any:
 
 def rows(report: Any) -> list[list[str]]:
     """The table's cells, header first; columns are at least two spaces apart."""
-    lines = str(report).splitlines()[1:]
-    count = min(20, len(report.tensors))
-    return [re.split(r"\s{2,}", line) for line in lines[: 1 + count]]
+    return [re.split(r"\s{2,}", line) for line in table(report)]
+
+
+def table(report: Any) -> list[str]:
+    """The lines of the table, header first, without remarks on lines of their own."""
+    lines = str(report).splitlines()
+    begin = next(k for k, line in enumerate(lines) if line.startswith("tensor "))
+    return [line for line in lines[begin:] if not line.startswith(" ")][: 1 + min(20, len(report.tensors))]
+
+
+def head(report: Any) -> list[str]:
+    """The parts of the first lines."""
+    begin = str(report).partition("\nnext: ")[0].partition("\ntensor ")[0]
+    return re.split(r"\s{3,}", begin)
 
 
 @pytest.fixture
@@ -53,8 +64,7 @@ def mixed() -> Any:
 
 def test_the_first_line_says_what_was_found_and_what_it_cost() -> None:
     report = report_on({"a": 1, "b": 1}, samples=3, probes=0, seed=7)
-    head = str(report).splitlines()[0]
-    assert re.split(r"\s{3,}", head) == [
+    assert head(report) == [
         "PASS  2 tensors agree",
         "6 of 10 entries checked one by one",
         f"{report.evaluations} evaluations",
@@ -65,7 +75,7 @@ def test_the_first_line_says_what_was_found_and_what_it_cost() -> None:
 
 
 def test_the_first_line_says_what_covers_the_rest() -> None:
-    assert "3 of 5 entries checked one by one, all covered by probes   " in str(report_on({"a": 1}, samples=3))
+    assert "3 of 5 entries checked one by one, all covered by probes\n      " in str(report_on({"a": 1}, samples=3))
     assert "probes" not in str(report_on({"a": 1}, samples="all")).splitlines()[0]
 
 
@@ -76,7 +86,7 @@ def test_large_numbers_are_grouped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factors", "head"),
+    ("factors", "first"),
     [
         ({"a": 1}, "PASS  1 tensor agrees"),
         ({"a": 1, "b": 1}, "PASS  2 tensors agree"),
@@ -85,34 +95,32 @@ def test_large_numbers_are_grouped() -> None:
         ({"a": 2, "b": 3, "c": 1}, "FAIL  2 of 3 tensors disagree: b (factor 3), a (factor 2)"),
     ],
 )
-def test_one_and_several(factors: dict[str, float], head: str) -> None:
-    assert str(report_on(factors)).split("   ")[0] == head
+def test_one_and_several(factors: dict[str, float], first: str) -> None:
+    assert head(report_on(factors))[0] == first
 
 
 @pytest.mark.parametrize(
-    ("names", "head"),
+    ("names", "first"),
     [
         ("a", "UNDECIDED  1 of 1 tensor cannot be decided: a"),
         ("ab", "UNDECIDED  2 of 2 tensors cannot be decided: a, b"),
     ],
 )
-def test_one_and_several_undecided(names: str, head: str) -> None:
+def test_one_and_several_undecided(names: str, first: str) -> None:
     params = {name: np.ones(()) for name in names}
     report = fastgc.check_gradients(
         lambda p: float(sum(math.floor(20 * v) for v in p.values())), {name: np.array(20.0) for name in names}, params
     )
-    assert str(report).split("   ")[0] == head
+    assert head(report)[0] == first
 
 
 def test_the_first_line_names_the_worst_tensors_with_the_kinds_of_their_bugs() -> None:
     signs = np.array([2, 1, 1, 1, 1])
     report = report_on({"right": 1, "sign": -1, "zero": 0, "entry": signs, "b.c": 1.5, "d": 1.1})
     assert [tensor.verdict for tensor in report.tensors.values()].count("fail") == 5
-    assert str(report).split("   ")[0] == (
-        "FAIL  5 of 6 tensors disagree: sign (sign), zero (zero), entry (sparse) and 2 more"
-    )
+    assert head(report)[0] == ("FAIL  5 of 6 tensors disagree: sign (sign), zero (zero), entry (sparse) and 2 more")
     decay = report_on({"a": 1 + 1 / np.random.default_rng(0).uniform(1, 2, 40)}, size=40)
-    assert str(decay).split("   ")[0].endswith("disagrees: a (missing term)")
+    assert head(decay)[0].endswith("disagrees: a (missing term)")
 
 
 @pytest.mark.parametrize("factor", [1, 2])
@@ -157,7 +165,7 @@ def test_both_errors_of_a_sampled_tensor_are_of_what_the_row_says() -> None:
 
 
 def test_columns_are_aligned() -> None:
-    lines = str(report_on({"a": 1, "a.long.name": 1, "c": 2}, size=3)).splitlines()[1:5]
+    lines = table(report_on({"a": 1, "a.long.name": 1, "c": 2}, size=3))
     ends = [re.search(r"\s(\d+/\d+|checked)\s", line).end(1) for line in lines]
     assert len(set(ends)) == 1
     assert not any(line != line.rstrip() for line in lines)
@@ -203,7 +211,7 @@ def test_at_most_twenty_tensors_are_shown(count: int, rest: str | None) -> None:
     report = report_on({f"t{i}": 2 if i == count - 1 else 1 for i in range(count)})
     lines = str(report).splitlines()
     assert sum(bool(re.match(r"t\d+ ", line)) for line in lines) == 20
-    assert lines[2].startswith(f"t{count - 1} ")
+    assert table(report)[1].startswith(f"t{count - 1} ")
     assert any(line.startswith(rest) for line in lines) if rest else not any("more tensor" in line for line in lines)
 
 
@@ -214,8 +222,8 @@ def test_the_hidden_tensors_are_counted_by_verdict() -> None:
 
 def test_no_array_is_ever_dumped() -> None:
     text = str(report_on({"a": 3}, size=1000, samples="all"))
-    assert len(text.splitlines()) < 10
-    assert max(map(len, text.splitlines())) < 200
+    assert len(text.splitlines()) < 15
+    assert max(map(len, text.splitlines())) <= 100
     assert "array(" not in text
 
 
@@ -278,10 +286,18 @@ def plain(value: Any) -> Any:
     return [plain(each) for each in value] if isinstance(value, tuple) else value
 
 
+def columns_of(entries: Any) -> dict[str, list[Any]]:
+    """A list for each attribute of the entries."""
+    keys = KEYS["Entry"] - {"tensor"}
+    return {key: [plain(getattr(entry, key)) for entry in entries] for key in keys}
+
+
 def compare(thing: Any, found: Any) -> None:
     """Every key is an attribute and holds what the attribute holds, all the way down."""
     kind = type(thing).__name__
-    if isinstance(thing, Mapping):
+    if kind == "Entries":
+        assert found == columns_of(thing)
+    elif isinstance(thing, Mapping):
         assert list(found) == list(thing)
         for key in thing:
             compare(thing[key], found[key])
@@ -291,8 +307,10 @@ def compare(thing: Any, found: Any) -> None:
             compare(each, other)
     elif isinstance(found, Mapping):
         assert KEYS.get(kind, set()) <= found.keys(), kind
-        for key in found.keys() - {"schema"}:
+        for key in found.keys() - {"schema", "wrong_entries"}:
             compare(getattr(thing, key), found[key])
+        if "wrong_entries" in found:
+            assert [thing.entries[row] for row in found["wrong_entries"]] == list(thing.wrong_entries)
     else:
         assert found == plain(thing)
         assert type(found) in (str, int, float, bool, list, type(None))
@@ -324,16 +342,16 @@ def test_numbers_that_are_not_finite_are_words(value: float, word: str) -> None:
     report = report_on({"a": np.array([1, value, 1, 1, 1])})
     text = report.to_json()
     assert json.loads(text, parse_constant=refuse_constant) == report.to_dict()
-    entry = json.loads(text)["tensors"]["a"]["entries"][1]
-    assert entry["analytic"] == word
-    assert entry["verdict"] == "fail"
-    assert float(entry["analytic"]) == value or math.isnan(value)
+    entries = json.loads(text)["tensors"]["a"]["entries"]
+    assert entries["analytic"][1] == word
+    assert entries["verdict"][1] == "fail"
+    assert float(entries["analytic"][1]) == value or math.isnan(value)
 
 
 def test_numbers_survive_to_the_last_bit() -> None:
     report = report_on({"a": 1 + 1e-9}, size=30)
     entries = json.loads(report.to_json())["tensors"]["a"]["entries"]
-    assert [entry["numerical"] for entry in entries] == [entry.numerical for entry in report.tensors["a"].entries]
+    assert entries["numerical"] == [entry.numerical for entry in report.tensors["a"].entries]
 
 
 @pytest.mark.parametrize("kind", [str, Path])

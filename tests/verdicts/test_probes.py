@@ -16,6 +16,7 @@ from fastgc._derivatives import directions as _probes
 from fastgc._derivatives.random_weights import OF_ENTRY, random_weights
 from fastgc._verdicts import probes as probe_module
 from tests.support.probing import Params, limit_of, network, probed, sines, with_error
+from tests.support.texts import unbroken
 
 Array = NDArray[Any]
 
@@ -376,7 +377,7 @@ def test_a_gradient_that_is_not_finite_is_noticed_by_the_probes_alone() -> None:
 
 def test_the_text_says_what_could_have_been_missed() -> None:
     report = fastgc.check_gradients(*sines(w=(60, 50), b=40))
-    line = next(line for line in str(report).splitlines() if line.startswith("probes miss"))
+    line = next(line for line in unbroken(report) if line.startswith("probes miss"))
     pattern = (
         r"probes miss any given error of rtol of a tensor's norm with probability (\S+) at most; "
         r"one above (\S+) in an entry, or (\S+) of a tensor's norm, with (\S+) at most"
@@ -396,7 +397,7 @@ def test_the_text_says_what_could_have_been_missed() -> None:
 def test_the_probability_in_the_text_is_no_less_than_the_bound(probes: int, rarely: float) -> None:
     report = probed(*sines(w=100), probes=probes)
     probe = report.tensors["w"].probe
-    found = re.search(r"probability (\S+) at most;.* with (\S+) at most", str(report))
+    found = re.search(r"probability (\S+) at most;.* with (\S+) at most", "\n".join(unbroken(report)))
     assert found is not None
     assert probe.miss_probability <= float(found[1]) <= 1.1 * probe.miss_probability
     assert float(found[2]) == rarely

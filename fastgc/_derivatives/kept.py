@@ -1,0 +1,37 @@
+"""A few ladders that were climbed, kept for pictures of errors by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastgc._derivatives.ladder import Ladder
+from fastgc._parameters.arrays import Positions
+
+_MOST_AT_ONCE = 32  # entries of one climb: the default of `samples`, all of a tensor that fails
+_MOST = 512  # ladders in all: a kilobyte each, less than the code that draws them
+
+
+class KeptLadders:
+    """The first ladders of each climb, by the position of the entry."""
+
+    def __init__(self) -> None:
+        self._ladders: dict[int, Ladder] = {}
+
+    def keep(self, positions: Positions, ladders: Sequence[Ladder]) -> None:
+        """Keep copies of some of them; a later one of an entry takes the place of an earlier one."""
+        if len(self._ladders) < _MOST:
+            some = zip(positions[:_MOST_AT_ONCE].tolist(), ladders, strict=False)
+            # Copies, because a ladder is a view of the values of all entries that climbed with it.
+            self._ladders |= {position: ladder.part(np.arange(ladder.above.size)) for position, ladder in some}
+
+    def among(self, positions: Positions) -> dict[int, Ladder]:
+        """The kept ladders of these entries, by their number in ``positions``."""
+        if not self._ladders:
+            return {}
+        where = np.arange(positions.size)
+        if positions.size > _MOST:
+            where = np.flatnonzero(np.isin(positions, list(self._ladders)))
+        pairs = zip(where.tolist(), positions[where].tolist(), strict=True)
+        return {number: self._ladders[position] for number, position in pairs if position in self._ladders}

@@ -1,0 +1,67 @@
+"""Reports read from the files that they were saved to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastgc._jacobian.report import JacobianReport
+from fastgc._reports.gradient import GradientReport, TensorSummary
+from fastgc._reports.saved import SCHEMA, made, summary_from
+
+
+def load_report(path: str | Path) -> GradientReport | JacobianReport:
+    """The report that ``to_json`` wrote to a file, with the same text, pictures and pages.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    GradientReport or JacobianReport
+        Without the entries that were left out (``to_json(entries="wrong")``).
+
+    Raises
+    ------
+    ValueError
+        If the file holds no report, or one of another version of the schema.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> import fastgc
+    >>> report = fastgc.check_gradients(lambda p: p @ p, lambda p: 2 * p, np.ones(3))
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "report.json")
+    >>> _ = report.to_json(path)
+    >>> str(fastgc.load_report(path)) == str(report)
+    True
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no JSON, and no report: {error}") from error
+    if not isinstance(found, dict) or "schema" not in found:
+        raise ValueError(f"{path} is no report: it has no 'schema'")
+    if found["schema"] != SCHEMA:
+        raise ValueError(f"{path} has the schema {found['schema']!r}; this version of fastgc reads {SCHEMA}")
+    try:
+        return _report(found)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is no complete report: {type(error).__name__}: {error}") from error
+
+
+def _report(found: Mapping[str, Any]) -> GradientReport | JacobianReport:
+    if "tensors" not in found:
+        shape = tuple(found["output_shape"]) + tuple(found["input_shape"])
+        jacobian: JacobianReport = summary_from(JacobianReport, found, "jacobian", shape)
+        return jacobian
+    tensors = {
+        name: summary_from(TensorSummary, each, name, tuple(each["shape"])) for name, each in found["tensors"].items()
+    }
+    report: GradientReport = made(GradientReport, {**found, "tensors": tensors})
+    return report
