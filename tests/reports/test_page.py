@@ -55,6 +55,13 @@ def test_a_wrong_jacobian_has_a_map_of_outputs_by_inputs() -> None:
     assert "wrong entries by output: [2]: 1" in page
 
 
+def test_wrong_operations_are_named_everywhere() -> None:
+    report = REPORTS["operations"]()
+    for text in (str(report), report.to_html(), report.to_markdown()):
+        assert "Gelu.backward is wrong with respect to its x" in text and "the other operation agrees" in text
+    assert "net.&lt;0&gt;: Gelu" in report.to_html() and "<0>" not in report.to_markdown()
+
+
 def test_headings_and_columns_are_marked_as_such() -> None:
     page = REPORTS["fail"]().to_html()
     assert page.count("<h1") == 1

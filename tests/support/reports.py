@@ -11,6 +11,7 @@ import numpy as np
 
 import fastgc
 from fastgc._reports.entries import Entries
+from fastgc._reports.operations import Operation, Slope
 from fastgc._verdicts.errors import elementwise_error
 
 
@@ -51,6 +52,16 @@ def _empty() -> Any:
     return fastgc.check_gradients(lambda p: 1.0, {"a": np.empty((0, 3))}, {"a": np.empty((0, 3))})
 
 
+def _operations() -> Any:
+    """A failing check of a network, with its operations."""
+    wrong = Slope("x", 1.5, 1.0, 1e-9, "fail")
+    operations = (
+        Operation("net.<0>", "Gelu", "Gelu.backward", 1, "fail", "", (wrong,), 12),
+        Operation("net.<1>", "Linear", "Linear.backward", 1, "pass", "", (), 8),
+    )
+    return replace(_check({"a": 1.5}), operations=operations)
+
+
 REPORTS: dict[str, Callable[[], Any]] = {
     "pass": cache(lambda: _check({"a": 1, "b": 1})),
     "fail": cache(lambda: _check({"a": 1, "b": 1.5, "c": np.where(np.arange(42).reshape(6, 7) == 8, 0, 1)})),
@@ -61,6 +72,7 @@ REPORTS: dict[str, Callable[[], Any]] = {
     "points": cache(lambda: _check({"a": 1, "b": -1}, points=3, samples=5)),
     "not finite": cache(_infinite),
     "empty": cache(_empty),
+    "operations": cache(_operations),
 }
 
 
