@@ -14,7 +14,7 @@ import jax.numpy as jnp  # noqa: E402
 
 import fastgc  # noqa: E402
 from fastgc._reports.operations import operation_lines  # noqa: E402
-from tests.support.texts import unbroken  # noqa: E402
+from tests.support.texts import text  # noqa: E402
 
 X = np.linspace(0.2, 1.4, 4)
 W = np.cos(np.arange(16.0)).reshape(4, 4)
@@ -149,7 +149,7 @@ def test_the_text_has_the_call_site_both_values_and_the_factor() -> None:
 def test_where_all_rules_agree_the_error_lies_elsewhere() -> None:
     report = check(lambda x: plain(RIGHT, SQUARE, x * jax.lax.stop_gradient(x)))
     assert culprits(report) == []
-    assert "all 2 operations agree by themselves; the error lies in how they are combined" in unbroken(str(report))
+    assert "all 2 operations agree by themselves; the error lies in how they are combined" in text(report)
 
 
 def test_nothing_is_tested_where_it_is_not_asked_for_or_shows_nothing() -> None:
@@ -182,7 +182,7 @@ def test_a_rule_that_returns_other_outputs_than_its_function() -> None:
     report = check(lambda x: jnp.sum(double(x) ** 2))
     assert culprits(report) == [("the custom_vjp of double", 1, [])]
     said = "the custom_vjp of double is wrong: its forward rule returns "
-    assert said in unbroken(str(report)) and " where the function returns " in said(report)
+    assert said in text(report) and " where the function returns " in text(report)
 
 
 def test_trees_whole_numbers_repeated_arguments_and_constants() -> None:

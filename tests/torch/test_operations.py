@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 from fastgc._reports.operations import operation_lines  # noqa: E402
 from fastgc.torch import _operations, check_module  # noqa: E402
 from tests.support.culprits import CULPRITS, Act, Clip, Couple, Culprit, Softmax, gelu, halved  # noqa: E402
-from tests.support.texts import unbroken  # noqa: E402
+from tests.support.texts import text  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_the_wrong_operation_is_named(culprit: Culprit) -> None:
     evaluations = [each.evaluations for each in report.operations]
     assert sum(evaluations) <= 6 * len(evaluations)
     where = f"{culprit.path}: " if culprit.path else ""
-    assert f"{where}{culprit.rule} is wrong with respect to its {culprit.argument}" in unbroken(str(report))
+    assert f"{where}{culprit.rule} is wrong with respect to its {culprit.argument}" in text(report)
 
 
 @pytest.mark.parametrize("culprit", CULPRITS, ids=str)
@@ -113,9 +113,7 @@ def test_an_error_in_how_operations_are_combined_is_told_from_one_in_them() -> N
 
     report = check(Net(), torch.randn(2, 3))
     assert culprits(report) == {}
-    assert "the one operation agrees by itself; the error lies in how they are combined (a detach" in unbroken(
-        str(report)
-    )
+    assert "the one operation agrees by itself; the error lies in how they are combined (a detach" in text(report)
     found = named(nn.Sequential(Net(), nn.Tanh()), torch.randn(2, 3))
     arguments = ["input 0", "parameter first.weight", "parameter first.bias"]
     assert found == {("0", "the backward pass of Net", 1): arguments}
@@ -124,7 +122,7 @@ def test_an_error_in_how_operations_are_combined_is_told_from_one_in_them() -> N
 def test_an_operation_in_the_loss_is_named() -> None:
     report = check(nn.Linear(3, 3), torch.randn(2, 3), loss=lambda y: gelu(y, True).sum())
     assert culprits(report) == {("loss", "Gelu.backward", 1): ["input 0"]}
-    assert "loss: Gelu.backward is wrong" in unbroken(str(report))
+    assert "loss: Gelu.backward is wrong" in text(report)
 
 
 # --- calls of all kinds ---
@@ -134,7 +132,7 @@ def test_a_function_called_twice_is_wrong_in_one_of_its_calls() -> None:
     net = nn.Sequential(nn.Linear(3, 3), Called(lambda x: gelu(x, False) + gelu(x * x, True)))
     report = check(net, torch.randn(2, 3))
     assert culprits(report) == {("1", "Gelu.backward", 2): ["input 0"]}
-    assert "1: Gelu.backward is wrong with respect to its input 0 in 1 of its 2 calls: " in unbroken(str(report))
+    assert "1: Gelu.backward is wrong with respect to its input 0 in 1 of its 2 calls: " in text(report)
 
 
 def test_a_function_is_found_in_a_loop_and_at_the_top() -> None:
@@ -452,7 +450,7 @@ def test_an_operation_that_cannot_be_called_again_is_undecided() -> None:
     assert culprits(report) == GELU
     assert report.operations[-1].verdict == "undecided"
     assert report.operations[-1].reason == "it could not be called again (RuntimeError: once only)"
-    assert "the other operation agrees, 1 more contains it, 1 is undecided" in unbroken(str(report))
+    assert "the other operation agrees, 1 more contains it, 1 is undecided" in text(report)
 
 
 def test_what_cannot_be_tested_is_noted() -> None:
