@@ -2,7 +2,7 @@
 
 The parts of the package, each of which imports only from those below it:
 
-- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_numerical``, ``_step_sweep``: no other part imports them
+- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_pytest_plugin``, ``_numerical``, ``_step_sweep``: imported by no other part
 - ``_jacobian``: `check_jacobian` and `check_hessian`
 - ``_gradient``: `check_gradients`
 - ``_reports``: results as data and as text
@@ -11,7 +11,8 @@ The parts of the package, each of which imports only from those below it:
 - ``_derivatives``: numerical slopes with their uncertainty
 - ``_evaluation``: the loss at displaced points
 - ``_parameters``: layout, samples, random streams
-- ``_arguments``, ``_progress``, ``_public``, ``_words``, ``_missing``: words, checks of arguments, the progress bar
+- ``_arguments``, ``_progress``, ``_public``, ``_frames``, ``_words``, ``_missing``: words, checks of arguments, the
+  progress bar, tracebacks
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = [
     "TensorSummary",
     "Entry",
     "Diagnosis",
+    "tensor_names",
     "record",
     "numerical_gradient",
     "numerical_jacobian",
@@ -58,6 +60,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._jacobian.hessian import assert_hessian, check_hessian
     from fastgc._jacobian.report import JacobianReport
     from fastgc._numerical import gradient_check, numerical_gradient, numerical_jacobian
+    from fastgc._parameters.layout import tensor_names
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._step_sweep import step_sweep
@@ -73,6 +76,7 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "TensorSummary": "_reports.gradient",
             "Entry": "_reports.entries",
             "Diagnosis": "_diagnosis.diagnosis",
+            "tensor_names": "_parameters.layout",
             "record": "_evaluation.numba_record",
             "numerical_gradient": "_numerical",
             "numerical_jacobian": "_numerical",

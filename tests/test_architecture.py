@@ -30,7 +30,18 @@ MODULES = {dotted(path): ast.parse(path.read_text(encoding="utf-8"), str(path)) 
 
 # The floors of the house, a row for each. A module imports only from rows below its own, and from its own folder.
 FLOORS = [
-    ["torch", "jax", "_numerical", "_step_sweep", "_demo", "_cli", "__init__", "__main__"],  # leaves
+    [
+        "torch",
+        "jax",
+        "_numerical",
+        "_step_sweep",
+        "_demo",
+        "_cli",
+        "_pytest_plugin",
+        "_pytest_fixture",
+        "__init__",
+        "__main__",
+    ],  # leaves
     ["_jacobian"],
     ["_gradient"],
     ["_reports"],
@@ -39,13 +50,14 @@ FLOORS = [
     ["_derivatives"],
     ["_evaluation"],
     ["_parameters"],
-    ["_arguments", "_progress", "_public"],
+    ["_arguments", "_progress", "_public", "_frames"],
     ["_words", "_missing"],
 ]
 FLOOR = {folder: len(FLOORS) - number for number, row in enumerate(FLOORS) for folder in row}
 LEAVES = set(FLOORS[0])
-# The command line runs the demonstration, and calls what every user calls.
-BETWEEN_LEAVES = {("_cli", "_demo"), ("_cli", "__init__"), ("__main__", "_cli")}
+# The command line runs the demonstration, and calls what every user calls; the fixture of pytest checks modules, too.
+BETWEEN_LEAVES = {("_cli", "_demo"), ("_cli", "__init__"), ("__main__", "_cli"), ("_pytest_plugin", "_pytest_fixture"),
+                  ("_pytest_fixture", "torch"), ("_pytest_fixture", "jax")}  # fmt: skip
 
 # Third-party packages, and the folders or modules that may import them.
 IMPORTERS = {
@@ -64,8 +76,8 @@ IMPORTERS = {
 
 CONTRACT = {
     "check_gradients", "assert_gradients", "GradientMismatch", "GradientReport", "TensorSummary", "Entry", "Diagnosis",
-    "record", "numerical_gradient", "numerical_jacobian", "gradient_check", "relative_error", "max_relative_error",
-    "interpret", "step_sweep", "check_jacobian", "check_hessian", "assert_jacobian", "assert_hessian",
+    "tensor_names", "record", "numerical_gradient", "numerical_jacobian", "gradient_check", "relative_error",
+    "max_relative_error", "interpret", "step_sweep", "check_jacobian", "check_hessian", "assert_jacobian", "assert_hessian",
     "JacobianMismatch", "JacobianReport", "torch", "jax", "__version__",
 }  # fmt: skip
 SILENT = {"interpret"}  # raises nothing
