@@ -2,7 +2,7 @@
 
 The parts of the package, each of which imports only from those below it:
 
-- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_pytest_plugin``, ``_numerical``, ``_step_sweep``: imported by no other part
+- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_pytest_plugin``, ``_numerical``, ``_step_sweep``: no part imports them
 - ``_jacobian``: `check_jacobian` and `check_hessian`
 - ``_gradient``: `check_gradients`
 - ``_reports``: results as data and as text

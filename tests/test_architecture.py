@@ -77,7 +77,8 @@ IMPORTERS = {
 CONTRACT = {
     "check_gradients", "assert_gradients", "GradientMismatch", "GradientReport", "TensorSummary", "Entry", "Diagnosis",
     "tensor_names", "record", "numerical_gradient", "numerical_jacobian", "gradient_check", "relative_error",
-    "max_relative_error", "interpret", "step_sweep", "check_jacobian", "check_hessian", "assert_jacobian", "assert_hessian",
+    "max_relative_error", "interpret", "step_sweep", "check_jacobian", "check_hessian", "assert_jacobian",
+    "assert_hessian",
     "JacobianMismatch", "JacobianReport", "torch", "jax", "__version__",
 }  # fmt: skip
 SILENT = {"interpret"}  # raises nothing

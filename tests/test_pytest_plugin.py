@@ -211,7 +211,7 @@ def test_seed_and_budget_of_a_run(run, pytester: pytest.Pytester) -> None:
 
 
 def test_a_budget_that_is_too_small_is_undecided(run) -> None:
-    slow = "def test_slow(gradcheck):\n    import time\n    gradcheck(lambda p: time.sleep(0.01) or loss(p), right, PARAMS)\n"
+    slow = "import time\n" + FAILING.replace("loss, wrong", "lambda p: time.sleep(0.01) or loss(p), right")
     run(slow, "--fastgc-budget=0.05").stdout.fnmatch_lines(["*GradientMismatch: *: undecided, not reached*"])
 
 
@@ -307,6 +307,6 @@ def test_loading_the_plugin_imports_neither_numpy_nor_numba() -> None:
 
 
 def test_the_plugin_is_loaded_by_its_entry_point() -> None:
-    shown = subprocess.run([sys.executable, "-m", "pytest", "--help", "-p", "no:cacheprovider"], cwd=Path(__file__).parent,
-                           capture_output=True, text=True, check=True)  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "--help", "-p", "no:cacheprovider"]
+    shown = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     assert "--fastgc-report=DIR" in shown.stdout

@@ -125,6 +125,16 @@ def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
 def tensor_names(params: Any) -> list[str]:
     """The names of the tensors in ``params``, in their order, as ``tensors=`` and reports give them.
 
+    Parameters
+    ----------
+    params : dict (may be nested), list or tuple of arrays, or one array
+        As `fastgc.check_gradients` takes them.
+
+    Returns
+    -------
+    list of str
+        The keys of a nested dict joined by "."; "params" for one array.
+
     Raises
     ------
     TypeError, ValueError
