@@ -2,8 +2,8 @@
 
 The parts of the package, each of which imports only from those below it:
 
-- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_load``, ``_numerical``, ``_step_sweep``, ``_taylor_test``: no other part
-  imports them
+- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_load``, ``_numerical``, ``_pytest_plugin``, ``_pytest_fixture``,
+  ``_step_sweep``, ``_taylor_test``: no other part imports them
 - ``_jacobian``: `check_jacobian` and `check_hessian`
 - ``_gradient``: `check_gradients`
 - ``_reports``: results as data, text, pages and pictures
@@ -12,7 +12,8 @@ The parts of the package, each of which imports only from those below it:
 - ``_derivatives``: numerical slopes with their uncertainty
 - ``_evaluation``: the loss at displaced points
 - ``_parameters``: layout, samples, random streams
-- ``_arguments``, ``_progress``, ``_public``, ``_words``, ``_missing``: words, checks of arguments, the progress bar
+- ``_arguments``, ``_progress``, ``_public``, ``_frames``, ``_words``, ``_missing``: words, checks of arguments, the
+  progress bar, tracebacks
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ __all__ = [
     "TensorSummary",
     "Entry",
     "Diagnosis",
+    "Gradcheck",
+    "tensor_names",
     "record",
     "numerical_gradient",
     "numerical_jacobian",
@@ -62,6 +65,8 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._jacobian.report import JacobianReport
     from fastgc._load import load_report
     from fastgc._numerical import gradient_check, numerical_gradient, numerical_jacobian
+    from fastgc._parameters.layout import tensor_names
+    from fastgc._pytest_fixture import Gradcheck
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._step_sweep import step_sweep
@@ -78,6 +83,8 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "TensorSummary": "_reports.gradient",
             "Entry": "_reports.entries",
             "Diagnosis": "_diagnosis.diagnosis",
+            "Gradcheck": "_pytest_fixture",
+            "tensor_names": "_parameters.layout",
             "record": "_evaluation.numba_record",
             "numerical_gradient": "_numerical",
             "numerical_jacobian": "_numerical",

@@ -39,6 +39,8 @@ FLOORS = [
         "_taylor_test",
         "_demo",
         "_cli",
+        "_pytest_plugin",
+        "_pytest_fixture",
         "__init__",
         "__main__",
     ],  # leaves
@@ -50,13 +52,14 @@ FLOORS = [
     ["_derivatives"],
     ["_evaluation"],
     ["_parameters"],
-    ["_arguments", "_progress", "_public"],
+    ["_arguments", "_progress", "_public", "_frames"],
     ["_words", "_missing"],
 ]
 FLOOR = {folder: len(FLOORS) - number for number, row in enumerate(FLOORS) for folder in row}
 LEAVES = set(FLOORS[0])
-# The command line runs the demonstration, and calls what every user calls.
-BETWEEN_LEAVES = {("_cli", "_demo"), ("_cli", "__init__"), ("__main__", "_cli")}
+# The command line runs the demonstration, and calls what every user calls; the fixture of pytest checks modules, too.
+BETWEEN_LEAVES = {("_cli", "_demo"), ("_cli", "__init__"), ("__main__", "_cli"), ("_pytest_plugin", "_pytest_fixture"),
+                  ("_pytest_fixture", "torch"), ("_pytest_fixture", "jax")}  # fmt: skip
 
 # Third-party packages, and the folders or modules that may import them.
 IMPORTERS = {
@@ -75,9 +78,10 @@ IMPORTERS = {
 
 CONTRACT = {
     "check_gradients", "assert_gradients", "GradientMismatch", "GradientReport", "TensorSummary", "Entry", "Diagnosis",
-    "record", "numerical_gradient", "numerical_jacobian", "gradient_check", "relative_error", "max_relative_error",
-    "interpret", "load_report", "step_sweep", "taylor_test", "check_jacobian", "check_hessian", "assert_jacobian",
-    "assert_hessian", "JacobianMismatch", "JacobianReport", "torch", "jax", "__version__",
+    "tensor_names", "record", "numerical_gradient", "numerical_jacobian", "gradient_check", "relative_error",
+    "max_relative_error", "interpret", "load_report", "step_sweep", "taylor_test", "check_jacobian", "check_hessian",
+    "assert_jacobian", "assert_hessian", "JacobianMismatch", "JacobianReport", "Gradcheck", "torch", "jax",
+    "__version__",
 }  # fmt: skip
 SILENT = {"interpret"}  # raises nothing
 

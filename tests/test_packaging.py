@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import fastgc
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("fastgc", "tests", "bench", ".github", ".ci")
@@ -41,6 +44,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("wheel", unpacked, tmp_path_factory.mktemp("wheel") / "dist")
+
+
+@pytest.fixture(scope="module")
 def unpacked(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source distribution, unpacked."""
     folder = tmp_path_factory.mktemp("sdist")
@@ -61,31 +69,48 @@ def test_the_source_distribution_holds_all_that_its_tests_read(checkout: Path, u
     assert expected - files(unpacked) == set()
 
 
-def test_its_tests_are_collected_from_it(unpacked: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--collect-only",
-        "-q",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        "--assert=plain",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(unpacked)}
-    done = subprocess.run(command, cwd=unpacked, env=environment, capture_output=True, text=True, check=False)
+def test_the_citation_names_the_version_and_the_licences_of_the_distribution() -> None:
+    citation = (ROOT / ".github" / "CITATION.cff").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"version: {fastgc.__version__}\n" in citation
+    assert project["license"].split(" AND ") == re.findall(r"^  - ((?:MIT|CC)\S*)$", citation, re.MULTILINE)
+    assert f"  - name: {project['authors'][0]['name']}\n" in citation
+
+
+def run_from(folder: Path, *options: str) -> list[str]:
+    """The lines of a run of pytest on the package and tests in a folder."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--assert=plain", *options]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    collected = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    return done.stdout.splitlines()
+
+
+def test_its_tests_are_collected_from_it(unpacked: Path) -> None:
+    collected = {line.partition("::")[0] for line in run_from(unpacked, "--collect-only") if "::" in line}
     assert collected == {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
 
 
-def test_the_wheel_holds_the_package_its_data_and_its_licence(unpacked: Path, tmp_path: Path) -> None:
-    with zipfile.ZipFile(built("wheel", unpacked, tmp_path / "dist")) as archive:
+def test_its_tests_run_from_it(unpacked: Path) -> None:
+    """Those of one folder; which files tests need, the first test of this file says."""
+    assert " passed" in run_from(unpacked, "tests/parameters", "-m", "not slow")[-1]
+
+
+def test_the_wheel_holds_the_package_its_data_and_its_licences(unpacked: Path, wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
         found = set(archive.namelist())
     about = {name for name in found if re.match(r"fastgradcheck-[\w.]+\.dist-info/", name)}
     assert {name.partition("/")[2] for name in about} == {
-        "METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"
+        "METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE",
+        "licenses/fastgc/digits.md",
     }  # fmt: skip
     assert found - about == {name for name in files(unpacked) if name.startswith("fastgc/")}
+
+
+def test_an_index_accepts_them(unpacked: Path, wheel: Path) -> None:
+    """README renders, and the metadata are complete and well-formed."""
+    source = next(unpacked.parents[1].glob("dist/*"))
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", source, wheel], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2

@@ -123,6 +123,34 @@ def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
     return _laid_out(names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves], structure), leaves
 
 
+def tensor_names(params: Any) -> list[str]:
+    """The names of the tensors in ``params``, in their order, as ``tensors=`` and reports give them.
+
+    Parameters
+    ----------
+    params : dict (may be nested), list or tuple of arrays, or one array
+        As `fastgc.check_gradients` takes them.
+
+    Returns
+    -------
+    list of str
+        The keys of a nested dict joined by "."; "params" for one array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For parameters that `fastgc.check_gradients` does not take.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> fastgc.tensor_names({"layer": {"W": np.ones((3, 2)), "b": np.ones(2)}, "scale": np.array(1.0)})
+    ['layer.W', 'layer.b', 'scale']
+    """
+    return [*flatten_parameters(params)[0].names]
+
+
 def named_layout(
     names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
 ) -> ParameterLayout:

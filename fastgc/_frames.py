@@ -1,0 +1,18 @@
+"""Tracebacks without the frames of this package: a user looks for the line of theirs that raised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+_PACKAGE = str(Path(__file__).parent)
+
+
+def users_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """A traceback without the frames of fastgc's own functions; None if it has no others."""
+    if traceback is None:
+        return None
+    rest = users_frames(traceback.tb_next)
+    if traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        return rest
+    return TracebackType(rest, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)
