@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from fastgc import Gradcheck
+    from fastgc._pytest_fixture import Gradcheck
 
 Record = dict[str, Any]  # of a check; see `fastgc._pytest_fixture.Checked`
 Names = list[str]
