@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
 import fastgc
+from fastgc._frames import users_frames
 from fastgc._words import Engine, Precision, StencilName, Verdict
 
 AnyReport: TypeAlias = "fastgc.GradientReport | fastgc.JacobianReport"
@@ -24,6 +25,7 @@ _COLOURS = {"fail": "1;31", "pass": "32", "undecided": "33"}  # of ANSI terminal
 # Verdicts at the start of a report and at the end of a row: in no name, because columns are two spaces apart.
 _VERDICT_WORDS = re.compile(r"^(PASS|FAIL|UNDECIDED)(?=  )|(?<=  )(pass|FAIL|undecided)(?=  |$)", re.MULTILINE)
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130  # of argparse for wrong usage; of shells after Ctrl-C: 128 + SIGINT
+_EXITS = "Exits with 0 for a pass, 1 for a failure, 3 for undecided, 2 for an error, 130 after Ctrl-C."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (Exception, SystemExit) as error:  # a problem that calls sys.exit has not passed
-        if not isinstance(error, (TypeError, ValueError, OSError, ImportError)):
-            traceback.print_exc()
+        frames = users_frames(error.__traceback__)
+        if frames is not None:
+            traceback.print_exception(error.with_traceback(frames))
         print(f"fastgc: {type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_ERROR
 
@@ -54,11 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="find two planted bugs, in a small net and in one of 7,510 parameters")
     demo.set_defaults(run=_demo_command)
-    check = commands.add_parser("check", help="check the gradient of a problem of your own")
+    check = commands.add_parser("check", help="check the gradients of problems of your own", epilog=_EXITS)
     _add_check_options(check)
     check.set_defaults(run=_check_command)
-    show = commands.add_parser("show", help="show a report that was saved as JSON")
-    show.add_argument("report", type=Path, metavar="REPORT.json")
+    show = commands.add_parser("show", help="show a report that was saved as JSON", epilog=_EXITS)
+    show.add_argument("report", type=Path, metavar="REPORT.json", help="a file that --json wrote")
     _add_outputs(show)
     show.set_defaults(run=_show_command)
     return parser
@@ -70,6 +73,19 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--allow-undecided", action="store_true", help="exit with 0 if the verdict is undecided, too")
 
 
+_NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
+    "step": (float, "the step of all entries; the default: one chosen for each"),
+    "rtol": (float, "relative tolerance; the default: 1e-5 for a float64 gradient, 1e-3 for float32"),
+    "atol": (float, "absolute tolerance; the default: 1e-5 times rtol times the scale of the tensor"),
+    "time-budget": (float, "seconds, after which what was not reached is undecided"),
+    "probes": (int, "random directions that cover all entries of each tensor; the default: 3"),
+    "threads": (int, "of the compiled engine; the default: Numba's"),
+    "workers": (int, "processes for a plain Python loss, -1 for all cores; the default: 1"),
+    "points": (int, "points checked, random ones around the first; the default: 1"),
+    "seed": (int, "of all random choices; the default: 0"),
+}
+
+
 def _add_check_options(check: argparse.ArgumentParser) -> None:
     """Add options that mirror the keywords of `fastgc.check_gradients`. An omitted option keeps its default there.
 
@@ -79,22 +95,24 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
                        help="FILE.py:NAME or PACKAGE.MODULE:NAME, where NAME is (a function that returns) "
                        "(loss, gradients, params) or a dict of check_gradients' arguments")  # fmt: skip
     options = check.add_argument_group("options of check_gradients", argument_default=argparse.SUPPRESS)
-    options.add_argument("--tensors", nargs="+", metavar="PATTERN")
+    options.add_argument("--tensors", nargs="+", metavar="PATTERN", help="those to check; the default: all")
     options.add_argument(
         "--symmetric", nargs="+", metavar="PATTERN", help="tensors whose mirrored entries move together"
     )
-    options.add_argument("--samples", nargs="+", metavar="N", help='a number, "all", or PATTERN=N ...')
-    options.add_argument("--stencil", choices=get_args(StencilName))
-    for name in ("step", "rtol", "atol", "time-budget"):
-        options.add_argument(f"--{name}", type=float)
-    options.add_argument("--precision", choices=get_args(Precision))
-    options.add_argument("--engine", choices=get_args(Engine))
-    for name in ("probes", "threads", "workers", "points", "seed"):
-        options.add_argument(f"--{name}", type=int)
-    options.add_argument("--vectorized", action="store_true")
-    options.add_argument("--in-place", action="store_true")
-    options.add_argument("--no-crosscheck", dest="crosscheck", action="store_false")
-    options.add_argument("--progress", action="store_true")
+    options.add_argument(
+        "--samples", nargs="+", metavar="N", help='entries of each tensor to check: a number, "all", or PATTERN=N ...'
+    )
+    options.add_argument("--stencil", choices=get_args(StencilName), help="the difference formula")
+    options.add_argument("--precision", choices=get_args(Precision), help="in which the loss is evaluated")
+    options.add_argument("--engine", choices=get_args(Engine), help="what runs the loss")
+    for name, (kind, text) in _NUMBERS.items():
+        options.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
+    options.add_argument("--vectorized", action="store_true", help="the loss takes a batch of parameters at once")
+    options.add_argument("--in-place", action="store_true", help="displace the problem's own arrays, and restore them")
+    options.add_argument(
+        "--no-crosscheck", dest="crosscheck", action="store_false", help="leave out SciPy's check_grad"
+    )
+    options.add_argument("--progress", action="store_true", help="show a bar")
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the report as JSON")
     _add_outputs(check)
 
@@ -142,6 +160,8 @@ def _problem(target: str) -> dict[str, Any]:
 def _imported(place: str) -> Any:
     if not place.endswith(".py"):
         sys.path.append(str(Path.cwd()))
+        if importlib.util.find_spec(place.partition(".")[0]) is None:
+            raise ModuleNotFoundError(f"there is no module {place.partition('.')[0]!r}; a file is named FILE.py:NAME")
         return importlib.import_module(place)
     path = Path(place).resolve()
     if not path.is_file():

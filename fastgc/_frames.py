@@ -6,13 +6,14 @@ from pathlib import Path
 from types import TracebackType
 
 _PACKAGE = str(Path(__file__).parent)
+_IMPORTS = "<frozen importlib"  # the frames of imports, between those of the modules
 
 
 def users_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """A traceback without the frames of fastgc's own functions; None if it has no others."""
+    """A traceback without the frames of fastgc's own functions and of imports; None if it has no others."""
     if traceback is None:
         return None
     rest = users_frames(traceback.tb_next)
-    if traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+    if traceback.tb_frame.f_code.co_filename.startswith((_PACKAGE, _IMPORTS)):
         return rest
     return TracebackType(rest, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import inspect
 import json
@@ -20,7 +21,7 @@ from xml.etree import ElementTree
 import pytest
 
 import fastgc
-from fastgc._cli import main
+from fastgc._cli import _parser, main
 
 PROBLEMS = """
     import math
@@ -433,6 +434,52 @@ def test_the_folders_of_modules_are_as_before_afterwards(name: str, file: Path) 
     with contextlib.suppress(KeyboardInterrupt):
         main(["check", f"{file}:{name}"])
     assert sys.path == before
+
+
+USERS_ERRORS = """
+import numpy as np
+
+def loss(p):
+    return helper(p)
+
+def helper(p):
+    raise ValueError("scale must be positive")
+
+problem = (loss, lambda p: p, np.ones(3))
+"""
+
+
+def test_the_traceback_of_a_users_exception_has_their_frames_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raising.py").write_text(USERS_ERRORS)
+    assert main(["check", f"{tmp_path / 'raising.py'}:problem"]) == 2
+    err = capsys.readouterr().err
+    assert re.findall(r"in (\w+)\n", err) == ["loss", "helper"]
+    assert err.endswith("fastgc: ValueError: scale must be positive\n")
+
+
+def test_an_error_in_a_problem_s_file_is_shown_at_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.py").write_text("import numpy as np\nproblem = undefined\n")
+    assert main(["check", f"{tmp_path / 'broken.py'}:problem"]) == 2
+    err = capsys.readouterr().err
+    assert 'broken.py", line 2' in err
+    assert "importlib" not in err
+
+
+@pytest.mark.parametrize("arguments", [["check", "no_such_module:problem"], ["check", "x.py:problem"], ["check", "x"]])
+def test_what_is_refused_has_no_traceback(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_help_says_what_every_option_does_and_the_exit_codes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.endswith("Exits with 0 for a pass, 1 for a failure, 3 for undecided, 2 for an error, 130 after Ctrl-C.")
+    commands = next(each for each in _parser()._actions if isinstance(each, argparse._SubParsersAction))
+    assert [each.dest for each in commands.choices[command]._actions if not each.help] == []
 
 
 # --- what is printed and written ---
