@@ -59,9 +59,7 @@ def main() -> int:
             files[-1].write_text(SUITE.format(checks=CHECKS, fixture=fixture, call=call), encoding="utf-8")
         for file in files:  # what is imported, into the cache of the system
             seconds(file)
-        pairs = [
-            [seconds(file) for file in (files if k % 2 else files[::-1])][:: 1 if k % 2 else -1] for k in range(rounds)
-        ]
+        pairs = [[seconds(file) for file in files] for _ in range(rounds)]
     rows = [Row("plugin", f"{name}, ms of a check", 1e3 * statistics.median(pair[k] for pair in pairs) / CHECKS)
             for k, name in enumerate(SUITES)]  # fmt: skip
     rows.append(Row("plugin", "the fixture / plain calls", statistics.median(b / a for a, b in pairs), BOUND))
