@@ -61,7 +61,7 @@ class Probing:
     quick, fine : the distances at which further directions in this tensor are measured, with one step or with two
     trouble : what keeps the slopes from being known, or ""
     first : the number of the first direction; the others follow
-    beside : tensors that share some of the directions
+    beside : all tensors that share some of the directions, where these are more
     """
 
     tensors: tuple[int, ...]
@@ -96,7 +96,7 @@ class Probing:
             analytic=np.append(self.analytic, more.analytic),
             uncertainties=np.append(self.uncertainties, more.uncertainties),
             trouble=self.trouble or more.trouble,
-            beside=tuple(t for t in more.tensors if t not in self.tensors),
+            beside=more.tensors if len(more.tensors) > len(self.tensors) else (),
         )
 
     @property

@@ -33,6 +33,7 @@ Directions are independent, so several miss e with the product of their probabil
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,8 +53,7 @@ ATOM = 193 / 2**15  # the largest probability of a weight: 192 or 193 of the 2**
 _RARELY = 1e-3  # with which errors at the limits are missed
 _ALONE = 0.03  # of a direction: no law below gives less than 0.012, and limits grow without bound near that
 _AT_ONCE = 1 << 15  # weights drawn in one pass of NumPy: 64 kB of 16 bits stay in the nearest cache
-_HALVINGS = 30  # of 20 octaves in `MissLaw.limit`: to 1e-8
-_SPAN = 1e-6  # those octaves
+_NEWTON_STEPS, _CLOSE = 12, 1e-9  # of `_limit`: steps at most (3 to 9 are needed), and the relative error that is left
 
 
 def random_weights(
@@ -116,17 +116,34 @@ class MissLaw:
 
     def limit(self, uncertainties: Iterable[float], chance: float) -> float:
         """The smallest error that they miss with that probability at most; inf where they miss any error more often."""
-        known = [float(u) if u < math.inf else math.inf for u in uncertainties]
-        each = math.pow(chance, 1 / len(known))
-        factors = [slope / (each - atom) for slope, atom in self.lines if atom < each]
-        if not factors or max(known) in (0.0, math.inf):
-            return max(known) if factors else math.inf
-        high = max(known) * min(factors)
-        low = _SPAN * high
-        for _ in range(_HALVINGS):
-            middle = low * math.sqrt(high / low)
-            low, high = (low, middle) if self.missed(known, middle) <= chance else (middle, high)
-        return high
+        return _limit(self, tuple(float(u) if u < math.inf else math.inf for u in uncertainties), chance)
+
+    def _grown(self, share: float) -> tuple[float, float]:
+        """The probability and its derivative by the share of the uncertainty in the error."""
+        return min([(1.0, 0.0), *((slope * share + atom, slope) for slope, atom in self.lines)])
+
+
+@functools.lru_cache(maxsize=256)  # tensors that share directions share this as well
+def _limit(law: MissLaw, known: tuple[float, ...], chance: float) -> float:
+    """The limit of a `MissLaw`, by Newton's method for x = 1 / error.
+
+    The logarithm of the probability is concave in x, as a sum of least ones of concave functions. So no step from below
+    passes the solution, and whatever is returned is missed no more often than with ``chance``.
+    """
+    each = math.pow(chance, 1 / len(known))
+    factors = [slope / (each - atom) for slope, atom in law.lines if atom < each]
+    if not factors or max(known) in (0.0, math.inf):
+        return max(known) if factors else math.inf
+    unit = max(known) * min(factors)  # at this error each direction alone misses rarely enough
+    shares = [u / unit for u in known]
+    x = 1.0
+    for _ in range(_NEWTON_STEPS):
+        grown = [law._grown(x * share) for share in shares]
+        missing = math.log(chance) - sum(math.log(missed) for missed, _ in grown)
+        if missing < _CLOSE:
+            break
+        x += missing / sum(share * slope / missed for share, (missed, slope) in zip(shares, grown, strict=True))
+    return unit / x
 
 
 def chance_at_limits(count: int) -> float:

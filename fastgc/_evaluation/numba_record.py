@@ -106,7 +106,7 @@ def _child_type(tree: RecordTree) -> Any:
         return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
     if tree.node.is_dict:
         return RecordType(tree)
-    return types.Tuple([_child_type(RecordTree(child, tree.leaves)) for child in tree.node.children])
+    return types.Tuple([_child_type(tree.child(child)) for child in tree.node.children])
 
 
 def _build_child(context: Any, builder: Any, native: Any, tree: RecordTree) -> Any:
@@ -118,7 +118,7 @@ def _build_child(context: Any, builder: Any, native: Any, tree: RecordTree) -> A
         child = cgutils.create_struct_proxy(kind)(context, builder)
         child.buffer, child.table = native.buffer, native.table
         return child._getvalue()
-    parts = [_build_child(context, builder, native, RecordTree(part, tree.leaves)) for part in tree.node.children]
+    parts = [_build_child(context, builder, native, tree.child(part)) for part in tree.node.children]
     return context.make_tuple(builder, kind, parts)
 
 
@@ -167,7 +167,7 @@ def _record_item(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 def _child_tree(record: RecordType, name: str) -> RecordTree:
     branch = record.branch
-    return RecordTree(branch.children[branch.names.index(name)], record.tree.leaves)
+    return record.tree.child(branch.children[branch.names.index(name)])
 
 
 def _lowered_child(context: Any, builder: Any, record: RecordType, value: Any, name: str) -> Any:

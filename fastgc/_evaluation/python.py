@@ -77,6 +77,7 @@ class PythonEvaluator:
         self._sources = None if sources is None else [_flat_view(source) for source in sources]
         self._dtypes = [leaf.dtype for leaf in leaves]
         self._complex = any(dtype.kind == "c" for dtype in self._dtypes)
+        self._rounds = any(dtype not in (np.float64, np.complex128) for dtype in self._dtypes)
         self._displaced: list[tuple[Any, Any, Any]] = []  # (array, where, entries) to be restored, whatever happens
 
     @property
@@ -159,7 +160,7 @@ class PythonEvaluator:
         return out
 
     def rounded(self, positions: Positions, displaced: Array) -> Array:
-        if all(dtype in (np.float64, np.complex128) for dtype in self._dtypes):
+        if not self._rounds:
             return displaced
         result = displaced.copy()
         for t, mine in self._layout.parts(positions):

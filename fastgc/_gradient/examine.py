@@ -144,7 +144,8 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     plan = _with_held(plan, gradient, check.probed)
     found = _sampled_further(check, gradient, _probed_and_sampled(check, gradient, plan, spoiled, bar), bar)
     plan = found.plan
-    unprobed = [t for t in check.probed if t not in {*spoiled, *found.coverages}]
+    known = {*spoiled, *found.coverages}
+    unprobed = [t for t in check.probed if t not in known]
     missing = unreached(layout, plan.local, found.estimates.positions, unprobed)
     if not (spoiled or missing):
         check.evaluator.raised.pass_on()

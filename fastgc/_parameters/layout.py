@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,19 +62,23 @@ class ParameterLayout:
 
     def tensor_of(self, positions: Positions) -> NDArray[np.int64]:
         """The number of the tensor that holds each position of the flat vector."""
-        if _is_sorted(positions):
+        if positions.size > len(self.names) and _is_sorted(positions):  # the shorter of the two is looked up
             return np.repeat(np.arange(len(self.names)), np.diff(np.searchsorted(positions, self.starts)))
         return np.searchsorted(self.starts, positions, side="right") - 1
 
     def parts(self, positions: Positions) -> Iterator[tuple[int, Any]]:
         """Pairs of a tensor's number and an index of its part of ``positions``: a slice if these are sorted."""
         if _is_sorted(positions):
-            bounds = [*np.searchsorted(positions, self.starts).tolist(), positions.size]
-            yield from ((t, slice(a, b)) for t, (a, b) in enumerate(itertools.pairwise(bounds)) if b > a)
+            yield from self._slices(positions)
             return
+        order = np.argsort(self.tensor_of(positions), kind="stable")
+        yield from ((t, order[mine]) for t, mine in self._slices(positions[order]))
+
+    def _slices(self, positions: Positions) -> Iterator[tuple[int, slice]]:
+        """Pairs of a tensor's number and its part of positions that come tensor by tensor."""
         tensors = self.tensor_of(positions)
-        for t in np.flatnonzero(np.bincount(tensors)).tolist():
-            yield t, np.flatnonzero(tensors == t)
+        cuts = [*np.flatnonzero(np.diff(tensors, prepend=-1)).tolist(), positions.size]
+        yield from zip(tensors[cuts[:-1]].tolist(), itertools.starmap(slice, itertools.pairwise(cuts)), strict=True)
 
     def index(self, tensor: int, local: int) -> tuple[int, ...]:
         """The index of a tensor's ``local``-th entry, counted in C order."""
@@ -244,7 +249,7 @@ def _refuse_plain_numbers(node: Sequence[Any], path: str) -> None:
 
 
 def _refuse_repeated_names(names: list[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise ValueError(f"params has two paths with the same joined name: {listed(repeated)}; rename one of each pair")
 

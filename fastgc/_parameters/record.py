@@ -30,6 +30,12 @@ class RecordTree:
         """The place in the table where each tensor's row begins; a row holds one byte offset, then the shape."""
         return tuple(np.cumsum([0, *(1 + ndim for ndim, _ in self.leaves)]).tolist())
 
+    def child(self, node: Node) -> RecordTree:
+        """The tree of an inner node or of a leaf, which shares the rows."""
+        tree = RecordTree(node, self.leaves)
+        tree.__dict__["rows"] = self.rows  # as `cached_property` keeps them
+        return tree
+
 
 class Record:
     """Named arrays over one shared buffer, read as ``r["W1"]`` in Python and in nopython code.
@@ -50,7 +56,7 @@ class Record:
         assert isinstance(tree.node, Branch)
         self.buffer, self.table, self.tree = buffer, table, tree
         self.numba_type: Any = None  # set when a jitted function first receives this record
-        children = [over_buffer(buffer, table, RecordTree(child, tree.leaves)) for child in tree.node.children]
+        children = [over_buffer(buffer, table, tree.child(child)) for child in tree.node.children]
         self._children = dict(zip(tree.node.names, children, strict=True))
 
     def __getitem__(self, name: str) -> Any:
@@ -91,7 +97,7 @@ def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: Recor
         return buffer[start:stop].view(dtype).reshape(shape)
     if tree.node.is_dict:
         return Record(buffer, table, tree)
-    return tuple(over_buffer(buffer, table, RecordTree(child, tree.leaves)) for child in tree.node.children)
+    return tuple(over_buffer(buffer, table, tree.child(child)) for child in tree.node.children)
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,8 @@ def store(layout: ParameterLayout, leaves: Sequence[Array], dtypes: Sequence[np.
     buffer = np.empty(offsets[-1], np.uint8)
     table = np.array([number for row in rows for number in row], np.int64)
     kinds = tuple((leaf.ndim, dtype.char) for leaf, dtype in zip(leaves, dtypes, strict=True))
-    views = tuple(over_buffer(buffer, table, RecordTree(t, kinds)) for t in range(len(kinds)))
+    tree = RecordTree(layout.structure, kinds)
+    views = tuple(over_buffer(buffer, table, tree.child(t)) for t in range(len(kinds)))
     for view, leaf in zip(views, leaves, strict=True):
         view[...] = leaf
-    return Storage(buffer, table, RecordTree(layout.structure, kinds), np.array(offsets[:-1], np.int64), views)
+    return Storage(buffer, table, tree, np.array(offsets[:-1], np.int64), views)

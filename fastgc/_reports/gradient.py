@@ -82,7 +82,7 @@ class TensorSummary:
           (3 in 100, if there is one direction only)
         - ``norm_limit``: the smallest error of the whole tensor, relative to its ``norm``, that they miss with that
           probability at most
-        - ``shared_with``: names of other tensors that the same directions displace
+        - ``shared_with``: names of other tensors that the same directions displace, the first 100 at most
     diagnosis : `Diagnosis` or None
         The kind of bug that the numbers are consistent with.
     ladder : EntryLadder or None

@@ -82,7 +82,8 @@ def summarise(
     """The report over all points, with a summary of each tensor's checked entries."""
     layout, chosen = selection.layout, selection.tensors
     lost = [tried.reason for tried in tries if not tried.found]
-    tensors = {layout.names[t]: _tensor_summary(layout, t, results, lost) for t in chosen}
+    measured = [_Measured.of(layout, found) for found in results]
+    tensors = {layout.names[t]: _tensor_summary(layout, t, measured, lost) for t in chosen}
     left_out = [name for name in layout.names if name not in tensors]
     notes = [note for found in results for note in found.notes]
     notes += _spoiled_notes(layout, results)
@@ -123,10 +124,36 @@ def nearer_notes(tries: Sequence[Tries], what: str) -> Iterator[str]:
         yield f"{points} not found: {what} is not defined at the nearest one either ({lost[-1].reason})"
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """The results at one point, and by tensor where its sampled entries are and those that a search measured."""
+
+    found: PointResult
+    sampled: Mapping[int, Any]
+    looked_at: Mapping[int, Any]
+
+    @classmethod
+    def of(cls, layout: ParameterLayout, found: PointResult) -> _Measured:
+        both = (dict(layout.parts(each.positions)) for each in (found.estimates, found.looked_at))
+        return cls(found, *both)
+
+    def checked(self, tensor: int) -> CheckedTensor:
+        """The tensor at the point, with all its measured entries."""
+        found, nothing = self.found, slice(0, 0)
+        mine, extra = self.sampled.get(tensor, nothing), self.looked_at.get(tensor, nothing)
+        judged = found.estimates.part(mine), found.judgement.part(mine)
+        return CheckedTensor(
+            found.gradient, tensor, found.point,
+            *found.gradient.joined(*judged, found.looked_at.part(extra), found.scales),
+            found.coverages.get(tensor), found.spoiled.get(tensor), found.unreached.get(tensor, ""),
+        )  # fmt: skip
+
+
 def _tensor_summary(
-    layout: ParameterLayout, tensor: int, results: Sequence[PointResult], lost: Sequence[str]
+    layout: ParameterLayout, tensor: int, measured: Sequence[_Measured], lost: Sequence[str]
 ) -> TensorSummary:
-    checked = [_checked(layout, tensor, found) for found in results]
+    results = [each.found for each in measured]
+    checked = [each.checked(tensor) for each in measured]
     judged = Judgement.joined([each.judgement for each in checked])
     estimated = Estimates.joined([each.estimates for each in checked])
     entries = _entries(layout, tensor, checked, judged, estimated)
@@ -146,22 +173,11 @@ def _tensor_summary(
         entries=entries,
         wrong_entries=entries.part(wrong),
         sensitivity=_sensitivity(judged, estimated),
-        unseen_share=_unseen_share(layout, tensor, results),
+        unseen_share=_unseen_share(layout.sizes[tensor], tensor, measured[0]),
         probe=_probe(layout, tensor, results),
         diagnosis=agreed([found.diagnoses[tensor] for found in results if tensor in found.diagnoses]),
         ladder=_ladder(checked[0], entries),
     )
-
-
-def _checked(layout: ParameterLayout, tensor: int, found: PointResult) -> CheckedTensor:
-    """The tensor at one point, with its sampled entries and those that a search measured."""
-    mine = dict(layout.parts(found.estimates.positions)).get(tensor, slice(0, 0))
-    sampled, judged = found.estimates.part(mine), found.judgement.part(mine)
-    extra = found.looked_at.part(layout.tensor_of(found.looked_at.positions) == tensor)
-    return CheckedTensor(
-        found.gradient, tensor, found.point, *found.gradient.joined(sampled, judged, extra, found.scales),
-        found.coverages.get(tensor), found.spoiled.get(tensor), found.unreached.get(tensor, ""),
-    )  # fmt: skip
 
 
 def _ladder(checked: CheckedTensor, entries: Entries) -> EntryLadder | None:
@@ -235,13 +251,13 @@ def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
     return Sensitivity(float(smallest.max()), median(smallest))
 
 
-def _unseen_share(layout: ParameterLayout, tensor: int, results: Sequence[PointResult]) -> float:
+def _unseen_share(size: int, tensor: int, first: _Measured) -> float:
     """Share of wrong entries that m random ones, all right, would miss in one case of twenty: 1 - 0.05**(1/m)."""
-    local = results[0].plan.local[tensor]
-    reached = int(np.count_nonzero(layout.tensor_of(results[0].estimates.positions) == tensor))
-    if local is None or reached == layout.sizes[tensor]:
+    plan, positions = first.found.plan, first.found.estimates.positions
+    local, reached = plan.local[tensor], positions[first.sampled.get(tensor, slice(0, 0))].size
+    if local is None or reached == size:
         return 0.0
-    drawn = results[0].plan.drawn[tensor] * reached // max(1, local.size)  # those reached are a fair sample of these
+    drawn = plan.drawn[tensor] * reached // max(1, local.size)  # those reached are a fair sample of these
     return 1 - 0.05 ** (1 / drawn) if drawn else 1.0
 
 

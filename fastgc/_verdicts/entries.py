@@ -66,6 +66,11 @@ class GradientAtPoint:
         usual = np.array([median(each) if each.size else 0.0 for each in some])
         return np.asarray(self.tolerances.allowed(np.arange(usual.size), usual, self.sizes))
 
+    @cached_property
+    def largest_size(self) -> float:
+        """The largest of the ``sizes`` that are finite."""
+        return float(np.max(self.sizes, initial=0.0, where=np.isfinite(self.sizes)))
+
     def analytic(self, positions: Positions) -> Floats:
         """The analytic gradient at positions of the flat vector."""
         layout = self.loss.layout

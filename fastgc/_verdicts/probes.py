@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ _OWN = 3  # directions, the default of `probes`: two would miss an error of rtol
 _MISSED = 1e-6  # the probability with which three directions are meant to miss an error of rtol of a tensor
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
 _COPIED = 1 << 24  # entries that are displaced together, in many tensors: their copy takes 128 MiB in double precision
+_NAMED = 100  # tensors in the same directions that each tensor's probe names: all of any usual network
 _WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
 
 
@@ -292,8 +294,7 @@ def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult,
 def resolves(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult) -> bool:
     """Whether the probes of a tensor are certain enough to show a gradient that is wrong by a tenth of its norm."""
     probing = coverage.probing
-    largest = float(np.max(gradient.sizes, initial=0.0, where=np.isfinite(gradient.sizes)))
-    size = max(*_norms(gradient, tensor, probing), SCALE_FLOOR * largest * gradient.loss.layout.sizes[tensor] ** 0.5)
+    size = max(*_norms(gradient, tensor, probing), SCALE_FLOOR * gradient.largest_size * gradient.loss.layout.sizes[tensor] ** 0.5)
     certain = math.isfinite(size) and CERTAIN * _limit(gradient, tensor, probing) <= _USEFUL * size
     return certain and not probing.trouble
 
@@ -313,8 +314,9 @@ def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, 
     norms, held = _norms(gradient, tensor, probing), gradient.loss.held(tensor)
     seen = coverage.located is not None or probing.suspicious
     uncertainties, chance = probing.uncertainties / scale, chance_at_limits(probing.residuals.size)
+    others = (t for t in probing.beside or probing.tensors if t != tensor)
     with np.errstate(all="ignore"):
-        relative = float(OF_NORM.limit(uncertainties, chance) / max(norms))
+        relative = float(OF_NORM.limit(probing.uncertainties, chance) / scale / max(norms))
         low, high = (
             (bound / scale / float(sum(norms)) for bound in _interval(probing, 0.025)) if seen else (0.0, relative)
         )
@@ -325,13 +327,13 @@ def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, 
         seen=seen,
         relative_error=estimate if seen else relative,
         interval=(low, high),
-        entry_limit=max(OF_ENTRY.limit(uncertainties, chance), float(gradient.usual_tolerances[tensor])),
+        entry_limit=max(OF_ENTRY.limit(probing.uncertainties, chance) / scale, float(gradient.usual_tolerances[tensor])),
         norm_limit=relative,
         norm=float(max(norms)),
         miss_probability=OF_NORM.missed(uncertainties, float(gradient.tolerances.rtol[tensor] * max(norms))),
         resolved=resolves(gradient, tensor, coverage),
         left_out=0 if held is None else int(np.count_nonzero(held)),
-        shared_with=tuple(names[t] for t in (*probing.tensors, *probing.beside) if t != tensor),
+        shared_with=tuple(names[t] for t in itertools.islice(others, _NAMED)),
     )
 
 
@@ -381,7 +383,7 @@ class Probe:
     miss_probability : with which they miss an error of rtol of the whole tensor; see `miss`
     resolved : whether a gradient that is wrong by a tenth of its norm would have shown
     left_out : entries that no direction displaces, since they are too near a bound
-    shared_with : other tensors in the same directions
+    shared_with : other tensors in the same directions, at most the first 100
     """
 
     residuals: tuple[float, ...]
