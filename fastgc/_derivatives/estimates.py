@@ -18,7 +18,7 @@ from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Tick, silent
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, spread
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import tensor_scales
@@ -303,16 +303,12 @@ def quotient_estimates(
     """
     reach, steps = _steps(loss, positions, stencil, step)
     numerical = _quotients(loss, positions, stencil, steps, step is not None, tick)
-    truncation = np.zeros(positions.size)
-    parts = list(loss.layout.parts(positions))
-    trials = np.concatenate([np.empty(0, np.int64), *(_trials(np.arange(positions.size)[mine]) for _, mine in parts)])
+    owners = loss.layout.tensor_of(positions)
+    trials = _trials(owners)
     wide = _quotients(loss, positions[trials], stencil, steps[trials] * TRIAL_RATIO, step is not None, silent)
     with np.errstate(all="ignore"):
         errors = np.abs(wide - numerical[trials]) / (TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
-    tried = loss.layout.tensor_of(positions[trials])
-    for t, mine in parts:
-        truncation[mine] = median(errors[tried == t]) * TRIAL_SAFETY
-    truncation *= reach**stencil.order
+    truncation = _medians(errors, owners[trials])[owners] * TRIAL_SAFETY * reach**stencil.order
     noise = sum(map(abs, stencil.weights)) * _noise_of(loss, stencil, numerical, steps, reach) / steps
     uncertainty = np.maximum(truncation + noise, np.finfo(np.float64).tiny)
     return Estimates(positions, numerical, uncertainty, numerical, numerical, steps, np.zeros(positions.size, np.int8))
@@ -325,8 +321,23 @@ def plain_quotients(
     return _quotients(loss, positions, stencil, _steps(loss, positions, stencil, step)[1], step is not None, tick)
 
 
-def _trials(members: Positions) -> Positions:
-    return members[spread(members.size, _TRIALS)]
+def _trials(owners: Positions) -> Positions:
+    """Evenly spaced ones of the entries of each tensor; ``owners`` are the tensors of all entries."""
+    order = np.argsort(owners, kind="stable")
+    _, first, sizes = np.unique(owners[order], return_index=True, return_counts=True)
+    counts, number = np.minimum(sizes, _TRIALS)[:, None], np.arange(_TRIALS)
+    spaced = first[:, None] + number * (sizes[:, None] - 1) // np.maximum(1, counts - 1)
+    return np.asarray(order[spaced[number < counts]])
+
+
+def _medians(values: Floats, owners: Positions) -> Floats:
+    """The median of the values of each tensor, NaN if one of them is, by tensor up to the last that has any."""
+    order = np.lexsort((values, owners))  # NaN stands last
+    values, counts = values[order], np.bincount(owners)
+    last = np.cumsum(counts) - 1
+    low, high = (np.clip(last - each, 0, None) for each in (counts // 2, (counts - 1) // 2))
+    middle = np.where(low == high, values[low], values[low] / 2 + values[high] / 2)
+    return np.where(np.isnan(values[last]), np.nan, middle)
 
 
 def _steps(loss: LossAtPoint, positions: Positions, stencil: Stencil, step: float | None) -> tuple[Floats, Floats]:

@@ -231,10 +231,11 @@ def _with_held(plan: SamplePlan, gradient: GradientAtPoint, tensors: Sequence[in
 def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress) -> _Measured:
     """The same with more entries of every tensor whose probes are too uncertain, though its entries are not."""
     layout, plan = check.selection.layout, found.plan
+    parts = dict(layout.parts(found.estimates.positions))
     for t, coverage in found.coverages.items():
-        owners = layout.tensor_of(found.estimates.positions)  # more of them after each tensor that is sampled further
-        known, undecided = plan.local[t], found.judgement.undecided[owners == t]
-        certain = undecided.size and undecided.mean() < 0.5 and not found.judgement.failed[owners == t].any()
+        known, mine = plan.local[t], parts.get(t, slice(0, 0))
+        undecided = found.judgement.undecided[mine]
+        certain = undecided.size and undecided.mean() < 0.5 and not found.judgement.failed[mine].any()
         if known is None or not certain or resolves(gradient, t, coverage):
             continue
         more = further_entries(layout.names[t], layout.sizes[t], known, _FURTHER, check.options.seed)
@@ -247,6 +248,7 @@ def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measu
             found, plan=found.plan.extended(t, reached, reached.size), estimates=estimates, judgement=judgement,
             scales=gradient.scales(estimates),
         )  # fmt: skip
+        parts = dict(layout.parts(estimates.positions))  # the others have moved
     return found
 
 

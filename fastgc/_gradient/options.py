@@ -137,10 +137,10 @@ def by_tensor(value: Tolerance, names: Sequence[str], argument: str) -> Floats |
         return None
     if not isinstance(value, Mapping):
         return np.full(len(names), float(value))
-    found = np.full(len(names), np.nan)
-    for pattern in sorted(value, key=lambda pattern: pattern in names):
-        for name in matching_names(pattern, names, argument):
-            found[list(names).index(name)] = value[pattern]
+    found, numbers = np.full(len(names), np.nan), {name: t for t, name in enumerate(names)}
+    for pattern in sorted(value, key=lambda pattern: pattern in numbers):
+        for name in matching_names(pattern, numbers, argument):
+            found[numbers[name]] = value[pattern]
     return found
 
 

@@ -81,9 +81,9 @@ def parse_bounds(bounds: Any, layout: ParameterLayout, leaves: Sequence[Array]) 
     """
     found = Bounds(np.full(layout.size, -np.inf), np.full(layout.size, np.inf))
     if isinstance(bounds, Mapping):
-        for pattern in sorted(bounds, key=lambda pattern: pattern in layout.names):
-            for name in matching_names(pattern, layout.names, "bounds"):
-                _fill(found, layout, layout.names.index(name), bounds[pattern])
+        for pattern in sorted(bounds, key=lambda pattern: pattern in layout.numbers):
+            for name in matching_names(pattern, layout.numbers, "bounds"):
+                _fill(found, layout, layout.numbers[name], bounds[pattern])
     elif hasattr(bounds, "lb") and hasattr(bounds, "ub"):
         for flat, side, given in ((found.lower, "lb", bounds.lb), (found.upper, "ub", bounds.ub)):
             flat[:] = _broadcast(given, flat.shape, f"bounds.{side}")

@@ -60,6 +60,11 @@ class ParameterLayout:
         """Number of entries of each tensor."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of each tensor by its name."""
+        return {name: t for t, name in enumerate(self.names)}
+
     def tensor_of(self, positions: Positions) -> NDArray[np.int64]:
         """The number of the tensor that holds each position of the flat vector."""
         if positions.size > len(self.names) and _is_sorted(positions):  # the shorter of the two is looked up

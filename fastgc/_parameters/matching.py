@@ -104,7 +104,8 @@ def _at(path: str) -> str:
 
 def _refuse_unequal_names(layout: ParameterLayout, values: Mapping[str, Any], what: str) -> None:
     missing = [name for name in layout.names if name not in values]
-    unknown = [name for name in values if name not in set(layout.names)]
+    known = set(layout.names)
+    unknown = [name for name in values if name not in known]
     parts = [f"{what} lacks {listed(missing)}"] if missing else []
     parts += [f"{what} has {listed(unknown)}, unknown to params"] if unknown else []
     if parts:

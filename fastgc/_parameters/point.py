@@ -261,7 +261,7 @@ def _misplaced(point: Point) -> list[str]:
         here = named_leaves(point.params)
     except TypeError:  # it holds something now that is not a parameter
         return list(point.layout.names)
-    pairs = zip(point.layout.names, point.leaves, strict=True)
-    return [name for name, leaf in pairs if here.get(name) is not leaf] + [
-        name for name in here if name not in point.layout.names
+    there = dict(zip(point.layout.names, point.leaves, strict=True))
+    return [name for name, leaf in there.items() if here.get(name) is not leaf] + [
+        name for name in here if name not in there
     ]

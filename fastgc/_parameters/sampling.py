@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -236,9 +236,9 @@ def _is_number(value: Any) -> bool:
 def _given_entries(samples: Mapping[str, Any], layout: ParameterLayout) -> dict[int, Positions]:
     """By tensor, sorted positions inside it of the entries that the caller names."""
     found: dict[int, Positions] = {}
-    for pattern in sorted(samples, key=lambda pattern: pattern in layout.names):
-        for name in matching_names(pattern, layout.names, "samples"):
-            t = layout.names.index(name)
+    for pattern in sorted(samples, key=lambda pattern: pattern in layout.numbers):
+        for name in matching_names(pattern, layout.numbers, "samples"):
+            t = layout.numbers[name]
             found.pop(t, None)
             if not _is_number(samples[pattern]):
                 found[t] = _positions(samples[pattern], layout.shapes[t], f"samples[{pattern!r}]")
@@ -276,7 +276,8 @@ def selected(patterns: str | Sequence[str] | None, names: Sequence[str], argumen
     if not each:
         meaning = "; None selects all" if argument == "tensors" else ""
         raise ValueError(f"{argument} is {patterns!r}, which selects nothing{meaning}")
-    return {name for pattern in each for name in matching_names(pattern, names, argument)}
+    known = dict.fromkeys(names)
+    return {name for pattern in each for name in matching_names(pattern, known, argument)}
 
 
 def sample_counts(samples: Samples, names: Sequence[str], tensors: int, probes: int) -> dict[str, int]:
@@ -290,8 +291,8 @@ def sample_counts(samples: Samples, names: Sequence[str], tensors: int, probes: 
         count = default if isinstance(samples, _Default) else _count(samples, "samples", probes)
         return dict.fromkeys(names, int(count))
     counts = dict.fromkeys(names, int(default))
-    for pattern in sorted(samples, key=lambda pattern: pattern in names):
-        for name in matching_names(pattern, names, "samples"):
+    for pattern in sorted(samples, key=lambda pattern: pattern in counts):
+        for name in matching_names(pattern, counts, "samples"):
             counts[name] = _count(samples[pattern], f"samples[{pattern!r}]", probes)
     return counts
 
@@ -306,11 +307,14 @@ def _count(value: Any, name: str, probes: int) -> int:
     return int(value)
 
 
-def matching_names(pattern: Any, names: Sequence[str], argument: str) -> list[str]:
+def matching_names(pattern: Any, names: Collection[str], argument: str) -> list[str]:
+    """The names that a pattern selects; a mapping or a set finds an exact one at once."""
     if not isinstance(pattern, str):
         raise TypeError(f"{argument} has {pattern!r}; names and patterns must be strings")
+    if pattern in names:
+        return [pattern]
     expression = re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
-    found = [pattern] if pattern in names else [name for name in names if expression.match(name)]
+    found = [name for name in names if expression.match(name)]
     if not found:
-        raise ValueError(f"{argument} has {pattern!r}, which names no tensor; the tensors are {listed(names)}")
+        raise ValueError(f"{argument} has {pattern!r}, which names no tensor; the tensors are {listed([*names])}")
     return found

@@ -189,10 +189,10 @@ def search(
     A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
     be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
     """
-    owners = gradient.loss.layout.tensor_of(sampled.positions)
+    parts = dict(gradient.loss.layout.parts(sampled.positions))
     entries = ConfirmedEntries(gradient, scales)
     coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
-    wholly = {t for t in probings if (mine := judged.failed[owners == t]).size and mine.mean() > _WHOLLY}
+    wholly = {t for t in probings if t in parts and judged.failed[parts[t]].mean() > _WHOLLY}
     with contextlib.suppress(OutOfTime):
         unsampled = np.setdiff1d(spoiled, sampled.positions)
         if unsampled.size:

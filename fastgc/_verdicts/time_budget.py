@@ -84,10 +84,11 @@ def unreached(
     """By tensor, what was not measured for lack of time."""
     done = np.bincount(layout.tensor_of(reached), minlength=len(planned))
     found: dict[int, str] = {}
+    open_probes = set(unprobed)
     for t, local in enumerate(planned):
         missing = 0 if local is None else local.size - int(done[t])
         parts = [f"{missing} of {0 if local is None else local.size} entries"] if missing else []
-        parts += ["probes"] if t in unprobed else []
+        parts += ["probes"] if t in open_probes else []
         if parts:
             found[t] = f"not reached: {' and '.join(parts)}"
     return found
