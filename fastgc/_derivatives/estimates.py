@@ -120,7 +120,10 @@ class Estimates:
 
     def part(self, keep: NDArray[np.bool_] | Positions | slice) -> Estimates:
         """Some of the entries."""
-        return Estimates(*(getattr(self, field.name)[keep] for field in fields(self)))
+        return Estimates(
+            self.positions[keep], self.numerical[keep], self.uncertainty[keep], self.left[keep], self.right[keep],
+            self.step[keep], self.trouble[keep],
+        )  # fmt: skip
 
     @classmethod
     def unmeasured(cls, positions: Positions) -> Estimates:

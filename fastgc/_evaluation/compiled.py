@@ -29,6 +29,7 @@ from fastgc._evaluation.evaluator import (
 )
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.threads import Work, WorkerThreads, WorkQueue, piece_length
+from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import Storage
@@ -254,7 +255,7 @@ class NumbaEvaluator:
     def _done(self, evaluations: int) -> None:
         """Count more evaluations; raise `OutOfTime` after the deadline."""
         self._evaluations += evaluations
-        if time.perf_counter() > self._direct.deadline:
+        if now() > self._direct.deadline:
             raise OutOfTime
 
     def _length(self, left: int, columns: int) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import math
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from fastgc._arguments import listed
 from fastgc._evaluation.evaluator import Evaluator, as_number
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
+from fastgc._evaluation.working_time import now
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._parameters.record import store
@@ -54,11 +54,11 @@ class Execution:
 
 @dataclass(frozen=True)
 class FirstCall:
-    """The result of the first two calls of the loss.
+    """The result of the first calls of the loss: two, or one that used up the time.
 
     Attributes
     ----------
-    seconds : of the second call
+    seconds : of the last call, without compilation
     scratch : whether the loss writes into arrays of args
     noisy : whether the two calls gave different values
     """
@@ -133,7 +133,7 @@ def open_evaluator(
     if execution.workers != 1:
         return _open_workers(direct, call, point, execution.workers)
     if not compiled or point.stored is None:
-        return direct, _first_call(direct, point)
+        return direct, _first_call(direct, point, execution.deadline)
     return _open_compiled(direct, loss, point, execution, expected, _reader(point.args, with_gradients))
 
 
@@ -171,7 +171,7 @@ def _open_compiled(
 
     with contextlib.ExitStack() as limits:
         limits.enter_context(limited_blas(loss, execution.engine))
-        first = _first_call(direct, point)
+        first = _first_call(direct, point, execution.deadline)
         if not first.noisy:
             refuse_frozen_data(loss, point, read, "loss")
         if execution.engine == "python":
@@ -207,7 +207,7 @@ def _open_workers(
 
     assert point.stored is not None
     with _workers.single_threaded():
-        first = _first_call(direct, point)
+        first = _first_call(direct, point, direct.deadline)
     count, note = _affordable_copies(_workers.process_count(workers), 0, point.stored.buffer.nbytes, "processes")
     first = first.noted(note)
     if count == 1 or first.scratch:
@@ -229,17 +229,18 @@ def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., Any], point: P
     return evaluator, first
 
 
-def _first_call(direct: Evaluator, point: Point) -> FirstCall:
+def _first_call(direct: Evaluator, point: Point, deadline: float = math.inf) -> FirstCall:
+    """The result of two calls, or of one if it ends after the deadline."""
     extra = list(arrays_in(point.args))
     before, extra_before = point.checksums, fingerprint(extra)
-    value, _ = _timed(direct)
+    value, seconds = _timed(direct)
     refuse_changed(point, before, "loss")
     if not np.isfinite(value):
         raise NotFiniteError(f"loss is {value} at params; a gradient can be checked only where the loss is finite")
     scratch = fingerprint(extra) != extra_before
     if scratch:
         refuse_shared(point)
-    again, seconds = _timed(direct)
+    again, seconds = (value, seconds) if now() > deadline else _timed(direct)
     return FirstCall(value, seconds, scratch, again != value, tuple(_first_notes(value, again, scratch)))
 
 
@@ -253,10 +254,10 @@ def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]
 
 
 def _timed(direct: Evaluator) -> tuple[Any, float]:
-    begin = time.perf_counter()
+    begin = now()
     with readable_compilation("the loss"):
         value = direct.value()
-    return value, time.perf_counter() - begin
+    return value, now() - begin
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from fastgc._arguments import listed
 from fastgc._evaluation.evaluator import LEAST_SECONDS, OutOfTime, Raised, Ray, Tick, described, silent
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.threads import single_threaded_blas
+from fastgc._evaluation.working_time import now
 from fastgc._missing import missing
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
@@ -219,7 +220,7 @@ class WorkersEvaluator:
                     self._evaluations += len(values)
                     tick(done, done + len(values))
                     done, spent = done + len(values), spent + seconds
-                    if time.perf_counter() > self._direct.deadline:
+                    if now() > self._direct.deadline:
                         raise OutOfTime
         finally:
             self._raised = functools.reduce(Raised.joined, raised, self._raised)

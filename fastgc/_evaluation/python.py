@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +21,7 @@ from fastgc._evaluation.evaluator import (
     at_entries,
     at_entry,
 )
+from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.layout import ParameterLayout
 
@@ -56,7 +56,7 @@ class PythonEvaluator:
     sources : sequence of arrays, or None
         The arrays from which the leaves were copied; None if the leaves are not copies.
     deadline : float
-        A time of ``time.perf_counter`` after which evaluating a displaced point raises `OutOfTime`.
+        A time of `working_time.now` after which evaluating a displaced point raises `OutOfTime`.
     """
 
     name = "python"
@@ -183,7 +183,7 @@ class PythonEvaluator:
 
     def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> Any:
         """The loss at the current entries; nan if it raises, and then ``where`` describes the point."""
-        if time.perf_counter() > self.deadline:
+        if self.deadline < math.inf and now() > self.deadline:
             raise OutOfTime
         self.evaluations += 1
         try:

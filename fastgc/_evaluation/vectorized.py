@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from fastgc._evaluation.evaluator import (
     attempted,
 )
 from fastgc._evaluation.python import PythonEvaluator
+from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
@@ -194,7 +194,7 @@ class VectorizedEvaluator:
         out: Array = np.empty(moves.size, self._plain.result_dtype)
         length = self._rows(tensors)
         for start in range(0, moves.size, length):
-            if time.perf_counter() > self._plain.deadline:
+            if now() > self._plain.deadline:
                 raise OutOfTime
             part = slice(start, min(start + length, moves.size))
             blocks = {t: self._copies(t, part.stop - start) for t in tensors}

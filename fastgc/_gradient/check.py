@@ -11,6 +11,7 @@ from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, is_jitted
+from fastgc._evaluation.working_time import compilation_left_out, compiled_seconds, now
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._gradient.points import PointChecker
 from fastgc._parameters.arrays import Array
@@ -23,6 +24,8 @@ from fastgc._reports.gradient import GradientReport
 from fastgc._reports.summary import PointResult, Tries, summarise
 from fastgc._verdicts.judgement import UNDECIDED
 from fastgc._words import Engine, Precision, Samples, StencilName, Tolerance
+
+_TOLD = 0.1  # seconds of compilation from which a report tells of it: a tenth of the smallest unit of its clock
 
 
 @public
@@ -290,12 +293,20 @@ def check_loss(
     selection = options.selected(loss.layout)
     results: list[PointResult] = []
     tries: list[Tries] = []
-    with Progress(options.points * selection.entries, shown=options.progress) as bar:
+    with (
+        compilation_left_out(options.engine == "numba"),
+        Progress(options.points * selection.entries, shown=options.progress) as bar,
+    ):
+        started, before = now(), compiled_seconds()
         checker = PointChecker(loss, gradients, options, selection, earlier, bar)
         for number in range(options.points):
-            result, tried = checker.check(number, options.deadline(begin, number))
+            result, tried = checker.check(number, options.deadline(started, number))
             results += [result] if result else []
             tries.append(tried)
+        compiled = compiled_seconds() - before
+    if options.time_budget is not None and compiled >= _TOLD:
+        note = f"compiled in {compiled:.2g} s, which time_budget leaves out"
+        results[0] = replace(results[0], notes=(*results[0].notes, note))
     return summarise(selection, results, options.seed, time.perf_counter() - begin, tries)
 
 

@@ -28,8 +28,9 @@ from fastgc._verdicts.crosscheck import CrossCheck, crosscheck
 from fastgc._verdicts.entries import GradientAtPoint, GradientsAlong, remarks
 from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.probes import ProbeResult, probe_tensors, resolves, search
-from fastgc._verdicts.time_budget import check_in_time, merged, representative, unreached
+from fastgc._verdicts.time_budget import FIRST, check_in_time, merged, representative, unreached
 
+_NOISE = 20  # evaluations that measuring the noise of a loss in double precision takes, about
 _PER_TENSOR = 20  # evaluations that probing a tensor takes, about: 3 directions by 4 to 8 values each
 
 # Entries of a tensor checked one by one where probes are too uncertain: of 512 right ones, all drawn at random, 0.6 %
@@ -126,6 +127,12 @@ def probed_tensors(selection: Selection, options: CheckOptions) -> list[int]:
 def expected_evaluations(selection: Selection, options: CheckOptions) -> int:
     """About how many evaluations a check of one point takes."""
     return 2 * selection.entries + _PER_TENSOR * len(probed_tensors(selection, options))
+
+
+def fewest_evaluations(selection: Selection, options: CheckOptions) -> int:
+    """About how many evaluations reach every tensor under a time budget: noise, probes, and a few entries of each."""
+    few = sum(min(FIRST, selection.counts[t] or 0) for t in selection.tensors)
+    return _NOISE + 2 * few + _PER_TENSOR * len(probed_tensors(selection, options))
 
 
 @np.errstate(all="ignore")  # what overflows is judged, and not warned about

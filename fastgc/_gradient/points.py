@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,7 +14,8 @@ from fastgc._diagnosis.earlier import EarlierParameters
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, readable_compilation
 from fastgc._evaluation.evaluator import Evaluator, Ray, WrongValueError, described
-from fastgc._gradient.examine import PointCheck, examine, expected_evaluations
+from fastgc._evaluation.working_time import now
+from fastgc._gradient.examine import PointCheck, examine, expected_evaluations, fewest_evaluations
 from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
@@ -27,6 +27,8 @@ from fastgc._reports.summary import PointResult, Tries
 from fastgc._verdicts.entries import GradientsAlong
 
 _REACHES = [2.0**-k for k in range(8)]  # of random points, in mean magnitudes of each tensor; the last is 0.8 %
+
+_PACED = 10  # evaluations whose mean time is trusted: imports at the beginning, some 20 ms, weigh on fewer
 
 Result = TypeVar("Result")
 
@@ -103,12 +105,20 @@ class PointChecker:
     def _examined(self, check: PointCheck, first: FirstCall) -> PointResult:
         """The result, with a note on the time that the whole check would take if it was not enough."""
         self.bar.expect(first.seconds * self._expected)
-        begin = time.perf_counter()
+        begin, before = now(), check.evaluator.evaluations
         found = (examine_noisy if first.noisy else examine)(check, self.bar)
         if not found.unreached:
             return found
-        pace = (time.perf_counter() - begin) / found.evaluations
+        more = found.evaluations - before
+        pace = (now() - begin) / more if more >= _PACED else first.seconds
         note = f"time_budget was over; at this pace the whole check takes about {_rounded(pace * self._expected)} s"
+        if not (found.estimates.positions.size or found.coverages):
+            few = _rounded(pace * fewest_evaluations(self.selection, self.options))
+            note = (
+                f"time_budget={self.options.time_budget:g} was over before an entry was measured: a call of the loss "
+                f"takes {_rounded(pace)} s; in about {few} s the check reaches a few entries of every tensor, and in "
+                f"{_rounded(pace * self._expected)} s all that it measures"
+            )
         return replace(found, notes=(*found.notes, note))
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -26,6 +25,7 @@ from fastgc._evaluation.evaluator import (
     at_entry,
     silent,
 )
+from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
@@ -278,7 +278,7 @@ class VectorFunction:
         out = np.empty((len(points), self.base.size), self.point.dtype)
         length = getattr(self._function, "at_once", 1)
         for k in range(0, len(points), length):
-            if time.perf_counter() > self.deadline:
+            if now() > self.deadline:
                 raise OutOfTime
             out[k : k + length] = self._called(points[k : k + length])
         return out

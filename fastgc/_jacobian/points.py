@@ -17,6 +17,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._evaluation.engine import jitted
 from fastgc._evaluation.evaluator import OutOfTime, attempted
+from fastgc._evaluation.working_time import now
 from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._gradient.points import nearest
 from fastgc._jacobian.columns import Group, plan
@@ -100,12 +101,12 @@ class _Opened:
 
 def check_points(check: JacobianCheck) -> JacobianReport:
     """Check at the caller's point and at random ones, each with its share of the time."""
-    begin, options = time.perf_counter(), check.options
+    begin, started, options = time.perf_counter(), now(), check.options
     found: dict[int, Checked] = {}
     results: list[_Result] = []
     tries: list[Tries] = []
     for number in range(options.points):
-        deadline = options.deadline(begin, number)
+        deadline = options.deadline(started, number)
         opened, tried = _found_point(check, number, deadline)
         tries.append(tried)
         if opened is None:
@@ -295,7 +296,7 @@ def _in_time(deadline: float, groups: Sequence[Group], seed: int) -> Iterator[Se
         yield groups
         return
     for some in batches(stream(seed, "order of entries").permutation(len(groups)), deadline):
-        if time.perf_counter() > deadline:
+        if now() > deadline:
             raise OutOfTime
         yield [groups[k] for k in np.sort(some).tolist()]
 

@@ -19,6 +19,7 @@ from fastgc._words import Samples
 
 _SCANNED_AT_ONCE = 1 << 17  # entries: 1 MiB of float64, which a cache holds, and no second array of a tensor's size
 _KEPT, _PRINTED = 16, 5  # entries that are not finite: kept, to report each; printed, as many as fit on a line
+_SHUFFLED = 256  # entries of a tensor that is shuffled as a whole to draw some: faster than looking for repeated ones
 _LARGE_SHARE = 8  # one entry in eight has the largest |analytic|, one in eight is an exact zero: half stay random
 
 
@@ -152,6 +153,11 @@ def further_entries(name: str, size: int, known: Positions, count: int, seed: in
 
 def _drawn_entries(generator: np.random.Generator, size: int, count: int, known: Positions) -> Positions:
     """Different entries that are not among the known ones. Memory is that of a few times ``count`` entries."""
+    if size <= _SHUFFLED:
+        unknown = np.ones(size, bool)
+        unknown[known] = False
+        shuffled = generator.permutation(size)
+        return shuffled[unknown[shuffled]][:count]
     found = np.empty(0, np.int64)
     while found.size < count:
         more = generator.integers(size, size=2 * (count - found.size) + 16)  # some are drawn twice, or known
@@ -168,8 +174,7 @@ def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator) ->
     share = max(1, room * 2 // _LARGE_SHARE)
     ends = np.array([0, gradient.size - 1])
     candidates = np.concatenate([_largest_entries(gradient, share), ends, _zeros(gradient, share, generator)])
-    _, first = np.unique(candidates, return_index=True)
-    return candidates[np.sort(first)][:room]
+    return np.array(list(dict.fromkeys(candidates.tolist()))[:room], np.int64)
 
 
 def _blocks(gradient: Array) -> Iterator[tuple[int, Array]]:
@@ -179,6 +184,8 @@ def _blocks(gradient: Array) -> Iterator[tuple[int, Array]]:
 
 def _largest_entries(gradient: Array, count: int) -> Positions:
     """Positions of the ``count`` largest magnitudes; NaN counts as the largest."""
+    if count == 1 and gradient.size <= _SCANNED_AT_ONCE:
+        return np.array([np.argmax(_magnitude(gradient))])
     best = np.empty(0, np.int64)
     for start, block in _blocks(gradient):
         part = np.argpartition(-_magnitude(block), min(count, block.size) - 1)[:count] + start
@@ -195,8 +202,10 @@ def _zeros(gradient: Array, count: int, generator: np.random.Generator) -> Posit
     """Positions of at most ``count`` exact zeros, from blocks in random order."""
     starts = [start for start, _ in _blocks(gradient)]
     found = np.empty(0, np.int64)
-    for start in generator.permutation(starts):
+    for start in generator.permutation(starts) if len(starts) > 1 else starts:
         zeros = np.flatnonzero(gradient[start : start + _SCANNED_AT_ONCE] == 0) + start
+        if not zeros.size:
+            continue
         found = np.concatenate([found, generator.choice(zeros, min(count - found.size, zeros.size), replace=False)])
         if found.size == count:
             break

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import struct
 from typing import Literal
 
 import numpy as np
@@ -38,9 +40,10 @@ def stream(seed: int, purpose: Purpose, *key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=words)))
 
 
+@functools.lru_cache(maxsize=256)  # the purposes, and some names
 def _words(part: int | str) -> list[int]:
     """Whole numbers of 32 bits. Names are hashed to 128: 20,000 of them share one with a probability below 1e-30."""
     if isinstance(part, str):
         digest = hashlib.blake2b(part.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        return [int(word) for word in np.frombuffer(digest, "<u4")]
+        return list(struct.unpack("<4I", digest))
     return [part]

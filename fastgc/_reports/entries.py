@@ -85,13 +85,13 @@ class Entries(Sequence[Entry]):
     def __getitem__(self, item: slice) -> Entries: ...
     def __getitem__(self, item: int | slice) -> Entry | Entries:
         if isinstance(item, slice):
-            return self.part(np.arange(len(self))[item])
+            return self.part(item)
         index = np.unravel_index(self.local[item], self.shape) if self.shape else ()
         values = {key: column[item] for key, column in self.columns.items()}
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
         return Entry(tensor=self.name, index=tuple(int(i) for i in index), **plain)
 
-    def part(self, keep: NDArray[Any]) -> Entries:
+    def part(self, keep: NDArray[Any] | slice) -> Entries:
         """Some of the entries."""
         return Entries(
             self.name, self.shape, self.local[keep], {key: column[keep] for key, column in self.columns.items()}

@@ -171,7 +171,7 @@ def _tensor_summary(
         relative_error=relative_error(judged.analytic, judged.numerical),
         worst=None if worst is None else entries[worst],
         entries=entries,
-        wrong_entries=entries.part(wrong),
+        wrong_entries=entries.part(wrong) if wrong.size else entries[:0],
         sensitivity=_sensitivity(judged, estimated),
         unseen_share=_unseen_share(layout.sizes[tensor], tensor, measured[0]),
         probe=_probe(layout, tensor, results),
@@ -203,7 +203,7 @@ def entry_ladder(ladder: Ladder, entry: Entry) -> EntryLadder:
 def _entries(
     layout: ParameterLayout, tensor: int, checked: Sequence[CheckedTensor], judged: Judgement, estimated: Estimates
 ) -> Entries:
-    points = np.concatenate([np.full(each.estimates.positions.size, each.point) for each in checked])
+    points = np.repeat([each.point for each in checked], [each.estimates.positions.size for each in checked])
     local = estimated.positions - layout.starts[tensor]
     return Entries(layout.names[tensor], layout.shapes[tensor], local, entry_columns(points, judged, estimated))
 

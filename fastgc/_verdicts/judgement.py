@@ -132,7 +132,10 @@ class Judgement:
 
     def part(self, keep: NDArray[np.bool_] | Positions | slice) -> Judgement:
         """Some of the entries."""
-        return Judgement(*(getattr(self, field.name)[keep] for field in fields(self)))
+        return Judgement(
+            self.analytic[keep], self.numerical[keep], self.allowed[keep], self.failed[keep], self.undecided[keep],
+            self.reason[keep], self.unsure[keep], self.close[keep],
+        )  # fmt: skip
 
     @classmethod
     def joined(cls, parts: Sequence[Judgement]) -> Judgement:

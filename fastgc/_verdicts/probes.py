@@ -294,7 +294,10 @@ def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult,
 def resolves(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult) -> bool:
     """Whether the probes of a tensor are certain enough to show a gradient that is wrong by a tenth of its norm."""
     probing = coverage.probing
-    size = max(*_norms(gradient, tensor, probing), SCALE_FLOOR * gradient.largest_size * gradient.loss.layout.sizes[tensor] ** 0.5)
+    size = max(
+        *_norms(gradient, tensor, probing),
+        SCALE_FLOOR * gradient.largest_size * gradient.loss.layout.sizes[tensor] ** 0.5,
+    )
     certain = math.isfinite(size) and CERTAIN * _limit(gradient, tensor, probing) <= _USEFUL * size
     return certain and not probing.trouble
 
@@ -327,7 +330,9 @@ def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, 
         seen=seen,
         relative_error=estimate if seen else relative,
         interval=(low, high),
-        entry_limit=max(OF_ENTRY.limit(probing.uncertainties, chance) / scale, float(gradient.usual_tolerances[tensor])),
+        entry_limit=max(
+            OF_ENTRY.limit(probing.uncertainties, chance) / scale, float(gradient.usual_tolerances[tensor])
+        ),
         norm_limit=relative,
         norm=float(max(norms)),
         miss_probability=OF_NORM.missed(uncertainties, float(gradient.tolerances.rtol[tensor] * max(norms))),

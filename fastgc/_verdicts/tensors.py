@@ -126,6 +126,8 @@ def open_reason(judged: Judgement) -> str:
         return "; ".join(
             f"{reason} ({share(int(count), judged)})" for reason, count in zip(reasons, counts, strict=True)
         )
+    if not any(judged.reason.tolist()):
+        return ""
     noted, counts = np.unique(judged.reason[judged.passed & (judged.reason != "")].astype(str), return_counts=True)
     return "; ".join(
         f"{'kink at' if reason == 'kink' else f'{reason}, at'} {share(int(count), judged)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
 from fastgc._evaluation.evaluator import OutOfTime
+from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
@@ -19,7 +19,7 @@ from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint, check_entries
 from fastgc._verdicts.judgement import Judgement
 
-_FIRST = 4  # entries of every tensor measured before the rest: of tensors wrong in half of their entries 94 % show
+FIRST = 4  # entries of every tensor measured before the rest: of tensors wrong in half of their entries 94 % show
 _BATCH_SHARE = 0.05  # of the time left that a batch may take: an unfinished batch is lost, and 5 % is lost at most
 
 
@@ -35,7 +35,7 @@ def representative(layout: ParameterLayout, positions: Positions, seed: int) -> 
     counts = np.unique(tensors, return_counts=True)[1]
     ranks[by_tensor] = np.concatenate([np.empty(0, np.int64), *map(np.arange, counts)])
     order = np.argsort(ranks, kind="stable")
-    first = int(np.count_nonzero(ranks < _FIRST))
+    first = int(np.count_nonzero(ranks < FIRST))
     return np.sort(shuffled[order[:first]]), shuffled[order[first:]]
 
 
@@ -66,9 +66,9 @@ def batches(positions: Positions, deadline: float) -> Iterator[Positions]:
     """Batches, each a small share of the time left at the pace so far; without a deadline one batch of all."""
     start, count = 0, positions.size if deadline == math.inf else 1
     while start < positions.size:
-        begin = time.perf_counter()
+        begin = now()
         yield positions[start : start + count]
-        end = time.perf_counter()
+        end = now()
         start += count
         pace = max(end - begin, 1e-9) / count
         if deadline < math.inf:

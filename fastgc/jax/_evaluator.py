@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from fastgc._evaluation.batches import COMPARED, Batches, agree, relative_to_point
 from fastgc._evaluation.evaluator import OutOfTime, Raised, Ray, Tick, silent
 from fastgc._evaluation.python import PythonEvaluator
+from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
 
@@ -104,7 +104,7 @@ class JaxEvaluator:
 
     def _chunk(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         """The values of `values` that fit into one block."""
-        if time.perf_counter() > self._deadline:
+        if now() > self._deadline:
             raise OutOfTime
         found = self._batches.values(
             lambda: self._together(positions, displaced), lambda values: self._same(positions, displaced, values)

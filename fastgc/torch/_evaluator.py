@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -27,6 +26,7 @@ from fastgc._evaluation.evaluator import (
     at_entry,
     attempted,
 )
+from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
 from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
@@ -172,7 +172,7 @@ class TorchEvaluator:
             return self._loss({}).item()
 
     def _in_time(self) -> None:
-        if time.perf_counter() > self._deadline:
+        if now() > self._deadline:
             raise OutOfTime
 
     def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> Any:
