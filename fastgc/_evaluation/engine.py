@@ -17,7 +17,7 @@ from fastgc._arguments import listed
 from fastgc._evaluation.evaluator import Evaluator, as_number
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._evaluation.working_time import now
+from fastgc._evaluation.working_time import counted, now
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._parameters.record import store
@@ -254,10 +254,9 @@ def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]
 
 
 def _timed(direct: Evaluator) -> tuple[Any, float]:
-    begin = now()
-    with readable_compilation("the loss"):
+    with readable_compilation("the loss"), counted() as spent:
         value = direct.value()
-    return value, now() - begin
+    return value, spent()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from fastgc._diagnosis.earlier import EarlierParameters
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, readable_compilation
 from fastgc._evaluation.evaluator import Evaluator, Ray, WrongValueError, described
-from fastgc._evaluation.working_time import now
+from fastgc._evaluation.working_time import left_out, now
 from fastgc._gradient.examine import PointCheck, examine, expected_evaluations, fewest_evaluations
 from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
@@ -68,7 +68,8 @@ class PointChecker:
         with loss.at(moving) as point, contextlib.ExitStack() as opened:
             before = point.checksums
             try:
-                evaluator, first = loss.open(point, self._expected, deadline)
+                with left_out(is_jitted(loss.function) or loss.execution.engine == "numba"):
+                    evaluator, first = loss.open(point, self._expected, deadline)
                 opened.enter_context(contextlib.closing(evaluator))
                 gradients = self._analytic(point)
             except WrongValueError:
