@@ -13,6 +13,9 @@ import pytest
 import tqdm.auto
 
 import fastgc
+from fastgc import _progress as progress_module
+from fastgc._progress import Progress, duration
+from tests.support.clock import Clock
 
 Tensors = dict[str, np.ndarray]
 
@@ -27,6 +30,7 @@ class Bar:
         self.n, self.closed = 0, False
         self.descriptions: list[str] = []
         self.postfixes: list[dict[str, Any]] = []
+        self.written: list[str] = []
         type(self).made.append(self)
 
     def update(self, n: int = 1) -> None:
@@ -40,6 +44,9 @@ class Bar:
 
     def set_postfix(self, ordered_dict: Any = None, refresh: bool = True, **values: Any) -> None:
         self.postfixes.append(dict(ordered_dict or {}) | values)
+
+    def write(self, text: str, file: Any = None) -> None:
+        self.written.append(text)
 
     def refresh(self) -> None:
         pass
@@ -91,7 +98,10 @@ def test_one_bar_over_all_entries(params: Tensors, bars: list[Bar], samples: Any
 @pytest.mark.parametrize("engine", ["python", "numba"])
 def test_it_names_the_tensor_at_work(params: Tensors, bars: list[Bar], engine: str) -> None:
     fastgc.check_gradients(LOSSES[engine], gradients, params, engine=engine, progress=True)
-    assert [text for text in bars[0].descriptions if text in params] == ["first", "second"]
+    assert "first to second" in bars[0].descriptions  # they are small, and measured together
+    large = {"first": np.ones(300), "second": np.ones(300)}
+    fastgc.check_gradients(LOSSES[engine], gradients, large, engine=engine, samples="all", progress=True)
+    assert [text for text in bars[1].descriptions if text in params] == ["first", "second"]
 
 
 def test_it_counts_the_failures(params: Tensors, bars: list[Bar]) -> None:
@@ -176,3 +186,74 @@ def test_tqdm_is_imported_only_for_a_bar(progress: bool, imported: str) -> None:
     """
     found = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == imported
+
+
+# --- how long it takes ---
+
+
+def arrivals(clock: Clock, monkeypatch: pytest.MonkeyPatch, wrong: int, **options: Any) -> list[tuple[float, float]]:
+    """When each estimate of the end was made and what it was, as shares of the time that a check took."""
+    told: list[tuple[float, float]] = []
+    advance = Progress.advance
+
+    def noted(self: Progress, entries: int) -> None:
+        advance(self, entries)
+        told.append((clock.seconds, clock.seconds + self.seconds_left))
+
+    monkeypatch.setattr(Progress, "advance", noted)
+
+    def slow(p: Tensors) -> float:
+        clock.seconds += 0.01
+        return float(loss(p))
+
+    p = {"first": np.linspace(0.2, 1, 700).reshape(70, 10), "second": np.linspace(0.2, 1, 100)}
+    off = gradients(p)
+    off["first"].reshape(-1)[: 7 * wrong] *= 1.5
+    off["second"][:wrong] *= 1.5
+    fastgc.check_gradients(slow, off, p, samples="all", progress=True, crosscheck=False, **options)
+    return [(now / clock.seconds, end / clock.seconds) for now, end in told]
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 100], ids=["none", "1 %", "all"])
+def test_the_end_is_foreseen_from_a_tenth_of_the_way_on(
+    wrong: int, bars: list[Bar], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [end for now, end in arrivals(clock, monkeypatch, wrong) if now >= 0.1]
+    assert len(ends) > 100
+    assert max(abs(end - 1) for end in ends) <= 0.3
+
+
+def test_entries_in_doubt_are_added_to_the_total(
+    bars: list[Bar], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals(clock, monkeypatch, wrong=100)
+    assert bars[0].total == bars[0].n >= 1600
+    assert "in doubt" in bars[0].descriptions
+
+
+def test_phases_follow_each_other(params: Tensors, bars: list[Bar]) -> None:
+    fastgc.check_gradients(loss, gradients, params, progress=True)
+    phases = ["first calls", "noise", "probes", "entries"]
+    assert [text for text in bars[0].descriptions if text in phases] == phases
+
+
+def test_a_long_check_is_planned_before_it_begins(
+    bars: list[Bar], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals(clock, monkeypatch, wrong=0)
+    assert bars[0].written == []
+    monkeypatch.setattr(progress_module, "_PLANNED", 1.0)
+    arrivals(clock, monkeypatch, wrong=0)
+    assert bars[1].written == ["about 16 s"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.31, "0.3 s"), (59.0, "59 s"), (100.0, "100 s"), (5400.0, "90 min"), (75600.0, "21 h")]
+)
+def test_durations_are_in_the_largest_unit_of_which_there_are_two(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_log_has_a_line_now_and_then(params: Tensors, capsys: pytest.CaptureFixture[str]) -> None:
+    fastgc.check_gradients(loss, gradients, params, samples="all", progress=True)
+    assert len(capsys.readouterr().err.splitlines()) <= 6

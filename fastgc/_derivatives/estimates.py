@@ -373,11 +373,13 @@ def _quotients(
 # --- the ladder ---
 
 
-def ladder_estimates(loss: LossAtPoint, positions: Positions, *, shift: float = 1.0, rungs: int = _RUNGS) -> Estimates:
+def ladder_estimates(
+    loss: LossAtPoint, positions: Positions, *, shift: float = 1.0, rungs: int = _RUNGS, tick: Tick = silent
+) -> Estimates:
     """The derivative of each entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
     slopes: list[Derivative] = []
     for start in range(0, positions.size, _AT_ONCE):
-        slopes += _slopes(loss, positions[start : start + _AT_ONCE], shift, rungs)
+        slopes += _slopes(loss, positions[start : start + _AT_ONCE], shift, rungs, tick)
     return Estimates.of(positions, slopes)
 
 
@@ -405,12 +407,12 @@ def hidden(loss: LossAtPoint, positions: Positions, differences: Floats) -> Flag
     return np.asarray(noise > _DISTINCT * differences * _TOP * loss.scales(positions))
 
 
-def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int) -> list[Derivative]:
+def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int, tick: Tick) -> list[Derivative]:
     eps = loss.eps[loss.layout.tensor_of(positions)]
     finest = _FINEST * eps * np.abs(loss.evaluator.entries(positions)) / loss.scales(positions)
     count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
     rungs = _TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
-    ladders = _off_stairs(loss, positions, _ladders(loss, positions, rungs))
+    ladders = _off_stairs(loss, positions, _ladders(loss, positions, rungs, tick))
     slopes = [derivative_from(ladder) for ladder in ladders]
     downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
     extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_DEEPER)]
@@ -463,14 +465,14 @@ def _uncertain(slope: Derivative) -> bool:
     return not slope.uncertainty <= _GOOD_ENOUGH * abs(slope.value)
 
 
-def _ladders(loss: LossAtPoint, positions: Positions, rungs: Floats) -> list[Ladder]:
+def _ladders(loss: LossAtPoint, positions: Positions, rungs: Floats, tick: Tick = silent) -> list[Ladder]:
     """Loss values on both sides of each entry, at ``rungs`` in units of its scale."""
     if not positions.size:
         return []
     x, steps = loss.evaluator.entries(positions)[:, None], loss.scales(positions)[:, None] * rungs
     displaced = loss.evaluator.rounded(positions, np.hstack([x - steps, x + steps]))
     below, above = np.hsplit(displaced - x, 2)
-    minus, plus = np.hsplit(loss.evaluator.values(positions, displaced, silent).real, 2)
+    minus, plus = np.hsplit(loss.evaluator.values(positions, displaced, tick).real, 2)
     with np.errstate(all="ignore"):
         rounding = np.finfo(np.float64).eps / 2 * np.fmax(np.abs(minus), np.abs(plus))
     noise = np.fmax(loss.noise.at(rungs), np.where(np.isfinite(rounding), rounding, 0.0))

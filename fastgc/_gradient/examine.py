@@ -18,6 +18,7 @@ from fastgc._diagnosis.earlier import EarlierParameters
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import is_jitted
 from fastgc._evaluation.evaluator import Evaluator, OutOfTime
+from fastgc._evaluation.working_time import now
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array, Floats, Positions, root_mean_square, spread
 from fastgc._parameters.point import Point
@@ -147,7 +148,13 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     """
     layout, spoiled = check.selection.layout, check.spoiled()
     plan = plan_samples(check.selection, check.gradients, check.options.seed)
+    bar.phase("noise")
+    begin, before = now(), check.evaluator.evaluations
     gradient = check.gradient()
+    pace = (now() - begin) / max(1, check.evaluator.evaluations - before)
+    expected, samples = expected_evaluations(check.selection, check.options), 2 * check.selection.entries
+    bar.plan(check.options.points * pace * expected, check.options.points * pace * (expected - samples))
+    bar.phase("probes")
     plan = _with_held(plan, gradient, check.probed)
     found = _sampled_further(check, gradient, _probed_and_sampled(check, gradient, plan, spoiled, bar), bar)
     plan = found.plan

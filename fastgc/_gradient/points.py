@@ -68,6 +68,7 @@ class PointChecker:
         with loss.at(moving) as point, contextlib.ExitStack() as opened:
             before = point.checksums
             try:
+                self.bar.phase("compiling" if is_jitted(loss.function) else "first calls")
                 with left_out(is_jitted(loss.function) or loss.execution.engine == "numba"):
                     evaluator, first = loss.open(point, self._expected, deadline)
                 opened.enter_context(contextlib.closing(evaluator))
@@ -105,7 +106,6 @@ class PointChecker:
 
     def _examined(self, check: PointCheck, first: FirstCall) -> PointResult:
         """The result, with a note on the time that the whole check would take if it was not enough."""
-        self.bar.expect(first.seconds * self._expected)
         begin, before = now(), check.evaluator.evaluations
         found = (examine_noisy if first.noisy else examine)(check, self.bar)
         if not found.unreached:

@@ -20,7 +20,7 @@ from fastgc._derivatives.estimates import (
 from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
-from fastgc._progress import Progress
+from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
 
@@ -273,6 +273,7 @@ def _verdicts_beside(
 def _quotients(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> Estimates:
     """One quotient for each of the sorted positions."""
     found = Estimates.unmeasured(positions)
+    bar.phase(ENTRIES)
     for name, some in _pieces(gradient.loss, positions):
         bar.enter(name)
         found.fill(
@@ -284,31 +285,38 @@ def _quotients(gradient: GradientAtPoint, positions: Positions, bar: Progress) -
 def _ladders(gradient: GradientAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
     """Ladders piece by piece, so that the bar names the tensor."""
     parts = []
+    bar.phase(DOUBT, more=positions.size)
     for name, some in _pieces(gradient.loss, positions):
-        bar.enter(f"{name} (in doubt)")
-        parts.append(ladder_estimates(gradient.loss, positions[some], shift=shift))
+        bar.enter(f"{name} ({DOUBT})")
+        parts.append(ladder_estimates(gradient.loss, positions[some], shift=shift, tick=bar.advance))
     return Estimates.joined(parts)
 
 
 def _pieces(loss: LossAtPoint, positions: Positions) -> Iterator[tuple[str, slice]]:
-    """Parts of sorted positions that are measured together, by the name of their first tensor.
+    """Parts of sorted positions that are measured together, with the names of their tensors.
 
     Each is of one large tensor or of several small ones, which are displaced in the same dtype.
     """
-    layout, begin, first = loss.layout, 0, 0
-    for t, mine in layout.parts(positions):
+    begin, first, last = 0, 0, 0
+    names = loss.layout.names
+    for t, mine in loss.layout.parts(positions):
         alone = mine.stop - mine.start >= _TOGETHER
         full = alone or mine.start - begin >= _TOGETHER or loss.eps[t] != loss.eps[first]
         if begin < mine.start and full:
-            yield layout.names[first], slice(begin, mine.start)
+            yield _span(names[first], names[last]), slice(begin, mine.start)
         if full or begin == mine.start:
             begin, first = mine.start, t
         if alone:
             for begin in range(mine.start, mine.stop, _QUOTIENTS_AT_ONCE):
-                yield layout.names[t], slice(begin, min(begin + _QUOTIENTS_AT_ONCE, mine.stop))
+                yield names[t], slice(begin, min(begin + _QUOTIENTS_AT_ONCE, mine.stop))
             begin = mine.stop
+        last = t
     if begin < positions.size:
-        yield layout.names[first], slice(begin, positions.size)
+        yield _span(names[first], names[last]), slice(begin, positions.size)
+
+
+def _span(first: str, last: str) -> str:
+    return first if first == last else f"{first} to {last}"
 
 
 def _with_textbook_quotients(
