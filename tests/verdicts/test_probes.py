@@ -205,7 +205,9 @@ def test_tensors_share_directions_and_need_few_evaluations(count: int) -> None:
     assert report.passed
     assert report.evaluations <= 60
     for name, tensor in report.tensors.items():
-        assert set(tensor.probe.shared_with) == set(report.tensors) - {name}
+        others = set(report.tensors) - {name}
+        assert set(tensor.probe.shared_with) <= others
+        assert len(tensor.probe.shared_with) == min(100, len(others))
         assert tensor.probe.miss_probability < 1e-3
 
 

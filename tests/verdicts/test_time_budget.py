@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import timeit
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastgc
+from fastgc._evaluation.working_time import counted, left_out, now
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._verdicts.time_budget import representative
 from tests.support.clock import Clock
@@ -80,6 +82,51 @@ def test_no_time_at_all_leaves_everything_undecided(slow: Any) -> None:
     assert {tensor.verdict for tensor in report.tensors.values()} == {"undecided"}
     assert report.tensors["w"].reason == "not reached: 32 of 32 entries and probes"
     assert report.evaluations < 10
+
+
+@pytest.mark.parametrize(
+    ("seconds", "budget", "calls"), [(1.0, 0.01, 1), (1.0, 0.99, 1), (0.1, 0.35, 4), (0.1, 1.0, 10)]
+)
+def test_no_evaluation_begins_after_the_end(clock: Clock, seconds: float, budget: float, calls: int) -> None:
+    def loss(p: Any) -> float:
+        clock.seconds += seconds
+        return total(p)
+
+    report = check(loss, time_budget=budget)
+    assert report.evaluations == calls
+    note = next(note for note in report.notes if note.startswith(f"time_budget={budget:g} was over before"))
+    assert f"a call of the loss takes {seconds:.2g} s; in about" in note
+    assert "s the check reaches a few entries of every tensor" in note
+
+
+def test_what_would_reach_every_tensor_does(slow: Any) -> None:
+    note = next(note for note in check(slow, time_budget=1e-3).notes if "reaches a few entries" in note)
+    few = float(note.split("in about ")[1].split(" s ")[0])
+    report = check(slow, time_budget=1.2 * few)
+    assert all(tensor.checked for tensor in report.tensors.values())
+
+
+def test_compilation_is_told_and_takes_no_time_of_the_budget() -> None:
+    @numba.njit
+    def loss(p: Any) -> float:
+        return np.sin(p["w"]).sum() + np.sin(p["b"]).sum() + np.sin(p["c"][()])
+
+    report = check(loss, time_budget=60.0, engine="numba")
+    assert report.passed
+    assert any(re.fullmatch(r"compiled in [\d.e+]+ s, which time_budget leaves out", note) for note in report.notes)
+    assert not any("compiled in" in note for note in check(loss, time_budget=60.0, engine="numba").notes)
+
+
+def test_the_clock_stands_still_inside_what_is_left_out(clock: Clock) -> None:
+    begin = now()
+    with left_out(True):
+        clock.seconds += 5.0
+        with counted() as spent:
+            clock.seconds += 2.0
+        with left_out(True):
+            clock.seconds += 1.0
+    assert now() - begin == pytest.approx(2.0, abs=1e-3)
+    assert spent() == pytest.approx(2.0, abs=1e-3)
 
 
 def test_an_error_that_was_reached_fails(slow: Any) -> None:

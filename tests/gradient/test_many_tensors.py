@@ -1,0 +1,73 @@
+"""Very many small tensors: what the check itself does grows in proportion to their number."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastgc
+from fastgc._verdicts import entries as entries_module
+
+Tensors = dict[str, np.ndarray]
+
+
+def many(count: int, size: int = 3) -> Tensors:
+    return {f"t{i}": np.linspace(1.0, 2.0, size) + i % 7 for i in range(count)}
+
+
+def loss(p: Tensors) -> float:
+    return float((np.concatenate(list(p.values())) ** 2).sum())
+
+
+def slopes(p: Tensors) -> Tensors:
+    return {name: 2 * value for name, value in p.items()}
+
+
+def calls(params: Any, loss: Any = loss, gradients: Any = slopes, **options: Any) -> int:
+    """How many Python functions run in a check, without those of the loss."""
+    fastgc.check_gradients(loss, gradients, params, crosscheck=False, **options)  # imports
+    profile = cProfile.Profile()
+    profile.runcall(fastgc.check_gradients, loss, gradients, params, crosscheck=False, **options)
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+
+def test_calls_grow_with_the_number_of_tensors() -> None:
+    few, several = (calls(many(count)) for count in (400, 800))
+    assert several <= 2.2 * few
+
+
+def test_options_by_name_take_one_look_for_each_tensor() -> None:
+    few, several = (
+        calls(many(count), rtol=dict.fromkeys(many(count), 1e-4), samples=dict.fromkeys(many(count), 2))
+        for count in (400, 800)
+    )
+    assert several <= 2.2 * few
+
+
+def test_each_wrong_tensor_among_many_is_found() -> None:
+    def gradients(p: Tensors) -> Tensors:
+        return {name: value * (2.1 if name in ("t17", "t299") else 2.0) for name, value in p.items()}
+
+    report = fastgc.check_gradients(loss, gradients, many(300))
+    assert [name for name, tensor in report.tensors.items() if tensor.verdict == "fail"] == ["t17", "t299"]
+    assert len(str(report).splitlines()) < 40
+
+
+def test_small_tensors_are_measured_together_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = many(40, 5) | {"large": np.linspace(1.0, 2.0, 400)}
+    together = fastgc.check_gradients(loss, slopes, params, samples="all")
+    monkeypatch.setattr(entries_module, "_TOGETHER", 1)
+    alone = fastgc.check_gradients(loss, slopes, params, samples="all")
+    for name, tensor in together.tensors.items():
+        for column, values in tensor.entries.columns.items():
+            np.testing.assert_array_equal(values, alone.tensors[name].entries.columns[column])
+
+
+def test_a_probe_names_a_hundred_tensors_that_share_its_directions() -> None:
+    probe = fastgc.check_gradients(loss, slopes, many(300)).tensors["t5"].probe
+    assert probe is not None and len(probe.shared_with) == 100
+    assert "t5" not in probe.shared_with
