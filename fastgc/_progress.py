@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 ENTRIES, DOUBT = "entries", "in doubt"
+_STDERR = 2  # the number of the file on which tqdm draws
 _PLANNED = 60.0  # seconds from which the plan of a check is told before it begins
 _LINE_EVERY = 60.0  # seconds between lines in a log: ten hours take as many lines as a long traceback
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
@@ -89,7 +90,7 @@ class Progress:
         """Tell what a long check takes, before it begins."""
         if self._bar is not None and seconds >= _PLANNED:
             alone = f"; probes alone: {duration(probes)}" if probes else ""
-            self._bar.write(f"about {duration(seconds)}{alone}", file=sys.stderr)
+            self._bar.write(f"about {duration(seconds)}{alone}", file=getattr(self._bar, "fp", None))
 
     def advance(self, entries: int) -> None:
         """Count finished entries."""
@@ -124,7 +125,7 @@ def _bar(total: int) -> tuple[Any, bool]:
     from tqdm.auto import tqdm
 
     in_notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
-    if in_notebook or sys.stderr.isatty():
+    if in_notebook or os.isatty(_STDERR):
         return tqdm(total=total, unit="entry", dynamic_ncols=True, bar_format=_FORMAT), False
     return tqdm(total=total, unit="entry", bar_format=_LINE, mininterval=_LINE_EVERY, maxinterval=_LINE_EVERY), True
 
