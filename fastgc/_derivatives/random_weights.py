@@ -143,7 +143,7 @@ def _limit(law: MissLaw, known: tuple[float, ...], chance: float) -> float:
         if missing < _CLOSE:
             break
         x += missing / sum(share * slope / missed for share, (missed, slope) in zip(shares, grown, strict=True))
-    return unit / x
+    return unit / x * (1 + _CLOSE)  # round-off must not take it below the solution
 
 
 def chance_at_limits(count: int) -> float:
