@@ -23,6 +23,17 @@ class OutOfTime(Exception):
     """The time budget of the check is used up."""
 
 
+class Stopped(OutOfTime):
+    """The check was interrupted: there is no time for another call of the loss.
+
+    Attributes
+    ----------
+    values : what `Evaluator.values` had computed until then, nan elsewhere; None if nothing is known
+    """
+
+    values: Array | None = None
+
+
 class WrongValueError(Exception):
     """A function returned something unusable. This ends the check at any point: it does not mean "not defined here"."""
 

@@ -11,6 +11,9 @@ from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, is_jitted
+from fastgc._evaluation.evaluator import Stopped
+from fastgc._evaluation.interruption import Interruption
+from fastgc._gradient.interrupted import interruptible, not_reached
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._gradient.points import PointChecker
 from fastgc._parameters.arrays import Array
@@ -261,6 +264,22 @@ def passed_or_raise(report: GradientReport, allow_undecided: bool) -> GradientRe
 def _check(
     function: Callable[..., Any], gradients: Any, params: Any, args: Any, options: CheckOptions, previous: Any
 ) -> GradientReport:
+    interruption = Interruption()
+    __tracebackhide__ = True
+    return interruptible(
+        interruption, lambda: _checked(function, gradients, params, args, options, previous, interruption)
+    )
+
+
+def _checked(
+    function: Any,
+    gradients: Any,
+    params: Any,
+    args: Any,
+    options: CheckOptions,
+    previous: Any,
+    interruption: Interruption,
+) -> GradientReport:
     begin = time.perf_counter()
     layout, leaves = flatten_parameters(params)
     refuse_args(args)
@@ -270,10 +289,12 @@ def _check(
     execution = Execution(options.engine, options.threads, options.workers, options.vectorized)
     loss = CallersLoss(
         function, args, layout, leaves, execution, with_gradients=gradients is True, precision=options.precision,
-        in_place=options.in_place, notes=notes,
+        in_place=options.in_place, notes=notes, interruption=interruption,
     )  # fmt: skip
     loss = options.applied_to(loss)
-    return check_loss(loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin)
+    return _check_points(
+        loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin
+    )
 
 
 def check_loss(
@@ -285,7 +306,19 @@ def check_loss(
     ----------
     gradients : as in `check_gradients`, with the parameters of the loss
     previous : the parameters of an earlier moment, in the order of the layout, or None
+
+    Raises
+    ------
+    Interrupted
+        With the report so far.
     """
+    __tracebackhide__ = True
+    return interruptible(loss.interruption, lambda: _check_points(loss, gradients, options, previous, begin))
+
+
+def _check_points(
+    loss: CallersLoss, gradients: Any, options: CheckOptions, previous: Sequence[Array] | None, begin: float
+) -> GradientReport:
     earlier = None if previous is None else EarlierParameters(loss, previous)
     selection = options.selected(loss.layout)
     results: list[PointResult] = []
@@ -293,10 +326,28 @@ def check_loss(
     with Progress(options.points * selection.entries, shown=options.progress) as bar:
         checker = PointChecker(loss, gradients, options, selection, earlier, bar)
         for number in range(options.points):
-            result, tried = checker.check(number, options.deadline(begin, number))
+            result, tried = _check_point(checker, number, options.deadline(begin, number))
             results += [result] if result else []
             tries.append(tried)
+            if loss.interruption.requested:
+                break
+        left = options.points - len(tries)
+        results += [not_reached(loss, options, selection, len(tries), f": {left} of {options.points} points")] * (
+            left > 0
+        )
     return summarise(selection, results, options.seed, time.perf_counter() - begin, tries)
+
+
+def _check_point(checker: PointChecker, number: int, deadline: float) -> tuple[PointResult | None, Tries]:
+    """`PointChecker.check`; nothing known where the check is interrupted before the loss and the gradient are."""
+    loss = checker.loss
+    try:
+        return checker.check(number, deadline)
+    except (KeyboardInterrupt, Stopped) as error:
+        if loss.interruption.requested and not isinstance(error, Stopped):
+            raise  # the second time
+        loss.interruption.requested = True
+        return not_reached(loss, checker.options, checker.selection, number, ""), Tries()
 
 
 def _without_complex_steps(

@@ -14,7 +14,7 @@ from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._diagnosis.earlier import EarlierParameters
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, readable_compilation
-from fastgc._evaluation.evaluator import Evaluator, Ray, WrongValueError, described
+from fastgc._evaluation.evaluator import Evaluator, Ray, Stopped, WrongValueError, described
 from fastgc._gradient.examine import PointCheck, examine, expected_evaluations
 from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
@@ -69,7 +69,7 @@ class PointChecker:
                 evaluator, first = loss.open(point, self._expected, deadline)
                 opened.enter_context(contextlib.closing(evaluator))
                 gradients = self._analytic(point)
-            except WrongValueError:
+            except (WrongValueError, Stopped):
                 raise
             except Exception as error:
                 if number == 0:
@@ -108,7 +108,8 @@ class PointChecker:
         if not found.unreached:
             return found
         pace = (time.perf_counter() - begin) / found.evaluations
-        note = f"time_budget was over; at this pace the whole check takes about {_rounded(pace * self._expected)} s"
+        what = "the check was interrupted" if check.interrupted else "time_budget was over"
+        note = f"{what}; at this pace the whole check takes about {_rounded(pace * self._expected)} s"
         return replace(found, notes=(*found.notes, note))
 
     @property
@@ -123,7 +124,8 @@ class PointChecker:
         point = point.real()
         before = point.checksums
         with readable_compilation("the gradients"):
-            result = in_turn(function)(point.received_by(is_jitted(function)), *point.args)
+            received = point.received_by(is_jitted(function))
+            result = self.loss.interruption.call(in_turn(function), received, *point.args)
         refuse_changed(point, before, "gradients" if function is self.gradients else "loss")
         found = result[1] if self.gradients is True else result
         return match_gradients(self.loss.layout, found, by_position=is_jitted(function), copy=True)
