@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 
@@ -19,7 +18,8 @@ from fastgc._derivatives.plateaus import contradicted, jump, jumps_within, with_
 from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
-from fastgc._evaluation.evaluator import LEAST_SECONDS, Evaluator, Stopped, Tick, silent
+from fastgc._evaluation.evaluator import Evaluator, Stopped, Tick, silent
+from fastgc._evaluation.interruption import pieces
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
@@ -44,7 +44,6 @@ TRIAL_RATIO = 3.7
 TRIAL_SAFETY = 3.0  # on a median of three; an entry that exceeds it climbs a ladder if it matters
 _AT_ONCE = 2048  # entries whose ladders are evaluated together: 24 values each fill 400 kB, which a cache holds
 _AT_FIRST = 16  # of these, while it is not known how long one takes: some 400 values, enough for threads and batches
-_BLOCK_SECONDS = 2.0  # that these take: what Ctrl-C may lose, and a hundred times what sharing out work takes
 _DISTINCT = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
 _NEAR_STEPS = (1.0, 1.3, 1.7)  # times the smallest step that distinguishes slopes; no two share a grid of values
 _NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise: one switched-off entry hides nothing
@@ -388,8 +387,8 @@ def _usual(errors: Floats, finished: bool) -> float:
 def ladder_estimates(loss: LossAtPoint, positions: Positions, *, shift: float = 1.0, rungs: int = _RUNGS) -> Estimates:
     """The derivative of each entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
     slopes: list[Derivative] = []
-    for some in _blocks(positions):
-        slopes += _slopes(loss, some, shift, rungs)
+    for some in pieces(positions.size, _AT_FIRST, _AT_ONCE):
+        slopes += _slopes(loss, positions[some], shift, rungs, some.start)
     return Estimates.of(positions, slopes)
 
 
@@ -397,20 +396,10 @@ def reached_ladders(loss: LossAtPoint, positions: Positions, shift: float) -> Es
     """`ladder_estimates`, which "not reached" troubles where the check is interrupted."""
     slopes: list[Derivative] = []
     with contextlib.suppress(Stopped):
-        for some in _blocks(positions):
-            slopes += _slopes(loss, some, shift, _RUNGS)
+        for some in pieces(positions.size, _AT_FIRST, _AT_ONCE):
+            slopes += _slopes(loss, positions[some], shift, _RUNGS, some.start)
     left = replace(UNKNOWN, trouble="not reached")
     return Estimates.of(positions, slopes + [left] * (positions.size - len(slopes)))
-
-
-def _blocks(positions: Positions) -> Iterator[Positions]:
-    """A few positions at first, and then as many as take seconds: an interrupted block is lost."""
-    start, count = 0, _AT_FIRST
-    while start < positions.size:
-        begin = time.perf_counter()
-        yield positions[start : start + count]
-        start, pace = start + count, max((time.perf_counter() - begin) / count, LEAST_SECONDS)
-        count = max(1, min(_AT_ONCE, 4 * count, int(_BLOCK_SECONDS / pace)))
 
 
 def distinguishing_quotients(
@@ -437,7 +426,8 @@ def hidden(loss: LossAtPoint, positions: Positions, differences: Floats) -> Flag
     return np.asarray(noise > _DISTINCT * differences * _TOP * loss.scales(positions))
 
 
-def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int) -> list[Derivative]:
+def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int, before: int) -> list[Derivative]:
+    """The slopes of some entries of a climb, after so many."""
     eps = loss.eps[loss.layout.tensor_of(positions)]
     finest = _FINEST * eps * np.abs(loss.evaluator.entries(positions)) / loss.scales(positions)
     count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
@@ -456,7 +446,7 @@ def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int)
         extended = _off_stairs(loss, positions[where], [ladders[i].extended(extra) for i, extra in extras])
         for i, ladder in zip(where, extended, strict=True):
             ladders[i], slopes[i] = ladder, derivative_from(ladder)
-    loss.kept.keep(positions, ladders)
+    loss.kept.keep(positions, ladders, before)
     return [_off_plateaus(loss, *each) for each in zip(positions.tolist(), ladders, slopes, strict=True)]
 
 

@@ -135,7 +135,7 @@ def attempted(call: Callable[[], Result]) -> tuple[Result | None, Exception | No
     """What a call returns, or None and what it raises where it is not defined; a `WrongValueError` passes through."""
     try:
         return call(), None
-    except WrongValueError:
+    except (WrongValueError, Stopped):
         raise
     except Exception as error:
         return None, error

@@ -5,17 +5,31 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
 
-from fastgc._evaluation.evaluator import Evaluator, Ray, Stopped, Tick
+from fastgc._evaluation.evaluator import LEAST_SECONDS, Evaluator, Ray, Stopped, Tick
 from fastgc._evaluation.wrapped import WrappedEvaluator
 from fastgc._parameters.arrays import Array, Positions
 
 Result = TypeVar("Result")
+
+
+_PIECE_SECONDS = 2.0  # what Ctrl-C may lose, and a hundred times what sharing out work among processes takes
+
+
+def pieces(count: int, first: int, most: int) -> Iterator[slice]:
+    """Slices of ``count`` items: ``first`` of them, and then as many as take seconds, but at most ``most``."""
+    start, length = 0, first
+    while start < count:
+        begin = time.perf_counter()
+        yield slice(start, min(start + length, count))
+        pace = max((time.perf_counter() - begin) / length, LEAST_SECONDS)
+        start, length = start + length, max(1, min(most, 4 * length, int(_PIECE_SECONDS / pace)))
 
 
 class Interruption:
@@ -32,6 +46,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = False
+        self._signals = 0
         self._calling = False  # whether one of the caller's functions runs
 
     @contextlib.contextmanager
@@ -51,8 +66,15 @@ class Interruption:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
         if self.requested or self._calling:
             raise KeyboardInterrupt
+        self.requested = True
+
+    def note(self, error: BaseException) -> None:
+        """Note that the check was interrupted; the second time the exception passes through."""
+        if not isinstance(error, Stopped) and (self.requested or self._signals > 1):
+            raise error
         self.requested = True
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -63,10 +85,8 @@ class Interruption:
         try:
             self._calling = True
             return function(*arguments)
-        except KeyboardInterrupt:
-            if self.requested:  # by a check inside the function, which has ended
-                raise
-            self.requested = True
+        except KeyboardInterrupt as error:
+            self.note(error)
             raise Stopped from None
         finally:
             self._calling = before

@@ -344,9 +344,7 @@ def _check_point(checker: PointChecker, number: int, deadline: float) -> tuple[P
     try:
         return checker.check(number, deadline)
     except (KeyboardInterrupt, Stopped) as error:
-        if loss.interruption.requested and not isinstance(error, Stopped):
-            raise  # the second time
-        loss.interruption.requested = True
+        loss.interruption.note(error)
         return not_reached(loss, checker.options, checker.selection, number, ""), Tries()
 
 
