@@ -19,7 +19,7 @@ class KeptLadders:
     def __init__(self) -> None:
         self._ladders: dict[int, Ladder] = {}
 
-    def keep(self, positions: Positions, ladders: Sequence[Ladder], before: int) -> None:
+    def keep(self, positions: Positions, ladders: Sequence[Ladder], before: int = 0) -> None:
         """Keep copies of some of them; a later one of an entry takes the place of an earlier one.
 
         ``before`` ladders of the same climb came before these.

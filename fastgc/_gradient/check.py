@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from fastgc._evaluation.engine import Execution, is_jitted
 from fastgc._evaluation.evaluator import Stopped
 from fastgc._evaluation.interruption import Interruption
 from fastgc._gradient.interrupted import interruptible, not_reached
+from fastgc._gradient.kept import KeptValues
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._gradient.points import PointChecker
 from fastgc._parameters.arrays import Array
@@ -64,6 +66,7 @@ def check_gradients(
     seed: int = 0,
     progress: bool = False,
     previous: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> GradientReport:
     """Check an analytic gradient against numerical derivatives, entry by entry, each with its uncertainty.
 
@@ -142,6 +145,10 @@ def check_gradients(
         gradient is also compared with the numerical one there, with at most 64 further evaluations: is it stale?
         Where nothing fails there are none. They are the same for every point: so is a gradient that remembers. They are
         left as they are; with ``in_place`` the caller's own arrays hold their values for a while.
+    checkpoint : str or path, optional
+        A file that keeps loss values while they are measured, about 32 bytes for an entry. The same call goes on from
+        there, after Ctrl-C or a crash, and gives the same report; a file of another check is refused. The loss and the
+        gradient are recognised by their values at params.
 
     Returns
     -------
@@ -154,6 +161,10 @@ def check_gradients(
         functions that change their parameters. Exceptions of the loss and of the gradient pass through. Where the loss
         raises at displaced points, and not at params, it is taken as not defined there, which a note tells; if it does
         so at all of them, the first exception passes through.
+    OSError
+        Where the checkpoint cannot be written, or another process writes to it.
+    Interrupted
+        After Ctrl-C, with the report so far: a KeyboardInterrupt. A second Ctrl-C ends the check at once.
 
     Notes
     -----
@@ -187,7 +198,7 @@ def check_gradients(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, engine=engine, threads=threads, workers=workers, vectorized=vectorized, points=points,
         bounds=bounds, symmetric=symmetric, in_place=in_place, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     return _check(loss, gradients, params, args, options, previous)
 
@@ -219,6 +230,7 @@ def assert_gradients(
     seed: int = 0,
     progress: bool = False,
     previous: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     allow_undecided: bool = False,
 ) -> GradientReport:
     """Check a gradient as `check_gradients` does, and raise unless it passes.
@@ -227,7 +239,7 @@ def assert_gradients(
     ----------
     loss, gradients, params, args, tensors, samples, probes, stencil, step, rtol, atol, precision, engine, threads
         As in `check_gradients`.
-    workers, vectorized, points, bounds, symmetric, in_place, crosscheck, time_budget, seed, progress, previous
+    workers, vectorized, points, bounds, symmetric, in_place, crosscheck, time_budget, seed, progress, previous, checkpoint
         As in `check_gradients`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -248,7 +260,7 @@ def assert_gradients(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, engine=engine, threads=threads, workers=workers, vectorized=vectorized, points=points,
         bounds=bounds, symmetric=symmetric, in_place=in_place, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     return passed_or_raise(_check(loss, gradients, params, args, options, previous), allow_undecided)
 
@@ -323,8 +335,9 @@ def _check_points(
     selection = options.selected(loss.layout)
     results: list[PointResult] = []
     tries: list[Tries] = []
-    with Progress(options.points * selection.entries, shown=options.progress) as bar:
-        checker = PointChecker(loss, gradients, options, selection, earlier, bar)
+    progress = Progress(options.points * selection.entries, shown=options.progress)
+    with progress as bar, KeptValues(loss, options) as kept:
+        checker = PointChecker(loss, gradients, options, selection, earlier, bar, kept)
         for number in range(options.points):
             result, tried = _check_point(checker, number, options.deadline(begin, number))
             results += [result] if result else []

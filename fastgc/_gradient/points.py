@@ -16,6 +16,7 @@ from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, readable_compilation
 from fastgc._evaluation.evaluator import Evaluator, Ray, Stopped, WrongValueError, described
 from fastgc._gradient.examine import PointCheck, examine, expected_evaluations
+from fastgc._gradient.kept import KeptValues
 from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
@@ -39,6 +40,7 @@ class PointChecker:
     ----------
     gradients : ``gradients(params, *args)``, or its value, or True where the loss returns both
     previous : the parameters of an earlier moment, if the caller gave any
+    kept : keeps loss values in a checkpoint, if there is one
     """
 
     loss: CallersLoss
@@ -47,6 +49,7 @@ class PointChecker:
     selection: Selection
     previous: EarlierParameters | None
     bar: Progress
+    kept: KeptValues
 
     def check(self, number: int, deadline: float) -> tuple[PointResult | None, Tries]:
         """Check at the caller's point (number 0), or at a random one, which comes nearer until the loss is defined.
@@ -69,6 +72,7 @@ class PointChecker:
                 evaluator, first = loss.open(point, self._expected, deadline)
                 opened.enter_context(contextlib.closing(evaluator))
                 gradients = self._analytic(point)
+                evaluator = self.kept.of(evaluator, point.leaves, first, gradients)
             except (WrongValueError, Stopped):
                 raise
             except Exception as error:
