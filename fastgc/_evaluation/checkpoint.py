@@ -36,7 +36,7 @@ Keys = NDArray[np.uint64]
 
 _MAGIC = "fastgc checkpoint 1"
 _RECORD = struct.Struct("<4sIII")  # a mark, the rows, the columns, the checksum of what follows
-_MARK = b"fgck"
+_MARK = b"fgck"  # at the beginning of a record: a length is not read from somewhere else
 _SYNC_SECONDS = 10.0  # between two times that the disk itself is told to write: a power cut loses no more
 _FIRST_ROWS, _MOST_ROWS = 16, 1 << 16  # of a record; 2 MB at most, written in a millisecond
 # Of splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): its increment, and the

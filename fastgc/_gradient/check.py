@@ -239,7 +239,9 @@ def assert_gradients(
     ----------
     loss, gradients, params, args, tensors, samples, probes, stencil, step, rtol, atol, precision, engine, threads
         As in `check_gradients`.
-    workers, vectorized, points, bounds, symmetric, in_place, crosscheck, time_budget, seed, progress, previous, checkpoint
+    workers, vectorized, points, bounds, symmetric, in_place, crosscheck, time_budget, seed, progress, previous
+        As in `check_gradients`.
+    checkpoint
         As in `check_gradients`.
     allow_undecided : bool
         Accept a report that is undecided.
