@@ -21,7 +21,6 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,9 @@ _MAGIC = "fastgc checkpoint 1"
 _RECORD = struct.Struct("<4sIII")  # a mark, the rows, the columns, the checksum of what follows
 _MARK = b"fgck"  # at the beginning of a record: a length is not read from somewhere else
 _SYNC_SECONDS = 10.0  # between two times that the disk itself is told to write: a power cut loses no more
-_FIRST_ROWS, _MOST_ROWS = 16, 1 << 16  # of a record; 2 MB at most, written in a millisecond
+_MOST_ROWS = 1 << 16  # of a record: 2 MB at most, written in a millisecond
+_NOWHERE = -1  # the position of a value with several displaced entries
+_LONG = 2.0  # seconds that directions take together, above which each is kept as soon as it is measured
 # Of splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"): its increment, and the
 # multipliers and shifts of its mixing function.
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -209,10 +210,12 @@ class CheckpointedEvaluator(WrappedEvaluator):
     Parameters
     ----------
     point : a digest of the point
+    at_once : how many rows are measured together at least: as many as there are processes to share them
     """
 
-    def __init__(self, inner: Evaluator, checkpoint: Checkpoint, point: str) -> None:
+    def __init__(self, inner: Evaluator, checkpoint: Checkpoint, point: str, at_once: int) -> None:
         super().__init__(inner)
+        self._at_once, self._seconds = at_once, 0.0  # of an evaluation along a direction
         self._checkpoint, self._point = checkpoint, np.uint64(int(point, 16))
         self._read = 0  # values
 
@@ -236,7 +239,7 @@ class CheckpointedEvaluator(WrappedEvaluator):
         tick(int(np.count_nonzero(found)))
         left = np.flatnonzero(~found)
         try:
-            for some in pieces(left.size, _FIRST_ROWS, _MOST_ROWS):
+            for some in pieces(left.size, self._at_once, _MOST_ROWS, self._at_once):
                 rows = left[some]
                 self._measure(keys[rows], positions[rows], displaced[rows], tick, values, rows)
         except Stopped as stopped:
@@ -261,29 +264,46 @@ class CheckpointedEvaluator(WrappedEvaluator):
         """As `Evaluator.along`."""
         if rows.dtype.kind == "c":
             return self.inner.along(positions, rows)
-        key = digest(positions.tobytes(), np.ascontiguousarray(rows).tobytes())
-        return self._together(key, lambda: self.inner.along(positions, rows), (len(rows),))
+        where = positions.tobytes()
+        keys = self._digested([(where, row.tobytes()) for row in np.ascontiguousarray(rows)])
+        found, values = self._known(keys)
+        left = np.flatnonzero(~found)
+        for some in pieces(left.size, self._at_once, left.size, self._at_once):
+            values[left[some]] = self.inner.along(positions, rows[left[some]])
+            self._keep(keys[left[some]], values[left[some]])
+        return values
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Array) -> Array:
         """As `Evaluator.along_rays`."""
         if distances.dtype.kind == "c":
             return self.inner.along_rays(directions, distances)
-        parts = [part for rays in directions for ray in rays for part in _bytes(ray)]
-        key = digest(np.ascontiguousarray(distances).tobytes(), *parts)
-        shape = len(directions), distances.size
-        return self._together(key, lambda: self.inner.along_rays(directions, distances), shape)
-
-    def _together(self, key: str, measured: Any, shape: tuple[int, ...]) -> Array:
-        """Values that are kept as one row."""
-        count = int(np.prod(shape))
-        keys, nowhere = self._mixed(np.array([int(key, 16)], np.uint64)), np.full(1, -1, np.int64)
-        found, values = self._checkpoint.known(keys, nowhere, count)
-        if found.all():
-            self._read += count
-            return values.reshape(shape)
-        values = np.asarray(measured())
-        self._checkpoint.append(keys, nowhere, values.reshape(1, count))
+        where = np.ascontiguousarray(distances, np.float64).view(np.uint64)
+        first = self._digested([tuple(part for ray in rays for part in _bytes(ray)) for rays in directions])
+        keys = _mixed(first[:, None] ^ where)
+        found, values = self._known(keys)
+        left = np.flatnonzero(~found.all(axis=1))
+        self._read -= int(np.count_nonzero(found[left]))  # which are measured again, with the others of their direction
+        length = 1 if self._seconds * left.size * distances.size > _LONG else max(1, left.size)
+        for begin in range(0, left.size, length):
+            some, before = left[begin : begin + length], time.perf_counter()
+            values[some] = self.inner.along_rays([directions[k] for k in some.tolist()], distances)
+            self._seconds = (time.perf_counter() - before) / values[some].size
+            self._keep(keys[some].reshape(-1), values[some].reshape(-1))
         return values
+
+    def _digested(self, rows: Sequence[tuple[bytes, ...]]) -> Keys:
+        """A hash of each row of bytes, and of the point."""
+        return self._mixed(np.array([int(digest(*row), 16) for row in rows], np.uint64))
+
+    def _known(self, keys: Keys) -> tuple[NDArray[np.bool_], Array]:
+        """Which of these values of no single entry the file had, and the values."""
+        flat = keys.reshape(-1)
+        found, values = self._checkpoint.known(flat, np.full(flat.size, _NOWHERE), 1)
+        self._read += int(np.count_nonzero(found))
+        return found.reshape(keys.shape), values.reshape(keys.shape)
+
+    def _keep(self, keys: Keys, values: Array) -> None:
+        self._checkpoint.append(keys, np.full(keys.size, _NOWHERE), values.reshape(-1, 1))
 
     def _keys(self, positions: Positions, displaced: Array) -> Keys:
         """A hash of each row: of the point, of its position and of its displaced entries."""

@@ -22,14 +22,14 @@ Result = TypeVar("Result")
 _PIECE_SECONDS = 2.0  # what Ctrl-C may lose, and a hundred times what sharing out work among processes takes
 
 
-def pieces(count: int, first: int, most: int) -> Iterator[slice]:
-    """Slices of ``count`` items: ``first`` of them, and then as many as take seconds, but at most ``most``."""
+def pieces(count: int, first: int, most: int, least: int = 1) -> Iterator[slice]:
+    """Slices of ``count`` items: ``first`` of them, and then as many as take seconds, from ``least`` to ``most``."""
     start, length = 0, first
     while start < count:
         begin = time.perf_counter()
         yield slice(start, min(start + length, count))
         pace = max((time.perf_counter() - begin) / length, LEAST_SECONDS)
-        start, length = start + length, max(1, min(most, 4 * length, int(_PIECE_SECONDS / pace)))
+        start, length = start + length, max(least, min(most, 4 * length, int(_PIECE_SECONDS / pace)))
 
 
 class Interruption:

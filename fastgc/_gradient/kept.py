@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,8 @@ from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.checkpoint import Checkpoint, CheckpointedEvaluator, digest
 from fastgc._evaluation.engine import FirstCall
 from fastgc._evaluation.evaluator import Evaluator
+from fastgc._evaluation.interruption import InterruptibleEvaluator
+from fastgc._evaluation.wrapped import WrappedEvaluator
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 
@@ -52,7 +55,19 @@ class KeptValues:
             return evaluator
         if self._checkpoint is None:
             self._checkpoint = Checkpoint(path, _about(self._loss, self._options, first, gradients))
-        return CheckpointedEvaluator(evaluator, self._checkpoint, digest(*_parts(list(leaves))))
+        at_once = self._options.workers if self._options.workers > 0 else os.cpu_count() or 1
+        point = digest(*_parts(list(leaves)))
+        return _inside(
+            evaluator, partial(CheckpointedEvaluator, checkpoint=self._checkpoint, point=point, at_once=at_once)
+        )
+
+
+def _inside(evaluator: Evaluator, kept: Callable[[Evaluator], Evaluator]) -> Evaluator:
+    """The evaluator with ``kept`` around the one that calls the loss: bounds depend on what is asked for together."""
+    if isinstance(evaluator, InterruptibleEvaluator) or not isinstance(evaluator, WrappedEvaluator):
+        return kept(evaluator)
+    evaluator.inner = _inside(evaluator.inner, kept)
+    return evaluator
 
 
 def _about(loss: CallersLoss, options: CheckOptions, first: FirstCall, gradients: Sequence[Array]) -> dict[str, str]:

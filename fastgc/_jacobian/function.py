@@ -294,7 +294,7 @@ class VectorFunction:
         out = np.full((len(points), self.base.size), np.nan, self.point.dtype)
         length = getattr(self._function, "at_once", 1)
         try:
-            for some in pieces(len(points), length, len(points) if self.deadline == math.inf else length):
+            for some in pieces(len(points), length, len(points) if self.deadline == math.inf else length, length):
                 if time.perf_counter() > self.deadline:
                     raise OutOfTime
                 out[some] = self._called(points[some])

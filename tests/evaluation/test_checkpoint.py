@@ -73,6 +73,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sampled": {"samples": 50},
     "all": {"samples": "all", "points": 2},
     "bounded": {"bounds": {"w": (0.5, 2.0)}},
+    "five_point": {"stencil": "five_point", "step": 1e-4},
     "in_place": {"in_place": True},
     "float32": {"precision": "native"},
 }
@@ -92,7 +93,7 @@ def test_an_interrupted_check_goes_on_to_the_same_report(name: str, params: Tens
         again = Counted()
         found = contents(fastgc.check_gradients(again, gradients, params, checkpoint=path, **options))
         assert found == expected
-        assert again.calls < whole.calls, "what is known is not computed again"
+        assert again.calls < whole.calls - at / 4 + 5, "what is known is not computed again"
 
 
 @pytest.mark.parametrize(
