@@ -56,10 +56,8 @@ class KeptValues:
         if self._checkpoint is None:
             self._checkpoint = Checkpoint(path, _about(self._loss, self._options, first, gradients))
         at_once = self._options.workers if self._options.workers > 0 else os.cpu_count() or 1
-        point = digest(*_parts(list(leaves)))
-        return _inside(
-            evaluator, partial(CheckpointedEvaluator, checkpoint=self._checkpoint, point=point, at_once=at_once)
-        )
+        kept = self._checkpoint, digest(*_parts(list(leaves))), at_once
+        return _inside(evaluator, lambda inner: CheckpointedEvaluator(inner, *kept))
 
 
 def _inside(evaluator: Evaluator, kept: Callable[[Evaluator], Evaluator]) -> Evaluator:
