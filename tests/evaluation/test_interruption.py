@@ -308,3 +308,26 @@ def test_nothing_is_called_after_an_interruption() -> None:
     assert interruption.requested
     with pytest.raises(Stopped):
         interruption.call(max, 1, 2)
+
+
+@pytest.mark.parametrize("at", [1, 10, 40])
+@pytest.mark.parametrize("door", ["torch", "jax"])
+def test_frameworks(door: str, at: int) -> None:
+    pytest.importorskip(door)
+    if door == "torch":
+        import torch
+
+        torch.manual_seed(0)
+        module, x = torch.nn.Linear(6, 30).double(), torch.randn(4, 6, dtype=torch.float64)
+        before = {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
+        interrupting = Interrupting(lambda y: y.square().sum(), at, interrupt)
+        report = found(lambda: fastgc.torch.check_module(module, x, loss=interrupting, samples="all"))
+        assert_untouched(before, {name: value.detach().numpy() for name, value in module.named_parameters()})
+    else:
+        params = np.linspace(0.1, 1, 30)
+        interrupting = Interrupting(lambda p: float(np.sum(np.sin(np.asarray(p)))), at, interrupt)  # is not traced
+        report = found(
+            lambda: fastgc.jax.check_gradients(interrupting, params, gradients=np.cos(params), samples="all")
+        )
+    assert report.verdict == "undecided"
+    assert any("not reached (interrupted)" in tensor.reason for tensor in report.tensors.values())
