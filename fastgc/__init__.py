@@ -28,6 +28,7 @@ __all__ = [
     "check_gradients",
     "assert_gradients",
     "GradientMismatch",
+    "Interrupted",
     "GradientReport",
     "TensorSummary",
     "Entry",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
+    from fastgc._gradient.interrupted import Interrupted
     from fastgc._jacobian.check import JacobianMismatch, assert_jacobian, check_jacobian
     from fastgc._jacobian.hessian import assert_hessian, check_hessian
     from fastgc._jacobian.report import JacobianReport
@@ -79,6 +81,7 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "check_gradients": "_gradient.check",
             "assert_gradients": "_gradient.check",
             "GradientMismatch": "_gradient.check",
+            "Interrupted": "_gradient.interrupted",
             "GradientReport": "_reports.gradient",
             "TensorSummary": "_reports.gradient",
             "Entry": "_reports.entries",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.complex_slopes import ComplexLoss
 from fastgc._derivatives.kept import KeptLadders
-from fastgc._derivatives.ladder import TROUBLES, Derivative, Ladder, derivative_from
+from fastgc._derivatives.ladder import TROUBLES, UNKNOWN, Derivative, Ladder, derivative_from
 from fastgc._derivatives.noise import Noise, measure_noises
 from fastgc._derivatives.plateaus import contradicted, jump, jumps_within, with_jumps
 from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
-from fastgc._evaluation.evaluator import Evaluator, Tick, silent
+from fastgc._evaluation.evaluator import Evaluator, Stopped, Tick, silent
+from fastgc._evaluation.interruption import pieces
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
@@ -41,6 +43,7 @@ _TRIALS = 3  # entries of each tensor that measure its truncation error: the few
 TRIAL_RATIO = 3.7
 TRIAL_SAFETY = 3.0  # on a median of three; an entry that exceeds it climbs a ladder if it matters
 _AT_ONCE = 2048  # entries whose ladders are evaluated together: 24 values each fill 400 kB, which a cache holds
+_AT_FIRST = 16  # of these, while it is not known how long one takes: some 400 values, enough for threads and batches
 _DISTINCT = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
 _NEAR_STEPS = (1.0, 1.3, 1.7)  # times the smallest step that distinguishes slopes; no two share a grid of values
 _NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise: one switched-off entry hides nothing
@@ -302,16 +305,16 @@ def quotient_estimates(
     which grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
     """
     reach, steps = _steps(loss, positions, stencil, step)
-    numerical = _quotients(loss, positions, stencil, steps, step is not None, tick)
     truncation = np.zeros(positions.size)
     parts = list(loss.layout.parts(positions))
     trials = np.concatenate([np.empty(0, np.int64), *(_trials(np.arange(positions.size)[mine]) for _, mine in parts)])
     wide = _quotients(loss, positions[trials], stencil, steps[trials] * TRIAL_RATIO, step is not None, silent)
+    numerical, finished = _reached(partial(_quotients, loss, positions, stencil, steps, step is not None, tick))
     with np.errstate(all="ignore"):
         errors = np.abs(wide - numerical[trials]) / (TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
     tried = loss.layout.tensor_of(positions[trials])
     for t, mine in parts:
-        truncation[mine] = median(errors[tried == t]) * TRIAL_SAFETY
+        truncation[mine] = _usual(errors[tried == t], finished) * TRIAL_SAFETY
     truncation *= reach**stencil.order
     noise = sum(map(abs, stencil.weights)) * _noise_of(loss, stencil, numerical, steps, reach) / steps
     uncertainty = np.maximum(truncation + noise, np.finfo(np.float64).tiny)
@@ -352,8 +355,30 @@ def _quotients(
     x = loss.evaluator.entries(positions)
     displaced = np.stack([x + offset * steps for offset in stencil.offsets], axis=1)
     displaced = loss.evaluator.rounded(positions, displaced)
-    values = loss.evaluator.values(positions, displaced, tick)
-    return quotients(stencil, values, steps, None if nominal else displaced - x[:, None])
+    taken = None if nominal else displaced - x[:, None]
+    try:
+        return quotients(stencil, loss.evaluator.values(positions, displaced, tick), steps, taken)
+    except Stopped as stopped:
+        if stopped.values is not None and stopped.values.shape == displaced.shape:
+            stopped.values = quotients(stencil, stopped.values, steps, taken)
+            raise
+        raise Stopped from None
+
+
+def _reached(measured: Callable[[], Floats]) -> tuple[Floats, bool]:
+    """What is measured, and whether all of it is; nan where an interruption came first, `Stopped` if nothing is."""
+    try:
+        return measured(), True
+    except Stopped as stopped:
+        if stopped.values is None:
+            raise
+        return stopped.values, False
+
+
+def _usual(errors: Floats, finished: bool) -> float:
+    """The median of some errors, as far as they were measured."""
+    errors = errors if finished else errors[~np.isnan(errors)]
+    return median(errors) if errors.size else np.inf
 
 
 # --- the ladder ---
@@ -362,9 +387,19 @@ def _quotients(
 def ladder_estimates(loss: LossAtPoint, positions: Positions, *, shift: float = 1.0, rungs: int = _RUNGS) -> Estimates:
     """The derivative of each entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
     slopes: list[Derivative] = []
-    for start in range(0, positions.size, _AT_ONCE):
-        slopes += _slopes(loss, positions[start : start + _AT_ONCE], shift, rungs)
+    for some in pieces(positions.size, _AT_FIRST, _AT_ONCE):
+        slopes += _slopes(loss, positions[some], shift, rungs, some.start)
     return Estimates.of(positions, slopes)
+
+
+def reached_ladders(loss: LossAtPoint, positions: Positions, shift: float) -> Estimates:
+    """`ladder_estimates`, which "not reached" troubles where the check is interrupted."""
+    slopes: list[Derivative] = []
+    with contextlib.suppress(Stopped):
+        for some in pieces(positions.size, _AT_FIRST, _AT_ONCE):
+            slopes += _slopes(loss, positions[some], shift, _RUNGS, some.start)
+    left = replace(UNKNOWN, trouble="not reached")
+    return Estimates.of(positions, slopes + [left] * (positions.size - len(slopes)))
 
 
 def distinguishing_quotients(
@@ -391,7 +426,8 @@ def hidden(loss: LossAtPoint, positions: Positions, differences: Floats) -> Flag
     return np.asarray(noise > _DISTINCT * differences * _TOP * loss.scales(positions))
 
 
-def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int) -> list[Derivative]:
+def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int, before: int) -> list[Derivative]:
+    """The slopes of some entries of a climb, after so many."""
     eps = loss.eps[loss.layout.tensor_of(positions)]
     finest = _FINEST * eps * np.abs(loss.evaluator.entries(positions)) / loss.scales(positions)
     count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
@@ -410,7 +446,7 @@ def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int)
         extended = _off_stairs(loss, positions[where], [ladders[i].extended(extra) for i, extra in extras])
         for i, ladder in zip(where, extended, strict=True):
             ladders[i], slopes[i] = ladder, derivative_from(ladder)
-    loss.kept.keep(positions, ladders)
+    loss.kept.keep(positions, ladders, before)
     return [_off_plateaus(loss, *each) for each in zip(positions.tolist(), ladders, slopes, strict=True)]
 
 

@@ -74,6 +74,11 @@ class PointCheck:
     displaced: GradientsAlong | None = None
 
     @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C has ended the measurements."""
+        return self.loss is not None and self.loss.interruption.requested
+
+    @property
     def probed(self) -> list[int]:
         """The tensors in which random directions are measured."""
         return probed_tensors(self.selection, self.options)
@@ -145,7 +150,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     found = _sampled_further(check, gradient, _probed_and_sampled(check, gradient, plan, spoiled, bar), bar)
     plan = found.plan
     unprobed = [t for t in check.probed if t not in {*spoiled, *found.coverages}]
-    missing = unreached(layout, plan.local, found.estimates.positions, unprobed)
+    missing = unreached(layout, plan.local, found.estimates.positions, unprobed, interrupted=check.interrupted)
     if not (spoiled or missing):
         check.evaluator.raised.pass_on()
     told = _explained(check, gradient, found, bar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,15 +17,17 @@ from fastgc._derivatives.estimates import (
     distinguishing_quotients,
     ladder_estimates,
     quotient_estimates,
+    reached_ladders,
 )
 from fastgc._derivatives.stencil import Stencil
-from fastgc._evaluation.evaluator import Ray
+from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
 
 Verdicts = Callable[[Estimates], Judgement]
+FurtherLook = Callable[[Estimates, Judgement, Verdicts], tuple[Estimates, Judgement]]
 GradientsAlong = Callable[[Sequence[Ray]], Sequence[Array]]  # at the parameters displaced along a direction
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps so many times the usual ones
 Beside = Callable[[Estimates, Positions, float, int], tuple[Flags, Flags]]  # which are wrong, and right, on one side
@@ -121,25 +124,55 @@ class GradientAtPoint:
 
 def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for each entry; a ladder of steps where it does not decide; a second ladder close to the tolerance."""
+
+    def verdicts(estimates: Estimates) -> Judgement:
+        return gradient.verdicts(estimates, gradient.scales(estimates))
+
     quotients = _quotients(gradient, positions, bar)
-    estimates, judgement = decide(
-        quotients,
-        lambda estimates: gradient.verdicts(estimates, gradient.scales(estimates)),
-        lambda suspects, shift: _ladders(gradient, suspects, shift, bar),
-    )
-    estimates, judgement = confirm(
-        partial(distinguishing_quotients, gradient.loss),
-        estimates,
-        judgement,
-        lambda found: gradient.verdicts(found, gradient.scales(found)),
-    )
-    estimates, judgement = excused(
-        gradient, estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
-    )
+    estimates, judgement = decide(quotients, verdicts, lambda suspects, shift: _ladders(gradient, suspects, shift, bar))
+    estimates, judgement = with_first_look(estimates, judgement, quotients, verdicts)
+    looks = partial(confirm, partial(distinguishing_quotients, gradient.loss)), partial(excused, gradient)
+    estimates, judgement = settled(estimates, judgement, verdicts, *looks)
     bar.failed(int(np.count_nonzero(judgement.failed)))
-    return (
-        (estimates, judgement) if gradient.step is None else _with_textbook_quotients(estimates, judgement, quotients)
-    )
+    if gradient.step is not None:
+        estimates, judgement = _with_textbook_quotients(estimates, judgement, quotients)
+    return without_unreached(estimates, judgement)
+
+
+def settled(
+    estimates: Estimates, judgement: Judgement, verdicts: Verdicts, *further_looks: FurtherLook
+) -> tuple[Estimates, Judgement]:
+    """The verdicts after further looks at failures. Those that an interrupted look could take back count as unreached.
+
+    Entries wrong by many times their uncertainty, away from a kink, fail without another look.
+    """
+    try:
+        for look in further_looks:
+            estimates, judgement = look(estimates, judgement, verdicts)
+    except Stopped:
+        with np.errstate(all="ignore"):
+            plain = judgement.distance > PLAIN * estimates.uncertainty
+        open_ones = np.flatnonzero(judgement.failed & ~(plain & estimates.clear) & np.isfinite(judgement.analytic))
+        estimates = estimates.troubled(open_ones, "not reached")
+        judgement = verdicts(estimates)
+    return estimates, judgement
+
+
+def with_first_look(
+    estimates: Estimates, judgement: Judgement, quotients: Estimates, verdicts: Verdicts
+) -> tuple[Estimates, Judgement]:
+    """The verdicts with the quotients of entries whose ladders an interrupted check did not get to."""
+    where = np.flatnonzero(estimates.troubled_by("not reached"))
+    if not where.size:
+        return estimates, judgement
+    estimates = estimates.updated(where, quotients.part(where)).troubled(where, "not reached")
+    return estimates, verdicts(estimates)
+
+
+def without_unreached(estimates: Estimates, judgement: Judgement) -> tuple[Estimates, Judgement]:
+    """The entries without those that an interruption left unmeasured."""
+    left = estimates.troubled_by("not reached") & ~np.isfinite(estimates.numerical)
+    return (estimates.part(~left), judgement.part(~left)) if left.any() else (estimates, judgement)
 
 
 def analytic_rounding(eps: Floats | float, scales: Floats, slopes: Floats) -> Floats:
@@ -257,6 +290,8 @@ def _verdicts_beside(
     rays = displacement(gradient.loss, side, attempt)
     try:
         there = replace(gradient, gradients=displaced(rays))
+    except OutOfTime:
+        raise
     except Exception:  # the gradient is not defined there, as a loss may be
         return np.zeros(where.size, bool), np.zeros(where.size, bool)
     found = displaced_estimates(gradient.loss, estimates.positions[where], rays)
@@ -265,16 +300,18 @@ def _verdicts_beside(
 
 
 def _quotients(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> Estimates:
-    """One quotient for each of the sorted positions."""
-    found = Estimates.unmeasured(positions)
-    for t, mine in gradient.loss.layout.parts(positions):
-        bar.enter(gradient.loss.layout.names[t])
-        for begin in range(mine.start, mine.stop, _QUOTIENTS_AT_ONCE):
-            some = slice(begin, min(begin + _QUOTIENTS_AT_ONCE, mine.stop))
-            found.fill(
-                some, quotient_estimates(gradient.loss, positions[some], gradient.stencil, gradient.step, bar.advance)
-            )
-    return found
+    """One quotient for each of the sorted positions, or for the first ones if the check is interrupted."""
+    found, end = Estimates.unmeasured(positions), 0
+    with contextlib.suppress(Stopped):
+        for t, mine in gradient.loss.layout.parts(positions):
+            bar.enter(gradient.loss.layout.names[t])
+            for begin in range(mine.start, mine.stop, _QUOTIENTS_AT_ONCE):
+                some = slice(begin, min(begin + _QUOTIENTS_AT_ONCE, mine.stop))
+                found.fill(some, quotient_estimates(
+                    gradient.loss, positions[some], gradient.stencil, gradient.step, bar.advance
+                ))  # fmt: skip
+                end = some.stop
+    return found if end == positions.size else found.part(slice(end))
 
 
 def _ladders(gradient: GradientAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
@@ -282,7 +319,7 @@ def _ladders(gradient: GradientAtPoint, positions: Positions, shift: float, bar:
     parts = []
     for t, mine in gradient.loss.layout.parts(positions):
         bar.enter(f"{gradient.loss.layout.names[t]} (in doubt)")
-        parts.append(ladder_estimates(gradient.loss, positions[mine], shift=shift))
+        parts.append(reached_ladders(gradient.loss, positions[mine], shift))
     return Estimates.joined(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,7 @@ def check_module(
     seeded: bool = False,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     previous: Mapping[str, torch.Tensor] | None = None,
     operations: bool = True,
 ) -> GradientReport:
@@ -79,7 +81,7 @@ def check_module(
         fixed random weight: a plain sum would not see the derivative of a softmax, whose outputs add up to 1.
     kwargs : dict, optional
         Keyword arguments besides positional inputs; their tensors have the names ``inputs[key]``, ...
-    tensors, samples, probes, stencil, step, rtol, atol, points, bounds, symmetric, time_budget, progress
+    tensors, samples, probes, stencil, step, rtol, atol, points, bounds, symmetric, time_budget, progress, checkpoint
         As in `fastgc.check_gradients`: parameters and checked inputs are its ``params``. The gradient at random points
         is that of the module's own backward there. ``stencil="complex_step"`` needs a module that computes with complex
         numbers.
@@ -125,7 +127,7 @@ def check_module(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     return _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous, operations)
 
@@ -152,6 +154,7 @@ def assert_module(
     seeded: bool = False,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     previous: Mapping[str, torch.Tensor] | None = None,
     operations: bool = True,
     allow_undecided: bool = False,
@@ -162,7 +165,7 @@ def assert_module(
     ----------
     module, inputs, loss, kwargs, tensors, samples, probes, stencil, step, rtol, atol, precision, points, bounds
         As in `fastgc.torch.check_module`.
-    symmetric, crosscheck, time_budget, seeded, seed, progress, previous, operations
+    symmetric, crosscheck, time_budget, seeded, seed, progress, checkpoint, previous, operations
         As in `fastgc.torch.check_module`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -188,7 +191,7 @@ def assert_module(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     report = _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous, operations)
     return passed_or_raise(report, allow_undecided)
