@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import fastgc
 from tests.support.examples import failing_examples
 
 PACKAGES = ["fastgc", "fastgc.torch", "fastgc.jax"]
