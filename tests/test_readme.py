@@ -78,7 +78,7 @@ def test_the_pages_show_the_results_of_the_benchmarks() -> None:
 
 # --- all pages ---
 
-PAGES = [README, *(ROOT / name for name in ("bench/README.md", ".github/CONTRIBUTING.md", ".github/CHANGELOG.md"))]
+PAGES = [README, ROOT / "bench" / "README.md", *sorted((ROOT / ".github").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
