@@ -13,14 +13,10 @@ import pdoc
 PACKAGES = ("fastgc", "fastgc.torch", "fastgc.jax")
 
 
-def describe(kind: type) -> None:
-    """Let pdoc find the source of a class that is shown as the package's own, and what private ones hand down."""
-    for parent in kind.__mro__[1:]:
-        if parent.__module__.startswith("fastgc._"):
-            for name, value in vars(parent).items():
-                if not name.startswith("_"):
-                    setattr(kind, name, vars(kind).get(name, value))
-    kind.__module__ = kind.__init__.__globals__["__name__"]
+def at_home(kind: type) -> None:
+    """Give a class, which is shown as the package's own, the module where pdoc finds its source."""
+    method = next(value for value in vars(kind).values() if inspect.isfunction(value))
+    kind.__module__ = method.__globals__["__name__"]
 
 
 def main(folder: str) -> None:
@@ -29,7 +25,7 @@ def main(folder: str) -> None:
     for package in map(importlib.import_module, PACKAGES):
         for value in (getattr(package, name) for name in package.__all__):
             if inspect.isclass(value):
-                describe(value)
+                at_home(value)
     pdoc.render.configure(docformat="numpy", show_source=False)
     pdoc.pdoc("fastgc", output_directory=Path(folder))
 

@@ -64,9 +64,12 @@ __all__ = [
     "relative_error",
     "max_relative_error",
     "interpret",
+    "Report",
     "load_report",
     "step_sweep",
+    "StepSweep",
     "taylor_test",
+    "TaylorTest",
     "torch",
     "jax",
     "__version__",
@@ -86,8 +89,9 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._pytest_fixture import Gradcheck
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
-    from fastgc._step_sweep import step_sweep
-    from fastgc._taylor_test import taylor_test
+    from fastgc._reports.report import Report
+    from fastgc._step_sweep import StepSweep, step_sweep
+    from fastgc._taylor_test import TaylorTest, taylor_test
     from fastgc._verdicts.errors import interpret, max_relative_error, relative_error
 else:  # the same names, loaded on first use: importing fastgc imports neither Numba nor SciPy
     __getattr__ = loader(
@@ -115,9 +119,12 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "relative_error": "_verdicts.errors",
             "max_relative_error": "_verdicts.errors",
             "interpret": "_verdicts.errors",
+            "Report": "_reports.report",
             "load_report": "_load",
             "step_sweep": "_step_sweep",
+            "StepSweep": "_step_sweep",
             "taylor_test": "_taylor_test",
+            "TaylorTest": "_taylor_test",
             "torch": "",
             "jax": "",
         },

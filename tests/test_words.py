@@ -125,7 +125,9 @@ print(fastgc.numerical_gradient(loss, x, stencil="complex_step"), fastgc.record(
 print(gradcheck(loss, (x,), allow_undecided=True), fastgc.torch.gradgradcheck(loss, (x,)))
 module: torch.nn.Module = torch.nn.Linear(3, 2)
 checked: GradientReport = check_module(module, x, precision="native")
-rates: dict[int, float] = fastgc.taylor_test(loss, gradient, x).rate
+taylor: fastgc.TaylorTest = fastgc.taylor_test(loss, gradient, x)
+rates: dict[int, float] = taylor.rate
+either: fastgc.Report = jacobian
 saved: GradientReport | JacobianReport = fastgc.load_report("report.json")
 names: list[str] = [*fastgc.tensor_names({"a": x}), saved.to_markdown(), saved.to_html("report.html")]
 report.plot("map")
