@@ -32,7 +32,18 @@ from fastgc._words import Engine, Precision, Samples, StencilName, Tolerance
 
 @public
 class GradientMismatch(AssertionError):
-    """A gradient did not pass; ``report`` holds the `GradientReport`."""
+    """A gradient did not pass; ``report`` holds the `GradientReport`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> try:
+    ...     fastgc.assert_gradients(lambda x: x @ x, lambda x: x, np.ones(3))
+    ... except fastgc.GradientMismatch as error:
+    ...     error.report.tensors["params"].diagnosis.kind
+    'factor'
+    """
 
     def __init__(self, report: GradientReport) -> None:
         super().__init__(str(report))
@@ -256,6 +267,16 @@ def assert_gradients(
         An AssertionError whose text is the report and whose ``report`` attribute holds it.
     TypeError, ValueError
         As `check_gradients`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> fastgc.assert_gradients(lambda x: x @ x, lambda x: 2 * x, np.ones(3)).verdict
+    'pass'
+    >>> fastgc.assert_gradients(lambda x: x @ x, lambda x: -2 * x, np.arange(1.0, 4.0))
+    Traceback (most recent call last):
+    fastgc.GradientMismatch: FAIL  1 of 1 tensor disagrees: params (sign)   ...
     """
     __tracebackhide__ = True  # in pytest a failing test begins with the report
     options = CheckOptions(

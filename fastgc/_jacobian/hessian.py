@@ -157,6 +157,17 @@ def assert_hessian(
         An AssertionError whose text is the report and whose ``report`` attribute holds it.
     TypeError, ValueError
         As `check_hessian`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> f, gradient = lambda x: np.sum(x**3), lambda x: 3 * x**2
+    >>> fastgc.assert_hessian(f, gradient, lambda x: np.diag(6 * x), [1.0, 2.0]).verdict
+    'pass'
+    >>> fastgc.assert_hessian(f, gradient, lambda x: np.diag(3 * x), [1.0, 2.0])
+    Traceback (most recent call last):
+    fastgc.JacobianMismatch: FAIL  2 of 4 checked entries differ   ...
     """
     __tracebackhide__ = True  # in pytest a failing test begins with the report
     options = JacobianOptions(

@@ -66,6 +66,19 @@ class JacobianReport(Report):
     ladder : difference quotients at several ``steps`` of the worst entry for which they were kept, or None
     environment : what the report was made with: versions of ``fastgc``, ``numpy`` and ``python``, the ``platform``, the
         ``date``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> report = fastgc.check_jacobian(lambda x: x**2, lambda x: np.diag([2.0, 3.0]), np.ones(2))
+    >>> report.verdict, report.reason, report.by_input
+    ('fail', '1 of 4 checked entries differs', {(1,): 1})
+    >>> report.matrix("numerical").round(6) + 0.0
+    array([[2., 0.],
+           [0., 2.]])
+    >>> report.worst.index, report.worst.analytic
+    ((1, 1), 3.0)
     """
 
     verdict: Verdict
