@@ -97,9 +97,9 @@ class GradientAtPoint:
         its own error is near ``eps**(2/3)`` of them.
         """
         count, slopes = self.loss.tensor_scales.size, self.loss.local_variation / self.loss.tensor_scales
-        moves, u = self.loss.local_variation > 0, estimates.uncertainty
-        zero = np.abs(analytic) <= (analytic_rounding(self._eps, 0.0, slopes)[tensors] if moves else u)
-        zero &= np.abs(estimates.numerical) <= (u if moves else 0.0)
+        moves = self.loss.local_variation > 0
+        zero = np.abs(analytic) <= analytic_rounding(self._eps, 0.0, slopes)[tensors]
+        zero &= np.abs(estimates.numerical) <= (estimates.uncertainty if moves else 0.0)
         changing = np.bincount(tensors, ~zero, count)
         around = slopes if moves else (abs(self.loss.base) or 1.0) / self.loss.tensor_scales
         return np.where(changing, 0.0, np.maximum(AROUND, np.cbrt(self._eps)) * around)

@@ -1,7 +1,7 @@
 """Stock layers of PyTorch at their standard initialisation, with inputs that a first batch might have.
 
-Every module class of `torch.nn` stands in `LAYERS`, under its name and a word on the point, or in `LEFT_OUT`, with the
-reason. All of them are right: a check fails none.
+Every module class of `torch.nn` stands in `LAYERS`, under its name and a word on the point, in `LEFT_OUT`, with the
+reason, or in `WRONG`. All others are right: a check fails none.
 """
 
 from __future__ import annotations
@@ -155,7 +155,6 @@ def _normalised() -> Iterator[tuple[str, Make]]:
     yield "RMSNorm", of("RMSNorm", 8, x=lambda: normal(3, 8))
     yield "GroupNorm", of("GroupNorm", 2, 4, x=lambda: image(2))
     yield "LocalResponseNorm", of("LocalResponseNorm", 2, x=lambda: image(2))
-    yield "CrossMapLRN2d", of("CrossMapLRN2d", 3, x=lambda: image(2))
 
 
 def _recurrent() -> Iterator[tuple[str, Make]]:
@@ -393,6 +392,8 @@ def _beginnings() -> Iterator[tuple[str, Make]]:
     yield "convolution with rectifiers at a blank image", lambda: (
         nn.Sequential(zeroed(nn.Conv2d(1, 3, 3), "bias"), nn.ReLU(), nn.MaxPool2d(2)), torch.zeros(2, 1, 6, 6))  # fmt: skip
 
+
+WRONG: dict[str, Make] = {"CrossMapLRN2d": of("CrossMapLRN2d", 3, x=lambda: image(2))}  # in PyTorch 2.13, says gradcheck
 
 LAYERS: dict[str, Make] = dict(
     pair
