@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
@@ -14,7 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Initial
 # Decided in float32 on any machine: a sample, one of each kind
 NATIVE = (
     "ReLU at zero", "Threshold at zero", "Linear", "Linear at zero", "Conv2d", "BatchNorm2d", "LayerNorm", "RNNCell",
-    "MSELoss at a perfect fit", "HuberLoss at a perfect fit", "zero scale of a residual branch", "Embedding with padding",
+    "MSELoss at a perfect fit", "HuberLoss at a perfect fit", "zero scale of a residual branch",
+    "Embedding with padding",
 )  # fmt: skip
 
 
@@ -79,3 +83,17 @@ def test_labels_that_a_loss_does_not_differentiate_are_left_out_and_named() -> N
     report = check_module(nn.SoftMarginLoss(), (x, y))
     assert report.passed and [*report.tensors] == ["inputs[0]"]
     assert "not checked, since PyTorch's function has no derivative for it: 'inputs[1]'" in report.notes
+
+
+# --- the script for cards ---
+
+
+def test_the_script_for_cards_runs_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+    import gpu
+
+    found = {(row.part, row.what): row for row in gpu.small(torch.device("cpu"))}
+    assert found and all(row.met for row in found.values()), found
+    if not torch.cuda.is_available():
+        assert gpu.main([]) == 0
+        assert "sees no card" in capsys.readouterr().out
