@@ -98,7 +98,7 @@ class GradientAtPoint:
         """
         count, slopes = self.loss.tensor_scales.size, self.loss.local_variation / self.loss.tensor_scales
         moves = self.loss.local_variation > 0
-        zero = np.abs(analytic) <= analytic_rounding(self._eps, 0.0, slopes)[tensors]
+        zero = np.abs(analytic) <= analytic_rounding(self._eps, slopes, slopes)[tensors]
         zero &= np.abs(estimates.numerical) <= (estimates.uncertainty if moves else 0.0)
         changing = np.bincount(tensors, ~zero, count)
         around = slopes if moves else (abs(self.loss.base) or 1.0) / self.loss.tensor_scales
