@@ -93,14 +93,19 @@ class GradientAtPoint:
         return np.array([np.finfo(each.dtype).eps for each in self.gradients], np.float64)
 
     def _stillness(self, estimates: Estimates, analytic: Floats, tensors: Positions) -> Floats:
-        """A scale for tensors with zero slopes of a loss that does not move at all, shape (tensors,).
+        """A scale for tensors all of whose slopes are zero within round-off, shape (tensors,); 0 for others.
 
-        That the loss stays the same to the bit is an answer: the slope is zero within round-off of the loss.
+        No factor or sign could be wrong there. That the loss stays the same to the bit is an answer, too: the slope is
+        zero within round-off of the loss. The share is the larger, the less of the slopes around a quotient resolves:
+        its own error is near ``eps**(2/3)`` of them.
         """
-        if self.loss.local_variation:
-            return np.zeros(self.loss.tensor_scales.size)
-        moving = np.bincount(tensors, (analytic != 0) | (estimates.numerical != 0), self.loss.tensor_scales.size)
-        return np.where(moving, 0.0, AROUND * (abs(self.loss.base) or 1.0) / self.loss.tensor_scales)
+        count, slopes = self.loss.tensor_scales.size, self.loss.local_variation / self.loss.tensor_scales
+        moves = self.loss.local_variation > 0
+        zero = np.abs(analytic) <= analytic_rounding(self._eps, slopes, slopes)[tensors]
+        zero &= np.abs(estimates.numerical) <= (estimates.uncertainty if moves else 0.0)
+        changing = np.bincount(tensors, ~zero, count)
+        around = slopes if moves else (abs(self.loss.base) or 1.0) / self.loss.tensor_scales
+        return np.where(changing, 0.0, np.maximum(AROUND, np.cbrt(self._eps)) * around)
 
     def scales(self, estimates: Estimates) -> Floats:
         """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""

@@ -28,7 +28,7 @@ from fastgc.torch._flat import as_reals
 from fastgc.torch._nested import out_of_reach
 from fastgc.torch._operations import with_operations
 from fastgc.torch._points import KNOWN, AnalyticGradient, Opener, held
-from fastgc.torch._subject import Arguments, detached, is_inexact, subject_of
+from fastgc.torch._subject import Arguments, detached, is_inexact, refused_inputs, subject_of
 
 _OUT_OF_REACH = "inside objects other than lists, tuples, mappings and dataclasses"
 _BFLOAT16_RTOL = 8e-2  # ten units of its round-off, 2**-7, as 1e-2 is of float16
@@ -213,6 +213,12 @@ def _check(
     options = _with_tolerances(options, originals)
     with torch.inference_mode(False), _noted_as_double(options.precision):
         subject = subject_of(module, arguments, loss, originals, options, seeded)
+        refused = refused_inputs(subject)
+        if refused:
+            originals = {name: tensor for name, tensor in originals.items() if name not in refused}
+            left_out.append(f"not checked, since PyTorch's function has no derivative for it: {listed(refused)}")
+            subject = subject_of(module, arguments, loss, originals, options, seeded)
+        left_out += subject.notes
         reals = [as_reals(tensor) for tensor in subject.tensors]
         leaves = [held(each) for each in reals]
         layout = named_layout(subject.names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves])
