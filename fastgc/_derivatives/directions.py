@@ -75,6 +75,11 @@ class Probing:
     first: int = 0
     beside: tuple[int, ...] = ()
 
+    @property
+    def numbers(self) -> range:
+        """The numbers of the directions."""
+        return range(self.first, self.first + self.residuals.size)
+
     def part(self, numbers: range) -> Probing:
         """The probing with some of its directions."""
         some = slice(numbers.start - self.first, numbers.stop - self.first)
@@ -299,20 +304,26 @@ def probe(
     return group.probing(rows, quick, fine, trouble, numbers[0])
 
 
-def probe_part(
-    loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array], whole: Probing, seed: int, enough: float
+def probe_like(
+    loss: LossAtPoint,
+    tensors: Sequence[int],
+    gradients: Sequence[Array],
+    known: Probing,
+    numbers: range,
+    seed: int,
+    enough: float,
 ) -> Probing:
-    """Measure the directions of a probing in some of its tensors, at the steps that were good for all of them.
+    """Measure directions in the tensors of a known probing, or in some of them, at the steps that were good there.
 
     A suspicious direction is measured again by a ladder, until one of them stays suspicious.
     """
     group = _Group(loss, tensors, gradients, seed)
     rows: list[tuple[float, float, float]] = []
-    short = _cheapest(whole.quick, whole.fine, enough)
-    for along in group.directions(range(whole.first, whole.first + whole.residuals.size)):
+    short = _cheapest(known.quick, known.fine, enough)
+    for along in group.directions(numbers):
         rows += group.slopes(along, short, enough, seen=any(abs(a - n) > SUSPICIOUS * u for a, n, u in rows))
         along.clear()
-    return group.probing(rows, whole.quick, whole.fine, "", whole.first)
+    return group.probing(rows, known.quick, known.fine, "", numbers.start)
 
 
 def _cheapest(quick: Shortcut, fine: Shortcut, enough: float) -> Shortcut:

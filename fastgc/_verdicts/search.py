@@ -167,9 +167,7 @@ class _Search:
     @cached_property
     def whole(self) -> _Part:
         """All entries, along the directions of the probe."""
-        first, count = self.probing.first, self.probing.residuals.size
-        numbers = tuple(range(first, first + count))
-        return _Part(0, self.size, numbers, self.probing.residuals, self.probing.uncertainties)
+        return _Part(0, self.size, tuple(self.probing.numbers), self.probing.residuals, self.probing.uncertainties)
 
     def left(self, part: _Part) -> Floats:
         """The residuals of a part less what the known wrong entries explain."""
