@@ -243,12 +243,12 @@ def one_million(quick: bool) -> Iterator[Row]:
         missed = max(probe_of(right, name).miss_probability for name in ("W0", "W1"))
         yield Row(part, "an error of rtol of a weight matrix: missed with, at most", missed, "<= 1e-6")
         trials = 6 if quick else 25  # of each activation
-        few = [_searched(problem, slopes, right.evaluations, 1, seed) for seed in range(trials)]
+        few = [_searched(problem, slopes, 1, seed) for seed in range(trials)]
         entry = "1 entry wrong by 1 %"
         yield Row(part, f"{entry}: exactly this named, share of {trials}", float(np.mean([x for x, _ in few])), "== 1")
         yield Row(part, f"{entry}: further evaluations, median", float(np.median([n for _, n in few])), "<= 24")
         yield Row(part, f"{entry}: further evaluations, most", max(n for _, n in few), "<= 40")
-        many = [_searched(problem, slopes, right.evaluations, 8, seed) for seed in range(3 if quick else 8)]
+        many = [_searched(problem, slopes, 8, seed) for seed in range(3 if quick else 8)]
         entry = "8 entries wrong by 1 %"
         yield Row(part, f"{entry}: exactly these named, share", float(np.mean([exact for exact, _ in many])), "== 1")
         yield Row(part, f"{entry}: further evaluations, most", max(n for _, n in many), "<= 260")
@@ -258,18 +258,21 @@ def one_million(quick: bool) -> Iterator[Row]:
             named = f"all of [{'417, :' if line == 'row' else ':, 417'}] is wrong" in report.tensors["W0"].reason
             yield Row(part, f"a {line} wrong by half: named", named, "== 1")
             further = report.evaluations - right.evaluations - DIAGNOSIS
-            yield Row(part, f"a {line} wrong by half: further evaluations", further, "<= 200")
+            yield Row(part, f"a {line} wrong by half: further evaluations", further, "<= 120")
 
 
-def _searched(problem: Problem, slopes: Params, before: int, count: int, trial: int) -> tuple[bool, int]:
-    """Whether exactly the entries wrong by 1 %, of median magnitude or more, are named, and the evaluations of that."""
+def _searched(problem: Problem, slopes: Params, count: int, trial: int) -> tuple[bool, int]:
+    """Whether exactly the entries wrong by 1 %, of median magnitude or more, are named, and the evaluations of that.
+
+    These are what the right gradient does not take with the same seed, which draws how the noise is measured too.
+    """
     rng = np.random.default_rng(trial)
     name = ["W0", "W1", "W0", "b0"][trial % 4]
     magnitudes = np.abs(slopes[name]).reshape(-1)
     positions = rng.choice(np.flatnonzero(magnitudes >= np.median(magnitudes)), count, replace=False)
     report = probed(problem, planted(slopes, name, positions, lambda g: 1.01 * g), seed=trial)
     exact = located(report) == {(name, int(position)) for position in positions}
-    return exact, report.evaluations - before - DIAGNOSIS
+    return exact, report.evaluations - probed(problem, slopes, seed=trial).evaluations - DIAGNOSIS
 
 
 _CASES = {
@@ -284,7 +287,7 @@ _SCRATCH = 1.15  # of the largest tensor: a copy of it and what the loss takes; 
 
 
 def one_hundred_million(quick: bool) -> Iterator[Row]:
-    """A table of a hundred million entries (ten, if quick), each case in a process of its own."""
+    """A table of a hundred million entries (twenty, if quick), each case in a separate process."""
     evaluations: dict[str, int] = {}
     for case, setting in _CASES.items():
         found = json.loads(process(__file__, "--memory", case, *(["--quick"] if quick else [])))
@@ -312,7 +315,7 @@ def memory_case(case: str, quick: bool) -> dict[str, Any]:
     """One check in this process, with the peak of its resident memory above what Python and NumPy take."""
     setting = _CASES[case]
     dtype = np.dtype(setting["dtype"])
-    rows = 150_000 if quick else 1_500_000
+    rows = 300_000 if quick else 1_500_000  # above 64 MiB: smaller arrays are copied even in place
     small = embedding(np.random.default_rng(0), 50, 64, 40, dtype)
     probed(small, **setting["options"])  # whatever is imported or compiled on first use
     before = resident("VmRSS")
