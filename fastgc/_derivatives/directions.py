@@ -315,13 +315,15 @@ def probe_like(
 ) -> Probing:
     """Measure directions in the tensors of a known probing, or in some of them, at the steps that were good there.
 
-    A suspicious direction is measured again by a ladder, until one of them stays suspicious.
+    A suspicious direction is measured again by a ladder, until one through the same tensors stays suspicious.
     """
     group = _Group(loss, tensors, gradients, seed)
     rows: list[tuple[float, float, float]] = []
     short = _cheapest(known.quick, known.fine, enough)
+    seen = known.suspicious and tuple(tensors) == known.tensors
     for along in group.directions(numbers):
-        rows += group.slopes(along, short, enough, seen=any(abs(a - n) > SUSPICIOUS * u for a, n, u in rows))
+        seen = seen or any(abs(a - n) > SUSPICIOUS * u for a, n, u in rows)
+        rows += group.slopes(along, short, enough, seen=seen)
         along.clear()
     return group.probing(rows, known.quick, known.fine, "", numbers.start)
 

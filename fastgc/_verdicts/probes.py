@@ -112,13 +112,14 @@ def _through_all(
         return None
     bar.enter("all (probes)")
     shared = _probed(gradient, tensors, range(probes), seed, few=_OWN)
-    if shared.trouble or shared.suspicious:
-        return None if shared.trouble else shared
+    if shared.trouble:
+        return None
     rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_FURTHER + 1)]
     more = int(np.argmax([sum(_serves(gradient, t, row) for t in tensors) for row in rows]))  # the fewest for the most
-    further, enough = range(probes, probes + more), _ENOUGH * _harmless(gradient, tensors)
-    found = probe_like(gradient.loss, tensors, gradient.gradients, shared, further, seed, enough) if more else None
-    return shared if found is None else shared.extended(found)
+    if not more:
+        return shared
+    further, enough = range(shared.numbers.stop, shared.numbers.stop + more), _ENOUGH * _harmless(gradient, tensors)
+    return shared.extended(probe_like(gradient.loss, tensors, gradient.gradients, shared, further, seed, enough))
 
 
 def _serves(gradient: GradientAtPoint, tensor: int, uncertainties: Floats) -> bool:
