@@ -22,6 +22,7 @@ from fastgc._parameters.arrays import Array, Floats, norm
 
 SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: the u of `random_weights`
 CERTAIN = 2.0  # uncertainties beyond which every true residual is followed: the 2u there
+FURTHER = 1 << 20  # the number of the first direction of a search, beyond those of every probe
 _PROBE_RATIO = 8.0  # of neighbouring steps: five steps, the fewest for two extrapolations and a check, span 4,000
 _PROBE_TOP = 2.0**-5  # the largest step, in units of the scale: a quarter of a single entry's, since all entries move
 _PROBE_RUNGS = 5  # from 0.03 to 8e-6: the best step of a central quotient is 6e-6

@@ -33,7 +33,7 @@ _ENOUGH = 0.05
 _OWN = 3  # directions, the default of `probes`: two would miss an error of rtol of 10,000 entries with 1e-4
 _MISSED = 1e-6  # the probability with which three directions are meant to miss an error of rtol of a tensor
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
-_FURTHER = 3  # shared directions: two or four values each, where a tensor alone takes 14 to 20
+_MORE_SHARED = 3  # shared directions: two or four values each, where a tensor alone takes 14 to 20
 _COPIED = 1 << 24  # entries that are displaced together, in many tensors: their copy takes 128 MiB in double precision
 _WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
 
@@ -105,7 +105,7 @@ def _through_all(
 ) -> Probing | None:
     """Directions through all tensors at once, no more than a few where they differ; None where that is not possible.
 
-    Up to `_FURTHER` more are measured where they serve more tensors, which then need none by themselves.
+    Up to `_MORE_SHARED` more are measured where they serve more tensors, which then need none by themselves.
     """
     sizes = [gradient.loss.layout.sizes[t] for t in tensors]
     if not probes or len(tensors) < 2 or sum(sizes) > max(_TWICE * max(sizes), _COPIED):
@@ -114,7 +114,7 @@ def _through_all(
     shared = _probed(gradient, tensors, range(probes), seed, few=_OWN)
     if shared.trouble:
         return None
-    rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_FURTHER + 1)]
+    rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_MORE_SHARED + 1)]
     more = int(np.argmax([sum(_serves(gradient, t, row) for t in tensors) for row in rows]))  # the fewest for the most
     if not more:
         return shared
