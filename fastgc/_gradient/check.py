@@ -103,7 +103,8 @@ def check_gradients(
         Random directions in every tensor that is not checked entry by entry as a whole; they cover all its entries and
         lead to the wrong ones. The report bounds the probability that all of them miss an error. Three, the default,
         miss an error of rtol of a large tensor with about 1e-6; two would miss it with 1e-4, and the third takes two
-        to four evaluations, which all tensors share where that shows nearly as much.
+        to four evaluations, which all tensors share where that shows nearly as much. Up to three more are measured
+        where tensors can then share them.
     stencil : {"central", "forward", "backward", "five_point", "complex_step"}
         The difference formula of the first look; entries in doubt are settled by central differences at many steps.
     step : float, optional
