@@ -1,0 +1,111 @@
+"""All entries of a Jacobian certified by a few evaluations and backward passes, as far as atol allows.
+
+Let the outputs change by d from x - h u to x + h u. If the analytic Jacobian J is right, v^T J (x_+ - x_-) - v^T d is
+round-off and truncation error, with the displaced inputs x_+ and x_- as they were rounded. If none of several such
+numbers is as large as an entry wrong by atol makes some of them (see `fastgc.torch._sides`), all entries are right to
+atol. Otherwise entries are measured one by one: at kinks, of coarse functions, for tolerances near round-off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastgc._parameters.arrays import Floats
+from fastgc.torch._opened import Opened
+from fastgc.torch._sides import AT_ONCE, input_sides, largest_hidden, output_sides
+
+# Times eps, the step for one entry. Many entries moved together change the outputs by more: the round-off of the change
+# counts for less, and its truncation error stays below for functions with third derivatives of up to a hundred.
+_REACH = 8.0
+_FURTHER = 2 * AT_ONCE  # vectors on each side where half as many are too few: they certify with 60 times the round-off
+_MOVED = 0.9  # of a displacement must be left after rounding; otherwise the input is too large for the step
+_ROUNDING = 4 * np.finfo(np.float64).eps  # of a random sum of outputs, in units of their norm
+_AWAY = 2.0**-5  # where an output that stands still must still stand; else its values are rounded, or it has a kink
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Displacements, shape (k, n), the changes of the outputs, shape (k, m), and the norm of the outputs."""
+
+    moved: Floats
+    changes: Floats
+    norm: float
+
+    def joined(self, more: _Changes) -> _Changes:
+        """These and more."""
+        moved, changes = np.vstack([self.moved, more.moved]), np.vstack([self.changes, more.changes])
+        return _Changes(moved, changes, max(self.norm, more.norm))
+
+
+def certified_backward(call: Opened, eps: float, atol: float) -> bool:
+    """Whether all entries by the backward pass are right to atol."""
+    m, n = call.shape
+    step = _REACH * eps
+    known = _changes(call, step, range(AT_ONCE))
+    if known is None or not _still(call, known):
+        return False
+    first = call.backward.directions[:-2]
+    excess = _excess(known, first, call.backward.along[:-2], step)
+    if excess * largest_hidden(m, n, AT_ONCE) <= atol:
+        return True
+    if min(m, n) <= AT_ONCE or not excess * largest_hidden(m, n, _FURTHER) <= atol:
+        return False
+    return _further(call, known, step, atol)
+
+
+def _further(call: Opened, known: _Changes, step: float, atol: float) -> bool:
+    """The same with more vectors on each side."""
+    m, n = call.shape
+    numbers = range(AT_ONCE, _FURTHER)
+    more = _changes(call, step, numbers)
+    if more is None:
+        return False
+    second = output_sides(m, numbers)
+    sides = np.vstack([call.backward.directions[:-2], second])
+    products = np.vstack([call.backward.along[:-2], call.backward.pulled(second)])
+    return bool(_excess(known.joined(more), sides, products, step) * largest_hidden(m, n, _FURTHER) <= atol)
+
+
+def certified_forward(call: Opened, eps: float, atol: float, pushed: Callable[[Floats], Floats]) -> bool:
+    """Whether all entries by forward mode, ``pushed(u)`` = J u, are right to atol."""
+    step = _REACH * eps
+    known = _changes(call, step, range(AT_ONCE))
+    if known is None or not _still(call, known):
+        return False
+    off = np.stack([pushed(moved) for moved in known.moved]) - known.changes
+    worst = (np.abs(off).max(initial=0.0) + _ROUNDING * known.norm) / (2 * step)
+    return bool(worst * largest_hidden(1, call.shape[1], AT_ONCE) <= atol)
+
+
+def _changes(call: Opened, step: float, numbers: range) -> _Changes | None:
+    """How the outputs change along the vectors; None where they are not defined or inputs are too large to be moved."""
+    point = call.outputs.point
+    lengths = step * input_sides(point.size, numbers)
+    ahead, behind = point + lengths, point - lengths
+    moved = ahead - behind
+    if not (np.abs(moved) >= 2 * _MOVED * np.abs(lengths)).all():
+        return None
+    values, errors = call.outputs(np.vstack([ahead, behind]))
+    if errors or not np.isfinite(values).all():
+        return None
+    ahead, behind = np.split(values, 2)
+    return _Changes(moved, ahead - behind, float(np.linalg.norm(values, axis=1).max()))
+
+
+def _still(call: Opened, known: _Changes) -> bool:
+    """Whether outputs that did not change along any vector do not change farther away either."""
+    still = ~known.changes.any(axis=0)
+    if not still.any():
+        return True
+    lengths = _AWAY * np.cos(np.arange(call.outputs.point.size))  # as good as random
+    values, _ = call.outputs(call.outputs.point + lengths * [[-1.0], [1.0]])
+    return bool((values[:, still] == call.outputs.base[still]).all())
+
+
+def _excess(known: _Changes, sides: Floats, products: Floats, step: float) -> float:
+    """The largest deviation of a slope, with its round-off; NaN if one is not finite."""
+    off = np.abs(known.moved @ products.T - known.changes @ sides.T).max()
+    return float((off + _ROUNDING * known.norm) / (2 * step))
