@@ -15,10 +15,10 @@ import numpy as np
 
 from fastgc._parameters.arrays import Floats
 from fastgc.torch._opened import Opened
-from fastgc.torch._sides import AT_ONCE, input_sides, largest_hidden, output_sides
+from fastgc.torch._sides import AT_ONCE, input_sides, largest_hidden, largest_hidden_in_row, output_sides
 
-# Times eps, the step for one entry. Many entries moved together change the outputs by more: the round-off of the change
-# counts for less, and its truncation error stays below for functions with third derivatives of up to a hundred.
+# Times eps, the step for a few entries: round-off of the change counts for less than with eps. Many entries move less
+# each, as the root of their number, so that the truncation error of a random sum of them does not grow.
 _REACH = 8.0
 _FURTHER = 2 * AT_ONCE  # vectors on each side where half as many are too few: they certify with 60 times the round-off
 _MOVED = 0.9  # of a displacement must be left after rounding; otherwise the input is too large for the step
@@ -27,60 +27,58 @@ _AWAY = 2.0**-5  # where an output that stands still must still stand; else its 
 
 
 @dataclass(frozen=True)
-class _Changes:
-    """Displacements, shape (k, n), the changes of the outputs, shape (k, m), and the norm of the outputs."""
+class Changes:
+    """A step, displacements, shape (k, n), the changes of the outputs, shape (k, m), and the norm of the outputs."""
 
+    step: float
     moved: Floats
     changes: Floats
     norm: float
 
-    def joined(self, more: _Changes) -> _Changes:
+    def joined(self, more: Changes) -> Changes:
         """These and more."""
         moved, changes = np.vstack([self.moved, more.moved]), np.vstack([self.changes, more.changes])
-        return _Changes(moved, changes, max(self.norm, more.norm))
+        return Changes(self.step, moved, changes, max(self.norm, more.norm))
 
 
-def certified_backward(call: Opened, eps: float, atol: float) -> bool:
+def first_changes(call: Opened, eps: float, atol: float) -> Changes | None:
+    """How the outputs change along the first vectors; None where that certifies nothing to atol."""
+    step = _step(call, eps)
+    least = _ROUNDING * float(np.linalg.norm(call.outputs.base)) / (2 * step)
+    if not least * largest_hidden(*call.shape, _FURTHER) <= atol:
+        return None
+    known = _changes(call, step, range(AT_ONCE))
+    return known if known is not None and _still(call, known) else None
+
+
+def certified_backward(call: Opened, known: Changes, atol: float) -> bool:
     """Whether all entries by the backward pass are right to atol."""
     m, n = call.shape
-    step = _REACH * eps
-    known = _changes(call, step, range(AT_ONCE))
-    if known is None or not _still(call, known):
-        return False
-    first = call.backward.directions[:-2]
-    excess = _excess(known, first, call.backward.along[:-2], step)
+    sides, products = call.backward.directions[:-2], call.backward.along[:-2]
+    excess = _excess(known, sides, products)
     if excess * largest_hidden(m, n, AT_ONCE) <= atol:
         return True
     if min(m, n) <= AT_ONCE or not excess * largest_hidden(m, n, _FURTHER) <= atol:
         return False
-    return _further(call, known, step, atol)
-
-
-def _further(call: Opened, known: _Changes, step: float, atol: float) -> bool:
-    """The same with more vectors on each side."""
-    m, n = call.shape
-    numbers = range(AT_ONCE, _FURTHER)
-    more = _changes(call, step, numbers)
+    more, further = _changes(call, known.step, range(AT_ONCE, _FURTHER)), output_sides(m, range(AT_ONCE, _FURTHER))
     if more is None:
         return False
-    second = output_sides(m, numbers)
-    sides = np.vstack([call.backward.directions[:-2], second])
-    products = np.vstack([call.backward.along[:-2], call.backward.pulled(second)])
-    return bool(_excess(known.joined(more), sides, products, step) * largest_hidden(m, n, _FURTHER) <= atol)
+    sides, products = np.vstack([sides, further]), np.vstack([products, call.backward.pulled(further)])
+    return bool(_excess(known.joined(more), sides, products) * largest_hidden(m, n, _FURTHER) <= atol)
 
 
-def certified_forward(call: Opened, eps: float, atol: float, pushed: Callable[[Floats], Floats]) -> bool:
+def certified_forward(known: Changes, atol: float, pushed: Callable[[Floats], Floats]) -> bool:
     """Whether all entries by forward mode, ``pushed(u)`` = J u, are right to atol."""
-    step = _REACH * eps
-    known = _changes(call, step, range(AT_ONCE))
-    if known is None or not _still(call, known):
-        return False
-    off = np.stack([pushed(moved) for moved in known.moved]) - known.changes
-    worst = (np.abs(off).max(initial=0.0) + _ROUNDING * known.norm) / (2 * step)
-    return bool(worst * largest_hidden(1, call.shape[1], AT_ONCE) <= atol)
+    off = np.abs(np.stack([pushed(moved) for moved in known.moved]) - known.changes).max(initial=0.0)
+    excess = (off + _ROUNDING * known.norm) / (2 * known.step)
+    return bool(excess * largest_hidden_in_row(known.moved.shape[1], AT_ONCE) <= atol)
 
 
-def _changes(call: Opened, step: float, numbers: range) -> _Changes | None:
+def _step(call: Opened, eps: float) -> float:
+    return float(_REACH * eps / max(1.0, call.shape[1] / AT_ONCE) ** 0.5)
+
+
+def _changes(call: Opened, step: float, numbers: range) -> Changes | None:
     """How the outputs change along the vectors; None where they are not defined or inputs are too large to be moved."""
     point = call.outputs.point
     lengths = step * input_sides(point.size, numbers)
@@ -92,10 +90,10 @@ def _changes(call: Opened, step: float, numbers: range) -> _Changes | None:
     if errors or not np.isfinite(values).all():
         return None
     ahead, behind = np.split(values, 2)
-    return _Changes(moved, ahead - behind, float(np.linalg.norm(values, axis=1).max()))
+    return Changes(step, moved, ahead - behind, float(np.linalg.norm(values, axis=1).max()))
 
 
-def _still(call: Opened, known: _Changes) -> bool:
+def _still(call: Opened, known: Changes) -> bool:
     """Whether outputs that did not change along any vector do not change farther away either."""
     still = ~known.changes.any(axis=0)
     if not still.any():
@@ -105,7 +103,7 @@ def _still(call: Opened, known: _Changes) -> bool:
     return bool((values[:, still] == call.outputs.base[still]).all())
 
 
-def _excess(known: _Changes, sides: Floats, products: Floats, step: float) -> float:
+def _excess(known: Changes, sides: Floats, products: Floats) -> float:
     """The largest deviation of a slope, with its round-off; NaN if one is not finite."""
     off = np.abs(known.moved @ products.T - known.changes @ sides.T).max()
-    return float((off + _ROUNDING * known.norm) / (2 * step))
+    return float((off + _ROUNDING * known.norm) / (2 * known.step))

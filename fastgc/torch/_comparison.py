@@ -27,7 +27,7 @@ from fastgc._progress import Progress
 from fastgc._verdicts.judgement import FAIL, UNDECIDED
 from fastgc._words import Columns
 from fastgc.torch._backward import check_batched, check_linearity, check_undefined, refuse_other_batch
-from fastgc.torch._certificate import certified_backward, certified_forward
+from fastgc.torch._certificate import Changes, certified_backward, certified_forward, first_changes
 from fastgc.torch._flat import Packing, Tensors
 from fastgc.torch._memory import placed
 from fastgc.torch._opened import Opened
@@ -57,11 +57,6 @@ class Criteria:
     batched_backward: bool
     batched_forward: bool
 
-    @property
-    def scales(self) -> tuple[float, float]:
-        """The step and the absolute tolerance."""
-        return self.step or 0.0, self.atol
-
 
 # --- the checks ---
 
@@ -69,41 +64,43 @@ class Criteria:
 def failure(call: Opened, criteria: Criteria) -> GradcheckError | None:
     """What is wrong, or undecided where that is not allowed."""
     try:
+        changes = first_changes(call, criteria.step, criteria.atol) if criteria.step and _certifiable(call) else None
         if criteria.forward:
-            _check_forward(call, criteria)
+            _check_forward(call, criteria, changes)
         if criteria.backward:
-            _check_backward(call, criteria)
+            _check_backward(call, criteria, changes)
     except GradcheckError as error:
         return error
     return None
 
 
-def _check_forward(call: Opened, criteria: Criteria) -> None:
-    if not (_certifiable(call, criteria) and certified_forward(call, *criteria.scales, partial(_pushed, call))):
+def _certifiable(call: Opened) -> bool:
+    return call.gives_double and not call.noisy and min(call.shape) > 0
+
+
+def _check_forward(call: Opened, criteria: Criteria, changes: Changes | None) -> None:
+    if changes is None or not certified_forward(changes, criteria.atol, partial(_pushed, call)):
         _compare(call, _forward_operator(call), criteria, None, " (forward mode)")
     if criteria.batched_forward:
         _check_batched_forward(call)
 
 
-def _check_backward(call: Opened, criteria: Criteria) -> None:
-    if not (call.has_backward and _certifiable(call, criteria) and _certified(call, criteria)):
-        beside = partial(_backward_beside, call, criteria) if call.has_backward else None
-        _compare(call, _backward_operator(call, criteria), criteria, beside)
-    if call.has_backward:
-        check_linearity(call.backward, call.in_double, criteria.atol)
-        if criteria.batched_backward:
-            check_batched(call.backward)
-        if criteria.undefined:
-            check_undefined(call.here, call.leaves)
+def _check_backward(call: Opened, criteria: Criteria, changes: Changes | None) -> None:
+    if not call.has_backward:
+        _compare(call, matrix_operator(np.zeros(call.shape)), criteria, None)
+        return
+    if changes is None or not _certified(call, criteria, changes):
+        _compare(call, _backward_operator(call, criteria), criteria, partial(_backward_beside, call, criteria))
+    check_linearity(call.backward, call.in_double, criteria.atol)
+    if criteria.batched_backward:
+        check_batched(call.backward)
+    if criteria.undefined:
+        check_undefined(call.here, call.leaves)
 
 
-def _certifiable(call: Opened, criteria: Criteria) -> bool:
-    return criteria.step is not None and call.gives_double and not call.noisy and min(call.shape) > 0
-
-
-def _certified(call: Opened, criteria: Criteria) -> bool:
+def _certified(call: Opened, criteria: Criteria, changes: Changes) -> bool:
     """Whether a few backward passes show that all entries are right, and are the same when they are run again."""
-    return certified_backward(call, *criteria.scales) and call.backward.repeats(criteria.nondeterminism)
+    return certified_backward(call, changes, criteria.atol) and call.backward.repeats(criteria.nondeterminism)
 
 
 def _forward_operator(call: Opened) -> Operator:
@@ -149,11 +146,8 @@ def _check_batched_forward(call: Opened) -> None:
 
 def _backward_operator(call: Opened, criteria: Criteria) -> Operator:
     """The Jacobian by backward mode, a row for each number of the outputs."""
-    m, n = call.function.base.size, call.function.point.size
-    if not call.has_backward:
-        return matrix_operator(np.zeros((m, n)))
     if criteria.fast:
-        return vjp_operator(lambda v: call.backward.pulled(v[None, :])[0], m, n, np.dtype(np.float64))
+        return vjp_operator(lambda v: call.backward.pulled(v[None, :])[0], *call.shape, np.dtype(np.float64))
     return matrix_operator(call.backward.jacobian(criteria.nondeterminism))
 
 

@@ -63,12 +63,18 @@ def largest_hidden(outputs: int, inputs: int, vectors: int) -> float:
     """The largest error of an entry that may be missed with a chance above `MISSED`, in units of c."""
     few_outputs, few_inputs = outputs <= AT_ONCE, inputs <= AT_ONCE
     factor = _inverse_norm(outputs) if few_outputs else 1.0
-    if few_outputs and few_inputs:
-        return 2 * factor
-    if few_outputs or few_inputs:
-        return OF_ENTRY.limit([factor] * vectors, MISSED)
+    if few_outputs:
+        return factor * largest_hidden_in_row(inputs, vectors)
+    if few_inputs:
+        return OF_ENTRY.limit([1.0] * vectors, MISSED)
     across = OF_ENTRY.limit([1.0] * vectors, MISSED / 2)
     return OF_ENTRY.limit([across / 2] * vectors, MISSED / 2)
+
+
+@cache
+def largest_hidden_in_row(inputs: int, vectors: int) -> float:
+    """The same where the products E u are known, output by output."""
+    return 2.0 if inputs <= AT_ONCE else OF_ENTRY.limit([1.0] * vectors, MISSED)
 
 
 def _inverse_norm(outputs: int) -> float:
