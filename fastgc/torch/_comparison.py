@@ -32,6 +32,7 @@ from fastgc.torch._flat import Packing, Tensors
 from fastgc.torch._memory import placed
 from fastgc.torch._opened import Opened
 from fastgc.torch._outputs import tensors
+from fastgc.torch._referee import refereed
 from fastgc.torch._surroundings import forward_mode
 
 # In fast mode: inputs checked one by one, and random projections of the whole Jacobian. One projection misses an error
@@ -170,12 +171,13 @@ def _compare(
         return
     jacobian = open_jacobian(call.function, operator, criteria.step, criteria.rtol, criteria.atol)
     jacobian = replace(jacobian, displaced=beside)
-    checked = _found(jacobian, TRIED, 0) if call.noisy else None
+    checked, note = refereed(call, jacobian, _found(jacobian, TRIED, 0)) if call.noisy else (None, "")
     if checked is None or not all_hidden(checked.judgement):
-        checked = _found(jacobian, _FAST_INPUTS if criteria.fast else "all", _FAST_PROJECTIONS)
+        found = _found(jacobian, _FAST_INPUTS if criteria.fast else "all", _FAST_PROJECTIONS)
+        checked, note = refereed(call, jacobian, found)
     verdict = checked.judgement.worst
     if verdict == FAIL or (verdict == UNDECIDED and not criteria.allow_undecided):
-        raise GradcheckError(_message(call, jacobian, checked, verdict, mode))
+        raise GradcheckError(_message(call, jacobian, checked, verdict, mode, note))
 
 
 def _found(jacobian: JacobianAtPoint, inputs: Columns, projections: int) -> Checked:
@@ -185,7 +187,7 @@ def _found(jacobian: JacobianAtPoint, inputs: Columns, projections: int) -> Chec
     return checked
 
 
-def _message(call: Opened, jacobian: JacobianAtPoint, checked: Checked, verdict: str, mode: str) -> str:
+def _message(call: Opened, jacobian: JacobianAtPoint, checked: Checked, verdict: str, mode: str, note: str) -> str:
     """The first pair of an output and an input with this verdict, in full, and the names of the others."""
     rows, columns = Packing(call.here), Packing(call.leaves)
     blocks = [
@@ -201,7 +203,7 @@ def _message(call: Opened, jacobian: JacobianAtPoint, checked: Checked, verdict:
     if any(each.is_complex() for each in (*call.leaves, *call.here)):
         lines.append("(complex numbers as pairs: the last index is 0 for the real and 1 for the imaginary part)")
     lines += [f"likewise {', '.join(others[:_LISTED_PAIRS])}"] if others else []
-    notes = [_NOISY] * call.noisy + [*call.function.raised.notes("func")]
+    notes = [_NOISY] * call.noisy + [*call.function.raised.notes("func")] + [note] * bool(note)
     return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
