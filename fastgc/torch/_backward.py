@@ -182,26 +182,34 @@ class Backward:
 
     def batch(self, block: Floats) -> Floats:
         """The same as `pulled`, by one call."""
-        gradients = self._gradients(self._rows_of.stacked(block), is_grads_batched=True)
+        gradients = torch.autograd.grad(
+            self._outputs, self._leaves, self._rows_of.stacked(block), retain_graph=True, allow_unused=True,
+            is_grads_batched=True,
+        )  # fmt: skip
+        self._refuse(gradients, batched=True)
         return self._columns_of.joined(gradients, len(block))
 
     def _units(self) -> Iterator[Floats]:
         for begin in range(0, self.size, self._most):
             yield np.eye(min(self._most, self.size - begin), self.size, begin)
 
-    def _gradients(self, weights: Tensors, **options: bool) -> Sequence[torch.Tensor | None]:
-        gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(
-            self._outputs, self._leaves, weights, retain_graph=True, allow_unused=True, **options
-        )
+    def _gradients(self, weights: Tensors) -> Sequence[torch.Tensor | None]:
+        """Gradients for one set of grad_outputs, without the checks of `torch.autograd.grad`, as long as the pass."""
+        run: Callable[..., Sequence[torch.Tensor | None]] = torch.autograd.Variable._execution_engine.run_backward
+        gradients = run(tuple(self._outputs), tuple(weights), True, False, tuple(self._leaves), True)
+        self._refuse(gradients, batched=False)
+        return gradients
+
+    def _refuse(self, gradients: Sequence[torch.Tensor | None], *, batched: bool) -> None:
+        """Raise for a gradient of another shape, or of another dtype where that counts."""
         for k, gradient, leaf in zip(self._names, gradients, self._leaves, strict=True):
-            shape = None if gradient is None else gradient.shape[1:] if options else gradient.shape
+            shape = None if gradient is None else gradient.shape[1:] if batched else gradient.shape
             if gradient is not None and shape != leaf.shape:
                 raise GradcheckError(
                     f"the gradient of input {k} has shape {tuple(shape or ())}; the input {tuple(leaf.shape)}"
                 )
             if self._dtypes and gradient is not None and gradient.dtype != leaf.dtype:
                 raise GradcheckError(f"the gradient of input {k} is of dtype {gradient.dtype}; the input {leaf.dtype}")
-        return gradients
 
 
 def _largest_number(tensors: Tensors) -> float:

@@ -23,7 +23,8 @@ _REACH = 8.0
 _FURTHER = 2 * AT_ONCE  # vectors on each side where half as many are too few: they certify with 60 times the round-off
 _MOVED = 0.9  # of a displacement must be left after rounding; otherwise the input is too large for the step
 _ROUNDING = 4 * np.finfo(np.float64).eps  # of a random sum of outputs, in units of their norm
-_AWAY = 2.0**-5  # where an output that stands still must still stand; else its values are rounded, or it has a kink
+_AWAY = 2.0**-5  # far enough to leave a stair
+_NEARER = 2.0**-10  # of that: within one stair
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,22 @@ def _changes(call: Opened, step: float, numbers: range) -> Changes | None:
 
 
 def _still(call: Opened, known: Changes) -> bool:
-    """Whether outputs that did not change along any vector do not change farther away either."""
+    """Whether outputs that did not change along any vector are constant there: farther away too, or up to a kink.
+
+    Beyond a kink they have a slope; if their values are rounded, they move in stairs, and have none anywhere.
+    """
     still = ~known.changes.any(axis=0)
     if not still.any():
         return True
-    lengths = _AWAY * np.cos(np.arange(call.outputs.point.size))  # as good as random
-    values, _ = call.outputs(call.outputs.point + lengths * [[-1.0], [1.0]])
-    return bool((values[:, still] == call.outputs.base[still]).all())
+    base, lengths = call.outputs.base[still], _AWAY * np.cos(np.arange(call.outputs.point.size))  # as good as random
+    far = _at(call, lengths)[:, still]
+    moved = far != base
+    return not moved.any() or not (moved & (_at(call, (1 - _NEARER) * lengths)[:, still] == far)).any()
+
+
+def _at(call: Opened, lengths: Floats) -> Floats:
+    """The outputs on both sides of the inputs."""
+    return call.outputs(call.outputs.point + lengths * [[-1.0], [1.0]])[0]
 
 
 def _excess(known: Changes, sides: Floats, products: Floats) -> float:
