@@ -11,6 +11,7 @@ import itertools
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -209,6 +210,11 @@ def located(report: fastgc.GradientReport) -> set[tuple[str, int]]:
     }
 
 
+def suspects_falsely(report: fastgc.GradientReport, wrong: set[tuple[str, int]]) -> bool:
+    """Whether a report names an entry that is not wrong, or fails without naming any."""
+    return not located(report) <= wrong or (report.verdict == "fail" and not located(report))
+
+
 def doubt(report: fastgc.GradientReport, name: str) -> float:
     """The smallest error of one entry that shows, tolerances apart: twice the uncertainty."""
     return 2 * max(probe_of(report, name).uncertainties)
@@ -237,12 +243,12 @@ def one_million(quick: bool) -> Iterator[Row]:
         missed = max(probe_of(right, name).miss_probability for name in ("W0", "W1"))
         yield Row(part, "an error of rtol of a weight matrix: missed with, at most", missed, "<= 1e-6")
         trials = 6 if quick else 25  # of each activation
-        few = [_searched(problem, slopes, right.evaluations, 1, seed) for seed in range(trials)]
+        few = [_searched(problem, slopes, 1, seed) for seed in range(trials)]
         entry = "1 entry wrong by 1 %"
         yield Row(part, f"{entry}: exactly this named, share of {trials}", float(np.mean([x for x, _ in few])), "== 1")
         yield Row(part, f"{entry}: further evaluations, median", float(np.median([n for _, n in few])), "<= 24")
         yield Row(part, f"{entry}: further evaluations, most", max(n for _, n in few), "<= 40")
-        many = [_searched(problem, slopes, right.evaluations, 8, seed) for seed in range(3 if quick else 8)]
+        many = [_searched(problem, slopes, 8, seed) for seed in range(3 if quick else 8)]
         entry = "8 entries wrong by 1 %"
         yield Row(part, f"{entry}: exactly these named, share", float(np.mean([exact for exact, _ in many])), "== 1")
         yield Row(part, f"{entry}: further evaluations, most", max(n for _, n in many), "<= 260")
@@ -252,18 +258,21 @@ def one_million(quick: bool) -> Iterator[Row]:
             named = f"all of [{'417, :' if line == 'row' else ':, 417'}] is wrong" in report.tensors["W0"].reason
             yield Row(part, f"a {line} wrong by half: named", named, "== 1")
             further = report.evaluations - right.evaluations - DIAGNOSIS
-            yield Row(part, f"a {line} wrong by half: further evaluations", further, "<= 200")
+            yield Row(part, f"a {line} wrong by half: further evaluations", further, "<= 120")
 
 
-def _searched(problem: Problem, slopes: Params, before: int, count: int, trial: int) -> tuple[bool, int]:
-    """Whether exactly the entries wrong by 1 %, of median magnitude or more, are named, and the evaluations of that."""
+def _searched(problem: Problem, slopes: Params, count: int, trial: int) -> tuple[bool, int]:
+    """Whether exactly the entries wrong by 1 %, of median magnitude or more, are named, and the evaluations of that.
+
+    These are what the right gradient does not take with the same seed, which draws how the noise is measured too.
+    """
     rng = np.random.default_rng(trial)
     name = ["W0", "W1", "W0", "b0"][trial % 4]
     magnitudes = np.abs(slopes[name]).reshape(-1)
     positions = rng.choice(np.flatnonzero(magnitudes >= np.median(magnitudes)), count, replace=False)
     report = probed(problem, planted(slopes, name, positions, lambda g: 1.01 * g), seed=trial)
     exact = located(report) == {(name, int(position)) for position in positions}
-    return exact, report.evaluations - before - DIAGNOSIS
+    return exact, report.evaluations - probed(problem, slopes, seed=trial).evaluations - DIAGNOSIS
 
 
 _CASES = {
@@ -278,7 +287,7 @@ _SCRATCH = 1.15  # of the largest tensor: a copy of it and what the loss takes; 
 
 
 def one_hundred_million(quick: bool) -> Iterator[Row]:
-    """A table of a hundred million entries (ten, if quick), each case in a process of its own."""
+    """A table of a hundred million entries (twenty, if quick), each case in a separate process."""
     evaluations: dict[str, int] = {}
     for case, setting in _CASES.items():
         found = json.loads(process(__file__, "--memory", case, *(["--quick"] if quick else [])))
@@ -306,7 +315,7 @@ def memory_case(case: str, quick: bool) -> dict[str, Any]:
     """One check in this process, with the peak of its resident memory above what Python and NumPy take."""
     setting = _CASES[case]
     dtype = np.dtype(setting["dtype"])
-    rows = 150_000 if quick else 1_500_000
+    rows = 300_000 if quick else 1_500_000  # above 64 MiB: smaller arrays are copied even in place
     small = embedding(np.random.default_rng(0), 50, 64, 40, dtype)
     probed(small, **setting["options"])  # whatever is imported or compiled on first use
     before = resident("VmRSS")
@@ -400,21 +409,7 @@ def honest_limits(quick: bool) -> Iterator[Row]:
     """
     trials = 60 if quick else 500
     strict = {"rtol": 1e-12}
-    counts = dict.fromkeys(
-        [
-            "seen",
-            "failed",
-            "named",
-            "tenth seen",
-            "tenth named",
-            "tenth failed",
-            "stated named",
-            "stated tenth",
-            "twenty seen",
-            "right",
-        ],
-        0,
-    )
+    counts: Counter[str] = Counter()
     for trial in range(trials):
         rng = np.random.default_rng(trial)
         kind = ("tanh", "relu", "max-pool")[trial % 3]
@@ -428,6 +423,11 @@ def honest_limits(quick: bool) -> Iterator[Row]:
         def with_error(size: float, at: int) -> Params:
             return planted(slopes, name, at, lambda g: g + sign * size)  # noqa: B023 - called within the turn
 
+        def wrong(size: float, at: int, rtol: float) -> set[tuple[str, int]]:
+            """The entry, if its error is above its tolerance: whatever the directions show, it is right to name it."""
+            above = size > rtol * (abs(slopes[name].reshape(-1)[at]) + size)  # noqa: B023
+            return {(name, at)} if above else set()  # noqa: B023
+
         limit = doubt(right, name)
         report = probed(problem, with_error(3 * limit, position), seed=trial, **strict)
         counts["seen"] += probe_of(report, name).seen
@@ -435,8 +435,8 @@ def honest_limits(quick: bool) -> Iterator[Row]:
         counts["named"] += located(report) == {(name, position)}
         report = probed(problem, with_error(0.1 * limit, position), seed=trial, **strict)
         counts["tenth seen"] += probe_of(report, name).seen
-        counts["tenth named"] += bool(located(report))
-        counts["tenth failed"] += report.verdict == "fail"
+        counts["tenth true"] += located(report) == {(name, position)}
+        counts["tenth false"] += suspects_falsely(report, wrong(0.1 * limit, position, 1e-12))
         limit = doubt(probed(problem, slopes, seed=trial, probes=20, **strict), name)
         report = probed(problem, with_error(3 * limit, position), seed=trial, probes=20, **strict)
         counts["twenty seen"] += probe_of(report, name).seen
@@ -446,7 +446,9 @@ def honest_limits(quick: bool) -> Iterator[Row]:
         median = int(np.argsort(np.abs(slopes[name]).reshape(-1))[slopes[name].size // 2])
         report = probed(problem, with_error(3 * limit, median), seed=trial)
         counts["stated named"] += located(report) == {(name, median)}
-        counts["stated tenth"] += probed(problem, with_error(0.1 * limit, median), seed=trial).verdict == "fail"
+        report = probed(problem, with_error(0.1 * limit, median), seed=trial)
+        counts["stated true"] += located(report) == {(name, median)}
+        counts["stated false"] += suspects_falsely(report, wrong(0.1 * limit, median, 1e-5))
     part = f"limits, {trials} trials"
     shares = {key: count / trials for key, count in counts.items()}
     yield Row(part, "correct: failures", counts["right"], "== 0")
@@ -455,10 +457,11 @@ def honest_limits(quick: bool) -> Iterator[Row]:
     yield Row(part, "3 x twice the uncertainty: entry named exactly", shares["named"])
     yield Row(part, "3 x twice the uncertainty, 20 probes: seen", shares["twenty seen"], ">= 0.99")
     yield Row(part, "a tenth of twice the uncertainty: seen by a direction surer than others", shares["tenth seen"])
-    yield Row(part, "a tenth of twice the uncertainty: some entry named", shares["tenth named"], "<= 0.01")
-    yield Row(part, "a tenth of twice the uncertainty: fails", shares["tenth failed"], "<= 0.01")
+    yield Row(part, "a tenth of twice the uncertainty: this entry alone named, as it is wrong", shares["tenth true"])
+    yield Row(part, "a tenth of twice the uncertainty: false suspicion", shares["tenth false"], "<= 0.01")
     yield Row(part, "3 x entry_limit, median entry: named exactly", shares["stated named"], ">= 0.99")
-    yield Row(part, "a tenth of entry_limit, median entry: fails", shares["stated tenth"], "<= 0.01")
+    yield Row(part, "a tenth of entry_limit, median entry: this alone named, as it is wrong", shares["stated true"])
+    yield Row(part, "a tenth of entry_limit, median entry: false suspicion", shares["stated false"], "<= 0.01")
 
 
 def small_beside_large(quick: bool) -> Iterator[Row]:

@@ -2,10 +2,11 @@
 
 Every operation is checked at several inputs with its own backward, and with that backward made wrong: scaled by 1.01,
 the gradient of one entry halved, transposed where an input is square. A wrong backward counts where it makes the
-Jacobian differ by more than twice torch's tolerance somewhere. Both are timed on the correct ones, in turns, and the
-median of several runs counts. Targets, checked: 150 operations; the verdict on every correct one equals that of torch's
-slow mode, with no false alarm; every wrong backward is caught; all correct ones together take no longer than torch's
-slow mode. The exit status is 1 otherwise. The ratio of each input is shown: below a millisecond fixed costs prevail.
+Jacobian differ by more than twice torch's tolerance somewhere. The processor time of both is measured on the correct
+ones, in turns, and the median of several runs counts. Targets, checked: 150 operations; the verdict on every correct
+one equals that of torch's slow mode, with no false alarm; every wrong backward is caught; the correct ones take 0.4 of
+the time of torch's slow mode all together, 0.8 at the median of the inputs, and none more than twice. The exit status
+is 1 otherwise.
 
 Run ``python bench/torch_operations.py [--only WORD] [--json FILE]`` after ``pip install torch``.
 """
@@ -34,6 +35,7 @@ from tests.support.torch_operations import OPERATIONS, SPOILS, Operation, jacobi
 
 FEWEST = 150
 RUNS = 5
+IN_ALL, AT_MEDIAN, AT_MOST = 0.4, 0.8, 2.0  # of the time of torch's slow mode
 ATOL, RTOL = 1e-5, 1e-3  # torch's
 CHECKS = gradcheck, torch.autograd.gradcheck
 
@@ -48,12 +50,12 @@ def seconds(checks: Sequence[Callable[..., bool]], function: Callable[..., Any],
 
 def verdict(check: Callable[..., bool], function: Callable[..., Any], inputs: tuple[torch.Tensor, ...]) -> Verdict:
     """Whether it passes, what it says otherwise, and how long it takes."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         check(function, inputs)
     except Exception as error:
-        return False, f"{type(error).__name__}: {error}", time.perf_counter() - begin
-    return True, "", time.perf_counter() - begin
+        return False, f"{type(error).__name__}: {error}", time.process_time() - begin
+    return True, "", time.process_time() - begin
 
 
 def examine(operation: Operation) -> dict[str, Any]:
@@ -120,13 +122,13 @@ def main() -> int:
     )
     ratios = sorted(ratio for row in rows for ratio in row["ratios"])
     total |= {"ratio": total["seconds"] / total["torch_seconds"], "median_ratio": statistics.median(ratios)}
-    total |= {"largest_ratio": ratios[-1], "above_2": sum(ratio > 2 for ratio in ratios)}
+    total |= {"largest_ratio": ratios[-1], "above_2": sum(ratio > AT_MOST for ratio in ratios)}
     print(
         "seconds for the correct ones: {seconds:.2f}, torch {torch_seconds:.2f}: {ratio:.2f} times; of one input: "
         "median {median_ratio:.2f} times, largest {largest_ratio:.1f}, {above_2} above 2".format(**total)
     )
-    slow = total["seconds"] > total["torch_seconds"]
-    print(f"all together no slower than torch's slow mode: {'MISSED' if slow else 'met'}")
+    slow = total["ratio"] > IN_ALL or total["median_ratio"] > AT_MEDIAN or total["largest_ratio"] > AT_MOST
+    print(f"{IN_ALL} in all, {AT_MEDIAN} at the median, {AT_MOST:.0f} at most: {'MISSED' if slow else 'met'}")
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "total": total}, indent=1))
     short = not options.only and len(rows) < FEWEST

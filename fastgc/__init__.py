@@ -1,20 +1,37 @@
 """Check hand-written gradients: pass, fail or undecided, with the tensor, the entry and the kind of bug.
 
-The parts of the package, each of which imports only from those below it:
+`check_gradients` compares a gradient with numerical derivatives of its loss and returns a `GradientReport`;
+`assert_gradients` raises unless it passes. `check_jacobian` and `check_hessian` do the same for other derivatives,
+`fastgc.torch` and `fastgc.jax` for the gradients of these frameworks.
 
-- ``torch``, ``jax``, ``_cli``, ``_demo``, ``_load``, ``_numerical``, ``_pytest_plugin``, ``_pytest_fixture``,
-  ``_step_sweep``, ``_taylor_test``: no other part imports them
-- ``_jacobian``: `check_jacobian` and `check_hessian`
-- ``_gradient``: `check_gradients`
-- ``_reports``: results as data, text, pages and pictures
-- ``_diagnosis``: the kind of bug that the numbers are consistent with
-- ``_verdicts``: pass, fail or undecided, for entries and tensors
-- ``_derivatives``: numerical slopes with their uncertainty
-- ``_evaluation``: the loss at displaced points
-- ``_parameters``: layout, samples, random streams
-- ``_arguments``, ``_progress``, ``_public``, ``_frames``, ``_words``, ``_missing``: words, checks of arguments, the
-  progress bar, tracebacks
+Examples
+--------
+>>> import numpy as np
+>>> import fastgc
+>>> loss = lambda params, x: np.sum(np.tanh(x @ params["W"]) ** 2)
+>>> def gradients(params, x):
+...     h = np.tanh(x @ params["W"])
+...     return {"W": x.T @ (2 * h * (1 - h))}  # wrong: the derivative of tanh is 1 - h**2
+>>> x, W = np.linspace(-1, 1, 12).reshape(4, 3), np.linspace(0, 1, 6).reshape(3, 2)
+>>> report = fastgc.check_gradients(loss, gradients, {"W": W}, args=(x,))
+>>> report.verdict, report.tensors["W"].wrong_entries
+('fail', <6 entries of 'W'>)
 """
+
+# The parts of the package, each of which imports only from those below it:
+#
+# - ``torch``, ``jax``, ``_cli``, ``_demo``, ``_load``, ``_numerical``, ``_pytest_plugin``, ``_pytest_fixture``,
+#   ``_step_sweep``, ``_taylor_test``: no other part imports them
+# - ``_jacobian``: `check_jacobian` and `check_hessian`
+# - ``_gradient``: `check_gradients`
+# - ``_reports``: results as data, text, pages and pictures
+# - ``_diagnosis``: the kind of bug that the numbers are consistent with
+# - ``_verdicts``: pass, fail or undecided, for entries and tensors
+# - ``_derivatives``: numerical slopes with their uncertainty
+# - ``_evaluation``: the loss at displaced points
+# - ``_parameters``: layout, samples, random streams
+# - ``_arguments``, ``_progress``, ``_public``, ``_frames``, ``_words``, ``_missing``: words, checks of arguments, the
+#   progress bar, tracebacks
 
 from __future__ import annotations
 
@@ -28,6 +45,7 @@ __all__ = [
     "check_gradients",
     "assert_gradients",
     "GradientMismatch",
+    "Interrupted",
     "GradientReport",
     "TensorSummary",
     "Entry",
@@ -47,9 +65,12 @@ __all__ = [
     "relative_error",
     "max_relative_error",
     "interpret",
+    "Report",
     "load_report",
     "step_sweep",
+    "StepSweep",
     "taylor_test",
+    "TaylorTest",
     "torch",
     "jax",
     "__version__",
@@ -60,6 +81,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
+    from fastgc._gradient.interrupted import Interrupted
     from fastgc._jacobian.check import JacobianMismatch, assert_jacobian, check_jacobian
     from fastgc._jacobian.hessian import assert_hessian, check_hessian
     from fastgc._jacobian.report import JacobianReport
@@ -69,8 +91,9 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._pytest_fixture import Gradcheck
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
-    from fastgc._step_sweep import step_sweep
-    from fastgc._taylor_test import taylor_test
+    from fastgc._reports.report import Report
+    from fastgc._step_sweep import StepSweep, step_sweep
+    from fastgc._taylor_test import TaylorTest, taylor_test
     from fastgc._verdicts.errors import interpret, max_relative_error, relative_error
 else:  # the same names, loaded on first use: importing fastgc imports neither Numba nor SciPy
     __getattr__ = loader(
@@ -79,6 +102,7 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "check_gradients": "_gradient.check",
             "assert_gradients": "_gradient.check",
             "GradientMismatch": "_gradient.check",
+            "Interrupted": "_gradient.interrupted",
             "GradientReport": "_reports.gradient",
             "TensorSummary": "_reports.gradient",
             "Entry": "_reports.entries",
@@ -98,9 +122,12 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "relative_error": "_verdicts.errors",
             "max_relative_error": "_verdicts.errors",
             "interpret": "_verdicts.errors",
+            "Report": "_reports.report",
             "load_report": "_load",
             "step_sweep": "_step_sweep",
+            "StepSweep": "_step_sweep",
             "taylor_test": "_taylor_test",
+            "TaylorTest": "_taylor_test",
             "torch": "",
             "jax": "",
         },

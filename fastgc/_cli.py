@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -32,14 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     0 for a pass, 1 for a failure, 3 for undecided (0 with ``--allow-undecided``), 2 for every exception and for wrong
-    usage, 130 after Ctrl-C. ``demo`` returns 0 when it found exactly what it planted.
+    usage, 130 after Ctrl-C or SIGTERM, with the report so far. ``demo`` returns 0 when it found just what it planted.
     """
     try:
         chosen = vars(_parser().parse_args(arguments))
     except SystemExit as error:  # raised by argparse: 0 for --help, 2 for wrong usage
         return error.code if isinstance(error.code, int) else EXIT_ERROR
     try:
-        return int(chosen.pop("run")(chosen))
+        with _terminable():
+            return int(chosen.pop("run")(chosen))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -49,6 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exception(error.with_traceback(frames))
         print(f"fastgc: {type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_ERROR
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, as far as Python lets us: in the main thread, where Ctrl-C does something."""
+    there = threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)) if there else None
+    try:
+        yield
+    finally:
+        if there:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,6 +123,7 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
     options.add_argument("--engine", choices=get_args(Engine), help="what runs the loss")
     for name, (kind, text) in _NUMBERS.items():
         options.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
+    options.add_argument("--checkpoint", metavar="FILE", help="keep loss values there, to go on from")
     options.add_argument("--vectorized", action="store_true", help="the loss takes a batch of parameters at once")
     options.add_argument("--in-place", action="store_true", help="displace the problem's own arrays, and restore them")
     options.add_argument(
@@ -127,7 +144,14 @@ def _check_command(chosen: dict[str, Any]) -> int:
         raise ValueError(f"--json and --html take one problem; got {len(problems)}")
     if "samples" in chosen:
         chosen["samples"] = _samples(chosen["samples"])
-    return _finish({problem: _checked(problem, chosen) for problem in problems}, **outputs)
+    reports: dict[str, AnyReport] = {}
+    for problem in problems:
+        try:
+            reports[problem] = _checked(problem, chosen)
+        except fastgc.Interrupted as interrupted:
+            _finish(reports | {problem: interrupted.report}, **outputs)
+            raise
+    return _finish(reports, **outputs)
 
 
 def _checked(problem: str, chosen: dict[str, Any]) -> fastgc.GradientReport:

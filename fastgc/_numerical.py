@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from typing import Any, TypedDict, get_args
+from typing import Any, TypedDict, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,9 +20,49 @@ from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
 from fastgc._words import Engine, StencilName
 
+_Arrays = TypeVar("_Arrays", list[NDArray[Any]], tuple[NDArray[Any], ...])
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error, so that two zeros agree
 
 
+@overload
+def numerical_gradient(
+    f: Callable[..., Any],
+    x: dict[str, Any],
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: StencilName = "central",
+    in_place: bool = False,
+    engine: Engine = "auto",
+    progress: bool = False,
+) -> dict[str, Any]: ...
+@overload
+def numerical_gradient(
+    f: Callable[..., Any],
+    x: _Arrays,
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: StencilName = "central",
+    in_place: bool = False,
+    engine: Engine = "auto",
+    progress: bool = False,
+) -> _Arrays: ...
+@overload
+def numerical_gradient(
+    f: Callable[..., Any],
+    x: ArrayLike,
+    h: float | None = None,
+    *,
+    args: tuple[Any, ...] = (),
+    step: float | None = None,
+    stencil: StencilName = "central",
+    in_place: bool = False,
+    engine: Engine = "auto",
+    progress: bool = False,
+) -> NDArray[np.float64]: ...
 def numerical_gradient(
     f: Callable[..., Any],
     x: Any,
@@ -65,6 +105,17 @@ def numerical_gradient(
     TypeError, ValueError
         For parameters or a function that `check_gradients` would refuse. An exception of f at x passes through, and so
         does one that f raises at every displaced point; where it raises at some, the quotient is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> fastgc.numerical_gradient(lambda x: x @ x, [1.0, 2.0]).round(6)
+    array([2., 4.])
+    >>> fastgc.numerical_gradient(lambda p: p["a"] @ p["b"], {"a": np.ones(2), "b": np.arange(2.0)})["a"].round(6)
+    array([0., 1.])
+    >>> float(fastgc.numerical_gradient(np.exp, 0.0, stencil="complex_step"))
+    1.0
     """
     formula, absolute = stencil_named(stencil), _one_step(h, step)
     one_of("engine", engine, get_args(Engine))
@@ -134,6 +185,14 @@ def numerical_jacobian(
     TypeError, ValueError
         For x or outputs that are not real, outputs whose shape changes, or a step or stencil that makes no sense.
         Exceptions of f are taken as in `numerical_gradient`.
+
+    Examples
+    --------
+    >>> import fastgc
+    >>> fastgc.numerical_jacobian(lambda x: [x[0] * x[1], x[0] + x[1], x[1]], [2.0, 3.0]).round(6)
+    array([[3., 2.],
+           [1., 1.],
+           [0., 1.]])
     """
     formula, absolute = stencil_named(stencil), _one_step(h, step)
     one_of("engine", engine, get_args(Engine))
@@ -181,6 +240,15 @@ def gradient_check(
     ------
     ValueError
         If the gradient's shape is not that of params.
+
+    Examples
+    --------
+    >>> import fastgc
+    >>> result = fastgc.gradient_check(lambda x: x @ x, lambda x: 2 * x, [1.0, 2.0])
+    >>> result["passed"], result["relative_error"] < 1e-7
+    (True, True)
+    >>> fastgc.gradient_check(lambda x: x @ x, lambda x: x, [1.0, 2.0])["absolute_difference"].round(6)
+    array([1., 2.])
     """
     point = np.array(params, np.float64)
     analytic = np.array(grad(point.copy()), np.float64)

@@ -17,6 +17,7 @@ from fastgc._parameters.layout import ParameterLayout, flatten_parameters
 from fastgc._parameters.matching import match_gradients, match_parameters
 from fastgc._parameters.point import tensor_scales
 from fastgc._parameters.streams import stream
+from fastgc._public import public
 from fastgc._reports.figure import drawn
 from fastgc._reports.lines import in_a_row
 from fastgc._reports.page import figure
@@ -32,6 +33,7 @@ _POWERS = ("h", "h²", "h³")  # that remainders of order 0, 1, 2 are in proport
 _KINDS = ("forward", "central", "backward")  # their colours and shapes
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class TaylorTest:
     """Remainders along a direction; ``str(test)`` is their table, ``bool(test)`` whether it passed.
@@ -44,6 +46,14 @@ class TaylorTest:
         By order: 0: ``|f(x + h d) - f(x)|``; 1: that minus ``h g.d``; 2: that minus ``h**2 d.H d / 2``, with a Hessian.
     round_off : float
         Remainders below it are round-off of f.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> test: fastgc.TaylorTest = fastgc.taylor_test(lambda x: np.sum(np.exp(x)), lambda x: 0 * x, np.ones(4))
+    >>> test.passed, {order: round(rate) for order, rate in test.rate.items()}
+    (False, {0: 1, 1: 1})
     """
 
     steps: Floats

@@ -41,3 +41,4 @@ Interpretation: TypeAlias = Literal[
     "correct with high confidence", "likely correct", "suspicious, investigate", "almost certainly a bug"
 ]
 PictureKind: TypeAlias = Literal["scatter", "map", "steps", "errors"]
+Which: TypeAlias = Literal["all", "wrong"]  # entries in a saved report

@@ -78,10 +78,10 @@ IMPORTERS = {
 
 CONTRACT = {
     "check_gradients", "assert_gradients", "GradientMismatch", "GradientReport", "TensorSummary", "Entry", "Diagnosis",
-    "tensor_names", "record", "numerical_gradient", "numerical_jacobian", "gradient_check", "relative_error",
-    "max_relative_error", "interpret", "load_report", "step_sweep", "taylor_test", "check_jacobian", "check_hessian",
-    "assert_jacobian", "assert_hessian", "JacobianMismatch", "JacobianReport", "Gradcheck", "torch", "jax",
-    "__version__",
+    "Interrupted", "tensor_names", "record", "numerical_gradient", "numerical_jacobian", "gradient_check",
+    "relative_error", "max_relative_error", "interpret", "load_report", "step_sweep", "taylor_test", "check_jacobian",
+    "check_hessian", "assert_jacobian", "assert_hessian", "JacobianMismatch", "JacobianReport", "Gradcheck", "Report",
+    "StepSweep", "TaylorTest", "torch", "jax", "__version__",
 }  # fmt: skip
 SILENT = {"interpret"}  # raises nothing
 

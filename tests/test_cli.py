@@ -276,6 +276,7 @@ VALUES: dict[str, tuple[list[str], Any]] = {
     "crosscheck": (["--no-crosscheck"], False),
     "seed": (["--seed", "9"], 9),
     "progress": (["--progress"], True),
+    "checkpoint": (["--checkpoint", "values"], "values"),
     "workers": (["--workers", "2"], 2),
     "vectorized": (["--vectorized"], True),
     "time_budget": (["--time-budget", "60"], 60.0),
@@ -407,7 +408,8 @@ def test_the_command_is_installed() -> None:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_gives_130(file: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_gives_the_report_and_130(file: Path, number: signal.Signals) -> None:
     path = file.parent / "slow_for_cli.py"
     path.write_text(
         "import time\nimport numpy as np\nfrom pathlib import Path\n"
@@ -421,11 +423,19 @@ def test_ctrl_c_gives_130(file: Path) -> None:
     )  # fmt: skip
     while not path.with_suffix(".started").exists() and process.poll() is None:
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert out == ""
+    assert out.startswith("UNDECIDED") and "not reached (interrupted)" in out
+    assert "interrupted" in err
     assert "Traceback" not in err
+
+
+def test_a_checkpoint_of_another_check_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["check", f"{file}:as_tuple", "--checkpoint", str(file.with_suffix(".values"))]
+    assert main(arguments) == main(arguments) == 0
+    assert main([*arguments, "--seed", "1"]) == 2
+    assert "is of another check: seed differs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["failing", "number", "stopped"])

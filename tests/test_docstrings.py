@@ -1,31 +1,27 @@
-"""The examples in docstrings are true."""
+"""Every public name has an example in its docstring, and the examples are true."""
 
 from __future__ import annotations
 
-import doctest
 import importlib
-import inspect
+from typing import Any
 
 import pytest
 
-import fastgc
+from tests.support.examples import failing_examples
 
-EXAMPLES = [
-    test
-    for name in fastgc.__all__
-    if inspect.isfunction(function := getattr(fastgc, name))
-    for test in doctest.DocTestFinder(recurse=False).find(
-        function, name, module=importlib.import_module(function.__module__), globs={}
-    )
-    if test.examples
-]
+PACKAGES = ["fastgc", "fastgc.torch", "fastgc.jax"]
+NAMES = [f"{package}.{name}" for package in PACKAGES for name in importlib.import_module(package).__all__]
+NAMES.remove("fastgc.__version__")  # a text
 
 
-def test_there_are_examples() -> None:
-    assert {"check_jacobian", "check_hessian"} <= {test.name for test in EXAMPLES}
+def named(name: str) -> Any:
+    """What a dotted name stands for; the test is skipped where the framework is not installed."""
+    package, _, attribute = name.rpartition(".")
+    for framework in {"torch", "jax"} & {*name.split(".")}:
+        pytest.importorskip(framework)
+    return getattr(importlib.import_module(package), attribute)
 
 
-@pytest.mark.parametrize("test", EXAMPLES, ids=lambda test: test.name)
-def test_an_example_shows_what_it_says(test: doctest.DocTest, capsys: pytest.CaptureFixture[str]) -> None:
-    result = doctest.DocTestRunner().run(test)
-    assert result.failed == 0, capsys.readouterr().out
+@pytest.mark.parametrize("name", ["fastgc", *NAMES])
+def test_the_examples_of_a_public_name_show_what_they_say(name: str) -> None:
+    assert failing_examples(importlib.import_module(name) if name == "fastgc" else named(name)) == []

@@ -2,81 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.support.pages import assert_shown, blocks, printed_by
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 LINES = 200  # that a user reads before the first check
-FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(text: str) -> list[tuple[int, str, str | None]]:
-    """Line, source, and output (None where no text block follows at once) of every Python block."""
-    found = list(FENCE.finditer(text))
-    result = []
-    for block, after in itertools.zip_longest(found, found[1:]):
-        if block[1] == "python":
-            shown = after is not None and after[1] == "text" and not text[block.end() : after.start()].strip()
-            result.append((text.count("\n", 0, block.start()) + 2, block[2], after[2] if shown else None))
-    return result
-
-
-# What depends on the machine in the output of a check. Errors and uncertainties below 1e-5 are round-off, as large as
-# the last bits of the loss make them. The step of the worst entry is the one of a ladder that errs least there. A count
-# may hold one ladder more or less: some thirty values.
-SECONDS = re.compile(r"\b\d+(\.\d+)?(e[+-]?\d+)? s\b")
-THREADS = re.compile(r"\(\d+ threads?\)")
-# Which engine runs a jitted loss hangs on whether its loops were compiled before and are found on disk.
-ENGINE = re.compile(r"\b(python|numba \(THREADS\))(?=   seed )")
-ROUND_OFF = re.compile(r"\b\d(?:\.\d+)?e-(?:0[6-9]|[1-9]\d)\b|\b0\.0+e\+00\b")
-STEP = re.compile(r"\(step ([\d.e+-]+)\)")
-COUNT = re.compile(r"\b([\d,]+) evaluations\b")
-LADDER = 30
-WORST = re.compile(r"^worst: .*$", re.MULTILINE)  # of entries that all agree, round-off decides which
-
-
-NORMAL = {
-    SECONDS: "SECONDS",
-    THREADS: "(THREADS)",
-    ENGINE: "ENGINE",
-    STEP: "(STEP)",
-    COUNT: "COUNT evaluations",
-    ROUND_OFF: "ROUND_OFF",
-}
-
-
-def normal(output: str) -> list[str]:
-    """Lines without what depends on the machine."""
-    output = WORST.sub("worst: AN ENTRY", output) if output.startswith("PASS") else output
-    for pattern, word in NORMAL.items():
-        output = pattern.sub(word, output)
-    return [line.rstrip() for line in output.strip().splitlines()]
-
-
-def found(pattern: re.Pattern[str], output: str) -> list[float]:
-    return [float(number.replace(",", "")) for number in pattern.findall(output)]
-
-
-def assert_shown(printed: str, shown: str) -> None:
-    """Assert that the page shows what was printed, but for the machine's part, which is about as large."""
-    assert normal(printed) == normal(shown)
-    for here, there in zip(found(ROUND_OFF, printed), found(ROUND_OFF, shown), strict=True):
-        assert here <= 10 * there, printed
-    for here, there in zip(found(STEP, printed), found(STEP, shown), strict=True):
-        assert there / 10 <= here <= 10 * there, printed
-    for here, there in zip(found(COUNT, printed), found(COUNT, shown), strict=True):
-        assert abs(here - there) <= max(LADDER, there / 10), printed
-
-
 TEXT = README.read_text(encoding="utf-8")
 BLOCKS = blocks(TEXT)
 
@@ -87,12 +24,9 @@ def test_a_block_runs_and_prints_what_is_shown(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    printed = io.StringIO()
-    space: dict[str, Any] = {"__name__": "readme"}
-    with contextlib.redirect_stdout(printed):
-        exec(compile("\n" * (line - 1) + source, str(README), "exec"), space)
+    printed = printed_by(source, README, line, {"__name__": "readme"})
     if output is not None:
-        assert_shown(printed.getvalue(), output)
+        assert_shown(printed, output)
 
 
 def test_the_readme_is_short_and_shows_a_right_and_a_wrong_gradient() -> None:
@@ -144,7 +78,7 @@ def test_the_pages_show_the_results_of_the_benchmarks() -> None:
 
 # --- all pages ---
 
-PAGES = [README, *(ROOT / name for name in ("bench/README.md", ".github/CONTRIBUTING.md", ".github/CHANGELOG.md"))]
+PAGES = [README, ROOT / "bench" / "README.md", *sorted((ROOT / ".github").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")

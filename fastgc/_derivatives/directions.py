@@ -22,6 +22,7 @@ from fastgc._parameters.arrays import Array, Floats, norm
 
 SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: the u of `random_weights`
 CERTAIN = 2.0  # uncertainties beyond which every true residual is followed: the 2u there
+FURTHER = 1 << 20  # the number of the first direction of a search, beyond those of every probe
 _PROBE_RATIO = 8.0  # of neighbouring steps: five steps, the fewest for two extrapolations and a check, span 4,000
 _PROBE_TOP = 2.0**-5  # the largest step, in units of the scale: a quarter of a single entry's, since all entries move
 _PROBE_RUNGS = 5  # from 0.03 to 8e-6: the best step of a central quotient is 6e-6
@@ -74,6 +75,11 @@ class Probing:
     trouble: str
     first: int = 0
     beside: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the directions."""
+        return range(self.first, self.first + self.residuals.size)
 
     def part(self, numbers: range) -> Probing:
         """The probing with some of its directions."""
@@ -299,20 +305,28 @@ def probe(
     return group.probing(rows, quick, fine, trouble, numbers[0])
 
 
-def probe_part(
-    loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array], whole: Probing, seed: int, enough: float
+def probe_like(
+    loss: LossAtPoint,
+    tensors: Sequence[int],
+    gradients: Sequence[Array],
+    known: Probing,
+    numbers: range,
+    seed: int,
+    enough: float,
 ) -> Probing:
-    """Measure the directions of a probing in some of its tensors, at the steps that were good for all of them.
+    """Measure directions in the tensors of a known probing, or in some of them, at the steps that were good there.
 
-    A suspicious direction is measured again by a ladder, until one of them stays suspicious.
+    A suspicious direction is measured again by a ladder, until one through the same tensors stays suspicious.
     """
     group = _Group(loss, tensors, gradients, seed)
     rows: list[tuple[float, float, float]] = []
-    short = _cheapest(whole.quick, whole.fine, enough)
-    for along in group.directions(range(whole.first, whole.first + whole.residuals.size)):
-        rows += group.slopes(along, short, enough, seen=any(abs(a - n) > SUSPICIOUS * u for a, n, u in rows))
+    short = _cheapest(known.quick, known.fine, enough)
+    seen = known.suspicious and tuple(tensors) == known.tensors
+    for along in group.directions(numbers):
+        seen = seen or any(abs(a - n) > SUSPICIOUS * u for a, n, u in rows)
+        rows += group.slopes(along, short, enough, seen=seen)
         along.clear()
-    return group.probing(rows, whole.quick, whole.fine, "", whole.first)
+    return group.probing(rows, known.quick, known.fine, "", numbers.start)
 
 
 def _cheapest(quick: Shortcut, fine: Shortcut, enough: float) -> Shortcut:

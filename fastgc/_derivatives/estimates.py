@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.complex_slopes import ComplexLoss
 from fastgc._derivatives.kept import KeptLadders
-from fastgc._derivatives.ladder import TROUBLES, Derivative, Ladder, derivative_from
+from fastgc._derivatives.ladder import TROUBLES, UNKNOWN, Derivative, Ladder, derivative_from
 from fastgc._derivatives.noise import Noise, measure_noises
 from fastgc._derivatives.plateaus import contradicted, jump, jumps_within, with_jumps
 from fastgc._derivatives.reach import relative_change, responsive_scale
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
-from fastgc._evaluation.evaluator import Evaluator, Tick, silent
+from fastgc._evaluation.evaluator import Evaluator, Stopped, Tick, silent
+from fastgc._evaluation.interruption import pieces
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
@@ -41,6 +43,7 @@ _TRIALS = 3  # entries of each tensor that measure its truncation error: the few
 TRIAL_RATIO = 3.7
 TRIAL_SAFETY = 3.0  # on a median of three; an entry that exceeds it climbs a ladder if it matters
 _AT_ONCE = 2048  # entries whose ladders are evaluated together: 24 values each fill 400 kB, which a cache holds
+_AT_FIRST = 16  # of these, while it is not known how long one takes: some 400 values, enough for threads and batches
 _DISTINCT = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
 _NEAR_STEPS = (1.0, 1.3, 1.7)  # times the smallest step that distinguishes slopes; no two share a grid of values
 _NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise: one switched-off entry hides nothing
@@ -305,13 +308,13 @@ def quotient_estimates(
     which grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
     """
     reach, steps = _steps(loss, positions, stencil, step)
-    numerical = _quotients(loss, positions, stencil, steps, step is not None, tick)
     owners = loss.layout.tensor_of(positions)
     trials = _trials(owners)
     wide = _quotients(loss, positions[trials], stencil, steps[trials] * TRIAL_RATIO, step is not None, silent)
+    numerical, finished = _reached(partial(_quotients, loss, positions, stencil, steps, step is not None, tick))
     with np.errstate(all="ignore"):
         errors = np.abs(wide - numerical[trials]) / (TRIAL_RATIO**stencil.order - 1) / reach[trials] ** stencil.order
-    truncation = _medians(errors, owners[trials])[owners] * TRIAL_SAFETY * reach**stencil.order
+    truncation = _usual(errors, owners[trials], finished)[owners] * TRIAL_SAFETY * reach**stencil.order
     noise = sum(map(abs, stencil.weights)) * _noise_of(loss, stencil, numerical, steps, reach) / steps
     uncertainty = np.maximum(truncation + noise, np.finfo(np.float64).tiny)
     return Estimates(positions, numerical, uncertainty, numerical, numerical, steps, np.zeros(positions.size, np.int8))
@@ -366,8 +369,33 @@ def _quotients(
     x = loss.evaluator.entries(positions)
     displaced = np.stack([x + offset * steps for offset in stencil.offsets], axis=1)
     displaced = loss.evaluator.rounded(positions, displaced)
-    values = loss.evaluator.values(positions, displaced, tick)
-    return quotients(stencil, values, steps, None if nominal else displaced - x[:, None])
+    taken = None if nominal else displaced - x[:, None]
+    try:
+        return quotients(stencil, loss.evaluator.values(positions, displaced, tick), steps, taken)
+    except Stopped as stopped:
+        if stopped.values is not None and stopped.values.shape == displaced.shape:
+            stopped.values = quotients(stencil, stopped.values, steps, taken)
+            raise
+        raise Stopped from None
+
+
+def _reached(measured: Callable[[], Floats]) -> tuple[Floats, bool]:
+    """What is measured, and whether all of it is; nan where an interruption came first, `Stopped` if nothing is."""
+    try:
+        return measured(), True
+    except Stopped as stopped:
+        if stopped.values is None:
+            raise
+        return stopped.values, False
+
+
+def _usual(errors: Floats, owners: Positions, finished: bool) -> Floats:
+    """The median of the errors of each tensor, as far as they were measured; infinite where none was."""
+    if finished:
+        return _medians(errors, owners)
+    known = ~np.isnan(errors)
+    found, counts = _medians(errors[known], owners[known]), np.bincount(owners[known])
+    return np.append(np.where(counts, found, np.inf), np.full(1 + owners.max(initial=-1) - counts.size, np.inf))
 
 
 # --- the ladder ---
@@ -378,9 +406,19 @@ def ladder_estimates(
 ) -> Estimates:
     """The derivative of each entry from a ladder of at most ``rungs`` steps, ``shift`` times the usual ones."""
     slopes: list[Derivative] = []
-    for start in range(0, positions.size, _AT_ONCE):
-        slopes += _slopes(loss, positions[start : start + _AT_ONCE], shift, rungs, tick)
+    for some in pieces(positions.size, _AT_FIRST, _AT_ONCE):
+        slopes += _slopes(loss, positions[some], shift, rungs, some.start, tick)
     return Estimates.of(positions, slopes)
+
+
+def reached_ladders(loss: LossAtPoint, positions: Positions, shift: float, tick: Tick = silent) -> Estimates:
+    """`ladder_estimates`, which "not reached" troubles where the check is interrupted."""
+    slopes: list[Derivative] = []
+    with contextlib.suppress(Stopped):
+        for some in pieces(positions.size, _AT_FIRST, _AT_ONCE):
+            slopes += _slopes(loss, positions[some], shift, _RUNGS, some.start, tick)
+    left = replace(UNKNOWN, trouble="not reached")
+    return Estimates.of(positions, slopes + [left] * (positions.size - len(slopes)))
 
 
 def distinguishing_quotients(
@@ -407,7 +445,10 @@ def hidden(loss: LossAtPoint, positions: Positions, differences: Floats) -> Flag
     return np.asarray(noise > _DISTINCT * differences * _TOP * loss.scales(positions))
 
 
-def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int, tick: Tick) -> list[Derivative]:
+def _slopes(
+    loss: LossAtPoint, positions: Positions, shift: float, longest: int, before: int, tick: Tick
+) -> list[Derivative]:
+    """The slopes of some entries of a climb, after so many."""
     eps = loss.eps[loss.layout.tensor_of(positions)]
     finest = _FINEST * eps * np.abs(loss.evaluator.entries(positions)) / loss.scales(positions)
     count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
@@ -426,7 +467,7 @@ def _slopes(loss: LossAtPoint, positions: Positions, shift: float, longest: int,
         extended = _off_stairs(loss, positions[where], [ladders[i].extended(extra) for i, extra in extras])
         for i, ladder in zip(where, extended, strict=True):
             ladders[i], slopes[i] = ladder, derivative_from(ladder)
-    loss.kept.keep(positions, ladders)
+    loss.kept.keep(positions, ladders, before)
     return [_off_plateaus(loss, *each) for each in zip(positions.tolist(), ladders, slopes, strict=True)]
 
 

@@ -19,10 +19,13 @@ class KeptLadders:
     def __init__(self) -> None:
         self._ladders: dict[int, Ladder] = {}
 
-    def keep(self, positions: Positions, ladders: Sequence[Ladder]) -> None:
-        """Keep copies of some of them; a later one of an entry takes the place of an earlier one."""
+    def keep(self, positions: Positions, ladders: Sequence[Ladder], before: int = 0) -> None:
+        """Keep copies of some of them; a later one of an entry takes the place of an earlier one.
+
+        ``before`` ladders of the same climb came before these.
+        """
         if len(self._ladders) < _MOST:
-            some = zip(positions[:_MOST_AT_ONCE].tolist(), ladders, strict=False)
+            some = zip(positions[: max(0, _MOST_AT_ONCE - before)].tolist(), ladders, strict=False)
             # Copies, because a ladder is a view of the values of all entries that climbed with it.
             self._ladders |= {position: ladder.part(np.arange(ladder.above.size)) for position, ladder in some}
 

@@ -47,9 +47,11 @@ class Derivative:
     better_steps: str = ""
 
 
-# The last four are kinks with an analytic value outside both slopes: right at displaced points, not decided there, not
-# asked for there, or right up to kinks that only the analytic values show.
-TROUBLES = ("", "kink", "jump", "edge", "quantised", "not finite", "convention", "outside", "unasked", "hidden")
+# Four are kinks with an analytic value outside both slopes: right at displaced points ("convention"), not decided there
+# ("outside"), not asked for there, or right up to kinks that only the analytic values show ("hidden"). The last one is
+# an interrupted check.
+TROUBLES = ("", "kink", "jump", "edge", "quantised", "not finite", "convention", "outside", "unasked", "hidden",
+            "not reached")  # fmt: skip
 
 UNKNOWN = Derivative(np.nan, np.inf, np.nan, np.nan, np.nan)
 

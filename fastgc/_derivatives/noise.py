@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,11 @@ def measure_noises(values: Values, bases: Floats, eps: float) -> list[Noise]:
     """The noise of several losses of the same parameters; ``values`` gives shape (distances, losses).
 
     One set of evaluations serves all losses. It suffices for a loss whose values change from point to point, or that
-    is constant at one of the two places; each other loss is measured by itself.
+    is constant at one of the two places; each other loss is measured by itself, from these values and further ones.
     """
     near = _first_spacing(eps) * np.arange(1, _POINTS + 1)
-    sample = values(np.concatenate([near, _FAR + near, [_FAR, -_FAR]]))
+    known = _KnownValues(values)
+    sample = known.at(np.concatenate([near, _FAR + near, [_FAR, -_FAR]]))
     tables = np.concatenate([sample[:_POINTS], sample[_POINTS : 2 * _POINTS]], axis=1)  # here and there
     moves, same, on_grid = (
         each.reshape(2, -1) for each in (~_ties(tables), (tables == tables[0]).all(axis=0), _on_float32_grid(tables))
@@ -74,9 +75,24 @@ def measure_noises(values: Values, bases: Floats, eps: float) -> list[Noise]:
     return [
         _rounded_up(base, here[i], there[i], _FAR, single[i] and _are_single([base, *sample[:, i]]), changes[i])
         if clear[i]
-        else measure_noise(lambda distances, i=i: values(distances)[:, i], base, eps)  # type: ignore[misc]
+        else measure_noise(lambda distances, i=i: known.at(distances, i), base, eps)  # type: ignore[misc]
         for i, base in enumerate(bases.tolist())
     ]
+
+
+@dataclass(frozen=True)
+class _KnownValues:
+    """Values of several losses, evaluated once at each distance."""
+
+    values: Values
+    rows: dict[float, Floats] = field(default_factory=dict)
+
+    def at(self, distances: Floats, losses: int | slice = slice(None)) -> Floats:
+        """The values of some losses, shape (distances, losses), or of one loss, shape (distances,)."""
+        new = [distance for distance in distances.tolist() if distance not in self.rows]
+        if new:
+            self.rows.update(zip(new, self.values(np.array(new)), strict=True))
+        return np.array([self.rows[distance][losses] for distance in distances.tolist()])
 
 
 def measure_noise(values: Values, base: float, eps: float) -> Noise:

@@ -90,6 +90,18 @@ class Diagnosis:
     "unstructured"    is wrong in enough entries to show a    an activation with the wrong derivative
                       pattern, and none of these fits
     ================= ======================================= =============================================
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> weights = np.arange(1.0, 7.0).reshape(2, 3)
+    >>> report = fastgc.check_gradients(lambda w: np.sum(weights * w**2), lambda w: weights * w, np.ones((2, 3)))
+    >>> diagnosis = report.tensors["params"].diagnosis
+    >>> diagnosis.kind, round(diagnosis.factor, 6), diagnosis.evidence.wrong
+    ('factor', 0.5, 6)
+    >>> diagnosis.message
+    'consistent with a constant factor of 0.5 (analytic / numerical)'
     """
 
     kind: Kind

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastgc._evaluation.evaluator import UNDEFINED, Evaluator, Ray, Tick
+from fastgc._evaluation.evaluator import UNDEFINED, Evaluator, Ray, Stopped, Tick
 from fastgc._evaluation.wrapped import WrappedEvaluator
 from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.bounds import Bounds
@@ -31,7 +31,12 @@ class BoundedEvaluator(WrappedEvaluator):
         if inside.all():
             return self.inner.values(positions, displaced, tick)
         here = self.entries(positions)[:, None]
-        values = np.array(self.inner.values(positions, np.where(inside, displaced, here), tick))
+        try:
+            values = np.array(self.inner.values(positions, np.where(inside, displaced, here), tick))
+        except Stopped as stopped:
+            if stopped.values is not None:
+                stopped.values[~inside] = np.nan
+            raise
         values[~inside] = UNDEFINED[values.dtype.type]
         return values
 

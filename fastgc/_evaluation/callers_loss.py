@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from fastgc._evaluation.bounded import BoundedEvaluator
 from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
 from fastgc._evaluation.evaluator import Evaluator
+from fastgc._evaluation.interruption import InterruptibleEvaluator, Interruption
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.symmetric import SymmetricEvaluator
 from fastgc._parameters.arrays import Array
@@ -43,6 +45,7 @@ class CallersLoss:
     execution : how the loss is to be run; a deadline is set where it is opened
     precision, in_place : as in `fastgc.check_gradients`
     open_with : what opens its evaluators; frameworks have their own
+    interruption : whether the check of this loss was interrupted
     copied : whether a point holds copies; not where the evaluators displace what they keep themselves
     """
 
@@ -60,6 +63,7 @@ class CallersLoss:
     notes: tuple[str, ...] = ()
     open_with: OpenEvaluator = open_evaluator
     copied: bool = True
+    interruption: Interruption = field(default_factory=Interruption)
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
@@ -78,9 +82,8 @@ class CallersLoss:
     def open(self, point: Point, expected: int, deadline: float = math.inf) -> tuple[Evaluator, FirstCall]:
         """An evaluator at the point, suited to about ``expected`` evaluations, and the result of the first calls."""
         execution = replace(self.execution, deadline=deadline)
-        evaluator, first = self.open_with(
-            self.function, point, execution, expected=expected, with_gradients=self.with_gradients
-        )
+        opened = partial(self.open_with, expected=expected, with_gradients=self.with_gradients)
+        evaluator, first = self.interruption.call(opened, self.function, point, execution)
         return self._restricted(evaluator), first
 
     def open_complex(self, point: Point, deadline: float = math.inf) -> Evaluator:
@@ -95,7 +98,8 @@ class CallersLoss:
         return self._restricted(PythonEvaluator(call, received, copy.args, self.layout, copy.leaves, None, deadline))
 
     def _restricted(self, evaluator: Evaluator) -> Evaluator:
-        """An evaluator that stays inside the bounds and keeps symmetric tensors symmetric."""
+        """An evaluator that can be interrupted, stays inside the bounds and keeps symmetric tensors symmetric."""
+        evaluator = InterruptibleEvaluator(evaluator, self.interruption)
         if self.bounds is not None:
             evaluator = BoundedEvaluator(evaluator, self.bounds, self.layout)
         return evaluator if self.symmetric is None else SymmetricEvaluator(evaluator, self.symmetric)

@@ -100,6 +100,7 @@ class NumbaEvaluator:
         sizes = np.array([leaf.dtype.itemsize for leaf in stores[0].leaves])
         self._begins: Positions = stores[0].offsets // sizes
         self._seconds, self._evaluations, self._raised = seconds, 0, Raised()
+        self.unfinished: Array | None = None  # as that of a `PythonEvaluator`
         self._threads, self._limits = WorkerThreads(len(stores)), limits
 
     @property
@@ -135,7 +136,7 @@ class NumbaEvaluator:
         return self._direct.rounded(positions, displaced)
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
-        out: Array = np.empty(displaced.shape, self._direct.result_dtype)
+        out = self.unfinished = np.full(displaced.shape, np.nan, self._direct.result_dtype)
         displaced = np.ascontiguousarray(displaced, self._direct.result_dtype)
         for same in self._of_one_dtype(positions):
             self._shared_out(positions[same], displaced[same], out[same], tick)

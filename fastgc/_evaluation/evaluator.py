@@ -23,6 +23,17 @@ class OutOfTime(Exception):
     """The time budget of the check is used up."""
 
 
+class Stopped(OutOfTime):
+    """The check was interrupted: there is no time for another call of the loss.
+
+    Attributes
+    ----------
+    values : what `Evaluator.values` had computed until then, nan elsewhere; None if nothing is known
+    """
+
+    values: Array | None = None
+
+
 class WrongValueError(Exception):
     """A function returned something unusable. This ends the check at any point: it does not mean "not defined here"."""
 
@@ -124,7 +135,7 @@ def attempted(call: Callable[[], Result]) -> tuple[Result | None, Exception | No
     """What a call returns, or None and what it raises where it is not defined; a `WrongValueError` passes through."""
     try:
         return call(), None
-    except WrongValueError:
+    except (WrongValueError, Stopped):
         raise
     except Exception as error:
         return None, error

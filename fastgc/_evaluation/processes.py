@@ -107,6 +107,7 @@ class WorkersEvaluator:
         self.name = direct.name  # until there is enough work to share out
         self._direct, self._count, self._seconds, self._evaluations = direct, count, seconds, 0
         self._raised = Raised()
+        self._unfinished: Array | None = None
         self._processes: _executors.Processes | None = None  # until there is enough work to share out
         self._numbers = itertools.count()
         trial = self._trial(sent.layout) if reproducible else None
@@ -131,12 +132,18 @@ class WorkersEvaluator:
     def raised(self) -> Raised:
         return self._direct.raised.joined(self._raised)
 
+    @property
+    def unfinished(self) -> Array | None:
+        """As that of a `PythonEvaluator`."""
+        return self._direct.unfinished if self._unfinished is None else self._unfinished
+
     def value(self) -> Any:
         return self._here("value")
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         columns = displaced.shape[1]
         cells, entries = np.repeat(positions, columns), displaced.reshape(-1, 1)
+        self._unfinished = None
         if self._too_little(entries.size):
             return np.asarray(self._here("values", positions, displaced, tick))
         values = self._shared_out("values", entries.size, lambda part: (cells[part], entries[part], silent),
@@ -210,13 +217,13 @@ class WorkersEvaluator:
         """
         length = max(1, int(min(_CHUNK_SECONDS / self._seconds, count / (self._count * _CHUNKS_PER_WORKER))))
         parts = [slice(start, min(start + length, count)) for start in range(0, count, length)]
-        found: list[Any] = [None] * len(parts)
+        out = self._unfinished = np.full(count, np.nan, self._direct.result_dtype)
         raised = [Raised()] * len(parts)
         done, spent = 0, 0.0
         try:
             with self._results(method, [arguments(part) for part in parts]) as results:
                 for number, values, seconds, exceptions in results:
-                    found[number], raised[number] = values, exceptions
+                    out[parts[number]], raised[number] = np.reshape(values, -1), exceptions
                     self._evaluations += len(values)
                     tick(done, done + len(values))
                     done, spent = done + len(values), spent + seconds
@@ -225,7 +232,7 @@ class WorkersEvaluator:
         finally:
             self._raised = functools.reduce(Raised.joined, raised, self._raised)
         self._seconds = max(spent / count, LEAST_SECONDS)
-        return np.concatenate(found)
+        return out
 
     @contextlib.contextmanager
     def _results(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Iterator[Iterator[Any]]:

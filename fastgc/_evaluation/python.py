@@ -72,6 +72,7 @@ class PythonEvaluator:
         deadline: float = math.inf,
     ) -> None:
         self.evaluations, self.deadline, self.raised = 0, deadline, Raised()
+        self.unfinished: Array | None = None  # the values of the last call of `values`, nan where it did not get to
         self._loss, self._params, self._args, self._layout = loss, params, args, layout
         self._flat = [_flat_view(leaf) for leaf in leaves]
         self._sources = None if sources is None else [_flat_view(source) for source in sources]
@@ -90,7 +91,7 @@ class PythonEvaluator:
         return as_number(self._loss(self._params, *self._args), complex_allowed=self._complex)
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
-        out: Array = np.empty(displaced.shape, self.result_dtype)
+        out = self.unfinished = np.full(displaced.shape, np.nan, self.result_dtype)
 
         def where() -> Place:
             return at_entry(self._layout, int(positions[i]), entry)

@@ -73,6 +73,7 @@ class VectorizedEvaluator:
         self.evaluations, self.raised = 0, Raised()
         self._plain, self._loss, self._args, self._layout, self._leaves = plain, loss, args, layout, leaves
         self._room = min(_BLOCK_BYTES, _BLOCK_SHARE * room)
+        self.unfinished: Array | None = None  # as that of a `PythonEvaluator`, of the last tensor alone
         self._row_bytes = 0.0  # memory that the loss takes for a row
 
     def value(self) -> Any:
@@ -191,7 +192,7 @@ class VectorizedEvaluator:
         fill : writes displaced entries for some rows into blocks that hold the tensors at the point
         at_row : describes the point of a row
         """
-        out: Array = np.empty(moves.size, self._plain.result_dtype)
+        out = self.unfinished = np.full(moves.size, np.nan, self._plain.result_dtype)
         length = self._rows(tensors)
         for start in range(0, moves.size, length):
             if now() > self._plain.deadline:

@@ -14,7 +14,11 @@ class WrappedEvaluator:
 
     def __init__(self, inner: Evaluator) -> None:
         self.inner = inner
-        self.name = inner.name
+
+    @property
+    def name(self) -> str:
+        """How the loss is evaluated."""
+        return self.inner.name
 
     @property
     def raised(self) -> Raised:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +12,11 @@ from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, is_jitted
+from fastgc._evaluation.evaluator import Stopped
+from fastgc._evaluation.interruption import Interruption
 from fastgc._evaluation.working_time import compilation_left_out, compiled_seconds, now
+from fastgc._gradient.interrupted import interruptible, not_reached
+from fastgc._gradient.kept import KeptValues
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._gradient.points import PointChecker
 from fastgc._parameters.arrays import Array
@@ -30,7 +35,18 @@ _TOLD = 0.1  # seconds of compilation from which a report tells of it: a tenth o
 
 @public
 class GradientMismatch(AssertionError):
-    """A gradient did not pass; ``report`` holds the `GradientReport`."""
+    """A gradient did not pass; ``report`` holds the `GradientReport`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> try:
+    ...     fastgc.assert_gradients(lambda x: x @ x, lambda x: x, np.ones(3))
+    ... except fastgc.GradientMismatch as error:
+    ...     error.report.tensors["params"].diagnosis.kind
+    'factor'
+    """
 
     def __init__(self, report: GradientReport) -> None:
         super().__init__(str(report))
@@ -64,6 +80,7 @@ def check_gradients(
     seed: int = 0,
     progress: bool = False,
     previous: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> GradientReport:
     """Check an analytic gradient against numerical derivatives, entry by entry, each with its uncertainty.
 
@@ -89,7 +106,8 @@ def check_gradients(
         Random directions in every tensor that is not checked entry by entry as a whole; they cover all its entries and
         lead to the wrong ones. The report bounds the probability that all of them miss an error. Three, the default,
         miss an error of rtol of a large tensor with about 1e-6; two would miss it with 1e-4, and the third takes two
-        to four evaluations, which all tensors share where that shows nearly as much.
+        to four evaluations, which all tensors share where that shows nearly as much. Up to three more are measured
+        where tensors can then share them.
     stencil : {"central", "forward", "backward", "five_point", "complex_step"}
         The difference formula of the first look; entries in doubt are settled by central differences at many steps.
     step : float, optional
@@ -142,6 +160,10 @@ def check_gradients(
         gradient is also compared with the numerical one there, with at most 64 further evaluations: is it stale?
         Where nothing fails there are none. They are the same for every point: so is a gradient that remembers. They are
         left as they are; with ``in_place`` the caller's own arrays hold their values for a while.
+    checkpoint : str or path, optional
+        A file that keeps loss values while they are measured, about 32 bytes for an entry. The same call goes on from
+        there, after Ctrl-C or a crash, and gives the same report; a file of another check is refused. The loss and the
+        gradient are recognised by their values at params.
 
     Returns
     -------
@@ -154,6 +176,10 @@ def check_gradients(
         functions that change their parameters. Exceptions of the loss and of the gradient pass through. Where the loss
         raises at displaced points, and not at params, it is taken as not defined there, which a note tells; if it does
         so at all of them, the first exception passes through.
+    OSError
+        Where the checkpoint cannot be written, or another process writes to it.
+    Interrupted
+        After Ctrl-C, with the report so far: a KeyboardInterrupt. A second Ctrl-C ends the check at once.
 
     Notes
     -----
@@ -187,7 +213,7 @@ def check_gradients(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, engine=engine, threads=threads, workers=workers, vectorized=vectorized, points=points,
         bounds=bounds, symmetric=symmetric, in_place=in_place, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     return _check(loss, gradients, params, args, options, previous)
 
@@ -219,6 +245,7 @@ def assert_gradients(
     seed: int = 0,
     progress: bool = False,
     previous: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     allow_undecided: bool = False,
 ) -> GradientReport:
     """Check a gradient as `check_gradients` does, and raise unless it passes.
@@ -228,6 +255,8 @@ def assert_gradients(
     loss, gradients, params, args, tensors, samples, probes, stencil, step, rtol, atol, precision, engine, threads
         As in `check_gradients`.
     workers, vectorized, points, bounds, symmetric, in_place, crosscheck, time_budget, seed, progress, previous
+        As in `check_gradients`.
+    checkpoint
         As in `check_gradients`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -242,13 +271,23 @@ def assert_gradients(
         An AssertionError whose text is the report and whose ``report`` attribute holds it.
     TypeError, ValueError
         As `check_gradients`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> fastgc.assert_gradients(lambda x: x @ x, lambda x: 2 * x, np.ones(3)).verdict
+    'pass'
+    >>> fastgc.assert_gradients(lambda x: x @ x, lambda x: -2 * x, np.arange(1.0, 4.0))
+    Traceback (most recent call last):
+    fastgc.GradientMismatch: FAIL  1 of 1 tensor disagrees: params (sign)   ...
     """
     __tracebackhide__ = True  # in pytest a failing test begins with the report
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, engine=engine, threads=threads, workers=workers, vectorized=vectorized, points=points,
         bounds=bounds, symmetric=symmetric, in_place=in_place, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     return passed_or_raise(_check(loss, gradients, params, args, options, previous), allow_undecided)
 
@@ -264,6 +303,22 @@ def passed_or_raise(report: GradientReport, allow_undecided: bool) -> GradientRe
 def _check(
     function: Callable[..., Any], gradients: Any, params: Any, args: Any, options: CheckOptions, previous: Any
 ) -> GradientReport:
+    interruption = Interruption()
+    __tracebackhide__ = True
+    return interruptible(
+        interruption, lambda: _checked(function, gradients, params, args, options, previous, interruption)
+    )
+
+
+def _checked(
+    function: Any,
+    gradients: Any,
+    params: Any,
+    args: Any,
+    options: CheckOptions,
+    previous: Any,
+    interruption: Interruption,
+) -> GradientReport:
     begin = time.perf_counter()
     layout, leaves = flatten_parameters(params)
     refuse_args(args)
@@ -273,10 +328,12 @@ def _check(
     execution = Execution(options.engine, options.threads, options.workers, options.vectorized)
     loss = CallersLoss(
         function, args, layout, leaves, execution, with_gradients=gradients is True, precision=options.precision,
-        in_place=options.in_place, notes=notes,
+        in_place=options.in_place, notes=notes, interruption=interruption,
     )  # fmt: skip
     loss = options.applied_to(loss)
-    return check_loss(loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin)
+    return _check_points(
+        loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin
+    )
 
 
 def check_loss(
@@ -288,26 +345,50 @@ def check_loss(
     ----------
     gradients : as in `check_gradients`, with the parameters of the loss
     previous : the parameters of an earlier moment, in the order of the layout, or None
+
+    Raises
+    ------
+    Interrupted
+        With the report so far.
     """
+    __tracebackhide__ = True
+    return interruptible(loss.interruption, lambda: _check_points(loss, gradients, options, previous, begin))
+
+
+def _check_points(
+    loss: CallersLoss, gradients: Any, options: CheckOptions, previous: Sequence[Array] | None, begin: float
+) -> GradientReport:
     earlier = None if previous is None else EarlierParameters(loss, previous)
     selection = options.selected(loss.layout)
     results: list[PointResult] = []
     tries: list[Tries] = []
-    with (
-        compilation_left_out(options.engine == "numba"),
-        Progress(options.points * selection.entries, shown=options.progress) as bar,
-    ):
+    progress = Progress(options.points * selection.entries, shown=options.progress)
+    with compilation_left_out(options.engine == "numba"), progress as bar, KeptValues(loss, options) as kept:
         started, before = now(), compiled_seconds()
-        checker = PointChecker(loss, gradients, options, selection, earlier, bar)
+        checker = PointChecker(loss, gradients, options, selection, earlier, bar, kept)
         for number in range(options.points):
-            result, tried = checker.check(number, options.deadline(started, number))
+            result, tried = _check_point(checker, number, options.deadline(started, number))
             results += [result] if result else []
             tries.append(tried)
+            if loss.interruption.requested:
+                break
         compiled = compiled_seconds() - before
+    if left := options.points - len(tries):
+        results.append(not_reached(loss, options, selection, len(tries), f": {left} of {options.points} points"))
     if options.time_budget is not None and compiled >= _TOLD:
         note = f"compiled in {compiled:.2g} s, which time_budget leaves out"
         results[0] = replace(results[0], notes=(*results[0].notes, note))
     return summarise(selection, results, options.seed, time.perf_counter() - begin, tries)
+
+
+def _check_point(checker: PointChecker, number: int, deadline: float) -> tuple[PointResult | None, Tries]:
+    """`PointChecker.check`; nothing known where the check is interrupted before the loss and the gradient are."""
+    loss = checker.loss
+    try:
+        return checker.check(number, deadline)
+    except (KeyboardInterrupt, Stopped) as error:
+        loss.interruption.note(error)
+        return not_reached(loss, checker.options, checker.selection, number, ""), Tries()
 
 
 def _without_complex_steps(

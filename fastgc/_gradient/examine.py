@@ -55,7 +55,7 @@ class PointCheck:
     base : the loss at the point
     notes : what was noticed before, to stand first in the report
     number : of the point
-    deadline : of ``time.perf_counter``
+    deadline : of `fastgc._evaluation.working_time.now`
     loss, point : as the caller gave them, for what is evaluated in another way (by a complex step), if it can be
     previous : the parameters of an earlier moment, to which a wrong gradient may belong, if there are any
     displaced : gives the analytic gradient at displaced parameters (see `GradientAtPoint`), if it can be called
@@ -74,6 +74,11 @@ class PointCheck:
     point: Point | None = None
     previous: EarlierParameters | None = None
     displaced: GradientsAlong | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C has ended the measurements."""
+        return self.loss is not None and self.loss.interruption.requested
 
     @property
     def probed(self) -> list[int]:
@@ -160,7 +165,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     plan = found.plan
     known = {*spoiled, *found.coverages}
     unprobed = [t for t in check.probed if t not in known]
-    missing = unreached(layout, plan.local, found.estimates.positions, unprobed)
+    missing = unreached(layout, plan.local, found.estimates.positions, unprobed, interrupted=check.interrupted)
     if not (spoiled or missing):
         check.evaluator.raised.pass_on()
     told = _explained(check, gradient, found, bar)

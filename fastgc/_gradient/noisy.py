@@ -8,6 +8,7 @@ from fastgc._gradient.examine import PointCheck, examine
 from fastgc._progress import Progress
 from fastgc._reports.summary import PointResult
 from fastgc._verdicts.judgement import Judgement
+from fastgc._verdicts.time_budget import INTERRUPTED
 
 # Entries of each tensor that are tried: the one with the largest analytic value, and one at random. Noise that hides
 # both, in every tensor, leaves little hope for the others, which cost some 30 evaluations each.
@@ -21,6 +22,9 @@ def examine_noisy(check: PointCheck, bar: Progress) -> PointResult:
     if not tried.entries:
         return examine(check, bar)
     found = examine(replace(check, selection=tried, options=replace(check.options, probes=0)), bar)
+    if check.interrupted:
+        left_out = {t: INTERRUPTED for t in check.selection.tensors if check.selection.layout.sizes[t]}
+        return replace(found, unreached=left_out | dict(found.unreached))
     if found.spoiled or not all_hidden(found.judgement):
         return examine(check, bar)
     left = check.selection.entries - tried.entries

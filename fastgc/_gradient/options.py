@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -56,6 +57,7 @@ class CheckOptions:
     time_budget: float | None = None
     seed: int = 0
     progress: bool = False
+    checkpoint: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         number("step", self.step, positive=True)
@@ -71,6 +73,8 @@ class CheckOptions:
         whole("workers", self.workers, least=-1)
         if self.workers == 0:
             raise ValueError("workers is 0; it must be at least 1, or -1 for all cores")
+        if not (self.checkpoint is None or isinstance(self.checkpoint, str | os.PathLike)):
+            raise TypeError(f"checkpoint is a {type(self.checkpoint).__name__}; it must be the path of a file, or None")
         one_of("precision", self.precision, get_args(Precision))
         one_of("engine", self.engine, get_args(Engine))
         self._refuse_conflicts(stencil_named(self.stencil))

@@ -13,9 +13,10 @@ from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._diagnosis.earlier import EarlierParameters
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, readable_compilation
-from fastgc._evaluation.evaluator import Evaluator, Ray, WrongValueError, described
+from fastgc._evaluation.evaluator import Evaluator, Ray, Stopped, WrongValueError, described
 from fastgc._evaluation.working_time import left_out, now
 from fastgc._gradient.examine import PointCheck, examine, expected_evaluations, fewest_evaluations
+from fastgc._gradient.kept import KeptValues
 from fastgc._gradient.noisy import examine_noisy
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
@@ -41,6 +42,7 @@ class PointChecker:
     ----------
     gradients : ``gradients(params, *args)``, or its value, or True where the loss returns both
     previous : the parameters of an earlier moment, if the caller gave any
+    kept : keeps loss values in a checkpoint, if there is one
     """
 
     loss: CallersLoss
@@ -49,6 +51,7 @@ class PointChecker:
     selection: Selection
     previous: EarlierParameters | None
     bar: Progress
+    kept: KeptValues
 
     def check(self, number: int, deadline: float) -> tuple[PointResult | None, Tries]:
         """Check at the caller's point (number 0), or at a random one, which comes nearer until the loss is defined.
@@ -73,7 +76,8 @@ class PointChecker:
                     evaluator, first = loss.open(point, self._expected, deadline)
                 opened.enter_context(contextlib.closing(evaluator))
                 gradients = self._analytic(point)
-            except WrongValueError:
+                evaluator = self.kept.of(evaluator, point.leaves, first, gradients)
+            except (WrongValueError, Stopped):
                 raise
             except Exception as error:
                 if number == 0:
@@ -112,8 +116,9 @@ class PointChecker:
             return found
         more = found.evaluations - before
         pace = (now() - begin) / more if more >= _PACED else first.seconds
-        note = f"time_budget was over; at this pace the whole check takes about {_rounded(pace * self._expected)} s"
-        if not (found.estimates.positions.size or found.coverages):
+        what = "the check was interrupted" if check.interrupted else "time_budget was over"
+        note = f"{what}; at this pace the whole check takes about {_rounded(pace * self._expected)} s"
+        if not (check.interrupted or found.estimates.positions.size or found.coverages):
             few = _rounded(pace * fewest_evaluations(self.selection, self.options))
             note = (
                 f"time_budget={self.options.time_budget:g} was over before an entry was measured: a call of the loss "
@@ -134,7 +139,8 @@ class PointChecker:
         point = point.real()
         before = point.checksums
         with readable_compilation("the gradients"):
-            result = in_turn(function)(point.received_by(is_jitted(function)), *point.args)
+            received = point.received_by(is_jitted(function))
+            result = self.loss.interruption.call(in_turn(function), received, *point.args)
         refuse_changed(point, before, "gradients" if function is self.gradients else "loss")
         found = result[1] if self.gradients is True else result
         return match_gradients(self.loss.layout, found, by_position=is_jitted(function), copy=True)

@@ -20,7 +20,18 @@ from fastgc._words import Columns, Engine, StencilName
 
 @public
 class JacobianMismatch(GradientMismatch):
-    """A Jacobian or a Hessian did not pass; ``report`` holds the `JacobianReport`."""
+    """A Jacobian or a Hessian did not pass; ``report`` holds the `JacobianReport`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> try:
+    ...     fastgc.assert_jacobian(lambda x: x**2, lambda x: np.diag(x), np.ones(2))
+    ... except fastgc.JacobianMismatch as error:
+    ...     error.report.by_output
+    {(0,): 1, (1,): 1}
+    """
 
     report: JacobianReport  # type: ignore[assignment]  # who catches the mismatch of a gradient catches this one, too
 
@@ -191,6 +202,17 @@ def assert_jacobian(
         An AssertionError whose text is the report and whose ``report`` attribute holds it.
     TypeError, ValueError
         As `check_jacobian`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> A = np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]])
+    >>> fastgc.assert_jacobian(lambda x: A @ x, A, np.ones(3)).verdict
+    'pass'
+    >>> fastgc.assert_jacobian(lambda x: A @ x, -A, np.ones(3))
+    Traceback (most recent call last):
+    fastgc.JacobianMismatch: FAIL  4 of 6 checked entries differ   ...
     """
     __tracebackhide__ = True  # in pytest a failing test begins with the report
     options = JacobianOptions(

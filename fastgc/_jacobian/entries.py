@@ -16,18 +16,27 @@ from fastgc._derivatives.estimates import (
     Estimates,
     LossAtPoint,
     distinguishing_quotients,
-    ladder_estimates,
+    reached_ladders,
 )
 from fastgc._derivatives.ladder import Ladder
 from fastgc._derivatives.stencil import Stencil, quotients, stencil_named
-from fastgc._evaluation.evaluator import OutOfTime, Ray, Tick, silent
+from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped, Tick, silent
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.complex_function import ComplexFunction
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, spread
 from fastgc._progress import Progress
-from fastgc._verdicts.entries import AROUND, analytic_rounding, confirm, decide, excuse
+from fastgc._verdicts.entries import (
+    AROUND,
+    analytic_rounding,
+    confirm,
+    decide,
+    excuse,
+    settled,
+    with_first_look,
+    without_unreached,
+)
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby
 
@@ -131,13 +140,15 @@ class Checked:
 def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress) -> Checked:
     """Measure and judge all entries of the groups: quotients for all, ladders for those in doubt."""
     first, strays = _quotients(jacobian, groups, bar)
-    estimates, judgement = decide(first, partial(verdicts, jacobian), partial(_ladders, jacobian, first))
-    small_steps, judged = partial(_small_steps, jacobian), partial(verdicts, jacobian)
-    estimates, judgement = confirm(small_steps, estimates, judgement, judged)
+    judged = partial(verdicts, jacobian)
+    estimates, judgement = decide(first, judged, partial(_ladders, jacobian, first))
+    estimates, judgement = with_first_look(estimates, judgement, first, judged)
     asked = None if jacobian.displaced is None else partial(_verdicts_beside, jacobian, jacobian.displaced)
-    estimates, judgement = excuse(asked, estimates, judgement, judged)
-    estimates, judgement = look_nearby(_nearby(jacobian), estimates, judgement, judged)
-    return Checked(estimates, judgement, strays + _explained_by_others(jacobian, groups, first, estimates))
+    small_steps, nearby = partial(_small_steps, jacobian), _nearby(jacobian)
+    looks = partial(confirm, small_steps), partial(excuse, asked), partial(look_nearby, nearby)
+    estimates, judgement = settled(estimates, judgement, judged, *looks)
+    strays = strays + _explained_by_others(jacobian, groups, first, estimates)
+    return Checked(*without_unreached(estimates, judgement), strays)
 
 
 # --- quotients ---
@@ -147,12 +158,13 @@ def _quotients(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progress
     """One quotient for each entry, one-sided at bounds; also the outputs that move with no column of their group."""
     edged = np.array([_leaves_bounds(jacobian, group) for group in groups], bool)
     found, strays = [], []
-    for formula, where in ((jacobian.stencil, ~edged), (stencil_named("forward"), edged)):
-        if where.any():
-            some = [groups[k] for k in np.flatnonzero(where).tolist()]
-            each = _first_look(replace(jacobian, stencil=formula), some, bar)
-            found.append(each[0])
-            strays += each[1]
+    with contextlib.suppress(Stopped):
+        for formula, where in ((jacobian.stencil, ~edged), (stencil_named("forward"), edged)):
+            if where.any():
+                some = [groups[k] for k in np.flatnonzero(where).tolist()]
+                each = _first_look(replace(jacobian, stencil=formula), some, bar)
+                found.append(each[0])
+                strays += each[1]
     return Estimates.joined(found), strays
 
 
@@ -171,16 +183,20 @@ def _first_look(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progres
     does not agree climbs a ladder, however certain it is; this uncertainty says which of the others climb one too.
     """
     trials = spread(len(groups), _TRIALS)
-    near, at, strays = _measured(jacobian, groups, 1.0, bar.advance)
     wide, _, _ = _measured(jacobian, [groups[k] for k in trials.tolist()], TRIAL_RATIO, silent)
-    _measure_still_outputs(jacobian, Estimates.joined([near, wide]))
+    near, at, strays = _measured(jacobian, groups, 1.0, bar.advance)
+    with contextlib.suppress(Stopped):
+        _measure_still_outputs(jacobian, Estimates.joined([near, wide]))
     scales = jacobian.function.unmeasured.scales(np.arange(jacobian.shape[1]))
     off = _deviation(jacobian, near.part(np.isin(at, trials)), wide, scales)
     outputs, inputs = jacobian.places(near.positions)
     with np.errstate(all="ignore"):
         noise = np.fmax(near.uncertainty, _noise(jacobian)[outputs] / near.step)
         uncertainty = np.fmax(off[outputs] / scales[inputs] + noise, np.finfo(np.float64).tiny)
-    return replace(near, uncertainty=uncertainty), strays
+    found = replace(near, uncertainty=uncertainty)
+    if jacobian.function.interruption.requested:
+        return found.part(np.isfinite(found.numerical)), []
+    return found, strays
 
 
 def _deviation(jacobian: JacobianAtPoint, near: Estimates, wide: Estimates, scales: Floats) -> Floats:
@@ -222,7 +238,12 @@ def _measured(
     columns, line = np.concatenate([group.columns for group in groups]), np.repeat(np.arange(len(groups)), sizes)
     steps = function.inward(columns, multiple * function.steps(columns, formula, jacobian.step))
     displaced, taken = function.displaced(columns, formula, steps)
-    values = function.lines(columns, displaced, line, tick)
+    try:
+        values = function.lines(columns, displaced, line, tick)
+    except Stopped as stopped:
+        if multiple != 1 or stopped.values is None:
+            raise
+        values = stopped.values
     owner = np.stack([group.owner for group in groups])
     at, outputs = np.nonzero(owner >= 0)
     mine = np.cumsum([0, *sizes])[at] + owner[at, outputs]
@@ -286,16 +307,17 @@ def _ladders(jacobian: JacobianAtPoint, quotients: Estimates, positions: Positio
 def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
     """The entries from ladders of steps; the values along a column serve all outputs."""
     outputs, inputs = jacobian.places(positions)
-    result, columns = Estimates.unknown(positions), np.unique(inputs)
-    for begin in range(0, columns.size, _TOGETHER):
-        block = np.isin(inputs, columns[begin : begin + _TOGETHER])
-        chosen = np.unique(outputs[block]).tolist()
-        jacobian.function.measure(chosen)
-        for output in chosen:
-            where = np.flatnonzero(block & (outputs == output))
-            found = ladder_estimates(jacobian.function.loss(output), inputs[where], shift=shift)
-            result = result.updated(where, replace(found, positions=positions[where]))
-        jacobian.function.forget()
+    result, columns = Estimates.unknown(positions).troubled(np.arange(positions.size), "not reached"), np.unique(inputs)
+    with contextlib.suppress(Stopped):
+        for begin in range(0, columns.size, _TOGETHER):
+            block = np.isin(inputs, columns[begin : begin + _TOGETHER])
+            chosen = np.unique(outputs[block]).tolist()
+            jacobian.function.measure(chosen)
+            for output in chosen:
+                where = np.flatnonzero(block & (outputs == output))
+                found = reached_ladders(jacobian.function.loss(output), inputs[where], shift)
+                result = result.updated(where, replace(found, positions=positions[where]))
+            jacobian.function.forget()
     return result
 
 
@@ -322,6 +344,8 @@ def _verdicts_beside(
     rays = displacement(jacobian.function.unmeasured, side, attempt)
     try:
         there = replace(jacobian, operator=displaced(rays))
+    except OutOfTime:
+        raise
     except Exception:  # the Jacobian is not defined there, as the function may be
         return np.zeros(where.size, bool), np.zeros(where.size, bool)
     outputs, inputs = jacobian.places(estimates.positions[where])

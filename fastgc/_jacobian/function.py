@@ -19,12 +19,14 @@ from fastgc._evaluation.evaluator import (
     Place,
     Raised,
     Ray,
+    Stopped,
     Tick,
     WrongValueError,
     at_entries,
     at_entry,
     silent,
 )
+from fastgc._evaluation.interruption import Interruption, pieces
 from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.bounds import Bounds
@@ -92,7 +94,7 @@ class VectorFunction:
         self.bounds, self.deadline = bounds, deadline
         self._own_rounding = getattr(function, "rounded", None)  # to dtypes that NumPy does not know
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves], dtype=np.result_type(np.float64, *leaves))
-        self._function, self.raised = function, Raised()
+        self._function, self.raised, self.interruption = function, Raised(), Interruption()
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
         self.losses: dict[int, LossAtPoint] = {}  # of the outputs whose noise was measured so far
 
@@ -153,10 +155,22 @@ class VectorFunction:
             some = slice(*np.searchsorted(line, (begin, begin + length)))
             points = self._copies(min(length, count - begin), displaced.shape[1])
             points[line[some] - begin, :, columns[some]] = displaced[some]
-            outputs = self.at(points.reshape(-1, self.point.size))
+            try:
+                outputs = self.at(points.reshape(-1, self.point.size))
+            except Stopped as stopped:
+                blocks += [] if stopped.values is None else [stopped.values.reshape(*points.shape[:2], self.base.size)]
+                stopped.values = self._padded(blocks, count, displaced.shape[1])
+                raise
             blocks.append(outputs.reshape(*points.shape[:2], self.base.size))
             tick(some.stop - some.start)
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def _padded(self, blocks: Sequence[Array], count: int, width: int) -> Array | None:
+        """Lines that are known, followed by nan for those that are not; None if none is."""
+        if not blocks:
+            return None
+        left = count - sum(len(block) for block in blocks)
+        return np.concatenate([*blocks, np.full((left, width, self.base.size), np.nan)])
 
     def _copies(self, *shape: int) -> Array:
         """Copies of the point."""
@@ -267,20 +281,26 @@ class VectorFunction:
             everywhere = np.arange(self.point.size)
             inside = self.bounds.contain(everywhere, points.T).all(axis=0)
             out = np.full((len(points), self.base.size), np.nan, self.point.dtype)
-            out[inside] = self._in_time(points[inside])
+            try:
+                out[inside] = self._in_time(points[inside])
+            except Stopped as stopped:
+                stopped.values = None
+                raise
             return out
         return self._in_time(points)
 
     def _in_time(self, points: Array) -> Array:
-        """Outputs at points, a few at a time if there is a deadline."""
-        if self.deadline == math.inf:
-            return self._called(points)
-        out = np.empty((len(points), self.base.size), self.point.dtype)
+        """Outputs at points, a few at a time; those known by then go with the exception of an interrupted check."""
+        out = np.full((len(points), self.base.size), np.nan, self.point.dtype)
         length = getattr(self._function, "at_once", 1)
-        for k in range(0, len(points), length):
-            if now() > self.deadline:
-                raise OutOfTime
-            out[k : k + length] = self._called(points[k : k + length])
+        try:
+            for some in pieces(len(points), length, len(points) if self.deadline == math.inf else length, length):
+                if now() > self.deadline:
+                    raise OutOfTime
+                out[some] = self._called(points[some])
+        except Stopped as stopped:
+            stopped.values = out
+            raise
         return out
 
     @property
@@ -308,7 +328,7 @@ class VectorFunction:
         # Counted first: a function may change its argument.
         displaced = 0 if self.raised.answered else np.count_nonzero((points != self.point).any(axis=1))
         with np.errstate(all="ignore"):  # log(-1e-7) near the point is an answer, not a warning
-            outputs, errors = self._function(points)
+            outputs, errors = self.interruption.call(self._function, points)
         for k, error in errors:
             self.raised = self.raised.also(error, partial(self._place, points[k]))
         if displaced > len(errors):

@@ -13,15 +13,17 @@ from numpy.typing import ArrayLike
 from fastgc._evaluation.engine import is_jitted, jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongShapeError
 from fastgc._gradient.check import check_gradients
+from fastgc._gradient.interrupted import Interrupted
 from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.check import check_point, passing
 from fastgc._jacobian.inputs import analytic_matrix, finite_point, product
 from fastgc._jacobian.operator import contradiction
 from fastgc._jacobian.options import JacobianOptions
-from fastgc._jacobian.report import JacobianReport, failed
+from fastgc._jacobian.report import JacobianReport, failed, undecided
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
+from fastgc._verdicts.time_budget import INTERRUPTED
 from fastgc._words import Columns, Engine, StencilName
 
 _SHARED = (
@@ -155,6 +157,17 @@ def assert_hessian(
         An AssertionError whose text is the report and whose ``report`` attribute holds it.
     TypeError, ValueError
         As `check_hessian`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> f, gradient = lambda x: np.sum(x**3), lambda x: 3 * x**2
+    >>> fastgc.assert_hessian(f, gradient, lambda x: np.diag(6 * x), [1.0, 2.0]).verdict
+    'pass'
+    >>> fastgc.assert_hessian(f, gradient, lambda x: np.diag(3 * x), [1.0, 2.0])
+    Traceback (most recent call last):
+    fastgc.JacobianMismatch: FAIL  2 of 4 checked entries differ   ...
     """
     __tracebackhide__ = True  # in pytest a failing test begins with the report
     options = JacobianOptions(
@@ -191,9 +204,15 @@ def _check(
             slopes(point.copy(), *args)  # its shape; it is measured itself, so that compiled loops can run it
     function = given if is_jitted(given) else slopes
     report = check_point(function, hessian, point, args, (hvp, None, sparsity), options)
-    matrix = hessian(point.copy(), *args) if callable(hessian) else hessian
-    skew = _asymmetry(matrix, hvp, point, args, options.rtol)
-    return _with_gradient(failed(report, skew) if skew else report, f, function, point, args, options)
+    try:
+        matrix = hessian(point.copy(), *args) if callable(hessian) else hessian
+        skew = _asymmetry(matrix, hvp, point, args, options.rtol)
+        report = failed(report, skew) if skew else report
+        return _with_gradient(report, f, function, point, args, options)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            undecided(report, f"{INTERRUPTED}: whether hessian is symmetric and gradient right")
+        ) from None
 
 
 def _with_gradient(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,8 +16,10 @@ from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._evaluation.engine import jitted
-from fastgc._evaluation.evaluator import OutOfTime, attempted
+from fastgc._evaluation.evaluator import OutOfTime, Stopped, attempted
+from fastgc._evaluation.interruption import Interruption
 from fastgc._evaluation.working_time import now
+from fastgc._gradient.interrupted import interruptible
 from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._gradient.points import nearest
 from fastgc._jacobian.columns import Group, plan
@@ -44,7 +46,8 @@ from fastgc._parameters.sampling import NotFinite
 from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._reports.summary import Tries, nearer_notes
-from fastgc._verdicts.time_budget import batches
+from fastgc._verdicts.judgement import Judgement
+from fastgc._verdicts.time_budget import INTERRUPTED, batches
 
 _EVALUATIONS = 4  # of a group of columns, about: two, and a few more for noise and the ladders of some
 
@@ -63,6 +66,7 @@ class JacobianCheck:
     vjp: Callable[..., Any] | None
     sparsity: Any
     options: JacobianOptions
+    interruption: Interruption = field(default_factory=Interruption)
 
     @cached_property
     def bounds(self) -> Bounds | None:
@@ -76,7 +80,8 @@ class JacobianCheck:
 
     def analytic(self, point: Floats, shape: Shape) -> tuple[Any, Operator, str]:
         """The Jacobian at a point: the matrix, if there is one; the operator; how products contradict each other."""
-        given = self.jacobian(point.copy(), *self.args) if callable(self.jacobian) else self.jacobian
+        call = self.interruption.call
+        given = call(self.jacobian, point.copy(), *self.args) if callable(self.jacobian) else self.jacobian
         matrix = analytic_matrix(given, shape, point.shape)
         return matrix, *analytic_operator(matrix, self.jvp, self.vjp, point, shape, self.args)
 
@@ -100,37 +105,75 @@ class _Opened:
 
 
 def check_points(check: JacobianCheck) -> JacobianReport:
-    """Check at the caller's point and at random ones, each with its share of the time."""
+    """Check at the caller's point and at random ones, each with its share of the time.
+
+    Raises
+    ------
+    Interrupted
+        With the report so far.
+    """
+    __tracebackhide__ = True
+    return interruptible(check.interruption, lambda: _check_points(check))
+
+
+def _check_points(check: JacobianCheck) -> JacobianReport:
     begin, started, options = time.perf_counter(), now(), check.options
-    found: dict[int, Checked] = {}
-    results: list[_Result] = []
+    results: dict[int, _Result] = {}
     tries: list[Tries] = []
     for number in range(options.points):
-        deadline = options.deadline(started, number)
-        opened, tried = _found_point(check, number, deadline)
+        result, tried = _check_point(check, number, options.deadline(started, number))
+        results |= {} if result is None else {number: result}
         tries.append(tried)
-        if opened is None:
-            continue
-        with contextlib.closing(opened.function):
-            results.append(_checked(check, opened, deadline))
-        found[number] = results[-1].checked
-    notes = [note for each in results for note in each.notes]
+        if check.interruption.requested:
+            break
+    return _report(check, results, tries, begin)
+
+
+def _report(
+    check: JacobianCheck, results: Mapping[int, _Result], tries: Sequence[Tries], begin: float
+) -> JacobianReport:
+    notes = [note for each in results.values() for note in each.notes]
     notes += nearer_notes(tries, "f or its Jacobian")
+    notes += ["the check was interrupted"] if check.interruption.requested else []
+    first = results[0]
     about = About(
-        results[0].output_shape,
+        first.output_shape,
         check.point.shape,
         len(results),
-        sum(each.evaluations for each in results),
+        sum(each.evaluations for each in results.values()),
         time.perf_counter() - begin,
-        options.seed,
+        check.options.seed,
         tuple(dict.fromkeys(notes)),
-        results[0].engine,
+        first.engine,
     )
-    failures = tuple(dict.fromkeys(reason for each in results for reason in each.failures))
+    failures = tuple(dict.fromkeys(reason for each in results.values() for reason in each.failures))
+    found = {number: each.checked for number, each in results.items()}
+    projections = max((each.projections for each in results.values()), key=_limit)
+    missing = _missing(check.options.points, tries)
+    return jacobian_report(found, projections, about, failures, missing, first.kept)
+
+
+def _missing(points: int, tries: Sequence[Tries]) -> str:
+    """Which points were asked for and not found, or not reached."""
     lost = [tried.reason for tried in tries if not tried.found]
-    missing = f"a random point at which f and its Jacobian are defined ({lost[0]})" if lost else ""
-    projections = max((each.projections for each in results), key=_limit)
-    return jacobian_report(found, projections, about, failures, missing, results[0].kept)
+    if len(tries) < points:
+        return f"{INTERRUPTED}: {points - len(tries)} of {points} points"
+    return f"not reached: a random point at which f and its Jacobian are defined ({lost[0]})" if lost else ""
+
+
+def _check_point(check: JacobianCheck, number: int, deadline: float) -> tuple[_Result | None, Tries]:
+    """The result at a point, if there is one; nothing known where an interruption came first."""
+    try:
+        opened, tried = _found_point(check, number, deadline)
+        if opened is None:
+            return None, tried
+        with contextlib.closing(opened.function):
+            return _checked(check, opened, deadline), tried
+    except (KeyboardInterrupt, Stopped) as error:
+        check.interruption.note(error)
+        nothing = Estimates.unmeasured(np.empty(0, np.int64))
+        checked = Checked(nothing, Judgement.passing(np.empty(0), nothing), unreached=INTERRUPTED)
+        return _Result((0,), checked, Projections(), (), 0, (), "python", lambda position: None), Tries()
 
 
 def _limit(projections: Projections) -> float:
@@ -154,9 +197,9 @@ def _found_point(check: JacobianCheck, number: int, deadline: float) -> tuple[_O
 
 
 def _opened(check: JacobianCheck, point: Floats, deadline: float) -> _Opened:
-    function, shape = open_function(
-        check.function, point, check.args, check.options, bounds=check.bounds, deadline=deadline
-    )
+    opening = partial(open_function, bounds=check.bounds, deadline=deadline)
+    function, shape = check.interruption.call(opening, check.function, point, check.args, check.options)
+    function.interruption = check.interruption
     with contextlib.ExitStack() as opened:  # closed here only if the analytic Jacobian raises
         opened.enter_context(contextlib.closing(function))
         found = _Opened(point, function, shape, *check.analytic(point, shape))
@@ -211,7 +254,10 @@ def _complex(check: JacobianCheck, opened: _Opened) -> VectorFunction | None:
 
     if not (is_analytic(check.f) and is_data(check.args)):
         return None
-    return plain_function(check.f, opened.point.astype(np.complex128), check.args, deadline=opened.function.deadline)
+    point, deadline = opened.point.astype(np.complex128), opened.function.deadline
+    function = check.interruption.call(partial(plain_function, deadline=deadline), check.f, point, check.args)
+    function.interruption = check.interruption
+    return function
 
 
 def _by_complex_step(
@@ -223,7 +269,8 @@ def _by_complex_step(
     from fastgc._verdicts.complex_step import adjudicate
 
     def displaced(positions: Positions, relative: Floats) -> tuple[Array, Floats]:
-        function = plain_function(check.f, opened.point.astype(np.complex128), check.args)
+        function = check.interruption.call(plain_function, check.f, opened.point.astype(np.complex128), check.args)
+        function.interruption = check.interruption
         outputs, inputs = jacobian.places(positions)
         columns, mine = np.unique(inputs, return_inverse=True)
         steps = relative * opened.function.unmeasured.scales(columns)[:, None]
@@ -274,12 +321,16 @@ def find(jacobian: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: 
         for some in _in_time(jacobian.function.deadline, groups, seed):
             found.append(check_groups(jacobian, some, bar))
             found += follow_strays(jacobian, found[-1], bar)
+            if jacobian.function.interruption.requested:
+                raise Stopped
         if probes and math.prod(jacobian.shape):
             projections, more = project(jacobian, Checked.joined(found), probes, seed, bar)
             found += more
     except OutOfTime:
         found = found or [check_groups(jacobian, [], bar)]
+        why = INTERRUPTED if jacobian.function.interruption.requested else "not reached"
         unreached = _unreached(groups, Checked.joined(found), probes)
+        unreached = f"{why}: {unreached}" if unreached else ""
     if bad is not None:
         unknown = Estimates.unknown(bad.first)
         found.append(Checked(unknown, verdicts(jacobian, unknown)))

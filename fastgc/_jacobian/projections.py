@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastgc._derivatives.directions import SUSPICIOUS, direction, ladder_slope, with_gap
+from fastgc._derivatives.directions import FURTHER, SUSPICIOUS, direction, ladder_slope, with_gap
 from fastgc._derivatives.random_weights import OF_ENTRY, OF_PRODUCT, UNIT, chance_at_limits, random_weights
 from fastgc._derivatives.ratios import coincidences, matching
 from fastgc._evaluation.evaluator import Ray
@@ -31,7 +31,6 @@ _SAFETY = 3.0  # times the truncation error that the two quotients show: the nex
 _SUDDEN = 0.1  # coincidences, on average, below which the one possible column is checked
 _CLEAR = 8.0  # uncertainties beyond which residuals point: with three bits each, seven point at one of a million
 _POINTING = 8  # directions that point together, at most: four values each, where a halving takes twenty
-_FURTHER = 1 << 20  # the number of the first further direction, beyond those of every probe
 # What is traced is a choice, not a measurement: each column takes a ladder, after log2(n) ladders along stretches.
 _WORST = 4  # outputs of a direction, the worst first
 _MOST = 8  # columns in all
@@ -110,7 +109,7 @@ class _Probes:
                 return int(self.jacobian.function.direction(self.measured[0].rays)[0][possible[0]])
             if possible.size == 0 or len(self.measured) >= _POINTING:
                 return None
-            self.measure(_FURTHER + len(self.measured))
+            self.measure(FURTHER + len(self.measured))
 
     def _residual(self, v: Floats, along: _Along, known: _Errors) -> tuple[float, float]:
         """What known errors leave of v^T J u less the measured slope, and its uncertainty."""

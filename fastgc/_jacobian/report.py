@@ -25,7 +25,7 @@ from fastgc._reports.lines import WIDTH, fitted, headed
 from fastgc._reports.report import Report
 from fastgc._reports.summary import entry_columns, entry_ladder, excess, worst_first
 from fastgc._verdicts.errors import relative_error
-from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement
+from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement, worst_verdict
 from fastgc._verdicts.probes import upwards
 from fastgc._verdicts.tensors import open_reason, share
 from fastgc._words import Verdict
@@ -66,6 +66,19 @@ class JacobianReport(Report):
     ladder : difference quotients at several ``steps`` of the worst entry for which they were kept, or None
     environment : what the report was made with: versions of ``fastgc``, ``numpy`` and ``python``, the ``platform``, the
         ``date``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> report = fastgc.check_jacobian(lambda x: x**2, lambda x: np.diag([2.0, 3.0]), np.ones(2))
+    >>> report.verdict, report.reason, report.by_input
+    ('fail', '1 of 4 checked entries differs', {(1,): 1})
+    >>> report.matrix("numerical").round(6) + 0.0
+    array([[2., 0.],
+           [0., 2.]])
+    >>> report.worst.index, report.worst.analytic
+    ((1, 1), 3.0)
     """
 
     verdict: Verdict
@@ -188,7 +201,7 @@ def jacobian_report(
     verdict = FAIL if failures else UNDECIDED if missing and judged.worst != FAIL else judged.worst
     return JacobianReport(
         verdict=verdict,
-        reason="; ".join(filter(None, [*failures, _reason(judged), *(f"not reached: {each}" for each in missing)])),
+        reason="; ".join(filter(None, [*failures, _reason(judged), *missing])),
         size=about.size,
         checked=np.unique(estimated.positions).size,
         max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
@@ -239,6 +252,12 @@ def _diagnosis(checked: Checked, about: About) -> Diagnosis | None:
 def failed(report: JacobianReport, reason: str) -> JacobianReport:
     """The report, failed for a further reason."""
     return replace(report, verdict=FAIL, reason="; ".join(filter(None, [reason, report.reason])))
+
+
+def undecided(report: JacobianReport, reason: str) -> JacobianReport:
+    """The report, undecided for a further reason unless it fails."""
+    verdict = worst_verdict([report.verdict, UNDECIDED])
+    return replace(report, verdict=verdict, reason="; ".join(filter(None, [report.reason, reason])))
 
 
 def _reason(judged: Judgement) -> str:

@@ -37,6 +37,17 @@ class Entry:
     verdict : "pass" | "fail" | "undecided"
     reason : str
         Why the entry does not simply pass, or "".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> report = fastgc.check_gradients(lambda x: x @ x, lambda x: [2.0, 5.0] * x, np.ones(2))
+    >>> right, wrong = report.tensors["params"].entries
+    >>> right.index, right.verdict, wrong.index, wrong.verdict
+    ((0,), 'pass', (1,), 'fail')
+    >>> wrong.analytic, round(wrong.numerical, 6), wrong.uncertainty < 1e-6
+    (5.0, 2.0, True)
     """
 
     tensor: str

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
+from fastgc._public import public
 from fastgc._reports.contents import Contents
 from fastgc._verdicts.judgement import PASS
-from fastgc._words import PictureKind, Verdict
-
-if TYPE_CHECKING:
-    from fastgc._reports.saved import Which
+from fastgc._words import PictureKind, Verdict, Which
 
 
+@public
 class Report:
-    """The methods of all reports, which are dataclasses. What they need is imported when they are called."""
+    """What a `GradientReport` and a `JacobianReport` can do. What a method needs is imported when it is called.
+
+    Attributes
+    ----------
+    verdict : "pass" | "fail" | "undecided"
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> def first_line(report: fastgc.Report) -> str:
+    ...     return str(report).splitlines()[0]
+    >>> first_line(fastgc.check_jacobian(lambda x: 2 * x, 2 * np.eye(3), np.ones(3)))
+    'PASS  every checked entry agrees   9 of 9 entries (3 outputs, 3 inputs) checked one by one'
+    """
 
     verdict: Verdict
 
@@ -62,7 +75,7 @@ class Report:
         from fastgc._arguments import one_of
         from fastgc._reports.saved import written
 
-        one_of("entries", entries, ("all", "wrong"))
+        one_of("entries", entries, get_args(Which))
         return _saved(written(self.to_dict(entries)), path)
 
     def to_html(self, path: str | Path | None = None) -> str:

@@ -8,20 +8,19 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._reports.entries import Entries
 from fastgc._verdicts.errors import elementwise_error
+from fastgc._words import Which
 
 SCHEMA = 1  # version of the JSON's keys and their meanings: fastgc/report.schema.json
 _MANY = 1000  # entries, from which on their columns are written so as to take little room
 _FEW = 1 / 4  # of the entries, at most: so few different values are written once, and a code for each entry
 _DISTINCT = ("analytic", "numerical")  # columns that hardly repeat a value
-
-Which = Literal["all", "wrong"]
 
 
 def plain(value: Any, which: Which = "all") -> Any:

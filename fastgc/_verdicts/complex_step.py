@@ -27,10 +27,8 @@ from fastgc._verdicts.judgement import Judgement
 
 _SPREADS = 10.0  # times the range of three derivatives, their uncertainty: as many as make a difference a failure
 _EPS = 16 * np.finfo(np.float64).eps  # the least relative uncertainty: round-off of some 16 operations
-
-_SUMMED_EPS = (
-    64 * np.finfo(np.float64).eps
-)  # of a gradient's norm: round-off of a slope along a direction, some 100 sums
+# Of a gradient's norm: round-off of a slope along a direction, some 100 sums.
+_SUMMED_EPS = 64 * np.finfo(np.float64).eps
 _NOISES = 10.0  # of the loss, by which real parts may differ: complex arithmetic rounds in another order
 
 Displaced = Callable[[Positions, Floats], tuple[Array, Floats]]  # see `adjudicate`

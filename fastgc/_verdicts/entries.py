@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,15 +17,17 @@ from fastgc._derivatives.estimates import (
     distinguishing_quotients,
     ladder_estimates,
     quotient_estimates,
+    reached_ladders,
 )
 from fastgc._derivatives.stencil import Stencil
-from fastgc._evaluation.evaluator import Ray
+from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
 
 Verdicts = Callable[[Estimates], Judgement]
+FurtherLook = Callable[[Estimates, Judgement, Verdicts], tuple[Estimates, Judgement]]
 GradientsAlong = Callable[[Sequence[Ray]], Sequence[Array]]  # at the parameters displaced along a direction
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps so many times the usual ones
 Beside = Callable[[Estimates, Positions, float, int], tuple[Flags, Flags]]  # which are wrong, and right, on one side
@@ -96,14 +99,19 @@ class GradientAtPoint:
         return np.array([np.finfo(each.dtype).eps for each in self.gradients], np.float64)
 
     def _stillness(self, estimates: Estimates, analytic: Floats, tensors: Positions) -> Floats:
-        """A scale for tensors with zero slopes of a loss that does not move at all, shape (tensors,).
+        """A scale for tensors all of whose slopes are zero within round-off, shape (tensors,); 0 for others.
 
-        That the loss stays the same to the bit is an answer: the slope is zero within round-off of the loss.
+        No factor or sign could be wrong there. That the loss stays the same to the bit is an answer, too: the slope is
+        zero within round-off of the loss. The share is the larger, the less of the slopes around a quotient resolves:
+        its own error is near ``eps**(2/3)`` of them.
         """
-        if self.loss.local_variation:
-            return np.zeros(self.loss.tensor_scales.size)
-        moving = np.bincount(tensors, (analytic != 0) | (estimates.numerical != 0), self.loss.tensor_scales.size)
-        return np.where(moving, 0.0, AROUND * (abs(self.loss.base) or 1.0) / self.loss.tensor_scales)
+        count, slopes = self.loss.tensor_scales.size, self.loss.local_variation / self.loss.tensor_scales
+        moves = self.loss.local_variation > 0
+        zero = np.abs(analytic) <= analytic_rounding(self._eps, slopes, slopes)[tensors]
+        zero &= np.abs(estimates.numerical) <= (estimates.uncertainty if moves else 0.0)
+        changing = np.bincount(tensors, ~zero, count)
+        around = slopes if moves else (abs(self.loss.base) or 1.0) / self.loss.tensor_scales
+        return np.where(changing, 0.0, np.maximum(AROUND, np.cbrt(self._eps)) * around)
 
     def scales(self, estimates: Estimates) -> Floats:
         """Each tensor's scale: of its numerical entries, or of the analytic gradient where none was measured."""
@@ -127,25 +135,55 @@ class GradientAtPoint:
 
 def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for each entry; a ladder of steps where it does not decide; a second ladder close to the tolerance."""
+
+    def verdicts(estimates: Estimates) -> Judgement:
+        return gradient.verdicts(estimates, gradient.scales(estimates))
+
     quotients = _quotients(gradient, positions, bar)
-    estimates, judgement = decide(
-        quotients,
-        lambda estimates: gradient.verdicts(estimates, gradient.scales(estimates)),
-        lambda suspects, shift: _ladders(gradient, suspects, shift, bar),
-    )
-    estimates, judgement = confirm(
-        partial(distinguishing_quotients, gradient.loss),
-        estimates,
-        judgement,
-        lambda found: gradient.verdicts(found, gradient.scales(found)),
-    )
-    estimates, judgement = excused(
-        gradient, estimates, judgement, lambda found: gradient.verdicts(found, gradient.scales(found))
-    )
+    estimates, judgement = decide(quotients, verdicts, lambda suspects, shift: _ladders(gradient, suspects, shift, bar))
+    estimates, judgement = with_first_look(estimates, judgement, quotients, verdicts)
+    looks = partial(confirm, partial(distinguishing_quotients, gradient.loss)), partial(excused, gradient)
+    estimates, judgement = settled(estimates, judgement, verdicts, *looks)
     bar.failed(int(np.count_nonzero(judgement.failed)))
-    return (
-        (estimates, judgement) if gradient.step is None else _with_textbook_quotients(estimates, judgement, quotients)
-    )
+    if gradient.step is not None:
+        estimates, judgement = _with_textbook_quotients(estimates, judgement, quotients)
+    return without_unreached(estimates, judgement)
+
+
+def settled(
+    estimates: Estimates, judgement: Judgement, verdicts: Verdicts, *further_looks: FurtherLook
+) -> tuple[Estimates, Judgement]:
+    """The verdicts after further looks at failures. Those that an interrupted look could take back count as unreached.
+
+    Entries wrong by many times their uncertainty, away from a kink, fail without another look.
+    """
+    try:
+        for look in further_looks:
+            estimates, judgement = look(estimates, judgement, verdicts)
+    except Stopped:
+        with np.errstate(all="ignore"):
+            plain = judgement.distance > PLAIN * estimates.uncertainty
+        open_ones = np.flatnonzero(judgement.failed & ~(plain & estimates.clear) & np.isfinite(judgement.analytic))
+        estimates = estimates.troubled(open_ones, "not reached")
+        judgement = verdicts(estimates)
+    return estimates, judgement
+
+
+def with_first_look(
+    estimates: Estimates, judgement: Judgement, quotients: Estimates, verdicts: Verdicts
+) -> tuple[Estimates, Judgement]:
+    """The verdicts with the quotients of entries whose ladders an interrupted check did not get to."""
+    where = np.flatnonzero(estimates.troubled_by("not reached"))
+    if not where.size:
+        return estimates, judgement
+    estimates = estimates.updated(where, quotients.part(where)).troubled(where, "not reached")
+    return estimates, verdicts(estimates)
+
+
+def without_unreached(estimates: Estimates, judgement: Judgement) -> tuple[Estimates, Judgement]:
+    """The entries without those that an interruption left unmeasured."""
+    left = estimates.troubled_by("not reached") & ~np.isfinite(estimates.numerical)
+    return (estimates.part(~left), judgement.part(~left)) if left.any() else (estimates, judgement)
 
 
 def analytic_rounding(eps: Floats | float, scales: Floats, slopes: Floats) -> Floats:
@@ -263,6 +301,8 @@ def _verdicts_beside(
     rays = displacement(gradient.loss, side, attempt)
     try:
         there = replace(gradient, gradients=displaced(rays))
+    except OutOfTime:
+        raise
     except Exception:  # the gradient is not defined there, as a loss may be
         return np.zeros(where.size, bool), np.zeros(where.size, bool)
     found = displaced_estimates(gradient.loss, estimates.positions[where], rays)
@@ -271,15 +311,17 @@ def _verdicts_beside(
 
 
 def _quotients(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> Estimates:
-    """One quotient for each of the sorted positions."""
-    found = Estimates.unmeasured(positions)
+    """One quotient for each of the sorted positions, or for the first ones if the check is interrupted."""
+    found, end = Estimates.unmeasured(positions), 0
     bar.phase(ENTRIES)
-    for name, some in _pieces(gradient.loss, positions):
-        bar.enter(name)
-        found.fill(
-            some, quotient_estimates(gradient.loss, positions[some], gradient.stencil, gradient.step, bar.advance)
-        )
-    return found
+    with contextlib.suppress(Stopped):
+        for name, some in _pieces(gradient.loss, positions):
+            bar.enter(name)
+            found.fill(
+                some, quotient_estimates(gradient.loss, positions[some], gradient.stencil, gradient.step, bar.advance)
+            )
+            end = some.stop
+    return found if end == positions.size else found.part(slice(end))
 
 
 def _ladders(gradient: GradientAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
@@ -288,7 +330,7 @@ def _ladders(gradient: GradientAtPoint, positions: Positions, shift: float, bar:
     bar.phase(DOUBT, more=positions.size)
     for name, some in _pieces(gradient.loss, positions):
         bar.enter(f"{name} ({DOUBT})")
-        parts.append(ladder_estimates(gradient.loss, positions[some], shift=shift, tick=bar.advance))
+        parts.append(reached_ladders(gradient.loss, positions[some], shift, bar.advance))
     return Estimates.joined(parts)
 
 

@@ -31,6 +31,12 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> float:
     ------
     ValueError
         For arrays of different shapes.
+
+    Examples
+    --------
+    >>> import fastgc
+    >>> fastgc.relative_error([3.0, 0.0], [0.0, 0.0]), fastgc.relative_error([0.0], [0.0])
+    (1.0, 0.0)
     """
     first, second = _same_shape(a, b)
     largest = float(max(np.abs(first).max(initial=0.0), np.abs(second).max(initial=0.0)))
@@ -59,6 +65,12 @@ def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
     ------
     ValueError
         For arrays of different shapes.
+
+    Examples
+    --------
+    >>> import fastgc
+    >>> fastgc.max_relative_error([1.0, 3.0], [1.0, 1.0])
+    0.5
     """
     first, second = _same_shape(a, b)
     return float(elementwise_error(first, second).max(initial=0.0))
@@ -94,6 +106,12 @@ def interpret(relative_error: float) -> Interpretation:
     str
         Below 1e-7 "correct with high confidence", to 1e-5 "likely correct", to 1e-3 "suspicious, investigate", above
         that, and for NaN, "almost certainly a bug": the bands that gradient-checking tutorials use.
+
+    Examples
+    --------
+    >>> import fastgc
+    >>> fastgc.interpret(3e-9), fastgc.interpret(0.5)
+    ('correct with high confidence', 'almost certainly a bug')
     """
     if relative_error < 1e-7:
         return "correct with high confidence"

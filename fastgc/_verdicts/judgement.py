@@ -45,6 +45,7 @@ _NOTHING = 1e-300  # an uncertainty below it comes from values that are the same
 _REASONS = {
     "not finite": "the loss is not finite nearby",
     "quantised": "the loss is quantised: it moves in stairs",
+    "not reached": "not reached (interrupted): a closer look",
     "jump": "the loss jumps, or its slope is infinite (or grows like a logarithm)",
 }
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from fastgc._derivatives.displaced import DISTANCE, along_axis
 from fastgc._derivatives.estimates import Estimates, LossAtPoint
-from fastgc._evaluation.evaluator import Ray
+from fastgc._evaluation.evaluator import OutOfTime, Ray
 from fastgc._parameters.arrays import Positions
 from fastgc._verdicts.judgement import Judgement, smallest_failure
 
@@ -69,6 +69,8 @@ class AnalyticNearby:
             return np.nan
         try:
             return self.asked(rays, position)
+        except OutOfTime:
+            raise
         except Exception:  # the gradient is not defined there, as a loss may be
             return np.nan
 

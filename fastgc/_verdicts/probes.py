@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastgc._arguments import plural
-from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, probe, probe_part
+from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, probe, probe_like
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.random_weights import MEAN_SQUARE, OF_ENTRY, OF_NORM, chance_at_limits
 from fastgc._evaluation.evaluator import OutOfTime
@@ -34,6 +34,7 @@ _ENOUGH = 0.05
 _OWN = 3  # directions, the default of `probes`: two would miss an error of rtol of 10,000 entries with 1e-4
 _MISSED = 1e-6  # the probability with which three directions are meant to miss an error of rtol of a tensor
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
+_MORE_SHARED = 3  # shared directions: two or four values each, where a tensor alone takes 14 to 20
 _COPIED = 1 << 24  # entries that are displaced together, in many tensors: their copy takes 128 MiB in double precision
 _NAMED = 100  # tensors in the same directions that each tensor's probe names: all of any usual network
 _WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
@@ -62,7 +63,7 @@ def probe_tensors(
     with contextlib.suppress(OutOfTime):
         shared = None if hurried else _through_all(gradient, filled, probes, seed, bar)
         if shared is not None:
-            enough |= {t: shared for t in filled if _serves(gradient, t, shared)}
+            enough |= {t: shared for t in filled if _serves(gradient, t, shared.uncertainties)}
         rest = [t for t in filled if t not in enough]
         for group in groups(gradient.loss, rest, gradient.gradients) if probes else []:
             bar.enter(f"{gradient.loss.layout.names[group[0]]} (probes)")
@@ -98,34 +99,42 @@ def _by_complex_step(gradient: GradientAtPoint, probing: Probing, numbers: range
         return None
     from fastgc._verdicts.complex_step import settled  # few checks need it, and it takes time to import
 
-    numbers = range(probing.first, probing.first + probing.residuals.size) if numbers is None else numbers
-    return settled(gradient, probing, numbers, seed, _ENOUGH * _harmless(gradient, probing.tensors))
+    return settled(gradient, probing, numbers or probing.numbers, seed, _ENOUGH * _harmless(gradient, probing.tensors))
 
 
 def _through_all(
     gradient: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress
 ) -> Probing | None:
-    """Directions through all tensors at once, no more than a few where they differ; None where that is not possible."""
+    """Directions through all tensors at once, no more than a few where they differ; None where that is not possible.
+
+    Up to `_MORE_SHARED` more are measured where they serve more tensors, which then need none by themselves.
+    """
     sizes = [gradient.loss.layout.sizes[t] for t in tensors]
     if not probes or len(tensors) < 2 or sum(sizes) > max(_TWICE * max(sizes), _COPIED):
         return None
     bar.enter("all (probes)")
     shared = _probed(gradient, tensors, range(probes), seed, few=_OWN)
-    return None if shared.trouble else shared
+    if shared.trouble:
+        return None
+    rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_MORE_SHARED + 1)]
+    more = int(np.argmax([sum(_serves(gradient, t, row) for t in tensors) for row in rows]))  # the fewest for the most
+    if not more:
+        return shared
+    further, enough = range(shared.numbers.stop, shared.numbers.stop + more), _ENOUGH * _harmless(gradient, tensors)
+    return shared.extended(probe_like(gradient.loss, tensors, gradient.gradients, shared, further, seed, enough))
 
 
-def _serves(gradient: GradientAtPoint, tensor: int, shared: Probing) -> bool:
+def _serves(gradient: GradientAtPoint, tensor: int, uncertainties: Floats) -> bool:
     """Whether directions through all tensors show nearly as much of one as directions through it alone.
 
     Errors of entries show within a factor of two of the tolerance of a median one, or an error of rtol of the tensor is
     missed as rarely as three directions through it alone are meant to.
     """
-    harmless, chance = _harmless(gradient, [tensor]), chance_at_limits(shared.residuals.size)
+    harmless, chance = _harmless(gradient, [tensor]), chance_at_limits(uncertainties.size)
     allowed = gradient.tolerances.rtol[tensor] * gradient.sizes[tensor] * gradient.loss.layout.sizes[tensor] ** 0.5
     error = float(allowed * gradient.loss.tensor_scales[tensor])
     return bool(
-        OF_ENTRY.limit(shared.uncertainties, chance) <= _TWICE * harmless
-        or OF_NORM.missed(shared.uncertainties, error) <= _MISSED
+        OF_ENTRY.limit(uncertainties, chance) <= _TWICE * harmless or OF_NORM.missed(uncertainties, error) <= _MISSED
     )
 
 
@@ -222,8 +231,9 @@ def _told_apart(
         else:
             for group in groups(gradient.loss, mine, gradient.gradients):
                 enough = _ENOUGH * _harmless(gradient, group)
-                waiting.append(probe_part(gradient.loss, group, gradient.gradients, shared, seed, enough))
-                users |= dict.fromkeys(group, waiting[-1])
+                own = probe_like(gradient.loss, group, gradient.gradients, shared, shared.numbers, seed, enough)
+                waiting.append(own)
+                users |= dict.fromkeys(group, own)
 
 
 def _pointed(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.directions import (
     CERTAIN,
+    FURTHER,
     SUSPICIOUS,
     Probing,
     Shortcut,
@@ -51,7 +52,6 @@ _LISTED = 1 << 17  # entries whose weights are compared at a time, and possible 
 _WIDER = 3.0  # times the uncertainties, within which an entry explains residuals: it costs 1.6 of some 12 bits
 _PRECISE = 5e-4  # of a residual: with this error or a smaller one, three directions point at one of a million entries
 _TOGETHER = 3  # directions of a part that is split: the fewest that point at one of a million entries
-_FURTHER = 1 << 20  # the number of the first further direction, beyond those of every probe
 _LADDER_VALUES = 10  # of a direction, at least
 
 
@@ -167,9 +167,7 @@ class _Search:
     @cached_property
     def whole(self) -> _Part:
         """All entries, along the directions of the probe."""
-        first, count = self.probing.first, self.probing.residuals.size
-        numbers = tuple(range(first, first + count))
-        return _Part(0, self.size, numbers, self.probing.residuals, self.probing.uncertainties)
+        return _Part(0, self.size, tuple(self.probing.numbers), self.probing.residuals, self.probing.uncertainties)
 
     def left(self, part: _Part) -> Floats:
         """The residuals of a part less what the known wrong entries explain."""
@@ -288,7 +286,7 @@ class _Search:
         while possible.size > 1 or self._may_be_chance(part, possible):
             if len(part.numbers) >= most:
                 return None
-            number = _FURTHER + len(part.numbers)
+            number = FURTHER + len(part.numbers)
             weights = self._weights(number, part.begin, part.end)
             part = part.with_direction(number, *self._residual(weights, shortcut))
             full = possible.size >= _LISTED
@@ -414,7 +412,7 @@ class _Search:
         numbers = np.argsort(-excess)[: _TOGETHER if shortcut.steps.size else 1] + self.whole.numbers[0]
         part = self.whole.along(numbers.tolist())
         while shortcut.steps.size and len(part.numbers) < _TOGETHER:
-            number = _FURTHER + len(part.numbers)
+            number = FURTHER + len(part.numbers)
             part = part.with_direction(number, *self._residual(self._weights(number, 0, self.size), shortcut))
         return part
 

@@ -19,6 +19,7 @@ from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint, check_entries
 from fastgc._verdicts.judgement import Judgement
 
+INTERRUPTED = "not reached (interrupted)"
 FIRST = 4  # entries of every tensor measured before the rest: of tensors wrong in half of their entries 94 % show
 _BATCH_SHARE = 0.05  # of the time left that a batch may take: an unfinished batch is lost, and 5 % is lost at most
 
@@ -80,6 +81,8 @@ def unreached(
     planned: Sequence[NDArray[np.int64] | None],
     reached: Positions,
     unprobed: Sequence[int],
+    *,
+    interrupted: bool = False,
 ) -> Mapping[int, str]:
     """By tensor, what was not measured for lack of time."""
     done = np.bincount(layout.tensor_of(reached), minlength=len(planned))
@@ -90,5 +93,5 @@ def unreached(
         parts = [f"{missing} of {0 if local is None else local.size} entries"] if missing else []
         parts += ["probes"] if t in open_probes else []
         if parts:
-            found[t] = f"not reached: {' and '.join(parts)}"
+            found[t] = f"{INTERRUPTED if interrupted else 'not reached'}: {' and '.join(parts)}"
     return found

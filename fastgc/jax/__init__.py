@@ -1,4 +1,12 @@
-"""Checks of JAX's gradients; JAX is imported when one of them is first used."""
+"""Checks of JAX's gradients; JAX is imported when one of them is first used.
+
+Examples
+--------
+>>> import jax.numpy as jnp
+>>> import fastgc.jax
+>>> fastgc.jax.check_gradients(lambda p: jnp.sum(jnp.tanh(p["w"])), {"w": jnp.ones(3)}).verdict
+'pass'
+"""
 
 from __future__ import annotations
 

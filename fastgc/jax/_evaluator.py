@@ -48,6 +48,7 @@ class JaxEvaluator:
         call, self._compiled = compiled(loss, leaves)
         self._direct = PythonEvaluator(call, leaves, (), layout, leaves, None, deadline)
         self.base = self._direct.value()
+        self._unfinished: Array | None = None
         self._batches, self._in_blocks = Batches(possible=self._compiled and not self._is_complex), 0
 
     @property
@@ -65,6 +66,11 @@ class JaxEvaluator:
         """What the loss raised at displaced points so far; exceptions inside blocks do not count."""
         return self._direct.raised.joined(Raised(answered=self._in_blocks > 0))
 
+    @property
+    def unfinished(self) -> Array | None:
+        """As that of a `PythonEvaluator`."""
+        return self._direct.unfinished if self._unfinished is None else self._unfinished
+
     def value(self) -> Any:
         """The loss at the point itself."""
         return self._direct.value()
@@ -73,8 +79,10 @@ class JaxEvaluator:
         """The loss with entry ``positions[i]`` set to ``displaced[i, j]``."""
         columns = displaced.shape[1]
         if displaced.size < _COMPILED_FROM or self._block_size <= columns:
+            self._unfinished = None
             return self._direct.values(positions, displaced, tick)
-        out, length = np.empty(displaced.shape), (self._block_size - 1) // columns
+        length = (self._block_size - 1) // columns
+        out = self._unfinished = np.full(displaced.shape, np.nan)
         for begin in range(0, positions.size, length):
             chunk = slice(begin, begin + length)
             out[chunk] = self._chunk(positions[chunk], displaced[chunk], tick)

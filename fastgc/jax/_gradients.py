@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,7 @@ def check_gradients(
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     previous: Any = None,
     operations: bool = True,
 ) -> GradientReport:
@@ -77,6 +79,7 @@ def check_gradients(
         The loss returns ``(value, aux)``, and what `jax.grad` or `jax.value_and_grad` made of it with the same option
         may be the gradients.
     tensors, samples, probes, stencil, step, rtol, atol, points, bounds, symmetric, time_budget, seed, progress
+    checkpoint
         As in `fastgc.check_gradients`. ``stencil="complex_step"`` needs a loss that takes complex parameters.
     precision : {"double", "native"}
         Evaluate at float64 copies of params and of floating arrays in args, with ``jax_enable_x64`` switched on while
@@ -116,7 +119,7 @@ def check_gradients(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     return _check(loss, params, gradients, args, options, has_aux=has_aux, previous=previous, operations=operations)
 
@@ -143,6 +146,7 @@ def assert_gradients(
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     previous: Any = None,
     operations: bool = True,
     allow_undecided: bool = False,
@@ -153,7 +157,7 @@ def assert_gradients(
     ----------
     loss, params, gradients, args, has_aux, tensors, samples, probes, stencil, step, rtol, atol, precision, points
         As in `fastgc.jax.check_gradients`.
-    bounds, symmetric, crosscheck, time_budget, seed, progress, previous, operations
+    bounds, symmetric, crosscheck, time_budget, seed, progress, checkpoint, previous, operations
         As in `fastgc.jax.check_gradients`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -179,7 +183,7 @@ def assert_gradients(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     report = _check(loss, params, gradients, args, options, has_aux=has_aux, previous=previous, operations=operations)
     return passed_or_raise(report, allow_undecided)

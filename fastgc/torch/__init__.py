@@ -1,4 +1,13 @@
-"""Checks of PyTorch's gradients; PyTorch is imported when one of them is first used."""
+"""Checks of PyTorch's gradients; PyTorch is imported when one of them is first used.
+
+Examples
+--------
+>>> import torch
+>>> import fastgc.torch
+>>> model = torch.nn.Linear(3, 2).double()
+>>> fastgc.torch.check_module(model, torch.ones(4, 3, dtype=torch.float64)).verdict
+'pass'
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,6 +16,7 @@ from fastgc._evaluation.evaluator import described
 from fastgc._parameters.arrays import Floats
 from fastgc.torch._flat import Packing, Tensors
 from fastgc.torch._rules import BATCH_NUMBERS
+from fastgc.torch._sides import output_sides
 
 # A sum of gradients may be off by this share of its terms: PyTorch's own comparison has 1e-3 for both; in double
 # precision a backward that computes in single precision inside, right to 1e-7, stays below 1e-6. Keyed by in_double.
@@ -33,6 +33,9 @@ _SINGLE = (2.0**-21, -(2.0**-20))  # 4 and -8 units of single precision, for fun
 _LARGEST_ROUND_OFF = 30.0  # times the largest of these few samples, which are whole multiples of an ulp and often 0
 
 
+Room = Callable[[], int]
+
+
 class Backward:
     """Gradients of the compared outputs with respect to the checked inputs.
 
@@ -43,8 +46,8 @@ class Backward:
         The numbers of the inputs, for messages.
     dtypes : bool
         Whether each gradient must have the dtype of its input.
-    room : int
-        About how many numbers a call computes, which limits the rows of a batch.
+    room : callable
+        Gives about how many numbers a call computes, which limits the rows of a batch.
 
     Attributes
     ----------
@@ -52,13 +55,22 @@ class Backward:
     eps : the coarsest resolution of the inputs' dtypes
     """
 
-    def __init__(self, outputs: Tensors, leaves: Tensors, names: Sequence[int], dtypes: bool, room: int) -> None:
+    def __init__(self, outputs: Tensors, leaves: Tensors, names: Sequence[int], dtypes: bool, room: Room) -> None:
         self._rows_of, self._columns_of = Packing(outputs), Packing(leaves)
         self.size = self._rows_of.size
-        self._most = max(1, BATCH_NUMBERS // max(1, room, self.size + self._columns_of.size))
-        self._batches = Batches(possible=min(self.size, self._most) >= _FEWEST_ROWS, compare_all=True)
+        self._possible = True
         self._outputs, self._leaves, self._names, self._dtypes, self._room = outputs, leaves, names, dtypes, room
         self.eps = max(torch.finfo(leaf.dtype).eps for leaf in leaves)
+
+    @cached_property
+    def _most(self) -> int:
+        """Rows of a batch."""
+        return max(1, BATCH_NUMBERS // max(1, self._room(), self.size + self._columns_of.size))
+
+    @cached_property
+    def _batches(self) -> Batches:
+        possible = self._possible and self.size >= _FEWEST_ROWS and self._most >= _FEWEST_ROWS
+        return Batches(possible=possible, compare_all=True)
 
     @property
     def batched(self) -> bool:
@@ -67,10 +79,12 @@ class Backward:
 
     @cached_property
     def directions(self) -> Floats:
-        """Three vectors that add up to zero, as good as random, and zero."""
-        places = np.arange(1.0, self.size + 1)
-        v, w = np.cos(places), np.cos(math.sqrt(2) * places)
-        return np.stack([v, w, -(v + w), 0 * v])
+        """Several vectors that add up to zero, and zero. The first ones, of `sides`, show every entry of the Jacobian.
+
+        There are three at least, of lengths that differ: a backward that is odd, and not linear, shows in their sum.
+        """
+        first = output_sides(self.size)
+        return np.concatenate([first, -first.sum(axis=0, keepdims=True), np.zeros((1, self.size))])
 
     @cached_property
     def along(self) -> Floats:
@@ -85,8 +99,8 @@ class Backward:
         """
         stretches = [1.0, *(1 + units * self.eps for units in _UNITS)]
         stretches += [1 + share for share in _SINGLE if self.eps < _SINGLE[0] ** 2]
-        anew = np.stack([self.pulled(stretch * self.directions[:3]) for stretch in stretches])
-        off = np.abs(anew - np.multiply.outer(stretches, self.along[:3])).max(axis=1)
+        anew = np.stack([self.pulled(stretch * self.directions[:-1]) for stretch in stretches])
+        off = np.abs(anew - np.multiply.outer(stretches, self.along[:-1])).max(axis=1)
         steady = off[0].max(initial=0.0) <= self.unit_round_off
         return _LARGEST_ROUND_OFF * self.by_input(off.max(axis=0)) if steady else np.zeros(self._columns_of.size)
 
@@ -119,7 +133,8 @@ class Backward:
     def one_by_one(self) -> Backward:
         """The same, row by row."""
         other = copy.copy(self)
-        other._batches = Batches(possible=False)
+        other._possible = False
+        other.__dict__.pop("_batches", None)
         return other
 
     def elsewhere(self, outputs: Tensors, leaves: Tensors) -> Backward:
@@ -130,6 +145,11 @@ class Backward:
         """v^T J for each of several vectors, shape (k, n)."""
         rows = [self._columns_of.joined(self._gradients(each)) for each in self._rows_of.members(vectors)]
         return np.concatenate([np.empty((0, self._columns_of.size)), *rows])
+
+    def repeats(self, nondeterminism: float) -> bool:
+        """Whether a second run of a backward pass gives the same, up to ``nondeterminism``."""
+        again = self.pulled(self.directions[:1])[0]
+        return bool((np.abs(again - self.along[0]) <= nondeterminism).all())
 
     def jacobian(self, nondeterminism: float) -> Floats:
         """All rows, computed twice: a second run must give the same, but for the order in which it adds up."""
@@ -162,26 +182,34 @@ class Backward:
 
     def batch(self, block: Floats) -> Floats:
         """The same as `pulled`, by one call."""
-        gradients = self._gradients(self._rows_of.stacked(block), is_grads_batched=True)
+        gradients = torch.autograd.grad(
+            self._outputs, self._leaves, self._rows_of.stacked(block), retain_graph=True, allow_unused=True,
+            is_grads_batched=True,
+        )  # fmt: skip
+        self._refuse(gradients, batched=True)
         return self._columns_of.joined(gradients, len(block))
 
     def _units(self) -> Iterator[Floats]:
         for begin in range(0, self.size, self._most):
             yield np.eye(min(self._most, self.size - begin), self.size, begin)
 
-    def _gradients(self, weights: Tensors, **options: bool) -> Sequence[torch.Tensor | None]:
-        gradients: Sequence[torch.Tensor | None] = torch.autograd.grad(
-            self._outputs, self._leaves, weights, retain_graph=True, allow_unused=True, **options
-        )
+    def _gradients(self, weights: Tensors) -> Sequence[torch.Tensor | None]:
+        """Gradients for one set of grad_outputs, without the checks of `torch.autograd.grad`, as long as the pass."""
+        run: Callable[..., Sequence[torch.Tensor | None]] = torch.autograd.Variable._execution_engine.run_backward
+        gradients = run(tuple(self._outputs), tuple(weights), True, False, tuple(self._leaves), True)
+        self._refuse(gradients, batched=False)
+        return gradients
+
+    def _refuse(self, gradients: Sequence[torch.Tensor | None], *, batched: bool) -> None:
+        """Raise for a gradient of another shape, or of another dtype where that counts."""
         for k, gradient, leaf in zip(self._names, gradients, self._leaves, strict=True):
-            shape = None if gradient is None else gradient.shape[1:] if options else gradient.shape
+            shape = None if gradient is None else gradient.shape[1:] if batched else gradient.shape
             if gradient is not None and shape != leaf.shape:
                 raise GradcheckError(
                     f"the gradient of input {k} has shape {tuple(shape or ())}; the input {tuple(leaf.shape)}"
                 )
             if self._dtypes and gradient is not None and gradient.dtype != leaf.dtype:
                 raise GradcheckError(f"the gradient of input {k} is of dtype {gradient.dtype}; the input {leaf.dtype}")
-        return gradients
 
 
 def _largest_number(tensors: Tensors) -> float:
@@ -215,7 +243,7 @@ def check_linearity(backward: Backward, in_double: bool, atol: float) -> None:
 
 def check_batched(backward: Backward) -> None:
     """A backward must give the same in a batch (``is_grads_batched``) as for one grad_output after another."""
-    refuse_other_batch(lambda: backward.batch(backward.directions[:3]), backward.along[:3], backward.eps, "backward")
+    refuse_other_batch(lambda: backward.batch(backward.directions[:-1]), backward.along[:-1], backward.eps, "backward")
 
 
 def refuse_other_batch(batch: Callable[[], Floats], plain: Floats, eps: float, what: str) -> None:

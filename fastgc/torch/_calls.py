@@ -99,6 +99,28 @@ def _autocast() -> list[tuple[str, torch.dtype]]:
     return [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
 
 
+@contextlib.contextmanager
+def functions_replaced(apply: Callable[..., Any]) -> Iterator[None]:
+    """Call ``apply(function, *args)`` in place of every autograd Function of this thread but PyTorch's own.
+
+    ``Function.apply`` asks its base class, whose ``apply`` is inherited from C, each time anew: there it is seen
+    whether it is called on the class or by a reference that was kept.
+    """
+    thread = threading.get_ident()
+
+    def replaced(function: Any, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread or function.__module__.partition(".")[0] == "torch":
+            return super(_SingleLevelFunction, function).apply(*args, **kwargs)
+        return apply(function, *args, **kwargs)
+
+    with _patching:
+        _SingleLevelFunction.apply = classmethod(replaced)
+        try:
+            yield
+        finally:
+            del _SingleLevelFunction.apply
+
+
 class Recorder:
     """Records the calls of one forward pass, from number ``first`` on and as long as ``room`` bytes suffice.
 
@@ -150,15 +172,11 @@ class Recorder:
 
     @contextlib.contextmanager
     def _functions(self) -> Iterator[None]:
-        """Record the calls of autograd Functions.
-
-        ``Function.apply`` asks its base class, whose ``apply`` is inherited from C, each time anew: there it is seen
-        whether it is called on the class or by a reference that was kept. PyTorch's own Functions are not recorded.
-        """
+        """Record the calls of autograd Functions."""
 
         def apply(function: Any, *args: Any, **kwargs: Any) -> Any:
             plain = super(_SingleLevelFunction, function).apply  # type: ignore[misc]  # of C
-            if not self._listens() or function.__module__.partition(".")[0] == "torch":
+            if not self._listens():
                 return plain(*args, **kwargs)
             path = self._open[-1][1] if self._open else _LOSS
             self._begin(path, None, function, args, kwargs)
@@ -166,12 +184,8 @@ class Recorder:
             self._end(function, output)
             return output
 
-        with _patching:
-            _SingleLevelFunction.apply = classmethod(apply)
-            try:
-                yield
-            finally:
-                del _SingleLevelFunction.apply
+        with functions_replaced(apply):
+            yield
 
     def _listens(self) -> bool:
         """Whether a call belongs to the pass: of this thread, and outside the transforms of `torch.func`."""

@@ -71,6 +71,7 @@ class TorchEvaluator:
         deadline: float = math.inf,
     ) -> None:
         self.evaluations, self.raised, self._deadline = 0, Raised(), deadline
+        self.unfinished: Array | None = None  # as that of a `PythonEvaluator`, of the last tensor alone
         self.opened = contextlib.ExitStack()  # closed together with the evaluator
         self._loss, self._layout, self._base, self._footprint = loss, layout, base, footprint
         self._flat = [tensor.detach().reshape(-1) for tensor in tensors]
@@ -96,7 +97,8 @@ class TorchEvaluator:
         for t, mine in self._by_tensor(positions):
             cells = np.repeat(positions[mine] - self._layout.starts[t], displaced.shape[1])
             length = max(1, self._batch_size(t) // displaced.shape[1])
-            entries, values = displaced[mine].reshape(-1), np.empty(cells.size, self._dtype)
+            entries = displaced[mine].reshape(-1)
+            values = self.unfinished = np.full(cells.size, np.nan, self._dtype)
             for begin in range(0, mine.size, length):
                 chunk = slice(begin * displaced.shape[1], (begin + length) * displaced.shape[1])
                 values[chunk] = self._values(t, cells[chunk], entries[chunk])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from fastgc.torch._flat import as_reals
 from fastgc.torch._nested import out_of_reach
 from fastgc.torch._operations import with_operations
 from fastgc.torch._points import KNOWN, AnalyticGradient, Opener, held
-from fastgc.torch._subject import Arguments, detached, is_inexact, subject_of
+from fastgc.torch._subject import Arguments, detached, is_inexact, refused_inputs, subject_of
 
 _OUT_OF_REACH = "inside objects other than lists, tuples, mappings and dataclasses"
 _BFLOAT16_RTOL = 8e-2  # ten units of its round-off, 2**-7, as 1e-2 is of float16
@@ -56,6 +57,7 @@ def check_module(
     seeded: bool = False,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     previous: Mapping[str, torch.Tensor] | None = None,
     operations: bool = True,
 ) -> GradientReport:
@@ -79,7 +81,7 @@ def check_module(
         fixed random weight: a plain sum would not see the derivative of a softmax, whose outputs add up to 1.
     kwargs : dict, optional
         Keyword arguments besides positional inputs; their tensors have the names ``inputs[key]``, ...
-    tensors, samples, probes, stencil, step, rtol, atol, points, bounds, symmetric, time_budget, progress
+    tensors, samples, probes, stencil, step, rtol, atol, points, bounds, symmetric, time_budget, progress, checkpoint
         As in `fastgc.check_gradients`: parameters and checked inputs are its ``params``. The gradient at random points
         is that of the module's own backward there. ``stencil="complex_step"`` needs a module that computes with complex
         numbers.
@@ -125,7 +127,7 @@ def check_module(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     return _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous, operations)
 
@@ -152,6 +154,7 @@ def assert_module(
     seeded: bool = False,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     previous: Mapping[str, torch.Tensor] | None = None,
     operations: bool = True,
     allow_undecided: bool = False,
@@ -162,7 +165,7 @@ def assert_module(
     ----------
     module, inputs, loss, kwargs, tensors, samples, probes, stencil, step, rtol, atol, precision, points, bounds
         As in `fastgc.torch.check_module`.
-    symmetric, crosscheck, time_budget, seeded, seed, progress, previous, operations
+    symmetric, crosscheck, time_budget, seeded, seed, progress, checkpoint, previous, operations
         As in `fastgc.torch.check_module`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -188,7 +191,7 @@ def assert_module(
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
-        time_budget=time_budget, seed=seed, progress=progress,
+        time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     report = _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous, operations)
     return passed_or_raise(report, allow_undecided)
@@ -210,6 +213,12 @@ def _check(
     options = _with_tolerances(options, originals)
     with torch.inference_mode(False), _noted_as_double(options.precision):
         subject = subject_of(module, arguments, loss, originals, options, seeded)
+        refused = refused_inputs(subject)
+        if refused:
+            originals = {name: tensor for name, tensor in originals.items() if name not in refused}
+            left_out.append(f"not checked, since PyTorch's function has no derivative for it: {listed(refused)}")
+            subject = subject_of(module, arguments, loss, originals, options, seeded)
+        left_out += subject.notes
         reals = [as_reals(tensor) for tensor in subject.tensors]
         leaves = [held(each) for each in reals]
         layout = named_layout(subject.names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves])

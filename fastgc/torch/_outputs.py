@@ -15,6 +15,7 @@ from fastgc._evaluation.batches import Batches, agree, relative_to_point
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._jacobian.function import Errors, one_by_one
 from fastgc._parameters.arrays import Floats, Positions
+from fastgc.torch._evaluator import footprint
 from fastgc.torch._flat import Packing, Tensors, real_shape
 from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 
@@ -47,12 +48,11 @@ class Outputs:
         The numbers of the arguments that are replaced, and of the outputs that are compared.
     here : sequence of tensors
         The compared outputs at the arguments as they are.
-    room : int
-        About how many numbers a call computes, which limits the points of a batch.
 
     Attributes
     ----------
     base : the compared outputs at the inputs, shape (m,)
+    point : the checked inputs, shape (n,)
     """
 
     def __init__(
@@ -62,16 +62,23 @@ class Outputs:
         checked: Sequence[int],
         compared: Sequence[int],
         here: Tensors,
-        room: int,
     ) -> None:
         self._here, self._leaves = Packing(here), Packing([inputs[k] for k in checked])
         self.base = self._here.joined(here)[0]
-        self._most = BATCH_NUMBERS // max(1, room, self._here.size + self._leaves.size)
         self._batches = Batches(compare_all=True)
         self._func, self._inputs, self._checked, self._compared = func, inputs, checked, compared
         self._sizes = [math.prod(shape) for shape in self._here.shapes]
-        self._point = self._leaves.joined([inputs[k] for k in checked])
+        self.point = self._leaves.joined([inputs[k] for k in checked])[0]
         self._eps = max(torch.finfo(inputs[k].dtype).eps for k in checked)
+
+    @cached_property
+    def room(self) -> int:
+        """About how many numbers a call computes, which limits the points of a batch."""
+        return footprint(lambda: self._func(*self._inputs))
+
+    @cached_property
+    def _most(self) -> int:
+        return BATCH_NUMBERS // max(1, self.room, self._here.size + self._leaves.size)
 
     @property
     def batched(self) -> bool:
@@ -80,10 +87,15 @@ class Outputs:
 
     def __call__(self, points: Floats) -> tuple[Floats, Errors]:
         """The outputs, shape (k, m), at points of shape (k, n), NaN where the function raises, and what it raises."""
-        if min(len(points), self._most) < SMALLEST_BATCH:
+        if len(points) < SMALLEST_BATCH or self._most < SMALLEST_BATCH:
             return self._one_by_one(points)
         found = [self._block(points[begin : begin + self._most], begin) for begin in range(0, len(points), self._most)]
         return np.concatenate([values for values, _ in found]), [each for _, errors in found for each in errors]
+
+    def differ(self, found: Tensors) -> bool:
+        """Whether another call at the inputs, which returned ``found``, gave other outputs."""
+        again = self._here.joined([found[k] for k in self._compared])[0]
+        return not np.array_equal(self.base, again, equal_nan=True)
 
     def rounded(self, columns: Positions, displaced: Floats) -> Floats:
         """Values of inputs, shape (columns, k), as the dtype of each can hold them."""
@@ -112,12 +124,12 @@ class Outputs:
 
     @cached_property
     def _has_rules(self) -> bool:
-        return has_rules(lambda: self._called(*self._leaves.members(self._point)[0]))
+        return has_rules(lambda: self._called(*self._leaves.members(self.point[None, :])[0]))
 
     def _all_together(self, points: Floats) -> Floats:
         """The outputs at the points, and at the inputs themselves."""
         with torch.no_grad():
-            found = torch.func.vmap(self._called)(*self._leaves.stacked(np.concatenate([points, self._point])))
+            found = torch.func.vmap(self._called)(*self._leaves.stacked(np.concatenate([points, self.point[None, :]])))
         return self._here.joined(found, len(points) + 1)
 
     def _one_by_one(self, points: Floats) -> tuple[Floats, Errors]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fastgc._arguments import listed
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._gradient.options import CheckOptions
@@ -17,6 +18,8 @@ from fastgc.torch._flat import as_given, as_reals
 from fastgc.torch._memory import placed
 from fastgc.torch._nested import Replace, mapped, tensors_in
 from fastgc.torch._surroundings import Surroundings
+
+_NO_DERIVATIVE = "is not differentiable with respect to argument"  # in PyTorch's message
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Subject:
     arguments : as the caller gave them
     in_double : whether all tensors are cast to double precision
     surroundings : the random state and the default dtype of the calls
+    notes : on what the copy takes for constant
     """
 
     module: torch.nn.Module
@@ -84,6 +88,7 @@ class Subject:
     loss: Callable[[Any], Any]
     buffers: _Buffers
     surroundings: Surroundings
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -163,7 +168,34 @@ def subject_of(
         loss=loss or _Weighted(options.seed, analytic=stencil_named(options.stencil).is_complex),
         buffers=_Buffers(copied),
         surroundings=Surroundings(devices, options.seed if seeded else None, double=in_double),
+        notes=_with_constant_padding(copied),
     )
+
+
+def refused_inputs(subject: Subject) -> list[str]:
+    """Names of the inputs of which a function of PyTorch refuses a derivative, such as the labels of some losses."""
+    suspects = [name for name, t in subject.inputs.items() if subject.tensors[t].is_floating_point()]
+    if len(suspects) < 2 or not _refuses(subject):
+        return []
+    leaves = [subject.tensors[subject.inputs[name]] for name in suspects]
+    refused = []
+    for name, leaf in zip(suspects, leaves, strict=True):
+        for each in leaves:
+            each.requires_grad_(each is leaf)
+        if _refuses(subject):
+            refused.append(name)
+    for each in leaves:
+        each.requires_grad_()
+    return refused
+
+
+def _refuses(subject: Subject) -> bool:
+    try:
+        with torch.enable_grad():
+            subject({})
+    except Exception as error:  # others are raised where the loss is called for its value
+        return _NO_DERIVATIVE in str(error)
+    return False
 
 
 def _copied(module: torch.nn.Module, originals: Mapping[str, torch.Tensor], in_double: bool) -> torch.nn.Module:
@@ -186,6 +218,28 @@ def _raise_to_double(module: torch.nn.Module) -> None:
     for owner in module.modules():
         for key, buffer in owner._buffers.items():
             owner._buffers[key] = None if buffer is None else _cast(buffer, in_double=True)
+
+
+def _with_constant_padding(module: torch.nn.Module) -> tuple[str, ...]:
+    """Take the padding rows of embeddings for constants, as their backward does, and say so."""
+    held = [
+        (name, each)
+        for name, each in module.named_modules()
+        if type(each).forward is torch.nn.Embedding.forward and each.padding_idx is not None
+    ]
+    for _, each in held:
+        each.register_forward_hook(_padding_of(each))
+    rows = [f"{name}.weight[{each.padding_idx}]".lstrip(".") for name, each in held]
+    return (f"not checked, since padding (padding_idx), which is never trained: {listed(rows)}",) if rows else ()
+
+
+def _padding_of(layer: torch.nn.Embedding) -> Callable[..., torch.Tensor]:
+    row = layer.weight.detach()[layer.padding_idx].clone()
+
+    def constant(_: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        return torch.where((inputs[0] == layer.padding_idx).unsqueeze(-1), row, output)
+
+    return constant
 
 
 def _is_computed(value: Any) -> bool:

@@ -193,6 +193,21 @@ def test_losses_together_have_the_noise_that_each_has_alone() -> None:
     assert together[1].change == pytest.approx(0.125)
 
 
+def test_several_losses_are_evaluated_once_at_each_distance() -> None:
+    """Both tie next to the point, at spacings that differ, and are measured by themselves."""
+    asked: list[float] = []
+
+    def values(t: NDArray[Any]) -> NDArray[Any]:
+        asked.extend(t.tolist())
+        return np.stack([np.round(np.exp(t), 8), np.round(np.exp(t), 6)], axis=1)
+
+    noises = measure_noises(values, np.ones(2), EPS)
+    assert all(
+        decimals / 5 < noise.at_point < 5 * decimals for decimals, noise in zip((1e-8, 1e-6), noises, strict=True)
+    )
+    assert len(asked) == len(set(asked))
+
+
 def test_values_next_to_a_round_number_are_still_those_of_float32() -> None:
     """1 is of every precision, 1 + 2**-23 of no lower one."""
     noise = measure_noise(lambda t: np.float32(1) + np.float32(6e-8) * (np.sin(1e15 * t) > 0), 1.0, 1e-7)

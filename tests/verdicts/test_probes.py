@@ -252,6 +252,30 @@ def test_those_that_share_keep_limits_of_the_size_of_their_own(slopes: list[floa
         assert together.tensors[name].probe.entry_limit <= 4 * alone.entry_limit, name
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_few_more_directions_are_shared_where_they_spare_a_tensor_its_own(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, gradients, params = sines(slopes={"small": 1e-3}, large=500, small=400)
+    report = probed(loss, gradients, params, seed=seed)
+    assert report.passed
+    for name, other in (("small", "large"), ("large", "small")):
+        probe = report.tensors[name].probe
+        assert probe.shared_with == (other,) and 3 < len(probe.residuals) <= 3 + probe_module._MORE_SHARED
+        assert probe.entry_limit <= 4 * probed(loss, gradients, params, tensors=[name]).tensors[name].probe.entry_limit
+    wrong = with_error(gradients, "small", 3 * report.tensors["small"].probe.entry_limit, 123)
+    assert indices(probed(loss, wrong, params, seed=seed)) == [("small", (123,))]
+    monkeypatch.setattr(probe_module, "_MORE_SHARED", 0)
+    without = probed(loss, gradients, params, seed=seed)
+    assert without.tensors["small"].probe.shared_with == () and without.evaluations > report.evaluations
+
+
+def test_tensors_that_more_directions_would_not_serve_share_no_more() -> None:
+    loss, gradients, params = sines(slopes={"small": 1e-8}, large=500, small=400)
+    report = probed(loss, gradients, params)
+    assert [len(tensor.probe.residuals) for tensor in report.tensors.values()] == [3, 3]
+
+
 def test_a_wrong_entry_in_a_sharing_tensor_is_named_and_the_others_pass() -> None:
     loss, gradients, params = many(100)
     right = probed(loss, gradients, params)
