@@ -781,7 +781,7 @@ def test_points_are_evaluated_at_once_where_that_works_and_else_one_by_one(name:
         return
     func, calls = spying((BATCHED | UNBATCHED)[name])
     assert gradcheck(func, x, atol=0.0)  # entry by entry
-    assert (len(calls) < 12) == (name in BATCHED)
+    assert (len(calls) < 2 * x.numel()) == (name in BATCHED)
     assert any(calls)
     before = len(calls)
     wrong = operations.spoiled(func, operations.SPOILS["one entry off"]((x,)))

@@ -13,7 +13,9 @@ from torch import nn  # noqa: E402
 from fastgc.torch import check_module  # noqa: E402
 from tests.support.stock_layers import LAYERS, LEFT_OUT, WRONG, is_random, layer_named  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:Initializing zero-element")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore:Initializing zero-element", "ignore:reduction. 'mean' divides"
+)
 # Decided in float32 on any machine: a sample, one of each kind
 NATIVE = (
     "ReLU at zero", "Threshold at zero", "Linear", "Linear at zero", "Conv2d", "BatchNorm2d", "LayerNorm", "RNNCell",
