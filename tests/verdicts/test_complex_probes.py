@@ -142,7 +142,7 @@ def test_all_directions_are_complex_steps() -> None:
     assert np.abs(other.residuals).max() > 1e-14 * other.norm
 
 
-@pytest.mark.parametrize("shape", [(1000, 1000), (1_000_000,)])
+@pytest.mark.parametrize("shape", [(1000, 1000)])
 def test_one_wrong_entry_of_a_million_is_named_by_six_evaluations(shape: tuple[int, ...]) -> None:
     w = np.random.default_rng(0).standard_normal(shape)
     size = np.abs(gradient({"w": w})["w"].reshape(-1))
