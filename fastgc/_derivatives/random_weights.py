@@ -135,6 +135,8 @@ def _limit(law: MissLaw, known: tuple[float, ...], chance: float) -> float:
     if not factors or max(known) in (0.0, math.inf):
         return max(known) if factors else math.inf
     unit = max(known) * min(factors)  # at this error each direction alone misses rarely enough
+    if unit == math.inf:
+        return math.inf
     shares = [u / unit for u in known]
     x = 1.0
     for _ in range(_NEWTON_STEPS):

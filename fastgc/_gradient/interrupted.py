@@ -27,7 +27,23 @@ Report = TypeVar("Report")
 
 @public
 class Interrupted(KeyboardInterrupt):
-    """A check was interrupted; ``report`` holds the report of what was known by then, the rest of it undecided."""
+    """A check was interrupted; ``report`` holds the report of what was known by then, the rest of it undecided.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastgc
+    >>> def loss(x):
+    ...     if x[2] != 3.0:  # as if Ctrl-C were pressed while the last entry is displaced
+    ...         raise KeyboardInterrupt
+    ...     return x @ x
+    >>> try:
+    ...     report = fastgc.check_gradients(loss, lambda x: 2 * x, np.array([1.0, 2.0, 3.0]), crosscheck=False)
+    ... except fastgc.Interrupted as interrupted:
+    ...     report = interrupted.report
+    >>> report.verdict
+    'undecided'
+    """
 
     def __init__(self, report: Any) -> None:
         super().__init__(f"the check was interrupted; what is known so far:\n{report}")

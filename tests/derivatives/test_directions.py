@@ -346,7 +346,7 @@ def test_whatever_a_loss_raises_amid_a_probe_the_parameters_are_restored(error: 
     if error is not KeyboardInterrupt:  # taken for the edge of the domain
         probed(failing, expected, params, in_place=True)
     else:
-        with pytest.raises(error, match="amid a probe"):
+        with pytest.raises(fastgc.Interrupted):
             probed(failing, expected, params, in_place=True)
     assert moved > 0
     assert bits(params) == before

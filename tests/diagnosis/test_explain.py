@@ -228,7 +228,7 @@ def test_an_exception_while_explaining_restores_all(error: type[BaseException]) 
         assert report.verdict == "fail"
         assert any("the loss raised KeyError: 'in the middle' (once, at params[" in note for note in report.notes)
     else:
-        with pytest.raises(KeyboardInterrupt, match="in the middle"):
+        with pytest.raises(fastgc.Interrupted):
             fastgc.check_gradients(loss, noisy(w * np.cos(x)), x, **options)
     assert np.array_equal(x, before)
 
@@ -243,4 +243,4 @@ def test_many_failing_tensors_each_have_their_diagnosis() -> None:
     turned = {name: right[names[i - 1]] for i, name in enumerate(names)}
     report = fastgc.check_gradients(loss, turned, params, crosscheck=False)
     assert {tensor.diagnosis.kind for tensor in report.tensors.values()} == {"swapped"}
-    assert len(str(report).splitlines()) < 60
+    assert len(str(report).splitlines()) < 80

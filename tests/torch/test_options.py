@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -178,7 +179,7 @@ def test_what_is_not_reached_in_time_is_undecided(clock: Clock) -> None:
     report = check_module(Slow(torch.linspace(0.5, 1.0, 40)), torch.ones(40), time_budget=100.0, points=2)
     assert report.verdict == "undecided"
     assert report.evaluations <= 101
-    assert any("time_budget was over; at this pace the whole check takes about" in note for note in report.notes)
+    assert any(re.match(r"time_budget(=\S+)? was over", note) for note in report.notes)
     tiny = check_module(Slow([0.4, 0.5]), torch.ones(2), time_budget=0.5)
     assert tiny.verdict == "undecided" and "not reached" in str(tiny)
 
