@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import sys
@@ -27,7 +28,10 @@ def main(folder: str) -> None:
             if inspect.isclass(value):
                 at_home(value)
     pdoc.render.configure(docformat="numpy", show_source=False)
-    pdoc.pdoc("fastgc", output_directory=Path(folder))
+    output = Path(folder).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(output):  # where no folder has the name of the package, which may be installed elsewhere
+        pdoc.pdoc("fastgc", output_directory=output)
 
 
 if __name__ == "__main__":

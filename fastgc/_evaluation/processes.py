@@ -123,6 +123,9 @@ class WorkersEvaluator:
                 f"workers={count}, but loss or args cannot be pickled for other processes ({described(error)}); leave "
                 "out open files, locks and handles (create them inside the loss), or use workers=1"
             ) from error
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def evaluations(self) -> int:

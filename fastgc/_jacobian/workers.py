@@ -82,6 +82,9 @@ class WorkersFunction:
                 f"workers={count}, but f or args cannot be pickled for other processes ({described(error)}); leave "
                 "out open files, locks and handles (create them inside f), or use workers=1"
             ) from error
+        except BaseException:
+            self.close()
+            raise
 
     def __call__(self, points: Array) -> tuple[Array, Errors]:
         """See `fastgc._jacobian.function.Function`."""

@@ -230,6 +230,7 @@ def moments() -> Iterator[Callable[[float], None]]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.usefixtures("interruptible")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a folder removed by its finalizer
 def test_at_random_moments(engine: str, params: Tensors, moments: Callable[[float], None]) -> None:
     function = {"compiled": compiled, "vectorized": rows}.get(engine, loss)
     before, rng = copies(params), np.random.default_rng(0)
