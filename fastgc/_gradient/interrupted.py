@@ -22,7 +22,7 @@ from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.time_budget import INTERRUPTED
 
-Report = TypeVar("Report")
+Result = TypeVar("Result")
 
 
 @public
@@ -50,7 +50,7 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
 
-def interruptible(interruption: Interruption, check: Callable[[], Report]) -> Report:
+def interruptible(interruption: Interruption, check: Callable[[], Result]) -> Result:
     """The report of a check, if nothing interrupts it; else it is raised as `Interrupted`."""
     __tracebackhide__ = True
     with interruption.listening():
