@@ -23,6 +23,7 @@ import fastgc
 
 Array = NDArray[Any]
 Params = dict[str, Array]
+Gradients = Callable[[Params], Params]
 Problem = tuple[Callable[[Params], float], Callable[[Params], Params], Params]  # loss, gradients, parameters
 DIAGNOSIS = 64  # evaluations that tell the kind of bug in a failing tensor, at most; not counted as those of a search
 
@@ -173,7 +174,7 @@ def filled(rng: np.random.Generator, shape: tuple[int, int], scale: float, dtype
 # --- helpers ---
 
 
-def probed(problem: Problem, gradients: Params | None = None, **options: Any) -> fastgc.GradientReport:
+def probed(problem: Problem, gradients: Params | Gradients | None = None, **options: Any) -> fastgc.GradientReport:
     """The check by probes alone."""
     loss, slopes, params = problem
     options = {"samples": 0, "crosscheck": False, **options}
@@ -420,8 +421,8 @@ def honest_limits(quick: bool) -> Iterator[Row]:
         position = int(rng.integers(slopes[name].size))
         sign = rng.choice([-1.0, 1.0])
 
-        def with_error(size: float, at: int) -> Params:
-            return planted(slopes, name, at, lambda g: g + sign * size)  # noqa: B023 - called within the turn
+        def with_error(size: float, at: int) -> Gradients:  # a function: an array cannot be asked away from a kink
+            return lambda p: planted(problem[1](p), name, at, lambda g: g + sign * size)  # noqa: B023 - within the turn
 
         def wrong(size: float, at: int, rtol: float) -> set[tuple[str, int]]:
             """The entry, if its error is above its tolerance: whatever the directions show, it is right to name it."""
