@@ -125,15 +125,22 @@ def _kinks_explain(nearby: AnalyticNearby, position: int, slope: float, value: f
 def _agrees_beyond(nearby: AnalyticNearby, position: int, slope: float, difference: float, limit: float) -> bool:
     """Whether the gradient agrees with the loss beyond the kinks, each as near as its part of the difference hides it.
 
-    The mean of both sides is what a central quotient averages from the point to its step.
+    The mean of both sides is what a central quotient averages from the point to its step. It grows with the square of
+    the distance where the gradient is smooth, also where that is wrong by a constant; so both the mean and its
+    extrapolation to the point are to agree.
     """
     loss, local = nearby.place(position)
     while (far := _hiding(loss, difference)) <= DISTANCE * _scale(loss, local):
-        rest = abs((nearby.value(position, far) + nearby.value(position, -far)) / 2 - slope)
+        near, twice = (_mean_of_sides(nearby, position, each) - slope for each in (far, 2 * far))
+        rest = float(np.maximum(abs(near), abs(4 * near - twice) / 3))
         if not limit < rest <= _REMAINING * difference:  # true for NaN
             return rest <= limit
         difference = rest
     return False
+
+
+def _mean_of_sides(nearby: AnalyticNearby, position: int, length: float) -> float:
+    return (nearby.value(position, length) + nearby.value(position, -length)) / 2
 
 
 def right_around(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, k: int) -> bool:

@@ -152,6 +152,17 @@ def test_a_gradient_that_is_wrong_beyond_the_kinks_too_fails(factor: float) -> N
     assert at_all_doors(loss, lambda p: factor * gradient(p)) == {"fail"}
 
 
+@pytest.mark.parametrize("curvature", [-20.0, -25.0, -30.0, -40.0])
+def test_curvature_that_offsets_a_constant_error_nearby_explains_nothing(curvature: float) -> None:
+    def loss(p: Array) -> float:
+        return float(1 + p[0] + curvature * p[0] ** 3 / 6)
+
+    def wrong(p: Array) -> Array:
+        return 1 + curvature * p**2 / 2 + 1e-9
+
+    assert verdict(loss, wrong, np.array([0.5]), rtol=1e-10, atol=0, probes=0) == "fail"
+
+
 def test_an_array_cannot_be_asked_and_fails() -> None:
     """Its values are those of a smooth loss with a wrong gradient; no difference shows a kink."""
     loss, gradient = kinked()
