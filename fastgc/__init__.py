@@ -20,8 +20,8 @@ Examples
 
 # The parts of the package, each of which imports only from those below it:
 #
-# - ``torch``, ``jax``, ``_cli``, ``_demo``, ``_load``, ``_numerical``, ``_pytest_plugin``, ``_pytest_fixture``,
-#   ``_step_sweep``, ``_taylor_test``: no other part imports them
+# - ``torch``, ``jax``, ``_numerical`` (derivatives without a verdict), ``_load``, ``_command`` (the command line and
+#   its demonstration), ``_pytest`` (the plugin): no other part imports them
 # - ``_jacobian``: `check_jacobian` and `check_hessian`
 # - ``_gradient``: `check_gradients`
 # - ``_reports``: results as data, text, pages and pictures
@@ -86,14 +86,14 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._jacobian.hessian import assert_hessian, check_hessian
     from fastgc._jacobian.report import JacobianReport
     from fastgc._load import load_report
-    from fastgc._numerical import gradient_check, numerical_gradient, numerical_jacobian
+    from fastgc._numerical.derivatives import gradient_check, numerical_gradient, numerical_jacobian
+    from fastgc._numerical.step_sweep import StepSweep, step_sweep
+    from fastgc._numerical.taylor_test import TaylorTest, taylor_test
     from fastgc._parameters.layout import tensor_names
-    from fastgc._pytest_fixture import Gradcheck
+    from fastgc._pytest.fixture import Gradcheck
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._reports.report import Report
-    from fastgc._step_sweep import StepSweep, step_sweep
-    from fastgc._taylor_test import TaylorTest, taylor_test
     from fastgc._verdicts.errors import interpret, max_relative_error, relative_error
 else:  # the same names, loaded on first use: importing fastgc imports neither Numba nor SciPy
     __getattr__ = loader(
@@ -107,12 +107,12 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "TensorSummary": "_reports.gradient",
             "Entry": "_reports.entries",
             "Diagnosis": "_diagnosis.diagnosis",
-            "Gradcheck": "_pytest_fixture",
+            "Gradcheck": "_pytest.fixture",
             "tensor_names": "_parameters.layout",
             "record": "_evaluation.numba_record",
-            "numerical_gradient": "_numerical",
-            "numerical_jacobian": "_numerical",
-            "gradient_check": "_numerical",
+            "numerical_gradient": "_numerical.derivatives",
+            "numerical_jacobian": "_numerical.derivatives",
+            "gradient_check": "_numerical.derivatives",
             "check_jacobian": "_jacobian.check",
             "assert_jacobian": "_jacobian.check",
             "check_hessian": "_jacobian.hessian",
@@ -124,10 +124,10 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "interpret": "_verdicts.errors",
             "Report": "_reports.report",
             "load_report": "_load",
-            "step_sweep": "_step_sweep",
-            "StepSweep": "_step_sweep",
-            "taylor_test": "_taylor_test",
-            "TaylorTest": "_taylor_test",
+            "step_sweep": "_numerical.step_sweep",
+            "StepSweep": "_numerical.step_sweep",
+            "taylor_test": "_numerical.taylor_test",
+            "TaylorTest": "_numerical.taylor_test",
             "torch": "",
             "jax": "",
         },

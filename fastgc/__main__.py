@@ -2,7 +2,7 @@
 
 import sys
 
-from fastgc._cli import main
+from fastgc._command.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,12 +1,14 @@
-"""One thread of BLAS and OpenMP in each of the processes that share the tests, which tests are slow, and Ctrl-C."""
+"""One thread of BLAS and OpenMP in each of the processes that share the tests; quick collection; slow tests; Ctrl-C."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,28 @@ HERE = Path(__file__).parent
 SLOW = frozenset((HERE / "support" / "slow.txt").read_text(encoding="utf-8").split())
 QUICK = 4  # of the parameter sets of a test, one in so many is quick
 TRACED = 16  # parameter sets of a test whose coverage is measured; beyond, that of one in four
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Search no garbage: all that collecting makes stays to the end, and searching it took a third of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()  # later searches pass over it, too
+        gc.enable()
+
+
+def pytest_runtest_setup() -> None:
+    """Keep PyTorch at one thread in the processes of pytest-xdist.
+
+    As many threads as cores in every process wait for each other: a test of 2 s takes 49. Numba sets the number of
+    threads of OpenMP, PyTorch's among them, when it first runs a loop in parallel.
+    """
+    torch = sys.modules.get("torch")
+    if "PYTEST_XDIST_WORKER" in os.environ and torch is not None and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks

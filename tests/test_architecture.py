@@ -35,12 +35,8 @@ FLOORS = [
         "jax",
         "_load",
         "_numerical",
-        "_step_sweep",
-        "_taylor_test",
-        "_demo",
-        "_cli",
-        "_pytest_plugin",
-        "_pytest_fixture",
+        "_command",
+        "_pytest",
         "__init__",
         "__main__",
     ],  # leaves
@@ -57,9 +53,8 @@ FLOORS = [
 ]
 FLOOR = {folder: len(FLOORS) - number for number, row in enumerate(FLOORS) for folder in row}
 LEAVES = set(FLOORS[0])
-# The command line runs the demonstration, and calls what every user calls; the fixture of pytest checks modules, too.
-BETWEEN_LEAVES = {("_cli", "_demo"), ("_cli", "__init__"), ("__main__", "_cli"), ("_pytest_plugin", "_pytest_fixture"),
-                  ("_pytest_fixture", "torch"), ("_pytest_fixture", "jax")}  # fmt: skip
+# The command line and the fixture of pytest call what every user calls.
+BETWEEN_LEAVES = {("_command", "__init__"), ("__main__", "_command"), ("_pytest", "__init__")}
 
 # Third-party packages, and the folders or modules that may import them.
 IMPORTERS = {
@@ -143,7 +138,7 @@ def test_that_check_would_see_an_import_upwards() -> None:
     tree = ast.parse("def f():\n    from fastgc._gradient.check import check_gradients\n    import fastgc\n")
     assert own_imports(tree) == {"_gradient.check", "__init__"}
     assert climbing("_verdicts.probes", own_imports(tree)) == {"_gradient.check", "__init__"}
-    assert own_imports(ast.parse("from fastgc import _cli, record")) == {"_cli", "__init__"}
+    assert own_imports(ast.parse("from fastgc import _load, record")) == {"_load", "__init__"}
     assert climbing("_jacobian.check", {"_gradient.check", "_jacobian.report"}) == set()
 
 
@@ -220,7 +215,7 @@ def test_what_is_imported_is_declared() -> None:
 def test_only_the_command_line_prints() -> None:
     printing = re.compile(r"\bprint\(|sys\.std(out|err)\b")
     found = {module for module in MODULES if printing.search(ast.unparse(MODULES[module]))}
-    assert found <= {"_cli"}
+    assert found <= {"_command.cli"}
 
 
 HEAVY = [

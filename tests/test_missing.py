@@ -33,7 +33,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 def test_the_distribution_has_a_name_of_its_own_and_the_command_the_name_of_the_import() -> None:
     assert PROJECT["name"] == "fastgradcheck"
-    assert PROJECT["scripts"] == {"fastgc": "fastgc._cli:main"}
+    assert PROJECT["scripts"] == {"fastgc": "fastgc._command.cli:main"}
 
 
 def test_nobody_is_told_to_install_another_projects_package() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import fastgc
-from fastgc._cli import main
+from fastgc._command.cli import main
 from fastgc._evaluation import processes as _workers
 from fastgc._evaluation.evaluator import silent
 from fastgc._evaluation.python import PythonEvaluator

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import fastgc
 from fastgc import check_hessian, check_jacobian, numerical_gradient, numerical_jacobian
-from fastgc._cli import EXIT
+from fastgc._command.cli import EXIT
 
 Array = NDArray[Any]
 Params = dict[str, Array]

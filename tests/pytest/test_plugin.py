@@ -50,7 +50,7 @@ def test_rare(gradcheck):
 @pytest.fixture(scope="module")
 def loaded() -> None:
     """What checks import. pytester forgets what a run imports, and NumPy and others cannot be loaded twice."""
-    importlib.import_module("fastgc._pytest_fixture")
+    importlib.import_module("fastgc._pytest.fixture")
     fastgc.check_gradients(lambda x: float(x @ x), lambda x: 2 * x, np.ones(3))
     for framework in ("torch", "jax"):
         with contextlib.suppress(ImportError):
@@ -95,7 +95,7 @@ def test_a_failing_test_shows_ten_lines_that_begin_with_the_tensor_and_the_bug(r
 
 def test_no_frame_of_the_package_is_shown(run) -> None:
     text = run(FAILING).stdout.str()
-    assert "_pytest_fixture.py" not in text
+    assert str(Path("_pytest", "fixture.py")) not in text
     assert "_gradient" not in text
 
 
@@ -302,7 +302,7 @@ def test_workers_of_xdist(pytester: pytest.Pytester, options: tuple[str, ...]) -
 
 
 def test_loading_the_plugin_imports_neither_numpy_nor_numba() -> None:
-    code = "import sys, fastgc._pytest_plugin; print([m for m in ('numpy', 'numba', 'scipy') if m in sys.modules])"
+    code = "import sys, fastgc._pytest.plugin; print([m for m in ('numpy', 'numba', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

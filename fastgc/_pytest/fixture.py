@@ -8,22 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
+import fastgc
 from fastgc._arguments import listed
 from fastgc._frames import users_frames
-from fastgc._gradient.check import GradientMismatch, assert_gradients
-from fastgc._jacobian.check import assert_jacobian
-from fastgc._jacobian.hessian import assert_hessian
-from fastgc._parameters.layout import tensor_names
 from fastgc._public import public
 from fastgc._reports.entries import entry_text
-from fastgc._reports.gradient import GradientReport
-from fastgc._verdicts.judgement import PASS
-
-if TYPE_CHECKING:
-    from fastgc.jax import assert_gradients as assert_jax
-    from fastgc.torch import assert_module
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,20 +66,6 @@ class _Check(Generic[P, R]):
         return check
 
 
-def _assert_module() -> Callable[..., Any]:
-    import fastgc.torch
-
-    found: Callable[..., Any] = fastgc.torch.assert_module
-    return found
-
-
-def _assert_jax() -> Callable[..., Any]:
-    import fastgc.jax
-
-    found: Callable[..., Any] = fastgc.jax.assert_gradients
-    return found
-
-
 @public
 class Gradcheck:
     """The fixture ``gradcheck`` of the pytest plugin: checks that fail the test unless they pass.
@@ -111,19 +88,16 @@ class Gradcheck:
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings, self._count = surroundings, 0
 
-    __call__ = _Check(lambda: assert_gradients)
-    jacobian = _Check(lambda: assert_jacobian)
-    hessian = _Check(lambda: assert_hessian)
-    if TYPE_CHECKING:
-        module = _Check(lambda: assert_module)
-        jax = _Check(lambda: assert_jax)
-    else:
-        module, jax = _Check(_assert_module), _Check(_assert_jax)
+    __call__ = _Check(lambda: fastgc.assert_gradients)
+    jacobian = _Check(lambda: fastgc.assert_jacobian)
+    hessian = _Check(lambda: fastgc.assert_hessian)
+    module = _Check(lambda: fastgc.torch.assert_module)
+    jax = _Check(lambda: fastgc.jax.assert_gradients)
 
     @staticmethod
     def tensors(params: Any) -> list[str]:
         """The names of the tensors, as ``tensors=`` takes them."""
-        return tensor_names(params)
+        return fastgc.tensor_names(params)
 
     def _run(self, assertion: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         __tracebackhide__ = True
@@ -174,7 +148,7 @@ class Tried:
     """
 
     report: Any
-    mismatch: GradientMismatch | None
+    mismatch: fastgc.GradientMismatch | None
     tried: Sequence[int]
     replayed: bool
     evaluations: int
@@ -185,9 +159,9 @@ class Tried:
         """Tensors that did not pass; none where the check is accepted."""
         if self.mismatch is None:
             return []
-        if not isinstance(self.report, GradientReport):
+        if not isinstance(self.report, fastgc.GradientReport):
             return [_JACOBIAN]
-        return [name for name, tensor in self.report.tensors.items() if tensor.verdict != PASS]
+        return [name for name, tensor in self.report.tensors.items() if tensor.verdict != "pass"]
 
     def record(self, number: int, page: Path | None) -> dict[str, Any]:
         """Plain values for the process that reports."""
@@ -208,7 +182,7 @@ def _tried(
         mismatch = None
         try:
             report = assertion(*args, **options, seed=seed)
-        except GradientMismatch as error:
+        except fastgc.GradientMismatch as error:
             mismatch, report = error, error.report
         evaluations, seconds = evaluations + report.evaluations, seconds + report.seconds
         if mismatch is not None:
@@ -226,7 +200,7 @@ def _headline(report: Any) -> str:
 
 def _brief(found: Tried, page: Path | None) -> Iterator[str]:
     """At most ten lines: the tensors that did not pass with their kind of bug and worst entry, and how to go on."""
-    is_gradient = isinstance(found.report, GradientReport)
+    is_gradient = isinstance(found.report, fastgc.GradientReport)
     yield from _shortened(_tensor_lines(found.report) if is_gradient else _jacobian_lines(found.report))
     again = " (failed here before, tried first)" if found.replayed else ""
     yield f"{found.evaluations:,} evaluations, seed {found.tried[-1]}{again}; the whole report stands below"
@@ -234,8 +208,8 @@ def _brief(found: Tried, page: Path | None) -> Iterator[str]:
         yield f"page: {page}"
 
 
-def _tensor_lines(report: GradientReport) -> Iterator[str]:
-    failing = [tensor for tensor in report.tensors.values() if tensor.verdict != PASS]
+def _tensor_lines(report: fastgc.GradientReport) -> Iterator[str]:
+    failing = [tensor for tensor in report.tensors.values() if tensor.verdict != "pass"]
     failing.sort(key=lambda tensor: tensor.verdict)  # "fail" before "undecided"
     for tensor in failing[:_NAMED]:
         bug = tensor.diagnosis.message if tensor.diagnosis else tensor.reason

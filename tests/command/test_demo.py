@@ -11,12 +11,12 @@ import pytest
 from sklearn.datasets import load_digits
 
 import fastgc
-from fastgc import _cli, _demo
+from fastgc._command import cli, demo
 from tests.support.hunt import LOSS, assert_a_third, assert_figures
 
 
 def hunt(gradients: Any, **options: Any) -> Any:
-    problem = _demo.bug_hunt()
+    problem = demo.bug_hunt()
     return fastgc.check_gradients(problem.loss, gradients, problem.params, args=problem.args, samples="all", **options)
 
 
@@ -24,7 +24,7 @@ def hunt(gradients: Any, **options: Any) -> Any:
 
 
 def test_the_net_of_the_bug_hunt() -> None:
-    problem = _demo.bug_hunt()
+    problem = demo.bug_hunt()
     assert {name: p.shape for name, p in problem.params.items()} == {
         "W1": (4, 10),
         "b1": (10,),
@@ -41,8 +41,8 @@ def test_the_net_of_the_bug_hunt() -> None:
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_doubled_tensor_gives_the_printed_figures(in_place: bool) -> None:
-    problem = _demo.bug_hunt()
-    report = hunt(_demo.doubled(problem.gradients, "W1"), step=1e-5, in_place=in_place)
+    problem = demo.bug_hunt()
+    report = hunt(demo.doubled(problem.gradients, "W1"), step=1e-5, in_place=in_place)
     assert_figures(report, problem.params, problem.args[0], problem.gradients(problem.params, *problem.args))
     assert_a_third(report.tensors["W1"])
     assert [name for name, tensor in report.tensors.items() if tensor.verdict != "pass"] == ["W1"]
@@ -53,8 +53,8 @@ def test_a_doubled_tensor_gives_the_printed_figures(in_place: bool) -> None:
 
 @pytest.mark.parametrize("step", [1e-5, None])
 def test_the_right_gradient_passes(step: float | None) -> None:
-    report = hunt(_demo.bug_hunt().gradients, step=step)
-    problem = _demo.bug_hunt()
+    report = hunt(demo.bug_hunt().gradients, step=step)
+    problem = demo.bug_hunt()
     assert report.passed
     if step:
         assert_figures(report, problem.params, problem.args[0], problem.gradients(problem.params, *problem.args))
@@ -62,7 +62,7 @@ def test_the_right_gradient_passes(step: float | None) -> None:
 
 def test_the_bug_hunt_through_a_model_object() -> None:
     """The loss ignores its argument and reads the arrays that are displaced."""
-    problem = _demo.bug_hunt()
+    problem = demo.bug_hunt()
     before = {name: p.tobytes() for name, p in problem.params.items()}
     right = problem.gradients(problem.params, *problem.args)
     report = fastgc.check_gradients(
@@ -91,14 +91,14 @@ def test_the_images_are_those_of_scikit_learn() -> None:
 
 
 def test_the_network_on_digits() -> None:
-    problem = _demo.digits_network()
+    problem = demo.digits_network()
     assert {name: p.shape for name, p in problem.params.items()} == {
         "W1": (64, 100), "b1": (100,), "W2": (100, 10), "b2": (10,)
     }  # fmt: skip
     images, labels = problem.args
     assert images.shape == (len(labels), 64)
     assert 0 <= images.min() < images.max() == 1
-    decay = sum(0.5 * _demo.DECAY * np.sum(problem.params[name] ** 2) for name in ("W1", "W2"))
+    decay = sum(0.5 * demo.DECAY * np.sum(problem.params[name] ** 2) for name in ("W1", "W2"))
     hidden = np.maximum(0, images @ problem.params["W1"] + problem.params["b1"])
     scores = hidden @ problem.params["W2"] + problem.params["b2"]
     cross_entropy = np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(labels)), labels])
@@ -107,7 +107,7 @@ def test_the_network_on_digits() -> None:
 
 def test_back_propagation_of_the_digits_is_that_of_its_loss() -> None:
     """Two entries of each tensor: the loss is made for compilation, and slow without."""
-    problem = _demo.digits_network()
+    problem = demo.digits_network()
     options = {"args": problem.args, "samples": 2, "probes": 1, "crosscheck": False, "engine": "python"}
     assert fastgc.check_gradients(problem.loss, problem.gradients, problem.params, **options).passed
 
@@ -116,7 +116,7 @@ def test_back_propagation_of_the_digits_is_that_of_its_loss() -> None:
 
 
 def test_the_command_finds_exactly_what_it_planted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _cli.main(["demo"]) == 0
+    assert cli.main(["demo"]) == 0
     captured = capsys.readouterr()
     text = captured.out
     assert re.findall(r"^(PASS|FAIL|UNDECIDED)", text, re.MULTILINE) == ["FAIL", "PASS", "PASS", "FAIL"]
@@ -130,7 +130,7 @@ def test_the_command_finds_exactly_what_it_planted(capsys: pytest.CaptureFixture
 def test_the_command_fails_when_it_finds_anything_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_cli, "_digits", lambda: [True])
-    monkeypatch.setattr(_demo, "doubled", lambda gradients, name: gradients)
-    assert _cli.main(["demo"]) == 1
+    monkeypatch.setattr(cli, "_digits", lambda: [True])
+    monkeypatch.setattr(demo, "doubled", lambda gradients, name: gradients)
+    assert cli.main(["demo"]) == 1
     assert "NOT what was planted" in capsys.readouterr().out

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import pytest
 
 import fastgc
-from fastgc._cli import _parser, main
+from fastgc._command.cli import _parser, main
 
 PROBLEMS = """
     import math

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from fastgc._pytest_fixture import Gradcheck
+    from fastgc._pytest.fixture import Gradcheck
 
-Record = dict[str, Any]  # of a check; see `fastgc._pytest_fixture.Checked`
+Record = dict[str, Any]  # of a check; see `fastgc._pytest.fixture.Checked`
 Names = list[str]
 
 _RECORDS = pytest.StashKey[list[Record]]()
@@ -131,7 +131,7 @@ class GradientChecks:
 
     def fixture_of(self, item: pytest.Item) -> Gradcheck:
         """The fixture for a test, with the options of its markers; the nearest marker wins."""
-        from fastgc._pytest_fixture import Gradcheck, Surroundings
+        from fastgc._pytest.fixture import Gradcheck, Surroundings
 
         records = item.stash.setdefault(_RECORDS, [])
         known = item.stash.setdefault(_KNOWN, [])
@@ -210,7 +210,7 @@ class GradientChecks:
             _write(self._save, json.dumps({"fastgc": 1, "failing": self._failing()}, indent=1) + "\n")
         pages = [(test, record) for test, records in self._records.items() for record in records if record["page"]]
         if self._report and pages:
-            from fastgc._pytest_fixture import index
+            from fastgc._pytest.fixture import index
 
             _write(self._report / "index.html", index(pages))
 

@@ -278,13 +278,13 @@ def _demo_command(chosen: dict[str, Any]) -> int:
 
 
 def _bug_hunt() -> list[bool]:
-    from fastgc import _demo
+    from fastgc._command import demo
 
-    problem = _demo.bug_hunt()
+    problem = demo.bug_hunt()
     # The textbook's step, near the best of a central difference in float64, cbrt(3 eps) = 9e-6 for entries of order 1.
     options: dict[str, Any] = {"args": problem.args, "samples": "all", "step": 1e-5}
     print("1. A net of 83 parameters; the gradient of W1 is doubled:\n")
-    wrong = fastgc.check_gradients(problem.loss, _demo.doubled(problem.gradients, "W1"), problem.params, **options)
+    wrong = fastgc.check_gradients(problem.loss, demo.doubled(problem.gradients, "W1"), problem.params, **options)
     print(f"{_painted(str(wrong))}\n\n   The bug removed:\n")
     right = fastgc.check_gradients(problem.loss, problem.gradients, problem.params, **options)
     print(_painted(str(right)))
@@ -294,17 +294,17 @@ def _bug_hunt() -> list[bool]:
 
 
 def _digits() -> list[bool]:
-    from fastgc import _demo
+    from fastgc._command import demo
     from fastgc._evaluation.engine import jitted
 
-    problem = _demo.digits_network()
+    problem = demo.digits_network()
     begin = time.perf_counter()
-    loss = jitted(_demo.digits_loss)
+    loss = jitted(demo.digits_loss)
     options: dict[str, Any] = {"args": problem.args, "samples": "all", "engine": "numba", "progress": True}
     print("\n2. A 64-100-10 network with weight decay on 100 handwritten digits, every entry, compiled:\n")
     right = fastgc.check_gradients(loss, problem.gradients, problem.params, **options)
     print(f"{_painted(str(right))}\n\n   The weight-decay term of W2 forgotten:\n")
-    wrong = fastgc.check_gradients(loss, _demo.without_decay(problem.gradients, "W2"), problem.params, **options)
+    wrong = fastgc.check_gradients(loss, demo.without_decay(problem.gradients, "W2"), problem.params, **options)
     print(f"{_painted(str(wrong))}\n\n   {time.perf_counter() - begin:.1f} s, compilation included")
     return [right.passed, _failing(wrong) == ["W2"]]
 

@@ -1,0 +1,1 @@
+"""Numerical derivatives, and studies of their errors, without a verdict on single entries."""
