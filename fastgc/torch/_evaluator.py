@@ -34,6 +34,7 @@ from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 TensorLoss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # given the tensors to replace, by their numbers
 
 _DISPLACED_AT_ONCE = 1 << 17  # entries: their temporaries, 1 MiB each, stay in the cache
+_SENT_AT_ONCE = 1 << 22  # entries, to another device: 16 MiB in float32, which take far longer than to start a copy
 _LARGEST_BATCH = 256  # values: in larger ones a value takes as long
 
 
@@ -51,7 +52,8 @@ class TorchEvaluator:
     tensors : sequence of contiguous tensors
         The tensors that are displaced, in the order of the layout.
     sources : sequence of tensors
-        The same entries as given, perhaps in a lower precision; displaced entries are restored from them.
+        The same entries as given, perhaps in a lower precision or on the host; displaced entries are restored from
+        them, or from a copy of these entries where a source is the tensor itself.
     base : float
         The loss of the tensors as they are.
     footprint : int
@@ -74,8 +76,8 @@ class TorchEvaluator:
         self.unfinished: Array | None = None  # as that of a `PythonEvaluator`, of the last tensor alone
         self.opened = contextlib.ExitStack()  # closed together with the evaluator
         self._loss, self._layout, self._base, self._footprint = loss, layout, base, footprint
-        self._flat = [tensor.detach().reshape(-1) for tensor in tensors]
-        self._sources = [source.detach().reshape(-1) for source in sources]
+        self._flat = [tensor.data.reshape(-1) for tensor in tensors]  # a write to .data spoils no graph of the caller
+        self._sources = [source.data.reshape(-1) for source in sources]
         self._complex = any(tensor.is_complex() for tensor in tensors)  # displaced along the imaginary axis
         self._dtype: type[Any] = np.complex128 if self._complex else np.float64
         self._batches = [Batches(possible=not self._complex) for _ in self._flat]
@@ -133,7 +135,7 @@ class TorchEvaluator:
 
         places = [slice(ray.start, ray.start + ray.weights.size) for ray in rays]
         self._displaced = [
-            (self._flat[ray.tensor], place, self._sources[ray.tensor][place])
+            (self._flat[ray.tensor], place, self._original(ray.tensor, place))
             for ray, place in zip(rays, places, strict=True)
         ]
         try:
@@ -144,6 +146,11 @@ class TorchEvaluator:
         finally:
             self._restore()
         return out
+
+    def _original(self, t: int, place: slice) -> torch.Tensor:
+        """Entries that are about to be displaced, in memory that stays as it is."""
+        source = self._sources[t][place]
+        return source.clone() if source.data_ptr() == self._flat[t][place].data_ptr() else source
 
     def entries(self, positions: Positions) -> Array:
         """The entries at ``positions``, as float64."""
@@ -282,7 +289,8 @@ def _numbers(tensor: torch.Tensor) -> Array:
 
 def _write_displaced(flat: torch.Tensor, original: torch.Tensor, weights: NDArray[np.int8], step: float) -> None:
     """Write ``original + step * weights``, block by block."""
-    for begin in range(0, weights.size, _DISPLACED_AT_ONCE):
-        block = slice(begin, begin + _DISPLACED_AT_ONCE)
-        direction = torch.from_numpy(weights[block]).to(device=flat.device, dtype=flat.dtype)
-        torch.add(original[block].to(flat.dtype), direction, alpha=step, out=flat[block])
+    length = _DISPLACED_AT_ONCE if flat.device.type == "cpu" else _SENT_AT_ONCE
+    for begin in range(0, weights.size, length):
+        block = slice(begin, begin + length)
+        direction = torch.from_numpy(weights[block]).to(flat.device).to(flat.dtype)
+        torch.add(original[block].to(flat.device).to(flat.dtype), direction, alpha=step, out=flat[block])

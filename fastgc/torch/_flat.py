@@ -36,10 +36,15 @@ def flat(tensor: torch.Tensor) -> Array:
     """The numbers in one flat array, copied only if necessary."""
     dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
     dense = dense.float() if dense.dtype == torch.bfloat16 else dense  # which NumPy does not know
-    numbers: Array = dense.numpy(force=True)
-    if numbers.dtype.kind == "c":
-        numbers = np.ascontiguousarray(numbers).view(numbers.real.dtype)
-    return numbers.reshape(-1)
+    found: Array = dense.numpy(force=True)
+    if found.dtype.kind == "c":
+        found = np.ascontiguousarray(found).view(found.real.dtype)
+    return found.reshape(-1)
+
+
+def numbers(tensor: torch.Tensor) -> Array:
+    """The numbers in an array of `real_shape`, copied only if necessary."""
+    return flat(tensor.detach()).reshape(real_shape(tensor))
 
 
 class Packing:

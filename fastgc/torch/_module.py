@@ -25,6 +25,7 @@ from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._reports.gradient import GradientReport
 from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.torch._flat import as_reals
+from fastgc.torch._in_place import without_hooks
 from fastgc.torch._nested import out_of_reach
 from fastgc.torch._operations import with_operations
 from fastgc.torch._points import KNOWN, AnalyticGradient, Opener, held
@@ -65,7 +66,8 @@ def check_module(
 
     The check works on a deep copy, in the mode (train or eval) of the module. The module, its gradients and its buffers
     stay as they are; so do PyTorch's random state and default dtype. Buffers that a call changes (the running
-    statistics of a batch normalisation) are restored before every call.
+    statistics of a batch normalisation) are restored before every call. With ``precision="native"``, parameters of more
+    than 64 MiB in all are not copied: they are displaced where they are, and restored to the bit.
 
     Parameters
     ----------
@@ -211,7 +213,8 @@ def _check(
     if options.precision == "native":
         _refuse_unknown_dtypes(originals)
     options = _with_tolerances(options, originals)
-    with torch.inference_mode(False), _noted_as_double(options.precision):
+    parameters = module.parameters()
+    with torch.inference_mode(False), _noted_as_double(options.precision), without_hooks(parameters):
         subject = subject_of(module, arguments, loss, originals, options, seeded)
         refused = refused_inputs(subject)
         if refused:
@@ -300,7 +303,7 @@ def _reason_to_leave_out(tensor: torch.Tensor, is_parameter: bool) -> str:
         return "frozen (requires_grad=False)"
     if tensor.layout != torch.strided or tensor.is_nested:
         return f"not dense ({'nested' if tensor.is_nested else tensor.layout})"
-    return "" if torch.isfinite(tensor).all() else "not finite everywhere"
+    return "" if torch.isfinite(tensor.detach()).all() else "not finite everywhere"
 
 
 def _refuse_parameters(parameters: Mapping[str, torch.Tensor]) -> None:
@@ -308,7 +311,7 @@ def _refuse_parameters(parameters: Mapping[str, torch.Tensor]) -> None:
     if lazy:
         raise ValueError(f"parameters {listed(lazy)} have no shape yet; call the module once before it is checked")
     dense = {name: tensor for name, tensor in parameters.items() if tensor.layout == torch.strided}
-    endless = [name for name, tensor in dense.items() if not torch.isfinite(tensor).all()]
+    endless = [name for name, tensor in dense.items() if not torch.isfinite(tensor.detach()).all()]
     if endless:
         raise ValueError(f"parameters {listed(endless)} are not finite; a derivative exists only at finite values")
 

@@ -16,9 +16,9 @@ from fastgc._evaluation.engine import Execution, FirstCall, NotFiniteError
 from fastgc._evaluation.evaluator import WrongTypeError, described
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.matching import NewArrays
-from fastgc._parameters.point import Point
+from fastgc._parameters.point import Point, fingerprint
 from fastgc.torch._evaluator import TorchEvaluator, footprint
-from fastgc.torch._flat import as_reals, flat, real_shape
+from fastgc.torch._flat import as_reals, numbers
 from fastgc.torch._subject import Subject
 
 KNOWN = (torch.bfloat16, torch.float16, torch.float32, torch.float64)  # dtypes of real numbers that can be checked
@@ -38,16 +38,26 @@ def held(tensor: torch.Tensor) -> Array:
 
 @contextlib.contextmanager
 def holding(tensors: Iterable[torch.Tensor], arrays: Iterable[Array]) -> Iterator[None]:
-    """Real tensors hold the numbers of these arrays meanwhile; nothing is copied where they share memory."""
-    pairs = [(tensor.detach(), torch.from_numpy(array)) for tensor, array in zip(tensors, arrays, strict=True)]
-    kept = [(tensor, tensor.clone(), there) for tensor, there in pairs if not _same(tensor, there)]
+    """Real tensors hold the numbers of these arrays meanwhile; nothing is copied where they share memory.
+
+    What they held before is kept in the memory of the host, which may be larger than that of a device.
+    """
+    pairs = [(tensor.data, torch.from_numpy(array)) for tensor, array in zip(tensors, arrays, strict=True)]
+    kept = [(tensor, tensor.to("cpu", copy=True), there) for tensor, there in pairs if not _same(tensor, there)]
     try:
-        for tensor, _, there in kept:
-            tensor.copy_(there)
-        yield
+        try:
+            for tensor, _, there in kept:
+                tensor.copy_(there)
+            yield
+        finally:
+            _put_back(kept)
     finally:
-        for tensor, before, _ in kept:
-            tensor.copy_(before)
+        _put_back(kept)  # again: an interrupt may have fallen into the first time
+
+
+def _put_back(kept: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
+    for tensor, before, _ in kept:
+        tensor.copy_(before)
 
 
 def _same(tensor: torch.Tensor, there: torch.Tensor) -> bool:
@@ -79,13 +89,9 @@ class AnalyticGradient:
             without = [name for name, each in zip(params, found, strict=True) if each is None]
             self.notes = (f"no gradient (None), taken for zero: {listed(without)}",) if without else ()
         return NewArrays(
-            (name, _array(gradient, tensor))
+            (name, numbers(torch.zeros_like(tensor)) if gradient is None else gradient)
             for name, gradient, tensor in zip(params, found, self._subject.tensors, strict=True)
         )
-
-
-def _array(gradient: torch.Tensor | None, tensor: torch.Tensor) -> Array:
-    return flat(torch.zeros_like(tensor) if gradient is None else gradient.detach()).reshape(real_shape(tensor))
 
 
 # --- evaluators ---
@@ -116,9 +122,8 @@ class Opener:
         with contextlib.ExitStack() as opened:
             reals = [as_reals(tensor) for tensor in self.subject.tensors]
             opened.enter_context(holding(reals, point.leaves))
-            pairs = zip(reals, self.sources, strict=True)
-            sources = [source if torch.equal(real, source.to(real.dtype)) else real.clone() for real, source in pairs]
-            first = self._first_values(reals, sources)
+            sources = [self._source(t, reals[t], point) for t in range(len(reals))]
+            first = self._first_values(reals, sources, point)
             room = footprint(lambda: self.subject({}))
             evaluator = TorchEvaluator(
                 self.subject, point.layout, reals, sources, first.value, room, execution.deadline
@@ -126,6 +131,13 @@ class Opener:
             evaluator.evaluations = _FIRST_CALLS
             evaluator.opened = opened.pop_all()
         return evaluator, first
+
+    def _source(self, t: int, real: torch.Tensor, point: Point) -> torch.Tensor:
+        """What displaced entries are restored from: the host's numbers for a parameter of which there is no copy."""
+        if t in self.subject.in_place:
+            return torch.from_numpy(point.leaves[t])
+        source = self.sources[t]
+        return source if torch.equal(real, source.to(real.dtype)) else real.clone()
 
     def _open_complex(self, point: Point, execution: Execution) -> tuple[TorchEvaluator, FirstCall]:
         """Of complex copies of the tensors, for the complex step."""
@@ -148,20 +160,25 @@ class Opener:
             ) from error
         return evaluator, self._first_call(value, again, time.perf_counter() - begin)
 
-    def _first_values(self, reals: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> FirstCall:
+    def _first_values(self, reals: Sequence[torch.Tensor], sources: Sequence[torch.Tensor], point: Point) -> FirstCall:
         """The loss, called twice, which must leave its tensors as they are."""
         begin = time.perf_counter()
         with torch.no_grad():
             value, again = float(self.subject({})), float(self.subject({}))
         seconds = (time.perf_counter() - begin) / 2
-        triples = zip(self.subject.names, reals, sources, strict=True)
-        changed = [name for name, real, source in triples if not torch.equal(real, source.to(real.dtype))]
+        changed = [name for t, name in enumerate(self.subject.names) if self._changed(t, reals[t], sources[t], point)]
         if changed:
             raise ValueError(
                 f"module changes its parameters {listed(changed)} in its forward pass (max_norm of an embedding?); a "
                 "derivative exists only at parameters that stay as they are"
             )
         return self._first_call(value, again, seconds)
+
+    def _changed(self, t: int, real: torch.Tensor, source: torch.Tensor, point: Point) -> bool:
+        """Whether a call changed a tensor; by a checksum where the source may be the tensor itself."""
+        if t in self.subject.in_place:
+            return fingerprint([held(real)])[0] != point.checksums[t]
+        return not torch.equal(real, source.to(real.dtype))
 
     def _first_call(self, value: Any, again: Any, seconds: float) -> FirstCall:
         if not np.isfinite(value):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +15,10 @@ from fastgc._arguments import listed
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._gradient.options import CheckOptions
+from fastgc._parameters.arrays import Array
 from fastgc._parameters.streams import stream
-from fastgc.torch._flat import as_given, as_reals
+from fastgc.torch._flat import as_given, as_reals, numbers
+from fastgc.torch._in_place import displaced_in_place
 from fastgc.torch._memory import placed
 from fastgc.torch._nested import Replace, mapped, tensors_in
 from fastgc.torch._surroundings import Surroundings
@@ -69,6 +73,7 @@ class Subject:
     Attributes
     ----------
     tensors : the parameters of the copy, then copies of the checked inputs; all contiguous
+    in_place : the numbers of the tensors that are the caller's own parameters
     parameters : the numbers of the parameters among the tensors, by name
     laid_out : for parameters that are not contiguous in the module: tensors with their strides
     inputs : the numbers of the inputs among the tensors, by name
@@ -80,6 +85,7 @@ class Subject:
 
     module: torch.nn.Module
     tensors: Sequence[torch.Tensor]
+    in_place: Collection[int]
     parameters: Mapping[str, int]
     laid_out: Mapping[str, torch.Tensor]
     inputs: Mapping[str, int]
@@ -115,13 +121,16 @@ class Subject:
             output = self.module(*arguments.args, **arguments.kwargs)
         return _one_value(self.loss(output), complex_allowed=any(each.is_complex() for each in replaced.values()))
 
-    def gradients(self) -> list[torch.Tensor | None]:
+    def gradients(self) -> list[Array | None]:
         """The gradient of the loss with respect to every tensor; None where it has none."""
-        with torch.enable_grad(), self.surroundings():
+        found: list[Array | None] = [None] * len(self.tensors)
+        with torch.enable_grad(), self.surroundings(), contextlib.ExitStack() as stack:
             value = self.value({})
-            if not value.requires_grad:
-                return [None] * len(self.tensors)
-            return [*torch.autograd.grad(value, self.tensors, allow_unused=True)]
+            if value.requires_grad:
+                for t, tensor in enumerate(self.tensors):
+                    stack.callback(tensor.register_hook(functools.partial(_received, found, t)).remove)
+                torch.autograd.grad(value, self.tensors, allow_unused=True)
+        return found
 
     def _parameter(self, replaced: Mapping[int, torch.Tensor], name: str) -> torch.Tensor:
         t = self.parameters[name]
@@ -149,9 +158,10 @@ def subject_of(
 ) -> Subject:
     """The subject of a check of these parameters and inputs."""
     in_double = options.precision == "double"
-    copied = _copied(module, originals, in_double)
+    shared = [] if in_double else displaced_in_place(module)
+    copied = _copied(module, originals, shared, in_double)
     own = {name: parameter for name, parameter in copied.named_parameters() if name in originals}
-    laid_out = {name: torch.empty_like(originals[name]) for name in own}
+    laid_out = {name: torch.empty_like(originals[name]) for name in own if not originals[name].is_contiguous()}
     laid_out = {name: like for name, like in laid_out.items() if not like.is_contiguous()}
     given = {name: tensor for name, tensor in originals.items() if name not in own}
     leaves = [detached(each, in_double) for each in given.values()]
@@ -160,6 +170,7 @@ def subject_of(
     return Subject(
         module=copied,
         tensors=[*first, *leaves],
+        in_place={t for t, each in enumerate(first) if any(each is one for one in shared)},
         parameters={name: t for t, name in enumerate(own)},
         laid_out=laid_out,
         inputs={name: len(own) + i for i, name in enumerate(given)},
@@ -198,14 +209,28 @@ def _refuses(subject: Subject) -> bool:
     return False
 
 
-def _copied(module: torch.nn.Module, originals: Mapping[str, torch.Tensor], in_double: bool) -> torch.nn.Module:
-    """A deep copy. Tensors computed from parameters (by a weight norm), which PyTorch refuses to copy, are detached."""
+def _received(found: list[Array | None], t: int, gradient: torch.Tensor | None) -> torch.Tensor | None:
+    """Note a gradient as the backward pass brings it, and free its memory: the device never holds all of them."""
+    if gradient is None:
+        return None
+    found[t] = numbers(gradient)
+    return gradient if gradient.layout != torch.strided else gradient.new_zeros(()).expand_as(gradient)
+
+
+def _copied(
+    module: torch.nn.Module, originals: Mapping[str, torch.Tensor], shared: Sequence[torch.Tensor], in_double: bool
+) -> torch.nn.Module:
+    """A deep copy but for the parameters that it shares with the module.
+
+    Tensors computed from parameters (by a weight norm), which PyTorch refuses to copy, are detached.
+    """
     computed = [value for each in module.modules() for value in vars(each).values() if _is_computed(value)]
-    copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    replaced = {id(value): value.detach().clone() for value in computed}
+    copied = copy.deepcopy(module, replaced | {id(each): each for each in shared})
     if in_double:
         _raise_to_double(copied)
     for name, parameter in copied.named_parameters():
-        if name in originals:
+        if name in originals and parameter is not originals[name]:
             parameter.data = detached(originals[name], in_double).data
     return copied
 
