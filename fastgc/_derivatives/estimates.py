@@ -46,6 +46,7 @@ _AT_ONCE = 2048  # entries whose ladders are evaluated together: 24 values each 
 _AT_FIRST = 16  # of these, while it is not known how long one takes: some 400 values, enough for threads and batches
 _DISTINCT = 0.7  # of the difference of two slopes: a quotient with so much noise is on the right side of their middle
 _NEAR_STEPS = (1.0, 1.3, 1.7)  # times the smallest step that distinguishes slopes; no two share a grid of values
+_BESIDE = 2.0**-10  # of an entry, the displacement that shows on which sides of it the loss has a value
 _NOISE_ENTRIES = 8  # of each tensor, displaced together to measure the noise: one switched-off entry hides nothing
 _NOISE_IN_ALL = 256  # of all tensors: displacing them costs less than one evaluation of a loss of that many
 # The largest distance along a direction where parameters are bounded, in scales: few entries are nearer to a bound, and
@@ -262,18 +263,32 @@ def measured_losses(
     start = loss.evaluator.entries(chosen)
     if start.any():  # a loss that rounds its parameters keeps every digit near 0, and would show no stairs there
         chosen, start = chosen[start != 0], start[start != 0]
-    signs = stream(seed, "noise").choice([-1.0, 1.0], chosen.size)
     lengths = _lengths(loss, chosen, start)
-    direction = signs * lengths
+    direction = stream(seed, "noise").choice([-1.0, 1.0], chosen.size) * lengths
+
+    def displaced(by: Floats) -> Floats:
+        return along(chosen, loss.evaluator.rounded(chosen, (start + by).T).T).real
 
     def values(distances: Floats) -> Floats:
-        displaced = (start + distances[:, None] * direction).T
-        return along(chosen, loss.evaluator.rounded(chosen, displaced).T).real
+        return displaced(distances[:, None] * direction)
 
     bases = np.array([each.base for each in losses])
     noises = measure_noises(values, bases, float(loss.eps.max()))
+    if max(noise.reach for noise in noises) < _BESIDE:  # there is no value farther along
+        direction = _into_domain(displaced, direction)
+        noises = measure_noises(values, bases, float(loss.eps.max()))
     sizes = [noise.change / noise.reach / chosen.size**0.5 for noise in noises]
     return [replace(losses[i], noise=noise, local_variation=sizes[i]) for i, noise in enumerate(noises)]
+
+
+def _into_domain(displaced: Callable[[Floats], Floats], direction: Floats) -> Floats:
+    """The direction with each entry turned to a side on which the loss has a value, 0 where it has none on either.
+
+    Entries at an edge of the domain, such as labels of 0 and 1, leave it together in nearly every direction.
+    """
+    each = np.diag(_BESIDE * direction)
+    ahead, back = (np.isfinite(displaced(sign * each)).all(axis=1) for sign in (1.0, -1.0))
+    return np.where(ahead, direction, np.where(back, -direction, 0.0))
 
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> Positions:
