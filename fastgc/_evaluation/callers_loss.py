@@ -46,6 +46,7 @@ class CallersLoss:
     precision, in_place : as in `fastgc.check_gradients`
     open_with : what opens its evaluators; frameworks have their own
     interruption : whether the check of this loss was interrupted
+    finer : opens an evaluator of the same loss in double precision at a point, until a deadline, if there is one
     copied : whether a point holds copies; not where the evaluators displace what they keep themselves
     """
 
@@ -62,6 +63,7 @@ class CallersLoss:
     symmetric: Symmetric | None = None
     notes: tuple[str, ...] = ()
     open_with: OpenEvaluator = open_evaluator
+    finer: Callable[[Point, float], tuple[Evaluator, FirstCall] | None] | None = None
     copied: bool = True
     interruption: Interruption = field(default_factory=Interruption)
 
@@ -85,6 +87,11 @@ class CallersLoss:
         opened = partial(self.open_with, expected=expected, with_gradients=self.with_gradients)
         evaluator, first = self.interruption.call(opened, self.function, point, execution)
         return self._restricted(evaluator), first
+
+    def open_finer(self, point: Point, deadline: float) -> tuple[Evaluator, FirstCall] | None:
+        """An evaluator of the loss in double precision, and the result of the first calls; None if there is none."""
+        found = None if self.finer is None else self.interruption.call(self.finer, point, deadline)
+        return None if found is None else (self._restricted(found[0]), found[1])
 
     def open_complex(self, point: Point, deadline: float = math.inf) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""

@@ -161,7 +161,9 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     bar.plan(check.options.points * pace * expected, check.options.points * pace * (expected - samples))
     bar.phase("probes")
     plan = _with_held(plan, gradient, check.probed)
-    found = _sampled_further(check, gradient, _probed_and_sampled(check, gradient, plan, spoiled, bar), bar)
+    found = _probed_and_sampled(check, gradient, plan, spoiled, bar)
+    found, finer = _looked_at_finer(check, gradient, found, bar)
+    found = _sampled_further(check, gradient, found, bar)
     plan = found.plan
     known = {*spoiled, *found.coverages}
     unprobed = [t for t in check.probed if t not in known]
@@ -183,7 +185,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
         unreached=missing,
         notes=(*check.notes, *told.remarks, *found.notes, *_refused(check), *told.explanation.notes),
         raised=check.evaluator.raised,
-        evaluations=_evaluations(check) + told.explanation.evaluations,
+        evaluations=_evaluations(check) + told.explanation.evaluations + finer,
         engine=check.evaluator.name,
         crosscheck=told.crosscheck,
     )
@@ -234,6 +236,25 @@ def _probed_and_sampled(
     if rest.size or notes:
         scales = gradient.scales(estimates)
     return _Measured(plan, estimates, judgement, scales, coverages, looked_at, notes)
+
+
+def _looked_at_finer(
+    check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress
+) -> tuple[_Measured, int]:
+    """What was measured, with what finer values of the loss confirm, and how many of these there were."""
+    if check.loss is None or check.loss.finer is None or check.point is None or check.interrupted:
+        return found, 0
+    from fastgc._gradient.finer import FinerValues
+
+    finer = FinerValues(check.loss, check.point, gradient, check.deadline, check.options.seed, bar)
+    with contextlib.closing(finer):
+        estimates, judgement, notes = finer.entries(found.estimates, found.judgement)
+        coverages = finer.probes(found.coverages, check.options.probes)
+    found = replace(
+        found, estimates=estimates, judgement=judgement, coverages=coverages, notes=(*found.notes, *notes),
+        scales=gradient.scales(estimates),
+    )  # fmt: skip
+    return found, finer.evaluations
 
 
 def _with_held(plan: SamplePlan, gradient: GradientAtPoint, tensors: Sequence[int]) -> SamplePlan:

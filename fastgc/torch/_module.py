@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from fastgc.torch._flat import as_reals
 from fastgc.torch._in_place import without_hooks
 from fastgc.torch._nested import out_of_reach
 from fastgc.torch._operations import with_operations
-from fastgc.torch._points import KNOWN, AnalyticGradient, Opener, held
+from fastgc.torch._points import KNOWN, AnalyticGradient, Finer, Opener, held
 from fastgc.torch._subject import Arguments, detached, is_inexact, refused_inputs, subject_of
 
 _OUT_OF_REACH = "inside objects other than lists, tuples, mappings and dataclasses"
@@ -226,7 +227,16 @@ def _check(
         leaves = [held(each) for each in reals]
         layout = named_layout(subject.names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves])
         opener = Opener(subject, [as_reals(tensor) for tensor in originals.values()], seeded, tuple(left_out))
-        callers = CallersLoss(subject, (), layout, leaves, Execution("python"), open_with=opener, copied=False)
+        finer = (
+            None
+            if options.precision == "double" or subject.in_place
+            else Finer(
+                partial(subject_of, module, arguments, loss, originals, replace(options, precision="double"), seeded)
+            )
+        )
+        callers = CallersLoss(
+            subject, (), layout, leaves, Execution("python"), open_with=opener, copied=False, finer=finer
+        )  # fmt: skip
         earlier = None if previous is None else _earlier(layout, leaves, previous, module, options.precision)
         gradient = AnalyticGradient(subject)
         report = check_loss(options.applied_to(callers), gradient, options, earlier, begin)

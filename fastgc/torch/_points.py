@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -185,6 +185,34 @@ class Opener:
             raise NotFiniteError(f"loss is {value}; a gradient can be checked only where it is finite: pass loss=")
         noise = () if again == value else (_noisy(self.subject.module, value, again, self.seeded),)
         return FirstCall(value, seconds, False, bool(noise), (*noise, *self.notes))
+
+
+@dataclass(frozen=True)
+class Finer:
+    """Opens an evaluator of a copy in double precision, if the module runs in it and is deterministic.
+
+    Attributes
+    ----------
+    copied : makes the copy
+    """
+
+    copied: Callable[[], Subject]
+
+    def __call__(self, point: Point, deadline: float) -> tuple[TorchEvaluator, FirstCall] | None:
+        try:
+            subject = self.copied()
+            tensors = [as_reals(tensor) for tensor in subject.tensors]
+            there = replace(point, leaves=[leaf.astype(np.float64) for leaf in point.leaves])
+            execution = Execution("python", deadline=deadline)
+            evaluator, first = Opener(subject, tensors, False, ())(
+                None, there, execution, expected=0, with_gradients=False
+            )
+        except Exception:  # whatever it does with numbers that it was not written for
+            return None
+        if first.noisy:
+            evaluator.close()
+            return None
+        return evaluator, first
 
 
 # --- noise ---
