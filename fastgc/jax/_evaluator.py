@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -45,6 +46,7 @@ class JaxEvaluator:
         self, loss: LossOfLeaves, layout: ParameterLayout, leaves: Sequence[Array], deadline: float = math.inf
     ) -> None:
         self._loss, self._layout, self._leaves, self._deadline = loss, layout, leaves, deadline
+        self.opened = contextlib.ExitStack()  # closed together with the evaluator
         call, self._compiled = compiled(loss, leaves)
         self._direct = PythonEvaluator(call, leaves, (), layout, leaves, None, deadline)
         self.base = self._direct.value()
@@ -107,6 +109,7 @@ class JaxEvaluator:
     def close(self) -> None:
         """Restore whatever is displaced."""
         self._direct.close()
+        self.opened.close()
 
     # --- in blocks ---
 

@@ -31,6 +31,7 @@ from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.jax._evaluator import JaxEvaluator, Leaves, LossOfLeaves, compiled
 from fastgc.jax._operations import with_operations
 
+_COPIED_BYTES = 2**26  # of parameters that are also copied in double precision: 128 MiB more
 _ABOUT_DTYPES = "dtype|float64|f64"  # matches JAX's messages about arrays of two dtypes
 
 
@@ -83,7 +84,8 @@ def check_gradients(
         As in `fastgc.check_gradients`. ``stencil="complex_step"`` needs a loss that takes complex parameters.
     precision : {"double", "native"}
         Evaluate at float64 copies of params and of floating arrays in args, with ``jax_enable_x64`` switched on while
-        the check runs; or in their own dtypes, as JAX is configured.
+        the check runs; or in their own dtypes, as JAX is configured. There, what their round-off leaves undecided may
+        be confirmed by the loss in double precision, and a note says so.
     crosscheck : bool
         Also show ``scipy.optimize.check_grad`` for at most 32 of the entries.
     previous : pytree, optional
@@ -300,8 +302,10 @@ def report_on(
     def gradients(params: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(names, map(np.asarray, analytic([*params.values()])), strict=True))
 
+    small = sum(array.nbytes for array in arrays) <= _COPIED_BYTES
+    finer = partial(_finer, loss) if options.precision == "native" and small else None
     callers = CallersLoss(loss, (), layout, arrays, Execution("python"), precision="native",
-                          open_with=partial(_opened, tuple(notes)))  # fmt: skip
+                          open_with=partial(_opened, tuple(notes)), finer=finer)  # fmt: skip
     given = gradients if asked else gradients(dict(zip(names, arrays, strict=True)))
     return check_loss(options.applied_to(callers), given, options, earlier, begin)
 
@@ -320,6 +324,21 @@ def _opened(
     noise = f"loss is noisy: a repeated call gave {again!r}, not {base!r} (random numbers? pass a fixed key)"
     noisy = bool(again != base)
     return evaluator, FirstCall(base, seconds, False, noisy, (*notes, noise) if noisy else notes)
+
+
+def _finer(loss: LossOfLeaves, point: Point, deadline: float) -> tuple[JaxEvaluator, FirstCall] | None:
+    """An evaluator in double precision, with ``jax_enable_x64`` on until it is closed; None where the loss has none."""
+    there = replace(point, leaves=[leaf.astype(np.float64) for leaf in point.leaves])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(in_precision("double"))
+        try:
+            evaluator, first = _opened((), loss, there, Execution("python", deadline=deadline))
+        except Exception:  # whatever it does with numbers that it was not written for
+            return None
+        if first.noisy:
+            return None
+        evaluator.opened = stack.pop_all()
+    return evaluator, first
 
 
 @contextlib.contextmanager

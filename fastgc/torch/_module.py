@@ -90,7 +90,8 @@ def check_module(
         numbers.
     precision : {"double", "native"}
         Check a copy in float64, or one in the module's own dtypes. In double precision, new tensors that the module
-        makes in its calls are float64 too where they would have the default dtype.
+        makes in its calls are float64 too where they would have the default dtype. In its own dtypes, what round-off
+        leaves undecided may be confirmed by the forward pass of a copy in double precision, and a note says so.
     seeded : bool
         Seed PyTorch's random numbers before every call, so that dropout leaves out the same entries each time. Calls
         of modules that draw random numbers wait for one another, since PyTorch has one random state.
