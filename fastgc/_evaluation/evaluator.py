@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array, Positions
+from fastgc._parameters.arrays import Array, Positions, masked
 from fastgc._parameters.layout import ParameterLayout
 
 Result = TypeVar("Result")
@@ -210,8 +210,8 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     if type(value) is float:
         return value
     try:
-        array = np.asarray(value)
-    except ValueError:  # nested lists of unequal lengths
+        array = np.asarray(value) if masked(value) == 0 else np.asarray(math.nan)  # a masked value is unknown
+    except Exception:  # nested lists of unequal lengths; a tensor that needs its gradient
         array = np.asarray(None)
     if array.dtype.kind not in ("fiubc" if complex_allowed else "fiub"):
         what = "which is complex: not supported" if array.dtype.kind == "c" else "which is not a real number"
@@ -222,7 +222,9 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = object.__repr__(value)
+    with contextlib.suppress(Exception):  # its __repr__ may raise
+        text = repr(value)
     return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 3] + "..."
 
 

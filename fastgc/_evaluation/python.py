@@ -30,6 +30,7 @@ _WRITTEN_AT_ONCE = 1 << 16  # entries of a ray: three temporaries of 512 KiB fit
 
 def _flat_view(array: Array) -> Any:
     """A flat view of a contiguous array; of another one NumPy's flat iterator, which writes through to the array."""
+    array = np.asarray(array)  # a matrix would stay one of two dimensions
     return array.reshape(-1) if array.flags.c_contiguous else array.flat
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastgc._arguments import refuse_uncallable
 from fastgc._evaluation.engine import is_jitted, jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongShapeError
 from fastgc._gradient.check import check_gradients
@@ -20,7 +21,7 @@ from fastgc._jacobian.inputs import analytic_matrix, finite_point, product
 from fastgc._jacobian.operator import contradiction
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.report import JacobianReport, failed, undecided
-from fastgc._parameters.arrays import Array, Floats
+from fastgc._parameters.arrays import Array, Floats, as_array
 from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
 from fastgc._verdicts.time_budget import INTERRUPTED
@@ -185,13 +186,16 @@ def _check(
     f: Any, gradient: Callable[..., Any], hessian: Any, x: ArrayLike, args: Any, forms: Forms, options: JacobianOptions
 ) -> JacobianReport:
     point = finite_point(x)
+    refuse_uncallable("gradient", gradient)
+    if f is not None:
+        refuse_uncallable("f", f)
     refuse_args(args)
     options.refuse_array("hessian", hessian)
     given = jitted(gradient) if options.engine == "numba" else gradient
 
     @wraps(gradient)
     def slopes(at: Array, *args: Any) -> Any:
-        value = np.asarray(given(at, *args))
+        value = as_array(given(at, *args), "gradient(x)")
         if value.shape != point.shape:
             raise WrongShapeError(f"gradient returned shape {value.shape}; x has shape {point.shape}")
         return value

@@ -10,10 +10,11 @@ from typing import Any, TypedDict, TypeVar, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgc._arguments import number, one_of
+from fastgc._arguments import flag, number, one_of, refuse_uncallable
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, open_evaluator
+from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import plain_function, real_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
@@ -118,7 +119,9 @@ def numerical_gradient(
     1.0
     """
     formula, absolute = stencil_named(stencil), _one_step(h, step)
-    one_of("engine", engine, get_args(Engine))
+    _refuse_unusable(f, args, engine)
+    flag("in_place", in_place)
+    flag("progress", progress)
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
     params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else np.asarray(x, np.float64)
@@ -137,6 +140,13 @@ def numerical_gradient(
     evaluator.raised.pass_on()
     starts = layout.starts
     return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])
+
+
+def _refuse_unusable(f: Any, args: Any, engine: Any) -> None:
+    """Raise for a function that cannot be called, for args that are no tuple, and for an engine that is not known."""
+    refuse_uncallable("f", f)
+    refuse_args(args)
+    one_of("engine", engine, get_args(Engine))
 
 
 def _one_step(h: float | None, step: float | None) -> float | None:
@@ -195,7 +205,7 @@ def numerical_jacobian(
            [0., 1.]])
     """
     formula, absolute = stencil_named(stencil), _one_step(h, step)
-    one_of("engine", engine, get_args(Engine))
+    _refuse_unusable(f, args, engine)
     function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args, engine)
     with contextlib.closing(function):
         function.expect(function.point.size * len(formula.offsets))
@@ -250,6 +260,8 @@ def gradient_check(
     >>> fastgc.gradient_check(lambda x: x @ x, lambda x: x, [1.0, 2.0])["absolute_difference"].round(6)
     array([1., 2.])
     """
+    refuse_uncallable("f", f)
+    refuse_uncallable("grad", grad)
     point = np.array(params, np.float64)
     analytic = np.array(grad(point.copy()), np.float64)
     if analytic.shape != point.shape:

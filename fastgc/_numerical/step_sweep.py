@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastgc._arguments import refuse_uncallable
 from fastgc._derivatives.stencil import quotients, stencil_named
 from fastgc._evaluation.evaluator import Raised
 from fastgc._public import public
@@ -171,6 +172,7 @@ def step_sweep(
     True
     """
     # From below the round-off of x = 1 up to its size; 500 points make a smooth curve.
+    refuse_uncallable("f", f)
     sizes = np.logspace(-16, 0, 500) if steps is None else np.asarray(steps, np.float64).reshape(-1)
     if not sizes.size or not np.all(sizes > 0):
         raise ValueError(f"steps must be positive numbers; got {sizes!r}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import whole
+from fastgc._arguments import refuse_uncallable, whole
 from fastgc._evaluation.evaluator import as_number
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.layout import ParameterLayout, flatten_parameters
@@ -212,6 +212,7 @@ def taylor_test(
     >>> bool(fastgc.taylor_test(lambda x: np.sum(np.exp(x)), lambda x: 1.01 * np.exp(x), np.ones(4)))
     False
     """
+    refuse_uncallable("f", f)
     layout, leaves = flatten_parameters(x if _is_structure(x) else np.asarray(x, np.float64))
     expansion = _Expansion(f, args, layout, [np.array(leaf, np.float64) for leaf in leaves])
     lengths, along = _lengths(steps), _direction(layout, expansion.leaves, direction, seed)
