@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array, Positions, masked
+from fastgc._parameters.arrays import Array, Positions, returned_values
 from fastgc._parameters.layout import ParameterLayout
 
 Result = TypeVar("Result")
@@ -210,7 +210,7 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     if type(value) is float:
         return value
     try:
-        array = np.asarray(value) if masked(value) == 0 else np.asarray(math.nan)  # a masked value is unknown
+        array = returned_values(value)
     except Exception:  # nested lists of unequal lengths; a tensor that needs its gradient
         array = np.asarray(None)
     if array.dtype.kind not in ("fiubc" if complex_allowed else "fiub"):

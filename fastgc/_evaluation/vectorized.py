@@ -29,7 +29,7 @@ from fastgc._evaluation.evaluator import (
 )
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.working_time import now
-from fastgc._parameters.arrays import Array, Positions, masked
+from fastgc._parameters.arrays import Array, Positions, returned_values
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
 
@@ -249,7 +249,7 @@ def as_values(value: Any, rows: int, dtype: type) -> Array:
         If its shape is not ``(rows,)``.
     """
     try:
-        array = np.asarray(value)
+        array = returned_values(value)
     except Exception:  # nested lists of unequal lengths; a tensor that needs its gradient
         array = np.asarray(None)
     if array.dtype.kind not in ("fiubc" if dtype is np.complex128 else "fiub"):
@@ -262,4 +262,4 @@ def as_values(value: Any, rows: int, dtype: type) -> Array:
             f"vectorized=True, but loss returned shape {array.shape} for a batch of {rows}; it must return one "
             f"value for each row, shape ({rows},)"
         )
-    return np.where(np.ma.getmaskarray(value), np.nan, array).astype(dtype) if masked(value) else array.astype(dtype)
+    return array.astype(dtype)
