@@ -15,6 +15,7 @@ import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._evaluation.evaluator import Evaluator, as_number
+from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.working_time import counted, now
@@ -123,7 +124,7 @@ def open_evaluator(
     compiled = is_jitted(loss)
     if compiled:
         _refuse_uncompilable(point, execution)
-    function = in_turn(loss)
+    function = in_turn(loss) if compiled else displaced(loss)
     call = (lambda params, *args: function(params, *args)[0]) if with_gradients else function
     direct = PythonEvaluator(
         call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, execution.deadline

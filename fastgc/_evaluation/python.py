@@ -21,6 +21,7 @@ from fastgc._evaluation.evaluator import (
     at_entries,
     at_entry,
 )
+from fastgc._evaluation.floating_point import callers_errstate
 from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.layout import ParameterLayout
@@ -89,7 +90,9 @@ class PythonEvaluator:
 
     def value(self) -> Any:
         self.evaluations += 1
-        return as_number(self._loss(self._params, *self._args), complex_allowed=self._complex)
+        with callers_errstate():
+            value = self._loss(self._params, *self._args)
+        return as_number(value, complex_allowed=self._complex)
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out = self.unfinished = np.full(displaced.shape, np.nan, self.result_dtype)

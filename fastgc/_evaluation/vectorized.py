@@ -27,6 +27,7 @@ from fastgc._evaluation.evaluator import (
     at_entry,
     attempted,
 )
+from fastgc._evaluation.floating_point import callers_errstate
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Positions, returned_values
@@ -77,7 +78,8 @@ class VectorizedEvaluator:
         self._row_bytes = 0.0  # memory that the loss takes for a row
 
     def value(self) -> Any:
-        return self._called({}, 1)[0].item()
+        with callers_errstate():
+            return self._called({}, 1)[0].item()
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._plain.result_dtype)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from fastgc._arguments import refuse_uncallable
 from fastgc._evaluation.engine import is_jitted, jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongShapeError
+from fastgc._evaluation.floating_point import at_point, own_errstate
 from fastgc._gradient.check import check_gradients
 from fastgc._gradient.interrupted import Interrupted
 from fastgc._gradient.options import refuse_args
@@ -182,6 +183,7 @@ def assert_hessian(
 Forms = tuple[Callable[..., Any] | None, Any]  # hvp and the sparsity
 
 
+@own_errstate()
 def _check(
     f: Any, gradient: Callable[..., Any], hessian: Any, x: ArrayLike, args: Any, forms: Forms, options: JacobianOptions
 ) -> JacobianReport:
@@ -209,7 +211,7 @@ def _check(
     function = given if is_jitted(given) else slopes
     report = check_point(function, hessian, point, args, (hvp, None, sparsity), options)
     try:
-        matrix = hessian(point.copy(), *args) if callable(hessian) else hessian
+        matrix = at_point(hessian)(point.copy(), *args) if callable(hessian) else hessian
         skew = _asymmetry(matrix, hvp, point, args, options.rtol)
         report = failed(report, skew) if skew else report
         return _with_gradient(report, f, function, point, args, options)

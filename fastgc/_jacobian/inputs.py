@@ -15,6 +15,7 @@ from fastgc._arguments import brief
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, in_turn, is_jitted, jitted, limited_blas
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
+from fastgc._evaluation.floating_point import at_point, callers_errstate, displaced
 from fastgc._evaluation.frozen_globals import refuse_frozen_data
 from fastgc._jacobian.filling import first_value, own_array
 from fastgc._jacobian.function import Function, VectorFunction, one_by_one
@@ -111,8 +112,9 @@ def _opened(
 
 def _first_call(f: Callable[..., Any], start: Array, args: tuple[Any, ...], strict: bool) -> tuple[OnePoint, Array]:
     """The function of one point, and its outputs at x."""
-    called, received = in_turn(f), start.copy()
-    value, fills = first_value(called, received, args)
+    called, received = in_turn(f) if is_jitted(f) else displaced(f), start.copy()
+    with callers_errstate():
+        value, fills = first_value(called, received, args)
     if strict and not np.array_equal(received, start):
         raise ValueError("f changed x; it must leave its argument as it is: copy it first")
     if fills is not None:
@@ -262,7 +264,9 @@ def product(name: str, function: Any, point: Floats, given: Shape, returned: Sha
     """A product with the Jacobian, on flat vectors."""
 
     def on_vectors(vector: Floats) -> Floats:
-        result = as_array(function(point.copy(), vector.reshape(given).copy(), *args), f"the result of {name}").copy()
+        result = as_array(
+            at_point(function)(point.copy(), vector.reshape(given).copy(), *args), f"the result of {name}"
+        ).copy()
         if result.shape != returned:
             raise ValueError(f"{name} returned shape {result.shape}; it must be {returned}")
         _refuse_unreal(f"{name} returned dtype {result.dtype}; it must return", result.dtype)

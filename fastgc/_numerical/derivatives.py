@@ -14,8 +14,10 @@ from fastgc._arguments import flag, number, one_of, refuse_uncallable
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, open_evaluator
+from fastgc._evaluation.floating_point import at_point, own_errstate
 from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import plain_function, real_array
+from fastgc._parameters.arrays import as_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
@@ -64,6 +66,7 @@ def numerical_gradient(
     engine: Engine = "auto",
     progress: bool = False,
 ) -> NDArray[np.float64]: ...
+@own_errstate()
 def numerical_gradient(
     f: Callable[..., Any],
     x: Any,
@@ -161,6 +164,7 @@ def _holds_arrays(x: Any) -> bool:
     return isinstance(x, (list, tuple)) and any(isinstance(each, (np.ndarray, dict)) for each in x)
 
 
+@own_errstate()
 def numerical_jacobian(
     f: Callable[..., Any],
     x: ArrayLike,
@@ -224,6 +228,7 @@ class ClassicCheck(TypedDict):
     passed: bool
 
 
+@own_errstate()
 def gradient_check(
     f: Callable[..., Any], grad: Callable[..., Any], params: ArrayLike, h: float = 1e-7, tolerance: float = 1e-5
 ) -> ClassicCheck:
@@ -263,7 +268,7 @@ def gradient_check(
     refuse_uncallable("f", f)
     refuse_uncallable("grad", grad)
     point = np.array(params, np.float64)
-    analytic = np.array(grad(point.copy()), np.float64)
+    analytic = np.array(as_array(at_point(grad)(point.copy()), "the result of grad"), np.float64)
     if analytic.shape != point.shape:
         raise ValueError(f"grad returned shape {analytic.shape}; params has shape {point.shape}")
     numerical = numerical_gradient(f, point, h)
