@@ -93,7 +93,7 @@ class CallersLoss:
         if self.execution.vectorized:
             execution = Execution("python", vectorized=True, deadline=deadline)
             return self._restricted(open_evaluator(self.function, copy, execution, expected=0, with_gradients=False)[0])
-        function = in_turn(self.function) if is_jitted(self.function) else displaced(self.function)
+        function = in_turn(self.function, self.args) if is_jitted(self.function) else displaced(self.function)
         call = (lambda params, *args: function(params, *args)[0]) if self.with_gradients else function
         received = copy.received_by(is_jitted(self.function))
         return self._restricted(PythonEvaluator(call, received, copy.args, self.layout, copy.leaves, None, deadline))

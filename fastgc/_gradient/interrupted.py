@@ -51,11 +51,10 @@ class Interrupted(KeyboardInterrupt):
         self.report = report
 
 
-@own_errstate()
 def interruptible(interruption: Interruption, check: Callable[[], Result]) -> Result:
     """The report of a check, if nothing interrupts it; else it is raised as `Interrupted`."""
     __tracebackhide__ = True
-    with interruption.listening():
+    with own_errstate(), interruption.listening():
         report = check()
     if interruption.requested:
         raise Interrupted(report)

@@ -141,7 +141,7 @@ class PointChecker:
         before = point.checksums
         with readable_compilation("the gradients"):
             received = point.received_by(is_jitted(function))
-            result = self.loss.interruption.call(at_point(in_turn(function)), received, *point.args)
+            result = self.loss.interruption.call(at_point(in_turn(function, point.args)), received, *point.args)
         refuse_changed(point, before, "gradients" if function is self.gradients else "loss")
         found = result[1] if self.gradients is True else result
         return match_gradients(self.loss.layout, found, by_position=is_jitted(function), copy=True)

@@ -110,7 +110,8 @@ def check_hessian(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    return _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
+    with own_errstate():
+        return _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
 
 
 def assert_hessian(
@@ -176,14 +177,14 @@ def assert_hessian(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    report = _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
+    with own_errstate():
+        report = _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
     return passing(report, allow_undecided=allow_undecided)
 
 
 Forms = tuple[Callable[..., Any] | None, Any]  # hvp and the sparsity
 
 
-@own_errstate()
 def _check(
     f: Any, gradient: Callable[..., Any], hessian: Any, x: ArrayLike, args: Any, forms: Forms, options: JacobianOptions
 ) -> JacobianReport:

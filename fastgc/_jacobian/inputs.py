@@ -98,7 +98,7 @@ def _opened(
     f = jitted(f) if execution.engine == "numba" else f
     with contextlib.ExitStack() as opened:
         if is_jitted(f):
-            opened.enter_context(limited_blas(f, execution.engine))
+            opened.enter_context(limited_blas(f, execution.engine, args))
         one, first = _first_call(f, start, args, strict)
         function: Function = one.in_turn()
         if execution.workers != 1:
@@ -112,7 +112,7 @@ def _opened(
 
 def _first_call(f: Callable[..., Any], start: Array, args: tuple[Any, ...], strict: bool) -> tuple[OnePoint, Array]:
     """The function of one point, and its outputs at x."""
-    called, received = in_turn(f) if is_jitted(f) else displaced(f), start.copy()
+    called, received = in_turn(f, args) if is_jitted(f) else displaced(f), start.copy()
     with callers_errstate():
         value, fills = first_value(called, received, args)
     if strict and not np.array_equal(received, start):
@@ -143,7 +143,7 @@ def _jitted_outputs(
     point = copied_point(*flatten_parameters(start.real), one.args, "native", complex_step=start.dtype.kind == "c")
 
     def read(version: Callable[..., Any], x: Any) -> Array:
-        return replace(one, f=in_turn(version))(x)
+        return replace(one, f=in_turn(version, one.args))(x)
 
     with limits:
         if np.array_equal(one(start.copy()), first.reshape(-1), equal_nan=True):  # not noisy
