@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from fastgc._evaluation.bounded import BoundedEvaluator
 from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
-from fastgc._evaluation.evaluator import Evaluator
+from fastgc._evaluation.evaluator import Evaluator, value_of_pair
 from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.interruption import InterruptibleEvaluator, Interruption
 from fastgc._evaluation.python import PythonEvaluator
@@ -94,7 +94,7 @@ class CallersLoss:
             execution = Execution("python", vectorized=True, deadline=deadline)
             return self._restricted(open_evaluator(self.function, copy, execution, expected=0, with_gradients=False)[0])
         function = in_turn(self.function, self.args) if is_jitted(self.function) else displaced(self.function)
-        call = (lambda params, *args: function(params, *args)[0]) if self.with_gradients else function
+        call = (lambda params, *args: value_of_pair(function(params, *args))) if self.with_gradients else function
         received = copy.received_by(is_jitted(self.function))
         return self._restricted(PythonEvaluator(call, received, copy.args, self.layout, copy.leaves, None, deadline))
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import listed
-from fastgc._evaluation.evaluator import Evaluator, as_number
+from fastgc._evaluation.evaluator import Evaluator, as_number, value_of_pair
 from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
@@ -130,7 +130,7 @@ def open_evaluator(
     if compiled:
         _refuse_uncompilable(point, execution)
     function = in_turn(loss, point.args) if compiled else displaced(loss)
-    call = (lambda params, *args: function(params, *args)[0]) if with_gradients else function
+    call = (lambda params, *args: value_of_pair(function(params, *args))) if with_gradients else function
     direct = PythonEvaluator(
         call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, execution.deadline
     )
@@ -149,7 +149,7 @@ def _reader(args: tuple[Any, ...], with_gradients: bool) -> Read:
 
     def value(loss: Callable[..., Any], record: Any) -> Any:
         found = in_turn(loss, args)(record, *args)
-        return as_number(found[0] if with_gradients else found, complex_allowed=True)
+        return as_number(value_of_pair(found) if with_gradients else found, complex_allowed=True)
 
     return value
 

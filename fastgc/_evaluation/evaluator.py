@@ -197,6 +197,16 @@ def silent(count: int) -> None:
     """A `Tick` that shows no progress."""
 
 
+def value_of_pair(returned: Any) -> Any:
+    """The value of a loss that returns ``(value, gradients)``; a TypeError for one that returns anything else."""
+    if isinstance(returned, (tuple, list)) and len(returned) == 2:
+        return returned[0]
+    raise WrongTypeError(
+        f"gradients=True, but loss returned {_short(returned)} ({type(returned).__name__}); "
+        "it must return (value, gradients)"
+    )
+
+
 def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     """The value of a loss as a float (or a complex number, where the complex step allows it).
 

@@ -59,14 +59,29 @@ def at_point(function: Callable[P, Result]) -> Callable[P, Result]:
     return called
 
 
+@contextlib.contextmanager
+def away_from_the_point() -> Iterator[None]:
+    """For points that the caller has not chosen: as the caller has set, but without warnings."""
+    token = _callers.set(_quiet(_callers.get()))
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        _callers.reset(token)
+
+
+def _quiet(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    return state and {kind: "ignore" if how == "warn" else how for kind, how in state.items()}
+
+
 def displaced(function: Callable[P, Result]) -> Callable[P, Result]:
     """The caller's function as it is called at displaced points: as the caller has set, but without warnings.
 
     The NaN of log(-1e-7) is an answer there, and nothing that the caller did. Where the caller has set nothing but
     warnings it is the function itself: a change of the setting takes a microsecond.
     """
-    state: dict[str, Any] = {kind: "ignore" if how == "warn" else how for kind, how in (_callers.get() or {}).items()}
-    if all(how == "ignore" for kind, how in state.items() if kind != "call"):
+    state = _quiet(_callers.get())
+    if state is None or all(how == "ignore" for kind, how in state.items() if kind != "call"):
         return function
 
     @functools.wraps(function)

@@ -17,7 +17,6 @@ from fastgc._evaluation.engine import Execution, open_evaluator
 from fastgc._evaluation.floating_point import at_point, own_errstate
 from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import plain_function, real_array
-from fastgc._parameters.arrays import as_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
@@ -127,7 +126,7 @@ def numerical_gradient(
     flag("progress", progress)
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
-    params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else np.asarray(x, np.float64)
+    params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else real_array(x)
     layout, leaves = flatten_parameters(params)
     if in_place:
         point = callers_point(layout, leaves, args)
@@ -267,8 +266,8 @@ def gradient_check(
     """
     refuse_uncallable("f", f)
     refuse_uncallable("grad", grad)
-    point = np.array(params, np.float64)
-    analytic = np.array(as_array(at_point(grad)(point.copy()), "the result of grad"), np.float64)
+    point = real_array(params, what="params")
+    analytic = real_array(at_point(grad)(point.copy()), what="the result of grad")
     if analytic.shape != point.shape:
         raise ValueError(f"grad returned shape {analytic.shape}; params has shape {point.shape}")
     numerical = numerical_gradient(f, point, h)

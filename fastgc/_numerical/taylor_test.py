@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import refuse_uncallable, whole
+from fastgc._arguments import refuse_deep, refuse_uncallable, whole
 from fastgc._evaluation.evaluator import as_number
 from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
+from fastgc._gradient.options import refuse_args
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.layout import ParameterLayout, flatten_parameters
 from fastgc._parameters.matching import match_gradients, match_parameters
@@ -219,6 +220,8 @@ def taylor_test(
     False
     """
     refuse_uncallable("f", f)
+    refuse_args(args)
+    refuse_deep("x", x)
     layout, leaves = flatten_parameters(x if _is_structure(x) else np.asarray(x, np.float64))
     expansion = _Expansion(f, args, layout, [np.array(leaf, np.float64) for leaf in leaves])
     lengths, along = _lengths(steps), _direction(layout, expansion.leaves, direction, seed)
@@ -235,7 +238,7 @@ def taylor_test(
 
 def _is_structure(x: Any) -> bool:
     return isinstance(x, dict) or (
-        isinstance(x, (list, tuple)) and any(np.ndim(each) or isinstance(each, dict) for each in x)
+        isinstance(x, (list, tuple)) and not all(isinstance(each, (int, float, np.number)) for each in x)
     )
 
 
