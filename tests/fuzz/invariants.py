@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import random
@@ -27,7 +28,7 @@ PACKAGE = str(Path(fastgc.__file__).parent)
 PARAMETERS = re.compile(
     r"\b(loss|gradients?|params|args|tensors|samples|probes|stencil|step|rtol|atol|precision|engine|threads|workers|"
     r"vectorized|points|bounds|symmetric|in_place|crosscheck|time_budget|seed|progress|previous|checkpoint|f|x|grad|"
-    r"jacobian|hessian|hvp|jvp|vjp|direction|steps|h|parameters)\b"
+    r"columns|sparsity|jacobian|hessian|hvp|jvp|vjp|direction|steps|h|parameters)\b"
 )
 
 
@@ -40,6 +41,9 @@ def warm_up() -> None:
     report = fastgc.check_gradients(lambda x: x @ x, lambda x: 2 * x, np.ones(2), engine="numba")
     report.to_html()
     fastgc.numerical_jacobian(np.sin, np.ones(2))
+    for name in ("pandas", "torch"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def outcome(program: Program) -> str:
@@ -143,6 +147,8 @@ def _judged_error(program: Program, error: BaseException) -> str:
         return "refused"
     if not (isinstance(error, (TypeError, ValueError)) and files[-1].startswith(PACKAGE)):
         raise Violation(f"a raw error out of our frames: {type(error).__name__}: {error}") from error
+    if re.search(r"takes \d+ positional arguments? but", str(error)):  # args that the caller's function does not take
+        return "raised by the caller's function"
     if not PARAMETERS.search(str(error)):
         raise Violation(f"a refusal names no parameter: {error}") from error
     return "refused"

@@ -69,13 +69,24 @@ DTYPES = ["f8", "f8", "f8", "f8", "f4", "f2", ">f8", "g", "i8", "c16", "?", "O",
 LAYOUTS = ["{}", "{}", "{}", "np.asfortranarray({})", "{}[..., ::-1]", "frozen({})",
            "np.broadcast_to({}, (2, *{}.shape))",
            "np.ma.array({}, mask=False)", "np.ma.array({}, mask=True)", "np.atleast_2d({}).view(np.matrix)",
-           "{}.view(Mine)", "{}.view(Bare)", "mapped_to_disk({})", "{}.tolist()"]  # fmt: skip
+           "{}.view(Mine)", "{}.view(Bare)", "mapped_to_disk({})", "{}.tolist()", "series({})",
+           "tensor({})"]  # fmt: skip
 PLAIN_LAYOUTS = 5
 LAYOUT_HELPERS = """
 def frozen(array):
     array = np.array(array)
     array.flags.writeable = False
     return array
+
+def series(array):
+    import pandas
+
+    return pandas.Series(np.asarray(array).ravel())
+
+def tensor(array, grad=False):
+    import torch
+
+    return torch.tensor(np.asarray(array, float), requires_grad=grad)
 
 def mapped_to_disk(array):
     array = np.asarray(array)
@@ -126,6 +137,17 @@ OPTIONS = {
     "symmetric": ["'*'", "3", "'none'", "[]"],
     "tensors": ["'*'", "'none'", "[]", "3", "['w']"],
     "checkpoint": ["3", "''", "'/nowhere/at/all'"],
+}  # fmt: skip
+JACOBIAN_OPTIONS = {
+    "columns": ["1", "'all'", "0", "np.ones(2)", "'some'"],
+    "sparsity": ["np.ones((2, 2))", "3", "'a'", "np.ma.ones((3, 3))"],
+    "probes": ["0", "np.ones(2)"],
+    "stencil": ["'complex_step'", "[]"],
+    "bounds": ["{'x': (0, None)}", "3"],
+    "points": ["2", "None"],
+    "time_budget": ["1e-9", "np.ones(1)"],
+    "args": ["(np.ones(2),)", "endless"],
+    "progress": ["[]"],
 }  # fmt: skip
 SETTINGS = ["", "", "", "np.seterr(all='raise')", "np.seterr(all='ignore')", "np.seterr(over='raise', under='warn')"]
 
@@ -236,6 +258,8 @@ def _returned(rng: random.Random, program: Program, hostile: bool) -> str:
     odd = ["mapped(lambda g: g * np.nan, found)", "mapped(lambda g: np.ma.array(g, mask=True), found)",
            "mapped(lambda g: np.asmatrix(g) if g.ndim < 3 else g, found)", "params", "None", "[found]", "leaves(found)",
            "mapped(lambda g: g.view(Bare), found)", "mapped(lambda g: g[..., None], found)", "endless", "'text'",
+           "mapped(tensor, found)",
+           "mapped(lambda g: tensor(g, True), found)",
            "mapped(lambda g: g.astype('f4'), found)", "mapped(lambda g: g.astype('>f8'), found)", "found, found",
            "mapped(lambda g: g.tolist(), found)", "mapped(lambda g: g.astype(object), found)"]  # fmt: skip
     text = _picked(rng, program, ["found", *odd], 1, hostile)
@@ -249,8 +273,8 @@ def _draw_call(rng: random.Random, program: Program, hostile: bool) -> None:
         "assert_gradients": "fastgc.assert_gradients(loss, {g}, params, args=args{options})",
         "numerical_gradient": "fastgc.numerical_gradient(loss, params, args=args)",
         "taylor_test": "fastgc.taylor_test(loss, gradients, params, args=args)",
-        "check_jacobian": "fastgc.check_jacobian(lambda x: np.stack([x, loss(x) * x]), gradients, a0)",
-        "check_hessian": "fastgc.check_hessian(loss, gradients, None, a0, hvp=lambda x, v: v)",
+        "check_jacobian": "fastgc.check_jacobian(lambda x: np.stack([x, loss(x) * x]), gradients, a0{more})",
+        "check_hessian": "fastgc.check_hessian(loss, gradients, None, a0, hvp=lambda x, v: v{more})",
         "numerical_jacobian": "fastgc.numerical_jacobian(gradients, a0)",
         "gradient_check": "fastgc.gradient_check(loss, gradients, a0)",
     }
@@ -260,4 +284,6 @@ def _draw_call(rng: random.Random, program: Program, hostile: bool) -> None:
     chosen = rng.sample(sorted(OPTIONS), rng.choice([0, 0, 1, 2, 3])) if hostile else []
     program.good &= not chosen and program.door == "check_gradients"
     options = "".join(f", {name}={rng.choice(OPTIONS[name])}" for name in chosen)
-    program.lines.append(f"call = lambda: {doors[program.door].format(g=g, options=options)}")
+    fewer = rng.sample(sorted(JACOBIAN_OPTIONS), rng.choice([0, 0, 1, 2])) if hostile else []
+    more = "".join(f", {name}={rng.choice(JACOBIAN_OPTIONS[name])}" for name in fewer)
+    program.lines.append(f"call = lambda: {doors[program.door].format(g=g, options=options, more=more)}")
