@@ -13,8 +13,20 @@ import numpy as np
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
     """Raise a ValueError unless the value is one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} is {brief(repr(value))}; it must be one of {', '.join(map(repr, allowed))}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Raise a TypeError unless the value is True or False (of Python or NumPy, or 1 or 0)."""
+    if not isinstance(value, (bool, int, np.bool_)) or value not in (0, 1):
+        raise TypeError(f"{name} is {brief(repr(value))}; it must be True or False")
+
+
+def refuse_uncallable(name: str, value: Any) -> None:
+    """Raise a TypeError unless the value can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} is {brief(repr(value))} ({type(value).__name__}); it must be a function")
 
 
 def number(name: str, value: Any, *, positive: bool = False) -> None:
@@ -22,7 +34,7 @@ def number(name: str, value: Any, *, positive: bool = False) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} is {value!r}; it must be a number or None")
+        raise TypeError(f"{name} is {brief(repr(value))}; it must be a number or None")
     if not math.isfinite(value) or value < 0 or (positive and value == 0):
         raise ValueError(f"{name} is {value!r}; it must be finite and {'above 0' if positive else 'at least 0'}")
 
@@ -32,7 +44,7 @@ def whole(name: str, value: Any, *, least: int, optional: bool = False) -> None:
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is {value!r}; it must be an integer{' or None' if optional else ''}")
+        raise TypeError(f"{name} is {brief(repr(value))}; it must be an integer{' or None' if optional else ''}")
     if value < least:
         raise ValueError(f"{name} is {value}; it must be at least {least}")
 
@@ -64,6 +76,20 @@ def noted(kind: type[Exception], words: str, note: str) -> Iterator[None]:
         if re.search(words, str(error)):
             error.add_note(note)
         raise
+
+
+_DEEPEST = 100  # levels: more than any model has, and Python's stack of some 1,000 calls holds them three times
+
+
+def refuse_deep(what: str, value: Any, path: tuple[str, ...] = ()) -> None:
+    """Raise a ValueError for dicts, lists and tuples nested too deep, as those are that contain themselves."""
+    if len(path) > _DEEPEST:
+        place = brief(f"{what}[{']['.join(path)}]")
+        raise ValueError(f"{place} is nested deeper than {_DEEPEST} levels; it must not contain itself")
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, each in pairs:
+        if isinstance(each, (dict, list, tuple)):
+            refuse_deep(what, each, (*path, repr(key)))
 
 
 def plural(count: int, one: str, many: str) -> str:

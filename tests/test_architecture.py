@@ -405,7 +405,7 @@ def test_packaged_data_is_attributed() -> None:
 def test_the_data_and_the_marker_of_types_are_in_the_distribution() -> None:
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
     listed = project["tool"]["setuptools"]["package-data"]["fastgc"]
-    files = (path for path in HOME.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    files = (path for path in HOME.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     present = {path.name for path in files if path.suffix != ".py"}
     assert present <= set(listed)
     assert "py.typed" in present

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TextIO, TypeAlias, get_args
 
 import fastgc
 from fastgc._frames import users_frames
@@ -45,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _terminable():
             return int(chosen.pop("run")(chosen))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _print("interrupted", sys.stderr)
         return EXIT_INTERRUPTED
     except (Exception, SystemExit) as error:  # a problem that calls sys.exit has not passed
         frames = users_frames(error.__traceback__)
         if frames is not None:
             traceback.print_exception(error.with_traceback(frames))
-        print(f"fastgc: {type(error).__name__}: {error}", file=sys.stderr)
+        _print(f"fastgc: {type(error).__name__}: {_harmless(str(error))}", sys.stderr)
         return EXIT_ERROR
 
 
@@ -223,16 +223,63 @@ def _show_command(chosen: dict[str, Any]) -> int:
 def _finish(
     reports: Mapping[str, AnyReport], json: Path | None, html: Path | None, format: str, allow_undecided: bool
 ) -> int:
-    """Print all reports, write the one to files, and return the exit status of the worst."""
-    print(_shown(reports, format))
-    for report in reports.values():
-        if json is not None:
-            report.to_json(json)
-        if html is not None:
-            report.to_html(html)
+    """Write the one report to files, print all, and return the exit status of the worst."""
+    try:
+        for report in reports.values():
+            if json is not None:
+                report.to_json(json)
+            if html is not None:
+                report.to_html(html)
+    finally:  # whether the files can be written or not
+        _print_report(_shown(reports, format), json or html)
     verdicts = {report.verdict for report in reports.values()}
     worst: Verdict = "fail" if "fail" in verdicts else "undecided" if "undecided" in verdicts else "pass"
     return 0 if allow_undecided and worst == "undecided" else EXIT[worst]
+
+
+def _print_report(text: str, file: Path | None) -> None:
+    """Print a report. On a full disk, raise an OSError if no file holds it."""
+    try:
+        _print(text)
+    except OSError as error:
+        if file is None or not file.exists():
+            raise
+        _print(f"fastgc: the report could not be printed ({error}); it is in {file}", sys.stderr)
+
+
+def _print(text: str, stream: TextIO | None = None) -> None:
+    """Print a text, escaped where the stream cannot encode it; nothing where nobody reads it any more.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written, on a full disk.
+    """
+    stream = stream or sys.stdout
+    if stream is None or stream.closed:  # by the shell's ``>&-``
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except OSError as error:
+        _discard(stream)
+        if not isinstance(error, BrokenPipeError):
+            raise
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what is left in a stream go nowhere: Python would try to write it once more when it ends, and fail."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _harmless(text: str) -> str:
+    """A message without what a terminal obeys, on its own lines."""
+    from fastgc._reports.lines import visible
+
+    return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def _shown(reports: Mapping[str, AnyReport], format: str) -> str:
@@ -248,7 +295,7 @@ def _shown(reports: Mapping[str, AnyReport], format: str) -> str:
 
         return "\n".join(workflow_commands(report._contents(), name) for name, report in reports.items())
     texts = [report.to_markdown() if format == "markdown" else _painted(str(report)) for report in reports.values()]
-    heads = [f"{name}\n" if len(reports) > 1 else "" for name in reports]
+    heads = [f"{_harmless(name)}\n" if len(reports) > 1 else "" for name in reports]
     return "\n\n".join(f"{head}{text}" for head, text in zip(heads, texts, strict=True))
 
 
@@ -265,7 +312,7 @@ def _wants_colours() -> bool:
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 # --- demo ---
@@ -273,7 +320,7 @@ def _wants_colours() -> bool:
 
 def _demo_command(chosen: dict[str, Any]) -> int:
     found = [*_bug_hunt(), *_digits()]
-    print("\nfound exactly what was planted" if all(found) else "\nNOT what was planted")
+    _print("\nfound exactly what was planted" if all(found) else "\nNOT what was planted")
     return 0 if all(found) else EXIT["fail"]
 
 
@@ -283,11 +330,11 @@ def _bug_hunt() -> list[bool]:
     problem = demo.bug_hunt()
     # The textbook's step, near the best of a central difference in float64, cbrt(3 eps) = 9e-6 for entries of order 1.
     options: dict[str, Any] = {"args": problem.args, "samples": "all", "step": 1e-5}
-    print("1. A net of 83 parameters; the gradient of W1 is doubled:\n")
+    _print("1. A net of 83 parameters; the gradient of W1 is doubled:\n")
     wrong = fastgc.check_gradients(problem.loss, demo.doubled(problem.gradients, "W1"), problem.params, **options)
-    print(f"{_painted(str(wrong))}\n\n   The bug removed:\n")
+    _print(f"{_painted(str(wrong))}\n\n   The bug removed:\n")
     right = fastgc.check_gradients(problem.loss, problem.gradients, problem.params, **options)
-    print(_painted(str(right)))
+    _print(_painted(str(right)))
     diagnosis = wrong.tensors["W1"].diagnosis
     doubled = diagnosis is not None and diagnosis.factor is not None and round(diagnosis.factor, 6) == 2
     return [_failing(wrong) == ["W1"], doubled, right.passed]
@@ -301,11 +348,11 @@ def _digits() -> list[bool]:
     begin = time.perf_counter()
     loss = jitted(demo.digits_loss)
     options: dict[str, Any] = {"args": problem.args, "samples": "all", "engine": "numba", "progress": True}
-    print("\n2. A 64-100-10 network with weight decay on 100 handwritten digits, every entry, compiled:\n")
+    _print("\n2. A 64-100-10 network with weight decay on 100 handwritten digits, every entry, compiled:\n")
     right = fastgc.check_gradients(loss, problem.gradients, problem.params, **options)
-    print(f"{_painted(str(right))}\n\n   The weight-decay term of W2 forgotten:\n")
+    _print(f"{_painted(str(right))}\n\n   The weight-decay term of W2 forgotten:\n")
     wrong = fastgc.check_gradients(loss, demo.without_decay(problem.gradients, "W2"), problem.params, **options)
-    print(f"{_painted(str(wrong))}\n\n   {time.perf_counter() - begin:.1f} s, compilation included")
+    _print(f"{_painted(str(wrong))}\n\n   {time.perf_counter() - begin:.1f} s, compilation included")
     return [right.passed, _failing(wrong) == ["W2"]]
 
 

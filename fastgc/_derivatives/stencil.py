@@ -43,7 +43,7 @@ _FOUR_BITS = 11 / 16  # binary 0.1011: the fraction of every step; `short` says 
 
 def stencil_named(name: str) -> Stencil:
     """The stencil of that name; a ValueError lists those there are."""
-    if name not in STENCILS:
+    if not isinstance(name, str) or name not in STENCILS:
         raise ValueError(f"stencil {name!r} is not known; choose one of {', '.join(map(repr, STENCILS))}")
     return STENCILS[name]
 

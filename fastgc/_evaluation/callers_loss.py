@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from fastgc._evaluation.bounded import BoundedEvaluator
 from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
-from fastgc._evaluation.evaluator import Evaluator
+from fastgc._evaluation.evaluator import Evaluator, value_of_pair
+from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.interruption import InterruptibleEvaluator, Interruption
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.symmetric import SymmetricEvaluator
@@ -99,8 +100,8 @@ class CallersLoss:
         if self.execution.vectorized:
             execution = Execution("python", vectorized=True, deadline=deadline)
             return self._restricted(open_evaluator(self.function, copy, execution, expected=0, with_gradients=False)[0])
-        function = in_turn(self.function)
-        call = (lambda params, *args: function(params, *args)[0]) if self.with_gradients else function
+        function = in_turn(self.function, self.args) if is_jitted(self.function) else displaced(self.function)
+        call = (lambda params, *args: value_of_pair(function(params, *args))) if self.with_gradients else function
         received = copy.received_by(is_jitted(self.function))
         return self._restricted(PythonEvaluator(call, received, copy.args, self.layout, copy.leaves, None, deadline))
 

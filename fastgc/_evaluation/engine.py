@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import listed
-from fastgc._evaluation.evaluator import Evaluator, as_number
+from fastgc._evaluation.evaluator import Evaluator, as_number, value_of_pair
+from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.working_time import counted, now
@@ -28,6 +29,7 @@ _LOOP_SECONDS, _CALL_SECONDS = 0.4, 6e-6
 _COPIES_SHARE = 0.8  # of the available memory for copies of the parameters: the loss and the system need some too
 _NEGLIGIBLE_BYTES = 1 << 20  # 1 MiB is there on any machine that runs Numba (some 100 MiB): the system is not asked
 _ERROR_LINES = 6  # of Numba's message: the first ones name the cause, the others list what the compiler tried
+_NOT_COMPILED = "NUMBA_DISABLE_JIT is set: the loss was called from Python"
 _SCRATCH = "{} writes into an array of args (a scratch buffer): evaluated in one thread"
 
 
@@ -83,21 +85,25 @@ def is_jitted(function: Any) -> bool:
     return _jitted.is_dispatcher(function)
 
 
-def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_turn(function: Callable[..., Any], args: tuple[Any, ...] = ()) -> Callable[..., Any]:
     """A function that threads may call at the same time: one compiled with ``parallel=True`` waits for its turn."""
     if not is_jitted(function):
         return function
     from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import kernels as _kernels
 
-    return _kernels.one_at_a_time(function) if _jitted.runs_in_parallel(function) else function
+    return _kernels.one_at_a_time(function) if _jitted.runs_in_parallel(function, args) else function
 
 
 def jitted(loss: Callable[..., Any]) -> Any:
-    """A plain loss compiled by ``numba.njit``; a jitted loss itself."""
+    """A plain loss compiled by ``numba.njit``; a jitted loss itself, and any loss where Numba compiles nothing."""
+    from fastgc._evaluation import jitted as _jitted
+
+    if is_jitted(loss) or not _jitted.compiles():
+        return loss
     from fastgc._evaluation import kernels as _kernels
 
-    return loss if is_jitted(loss) else _kernels.compile_loss(loss)
+    return _kernels.compile_loss(loss)
 
 
 def open_evaluator(
@@ -123,8 +129,8 @@ def open_evaluator(
     compiled = is_jitted(loss)
     if compiled:
         _refuse_uncompilable(point, execution)
-    function = in_turn(loss)
-    call = (lambda params, *args: function(params, *args)[0]) if with_gradients else function
+    function = in_turn(loss, point.args) if compiled else displaced(loss)
+    call = (lambda params, *args: value_of_pair(function(params, *args))) if with_gradients else function
     direct = PythonEvaluator(
         call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, execution.deadline
     )
@@ -133,7 +139,8 @@ def open_evaluator(
     if execution.workers != 1:
         return _open_workers(direct, call, point, execution.workers)
     if not compiled or point.stored is None:
-        return direct, _first_call(direct, point, execution.deadline)
+        first = _first_call(direct, point, execution.deadline)
+        return direct, first.noted(_NOT_COMPILED if execution.engine == "numba" and not compiled else None)
     return _open_compiled(direct, loss, point, execution, expected, _reader(point.args, with_gradients))
 
 
@@ -141,8 +148,8 @@ def _reader(args: tuple[Any, ...], with_gradients: bool) -> Read:
     """How to have the value of a jitted loss at a record."""
 
     def value(loss: Callable[..., Any], record: Any) -> Any:
-        found = in_turn(loss)(record, *args)
-        return as_number(found[0] if with_gradients else found, complex_allowed=True)
+        found = in_turn(loss, args)(record, *args)
+        return as_number(value_of_pair(found) if with_gradients else found, complex_allowed=True)
 
     return value
 
@@ -170,7 +177,7 @@ def _open_compiled(
     from fastgc._evaluation import kernels as _kernels
 
     with contextlib.ExitStack() as limits:
-        limits.enter_context(limited_blas(loss, execution.engine))
+        limits.enter_context(limited_blas(loss, execution.engine, point.args))
         first = _first_call(direct, point, execution.deadline)
         if not first.noisy:
             refuse_frozen_data(loss, point, read, "loss")
@@ -279,12 +286,12 @@ def _first_lines(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def limited_blas(function: Any, engine: str) -> Iterator[None]:
+def limited_blas(function: Any, engine: str, args: tuple[Any, ...] = ()) -> Iterator[None]:
     """One thread for BLAS while a jitted function may run in compiled loops; not for one that runs in parallel."""
     from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import threads as _threads
 
-    if engine == "python" or _jitted.runs_in_parallel(function):
+    if engine == "python" or _jitted.runs_in_parallel(function, args):
         yield
         return
     with _threads.single_threaded_blas():
@@ -310,7 +317,7 @@ def affordable_threads(
     wanted = threads or _kernels.default_threads()
     if wanted == 1:
         return 1, None
-    if _jitted.runs_in_parallel(function):
+    if _jitted.runs_in_parallel(function, point.args):
         return 1, f"{what} was compiled with parallel=True: called from one thread"
     if noisy:
         return 1, "runs in one thread, since a repeated call gave another value"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array, Positions
+from fastgc._parameters.arrays import Array, Positions, returned_values
 from fastgc._parameters.layout import ParameterLayout
 
 Result = TypeVar("Result")
@@ -197,6 +197,16 @@ def silent(count: int) -> None:
     """A `Tick` that shows no progress."""
 
 
+def value_of_pair(returned: Any) -> Any:
+    """The value of a loss that returns ``(value, gradients)``; a TypeError for one that returns anything else."""
+    if isinstance(returned, (tuple, list)) and len(returned) == 2:
+        return returned[0]
+    raise WrongTypeError(
+        f"gradients=True, but loss returned {_short(returned)} ({type(returned).__name__}); "
+        "it must return (value, gradients)"
+    )
+
+
 def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     """The value of a loss as a float (or a complex number, where the complex step allows it).
 
@@ -210,8 +220,8 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     if type(value) is float:
         return value
     try:
-        array = np.asarray(value)
-    except ValueError:  # nested lists of unequal lengths
+        array = returned_values(value)
+    except Exception:  # nested lists of unequal lengths; a tensor that needs its gradient
         array = np.asarray(None)
     if array.dtype.kind not in ("fiubc" if complex_allowed else "fiub"):
         what = "which is complex: not supported" if array.dtype.kind == "c" else "which is not a real number"
@@ -222,7 +232,9 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = object.__repr__(value)
+    with contextlib.suppress(Exception):  # its __repr__ may raise
+        text = repr(value)
     return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 3] + "..."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -9,9 +10,24 @@ import numba
 from numba.core.dispatcher import Dispatcher
 
 
-def runs_in_parallel(loss: Any) -> bool:
-    """Whether the loss, or a jitted function that it calls, was compiled with ``parallel=True``."""
-    return any(bool(function.targetoptions.get("parallel")) for function in _jitted_functions(loss))
+def compiles() -> bool:
+    """Whether Numba compiles functions. With ``NUMBA_DISABLE_JIT=1``, ``numba.njit`` returns them as they are."""
+    return not getattr(numba.config, "DISABLE_JIT", 0)  # the module makes its names when it is imported
+
+
+def runs_in_parallel(loss: Any, args: tuple[Any, ...] = ()) -> bool:
+    """Whether the loss, or a jitted function that it calls or finds in its arguments, has ``parallel=True``."""
+    roots = [loss, *_dispatchers_in(args)]
+    return any(bool(each.targetoptions.get("parallel")) for root in roots for each in _jitted_functions(root))
+
+
+def _dispatchers_in(value: Any) -> Iterator[Any]:
+    """The jitted functions in nested tuples and lists."""
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _dispatchers_in(each)
+    elif is_dispatcher(value):
+        yield value
 
 
 def freezes_data(loss: Any) -> bool:

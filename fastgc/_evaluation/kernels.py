@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.imputils import impl_ret_new_ref
+from numba.core.serialize import dumps
 from numba.extending import (
     NativeValue,
     intrinsic,
@@ -26,6 +27,7 @@ from numba.extending import (
 )
 
 from fastgc._evaluation.jitted import runs_in_parallel
+from fastgc._evaluation.kernel_files import KernelFiles, allowed
 from fastgc._evaluation.numba_record import RecordType
 from fastgc._parameters.layout import Node
 
@@ -152,7 +154,7 @@ class CompiledLoss:
         self.address = self._compiled.library.get_pointer_to_function(name)
         self.numba_type = CompiledLossType(self._compiled.signature)
         self.kinds = (self.numba_type, kinds[0], types.Tuple(kinds[1:]))
-        self.in_parallel = runs_in_parallel(loss)
+        self.in_parallel = runs_in_parallel(loss, arguments)
 
 
 def _compiled_for(loss: Any, kinds: tuple[Any, ...]) -> Any:
@@ -287,9 +289,13 @@ def outputs_at_points(function: Any, params: Any, args: Any, flat: Any, points: 
 
 def _cached(function: Callable[..., Any]) -> Any:
     """A kernel whose machine code is kept on disk for other processes. It contains no code of the user's."""
-    found = numba.njit(nogil=True)(function)
+    found: Any = numba.njit(nogil=True)(function)
     with contextlib.suppress(RuntimeError):  # there is no folder to write to
-        found.enable_caching()
+        if allowed():
+            found.enable_caching()
+            cache = found._cache
+            stamp = numba.__version__, cache._impl.locator.get_source_stamp(), function.__name__
+            cache._cache_file = KernelFiles(cache.cache_path, stamp, dumps)
     return found
 
 

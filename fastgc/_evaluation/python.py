@@ -21,6 +21,7 @@ from fastgc._evaluation.evaluator import (
     at_entries,
     at_entry,
 )
+from fastgc._evaluation.floating_point import callers_errstate
 from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.layout import ParameterLayout
@@ -30,6 +31,7 @@ _WRITTEN_AT_ONCE = 1 << 16  # entries of a ray: three temporaries of 512 KiB fit
 
 def _flat_view(array: Array) -> Any:
     """A flat view of a contiguous array; of another one NumPy's flat iterator, which writes through to the array."""
+    array = np.asarray(array)  # a matrix would stay one of two dimensions
     return array.reshape(-1) if array.flags.c_contiguous else array.flat
 
 
@@ -88,7 +90,9 @@ class PythonEvaluator:
 
     def value(self) -> Any:
         self.evaluations += 1
-        return as_number(self._loss(self._params, *self._args), complex_allowed=self._complex)
+        with callers_errstate():
+            value = self._loss(self._params, *self._args)
+        return as_number(value, complex_allowed=self._complex)
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out = self.unfinished = np.full(displaced.shape, np.nan, self.result_dtype)

@@ -27,9 +27,10 @@ from fastgc._evaluation.evaluator import (
     at_entry,
     attempted,
 )
+from fastgc._evaluation.floating_point import callers_errstate
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.working_time import now
-from fastgc._parameters.arrays import Array, Positions
+from fastgc._parameters.arrays import Array, Positions, returned_values
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
 
@@ -77,7 +78,8 @@ class VectorizedEvaluator:
         self._row_bytes = 0.0  # memory that the loss takes for a row
 
     def value(self) -> Any:
-        return self._called({}, 1)[0].item()
+        with callers_errstate():
+            return self._called({}, 1)[0].item()
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._plain.result_dtype)
@@ -249,8 +251,8 @@ def as_values(value: Any, rows: int, dtype: type) -> Array:
         If its shape is not ``(rows,)``.
     """
     try:
-        array = np.asarray(value)
-    except ValueError:  # nested lists of unequal lengths
+        array = returned_values(value)
+    except Exception:  # nested lists of unequal lengths; a tensor that needs its gradient
         array = np.asarray(None)
     if array.dtype.kind not in ("fiubc" if dtype is np.complex128 else "fiub"):
         raise WrongTypeError(

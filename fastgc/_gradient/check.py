@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fastgc._arguments import refuse_uncallable
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
@@ -320,6 +321,7 @@ def _checked(
     interruption: Interruption,
 ) -> GradientReport:
     begin = time.perf_counter()
+    refuse_uncallable("loss", function)
     layout, leaves = flatten_parameters(params)
     refuse_args(args)
     options.refuse_gradients(gradients)

@@ -12,6 +12,7 @@ from fastgc._derivatives.noise import Noise
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.evaluator import Raised
+from fastgc._evaluation.floating_point import own_errstate
 from fastgc._evaluation.interruption import Interruption
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._gradient.options import CheckOptions
@@ -53,7 +54,7 @@ class Interrupted(KeyboardInterrupt):
 def interruptible(interruption: Interruption, check: Callable[[], Result]) -> Result:
     """The report of a check, if nothing interrupts it; else it is raised as `Interrupted`."""
     __tracebackhide__ = True
-    with interruption.listening():
+    with own_errstate(), interruption.listening():
         report = check()
     if interruption.requested:
         raise Interrupted(report)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from fastgc._arguments import number, one_of, whole
+from fastgc._arguments import flag, number, one_of, refuse_deep, whole
 from fastgc._derivatives.stencil import Stencil, stencil_named
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._parameters.arrays import Floats
@@ -75,6 +75,8 @@ class CheckOptions:
             raise ValueError("workers is 0; it must be at least 1, or -1 for all cores")
         if not (self.checkpoint is None or isinstance(self.checkpoint, str | os.PathLike)):
             raise TypeError(f"checkpoint is a {type(self.checkpoint).__name__}; it must be the path of a file, or None")
+        for name in ("vectorized", "in_place", "crosscheck", "progress"):
+            flag(name, getattr(self, name))
         one_of("precision", self.precision, get_args(Precision))
         one_of("engine", self.engine, get_args(Engine))
         self._refuse_conflicts(stencil_named(self.stencil))
@@ -149,6 +151,7 @@ def by_tensor(value: Tolerance, names: Sequence[str], argument: str) -> Floats |
 
 
 def refuse_args(args: Any) -> None:
-    """Raise a TypeError unless the arguments of the loss are a tuple."""
+    """Raise a TypeError unless the arguments of the loss are a tuple, a ValueError if they contain themselves."""
     if not isinstance(args, tuple):
         raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")
+    refuse_deep("args", args)

@@ -14,6 +14,7 @@ from fastgc._diagnosis.earlier import EarlierParameters
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import FirstCall, in_turn, is_jitted, readable_compilation
 from fastgc._evaluation.evaluator import Evaluator, Ray, Stopped, WrongValueError, described
+from fastgc._evaluation.floating_point import at_point, away_from_the_point
 from fastgc._evaluation.working_time import left_out, now
 from fastgc._gradient.examine import PointCheck, examine, expected_evaluations, fewest_evaluations
 from fastgc._gradient.kept import KeptValues
@@ -103,7 +104,8 @@ class PointChecker:
 
         def along(rays: Sequence[Ray]) -> Sequence[Array]:
             values = displaced_leaves(point.real().leaves, rays)
-            with self.loss.at(replaced(self.loss.leaves, values, in_place=self.loss.in_place)) as there:
+            moving = replaced(self.loss.leaves, values, in_place=self.loss.in_place)
+            with away_from_the_point(), self.loss.at(moving) as there:
                 return self._folded(self._analytic(there))
 
         return along
@@ -140,7 +142,7 @@ class PointChecker:
         before = point.checksums
         with readable_compilation("the gradients"):
             received = point.received_by(is_jitted(function))
-            result = self.loss.interruption.call(in_turn(function), received, *point.args)
+            result = self.loss.interruption.call(at_point(in_turn(function, point.args)), received, *point.args)
         refuse_changed(point, before, "gradients" if function is self.gradients else "loss")
         found = result[1] if self.gradients is True else result
         return match_gradients(self.loss.layout, found, by_position=is_jitted(function), copy=True)
@@ -161,7 +163,7 @@ def nearest(
     """The result at a random point, which comes nearer until nothing is raised there; None if something always is."""
     tries = Tries()
     for reach in _REACHES:
-        with np.errstate(all="ignore"):
+        with away_from_the_point():
             found, error = result_at(reach)
         if error is None:
             return found, tries

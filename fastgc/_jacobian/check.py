@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from fastgc._arguments import refuse_uncallable
 from fastgc._gradient.check import GradientMismatch
 from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import finite_point
@@ -230,6 +231,7 @@ def check_point(
     f: Callable[..., Any], jacobian: Any, x: ArrayLike, args: tuple[Any, ...], forms: Forms, options: JacobianOptions
 ) -> JacobianReport:
     """The check with all its options."""
+    refuse_uncallable("f", f)
     refuse_args(args)
     options.refuse_array("jacobian", jacobian)
     return check_points(JacobianCheck(f, jacobian, finite_point(x), args, *forms, options))

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastgc._arguments import refuse_uncallable
 from fastgc._evaluation.engine import is_jitted, jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongShapeError
+from fastgc._evaluation.floating_point import at_point, own_errstate
 from fastgc._gradient.check import check_gradients
 from fastgc._gradient.interrupted import Interrupted
 from fastgc._gradient.options import refuse_args
@@ -20,7 +22,7 @@ from fastgc._jacobian.inputs import analytic_matrix, finite_point, product
 from fastgc._jacobian.operator import contradiction
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.report import JacobianReport, failed, undecided
-from fastgc._parameters.arrays import Array, Floats
+from fastgc._parameters.arrays import Array, Floats, as_array
 from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
 from fastgc._verdicts.time_budget import INTERRUPTED
@@ -108,7 +110,8 @@ def check_hessian(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    return _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
+    with own_errstate():
+        return _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
 
 
 def assert_hessian(
@@ -174,7 +177,8 @@ def assert_hessian(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
     )  # fmt: skip
-    report = _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
+    with own_errstate():
+        report = _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
     return passing(report, allow_undecided=allow_undecided)
 
 
@@ -185,13 +189,16 @@ def _check(
     f: Any, gradient: Callable[..., Any], hessian: Any, x: ArrayLike, args: Any, forms: Forms, options: JacobianOptions
 ) -> JacobianReport:
     point = finite_point(x)
+    refuse_uncallable("gradient", gradient)
+    if f is not None:
+        refuse_uncallable("f", f)
     refuse_args(args)
     options.refuse_array("hessian", hessian)
     given = jitted(gradient) if options.engine == "numba" else gradient
 
     @wraps(gradient)
     def slopes(at: Array, *args: Any) -> Any:
-        value = np.asarray(given(at, *args))
+        value = as_array(given(at, *args), "gradient(x)")
         if value.shape != point.shape:
             raise WrongShapeError(f"gradient returned shape {value.shape}; x has shape {point.shape}")
         return value
@@ -205,7 +212,7 @@ def _check(
     function = given if is_jitted(given) else slopes
     report = check_point(function, hessian, point, args, (hvp, None, sparsity), options)
     try:
-        matrix = hessian(point.copy(), *args) if callable(hessian) else hessian
+        matrix = at_point(hessian)(point.copy(), *args) if callable(hessian) else hessian
         skew = _asymmetry(matrix, hvp, point, args, options.rtol)
         report = failed(report, skew) if skew else report
         return _with_gradient(report, f, function, point, args, options)

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastgc._arguments import brief
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, in_turn, is_jitted, jitted, limited_blas
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
+from fastgc._evaluation.floating_point import at_point, callers_errstate, displaced
 from fastgc._evaluation.frozen_globals import refuse_frozen_data
 from fastgc._jacobian.filling import first_value, own_array
 from fastgc._jacobian.function import Function, VectorFunction, one_by_one
 from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
 from fastgc._jacobian.options import JacobianOptions
-from fastgc._parameters.arrays import Array, Floats
+from fastgc._parameters.arrays import Array, Floats, as_array, returned_values
 from fastgc._parameters.bounds import Bounds, parse_bounds
 from fastgc._parameters.layout import flatten_parameters, refuse_framework
 from fastgc._parameters.point import copied_point
@@ -30,10 +32,10 @@ Shape = tuple[int, ...]
 # --- the point and the function ---
 
 
-def real_array(x: ArrayLike, dtype: Any = np.float64) -> Array:
+def real_array(x: ArrayLike, dtype: Any = np.float64, what: str = "x") -> Array:
     """A copy of the point in C order."""
-    given = np.asarray(x)
-    _refuse_unreal(f"x is of dtype {given.dtype}; it must be", given.dtype)
+    given = as_array(x, what)
+    _refuse_unreal(f"{what} is of dtype {given.dtype}; it must be", given.dtype)
     return np.array(given, dtype, order="C")
 
 
@@ -96,7 +98,7 @@ def _opened(
     f = jitted(f) if execution.engine == "numba" else f
     with contextlib.ExitStack() as opened:
         if is_jitted(f):
-            opened.enter_context(limited_blas(f, execution.engine))
+            opened.enter_context(limited_blas(f, execution.engine, args))
         one, first = _first_call(f, start, args, strict)
         function: Function = one.in_turn()
         if execution.workers != 1:
@@ -110,8 +112,9 @@ def _opened(
 
 def _first_call(f: Callable[..., Any], start: Array, args: tuple[Any, ...], strict: bool) -> tuple[OnePoint, Array]:
     """The function of one point, and its outputs at x."""
-    called, received = in_turn(f), start.copy()
-    value, fills = first_value(called, received, args)
+    called, received = in_turn(f, args) if is_jitted(f) else displaced(f), start.copy()
+    with callers_errstate():
+        value, fills = first_value(called, received, args)
     if strict and not np.array_equal(received, start):
         raise ValueError("f changed x; it must leave its argument as it is: copy it first")
     if fills is not None:
@@ -140,7 +143,7 @@ def _jitted_outputs(
     point = copied_point(*flatten_parameters(start.real), one.args, "native", complex_step=start.dtype.kind == "c")
 
     def read(version: Callable[..., Any], x: Any) -> Array:
-        return replace(one, f=in_turn(version))(x)
+        return replace(one, f=in_turn(version, one.args))(x)
 
     with limits:
         if np.array_equal(one(start.copy()), first.reshape(-1), equal_nan=True):  # not noisy
@@ -194,7 +197,11 @@ class OnePoint:
 
 def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:
     """What the function returned, in the dtype of the point."""
-    array = np.asarray(value)
+    try:
+        array = returned_values(value)
+    except Exception as error:
+        what = f"f returned a {type(value).__name__}"
+        raise WrongTypeError(f"{what} that NumPy cannot read as an array ({brief(str(error))})") from error
     if array.dtype.kind == "c" and dtype.kind != "c":
         raise WrongTypeError(
             "f returned complex outputs: not supported; return the real and the imaginary parts as outputs"
@@ -220,7 +227,7 @@ def analytic_matrix(jacobian: Any, output_shape: Shape, input_shape: Shape) -> A
     if jacobian is None:
         return None
     m, n = math.prod(output_shape), math.prod(input_shape)
-    matrix: Any = jacobian if _is_sparse(jacobian) else np.array(jacobian)
+    matrix: Any = jacobian if _is_sparse(jacobian) else as_array(jacobian, "jacobian").copy()
     _refuse_unreal(f"jacobian is of dtype {matrix.dtype}; it must be", matrix.dtype)
     if matrix.shape not in ((m, n), output_shape + input_shape):
         hint = ": that is the transpose" if matrix.shape == (n, m) else ""
@@ -257,7 +264,9 @@ def product(name: str, function: Any, point: Floats, given: Shape, returned: Sha
     """A product with the Jacobian, on flat vectors."""
 
     def on_vectors(vector: Floats) -> Floats:
-        result = np.array(function(point.copy(), vector.reshape(given).copy(), *args))
+        result = as_array(
+            at_point(function)(point.copy(), vector.reshape(given).copy(), *args), f"the result of {name}"
+        ).copy()
         if result.shape != returned:
             raise ValueError(f"{name} returned shape {result.shape}; it must be {returned}")
         _refuse_unreal(f"{name} returned dtype {result.dtype}; it must return", result.dtype)
@@ -275,10 +284,11 @@ def declared_pattern(sparsity: Any, matrix: Any, shape: tuple[int, int]) -> Any:
         return matrix.tocsc() if _is_sparse(matrix) else None
     from scipy.sparse import csc_array
 
-    pattern = csc_array(sparsity)
+    given = sparsity if _is_sparse(sparsity) else as_array(sparsity, "sparsity")
+    if given.shape != shape:
+        raise ValueError(f"sparsity has shape {given.shape}; it must be that of the Jacobian, {shape}")
+    pattern = csc_array(given)
     pattern.eliminate_zeros()
-    if pattern.shape != shape:
-        raise ValueError(f"sparsity has shape {pattern.shape}; it must be that of the Jacobian, {shape}")
     if matrix is not None:
         _refuse_outside(pattern, csc_array(matrix))
     return pattern

@@ -16,7 +16,8 @@ from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._evaluation.engine import jitted
-from fastgc._evaluation.evaluator import OutOfTime, Stopped, attempted
+from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped, attempted
+from fastgc._evaluation.floating_point import at_point, away_from_the_point
 from fastgc._evaluation.interruption import Interruption
 from fastgc._evaluation.working_time import now
 from fastgc._gradient.interrupted import interruptible
@@ -81,7 +82,7 @@ class JacobianCheck:
     def analytic(self, point: Floats, shape: Shape) -> tuple[Any, Operator, str]:
         """The Jacobian at a point: the matrix, if there is one; the operator; how products contradict each other."""
         call = self.interruption.call
-        given = call(self.jacobian, point.copy(), *self.args) if callable(self.jacobian) else self.jacobian
+        given = call(at_point(self.jacobian), point.copy(), *self.args) if callable(self.jacobian) else self.jacobian
         matrix = analytic_matrix(given, shape, point.shape)
         return matrix, *analytic_operator(matrix, self.jvp, self.vjp, point, shape, self.args)
 
@@ -89,7 +90,12 @@ class JacobianCheck:
         """The Jacobian at displaced inputs, if it can be called."""
         if not (self.jacobian is None or callable(self.jacobian)):
             return None
-        return lambda rays: self.analytic(displaced_leaves([point], rays)[0], shape)[1]
+
+        def along(rays: Sequence[Ray]) -> Operator:
+            with away_from_the_point():
+                return self.analytic(displaced_leaves([point], rays)[0], shape)[1]
+
+        return along
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from typing import Any, TypedDict, TypeVar, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgc._arguments import number, one_of
+from fastgc._arguments import flag, number, one_of, refuse_uncallable
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, open_evaluator
+from fastgc._evaluation.floating_point import at_point, own_errstate
+from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import plain_function, real_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
@@ -63,6 +65,7 @@ def numerical_gradient(
     engine: Engine = "auto",
     progress: bool = False,
 ) -> NDArray[np.float64]: ...
+@own_errstate()
 def numerical_gradient(
     f: Callable[..., Any],
     x: Any,
@@ -118,10 +121,12 @@ def numerical_gradient(
     1.0
     """
     formula, absolute = stencil_named(stencil), _one_step(h, step)
-    one_of("engine", engine, get_args(Engine))
+    _refuse_unusable(f, args, engine)
+    flag("in_place", in_place)
+    flag("progress", progress)
     if in_place and engine == "numba":
         raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
-    params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else np.asarray(x, np.float64)
+    params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else real_array(x)
     layout, leaves = flatten_parameters(params)
     if in_place:
         point = callers_point(layout, leaves, args)
@@ -139,6 +144,13 @@ def numerical_gradient(
     return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])
 
 
+def _refuse_unusable(f: Any, args: Any, engine: Any) -> None:
+    """Raise for a function that cannot be called, for args that are no tuple, and for an engine that is not known."""
+    refuse_uncallable("f", f)
+    refuse_args(args)
+    one_of("engine", engine, get_args(Engine))
+
+
 def _one_step(h: float | None, step: float | None) -> float | None:
     if h is not None and step is not None:
         raise ValueError(f"h={h!r} and step={step!r} are two names for one argument; give one of them")
@@ -151,6 +163,7 @@ def _holds_arrays(x: Any) -> bool:
     return isinstance(x, (list, tuple)) and any(isinstance(each, (np.ndarray, dict)) for each in x)
 
 
+@own_errstate()
 def numerical_jacobian(
     f: Callable[..., Any],
     x: ArrayLike,
@@ -195,7 +208,7 @@ def numerical_jacobian(
            [0., 1.]])
     """
     formula, absolute = stencil_named(stencil), _one_step(h, step)
-    one_of("engine", engine, get_args(Engine))
+    _refuse_unusable(f, args, engine)
     function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args, engine)
     with contextlib.closing(function):
         function.expect(function.point.size * len(formula.offsets))
@@ -214,6 +227,7 @@ class ClassicCheck(TypedDict):
     passed: bool
 
 
+@own_errstate()
 def gradient_check(
     f: Callable[..., Any], grad: Callable[..., Any], params: ArrayLike, h: float = 1e-7, tolerance: float = 1e-5
 ) -> ClassicCheck:
@@ -250,8 +264,10 @@ def gradient_check(
     >>> fastgc.gradient_check(lambda x: x @ x, lambda x: x, [1.0, 2.0])["absolute_difference"].round(6)
     array([1., 2.])
     """
-    point = np.array(params, np.float64)
-    analytic = np.array(grad(point.copy()), np.float64)
+    refuse_uncallable("f", f)
+    refuse_uncallable("grad", grad)
+    point = real_array(params, what="params")
+    analytic = real_array(at_point(grad)(point.copy()), what="the result of grad")
     if analytic.shape != point.shape:
         raise ValueError(f"grad returned shape {analytic.shape}; params has shape {point.shape}")
     numerical = numerical_gradient(f, point, h)

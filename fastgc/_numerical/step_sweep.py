@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastgc._arguments import refuse_uncallable
 from fastgc._derivatives.stencil import quotients, stencil_named
 from fastgc._evaluation.evaluator import Raised
+from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
 from fastgc._public import public
 from fastgc._reports.figure import drawn
 from fastgc._reports.page import figure
@@ -65,6 +67,7 @@ class StepSweep:
         return str(self)
 
     @property
+    @np.errstate(all="ignore")
     def optimum(self) -> dict[StencilName, float]:
         """The step where the largest error nearby is smallest, by stencil: no step whose error vanishes by luck."""
         return {name: float(self.steps[np.nanargmin(self._envelope(error))]) for name, error in self.errors.items()}
@@ -102,6 +105,7 @@ class StepSweep:
     def _repr_html_(self) -> str:
         return figure(self._picture(), str(self))
 
+    @np.errstate(all="ignore")
     def _picture(self) -> Picture:
         positive = np.concatenate([error[np.isfinite(error) & (error > 0)] for error in self.errors.values()])
         least = float(positive.min()) if positive.size else float(np.finfo(np.float64).eps)
@@ -130,6 +134,7 @@ class StepSweep:
             yield Line(across, np.finfo(np.float64).eps / across, "guide", "eps / h")
 
 
+@own_errstate()
 def step_sweep(
     f: Callable[[Any], Any],
     derivative: float | Callable[[float], float],
@@ -171,16 +176,17 @@ def step_sweep(
     True
     """
     # From below the round-off of x = 1 up to its size; 500 points make a smooth curve.
+    refuse_uncallable("f", f)
     sizes = np.logspace(-16, 0, 500) if steps is None else np.asarray(steps, np.float64).reshape(-1)
     if not sizes.size or not np.all(sizes > 0):
         raise ValueError(f"steps must be positive numbers; got {sizes!r}")
-    true = float(derivative(x)) if callable(derivative) else float(derivative)
+    true = float(at_point(derivative)(x)) if callable(derivative) else float(derivative)
     errors: dict[StencilName, NDArray[np.float64]] = {}
     found = Raised()
     for name in stencils:
         stencil = stencil_named(name)
         points = x + np.multiply.outer(sizes, stencil.offsets)
-        values, more = _values(f, points, x)
+        values, more = _values(displaced(f), points, x)
         found = found.joined(more)
         errors[name] = np.abs(quotients(stencil, values, sizes, None) - true)
     found.pass_on()

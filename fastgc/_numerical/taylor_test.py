@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import whole
+from fastgc._arguments import refuse_deep, refuse_uncallable, whole
 from fastgc._evaluation.evaluator import as_number
+from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
+from fastgc._gradient.options import refuse_args
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.layout import ParameterLayout, flatten_parameters
 from fastgc._parameters.matching import match_gradients, match_parameters
@@ -61,6 +63,7 @@ class TaylorTest:
     round_off: float
 
     @property
+    @np.errstate(all="ignore")
     def rates(self) -> dict[int, Floats]:
         """By order, the powers of h by which the remainder falls between neighbouring steps; NaN in round-off."""
         return {order: self._rates(values) for order, values in self.remainders.items()}
@@ -72,6 +75,7 @@ class TaylorTest:
         return np.where(clear & np.isfinite(rates), rates, np.nan)
 
     @property
+    @np.errstate(all="ignore")
     def rate(self) -> dict[int, float]:
         """By order, the rate at the smallest steps above round-off; infinite where all remainders are round-off."""
         return {order: self._last(order, rates) for order, rates in self.rates.items()}
@@ -91,6 +95,7 @@ class TaylorTest:
     def __bool__(self) -> bool:
         return self.passed
 
+    @np.errstate(all="ignore")
     def __str__(self) -> str:
         rate = self.rate
         lines = [*in_a_row([f"{'PASS' if self.passed else 'FAIL'}  {self._said(1)}", *map(self._said, _others(rate))])]
@@ -131,6 +136,7 @@ class TaylorTest:
     def _repr_html_(self) -> str:
         return figure(self._picture(), str(self))
 
+    @np.errstate(all="ignore")
     def _picture(self) -> Picture:
         above = {order: values > 0 for order, values in self.remainders.items()}
         dots = tuple(
@@ -157,6 +163,7 @@ def _rate(rate: float) -> str:
     return "   -" if math.isnan(rate) else f"{rate:4.2f}"
 
 
+@own_errstate()
 def taylor_test(
     f: Callable[..., Any],
     gradient: Any,
@@ -212,15 +219,18 @@ def taylor_test(
     >>> bool(fastgc.taylor_test(lambda x: np.sum(np.exp(x)), lambda x: 1.01 * np.exp(x), np.ones(4)))
     False
     """
+    refuse_uncallable("f", f)
+    refuse_args(args)
+    refuse_deep("x", x)
     layout, leaves = flatten_parameters(x if _is_structure(x) else np.asarray(x, np.float64))
     expansion = _Expansion(f, args, layout, [np.array(leaf, np.float64) for leaf in leaves])
     lengths, along = _lengths(steps), _direction(layout, expansion.leaves, direction, seed)
     values = expansion.values(np.append(0.0, lengths), along)
     remainders = [values[1:] - values[0]]
-    found = gradient(expansion.point(), *args) if callable(gradient) else gradient
+    found = at_point(gradient)(expansion.point(), *args) if callable(gradient) else gradient
     remainders.append(remainders[0] - lengths * expansion.dot(found, along))
     if hessian is not None:
-        product = hessian(expansion.point(), layout.rebuild(along), *args)
+        product = at_point(hessian)(expansion.point(), layout.rebuild(along), *args)
         remainders.append(remainders[1] - lengths**2 / 2 * expansion.dot(product, along))
     noise = _ROUND_OFF * float(np.finfo(np.float64).eps) * float(np.max(np.abs(values)))
     return TaylorTest(lengths, {order: np.abs(each) for order, each in enumerate(remainders)}, noise)
@@ -228,7 +238,7 @@ def taylor_test(
 
 def _is_structure(x: Any) -> bool:
     return isinstance(x, dict) or (
-        isinstance(x, (list, tuple)) and any(np.ndim(each) or isinstance(each, dict) for each in x)
+        isinstance(x, (list, tuple)) and not all(isinstance(each, (int, float, np.number)) for each in x)
     )
 
 
@@ -247,8 +257,9 @@ class _Expansion:
 
     def values(self, steps: Floats, along: Sequence[Array]) -> Floats:
         """Values of the function at these steps along a direction."""
+        f = displaced(self.f)
         moved = ([x + step * d for x, d in zip(self.leaves, along, strict=True)] for step in steps.tolist())
-        return np.array([float(as_number(self.f(self.layout.rebuild(each), *self.args))) for each in moved])
+        return np.array([float(as_number(f(self.layout.rebuild(each), *self.args))) for each in moved])
 
     def dot(self, gradient: Any, along: Sequence[Array]) -> float:
         """The slope of a gradient along a direction."""

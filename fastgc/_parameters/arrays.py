@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._arguments import brief
+
 Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float64]
 Positions: TypeAlias = NDArray[np.int64]  # of entries: in the flat vector of all parameters, or in one flat tensor
@@ -16,6 +18,39 @@ Flags: TypeAlias = NDArray[np.bool_]
 # Entries that a sum over a flat array converts at a time: 1 MiB of float64, which a cache holds, and no second array of
 # the tensor's size.
 _SUMMED_AT_ONCE = 1 << 17
+
+
+def as_array(value: Any, what: str) -> Array:
+    """A value that a caller gave or returned as an array of NumPy's own class, not copied where it is one already.
+
+    Raises
+    ------
+    TypeError
+        For what NumPy cannot read: a tensor of a framework that needs its gradient or lies on a GPU, nested lists.
+    ValueError
+        For an array with masked entries, of which the values are unknown.
+    """
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        given = f"{what} is a {type(value).__name__}"
+        raise TypeError(f"{given} that NumPy cannot read as an array ({brief(str(error))}); pass an array") from error
+    count = masked(value)
+    if count:
+        raise ValueError(f"{what} has {count} of {array.size} entries masked, which have no value; use .filled(...)")
+    return array
+
+
+def returned_values(value: Any) -> Array:
+    """Values that a caller's function returned as an array, NaN where they are masked; what NumPy raises passes on."""
+    array = np.asarray(value)
+    return np.where(value.mask, np.nan, array) if masked(value) else array
+
+
+def masked(value: Any) -> int:
+    """The number of masked entries of an array of ``numpy.ma``, which this does not import; 0 for any other value."""
+    plain = type(value) is np.ndarray or not isinstance(value, np.ndarray)
+    return 0 if plain else int(np.count_nonzero(getattr(value, "mask", False)))
 
 
 def norm(gradient: Array) -> float:

@@ -6,16 +6,17 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._arguments import listed
+from fastgc._arguments import listed, refuse_deep
 from fastgc._missing import TITLES
-from fastgc._parameters.arrays import Array, Positions
+from fastgc._parameters.arrays import Array, Positions, as_array
+from fastgc._parameters.moulds import Mould, mould_of
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))  # the dtypes that parameters may have
 
@@ -49,6 +50,7 @@ class ParameterLayout:
     dtypes: tuple[np.dtype[Any], ...]
     starts: Positions  # shape (tensors + 1,); the last is the number of entries
     structure: Node
+    moulds: tuple[Mould | None, ...] = ()  # of each branch, children before parents; None for a plain container
 
     @property
     def size(self) -> int:
@@ -91,7 +93,10 @@ class ParameterLayout:
 
     def rebuild(self, leaves: Sequence[Any]) -> Any:
         """The caller's structure with these leaves in place of the parameters."""
-        return build(self.structure, leaves, _same_container)
+        moulds = iter(self.moulds)
+        return build(
+            self.structure, leaves, lambda branch, children: _same_container(branch, children, next(moulds, None))
+        )
 
 
 def _is_sorted(positions: Positions) -> bool:
@@ -105,7 +110,9 @@ def build(node: Node, leaves: Sequence[Any], container: Callable[[Branch, list[A
     return container(node, [build(child, leaves, container) for child in node.children])
 
 
-def _same_container(branch: Branch, children: list[Any]) -> Any:
+def _same_container(branch: Branch, children: list[Any], mould: Mould | None) -> Any:
+    if mould is not None:
+        return mould.filled(branch, children)
     if branch.is_dict:
         return dict(zip(branch.names, children, strict=True))
     if hasattr(branch.container, "_make"):  # a named tuple
@@ -125,12 +132,15 @@ def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
     """
     names: list[str] = []
     leaves: list[Array] = []
-    structure = _walk(params, "", names, leaves)
+    moulds: list[Mould | None] = []
+    refuse_deep("params", params)
+    structure = _walk(params, "", names, leaves, moulds)
     if not leaves:
         raise ValueError(f"params holds no array: got {params!r}; pass a dict of arrays, a list of arrays or one array")
     _refuse_repeated_names(names)
     _refuse_other_dtypes(names, leaves)
-    return _laid_out(names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves], structure), leaves
+    layout = _laid_out(names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves], structure)
+    return replace(layout, moulds=tuple(moulds)), leaves
 
 
 def tensor_names(params: Any) -> list[str]:
@@ -186,18 +196,21 @@ def named_leaves(params: Any) -> dict[str, Any]:
     """The leaves of a structure by their joined names, of any shape and dtype."""
     names: list[str] = []
     leaves: list[Array] = []
-    _walk(params, "", names, leaves)
+    _walk(params, "", names, leaves, [])
     return dict(zip(names, leaves, strict=True))
 
 
-def _walk(node: Any, path: str, names: list[str], leaves: list[Array]) -> Node:
+def _walk(node: Any, path: str, names: list[str], leaves: list[Array], moulds: list[Mould | None]) -> Node:
     if isinstance(node, Mapping):
         _refuse_other_keys(node, path)
-        children = tuple(_walk(child, joined_name(path, key), names, leaves) for key, child in node.items())
+        children = tuple(_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in node.items())
+        moulds.append(mould_of(node))
         return Branch(dict, tuple(node), children)
     if isinstance(node, (list, tuple)):
         _refuse_plain_numbers(node, path)
-        children = tuple(_walk(child, joined_name(path, str(i)), names, leaves) for i, child in enumerate(node))
+        below = enumerate(node)
+        children = tuple(_walk(child, joined_name(path, str(i)), names, leaves, moulds) for i, child in below)
+        moulds.append(mould_of(node))
         return Branch(type(node), (), children)
     names.append(path or "params")
     leaves.append(as_leaf(node, path))
@@ -215,10 +228,12 @@ def _where(path: str, what: str = "params") -> str:
 
 def as_leaf(node: Any, path: str, what: str = "params") -> Array:
     """A leaf as an array (numbers become arrays); a TypeError that names ``what`` and the path for anything else."""
-    if isinstance(node, np.ndarray):
-        return node
+    if isinstance(node, np.ndarray):  # of a subclass, such as a matrix, a view of NumPy's own class
+        return node if type(node) is np.ndarray else as_array(node, _where(path, what))
     if isinstance(node, (bool, int, float, complex, np.generic)):
-        return np.asarray(node)
+        array = np.asarray(node)
+        array.flags.writeable = False  # a number cannot be displaced in place
+        return array
     refuse_framework(node, _where(path, what))
     raise TypeError(
         f"{_where(path, what)} is a {type(node).__name__}; it must be a NumPy array of float16, float32 or float64"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, as_array
 from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, as_leaf, joined_name
 
 _PROBLEMS = 10  # in one message: a message of some ten lines is still read
@@ -113,7 +113,7 @@ def _refuse_unequal_names(layout: ParameterLayout, values: Mapping[str, Any], wh
 
 
 def _as_gradient(name: str, gradient: Any) -> Array:
-    array = np.asarray(gradient)
+    array = as_array(gradient, f"gradients[{name!r}]")
     if array.dtype.kind == "c":
         raise TypeError(
             f"gradients[{name!r}] is complex ({array.dtype}), not supported: a real loss has a real gradient"

@@ -185,7 +185,7 @@ def tensor_scales(leaves: Sequence[Array]) -> Floats:
 def _typical_magnitude(leaf: Array) -> float:
     flat = leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat
     some = np.abs(np.asarray(flat[:: max(1, leaf.size // _SCALE_SAMPLE)])).astype(np.float64)
-    some = some[some > 0]
+    some = some[(some > 0) & np.isfinite(some)]
     if not some.size:
         return 1.0
     some = some[some > _AS_ZERO * median(some)]
@@ -238,9 +238,14 @@ def arrays_in(value: Any) -> Iterator[Any]:
 
 def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
     """A checksum of the bytes of each array, which shows whether it was written to (0 for an array of objects)."""
-    return tuple(
-        0 if array.dtype.hasobject else zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) for array in arrays
-    )
+    return tuple(0 if array.dtype.hasobject else zlib.crc32(_bytes(np.asarray(array))) for array in arrays)
+
+
+def _bytes(array: Array) -> Any:
+    """The bytes of an array in C order, copied only where NumPy has no other way to them."""
+    if array.dtype.itemsize and not array.dtype.names:
+        return np.ascontiguousarray(array).view(np.uint8).data
+    return array.tobytes()
 
 
 def refuse_changed(point: Point, before: tuple[int, ...], who: str) -> None:

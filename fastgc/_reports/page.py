@@ -23,6 +23,7 @@ _NAME, _TEXT = 80, 2000  # characters of a name and of a line: no name fills the
 _SIGNS: dict[Verdict, str] = {"pass": "✓ PASS", "fail": "✗ FAIL", "undecided": "? UNDECIDED"}
 
 
+@np.errstate(all="ignore")
 def page(contents: Contents) -> str:
     """The whole page."""
     title = f"{contents.verdict.upper()} – fastgc"
@@ -44,11 +45,13 @@ body{{margin:0}}html{{background:#fff}}@media(prefers-color-scheme:dark){{html{{
 </html>"""
 
 
+@np.errstate(all="ignore")
 def fragment(contents: Contents) -> str:
     """The same as a part of another page: of a notebook."""
     return f'<div class="fastgc"><style>{_style()}</style>{_body(contents, "p")}</div>'
 
 
+@np.errstate(all="ignore")
 def figure(picture: Picture, text: str) -> str:
     """A picture with a text below it, as a part of another page."""
     head = f"<figcaption>{escape(picture.title)}</figcaption>"

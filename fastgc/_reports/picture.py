@@ -331,6 +331,8 @@ def _guides(ladder: EntryLadder, steps: Floats, errors: dict[str, Floats]) -> It
 
 def power_guides(steps: Floats, powers: Sequence[tuple[str, int, Floats]]) -> Iterator[Line]:
     """Lines that rise with a power of the step, through errors that do so where truncation governs."""
+    if not steps.min() > 0:  # a step that underflows
+        return
     across = np.geomspace(steps.min(), steps.max(), _GUIDES)
     for label, power, error in powers:
         with np.errstate(all="ignore"):

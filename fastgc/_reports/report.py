@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from fastgc._public import public
 from fastgc._reports.contents import Contents
 from fastgc._verdicts.judgement import PASS
@@ -102,6 +104,7 @@ class Report:
 
         return frame([part.entries for part in self._contents().parts])
 
+    @np.errstate(all="ignore")
     def plot(self, kind: PictureKind = "scatter", tensor: str | None = None, ax: Any = None) -> Any:
         """Draw a picture of a tensor's entries with matplotlib.
 

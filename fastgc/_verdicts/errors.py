@@ -14,6 +14,7 @@ _ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero: th
 _FLOOR = 1e-8  # of the denominator of the element-wise error: the convention of the tutorials
 
 
+@np.errstate(all="ignore")
 def relative_error(a: ArrayLike, b: ArrayLike) -> float:
     """Norm-wise relative error ``||a - b|| / (||a|| + ||b||)``, with the 2-norm over all entries.
 
@@ -48,6 +49,7 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> float:
     return 0.0 if norms * scale <= _ZERO_NORM else float(np.linalg.norm(first - second)) / norms
 
 
+@np.errstate(all="ignore")
 def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
     """Element-wise maximum ``max |a - b| / max(|a| + |b|, 1e-8)``.
 

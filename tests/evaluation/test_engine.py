@@ -16,6 +16,7 @@ from numba.experimental import jitclass
 
 import fastgc
 from fastgc._arguments import noted
+from fastgc._evaluation.jitted import runs_in_parallel
 from fastgc._evaluation.writes import unknown_in
 from tests.support.layouts import Array, array, gradients, loss
 
@@ -607,3 +608,11 @@ def test_a_note_goes_with_exceptions_of_its_kind_and_words_alone() -> None:
     with pytest.raises(ValueError, match="dtype") as kind, noted(TypeError, "dtype|f64", "in float64"):
         raise ValueError("dtype")
     assert [getattr(each.value, "__notes__", []) for each in (said, other, kind)] == [["in float64"], [], []]
+
+
+def test_a_parallel_function_among_the_arguments_is_noticed() -> None:
+    inner, loss = numba.njit(parallel=True)(lambda p: p.sum()), numba.njit(lambda p, f: f(p))
+    plain = numba.njit(lambda p: p.sum())
+    assert runs_in_parallel(loss, (1.0, inner))
+    assert runs_in_parallel(loss, ([(2, (inner,))],))
+    assert not runs_in_parallel(loss, (1.0, plain))

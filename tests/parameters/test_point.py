@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._parameters.point import replaced
+from fastgc._parameters.point import replaced, tensor_scales
 from tests.support.layouts import PARAMS, Array, array, gradients, leaves_of, loss
 
 
@@ -428,3 +428,7 @@ def test_args_that_are_float64_already_are_the_callers_own() -> None:
         return square(p)
 
     assert fastgc.check_gradients(spying, lambda p, _: double(p), array(3), args=(x,)).passed
+
+
+def test_entries_that_are_not_finite_set_no_scale() -> None:
+    assert tensor_scales([np.array([np.inf, 2.0, np.nan]), np.array([-np.inf])]).tolist() == [2.0, 1.0]

@@ -1,0 +1,79 @@
+"""Containers of the caller's own classes: made again around other arrays, with their attributes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastgc._parameters.layout import Branch
+
+
+@dataclass(frozen=True)
+class Mould:
+    """What a dict, list or tuple of a subclass is made of, besides its items.
+
+    Attributes
+    ----------
+    empty : a copy without items; of a tuple, its class
+    attributes : its instance attributes that are no items
+    aliases : instance attributes that are items: the place of each among the items
+    own : whether its items are its attributes, ``self.__dict__ = self``
+    """
+
+    empty: Any
+    attributes: Mapping[str, Any]
+    aliases: Mapping[str, int]
+    own: bool
+
+    def filled(self, branch: Branch, children: Sequence[Any]) -> Any:
+        """The container with other items, made without a call of its constructor."""
+        made = self._with_items(branch, children)
+        if self.own:
+            made.__dict__ = made
+        elif self.attributes or self.aliases:
+            vars(made).clear()
+            vars(made).update(self.attributes, **{name: children[place] for name, place in self.aliases.items()})
+        return made
+
+    def _with_items(self, branch: Branch, children: Sequence[Any]) -> Any:
+        if isinstance(self.empty, type):
+            return tuple.__new__(self.empty, children)
+        made = copy.copy(self.empty)
+        if branch.is_dict:
+            for name, child in zip(branch.names, children, strict=True):
+                made[name] = child
+        else:
+            made.extend(children)
+        return made
+
+
+def mould_of(container: Any) -> Mould | None:
+    """The mould of a container; None of a plain one, of a named tuple, and of one that cannot be made again."""
+    kind = type(container)
+    if kind in (dict, list, tuple) or hasattr(kind, "_make") or not isinstance(container, (dict, list, tuple)):
+        return None
+    with contextlib.suppress(Exception):  # it cannot be copied or emptied: its items arrive in a plain container
+        empty = kind if isinstance(container, tuple) else copy.copy(container)
+        if not isinstance(container, tuple):
+            empty.clear()
+        return _with_attributes(container, empty)
+    return None
+
+
+def _with_attributes(container: Any, empty: Any) -> Mould:
+    own = getattr(container, "__dict__", {})
+    if own is container:
+        empty.__dict__ = {}
+        return Mould(empty, {}, {}, own=True)
+    items = list(container.values() if isinstance(container, dict) else container)
+    places = {name: _place(value, items) for name, value in own.items()}
+    aliases = {name: place for name, place in places.items() if place is not None}
+    return Mould(empty, {name: value for name, value in own.items() if name not in aliases}, aliases, own=False)
+
+
+def _place(value: Any, items: Iterable[Any]) -> int | None:
+    return next((i for i, item in enumerate(items) if item is value), None)

@@ -1,0 +1,227 @@
+"""What must hold after every call: the invariants that `.github/CONTRIBUTING.md` states."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import tracemalloc
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastgc
+from tests.fuzz.program import Program
+
+PACKAGE = str(Path(fastgc.__file__).parent)
+# What a refusal names: a parameter, or the function whose result it refuses.
+PARAMETERS = re.compile(
+    r"\b(loss|gradients?|params|args|tensors|samples|probes|stencil|step|rtol|atol|precision|engine|threads|workers|"
+    r"vectorized|points|bounds|symmetric|in_place|crosscheck|time_budget|seed|progress|previous|checkpoint|f|x|grad|"
+    r"columns|sparsity|jacobian|hessian|hvp|jvp|vjp|direction|steps|h|parameters)\b"
+)
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+def warm_up() -> None:
+    """Import what checks import on first use: some of these libraries add filters of warnings."""
+    report = fastgc.check_gradients(lambda x: x @ x, lambda x: 2 * x, np.ones(2), engine="numba")
+    report.to_html()
+    fastgc.numerical_jacobian(np.sin, np.ones(2))
+    for name in ("pandas", "torch"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def outcome(program: Program) -> str:
+    """Run a program, and say how it ended.
+
+    Raises
+    ------
+    Violation
+        Naming the invariant that does not hold.
+    """
+    space: dict[str, Any] = {"__name__": "fuzzed"}
+    with np.errstate(), warnings.catch_warnings():
+        try:
+            exec(compile(program.text, "<fuzzed>", "exec"), space)
+        except Exception as error:  # NumPy cannot make such an array
+            return f"not a program: {type(error).__name__}"
+        return _called(program, space)
+
+
+def _called(program: Program, space: dict[str, Any]) -> str:
+    arrays = {name: space[name] for name in space if re.fullmatch(r"a\d", name)}
+    kept, state = {name: _bits(each) for name, each in arrays.items()}, process_state()
+    try:
+        result, error = space["call"](), None
+    except BaseException as raised:
+        result, error = None, raised
+    changed = [name for name, each in arrays.items() if _bits(each) != kept[name]]
+    if changed and "each.fill" not in program.text:
+        raise Violation(f"the caller's arrays were changed: {changed}")
+    _compare_states(state, process_state(), program)
+    if error is not None:
+        return _judged_error(program, error)
+    return _judged_result(program, result, space)
+
+
+def _bits(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        array = np.asarray(value)
+        return array.dtype, array.shape, repr(array) if array.dtype.hasobject else array.tobytes()
+    return repr(value)
+
+
+# --- 1: the process ---
+
+
+def process_state() -> dict[str, Any]:
+    """What belongs to the process or to the caller's thread, and a check must leave as it was."""
+    state = {
+        "np.random": repr(tuple(np.ravel(each).tolist() for each in np.random.get_state())),  # noqa: NPY002
+        "random": random.getstate(),
+        "errstate": (np.geterr(), np.geterrcall()),
+        "warning filters": list(warnings.filters),
+        "environment": dict(os.environ),
+        "working directory": os.getcwd(),
+        "signal handlers": [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)],
+        "sys.path": list(sys.path),
+        "threads": sorted(each.name for each in threading.enumerate()),
+        "tracing of memory": tracemalloc.is_tracing(),
+        "garbage collection": gc.isenabled(),
+        "recursion limit": sys.getrecursionlimit(),
+        "print options": np.get_printoptions(),
+    }
+    if "numba" in sys.modules:
+        import numba
+
+        state["Numba's threads"] = numba.get_num_threads()
+    if "torch" in sys.modules:
+        import torch
+
+        state["torch"] = (torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_rng_state().numpy().tobytes())
+    if "jax" in sys.modules:
+        import jax
+
+        state["JAX's x64"] = jax.config.read("jax_enable_x64")
+    return state
+
+
+def _compare_states(before: dict[str, Any], after: dict[str, Any], program: Program) -> None:
+    own = {"np.random"} if program.draws else set()
+    own |= {"warning filters"} if "simplefilter" in program.text else set()
+    own |= {"errstate"} if re.search(r"seterr.*\n(.*\n)*call = .*gradients\(params", program.text) else set()
+    changed = [name for name in before if name in after and name not in own and before[name] != after[name]]
+    if changed:
+        raise Violation(f"the state of the process was changed: {changed}")
+
+
+# --- 5: refusals ---
+
+
+def _judged_error(program: Program, error: BaseException) -> str:
+    if isinstance(error, fastgc.Interrupted):
+        _shown(error.report)
+        return "interrupted"
+    if isinstance(error, fastgc.GradientMismatch) and isinstance(error.report, fastgc.Report):
+        _shown(error.report)
+        return "mismatch"
+    files = [frame.f_code.co_filename for frame in _frames(error)]
+    if files[-1] == "<fuzzed>" or (not files[-1].startswith(PACKAGE) and _is_theirs(files)):
+        return "raised by the caller's function"
+    if isinstance(error, OSError) and "checkpoint" in program.text:
+        return "refused"
+    if not (isinstance(error, (TypeError, ValueError)) and files[-1].startswith(PACKAGE)):
+        raise Violation(f"a raw error out of our frames: {type(error).__name__}: {error}") from error
+    if re.search(r"takes \d+ positional arguments? but", str(error)):  # args that the caller's function does not take
+        return "raised by the caller's function"
+    if not PARAMETERS.search(str(error)):
+        raise Violation(f"a refusal names no parameter: {error}") from error
+    return "refused"
+
+
+def _frames(error: BaseException) -> Iterator[Any]:
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
+
+
+def _is_theirs(files: list[str]) -> bool:
+    """Whether the last frame of the caller's comes after the last of ours: a library raised for them."""
+    ours = max((i for i, file in enumerate(files) if file.startswith(PACKAGE)), default=-1)
+    return "<fuzzed>" in files[ours + 1 :]
+
+
+# --- 2, 3 and 4: results ---
+
+
+def _judged_result(program: Program, result: Any, space: dict[str, Any]) -> str:
+    if not isinstance(result, fastgc.Report):
+        repr(result)
+        return "a value"
+    _shown(result)
+    if result.verdict == "pass":
+        _refuse_unmeasured(program, result)
+    if program.good and program.seed % 4 == 0 and not program.draws:
+        _repeated(result, space)
+    if program.good and (found := _misjudged(program, result)):
+        raise Violation(found)
+    return str(result.verdict)
+
+
+def _shown(report: Any) -> None:
+    """Text, page and JSON can be made, and the JSON is strict."""
+
+    def refuse(word: str) -> None:
+        raise Violation(f"JSON holds {word}")
+
+    try:
+        str(report), repr(report), report.to_markdown(), report._repr_html_()
+        json.loads(report.to_json(), parse_constant=refuse)
+        report.to_html().encode("utf-8")
+    except Exception as error:
+        raise Violation(f"a report cannot be shown: {error}") from error
+
+
+def _refuse_unmeasured(program: Program, report: Any) -> None:
+    if program.poisoned and program.door in ("check_gradients", "assert_gradients"):
+        sizes = [tensor.size for tensor in report.tensors.values()]
+        if any(sizes) and "gradients, params" in program.lines[-1]:
+            raise Violation("a gradient that is not a number passes")
+    for name, tensor in getattr(report, "tensors", {}).items():
+        if tensor.size and not tensor.checked and tensor.probe is None and "tensors=" not in program.text:
+            raise Violation(f"{name!r} passes and was not measured")
+
+
+def _repeated(report: Any, space: dict[str, Any]) -> None:
+    with contextlib.suppress(fastgc.GradientMismatch):
+        again = space["call"]().to_dict()
+        first = report.to_dict()
+        for each in (first, again):
+            each.pop("seconds", None)
+        if repr(first) != repr(again):
+            raise Violation("the same seed gives another report")
+
+
+def _misjudged(program: Program, report: Any) -> str:
+    sizes = [tensor.size for tensor in report.tensors.values()]
+    if program.wrong and report.verdict == "pass" and any(sizes):
+        return "a gradient wrong by a factor passes"
+    if not program.wrong and report.verdict == "fail":
+        return "a right gradient fails"
+    return ""
