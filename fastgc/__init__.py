@@ -21,7 +21,8 @@ Examples
 # The parts of the package, each of which imports only from those below it:
 #
 # - ``torch``, ``jax``, ``_numerical`` (derivatives without a verdict), ``_load``, ``_command`` (the command line and
-#   its demonstration), ``_pytest`` (the plugin): no other part imports them
+#   its demonstration), ``_pytest`` (the plugin), ``_scipy`` (problems and solvers of SciPy): no other part
+#   imports them
 # - ``_jacobian``: `check_jacobian` and `check_hessian`
 # - ``_gradient``: `check_gradients`
 # - ``_reports``: results as data, text, pages and pictures
@@ -71,6 +72,10 @@ __all__ = [
     "StepSweep",
     "taylor_test",
     "TaylorTest",
+    "check_problem",
+    "ProblemReport",
+    "checked",
+    "CheckedDerivative",
     "torch",
     "jax",
     "__version__",
@@ -94,6 +99,9 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._reports.report import Report
+    from fastgc._scipy.problem import check_problem
+    from fastgc._scipy.report import ProblemReport
+    from fastgc._scipy.visited import CheckedDerivative, checked
     from fastgc._verdicts.errors import interpret, max_relative_error, relative_error
 else:  # the same names, loaded on first use: importing fastgc imports neither Numba nor SciPy
     __getattr__ = loader(
@@ -128,6 +136,10 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "StepSweep": "_numerical.step_sweep",
             "taylor_test": "_numerical.taylor_test",
             "TaylorTest": "_numerical.taylor_test",
+            "check_problem": "_scipy.problem",
+            "ProblemReport": "_scipy.report",
+            "checked": "_scipy.visited",
+            "CheckedDerivative": "_scipy.visited",
             "torch": "",
             "jax": "",
         },
