@@ -21,7 +21,8 @@ Examples
 # The parts of the package, each of which imports only from those below it:
 #
 # - ``torch``, ``jax``, ``_numerical`` (derivatives without a verdict), ``_load``, ``_command`` (the command line and
-#   its demonstration), ``_pytest`` (the plugin), ``_scipy`` (problems and solvers of SciPy): no other part
+#   its demonstration), ``_pytest`` (the plugin), ``_scipy`` (problems and solvers of SciPy),
+#   ``_model`` (objects that hold their parameters): no other part
 #   imports them
 # - ``_jacobian``: `check_jacobian` and `check_hessian`
 # - ``_gradient``: `check_gradients`
@@ -72,6 +73,8 @@ __all__ = [
     "StepSweep",
     "taylor_test",
     "TaylorTest",
+    "attributes",
+    "at_vector",
     "check_problem",
     "ProblemReport",
     "checked",
@@ -99,6 +102,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._reports.report import Report
+    from fastgc._model import at_vector, attributes
     from fastgc._scipy.problem import check_problem
     from fastgc._scipy.report import ProblemReport
     from fastgc._scipy.visited import CheckedDerivative, checked
@@ -136,6 +140,8 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "StepSweep": "_numerical.step_sweep",
             "taylor_test": "_numerical.taylor_test",
             "TaylorTest": "_numerical.taylor_test",
+            "attributes": "_model",
+            "at_vector": "_model",
             "check_problem": "_scipy.problem",
             "ProblemReport": "_scipy.report",
             "checked": "_scipy.visited",

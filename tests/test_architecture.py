@@ -36,6 +36,7 @@ FLOORS = [
         "_load",
         "_numerical",
         "_scipy",
+        "_model",
         "_command",
         "_pytest",
         "__init__",
@@ -78,7 +79,7 @@ CONTRACT = {
     "relative_error", "max_relative_error", "interpret", "load_report", "step_sweep", "taylor_test", "check_jacobian",
     "check_hessian", "assert_jacobian", "assert_hessian", "JacobianMismatch", "JacobianReport", "Gradcheck", "Report",
     "StepSweep", "TaylorTest",
-    "check_problem", "ProblemReport", "checked", "CheckedDerivative",
+    "attributes", "at_vector", "check_problem", "ProblemReport", "checked", "CheckedDerivative",
     "torch", "jax", "__version__",
 }  # fmt: skip
 SILENT = {"interpret"}  # raises nothing

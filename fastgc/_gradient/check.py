@@ -93,7 +93,8 @@ def check_gradients(
         ``gradients(params, *args)`` returns the structure of ``params`` (a compiled one also a tuple of arrays in the
         order of params); or that structure itself; or True: the loss returns ``(value, gradients)``.
     params : dict of arrays (may be nested), list or tuple of arrays, or one array
-        Of float16, float32 or float64, of any shape. They are left as they are, to the bit.
+        Of float16, float32 or float64, of any shape. They are left as they are, to the bit. A named tuple, a dataclass
+        or an attrs class is taken like a dict of its fields; fields without arrays or floats stay as they are.
     args : tuple
         Extra positional arguments of both functions.
     tensors : str or sequence of str, optional

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array
+from fastgc._parameters.fields import field_names
 from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, as_leaf, joined_name
 
 _PROBLEMS = 10  # in one message: a message of some ten lines is still read
@@ -81,8 +82,10 @@ def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str,
     if isinstance(node, int):
         yield path or "params", values
     elif node.is_dict:
+        values = _by_field(node, values)
         if not hasattr(values, "keys"):
-            raise TypeError(f"{what}{_at(path)} is a {_type(values)}; params{_at(path)} is a dict: use its keys")
+            kind = "dict" if node.template is None else node.container.__name__
+            raise TypeError(f"{what}{_at(path)} is a {_type(values)}; params{_at(path)} is a {kind}: use its keys")
         children = dict(zip(node.names, node.children, strict=True))
         for key in values.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
             yield from _pairs(children.get(key, -1), values[key], joined_name(path, str(key)), what)
@@ -91,7 +94,15 @@ def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str,
             raise TypeError(f"{what}{_at(path)} is a {_type(values)}; params{_at(path)} is a {node.container.__name__}")
         for i, child in enumerate(values):
             below = node.children[i] if i < len(node.children) else -1
-            yield from _pairs(below, child, joined_name(path, str(i)), what)
+            name = node.names[i] if i < len(node.names) else str(i)
+            yield from _pairs(below, child, joined_name(path, name), what)
+
+
+def _by_field(node: Branch, values: Any) -> Any:
+    """The fields of a dataclass or an attrs class by name; anything else as it is."""
+    if node.template is None or field_names(values) is None:
+        return values
+    return {name: getattr(values, name) for name in node.names if hasattr(values, name)}
 
 
 def _type(value: Any) -> str:
