@@ -146,3 +146,38 @@ def test_a_model_without_a_vector_is_refused() -> None:
     )
     with pytest.raises(TypeError, match=message):
         fastgc.at_vector(Model(), len)
+
+
+# --- a loss that reads its model, and not its argument ---
+
+MODEL = Model()
+
+
+def test_the_hint_names_the_object_that_holds_the_arrays() -> None:
+    held = (
+        "is a Model that holds arrays like these, as 'coef_': where the loss reads them there, check fastgc.attributes("
+    )
+    local, params = Model(), {"coef_": MODEL.coef_}
+    losses: dict[str, Any] = {
+        "local": lambda p: local.loss(X, Y),
+        "MODEL": lambda p: MODEL.loss(X, Y),
+    }
+    for name, loss in losses.items():
+        report = fastgc.check_gradients(loss, params, params)
+        assert report.verdict == "fail"
+        assert report.notes[-1] == f"{name} {held}{name}, ['coef_']) with in_place=True"
+    report = fastgc.check_gradients(lambda p, model: model.loss(X, Y), params, params, args=(local,))
+    assert report.notes[-1].startswith(f"args[0] {held}args[0], ['coef_'])")
+
+
+def test_an_instance_of_a_jitted_class_is_seen_too() -> None:
+    model = Jitted(np.array([1.0, 2.0]))
+    report = fastgc.check_gradients(lambda p: model.loss(), {"W": np.ones(2)}, {"W": model.W})
+    assert "in_place=True" in report.notes[-1]
+
+
+def test_there_is_no_hint_where_the_loss_moves_or_nothing_holds_the_arrays() -> None:
+    model, params = Model(), {"coef_": MODEL.coef_}
+    for loss in (lambda p: model.intercept_[0] * p["coef_"].sum(), lambda p: 3.0):
+        report = fastgc.check_gradients(loss, {"coef_": np.full(3, 0.1)}, params)
+        assert not any("in_place=True" in note for note in report.notes)

@@ -13,6 +13,7 @@ from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, is_jitted
 from fastgc._evaluation.evaluator import Stopped
+from fastgc._evaluation.held import UNMOVED, holder_note
 from fastgc._evaluation.interruption import Interruption
 from fastgc._evaluation.working_time import compilation_left_out, compiled_seconds, now
 from fastgc._gradient.interrupted import interruptible, not_reached
@@ -332,9 +333,11 @@ def _checked(
         in_place=options.in_place, notes=notes, interruption=interruption,
     )  # fmt: skip
     loss = options.applied_to(loss)
-    return _check_points(
+    report = _check_points(
         loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin
     )
+    held = UNMOVED in report.notes and not options.in_place and holder_note(function, args, leaves)
+    return replace(report, notes=(*report.notes, held)) if held else report
 
 
 def check_loss(

@@ -1,4 +1,4 @@
-"""Dataclasses and attrs classes whose fields hold parameters."""
+"""Classes whose instances hold parameters: dataclasses, attrs classes, Numba's lists."""
 
 from __future__ import annotations
 
@@ -44,3 +44,9 @@ def with_fields(value: Any, fields: Mapping[str, Any]) -> Any:
     for name, each in fields.items():
         object.__setattr__(found, name, each)
     return found
+
+
+def as_list(value: Any) -> Any:
+    """A list of Numba's (``numba.typed.List``) as a plain one; anything else as it is."""
+    kind = type(value)
+    return [*value] if kind.__module__.startswith("numba.typed") and kind.__name__ == "List" else value

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastgc._arguments import listed
 from fastgc._missing import TITLES
 from fastgc._parameters.arrays import Array, Positions
-from fastgc._parameters.fields import tensor_fields, with_fields
+from fastgc._parameters.fields import as_list, tensor_fields, with_fields
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))  # the dtypes that parameters may have
 
@@ -208,6 +208,7 @@ def _walk(node: Any, path: str, names: list[str], leaves: list[Array]) -> Node:
         _refuse_other_keys(node, path)
         children = tuple(_walk(child, joined_name(path, key), names, leaves) for key, child in node.items())
         return Branch(dict, tuple(node), children)
+    node = as_list(node)
     if isinstance(node, (list, tuple)):
         _refuse_plain_numbers(node, path)
         keys: tuple[str, ...] = getattr(type(node), "_fields", ())  # of a named tuple
