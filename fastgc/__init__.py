@@ -22,7 +22,7 @@ Examples
 #
 # - ``torch``, ``jax``, ``_numerical`` (derivatives without a verdict), ``_load``, ``_command`` (the command line and
 #   its demonstration), ``_pytest`` (the plugin), ``_scipy`` (problems and solvers of SciPy),
-#   ``_model`` (objects that hold their parameters): no other part
+#   ``_model`` (objects that hold their parameters), ``_benchmark``: no other part
 #   imports them
 # - ``_jacobian``: `check_jacobian` and `check_hessian`
 # - ``_gradient``: `check_gradients`
@@ -73,6 +73,8 @@ __all__ = [
     "StepSweep",
     "taylor_test",
     "TaylorTest",
+    "benchmark",
+    "Benchmark",
     "attributes",
     "at_vector",
     "check_problem",
@@ -102,6 +104,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._reports.report import Report
+    from fastgc._benchmark import Benchmark, benchmark
     from fastgc._model import at_vector, attributes
     from fastgc._scipy.problem import check_problem
     from fastgc._scipy.report import ProblemReport
@@ -140,6 +143,8 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "StepSweep": "_numerical.step_sweep",
             "taylor_test": "_numerical.taylor_test",
             "TaylorTest": "_numerical.taylor_test",
+            "benchmark": "_benchmark",
+            "Benchmark": "_benchmark",
             "attributes": "_model",
             "at_vector": "_model",
             "check_problem": "_scipy.problem",

@@ -37,6 +37,7 @@ FLOORS = [
         "_numerical",
         "_scipy",
         "_model",
+        "_benchmark",
         "_command",
         "_pytest",
         "__init__",
@@ -79,7 +80,7 @@ CONTRACT = {
     "relative_error", "max_relative_error", "interpret", "load_report", "step_sweep", "taylor_test", "check_jacobian",
     "check_hessian", "assert_jacobian", "assert_hessian", "JacobianMismatch", "JacobianReport", "Gradcheck", "Report",
     "StepSweep", "TaylorTest",
-    "attributes", "at_vector", "check_problem", "ProblemReport", "checked", "CheckedDerivative",
+    "benchmark", "Benchmark", "attributes", "at_vector", "check_problem", "ProblemReport", "checked", "CheckedDerivative",
     "torch", "jax", "__version__",
 }  # fmt: skip
 SILENT = {"interpret"}  # raises nothing
