@@ -88,6 +88,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # for type checkers and editors
     from fastgc import jax, torch
+    from fastgc._benchmark import Benchmark, benchmark
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
@@ -96,6 +97,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._jacobian.hessian import assert_hessian, check_hessian
     from fastgc._jacobian.report import JacobianReport
     from fastgc._load import load_report
+    from fastgc._model import at_vector, attributes
     from fastgc._numerical.derivatives import gradient_check, numerical_gradient, numerical_jacobian
     from fastgc._numerical.step_sweep import StepSweep, step_sweep
     from fastgc._numerical.taylor_test import TaylorTest, taylor_test
@@ -104,8 +106,6 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._reports.report import Report
-    from fastgc._benchmark import Benchmark, benchmark
-    from fastgc._model import at_vector, attributes
     from fastgc._scipy.problem import check_problem
     from fastgc._scipy.report import ProblemReport
     from fastgc._scipy.visited import CheckedDerivative, checked

@@ -79,9 +79,8 @@ CONTRACT = {
     "Interrupted", "tensor_names", "record", "numerical_gradient", "numerical_jacobian", "gradient_check",
     "relative_error", "max_relative_error", "interpret", "load_report", "step_sweep", "taylor_test", "check_jacobian",
     "check_hessian", "assert_jacobian", "assert_hessian", "JacobianMismatch", "JacobianReport", "Gradcheck", "Report",
-    "StepSweep", "TaylorTest",
-    "benchmark", "Benchmark", "attributes", "at_vector", "check_problem", "ProblemReport", "checked", "CheckedDerivative",
-    "torch", "jax", "__version__",
+    "StepSweep", "TaylorTest", "benchmark", "Benchmark", "attributes", "at_vector", "check_problem", "ProblemReport",
+    "checked", "CheckedDerivative", "torch", "jax", "__version__",
 }  # fmt: skip
 SILENT = {"interpret"}  # raises nothing
 
