@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fastgc._jacobian.report import JacobianReport
-from fastgc._reports.environment import Environment
 from fastgc._reports.gradient import GradientReport, TensorSummary
 from fastgc._reports.saved import SCHEMA, made, summary_from
 from fastgc._scipy.report import ProblemReport
@@ -59,8 +58,7 @@ def load_report(path: str | Path) -> GradientReport | JacobianReport | ProblemRe
 
 def _problem(found: Mapping[str, Any]) -> ProblemReport:
     sections = {name: _report(each) for name, each in found["sections"].items()}
-    environment: Environment = made(Environment, found["environment"])
-    return ProblemReport(found["verdict"], sections, tuple(found["notes"]), environment)
+    return ProblemReport(found["verdict"], sections, tuple(found["notes"]))
 
 
 def _report(found: Mapping[str, Any]) -> GradientReport | JacobianReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastgc._arguments import listed, plural
@@ -34,8 +34,6 @@ class ProblemReport(Report):
         By what was checked: "gradient" or "jacobian", "hessian", "constraints[0]", "constraints[0].hess".
     notes : tuple of str
         What was not checked, and why.
-    environment : Environment
-        What the report was made with: versions of ``fastgc``, ``numpy`` and ``python``, the ``platform``, the ``date``.
 
     Examples
     --------
@@ -51,7 +49,6 @@ class ProblemReport(Report):
     verdict: Verdict
     sections: dict[str, Section]
     notes: tuple[str, ...]
-    environment: Environment = field(default_factory=current, compare=False)
 
     @property
     def evaluations(self) -> int:
@@ -62,6 +59,11 @@ class ProblemReport(Report):
     def seconds(self) -> float:
         """Wall-clock time of all sections."""
         return sum(each.seconds for each in self.sections.values())
+
+    @property
+    def environment(self) -> Environment:
+        """What the report was made with: that of its first section."""
+        return next((each.environment for each in self.sections.values()), current())
 
     def __str__(self) -> str:
         return "\n".join([*fitted(self._head()), *self._told()])
