@@ -8,6 +8,10 @@
    than the third, the loss having been called before. Targets: at most 1.0 s up to 8 tensors; and what the second check
    takes more than the third is at most 0.05 s (nothing is compiled for a loss already seen).
 
+4. A new jitted loss of three tensors: CPU seconds of its first check in a process, against those of Numba's compilation
+   of the same loss for plain arrays (at most 1.6 times as many), and in a second process, where Numba has cached the
+   loss (``cache=True``), beyond imports (at most 0.6 s).
+
 Medians of processes run in turn, the bytecode of all modules cached. Run ``python bench/cold.py [--quick] [--json
 FILE]``; the exit status is 1 if a target is missed.
 """
@@ -19,6 +23,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import networks
@@ -27,6 +32,7 @@ from measure import Row, conclude, headline, parser, process, seconds, tell, tim
 
 FACTOR, ADDED = 1.1, 0.060  # the targets of the first two parts
 COMPILE, SEEN = 1.0, 0.05  # seconds, those of the third
+RATIO, SECOND = 1.6, 0.6  # those of the fourth
 
 
 def problem() -> networks.Problem:
@@ -117,6 +123,51 @@ def _quadratic(tensors: int, factor: float) -> tuple[Any, Callable[..., Any]]:
     return numba.njit(space["loss"]), lambda params: {name: 2 * factor * each for name, each in params.items()}
 
 
+TERMS = "np.sum(np.tanh(np.tanh(x @ {W1} + {b1}) @ {W2}) ** 2)"
+
+
+def new_loss(folder: str, checked: bool) -> float:
+    """CPU seconds, without imports, of the first check of a loss of three tensors, or of its first call with arrays."""
+    import importlib
+    import time
+
+    import numpy as np
+    import scipy.optimize  # noqa: F401  # of the second opinion
+
+    import fastgc
+
+    for name in ("check_gradients", "record"):
+        getattr(fastgc, name)
+    sys.path.insert(0, folder)
+    module = importlib.import_module("checked" if checked else "alone")
+    shapes = {"W1": (4, 3), "b1": (3,), "W2": (3, 2)}
+    params, x = {name: np.full(shape, 0.1) for name, shape in shapes.items()}, np.ones((5, 4))
+    begin = time.process_time()
+    if checked:
+        assert fastgc.check_gradients(module.loss, module.gradients, params, args=(x,)).passed
+    else:
+        module.loss(*params.values(), x)
+    return time.process_time() - begin
+
+
+def write_losses(folder: str) -> None:
+    """The loss as a check calls it, with its gradient, and for plain arrays: modules, so that Numba caches them."""
+    head = "import numba\nimport numpy as np\n@numba.njit(cache=True)\n"
+    names = {name: f"params['{name}']" for name in ("W1", "b1", "W2")}
+    texts = {
+        "alone": f"{head}def loss(W1, b1, W2, x):\n    return {TERMS.format(W1='W1', b1='b1', W2='W2')}\n",
+        "checked": f"{head}def loss(params, x):\n    return {TERMS.format(**names)}\n"
+        "def gradients(params, x):\n"
+        "    h = np.tanh(x @ params['W1'] + params['b1'])\n"
+        "    o = np.tanh(h @ params['W2'])\n"
+        "    do = 2 * o * (1 - o**2)\n"
+        "    dh = do @ params['W2'].T * (1 - h**2)\n"
+        "    return {'W1': x.T @ dh, 'b1': dh.sum(axis=0), 'W2': h.T @ do}\n",
+    }
+    for name, text in texts.items():
+        Path(folder, f"{name}.py").write_text(text, encoding="utf-8")
+
+
 # --- the parts ---
 
 
@@ -164,13 +215,32 @@ def compilation(tensors: int, rounds: int) -> Iterator[Row]:
     yield Row(part, "a warm check, seconds", median(lambda t: t["first: check 2"]))
 
 
+def new_losses(rounds: int) -> Iterator[Row]:
+    found: dict[str, list[float]] = {"alone": [], "first": [], "second": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            write_losses(folder)
+            for name, case in (("alone", "alone"), ("first", "checked"), ("second", "checked")):
+                said = process(__file__, "--new", folder, case, NUMBA_CACHE_DIR=folder)
+                found[name].append(json.loads(said))
+    alone, first, second = (statistics.median(found[name]) for name in ("alone", "first", "second"))
+    part = "a new loss of 3 tensors"
+    yield Row(part, "Numba's compilation for arrays, CPU seconds", alone)
+    yield Row(part, "first check, in units of that", first / alone, f"<= {RATIO}")
+    yield Row(part, "first check in a second process, CPU seconds", second, f"<= {SECOND}")
+
+
 def main() -> int:
     options = parser(__doc__)
     options.add_argument("--case", choices=list(PROCESSES), help="only this, in this process")
     options.add_argument(
         "--tensors", type=int, help="only the compilation of such a loss, in this process; prints JSON"
     )
+    options.add_argument("--new", nargs=2, metavar=("FOLDER", "CASE"), help="only a new loss, here; prints JSON")
     chosen = options.parse_args()
+    if chosen.new:
+        print(json.dumps(new_loss(chosen.new[0], chosen.new[1] == "checked")))
+        return 0
     if chosen.case:
         assert PROCESSES[chosen.case](), chosen.case
         return 0
@@ -181,6 +251,7 @@ def main() -> int:
     rows = [tell(row) for row in whole_processes(rounds)]
     for tensors in (2, 8, 60):
         rows += map(tell, compilation(tensors, rounds if tensors < 60 else min(rounds, 3)))
+    rows += map(tell, new_losses(rounds))
     return conclude(rows, chosen, about, rounds=rounds)
 
 

@@ -21,7 +21,9 @@ Examples
 # The parts of the package, each of which imports only from those below it:
 #
 # - ``torch``, ``jax``, ``_numerical`` (derivatives without a verdict), ``_load``, ``_command`` (the command line and
-#   its demonstration), ``_pytest`` (the plugin): no other part imports them
+#   its demonstration), ``_pytest`` (the plugin), ``_scipy`` (problems and solvers of SciPy),
+#   ``_model`` (objects that hold their parameters), ``_benchmark``: no other part
+#   imports them
 # - ``_jacobian``: `check_jacobian` and `check_hessian`
 # - ``_gradient``: `check_gradients`
 # - ``_reports``: results as data, text, pages and pictures
@@ -71,6 +73,14 @@ __all__ = [
     "StepSweep",
     "taylor_test",
     "TaylorTest",
+    "benchmark",
+    "Benchmark",
+    "attributes",
+    "at_vector",
+    "check_problem",
+    "ProblemReport",
+    "checked",
+    "CheckedDerivative",
     "torch",
     "jax",
     "__version__",
@@ -78,6 +88,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # for type checkers and editors
     from fastgc import jax, torch
+    from fastgc._benchmark import Benchmark, benchmark
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
@@ -86,6 +97,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._jacobian.hessian import assert_hessian, check_hessian
     from fastgc._jacobian.report import JacobianReport
     from fastgc._load import load_report
+    from fastgc._model import at_vector, attributes
     from fastgc._numerical.derivatives import gradient_check, numerical_gradient, numerical_jacobian
     from fastgc._numerical.step_sweep import StepSweep, step_sweep
     from fastgc._numerical.taylor_test import TaylorTest, taylor_test
@@ -94,6 +106,9 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._reports.entries import Entry
     from fastgc._reports.gradient import GradientReport, TensorSummary
     from fastgc._reports.report import Report
+    from fastgc._scipy.problem import check_problem
+    from fastgc._scipy.report import ProblemReport
+    from fastgc._scipy.visited import CheckedDerivative, checked
     from fastgc._verdicts.errors import interpret, max_relative_error, relative_error
 else:  # the same names, loaded on first use: importing fastgc imports neither Numba nor SciPy
     __getattr__ = loader(
@@ -128,6 +143,14 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "StepSweep": "_numerical.step_sweep",
             "taylor_test": "_numerical.taylor_test",
             "TaylorTest": "_numerical.taylor_test",
+            "benchmark": "_benchmark",
+            "Benchmark": "_benchmark",
+            "attributes": "_model",
+            "at_vector": "_model",
+            "check_problem": "_scipy.problem",
+            "ProblemReport": "_scipy.report",
+            "checked": "_scipy.visited",
+            "CheckedDerivative": "_scipy.visited",
             "torch": "",
             "jax": "",
         },

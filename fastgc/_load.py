@@ -10,9 +10,10 @@ from typing import Any
 from fastgc._jacobian.report import JacobianReport
 from fastgc._reports.gradient import GradientReport, TensorSummary
 from fastgc._reports.saved import SCHEMA, made, summary_from
+from fastgc._scipy.report import ProblemReport
 
 
-def load_report(path: str | Path) -> GradientReport | JacobianReport:
+def load_report(path: str | Path) -> GradientReport | JacobianReport | ProblemReport:
     """The report that ``to_json`` wrote to a file, with the same text, pictures and pages.
 
     Parameters
@@ -22,7 +23,7 @@ def load_report(path: str | Path) -> GradientReport | JacobianReport:
 
     Returns
     -------
-    GradientReport or JacobianReport
+    GradientReport, JacobianReport or ProblemReport
         Without the entries that were left out (``to_json(entries="wrong")``).
 
     Raises
@@ -50,9 +51,14 @@ def load_report(path: str | Path) -> GradientReport | JacobianReport:
     if found["schema"] != SCHEMA:
         raise ValueError(f"{path} has the schema {found['schema']!r}; this version of fastgc reads {SCHEMA}")
     try:
-        return _report(found)
+        return _problem(found) if "sections" in found else _report(found)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"{path} is no complete report: {type(error).__name__}: {error}") from error
+
+
+def _problem(found: Mapping[str, Any]) -> ProblemReport:
+    sections = {name: _report(each) for name, each in found["sections"].items()}
+    return ProblemReport(found["verdict"], sections, tuple(found["notes"]))
 
 
 def _report(found: Mapping[str, Any]) -> GradientReport | JacobianReport:

@@ -21,7 +21,7 @@ import fastgc
 from fastgc._frames import users_frames
 from fastgc._words import Engine, Precision, StencilName, Verdict
 
-AnyReport: TypeAlias = "fastgc.GradientReport | fastgc.JacobianReport"
+AnyReport: TypeAlias = "fastgc.GradientReport | fastgc.JacobianReport | fastgc.ProblemReport"
 EXIT: dict[Verdict, int] = {"pass": 0, "fail": 1, "undecided": 3}
 _FORMATS = ("text", "json", "markdown", "github", "junit")
 _COLOURS = {"fail": "1;31", "pass": "32", "undecided": "33"}  # of ANSI terminals: bold red, green, yellow

@@ -18,6 +18,7 @@ from fastgc._evaluation.evaluator import Evaluator, as_number, value_of_pair
 from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
+from fastgc._evaluation.refused import NotCompiledError, cause, explained, plain_value
 from fastgc._evaluation.working_time import counted, now
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
@@ -28,7 +29,6 @@ from fastgc._parameters.record import store
 _LOOP_SECONDS, _CALL_SECONDS = 0.4, 6e-6
 _COPIES_SHARE = 0.8  # of the available memory for copies of the parameters: the loss and the system need some too
 _NEGLIGIBLE_BYTES = 1 << 20  # 1 MiB is there on any machine that runs Numba (some 100 MiB): the system is not asked
-_ERROR_LINES = 6  # of Numba's message: the first ones name the cause, the others list what the compiler tried
 _NOT_COMPILED = "NUMBA_DISABLE_JIT is set: the loss was called from Python"
 _SCRATCH = "{} writes into an array of args (a scratch buffer): evaluated in one thread"
 
@@ -141,7 +141,23 @@ def open_evaluator(
     if not compiled or point.stored is None:
         first = _first_call(direct, point, execution.deadline)
         return direct, first.noted(_NOT_COMPILED if execution.engine == "numba" and not compiled else None)
-    return _open_compiled(direct, loss, point, execution, expected, _reader(point.args, with_gradients))
+    try:
+        with explained("loss", loss, (point.received_by(jitted=True), *point.args)):
+            return _open_compiled(direct, loss, point, execution, expected, _reader(point.args, with_gradients))
+    except NotCompiledError as error:
+        if with_gradients or execution.engine != "auto" or not error.cause:
+            raise
+        return _open_plain(loss, point, execution, error)
+
+
+def _open_plain(loss: Any, point: Point, execution: Execution, error: NotCompiledError) -> tuple[Evaluator, FirstCall]:
+    """The Python function of a jitted loss, where the form in which this receives its parameters is in the way."""
+    if not plain_value(loss.py_func, point.params, point.args):
+        raise error
+    evaluator, first = open_evaluator(loss.py_func, point, execution, expected=0, with_gradients=False)
+    return evaluator, first.noted(
+        f"called from Python as its py_func, since Numba does not compile it here: {' '.join(error.cause.split())}"
+    )
 
 
 def _reader(args: tuple[Any, ...], with_gradients: bool) -> Read:
@@ -275,14 +291,9 @@ def readable_compilation(what: str) -> Iterator[None]:
         if not type(error).__module__.startswith("numba."):
             raise
         raise TypeError(
-            f'Numba cannot compile {what}: {_first_lines(error)}\nUse engine="python" with a plain Python '
+            f'Numba cannot compile {what}: {cause(error)}\nUse engine="python" with a plain Python '
             "function, or make it nopython code (params is indexed by literal names: params['W1'])"
         ) from error
-
-
-def _first_lines(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return "\n  ".join(lines[:_ERROR_LINES])
 
 
 @contextlib.contextmanager

@@ -225,10 +225,19 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
         array = np.asarray(None)
     if array.dtype.kind not in ("fiubc" if complex_allowed else "fiub"):
         what = "which is complex: not supported" if array.dtype.kind == "c" else "which is not a real number"
-        raise WrongTypeError(f"loss returned {_short(value)} ({type(value).__name__}), {what}; return one real number")
+        raise WrongTypeError(
+            f"loss returned {_short(value)} ({type(value).__name__}), {what}; return one real number{_of_pair(value)}"
+        )
     if array.size != 1:
-        raise WrongShapeError(f"loss returned an array of shape {array.shape}; it must return one value, not several")
+        raise WrongShapeError(
+            f"loss returned an array of shape {array.shape}; it must return one value, not several" + _of_pair(value)
+        )
     return array.reshape(-1)[0].item()
+
+
+def _of_pair(value: Any) -> str:
+    """What to pass where a loss returns its value and its gradients."""
+    return ", or pass gradients=True for a pair (value, gradients)" if type(value) is tuple and len(value) == 2 else ""
 
 
 def _short(value: Any) -> str:

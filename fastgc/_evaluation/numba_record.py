@@ -10,8 +10,8 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.core.imputils import impl_ret_borrowed, lower_builtin
-from numba.core.typing.templates import AbstractTemplate, infer, signature
+from numba.core.imputils import impl_ret_borrowed, lower_builtin, lower_getattr_generic
+from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer, infer_getattr, signature
 from numba.extending import (
     NativeValue,
     box,
@@ -106,7 +106,8 @@ def _child_type(tree: RecordTree) -> Any:
         return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
     if tree.node.is_dict:
         return RecordType(tree)
-    return types.Tuple([_child_type(tree.child(child)) for child in tree.node.children])
+    children = [_child_type(tree.child(child)) for child in tree.node.children]
+    return types.BaseTuple.from_types(children, tree.node.container if tree.node.names else tuple)
 
 
 def _build_child(context: Any, builder: Any, native: Any, tree: RecordTree) -> Any:
@@ -163,6 +164,23 @@ class _RecordItem(AbstractTemplate):
 def _record_item(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     native, name = args
     return _lowered_child(context, builder, signature.args[0], native, name)
+
+
+@infer_getattr
+class _RecordField(AttributeTemplate):
+    """The typing of ``record.W1``, where a dataclass or an attrs class became a record."""
+
+    key = RecordType
+
+    def generic_resolve(self, record: RecordType, name: str) -> Any:  # type: ignore[override]
+        if record.branch.template is not None and name in record.branch.names:
+            return _child_type(_child_tree(record, name))
+        return None
+
+
+@lower_getattr_generic(RecordType)
+def _record_field(context: Any, builder: Any, record: RecordType, value: Any, name: str) -> Any:
+    return _lowered_child(context, builder, record, value, name)
 
 
 def _child_tree(record: RecordType, name: str) -> RecordTree:

@@ -14,6 +14,7 @@ from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, is_jitted
 from fastgc._evaluation.evaluator import Stopped
+from fastgc._evaluation.held import UNMOVED, holder_note
 from fastgc._evaluation.interruption import Interruption
 from fastgc._evaluation.working_time import compilation_left_out, compiled_seconds, now
 from fastgc._gradient.interrupted import interruptible, not_reached
@@ -94,7 +95,8 @@ def check_gradients(
         ``gradients(params, *args)`` returns the structure of ``params`` (a compiled one also a tuple of arrays in the
         order of params); or that structure itself; or True: the loss returns ``(value, gradients)``.
     params : dict of arrays (may be nested), list or tuple of arrays, or one array
-        Of float16, float32 or float64, of any shape. They are left as they are, to the bit.
+        Of float16, float32 or float64, of any shape. They are left as they are, to the bit. A named tuple, a dataclass
+        or an attrs class is taken like a dict of its fields; fields without arrays or floats stay as they are.
     args : tuple
         Extra positional arguments of both functions.
     tensors : str or sequence of str, optional
@@ -333,9 +335,11 @@ def _checked(
         in_place=options.in_place, notes=notes, interruption=interruption,
     )  # fmt: skip
     loss = options.applied_to(loss)
-    return _check_points(
+    report = _check_points(
         loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin
     )
+    held = UNMOVED in report.notes and not options.in_place and holder_note(function, args, leaves)
+    return replace(report, notes=(*report.notes, held)) if held else report
 
 
 def check_loss(

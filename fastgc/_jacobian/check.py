@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from fastgc._arguments import refuse_uncallable
+from fastgc._derivatives.stencil import stencil_named
 from fastgc._gradient.check import GradientMismatch
 from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import finite_point
 from fastgc._jacobian.options import JacobianOptions
+from fastgc._jacobian.pairs import NOTE, ComplexOutputsError, in_pairs, is_complex
 from fastgc._jacobian.points import JacobianCheck, check_points
 from fastgc._jacobian.report import JacobianReport
 from fastgc._public import public
@@ -75,9 +78,11 @@ def check_jacobian(
         array. One compiled by ``numba.njit`` receives the array x as a plain function does.
     jacobian : array, scipy.sparse array, callable, or None
         Of shape (m, n), or the shape of f(x) followed by that of x; or a function ``jacobian(x, *args)`` that returns
-        it. The structure of a sparse one is its declared sparsity. None where products are given instead.
+        it. The structure of a sparse one is its declared sparsity. None where products are given instead. Of complex
+        outputs a complex matrix df/dx; complex numbers are compared as pairs of real ones, in a last axis of 2, and a
+        Jacobian with these axes is taken, too, as functions that are not analytic need it.
     x : array_like
-        The point, n real numbers, of any shape; functions receive float64 copies.
+        The point, n numbers, of any shape; functions receive float64 or complex128 copies.
     args : tuple
         Extra positional arguments of f, jacobian, jvp and vjp.
     jvp : callable, optional
@@ -230,11 +235,28 @@ Forms = tuple[Callable[..., Any] | None, Callable[..., Any] | None, Any]  # jvp,
 def check_point(
     f: Callable[..., Any], jacobian: Any, x: ArrayLike, args: tuple[Any, ...], forms: Forms, options: JacobianOptions
 ) -> JacobianReport:
-    """The check with all its options."""
+    """The check with all its options. Complex inputs and outputs are taken in pairs."""
     refuse_uncallable("f", f)
     refuse_args(args)
     options.refuse_array("jacobian", jacobian)
-    return check_points(JacobianCheck(f, jacobian, finite_point(x), args, *forms, options))
+    if is_complex(x):
+        return _checked_in_pairs(f, jacobian, x, args, forms, options)
+    try:
+        return check_points(JacobianCheck(f, jacobian, finite_point(x), args, *forms, options))
+    except ComplexOutputsError:
+        if stencil_named(options.stencil).is_complex:
+            raise
+        return _checked_in_pairs(f, jacobian, x, args, forms, options)
+
+
+def _checked_in_pairs(
+    f: Callable[..., Any], jacobian: Any, x: ArrayLike, args: tuple[Any, ...], forms: Forms, options: JacobianOptions
+) -> JacobianReport:
+    if any(form is not None for form in forms):
+        raise TypeError("x or f(x) is complex: that needs jacobian as an array or a function, without products")
+    function, matrix, point, options = in_pairs(f, jacobian, x, args, options)
+    report = check_points(JacobianCheck(function, matrix, finite_point(point), args, None, None, None, options))
+    return replace(report, notes=(*report.notes, NOTE))
 
 
 def passing(report: JacobianReport, *, allow_undecided: bool) -> JacobianReport:

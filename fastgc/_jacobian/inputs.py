@@ -21,6 +21,7 @@ from fastgc._jacobian.filling import first_value, own_array
 from fastgc._jacobian.function import Function, VectorFunction, one_by_one
 from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
 from fastgc._jacobian.options import JacobianOptions
+from fastgc._jacobian.pairs import UNSUPPORTED, ComplexOutputsError
 from fastgc._parameters.arrays import Array, Floats, as_array, returned_values
 from fastgc._parameters.bounds import Bounds, parse_bounds
 from fastgc._parameters.layout import flatten_parameters, refuse_framework
@@ -203,9 +204,7 @@ def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:
         what = f"f returned a {type(value).__name__}"
         raise WrongTypeError(f"{what} that NumPy cannot read as an array ({brief(str(error))})") from error
     if array.dtype.kind == "c" and dtype.kind != "c":
-        raise WrongTypeError(
-            "f returned complex outputs: not supported; return the real and the imaginary parts as outputs"
-        )
+        raise ComplexOutputsError(UNSUPPORTED)
     if array.dtype.kind not in "fiubc":
         raise WrongTypeError(
             f"f returned {value!r:.60} ({type(value).__name__}); it must return an array of real numbers"

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastgc._arguments import listed, refuse_deep
 from fastgc._missing import TITLES
 from fastgc._parameters.arrays import Array, Positions, as_array
+from fastgc._parameters.fields import as_list, tensor_fields, with_fields
 from fastgc._parameters.moulds import Mould, mould_of
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))  # the dtypes that parameters may have
@@ -23,16 +24,23 @@ FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))  # t
 
 @dataclass(frozen=True)
 class Branch:
-    """An inner node of the parameters' structure; a leaf is the number of its tensor."""
+    """An inner node of the parameters' structure; a leaf is the number of its tensor.
+
+    Attributes
+    ----------
+    names : the keys of a dict, the fields of a named tuple, a dataclass or an attrs class; empty for lists and tuples
+    template : of a dataclass or an attrs class an instance without its parameters, None for anything else
+    """
 
     container: type
     names: tuple[str, ...]
     children: tuple[Branch | int, ...]
+    template: Any = field(default=None, compare=False, repr=False)
 
     @property
     def is_dict(self) -> bool:
-        """Whether children are found by name (else by position)."""
-        return self.container is dict
+        """Whether a jitted function finds the children by name in a record (else it receives a tuple)."""
+        return self.container is dict or self.template is not None
 
 
 Node = Branch | int
@@ -113,11 +121,16 @@ def build(node: Node, leaves: Sequence[Any], container: Callable[[Branch, list[A
 def _same_container(branch: Branch, children: list[Any], mould: Mould | None) -> Any:
     if mould is not None:
         return mould.filled(branch, children)
+    if branch.template is not None:
+        return with_fields(branch.template, dict(zip(branch.names, children, strict=True)))
     if branch.is_dict:
         return dict(zip(branch.names, children, strict=True))
-    if hasattr(branch.container, "_make"):  # a named tuple
-        return branch.container._make(children)
-    return branch.container(children)
+    return same_tuple(branch, children)
+
+
+def same_tuple(branch: Branch, children: Sequence[Any]) -> Any:
+    """The list, tuple or named tuple of these children."""
+    return branch.container._make(children) if hasattr(branch.container, "_make") else branch.container(children)
 
 
 def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
@@ -206,12 +219,18 @@ def _walk(node: Any, path: str, names: list[str], leaves: list[Array], moulds: l
         children = tuple(_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in node.items())
         moulds.append(mould_of(node))
         return Branch(dict, tuple(node), children)
+    node = as_list(node)
     if isinstance(node, (list, tuple)):
         _refuse_plain_numbers(node, path)
-        below = enumerate(node)
-        children = tuple(_walk(child, joined_name(path, str(i)), names, leaves, moulds) for i, child in below)
+        keys: tuple[str, ...] = getattr(type(node), "_fields", ())  # of a named tuple
+        pairs = zip(keys or map(str, range(len(node))), node, strict=True)
+        children = tuple(_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in pairs)
         moulds.append(mould_of(node))
-        return Branch(type(node), (), children)
+        return Branch(type(node), keys, children)
+    if (fields := tensor_fields(node)) is not None:
+        children = tuple(_walk(getattr(node, key), joined_name(path, key), names, leaves, moulds) for key in fields)
+        moulds.append(None)
+        return Branch(type(node), tuple(fields), children, with_fields(node, dict.fromkeys(fields)))
     names.append(path or "params")
     leaves.append(as_leaf(node, path))
     return len(leaves) - 1

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array, as_array
+from fastgc._parameters.fields import as_list, field_names
 from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, as_leaf, joined_name
 
 _PROBLEMS = 10  # in one message: a message of some ten lines is still read
@@ -81,17 +82,28 @@ def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str,
     if isinstance(node, int):
         yield path or "params", values
     elif node.is_dict:
+        values = _by_field(node, values)
         if not hasattr(values, "keys"):
-            raise TypeError(f"{what}{_at(path)} is a {_type(values)}; params{_at(path)} is a dict: use its keys")
+            kind = "dict" if node.template is None else node.container.__name__
+            raise TypeError(f"{what}{_at(path)} is a {_type(values)}; params{_at(path)} is a {kind}: use its keys")
         children = dict(zip(node.names, node.children, strict=True))
         for key in values.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
             yield from _pairs(children.get(key, -1), values[key], joined_name(path, str(key)), what)
     else:
+        values = as_list(values)
         if not isinstance(values, (list, tuple)):
             raise TypeError(f"{what}{_at(path)} is a {_type(values)}; params{_at(path)} is a {node.container.__name__}")
         for i, child in enumerate(values):
             below = node.children[i] if i < len(node.children) else -1
-            yield from _pairs(below, child, joined_name(path, str(i)), what)
+            name = node.names[i] if i < len(node.names) else str(i)
+            yield from _pairs(below, child, joined_name(path, name), what)
+
+
+def _by_field(node: Branch, values: Any) -> Any:
+    """The fields of a dataclass or an attrs class by name; anything else as it is."""
+    if node.template is None or field_names(values) is None:
+        return values
+    return {name: getattr(values, name) for name in node.names if hasattr(values, name)}
 
 
 def _type(value: Any) -> str:
@@ -142,7 +154,22 @@ def _refuse_unequal_shapes(layout: ParameterLayout, arrays: Sequence[Array], wha
         if array.shape != shape
     ]
     if wrong:
-        raise ValueError("; ".join(_first(wrong)))
+        raise ValueError("; ".join(_first(wrong)) + _squeezing(layout, arrays, what))
+
+
+def _squeezing(layout: ParameterLayout, arrays: Sequence[Array], what: str) -> str:
+    """What to type where axes of length 1 are all that differs, and not among the parameters themselves."""
+    pairs = [(shape, array) for shape, array in zip(layout.shapes, arrays, strict=True) if array.shape != shape]
+    if any(_without_ones(array.shape) != _without_ones(shape) for shape, array in pairs):
+        return ""
+    if all(len(shape) == 1 for shape, _ in pairs):
+        return f": only axes of length 1 differ; use .ravel() of {what}"
+    squeezed = all(_without_ones(array.shape) == shape for shape, array in pairs)
+    return f": only axes of length 1 differ; use {'.squeeze()' if squeezed else '.reshape(p.shape)'} of {what}"
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)
 
 
 def _first(problems: Sequence[str]) -> list[str]:

@@ -222,6 +222,8 @@ def _as_double(value: Any) -> Any:
         return {key: _as_double(each) for key, each in value.items()}
     if type(value) in (list, tuple):
         return type(value)(_as_double(each) for each in value)
+    if isinstance(value, tuple) and hasattr(value, "_make"):
+        return value._make(map(_as_double, value))
     return value
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastgc._arguments import brief, listed
 from fastgc._parameters.arrays import Array
-from fastgc._parameters.layout import Branch, Node, ParameterLayout
+from fastgc._parameters.layout import Branch, Node, ParameterLayout, same_tuple
 
 _WORD = 8  # bytes: every tensor begins at a multiple of it, as an array of float64 needs
 
@@ -62,6 +62,12 @@ class Record:
     def __getitem__(self, name: str) -> Any:
         return self._children[name]
 
+    def __getattr__(self, name: str) -> Any:
+        """A field of a dataclass or an attrs class, as in ``params.W``."""
+        if self.tree.node.template is not None and name in self._children:  # type: ignore[union-attr]
+            return self._children[name]
+        raise AttributeError(f"{self!r} has no attribute {name!r}")
+
     def __contains__(self, name: object) -> bool:
         return name in self._children
 
@@ -97,7 +103,8 @@ def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: Recor
         return buffer[start:stop].view(dtype).reshape(shape)
     if tree.node.is_dict:
         return Record(buffer, table, tree)
-    return tuple(over_buffer(buffer, table, tree.child(child)) for child in tree.node.children)
+    children = [over_buffer(buffer, table, tree.child(child)) for child in tree.node.children]
+    return same_tuple(tree.node, children) if tree.node.names else tuple(children)
 
 
 @dataclass(frozen=True)

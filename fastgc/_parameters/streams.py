@@ -16,6 +16,7 @@ Purpose = Literal[
     "diagnosis",  # entries that tell one kind of bug from another
     "directions",  # weights of the entries in the probes
     "displaced point",  # signs of the displacement at which a gradient is asked again beside a kink
+    "multipliers",  # of constraints, of which a Hessian is checked
     "noise",  # directions along which the noise of the loss is measured
     "order of entries",  # in which they are measured under a time budget
     "output weights",  # of the outputs of a Jacobian, in projections of it

@@ -21,6 +21,7 @@ from fastgc._derivatives.estimates import (
 )
 from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
+from fastgc._evaluation.held import UNMOVED
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
@@ -398,7 +399,7 @@ def remarks(gradient: GradientAtPoint, estimates: Estimates, judgement: Judgemen
     if not analytic.size:
         return
     if not (gradient.loss.local_variation or estimates.numerical.any()):
-        yield "the loss did not respond to any entry: does it read its argument?"
+        yield UNMOVED
     elif not analytic.any():
         yield "the analytic gradient is zero everywhere"
     elif still := _still_tensors(gradient, estimates, judgement.passed):
