@@ -76,11 +76,10 @@ def _views(
 ) -> dict[int, MeasuredTensor]:
     """The failing tensors, and all others of their shapes."""
     layout = gradient.loss.layout
-    owners = layout.tensor_of(estimates.positions)
     shapes = {layout.shapes[t] for t in failing}
     return {
-        t: _as_measured(gradient, t, estimates.part(owners == t), judgement.part(owners == t), lengths)
-        for t in np.unique(owners).tolist()
+        t: _as_measured(gradient, t, estimates.part(mine), judgement.part(mine), lengths)
+        for t, mine in layout.parts(estimates.positions)
         if layout.shapes[t] in shapes
     }
 

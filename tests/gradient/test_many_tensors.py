@@ -40,6 +40,25 @@ def test_calls_grow_with_the_number_of_tensors() -> None:
     assert several <= 2.2 * few
 
 
+def test_calls_grow_with_the_number_of_wrong_tensors() -> None:
+    def gradients(p: Tensors) -> Tensors:
+        return {name: 2.5 * value for name, value in p.items()}
+
+    few, several = (calls(many(count), gradients=gradients) for count in (100, 200))
+    assert several <= 2.2 * few
+
+
+def test_the_gradient_is_not_asked_for_each_wrong_tensor() -> None:
+    asked = []
+
+    def gradients(p: Tensors) -> Tensors:
+        asked.append(0)
+        return {name: 2.5 * value for name, value in p.items()}
+
+    fastgc.check_gradients(loss, gradients, many(200))
+    assert len(asked) < 100
+
+
 def test_options_by_name_take_one_look_for_each_tensor() -> None:
     few, several = (
         calls(many(count), rtol=dict.fromkeys(many(count), 1e-4), samples=dict.fromkeys(many(count), 2))
