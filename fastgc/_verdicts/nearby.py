@@ -177,9 +177,9 @@ def _mean_of_sides(nearby: AnalyticNearby, position: int, length: float) -> floa
 
 
 def right_around(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, where: Positions) -> Positions:
-    """The entries, of different tensors, whose slopes the gradient agrees with on both sides of the point, however near.
+    """The entries, of different tensors, whose slopes the gradient agrees with on both sides of the point.
 
-    That is, however near. Of many, those that do not when all are displaced together are not asked for by themselves.
+    Of many, those that do not when all are displaced together are not asked for by themselves.
     """
     if where.size > _ALONE:
         where = where[_agree(nearby, estimates, judgement, where)]
