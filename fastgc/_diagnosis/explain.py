@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, quotient_estimates
-from fastgc._diagnosis.diagnosis import Clues, Explanation, diagnose, settled
+from fastgc._diagnosis.diagnosis import Clues, Diagnosis, Explanation, diagnose, settled
 from fastgc._diagnosis.earlier import EVALUATIONS, EarlierMeasurements, EarlierParameters
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.next_entries import strongest, wanted
 from fastgc._diagnosis.sparse_patterns import repeats
 from fastgc._diagnosis.value_patterns import constant_factor, stale_together
 from fastgc._evaluation.evaluator import OutOfTime, silent
+from fastgc._evaluation.working_time import now
 from fastgc._parameters.point import arrays_in
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint
@@ -36,8 +38,9 @@ def explain(
     seed: int,
     bar: Progress,
     previous: EarlierParameters | None = None,
+    deadline: float = math.inf,
 ) -> Explanation:
-    """The diagnosis of every tensor with wrong entries (None: the numbers establish none).
+    """The diagnosis of every tensor with wrong entries (None: the numbers establish none, or the time was over).
 
     Parameters
     ----------
@@ -58,12 +61,15 @@ def explain(
     stale, names = stale_together(tensors, earlier.tensors), gradient.loss.layout.names
     factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(tensors[t])}
     repeated = repeats(args)
-    diagnoses = {
-        t: diagnose(
-            tensors[t], Clues(_same_shaped(gradient, t, tensors), factors, stale.get(t, ()), repeated), extra[t].size
-        )
-        for t in failing
-    }
+    diagnoses: dict[int, Diagnosis | None] = dict.fromkeys(failing)
+    for number, t in enumerate(failing):
+        if now() > deadline:
+            late = (
+                f"time_budget was over before {len(failing) - number} of {len(failing)} failing tensors were explained"
+            )
+            return Explanation(diagnoses, earlier.evaluations, (*earlier.notes, late))
+        clues = Clues(_same_shaped(gradient, t, tensors), factors, stale.get(t, ()), repeated)
+        diagnoses[t] = diagnose(tensors[t], clues, extra[t].size)
     return Explanation(diagnoses, earlier.evaluations, earlier.notes)
 
 
