@@ -335,7 +335,7 @@ def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, 
     norms, held = _norms(gradient, tensor, probing), gradient.loss.held(tensor)
     seen = coverage.located is not None or probing.suspicious
     uncertainties, chance = probing.uncertainties / scale, chance_at_limits(probing.residuals.size)
-    others = (t for t in probing.beside or probing.tensors if t != tensor)
+    others = [names[t] for t in (probing.beside or probing.tensors)[: _NAMED + 1] if t != tensor]
     with np.errstate(all="ignore"):
         relative = float(OF_NORM.limit(probing.uncertainties, chance) / scale / max(norms))
         low, high = (
@@ -356,7 +356,7 @@ def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, 
         miss_probability=OF_NORM.missed(uncertainties, float(gradient.tolerances.rtol[tensor] * max(norms))),
         resolved=resolves(gradient, tensor, coverage),
         left_out=0 if held is None else int(np.count_nonzero(held)),
-        shared_with=tuple(names[t] for t in itertools.islice(others, _NAMED)),
+        shared_with=tuple(others[:_NAMED]),
     )
 
 
