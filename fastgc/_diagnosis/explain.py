@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,7 @@ def explain(
     earlier = EarlierMeasurements() if previous is None else _earlier(previous, gradient, suspects, scales, seed, bar)
     stale, names = stale_together(tensors, earlier.tensors), gradient.loss.layout.names
     factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(tensors[t])}
-    repeated = repeats(args)
+    repeated, alike = repeats(args), _by_shape(gradient.loss.layout.shapes, tensors)
     diagnoses: dict[int, Diagnosis | None] = dict.fromkeys(failing)
     for number, t in enumerate(failing):
         if now() > deadline:
@@ -68,7 +69,7 @@ def explain(
                 f"time_budget was over before {len(failing) - number} of {len(failing)} failing tensors were explained"
             )
             return Explanation(diagnoses, earlier.evaluations, (*earlier.notes, late))
-        clues = Clues(_same_shaped(gradient, t, tensors), factors, stale.get(t, ()), repeated)
+        clues = Clues(_same_shaped(gradient, t, tensors, alike), factors, stale.get(t, ()), repeated)
         diagnoses[t] = diagnose(tensors[t], clues, extra[t].size)
     return Explanation(diagnoses, earlier.evaluations, earlier.notes)
 
@@ -160,13 +161,23 @@ def _affordable(gradient: GradientAtPoint, spent: int = 0) -> int:
     return (EVALUATIONS - spent) // len(gradient.stencil.offsets) - _REPEATED
 
 
+def _by_shape(shapes: Sequence[tuple[int, ...]], tensors: Mapping[int, MeasuredTensor]) -> dict[Any, list[int]]:
+    """The tensors of each shape, in the order of the parameters."""
+    found: dict[Any, list[int]] = {}
+    for t in sorted(tensors):
+        found.setdefault(shapes[t], []).append(t)
+    return found
+
+
 def _same_shaped(
-    gradient: GradientAtPoint, tensor: int, tensors: dict[int, MeasuredTensor]
+    gradient: GradientAtPoint, tensor: int, tensors: Mapping[int, MeasuredTensor], alike: Mapping[Any, Sequence[int]]
 ) -> dict[str, MeasuredTensor]:
     """Other tensors of the same shape by name, the nearest ones in the order of the parameters."""
     layout = gradient.loss.layout
-    same = [t for t in tensors if t != tensor and layout.shapes[t] == layout.shapes[tensor]]
-    return {layout.names[t]: tensors[t] for t in sorted(same, key=lambda t: abs(t - tensor))[:_OTHERS]}
+    same = alike[layout.shapes[tensor]]
+    place = bisect.bisect_left(same, tensor)
+    others = [*same[max(0, place - _OTHERS) : place], *same[place + 1 : place + 1 + _OTHERS]]
+    return {layout.names[t]: tensors[t] for t in sorted(others, key=lambda t: abs(t - tensor))[:_OTHERS]}
 
 
 def _axis_lengths(args: Sequence[Any]) -> dict[int, str]:

@@ -227,11 +227,12 @@ def _told_apart(
     gradient: GradientAtPoint, probings: dict[int, Probing], seed: int, entries: ConfirmedEntries
 ) -> Iterator[dict[int, ProbeResult]]:
     """Results of tensors that share suspicious directions: separate ones, unless the residuals point at one entry."""
-    waiting = list({id(probing): probing for probing in probings.values()}.values())
-    users = dict(probings)
+    users: dict[int, tuple[Probing, list[int]]] = {}
+    for t, probing in probings.items():
+        users.setdefault(id(probing), (probing, []))[1].append(t)
+    waiting = list(users.values())
     while waiting:
-        shared = waiting.pop()
-        mine = [t for t, probing in users.items() if probing is shared]
+        shared, mine = waiting.pop()
         if len(shared.tensors) == 1 or not (shared.suspicious or shared.trouble):
             yield {t: ProbeResult(shared) for t in mine}
         elif (pointed := _pointed(gradient, shared, mine, seed, entries)) is not None:
@@ -240,8 +241,7 @@ def _told_apart(
             for group in groups(gradient.loss, mine, gradient.gradients):
                 enough = _ENOUGH * _harmless(gradient, group)
                 own = probe_like(gradient.loss, group, gradient.gradients, shared, shared.numbers, seed, enough)
-                waiting.append(own)
-                users |= dict.fromkeys(group, own)
+                waiting.append((own, list(group)))
 
 
 def _pointed(
