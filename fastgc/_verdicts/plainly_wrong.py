@@ -3,11 +3,10 @@
 The first look leaves a difference D between the analytic value a and the quotient n that is far beyond its uncertainty.
 Kinks nearer to the point than the step of that look could still make a right: then the slope near the point is a, on
 one side at least. So the loss is asked again, at the smallest displacements at which noise does not hide the
-difference. A few entries are displaced together, by ``c_i = w_i * d / D_i`` with the weights w = 1, 2, 4, ...: if the
-slope of any of them were a, on either side, the change of the loss on that side would be off by at least d, since no
-sum of some of these weights, with any signs, is nearer to 0 than 1. Two values that are off by less than half of d, one
-on each side, therefore confirm all slopes of the group, except for kinks so near that noise hides them: no entry moves
-farther than `fastgc._verdicts.nearby` looks for those.
+difference. Several entries are displaced together, by ``d / (a_i - n_i)`` and by the opposite: wherever the slope of
+some of them is a, or between n and a, the change of the loss grows by up to d for each of them, and nothing cancels.
+Two values that are off by less than half of d, one on each side, therefore confirm all slopes of the group, except for
+kinks so near that noise hides them: no entry moves farther than `fastgc._verdicts.nearby` looks for those.
 
 A kink at the point may be small beside D, and make a convention of a (2 and 1.9 on both sides of 2 max(x, 0) - 1.9
 max(-x, 0), whose gradient is 0 there). It shows at larger steps: the second difference of a smooth function grows as
@@ -28,9 +27,9 @@ from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.nearby import searched_within
 
 PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look: 100 times the limit of a failure
-_WEIGHTS = 2.0 ** np.arange(3)  # of the entries of a group: two values for three entries
-_CLEAR = 10.0  # times the noise of a value: the smallest change that a right value would make
-_OFF = 0.4  # of that change: four times the noise, by which two values differ once in 200 times (2.8 deviations)
+_GROUP = 8  # entries that are displaced together: two values for them add an eighth to their quotients
+_CLEAR = 20.0  # times the noise of a value: the change d that a right value would make
+_OFF = 0.4  # of that change: eight times the noise, far from its deviations as well as from d
 _NEARER = 0.25  # times the step of the first look, at most: another step, with a sixteenth of its truncation error
 _AT_KINKS = 16  # entries whose second differences are measured together: four values add an eighth to their quotients
 _FARTHER = 4.0  # times the step of the first look: second differences of kinks and of curvature differ fourfold there
@@ -47,12 +46,13 @@ def plainly_wrong(loss: LossAtPoint, estimates: Estimates, judgement: Judgement)
         plain = judgement.failed & estimates.clear & (judgement.distance > PLAIN * estimates.uncertainty)
         plain &= np.isfinite(judgement.analytic)
     confirmed = np.zeros(plain.size, bool)
+    differences = judgement.analytic - judgement.numerical
     where = _without_shown(loss, np.flatnonzero(plain), estimates, judgement)
     where = where[np.argsort(judgement.distance[where], kind="stable")]  # like with like: displacements differ less
     with contextlib.suppress(Stopped), np.errstate(all="ignore"):  # the ladders of the others tell of an interruption
         for begin in range(0, where.size, _TOGETHER):
             some = where[begin : begin + _TOGETHER]
-            confirmed[some] = _confirmed(loss, estimates.part(some), judgement.distance[some])
+            confirmed[some] = _confirmed(loss, estimates.part(some), differences[some])
     return confirmed
 
 
@@ -74,12 +74,12 @@ def _slopes_hold(loss: LossAtPoint, estimates: Estimates, differences: Floats) -
     """Whether no slope is the analytic value on a side, in groups that are displaced as little as shows it."""
     positions, count = estimates.positions, estimates.positions.size
     x, scales = loss.evaluator.entries(positions), loss.scales(positions)
-    groups, weights = np.arange(count) // _WEIGHTS.size, _WEIGHTS[np.arange(count) % _WEIGHTS.size]
+    groups, distances = np.arange(count) // _GROUP, np.abs(differences)
     least = np.maximum(_FINEST * np.abs(x), scales) * loss.eps[loss.layout.tensor_of(positions)]
     changes = np.full(groups[-1] + 1, _CLEAR * loss.noise.at_point)
-    np.maximum.at(changes, groups, least * differences / weights)
-    moves = changes[groups] * weights / differences
-    near = moves <= np.minimum(_NEARER * estimates.step, searched_within(loss, positions, differences))
+    np.maximum.at(changes, groups, least * distances)
+    moves = changes[groups] / differences
+    near = np.abs(moves) <= np.minimum(_NEARER * estimates.step, searched_within(loss, positions, distances))
     good = np.bincount(groups, ~near) == 0
     for side in (1, -1):
         changed, moved = _displaced(loss, positions, side * moves, groups)

@@ -80,6 +80,21 @@ def test_kinks_on_both_sides_and_near_the_point_are_no_failure(away: float, sign
     assert check(loss, gradient, np.ones(N)).verdict != "fail"
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_kinks_at_many_distances_do_not_cancel(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x, gap = generator.standard_normal(12) + 2, 10.0 ** generator.uniform(-3, 0, 12) * generator.choice([-1, 1], 12)
+    away = 10.0 ** generator.uniform(-9, -7, 12)
+
+    def loss(w: Array) -> Any:
+        return w + gap * (relu(w - x - away) - relu(x - away - w))
+
+    def gradient(w: Array) -> Any:
+        return 1.0 + gap * (np.abs(w - x) > away)
+
+    assert check(loss, gradient, x).verdict != "fail"
+
+
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_any_value_between_the_slopes_of_a_kink_is_no_failure(value: float) -> None:
     report = check(lambda w: relu(w - 1.0), lambda w: np.where(w > 1, 1.0, np.where(w < 1, 0.0, value)), np.ones(N))
