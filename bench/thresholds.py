@@ -302,7 +302,8 @@ def chosen(only: str | None) -> list[Constant]:
     """Those of a module, of a folder, or the one with a name."""
     module, _, name = (only or "").partition(":")
     found = [each for each in constants() if each.module.startswith(module) and name in ("", each.name)]
-    return found or sys.exit(f"--only {only} names no constant; expected MODULE[:NAME], as in _verdicts.entries:PLAIN")
+    wanted = "expected MODULE[:NAME], as in _verdicts.plainly_wrong:PLAIN"
+    return found or sys.exit(f"--only {only} names no constant; {wanted}")
 
 
 def compare(found: list[Constant], every: int, jobs: int) -> tuple[Tally, list[dict[str, Any]]]:

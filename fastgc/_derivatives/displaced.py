@@ -57,16 +57,23 @@ def displaced_leaves(leaves: Sequence[Array], rays: Sequence[Ray]) -> list[Array
     ]
 
 
-def along_axis(loss: LossAtPoint, position: int, length: float) -> list[Ray] | None:
-    """A direction along which one entry is displaced by so much, with its mirrored one; None where bounds forbid it."""
-    where = np.array([position])
-    if loss.bounds is not None and not loss.bounds.contain(where, loss.evaluator.entries(where) + length).all():
+def along_axes(loss: LossAtPoint, positions: Positions, lengths: Floats) -> list[Ray] | None:
+    """A direction along which entries of different tensors are displaced by so much, each with its mirrored one.
+
+    None where bounds forbid it.
+    """
+    if (
+        loss.bounds is not None
+        and not loss.bounds.contain(positions, loss.evaluator.entries(positions) + lengths).all()
+    ):
         return None
-    weights = [np.zeros(size, np.int8) for size in loss.layout.sizes]
-    for each in where if loss.symmetric is None else np.union1d(where, loss.symmetric.mirrored(where)):
-        t = int(loss.layout.tensor_of(np.array([each]))[0])
-        weights[t][each - loss.layout.starts[t]] = 1
-    return [Ray(t, 0, each, length / DISTANCE) for t, each in enumerate(weights)]
+    weights, scales = [np.zeros(size, np.int8) for size in loss.layout.sizes], [0.0] * len(loss.layout.sizes)
+    moved = [positions] if loss.symmetric is None else [positions, loss.symmetric.mirrored(positions)]
+    tensors = loss.layout.tensor_of(positions)
+    for each in moved:
+        for t, local, length in zip(tensors, each - loss.layout.starts[tensors], lengths.tolist(), strict=True):
+            weights[t][local], scales[t] = 1, length / DISTANCE
+    return [Ray(t, 0, each, scale) for t, (each, scale) in enumerate(zip(weights, scales, strict=True))]
 
 
 def displaced_estimates(loss: LossAtPoint, positions: Positions, rays: Sequence[Ray]) -> Estimates:

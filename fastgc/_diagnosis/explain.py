@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, quotient_estimates
-from fastgc._diagnosis.diagnosis import Clues, Explanation, diagnose, settled
+from fastgc._diagnosis.diagnosis import Clues, Diagnosis, Explanation, diagnose, settled
 from fastgc._diagnosis.earlier import EVALUATIONS, EarlierMeasurements, EarlierParameters
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.next_entries import strongest, wanted
 from fastgc._diagnosis.sparse_patterns import repeats
 from fastgc._diagnosis.value_patterns import constant_factor, stale_together
 from fastgc._evaluation.evaluator import OutOfTime, silent
+from fastgc._evaluation.working_time import now
 from fastgc._parameters.point import arrays_in
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint
@@ -36,8 +39,9 @@ def explain(
     seed: int,
     bar: Progress,
     previous: EarlierParameters | None = None,
+    deadline: float = math.inf,
 ) -> Explanation:
-    """The diagnosis of every tensor with wrong entries (None: the numbers establish none).
+    """The diagnosis of every tensor with wrong entries (None: the numbers establish none, or the time was over).
 
     Parameters
     ----------
@@ -57,13 +61,16 @@ def explain(
     earlier = EarlierMeasurements() if previous is None else _earlier(previous, gradient, suspects, scales, seed, bar)
     stale, names = stale_together(tensors, earlier.tensors), gradient.loss.layout.names
     factors = {names[t]: pattern.factor or 0.0 for t in failing for pattern in constant_factor(tensors[t])}
-    repeated = repeats(args)
-    diagnoses = {
-        t: diagnose(
-            tensors[t], Clues(_same_shaped(gradient, t, tensors), factors, stale.get(t, ()), repeated), extra[t].size
-        )
-        for t in failing
-    }
+    repeated, alike = repeats(args), _by_shape(gradient.loss.layout.shapes, tensors)
+    diagnoses: dict[int, Diagnosis | None] = dict.fromkeys(failing)
+    for number, t in enumerate(failing):
+        if now() > deadline:
+            late = (
+                f"time_budget was over before {len(failing) - number} of {len(failing)} failing tensors were explained"
+            )
+            return Explanation(diagnoses, earlier.evaluations, (*earlier.notes, late))
+        clues = Clues(_same_shaped(gradient, t, tensors, alike), factors, stale.get(t, ()), repeated)
+        diagnoses[t] = diagnose(tensors[t], clues, extra[t].size)
     return Explanation(diagnoses, earlier.evaluations, earlier.notes)
 
 
@@ -76,11 +83,10 @@ def _views(
 ) -> dict[int, MeasuredTensor]:
     """The failing tensors, and all others of their shapes."""
     layout = gradient.loss.layout
-    owners = layout.tensor_of(estimates.positions)
     shapes = {layout.shapes[t] for t in failing}
     return {
-        t: _as_measured(gradient, t, estimates.part(owners == t), judgement.part(owners == t), lengths)
-        for t in np.unique(owners).tolist()
+        t: _as_measured(gradient, t, estimates.part(mine), judgement.part(mine), lengths)
+        for t, mine in layout.parts(estimates.positions)
         if layout.shapes[t] in shapes
     }
 
@@ -155,13 +161,23 @@ def _affordable(gradient: GradientAtPoint, spent: int = 0) -> int:
     return (EVALUATIONS - spent) // len(gradient.stencil.offsets) - _REPEATED
 
 
+def _by_shape(shapes: Sequence[tuple[int, ...]], tensors: Mapping[int, MeasuredTensor]) -> dict[Any, list[int]]:
+    """The tensors of each shape, in the order of the parameters."""
+    found: dict[Any, list[int]] = {}
+    for t in sorted(tensors):
+        found.setdefault(shapes[t], []).append(t)
+    return found
+
+
 def _same_shaped(
-    gradient: GradientAtPoint, tensor: int, tensors: dict[int, MeasuredTensor]
+    gradient: GradientAtPoint, tensor: int, tensors: Mapping[int, MeasuredTensor], alike: Mapping[Any, Sequence[int]]
 ) -> dict[str, MeasuredTensor]:
     """Other tensors of the same shape by name, the nearest ones in the order of the parameters."""
     layout = gradient.loss.layout
-    same = [t for t in tensors if t != tensor and layout.shapes[t] == layout.shapes[tensor]]
-    return {layout.names[t]: tensors[t] for t in sorted(same, key=lambda t: abs(t - tensor))[:_OTHERS]}
+    same = alike[layout.shapes[tensor]]
+    place = bisect.bisect_left(same, tensor)
+    others = [*same[max(0, place - _OTHERS) : place], *same[place + 1 : place + 1 + _OTHERS]]
+    return {layout.names[t]: tensors[t] for t in sorted(others, key=lambda t: abs(t - tensor))[:_OTHERS]}
 
 
 def _axis_lengths(args: Sequence[Any]) -> dict[int, str]:

@@ -32,6 +32,8 @@ from fastgc._reports.summary import PointResult, Tries, summarise
 from fastgc._verdicts.judgement import UNDECIDED
 from fastgc._words import Engine, Precision, Samples, StencilName, Tolerance
 
+_SUMMARY = 2e-4  # seconds that the summary of a tensor takes (bench/budget.py, with thousands of them)
+_MOST_RESERVED = 0.5  # of a time budget: an hour's check of any number of tensors keeps half of it for measurements
 _TOLD = 0.1  # seconds of compilation from which a report tells of it: a tenth of the smallest unit of its clock
 
 
@@ -370,7 +372,7 @@ def _check_points(
     tries: list[Tries] = []
     progress = Progress(options.points * selection.entries, shown=options.progress)
     with compilation_left_out(options.engine == "numba"), progress as bar, KeptValues(loss, options) as kept:
-        started, before = now(), compiled_seconds()
+        started, before = now() - _reserved(options, len(selection.tensors)), compiled_seconds()
         checker = PointChecker(loss, gradients, options, selection, earlier, bar, kept)
         for number in range(options.points):
             result, tried = _check_point(checker, number, options.deadline(started, number))
@@ -385,6 +387,11 @@ def _check_points(
         note = f"compiled in {compiled:.2g} s, which time_budget leaves out"
         results[0] = replace(results[0], notes=(*results[0].notes, note))
     return summarise(selection, results, options.seed, time.perf_counter() - begin, tries)
+
+
+def _reserved(options: CheckOptions, tensors: int) -> float:
+    """Seconds of the time budget that remain for the report."""
+    return 0.0 if options.time_budget is None else min(_SUMMARY * tensors, _MOST_RESERVED * options.time_budget)
 
 
 def _check_point(checker: PointChecker, number: int, deadline: float) -> tuple[PointResult | None, Tries]:

@@ -357,4 +357,4 @@ def _explanation(check: PointCheck, gradient: GradientAtPoint, found: _Measured,
     from fastgc._diagnosis.explain import explain  # few checks need it, as with the other imports inside functions
 
     args = () if check.loss is None else check.loss.args
-    return explain(gradient, estimates, judgement, args, check.options.seed, bar, check.previous)
+    return explain(gradient, estimates, judgement, args, check.options.seed, bar, check.previous, check.deadline)

@@ -369,8 +369,8 @@ def _nearby(jacobian: JacobianAtPoint) -> AnalyticNearby | None:
         output, column = divmod(position, jacobian.shape[1])
         return jacobian.function.loss(output), column
 
-    def asked(rays: Sequence[Ray], position: int) -> float:
-        return float(displaced(rays).entries(*jacobian.places(np.array([position])))[0])
+    def asked(rays: Sequence[Ray], positions: Positions) -> Floats:
+        return displaced(rays).entries(*jacobian.places(positions))
 
     return AnalyticNearby(place, asked, np.zeros_like)
 

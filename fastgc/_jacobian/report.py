@@ -196,7 +196,7 @@ def jacobian_report(
     points = np.concatenate([np.full(each.estimates.positions.size, number) for number, each in found.items()])
     columns = entry_columns(points, judged, estimated)
     entries = Entries("jacobian", about.output_shape + about.input_shape, estimated.positions, columns)
-    worst, wrong = worst_first(judged, estimated)
+    worst, wrong = worst_first(judged, excess(judged, estimated))
     missing = list(dict.fromkeys(filter(None, [*(each.unreached for each in found.values()), lost])))
     verdict = FAIL if failures else UNDECIDED if missing and judged.worst != FAIL else judged.worst
     return JacobianReport(

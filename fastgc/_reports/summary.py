@@ -15,7 +15,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
-from fastgc._parameters.arrays import Floats, median
+from fastgc._parameters.arrays import Floats, Positions, median
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
 from fastgc._reports.contents import EntryLadder
@@ -126,25 +126,40 @@ def nearer_notes(tries: Sequence[Tries], what: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The results at one point, and by tensor where its sampled entries are and those that a search measured."""
+    """The results at one point, with the columns of all its measured entries, and where those of each tensor are."""
 
     found: PointResult
-    sampled: Mapping[int, Any]
-    looked_at: Mapping[int, Any]
+    estimates: Estimates
+    judgement: Judgement
+    columns: Mapping[str, NDArray[Any]]
+    smallest: Floats  # error of each entry that would have failed
+    excess: Floats
+    parts: Mapping[int, Any]
+    sampled: Positions  # shape (tensors,): how many entries were not found by a search
 
     @classmethod
     def of(cls, layout: ParameterLayout, found: PointResult) -> _Measured:
-        both = (dict(layout.parts(each.positions)) for each in (found.estimates, found.looked_at))
-        return cls(found, *both)
+        samples = found.estimates, found.judgement
+        estimates, judgement = found.gradient.joined(*samples, found.looked_at, found.scales)
+        points = np.full(estimates.positions.size, found.point)
+        return cls(
+            found, estimates, judgement,
+            columns=entry_columns(points, judgement, estimates),
+            smallest=smallest_failure(judgement, estimates.uncertainty),
+            excess=excess(judgement, estimates),
+            parts=dict(layout.parts(estimates.positions)),
+            sampled=np.bincount(layout.tensor_of(found.estimates.positions), minlength=len(layout.names)),
+        )  # fmt: skip
+
+    def part(self, tensor: int) -> Any:
+        """Where the entries of a tensor are."""
+        return self.parts.get(tensor, slice(0, 0))
 
     def checked(self, tensor: int) -> CheckedTensor:
         """The tensor at the point, with all its measured entries."""
-        found, nothing = self.found, slice(0, 0)
-        mine, extra = self.sampled.get(tensor, nothing), self.looked_at.get(tensor, nothing)
-        judged = found.estimates.part(mine), found.judgement.part(mine)
+        found, mine = self.found, self.part(tensor)
         return CheckedTensor(
-            found.gradient, tensor, found.point,
-            *found.gradient.joined(*judged, found.looked_at.part(extra), found.scales),
+            found.gradient, tensor, found.point, self.estimates.part(mine), self.judgement.part(mine),
             found.coverages.get(tensor), found.spoiled.get(tensor), found.unreached.get(tensor, ""),
         )  # fmt: skip
 
@@ -155,9 +170,11 @@ def _tensor_summary(
     results = [each.found for each in measured]
     checked = [each.checked(tensor) for each in measured]
     judged = Judgement.joined([each.judgement for each in checked])
-    estimated = Estimates.joined([each.estimates for each in checked])
-    entries = _entries(layout, tensor, checked, judged, estimated)
-    worst, wrong = worst_first(judged, estimated)
+    entries = _entries(layout, tensor, measured)
+    over, smallest = (
+        _together([getattr(each, name)[each.part(tensor)] for each in measured]) for name in ("excess", "smallest")
+    )
+    worst, wrong = worst_first(judged, over)
     verdict, reason = tensor_verdict(checked, judged, lost)
     return TensorSummary(
         name=layout.names[tensor],
@@ -172,12 +189,16 @@ def _tensor_summary(
         worst=None if worst is None else entries[worst],
         entries=entries,
         wrong_entries=entries.part(wrong) if wrong.size else entries[:0],
-        sensitivity=_sensitivity(judged, estimated),
+        sensitivity=Sensitivity(float(smallest.max()), median(smallest)) if smallest.size else None,
         unseen_share=_unseen_share(layout.sizes[tensor], tensor, measured[0]),
         probe=_probe(layout, tensor, results),
         diagnosis=agreed([found.diagnoses[tensor] for found in results if tensor in found.diagnoses]),
         ladder=_ladder(checked[0], entries),
     )
+
+
+def _together(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _ladder(checked: CheckedTensor, entries: Entries) -> EntryLadder | None:
@@ -200,12 +221,13 @@ def entry_ladder(ladder: Ladder, entry: Entry) -> EntryLadder:
     )
 
 
-def _entries(
-    layout: ParameterLayout, tensor: int, checked: Sequence[CheckedTensor], judged: Judgement, estimated: Estimates
-) -> Entries:
-    points = np.repeat([each.point for each in checked], [each.estimates.positions.size for each in checked])
-    local = estimated.positions - layout.starts[tensor]
-    return Entries(layout.names[tensor], layout.shapes[tensor], local, entry_columns(points, judged, estimated))
+def _entries(layout: ParameterLayout, tensor: int, measured: Sequence[_Measured]) -> Entries:
+    """The entries of a tensor at all points."""
+    columns = {
+        key: _together([each.columns[key][each.part(tensor)] for each in measured]) for key in measured[0].columns
+    }
+    positions = _together([each.estimates.positions[each.part(tensor)] for each in measured])
+    return Entries(layout.names[tensor], layout.shapes[tensor], positions - layout.starts[tensor], columns)
 
 
 def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, NDArray[Any]]:
@@ -231,9 +253,8 @@ def excess(judged: Judgement, estimated: Estimates) -> Floats:
     return ratio
 
 
-def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, NDArray[np.int64]]:
-    """The entry that differs most (a wrong one if there are any), and all wrong ones, the worst first."""
-    over = excess(judged, estimated)
+def worst_first(judged: Judgement, over: Floats) -> tuple[int | None, NDArray[np.int64]]:
+    """The entry that differs most (a wrong one if there are any), and all wrong ones, the worst first; see `excess`."""
     wrong = np.flatnonzero(judged.failed)
     wrong = wrong[np.argsort(-over[wrong], kind="stable")]
     if wrong.size:
@@ -244,17 +265,10 @@ def worst_first(judged: Judgement, estimated: Estimates) -> tuple[int | None, ND
 # --- what would have been seen ---
 
 
-def _sensitivity(judged: Judgement, estimated: Estimates) -> Sensitivity | None:
-    if not judged.failed.size:
-        return None
-    smallest = smallest_failure(judged, estimated.uncertainty)
-    return Sensitivity(float(smallest.max()), median(smallest))
-
-
 def _unseen_share(size: int, tensor: int, first: _Measured) -> float:
     """Share of wrong entries that m random ones, all right, would miss in one case of twenty: 1 - 0.05**(1/m)."""
-    plan, positions = first.found.plan, first.found.estimates.positions
-    local, reached = plan.local[tensor], positions[first.sampled.get(tensor, slice(0, 0))].size
+    plan, reached = first.found.plan, int(first.sampled[tensor])
+    local = plan.local[tensor]
     if local is None or reached == size:
         return 0.0
     drawn = plan.drawn[tensor] * reached // max(1, local.size)  # those reached are a fair sample of these

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates, distinguishing_quotients, ladder_estimates
 from fastgc._parameters.arrays import Floats, Positions
-from fastgc._verdicts.entries import PLAIN, GradientAtPoint, confirm, excused, look_closer
+from fastgc._verdicts.entries import GradientAtPoint, confirm, excused, look_closer
 from fastgc._verdicts.judgement import Judgement
+from fastgc._verdicts.plainly_wrong import PLAIN
 
 _CONFIRMING_STEPS = 6  # of the ladder that confirms a wrong entry: the fewest that tell a kink from curvature
 

@@ -26,6 +26,7 @@ from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
+from fastgc._verdicts.plainly_wrong import PLAIN, plainly_wrong
 
 Verdicts = Callable[[Estimates], Judgement]
 FurtherLook = Callable[[Estimates, Judgement, Verdicts], tuple[Estimates, Judgement]]
@@ -34,7 +35,6 @@ Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps so m
 Beside = Callable[[Estimates, Positions, float, int], tuple[Flags, Flags]]  # which are wrong, and right, on one side
 SmallSteps = Callable[[Positions, Floats], Floats]  # quotients that distinguish slopes of these differences
 
-PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look: 100 times the limit of a failure
 _QUOTIENTS_AT_ONCE = 1 << 15  # entries: their displaced points and values, 1 MB, stay in the cache
 _TOGETHER = 256  # entries of small tensors that are measured together: the cost of a call, 0.5 ms, is 2 us for each
 _MEDIAN_OF = 4096  # entries of a tensor whose median stands for that of all: known to 2 % of their ranks
@@ -141,7 +141,11 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
         return gradient.verdicts(estimates, gradient.scales(estimates))
 
     quotients = _quotients(gradient, positions, bar)
-    estimates, judgement = decide(quotients, verdicts, lambda suspects, shift: _ladders(gradient, suspects, shift, bar))
+    plain = np.zeros(quotients.positions.size, bool)
+    if gradient.step is None:
+        plain = plainly_wrong(gradient.loss, quotients, verdicts(quotients))
+    ladders = partial(_ladders, gradient, bar)
+    estimates, judgement = decide(quotients, verdicts, ladders, plain)
     estimates, judgement = with_first_look(estimates, judgement, quotients, verdicts)
     looks = partial(confirm, partial(distinguishing_quotients, gradient.loss)), partial(excused, gradient)
     estimates, judgement = settled(estimates, judgement, verdicts, *looks)
@@ -192,9 +196,11 @@ def analytic_rounding(eps: Floats | float, scales: Floats, slopes: Floats) -> Fl
     return np.asarray(_ANALYTIC_ROUNDING * eps * np.maximum(scales, slopes))
 
 
-def decide(estimates: Estimates, verdicts: Verdicts, ladders: Ladders) -> tuple[Estimates, Judgement]:
-    """Ladders for all suspects; they can change the scales and so reveal more suspects."""
-    climbed = np.zeros(estimates.positions.size, bool)
+def decide(
+    estimates: Estimates, verdicts: Verdicts, ladders: Ladders, plain: Flags | None = None
+) -> tuple[Estimates, Judgement]:
+    """Ladders for all suspects that are not plainly wrong; they can change the scales and reveal more suspects."""
+    climbed = np.zeros(estimates.positions.size, bool) if plain is None else plain
     while True:
         judgement = verdicts(estimates)
         suspects = np.flatnonzero((judgement.failed | judgement.undecided | judgement.unsure) & ~climbed)
@@ -285,7 +291,7 @@ def _nearby(gradient: GradientAtPoint) -> AnalyticNearby | None:
         return None
     return AnalyticNearby(
         lambda position: (gradient.loss, position),
-        lambda rays, position: float(replace(gradient, gradients=displaced(rays)).analytic(np.array([position]))[0]),
+        lambda rays, positions: replace(gradient, gradients=displaced(rays)).analytic(positions),
         layout.tensor_of,
     )
 
@@ -325,7 +331,7 @@ def _quotients(gradient: GradientAtPoint, positions: Positions, bar: Progress) -
     return found if end == positions.size else found.part(slice(end))
 
 
-def _ladders(gradient: GradientAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
+def _ladders(gradient: GradientAtPoint, bar: Progress, positions: Positions, shift: float) -> Estimates:
     """Ladders piece by piece, so that the bar names the tensor."""
     parts = []
     bar.phase(DOUBT, more=positions.size)
@@ -436,14 +442,16 @@ def _slightly_off(gradient: GradientAtPoint, estimates: Estimates) -> Iterator[s
 
 def _wrong_at_the_point(gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement) -> Iterator[str]:
     """Tensors whose gradient fails at the point alone, by the first entry that fails."""
-    nearby, failed = _nearby(gradient), judgement.failed & estimates.clear
-    for t, part in gradient.loss.layout.parts(estimates.positions):
-        first = np.flatnonzero(failed[part])[:1] + part.start
-        if nearby is not None and first.size and right_around(nearby, estimates, judgement, int(first[0])):
-            yield (
-                f"{gradient.loss.layout.names[t]} is right a little away from the point and wrong at it: "
-                "a tie, a comparison, or conventions at kinks that cancel?"
-            )
+    nearby, failed = _nearby(gradient), np.flatnonzero(judgement.failed & estimates.clear)
+    if nearby is None or not failed.size:
+        return
+    tensors, first = np.unique(nearby.owners(estimates.positions[failed]), return_index=True)
+    right = right_around(nearby, estimates, judgement, failed[first])
+    for t in tensors[np.isin(failed[first], right)].tolist():
+        yield (
+            f"{gradient.loss.layout.names[t]} is right a little away from the point and wrong at it: "
+            "a tie, a comparison, or conventions at kinks that cancel?"
+        )
 
 
 def _agrees_to_the_last_bit(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> bool:

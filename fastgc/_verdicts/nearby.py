@@ -26,10 +26,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastgc._derivatives.displaced import DISTANCE, along_axis
+from fastgc._derivatives.displaced import DISTANCE, along_axes
 from fastgc._derivatives.estimates import Estimates, LossAtPoint
 from fastgc._evaluation.evaluator import OutOfTime, Ray
-from fastgc._parameters.arrays import Positions
+from fastgc._parameters.arrays import Flags, Floats, Positions
+from fastgc._parameters.streams import stream
 from fastgc._verdicts.judgement import Judgement, smallest_failure
 
 # Times the noise over the difference: the distance up to which kinks hide. A gap of one-sided slopes is seen beyond 20
@@ -45,6 +46,8 @@ _REMAINING = 0.75
 # Entries of a tensor that no kinks explain, after which no more are asked: it fails whatever the others are. More than
 # one, so that one wrong entry does not hide what the others are.
 _REFUSED = 2
+_ALONE = 8  # tensors whose entries are asked for one by one, some five gradients each; of more, all together first
+_LOOKS = 3  # at many tensors together, six gradients: what the first displaces alike, another moves apart
 
 
 @dataclass(frozen=True)
@@ -54,25 +57,30 @@ class AnalyticNearby:
     Attributes
     ----------
     place : the loss of an entry, by its position, and the position that it has there
-    asked : the analytic value at a position, at parameters displaced along a direction
+    asked : the analytic values at positions, at parameters displaced along a direction
     owners : what fails as a whole if one of its entries does, by positions
     """
 
     place: Callable[[int], tuple[LossAtPoint, int]]
-    asked: Callable[[Sequence[Ray], int], float]
+    asked: Callable[[Sequence[Ray], Positions], Floats]
     owners: Callable[[Positions], Positions]
 
     def value(self, position: int, length: float) -> float:
         """The analytic value of an entry displaced by so much; nan where it is not defined."""
-        rays = along_axis(*self.place(position), length)
+        return float(self.values(np.array([position]), np.array([length]))[0])
+
+    def values(self, positions: Positions, lengths: Floats) -> Floats:
+        """The analytic values of entries of different tensors, all displaced together; nan where one is not defined."""
+        places = [self.place(position) for position in positions.tolist()]
+        rays = along_axes(places[0][0], np.array([local for _, local in places]), lengths)
         if rays is None:
-            return np.nan
+            return np.full(positions.size, np.nan)
         try:
-            return self.asked(rays, position)
+            return self.asked(rays, positions)
         except OutOfTime:
             raise
         except Exception:  # the gradient is not defined there, as a loss may be
-            return np.nan
+            return np.full(positions.size, np.nan)
 
 
 def look_nearby(
@@ -85,10 +93,7 @@ def look_nearby(
     failed = np.flatnonzero(judgement.failed & estimates.clear & np.isfinite(judgement.analytic))
     if nearby is None or not failed.size:
         return estimates, judgement
-    owners = nearby.owners(estimates.positions[failed])
-    hidden = [
-        k for owner in np.unique(owners) for k in _explained(nearby, estimates, judgement, failed[owners == owner])
-    ]
+    hidden = _explained(nearby, estimates, judgement, failed)
     if not hidden:
         return estimates, judgement
     uncertainty = estimates.uncertainty.copy()
@@ -98,21 +103,49 @@ def look_nearby(
 
 
 def _explained(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, failed: Positions) -> list[int]:
-    """Which of the failed entries of a tensor hidden kinks explain, until some are found that they do not explain."""
-    found, refused, limits = [], 0, smallest_failure(judgement, estimates.uncertainty)
-    for k in failed.tolist():
-        slope, value, limit = (float(each[k]) for each in (estimates.numerical, judgement.analytic, limits))
-        if _kinks_explain(nearby, int(estimates.positions[k]), slope, value, limit):
-            found.append(k)
-        else:
-            refused += 1
-        if refused == _REFUSED:
-            break
-    return found
+    """Which of the failed entries hidden kinks explain, in each tensor until some are found that they do not explain.
+
+    The entries are looked at in rounds, one of each tensor.
+    """
+    found: list[int] = []
+    owners = nearby.owners(estimates.positions[failed])
+    refused = np.zeros(owners.max() + 1, np.int64)
+    while failed.size:
+        owners, first = np.unique(nearby.owners(estimates.positions[failed]), return_index=True)
+        asked = failed[first]
+        possible = np.flatnonzero(_possible(nearby, estimates, judgement, asked))
+        explained = np.zeros(asked.size, bool)
+        explained[possible] = [_kinks_explain(nearby, estimates, judgement, k) for k in asked[possible].tolist()]
+        found += asked[explained].tolist()
+        refused[owners[~explained]] += 1
+        failed = np.delete(failed, first)
+        failed = failed[refused[nearby.owners(estimates.positions[failed])] < _REFUSED]
+    return sorted(found)
 
 
-def _kinks_explain(nearby: AnalyticNearby, position: int, slope: float, value: float, limit: float) -> bool:
+def _possible(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, asked: Positions) -> Flags:
+    """Which entries of different tensors hidden kinks may explain; of many, by a look at all of them together.
+
+    To ask for each by itself would take a gradient of all tensors for every tensor. Displaced together, an entry shows
+    what is beyond its own kinks, too. A kink of a combination of entries may be hidden if these move alike: they move
+    differently in each attempt.
+    """
+    if asked.size <= _ALONE:
+        return np.ones(asked.size, bool)
+    positions, slopes, differences = estimates.positions[asked], estimates.numerical[asked], judgement.distance[asked]
+    lengths = np.array([_hiding(nearby.place(p)[0], d) for p, d in zip(positions.tolist(), differences, strict=True)])
+    possible, generator = np.zeros(asked.size, bool), stream(0, "displaced point", "together")
+    for _ in range(_LOOKS):
+        moves = lengths * generator.choice([-1.0, 1.0], asked.size) * generator.uniform(1.0, 2.0, asked.size)
+        rest = np.abs((nearby.values(positions, moves) + nearby.values(positions, -moves)) / 2 - slopes)
+        possible |= ~(rest > _REMAINING * differences)  # true for NaN
+    return possible
+
+
+def _kinks_explain(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, k: int) -> bool:
     """Whether the value is that of a neighbourhood on one side, and the gradient agrees with the slope beyond it."""
+    position, slope, value = int(estimates.positions[k]), float(estimates.numerical[k]), float(judgement.analytic[k])
+    limit = float(smallest_failure(judgement, estimates.uncertainty)[k])
     (loss, local), difference = nearby.place(position), abs(value - slope)
     near = _neighbourhood(loss, local)
     if _hiding(loss, difference) < _APART * near:
@@ -143,11 +176,31 @@ def _mean_of_sides(nearby: AnalyticNearby, position: int, length: float) -> floa
     return (nearby.value(position, length) + nearby.value(position, -length)) / 2
 
 
-def right_around(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, k: int) -> bool:
-    """Whether the gradient agrees with an entry's slope on both sides of the point, however near."""
-    position, limit = int(estimates.positions[k]), float(smallest_failure(judgement, estimates.uncertainty)[k])
-    near = _neighbourhood(*nearby.place(position))
-    return all(abs(nearby.value(position, side * near) - estimates.numerical[k]) <= limit for side in (1, -1))
+def right_around(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, where: Positions) -> Positions:
+    """The entries, of different tensors, whose slopes the gradient agrees with on both sides of the point.
+
+    Of many, those that do not when all are displaced together are not asked for by themselves.
+    """
+    if where.size > _ALONE:
+        where = where[_agree(nearby, estimates, judgement, where)]
+    return np.array([k for k in where.tolist() if _agree(nearby, estimates, judgement, np.array([k]))[0]], np.int64)
+
+
+def _agree(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, where: Positions) -> Flags:
+    """Whether the gradient agrees with the slopes of entries on both sides of the point, all displaced together."""
+    positions, agree = estimates.positions[where], np.ones(where.size, bool)
+    limits = smallest_failure(judgement, estimates.uncertainty)[where]
+    near = np.array([_neighbourhood(*nearby.place(position)) for position in positions.tolist()])
+    near *= 1 + np.arange(where.size) % _ALONE / _ALONE  # not alike, so that ties between tensors are left
+    for side in (1, -1):
+        agree &= np.abs(nearby.values(positions, side * near) - estimates.numerical[where]) <= limits
+    return agree
+
+
+def searched_within(loss: LossAtPoint, positions: Positions, differences: Floats) -> Floats:
+    """How far from the point kinks that change slopes by so much are looked for; nearer ones may be the point's."""
+    near = [_neighbourhood(loss, position) for position in positions.tolist()]
+    return np.maximum(_HIDDEN * loss.noise.at_point / differences, _APART * np.array(near))
 
 
 def _neighbourhood(loss: LossAtPoint, position: int) -> float:

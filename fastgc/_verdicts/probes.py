@@ -17,7 +17,7 @@ from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups,
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.random_weights import MEAN_SQUARE, OF_ENTRY, OF_NORM, chance_at_limits
 from fastgc._evaluation.evaluator import OutOfTime
-from fastgc._parameters.arrays import Floats, Positions, norm
+from fastgc._parameters.arrays import Flags, Floats, Positions, norm
 from fastgc._progress import Progress
 from fastgc._verdicts.confirmed import ConfirmedEntries
 from fastgc._verdicts.entries import GradientAtPoint
@@ -63,7 +63,8 @@ def probe_tensors(
     with contextlib.suppress(OutOfTime):
         shared = None if hurried else _through_all(gradient, filled, probes, seed, bar)
         if shared is not None:
-            enough |= {t: shared for t in filled if _serves(gradient, t, shared.uncertainties)}
+            served = _served(gradient, filled, shared.uncertainties)
+            enough |= dict.fromkeys(itertools.compress(filled, served.tolist()), shared)
         rest = [t for t in filled if t not in enough]
         for group in groups(gradient.loss, rest, gradient.gradients) if probes else []:
             bar.enter(f"{gradient.loss.layout.names[group[0]]} (probes)")
@@ -117,25 +118,27 @@ def _through_all(
     if shared.trouble:
         return None
     rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_MORE_SHARED + 1)]
-    more = int(np.argmax([sum(_serves(gradient, t, row) for t in tensors) for row in rows]))  # the fewest for the most
+    more = int(
+        np.argmax([np.count_nonzero(_served(gradient, tensors, row)) for row in rows])
+    )  # the fewest for the most
     if not more:
         return shared
     further, enough = range(shared.numbers.stop, shared.numbers.stop + more), _ENOUGH * _harmless(gradient, tensors)
     return shared.extended(probe_like(gradient.loss, tensors, gradient.gradients, shared, further, seed, enough))
 
 
-def _serves(gradient: GradientAtPoint, tensor: int, uncertainties: Floats) -> bool:
-    """Whether directions through all tensors show nearly as much of one as directions through it alone.
+def _served(gradient: GradientAtPoint, tensors: Sequence[int], uncertainties: Floats) -> Flags:
+    """Of which tensors directions through all of them show nearly as much as directions through one alone.
 
     Errors of entries show within a factor of two of the tolerance of a median one, or an error of rtol of the tensor is
     missed as rarely as three directions through it alone are meant to.
     """
-    harmless, chance = _harmless(gradient, [tensor]), chance_at_limits(uncertainties.size)
-    allowed = gradient.tolerances.rtol[tensor] * gradient.sizes[tensor] * gradient.loss.layout.sizes[tensor] ** 0.5
-    error = float(allowed * gradient.loss.tensor_scales[tensor])
-    return bool(
-        OF_ENTRY.limit(uncertainties, chance) <= _TWICE * harmless or OF_NORM.missed(uncertainties, error) <= _MISSED
-    )
+    some, scales = list(tensors), gradient.loss.tensor_scales
+    entry = OF_ENTRY.limit(uncertainties, chance_at_limits(uncertainties.size))
+    lengths = gradient.sizes[some] * np.sqrt([gradient.loss.layout.sizes[t] for t in some]) * scales[some]
+    errors = gradient.tolerances.rtol[some] * lengths
+    shown = (errors > 0) & (errors >= OF_NORM.limit(uncertainties, _MISSED))
+    return np.asarray(shown | (entry <= _TWICE * _harmless_each(gradient, some)))
 
 
 def _probed(
@@ -156,9 +159,14 @@ def _probed(
 
 def _harmless(gradient: GradientAtPoint, tensors: Sequence[int]) -> float:
     """The error of a slope below which every entry of median magnitude is within tolerance."""
+    return float(_harmless_each(gradient, list(tensors)).min())
+
+
+def _harmless_each(gradient: GradientAtPoint, tensors: list[int]) -> Floats:
+    """The same for each tensor; nothing is harmless where what is allowed overflows."""
     with np.errstate(over="ignore"):
-        least = min(float(gradient.usual_tolerances[t] * gradient.loss.tensor_scales[t]) for t in tensors)
-    return least if math.isfinite(least) else 0.0  # nothing is harmless where what is allowed overflows
+        errors = gradient.usual_tolerances[tensors] * gradient.loss.tensor_scales[tensors]
+    return np.where(np.isfinite(errors), errors, 0.0)
 
 
 def _followed_up(
@@ -219,11 +227,12 @@ def _told_apart(
     gradient: GradientAtPoint, probings: dict[int, Probing], seed: int, entries: ConfirmedEntries
 ) -> Iterator[dict[int, ProbeResult]]:
     """Results of tensors that share suspicious directions: separate ones, unless the residuals point at one entry."""
-    waiting = list({id(probing): probing for probing in probings.values()}.values())
-    users = dict(probings)
+    users: dict[int, tuple[Probing, list[int]]] = {}
+    for t, probing in probings.items():
+        users.setdefault(id(probing), (probing, []))[1].append(t)
+    waiting = list(users.values())
     while waiting:
-        shared = waiting.pop()
-        mine = [t for t, probing in users.items() if probing is shared]
+        shared, mine = waiting.pop()
         if len(shared.tensors) == 1 or not (shared.suspicious or shared.trouble):
             yield {t: ProbeResult(shared) for t in mine}
         elif (pointed := _pointed(gradient, shared, mine, seed, entries)) is not None:
@@ -232,8 +241,7 @@ def _told_apart(
             for group in groups(gradient.loss, mine, gradient.gradients):
                 enough = _ENOUGH * _harmless(gradient, group)
                 own = probe_like(gradient.loss, group, gradient.gradients, shared, shared.numbers, seed, enough)
-                waiting.append(own)
-                users |= dict.fromkeys(group, own)
+                waiting.append((own, list(group)))
 
 
 def _pointed(
@@ -327,7 +335,7 @@ def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, 
     norms, held = _norms(gradient, tensor, probing), gradient.loss.held(tensor)
     seen = coverage.located is not None or probing.suspicious
     uncertainties, chance = probing.uncertainties / scale, chance_at_limits(probing.residuals.size)
-    others = (t for t in probing.beside or probing.tensors if t != tensor)
+    others = [names[t] for t in (probing.beside or probing.tensors)[: _NAMED + 1] if t != tensor]
     with np.errstate(all="ignore"):
         relative = float(OF_NORM.limit(probing.uncertainties, chance) / scale / max(norms))
         low, high = (
@@ -348,7 +356,7 @@ def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, 
         miss_probability=OF_NORM.missed(uncertainties, float(gradient.tolerances.rtol[tensor] * max(norms))),
         resolved=resolves(gradient, tensor, coverage),
         left_out=0 if held is None else int(np.count_nonzero(held)),
-        shared_with=tuple(names[t] for t in itertools.islice(others, _NAMED)),
+        shared_with=tuple(others[:_NAMED]),
     )
 
 

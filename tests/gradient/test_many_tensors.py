@@ -11,6 +11,7 @@ import pytest
 
 import fastgc
 from fastgc._verdicts import entries as entries_module
+from tests.support.clock import Clock
 
 Tensors = dict[str, np.ndarray]
 
@@ -38,6 +39,25 @@ def calls(params: Any, loss: Any = loss, gradients: Any = slopes, **options: Any
 def test_calls_grow_with_the_number_of_tensors() -> None:
     few, several = (calls(many(count)) for count in (400, 800))
     assert several <= 2.2 * few
+
+
+def test_calls_grow_with_the_number_of_wrong_tensors() -> None:
+    def gradients(p: Tensors) -> Tensors:
+        return {name: 2.5 * value for name, value in p.items()}
+
+    few, several = (calls(many(count), gradients=gradients) for count in (100, 200))
+    assert several <= 2.2 * few
+
+
+def test_the_gradient_is_not_asked_for_each_wrong_tensor() -> None:
+    asked = []
+
+    def gradients(p: Tensors) -> Tensors:
+        asked.append(0)
+        return {name: 2.5 * value for name, value in p.items()}
+
+    fastgc.check_gradients(loss, gradients, many(200))
+    assert len(asked) < 100
 
 
 def test_options_by_name_take_one_look_for_each_tensor() -> None:
@@ -71,3 +91,25 @@ def test_a_probe_names_a_hundred_tensors_that_share_its_directions() -> None:
     probe = fastgc.check_gradients(loss, slopes, many(400)).tensors["t5"].probe
     assert probe is not None and len(probe.shared_with) == 100
     assert "t5" not in probe.shared_with
+
+
+def test_part_of_a_time_budget_is_left_for_the_report(clock: Clock) -> None:
+    def slow(p: Tensors) -> float:
+        clock.seconds += 1e-3
+        return loss(p)
+
+    report = fastgc.check_gradients(slow, slopes, many(1000), crosscheck=False, time_budget=1.0)
+    assert 700 <= report.evaluations <= 810
+
+
+def test_tensors_are_explained_until_the_time_is_over(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*args: Any) -> None:
+        clock.seconds += 1.0
+
+    def gradients(p: Tensors) -> Tensors:
+        return {name: 2.5 * value for name, value in p.items()}
+
+    monkeypatch.setattr("fastgc._diagnosis.explain.diagnose", slow)
+    report = fastgc.check_gradients(loss, gradients, many(6), crosscheck=False, time_budget=2.5)
+    assert report.notes == ("time_budget was over before 3 of 6 failing tensors were explained",)
+    assert all(tensor.verdict == "fail" for tensor in report.tensors.values())

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._derivatives.displaced import along_axis, displaced_leaves
+from fastgc._derivatives.displaced import along_axes, displaced_leaves
 from fastgc._derivatives.estimates import unmeasured_loss
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.bounds import Bounds
@@ -246,11 +246,11 @@ def test_an_entry_is_displaced_along_its_axis_and_stays_in_its_bounds() -> None:
     layout, leaves = flatten_parameters(params)
     evaluator = PythonEvaluator(lambda p: 0.0, params, (), layout, leaves, None)
     loss = unmeasured_loss(evaluator, layout, leaves, 0.0)
-    rays = along_axis(loss, 4, -1e-9)
+    rays = along_axes(loss, np.array([4]), np.array([-1e-9]))
     assert rays is not None
     moved = displaced_leaves(leaves, rays)
     assert (moved[0] == 1).all()
     assert moved[1].ravel().tolist() == [1, 1 - 1e-9, 1, 1]
     held = replace(loss, bounds=Bounds(np.ones(7), np.full(7, 2.0)))
-    assert along_axis(held, 4, -1e-9) is None
-    assert along_axis(held, 4, 1e-9) is not None
+    assert along_axes(held, np.array([4]), np.array([-1e-9])) is None
+    assert along_axes(held, np.array([4]), np.array([1e-9])) is not None
