@@ -82,7 +82,8 @@ class Watch:
 
     def quiet(self) -> float:
         """Seconds until there was no answer for too long."""
-        return _LONG if self._told else max(0.0, self._since + self._patience - time.perf_counter())
+        left = self._since + self._patience - time.perf_counter()
+        return _LONG if self._told else min(_LONG, max(0.0, left))
 
     def timeout(self) -> float:
         """Seconds until `look` has something to say."""

@@ -76,6 +76,7 @@ class SharedWork:
     def __init__(
         self, workers: Workers, payload: Any, function: Any, words: tuple[str, str], *, seconds: float
     ) -> None:
+        self.name = "python"  # how the function is evaluated, for reports: here, until there is enough to share out
         self.workers, self.seconds, self.words = workers, seconds, words
         self.count, self._start = executors.choose(workers)
         self._engine: executors.Engine | None = None  # until there is enough work to share out
@@ -94,11 +95,6 @@ class SharedWork:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def name(self) -> str:
-        """How the function is evaluated, for reports."""
-        return "python" if self._engine is None else f"python ({self._engine.label})"
 
     def worthwhile(self, evaluations: int) -> bool:
         """Whether so many evaluations are worth sharing out."""
@@ -146,6 +142,7 @@ class SharedWork:
         deaths: Counter[int] = Counter()
         alone: deque[executors.Task] = deque()
         self._engine = self._engine or self._start()
+        self.name = f"python ({self._engine.label})"
         while tasks or alone:
             queue = tasks or deque([alone.popleft()])
             waiting = {task[0]: task for task in queue}

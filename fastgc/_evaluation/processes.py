@@ -109,7 +109,7 @@ class WorkersEvaluator:
 
     @property
     def name(self) -> str:
-        """How the loss is evaluated: here, until there is enough work to share out."""
+        """How the loss is evaluated."""
         return self._work.name
 
     @property

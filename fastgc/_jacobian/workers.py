@@ -106,7 +106,7 @@ class WorkersFunction:
 
     @property
     def name(self) -> str:
-        """How the function is evaluated: here, until there is enough work to share out."""
+        """How the function is evaluated."""
         return self._work.name
 
     def __call__(self, points: Array) -> tuple[Array, Errors]:
