@@ -161,6 +161,7 @@ class SharedWork:
                         yield _received(found)
             if died or queue:
                 self._engine = self._engine.renewed()
+                self.name = f"python ({self._engine.label})"
 
     def close(self) -> None:
         """Keep our processes for the next check, and remove the files."""
