@@ -33,6 +33,7 @@ import fastgc
 
 LOSS_SECONDS = 0.02
 ENTRIES, QUICK_ENTRIES = 20_000, 300
+CALLS = 50  # of the loss, to measure its pace
 KILLED_ENTRIES = 200  # of the checks that are killed
 KILLED_AFTER = 1.5  # seconds: in the middle of about 4 s with two workers
 
@@ -69,13 +70,20 @@ def cluster(workers: int) -> Iterator[Any]:
         yield client
 
 
-def timed(workers: int, entries: int) -> tuple[float, Any]:
-    """Seconds of a check, once the workers have imported what it needs, and the report."""
+def pace(entries: int) -> float:
+    """Seconds of the loss in a worker: a little more than it sleeps."""
+    params = np.linspace(0.5, 2, entries)
+    return seconds(lambda: [loss(params) for _ in range(CALLS)]) / CALLS
+
+
+def timed(workers: int, entries: int) -> tuple[float, float, Any]:
+    """Seconds of a check, once the workers have imported what it needs; those of a call of the loss; the report."""
     with cluster(workers) as client:
         executor = client.get_executor()
         check(8, executor)
         found: list[Any] = []
-        return seconds(lambda: found.append(check(entries, executor))), found[0]
+        whole = seconds(lambda: found.append(check(entries, executor)))
+        return whole, executor.submit(pace, entries).result(), found[0]
 
 
 def killed_worker() -> Any:
@@ -113,9 +121,9 @@ def main() -> int:
     options = parser(__doc__).parse_args()
     about = headline()
     entries = QUICK_ENTRIES if options.quick else ENTRIES
-    (one, alone), (two, report) = timed(1, entries), timed(2, entries)
+    (one, call, alone), (two, _, report) = timed(1, entries), timed(2, entries)
     assert tensors(alone) == tensors(report), "the numbers of workers disagree"
-    idle = 1 - alone.evaluations * LOSS_SECONDS / one
+    idle = 1 - alone.evaluations * call / one
     rows = [tell(Row("speed", f"two workers / one, {entries:,} entries", one / two, ">= 1.8"))]
     rows += [tell(Row("overhead", "of pieces, per cent of a worker's time", 100 * idle, "<= 5"))]
     expected = tensors(check(KILLED_ENTRIES, 2))

@@ -65,10 +65,9 @@ class Folder:
     def close(self) -> None:
         """Remove the files, and what was opened of them in threads of this process."""
         mine = {each.stem for each in Path(self._folder.name).glob("*")}
-        for kept in list(_present.values()):
-            for what, (token, _) in list(kept.items()):
-                if token in mine:
-                    kept.pop(what, None)
+        for thread, kept in list(_present.items()):
+            if all(token in mine for token, _ in list(kept.values())):
+                _present.pop(thread, None)
         self._folder.cleanup()
 
 

@@ -200,10 +200,11 @@ class OwnError(Exception):
 
 
 class OddError(Exception):
-    """One that cannot be unpickled."""
+    """One that cannot be pickled."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"{what}: {why}")
+        self.lock = threading.Lock()
 
 
 @pytest.mark.usefixtures("shared_out")
