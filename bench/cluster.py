@@ -1,11 +1,11 @@
 """A loss of 20 ms on a cluster of dask: two workers against one, overhead of a piece, and kill -9.
 
-speed: the check of 20,000 entries (every entry, with two evaluations) by two workers against the same by one. Target: at
-least 1.8 times as fast, on two free cores. The loss sleeps, so that cores shared with others do not decide.
+speed: the check of 20,000 entries (every entry, two evaluations each) by two workers against the same by one. Target:
+at least 1.8 times as fast. The loss sleeps, so that cores shared with others do not decide.
 overhead: the share of a worker's time in which it does not evaluate, with one worker: 1 - evaluations * seconds of the
-loss / seconds of the check. Target: at most 5 %.
-killed: a check whose worker is killed (-9) in the middle, and one whose own process is killed and then called again with
-its checkpoint, give the report of an undisturbed one, to the bit. Target: both.
+loss in the worker / seconds of the check. Target: at most 5 %.
+killed: a check whose worker is killed (-9) in the middle, and one whose own process is killed and then called again
+with its checkpoint, give the report of an undisturbed one, to the bit. Target: both.
 Run ``python bench/cluster.py [--quick] [--json FILE]``; the exit status is 1 if a target is missed. It needs
 ``python -m pip install dask distributed joblib cloudpickle``.
 """
