@@ -53,10 +53,12 @@ class Folder:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="fastgc-", ignore_cleanup_errors=True)
+        self._tokens: set[str] = set()
 
     def parcel(self, what: str, payload: Any, function: Any = None) -> Parcel:
         """Pickle an object. ``function``: the caller's, whose module goes along where others cannot import it."""
         token = uuid.uuid4().hex
+        self._tokens.add(token)
         parcel = Parcel(token, Path(self._folder.name) / token, what)
         with by_value(home(function)):
             save(parcel.path, payload)
@@ -64,9 +66,10 @@ class Folder:
 
     def close(self) -> None:
         """Remove the files, and what was opened of them in threads of this process."""
-        mine = {each.stem for each in Path(self._folder.name).glob("*")}
         for thread, kept in list(_present.items()):
-            if all(token in mine for token, _ in list(kept.values())):
+            for what in [what for what, (token, _) in list(kept.items()) if token in self._tokens]:
+                kept.pop(what, None)
+            if not kept:
                 _present.pop(thread, None)
         self._folder.cleanup()
 

@@ -276,6 +276,7 @@ def test_the_loss_is_opened_once_in_each_worker(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as executor:
         assert fastgc.check_gradients(Counted(), lambda p: 2 * p, array(200), samples="all", workers=executor).passed
     assert 1 <= len(list(tmp_path.iterdir())) <= 2
+    assert not parcels._present  # threads of this process keep nothing
 
 
 @pytest.mark.parametrize(
