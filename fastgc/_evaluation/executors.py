@@ -38,6 +38,8 @@ _IDLE_SECONDS = 300  # idle processes end after this time, the same as joblib's 
 _AHEAD = 2  # tasks submitted for each worker: one at work, and one at hand when that is done
 _HANDOVER_SECONDS = 1e-3  # loky hands a task over within about this time
 _ROUND_SECONDS = 2.0  # that a call of a map takes: what Ctrl-C may lose; workers wait for its end some 2 % of the time
+_SEEN_SECONDS = 0.1  # of a piece, so that a progress bar moves ten times a second
+_CALLERS_SECONDS = 1.0  # of a piece in an executor that may be slow: 6 ms for a task would be 0.6 % of it
 _LONG = 3600.0  # seconds: a wait that is begun again after them
 _GROWTH = 4  # of a round where the pace is not known yet
 _DEATHS = ("KilledWorker", "WorkerCrashedError", "RayActorError", "ActorDiedError")  # as dask and ray call them
@@ -103,9 +105,15 @@ class Watch:
 
 
 class Engine(Protocol):
-    """What does tasks: see the module's docstring."""
+    """What does tasks: see the module's docstring.
+
+    Attributes
+    ----------
+    piece_seconds : what a piece of the work takes, where there are few workers: see `fastgc._evaluation.pieces`
+    """
 
     count: int
+    piece_seconds: float
 
     @property
     def label(self) -> str:
@@ -141,6 +149,8 @@ def _death(error: Exception) -> Death:
 
 class Executing:
     """An executor of the caller's, which is never shut down; its tasks are cancelled where they have not begun."""
+
+    piece_seconds = _CALLERS_SECONDS
 
     def __init__(self, executor: Any, count: int, label: str) -> None:
         self.count, self.label, self._executor = count, label, executor
@@ -198,6 +208,8 @@ class Executing:
 class Processes(Executing):
     """A pool of ``count`` processes, used by one check at a time."""
 
+    piece_seconds = _SEEN_SECONDS
+
     def __init__(self, count: int) -> None:
         super().__init__(ProcessPoolExecutor(count, timeout=_IDLE_SECONDS, env=_ENVIRONMENT), count, "")
         self.label, self._parent = f"{count} processes", os.getpid()
@@ -237,6 +249,8 @@ class Processes(Executing):
 
 class MapCalls:
     """A map-like callable. It is called with some tasks at a time, since most maps answer when all are done."""
+
+    piece_seconds = _SEEN_SECONDS
 
     def __init__(self, call: Callable[..., Any], count: int, label: str) -> None:
         self.count, self.label, self._call = count, label, call

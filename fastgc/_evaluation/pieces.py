@@ -3,8 +3,10 @@
 How long a piece is. An engine (dask's scheduler, the parent of a pool of processes) takes about 1 ms for a task: to
 send it, to note that it is done, to receive what it gives. A worker that takes 20 ms for a piece loses at most 5 % by
 that; and an engine that serves ``W`` workers, one task after the other, is at work for at most 5 % of the time, and no
-worker waits for it, if a piece takes ``W`` times 20 ms. That is a second for 50 workers; where there are few it is
-0.1 s, so that a bar moves. Towards the end of the work or of a time budget pieces are shorter: no worker idles long.
+worker waits for it, if a piece takes ``W`` times 20 ms. That is a second for 50 workers. Where there are fewer, a piece
+takes a second in an executor of the caller's, since dask on a busy machine was seen to take 6 ms for a task
+(bench/cluster.py), and 0.1 s in our own processes and in maps, so that a bar moves. Towards the end of the work or of a
+time budget pieces are shorter: no worker idles long.
 
 What that means for the largest checks, on paper: a billion entries of a loss of 1 s on 1,000 machines.
 
@@ -38,7 +40,6 @@ from fastgc._evaluation.working_time import now
 from fastgc._words import Workers
 
 _TASK_SECONDS, _TASK_SHARE = 1e-3, 0.05  # what an engine takes for a task, and the share of it in a piece: see above
-_SEEN_SECONDS = 0.1  # a progress bar moves ten times a second, where the engine is not too busy for that
 _PIECES_LEFT = 16  # pieces of the work of each worker: one is idle at the end for at most 1/16 of its time
 _WORTHWHILE = 0.03  # seconds of work: twice the 0.015 s that it takes to share it out
 _DEATHS = 3  # at one piece: machines fail and memory runs out once in a while, but hardly three times at one place
@@ -48,10 +49,13 @@ _PATIENCE_SECONDS, _PATIENCE_PIECES = 60.0, 20
 single_threaded = functools.partial(single_threaded_blas, openmp=True)  # another number may change the last bits
 
 
-def piece_length(count: int, seconds: float, workers: int, left: float) -> int:
-    """The number of evaluations in a piece of ``count`` evaluations, of so many seconds each, ``left`` seconds long."""
+def piece_length(count: int, seconds: float, workers: int, left: float, usual: float) -> int:
+    """The number of evaluations in a piece of ``count`` evaluations, of so many seconds each.
+
+    ``left`` are the seconds until the deadline, ``usual`` those of a piece where there are few workers.
+    """
     shortest = _TASK_SECONDS / _TASK_SHARE
-    longest = max(_SEEN_SECONDS, workers * shortest)
+    longest = max(usual, workers * shortest)
     even = count * seconds / (workers * _PIECES_LEFT)
     wanted = min(longest, max(shortest, even), max(0.0, left) / _PIECES_LEFT)
     return max(1, min(int(wanted / seconds), -(-count // workers)))
@@ -113,7 +117,8 @@ class SharedWork:
         ``place`` says in words which evaluations are in a piece. After an exception nothing is left at work, as far as
         the engine lets us.
         """
-        length = piece_length(count, self.seconds, self.count, deadline - now())
+        self._engine = self._engine or self._start()
+        length = piece_length(count, self.seconds, self.count, deadline - now(), self._engine.piece_seconds)
         parts = [slice(start, min(start + length, count)) for start in range(0, count, length)]
         words = _Words(named(self.workers), self.words[0], parts, place, length * self.seconds)
         tasks = deque((k, {}, self.parcel, method, *arguments(part)) for k, part in enumerate(parts))
@@ -141,7 +146,7 @@ class SharedWork:
         watch = executors.Watch(deadline, patience, lambda seconds: words.tell(seconds, waiting))
         deaths: Counter[int] = Counter()
         alone: deque[executors.Task] = deque()
-        self._engine = self._engine or self._start()
+        assert self._engine is not None
         self.name = f"python ({self._engine.label})"
         while tasks or alone:
             queue = tasks or deque([alone.popleft()])

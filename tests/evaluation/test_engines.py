@@ -286,7 +286,52 @@ def test_the_loss_is_opened_once_in_each_worker(tmp_path: Path) -> None:
 def test_pieces_are_so_long_that_the_engine_takes_a_twentieth(
     workers: int, seconds: float, shortest: float, longest: float
 ) -> None:
-    length = pieces.piece_length(10**9, seconds, workers, np.inf)
+    length = pieces.piece_length(10**9, seconds, workers, np.inf, 0.1)
     assert shortest <= length * seconds * (1 + 1e-9) and length * seconds <= longest * (1 + 1e-9)
-    assert pieces.piece_length(10 * workers, seconds, workers, np.inf) <= 10
-    assert pieces.piece_length(10**9, seconds, workers, 0.0) == 1
+    assert pieces.piece_length(10 * workers, seconds, workers, np.inf, 0.1) <= 10
+    assert pieces.piece_length(10**9, seconds, workers, 0.0, 0.1) == 1
+
+
+@pytest.mark.parametrize("workers", [2, map])
+def test_workers_of_numerical_gradients_have_their_conflicts(workers: Workers) -> None:
+    name = workers_option.named(workers)
+    with pytest.raises(ValueError, match=f"{name} works on copies of the parameters: it cannot go with in_place=True"):
+        fastgc.numerical_gradient(np.sum, X, workers=workers, in_place=True)
+    with pytest.raises(ValueError, match=f"{name} calls f from Python: it cannot go with engine=.numba., which"):
+        fastgc.numerical_jacobian(outputs, X, workers=workers, engine="numba")
+    with pytest.raises(ValueError, match=f"{name} cannot go with vectorized=True: a loss runs in processes"):
+        fastgc.check_gradients(loss, gradients, PARAMS, workers=workers, vectorized=True)
+
+
+class KilledWorker(Exception):
+    """As dask raises it once workers have died at a task again and again."""
+
+
+class Refusing(ThreadPoolExecutor):
+    """An executor whose workers die."""
+
+    def submit(self, *_: Any, **__: Any) -> Any:
+        return super().submit(self.die)
+
+    def die(self) -> None:
+        raise KilledWorker("four times")
+
+
+def test_where_the_engine_has_tried_again_the_error_names_the_entries_at_once() -> None:
+    message = r"workers=Refusing: a worker process died while it evaluated the loss with .* KilledWorker: four times"
+    with Refusing(2) as executor, pytest.raises(RuntimeError, match=message):
+        fastgc.check_gradients(loss, gradients, PARAMS, workers=executor)
+
+
+def test_a_time_budget_holds_wherever_the_loss_runs() -> None:
+    def slow(p: Array) -> float:
+        time.sleep(2e-3)
+        return float(np.sum(p**2))
+
+    with ThreadPoolExecutor(2) as executor:
+        for workers in (executor, ThreadMap(executor)):
+            report = fastgc.check_gradients(
+                slow, lambda p: 2 * p, array(3000), samples="all", workers=workers, time_budget=0.3
+            )
+            assert report.verdict == "undecided" and report.evaluations < 2500
+            assert not [thread for thread in threading.enumerate() if thread.name == "fastgc-watch"]
