@@ -15,8 +15,8 @@ from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unme
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, open_evaluator
 from fastgc._evaluation.floating_point import at_point, own_errstate
-from fastgc._gradient.options import refuse_args
 from fastgc._evaluation.workers_option import elsewhere, named, refuse_workers
+from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import plain_function, real_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
