@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ Columns: TypeAlias = int | Literal["all"] | None
 Entries: TypeAlias = Sequence[int] | Sequence[tuple[int, ...]] | NDArray[np.bool_] | NDArray[np.integer]
 Samples: TypeAlias = int | Literal["all"] | Mapping[str, int | Literal["all"] | Entries]
 Tolerance: TypeAlias = float | Mapping[str, float] | None  # for all tensors, or by name or pattern
+# A number of processes, an executor, or a function like map, such as multiprocessing's Pool().map.
+Workers: TypeAlias = int | Executor | Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Mode: TypeAlias = Literal["fwd", "rev", "lin"]  # of differentiation, by JAX's names
 
 Verdict: TypeAlias = Literal["pass", "fail", "undecided"]

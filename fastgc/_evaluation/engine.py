@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import listed
+from fastgc._evaluation import workers_option
 from fastgc._evaluation.evaluator import Evaluator, as_number, value_of_pair
 from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.refused import NotCompiledError, cause, explained, plain_value
+from fastgc._evaluation.workers_option import elsewhere
 from fastgc._evaluation.working_time import counted, now
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._parameters.record import store
+from fastgc._words import Workers
 
 # Compiling the loop for arguments of new types takes about 0.4 s, whatever the loss (bench/cold.py). Calling a jitted
 # loss from Python takes about 6 microseconds longer than calling it from the loop (bench/floor.py).
@@ -49,7 +52,7 @@ class Execution:
 
     engine: str
     threads: int | None = None
-    workers: int = 1
+    workers: Workers = 1
     vectorized: bool = False
     deadline: float = math.inf
 
@@ -136,7 +139,7 @@ def open_evaluator(
     )
     if execution.vectorized:
         return _open_vectorized(direct, call, point)
-    if execution.workers != 1:
+    if elsewhere(execution.workers):
         return _open_workers(direct, call, point, execution.workers)
     if not compiled or point.stored is None:
         first = _first_call(direct, point, execution.deadline)
@@ -172,8 +175,8 @@ def _reader(args: tuple[Any, ...], with_gradients: bool) -> Read:
 
 def _refuse_uncompilable(point: Point, execution: Execution) -> None:
     """Raise for options and parameters that do not go with a jitted loss."""
-    if execution.vectorized or execution.workers != 1:
-        asked = "vectorized=True" if execution.vectorized else f"workers={execution.workers}"
+    if execution.vectorized or elsewhere(execution.workers):
+        asked = "vectorized=True" if execution.vectorized else workers_option.named(execution.workers)
         raise ValueError(
             f"{asked} is for a plain Python loss; this one is compiled by Numba: use threads, or its py_func"
         )
@@ -223,21 +226,25 @@ def _looping(
 
 
 def _open_workers(
-    direct: PythonEvaluator, loss: Callable[..., Any], point: Point, workers: int
+    direct: PythonEvaluator, loss: Callable[..., Any], point: Point, workers: Workers
 ) -> tuple[Evaluator, FirstCall]:
-    """Processes for a plain loss; this process alone if only one is available, or if the loss writes into args."""
+    """Workers for a plain loss; this process alone if only one is available, or if the loss writes into args."""
+    from fastgc._evaluation import executors as _executors
     from fastgc._evaluation import processes as _workers
+    from fastgc._evaluation.threads import single_threaded_blas
 
     assert point.stored is not None
-    with _workers.single_threaded():
+    with single_threaded_blas(openmp=True):
         first = _first_call(direct, point, direct.deadline)
-    count, note = _affordable_copies(_workers.process_count(workers), 0, point.stored.buffer.nbytes, "processes")
-    first = first.noted(note)
-    if count == 1 or first.scratch:
+    if workers_option.is_number(workers):
+        count, _ = _executors.choose(workers)
+        workers, note = _affordable_copies(count, 0, point.stored.buffer.nbytes, "processes")
+        first = first.noted(note)
+    if first.scratch or not elsewhere(workers):
         return direct, first
     sent = _workers.SentLoss(loss, point.args, point.layout, list(point.leaves))
     evaluator = _workers.WorkersEvaluator(
-        direct, sent, count=count, seconds=first.seconds, reproducible=not first.noisy
+        direct, sent, workers=workers, seconds=first.seconds, reproducible=not first.noisy
     )
     return evaluator, first
 

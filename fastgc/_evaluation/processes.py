@@ -1,51 +1,41 @@
-"""Loss values from several processes; each process displaces its own copy of the parameters."""
+"""Loss values from several workers; each displaces its own copy of the parameters."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.machinery
-import itertools
 import math
 import pickle
-import sys
-import tempfile
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastgc._arguments import listed
-from fastgc._evaluation.evaluator import LEAST_SECONDS, OutOfTime, Raised, Ray, Tick, described, silent
+from fastgc._evaluation.evaluator import (
+    OutOfTime,
+    Raised,
+    Ray,
+    Tick,
+    along_direction,
+    at_entries,
+    at_entry,
+    silent,
+)
+from fastgc._evaluation.parcels import portable, remove
+from fastgc._evaluation.pieces import SharedWork, single_threaded
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._evaluation.threads import single_threaded_blas
 from fastgc._evaluation.working_time import now
-from fastgc._missing import missing
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import store
+from fastgc._words import Workers
 
-try:
-    import cloudpickle
-    import joblib
-
-    from fastgc._evaluation import executors as _executors
-except ImportError as error:
-    raise missing("workers", "workers") from error
-
-_CHUNK_SECONDS = 0.1  # sending a chunk takes 1 % of it (a millisecond), and a progress bar moves ten times a second
-_CHUNKS_PER_WORKER = 16  # processes idle at the end for at most one chunk, 1/16 of their time
-_WORTHWHILE = 0.03  # seconds of work: twice the 0.015 s that it takes to share it out
-_ALIGNMENT = 64  # bytes: arrays in a file begin at a cache line, as NumPy's own do
 # A worker's loss is compared with ours at the point and with so many entries displaced, evenly spaced in the flat
 # vector. The relative displacement is enough to change the loss by more than its round-off.
 _TRIAL_ENTRIES, _TRIAL_STEP = 64, 1e-3
+_DIRECTIONS_BYTES = 1 << 26  # of weights that are sent and kept at a time: 64 MiB, which any worker has
 _SAME_VALUE_THERE = 1e-8  # relative: another process may sum a set in another order; a changed global shows far above
 
 
@@ -67,29 +57,35 @@ class SentLoss:
     leaves: list[Array]
     trial: tuple[Positions, Array, Array] | None = None
 
+    def opened(self) -> OpenedLoss:
+        """The loss in a worker, with a copy of the parameters.
 
-def process_count(workers: int) -> int:
-    """The number of processes that ``workers`` asks for; 1 where processes cannot be started."""
-    with joblib.parallel_config("loky"):
-        return int(joblib.effective_n_jobs(workers))
-
-
-def single_threaded() -> contextlib.AbstractContextManager[None]:
-    """One thread for BLAS and OpenMP, as in the workers, since another number may change the last bits of a sum."""
-    return single_threaded_blas(openmp=True)
+        Raises
+        ------
+        ValueError
+            Where the loss gives other values here.
+        """
+        own = store(self.layout, self.leaves, [leaf.dtype for leaf in self.leaves])
+        evaluator = PythonEvaluator(
+            self.loss, self.layout.rebuild(own.leaves), self.args, self.layout, own.leaves, self.leaves
+        )
+        if self.trial is not None:
+            _refuse_different_loss(evaluator, *self.trial)
+            evaluator.raised = Raised()  # the main process has noted the same exceptions
+        return OpenedLoss(evaluator, self.layout.names, own.leaves, self.leaves)
 
 
 class WorkersEvaluator:
-    """Evaluates chunks of displaced entries in several processes, and small amounts of work in this one.
+    """Evaluates pieces of the work in workers, and small amounts of work in this process.
 
     Parameters
     ----------
     direct : PythonEvaluator
         The same loss, called in this process; its deadline holds for the workers too.
     sent : SentLoss
-        The loss for the other processes, without a trial.
-    count : int
-        The number of processes.
+        The loss for the workers, without a trial.
+    workers : Workers
+        As the caller gave them, or fewer processes.
     seconds : float
         Approximate time of an evaluation.
     reproducible : bool
@@ -102,30 +98,19 @@ class WorkersEvaluator:
     """
 
     def __init__(
-        self, direct: PythonEvaluator, sent: SentLoss, *, count: int, seconds: float, reproducible: bool
+        self, direct: PythonEvaluator, sent: SentLoss, *, workers: Workers, seconds: float, reproducible: bool
     ) -> None:
-        self.name = direct.name  # until there is enough work to share out
-        self._direct, self._count, self._seconds, self._evaluations = direct, count, seconds, 0
+        self._direct, self._evaluations, self._layout = direct, 0, sent.layout
         self._raised = Raised()
         self._unfinished: Array | None = None
-        self._processes: _executors.Processes | None = None  # until there is enough work to share out
-        self._numbers = itertools.count()
         trial = self._trial(sent.layout) if reproducible else None
-        self._folder = tempfile.TemporaryDirectory(prefix="fastgc-", ignore_cleanup_errors=True)
-        try:
-            self._check = self._saved(replace(sent, trial=trial), module=_home(sent.loss))
-        except OSError:
-            self.close()
-            raise
-        except Exception as error:
-            self.close()
-            raise TypeError(
-                f"workers={count}, but loss or args cannot be pickled for other processes ({described(error)}); leave "
-                "out open files, locks and handles (create them inside the loss), or use workers=1"
-            ) from error
-        except BaseException:
-            self.close()
-            raise
+        words = "the loss", "loss or args"
+        self._work = SharedWork(workers, replace(sent, trial=trial), sent.loss, words, seconds=seconds)
+
+    @property
+    def name(self) -> str:
+        """How the loss is evaluated."""
+        return self._work.name
 
     @property
     def evaluations(self) -> int:
@@ -147,28 +132,50 @@ class WorkersEvaluator:
         columns = displaced.shape[1]
         cells, entries = np.repeat(positions, columns), displaced.reshape(-1, 1)
         self._unfinished = None
-        if self._too_little(entries.size):
+        if not self._work.worthwhile(entries.size):
             return np.asarray(self._here("values", positions, displaced, tick))
-        values = self._shared_out("values", entries.size, lambda part: (cells[part], entries[part], silent),
-                                  lambda before, after: tick(after // columns - before // columns))  # fmt: skip
+        values = self._shared_out(
+            "values",
+            entries.size,
+            lambda part: (cells[part], entries[part], silent),
+            lambda part: self._between(cells[part]),
+            lambda before, after: tick(after // columns - before // columns),
+        )
         return values.reshape(displaced.shape)
 
+    def _between(self, cells: Positions) -> str:
+        """Which entries are displaced one by one, in words."""
+        first, last = (at_entry(self._layout, int(cells[k]), 0.0).text.rpartition(" = ")[0] for k in (0, -1))
+        return f"{first} displaced" if first == last else f"entries from {first} to {last} displaced one by one"
+
     def along(self, positions: Positions, rows: Array) -> Array:
-        if self._too_little(len(rows)):
+        if not self._work.worthwhile(len(rows)):
             return np.asarray(self._here("along", positions, rows))
-        return self._shared_out("along", len(rows), lambda part: (positions, rows[part]))
+        place = at_entries(self._layout, positions).text
+        return self._shared_out("along", len(rows), lambda part: (positions, rows[part]), lambda _: place)
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
-        if self._too_little(len(directions) * distances.size):
+        if not self._work.worthwhile(len(directions) * distances.size):
             return np.asarray(self._here("along_rays", directions, distances))
-        return np.stack([self._along_one(rays, distances) for rays in directions])
+        weights = sum(ray.weights.nbytes for rays in directions for ray in rays)
+        length = max(1, int(len(directions) * _DIRECTIONS_BYTES / max(1, weights)))
+        some = [directions[k : k + length] for k in range(0, len(directions), length)]
+        return np.concatenate([self._along_some(each, distances) for each in some])
 
-    def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
-        path = self._saved(list(rays))  # the weights may be many: written once, not sent with every distance
+    def _along_some(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
+        """The same for directions of which a worker can keep all; their values are shared out together."""
+        sent = self._work.folder.parcel("directions", [list(rays) for rays in directions])  # the weights may be many
+
+        def place(part: slice) -> str:
+            return along_direction(self._layout, directions[part.start // distances.size], 1.0).text
+
         try:
-            return self._shared_out("along_one", distances.size, lambda part: (path, distances[part]))
+            values = self._shared_out(
+                "along_cells", len(directions) * distances.size, lambda part: (sent, distances, part), place
+            )
         finally:
-            _remove(path)
+            remove(sent)
+        return values.reshape(len(directions), distances.size)
 
     def entries(self, positions: Positions) -> Array:
         return self._direct.entries(positions)
@@ -178,13 +185,7 @@ class WorkersEvaluator:
 
     def close(self) -> None:
         self._direct.close()
-        if self._processes is not None:
-            _executors.given_back(self._processes)
-            self._processes = None
-        self._folder.cleanup()
-
-    def _too_little(self, evaluations: int) -> bool:
-        return evaluations < 2 or evaluations * self._seconds < _WORTHWHILE
+        self._work.close()
 
     def _here(self, method: str, *arguments: Any) -> Any:
         with single_threaded():
@@ -201,71 +202,42 @@ class WorkersEvaluator:
         self._direct.deadline = deadline
         return positions, rows, values
 
-    def _saved(self, payload: Any, module: Any = None) -> Path:
-        path = Path(self._folder.name) / str(next(self._numbers))
-        with _by_value(module):
-            save(path, payload)
-        return path
-
     def _shared_out(
         self,
         method: str,
         count: int,
         arguments: Callable[[slice], tuple[Any, ...]],
+        place: Callable[[slice], str],
         tick: Callable[[int, int], object] = lambda before, after: None,
     ) -> Array:
-        """The values of ``method`` of the workers' evaluators for all parts of ``count`` evaluations, in their order.
+        """The values of ``method`` of the opened losses for all parts of ``count`` evaluations, in their order.
 
         ``tick`` takes the numbers of evaluations that were done before and after each part.
         """
-        length = max(1, int(min(_CHUNK_SECONDS / self._seconds, count / (self._count * _CHUNKS_PER_WORKER))))
-        parts = [slice(start, min(start + length, count)) for start in range(0, count, length)]
         out = self._unfinished = np.full(count, np.nan, self._direct.result_dtype)
-        raised = [Raised()] * len(parts)
-        done, spent = 0, 0.0
+        raised: dict[int, Raised] = {}
+        done = 0
         try:
-            with self._results(method, [arguments(part) for part in parts]) as results:
-                for number, values, seconds, exceptions in results:
-                    out[parts[number]], raised[number] = np.reshape(values, -1), exceptions
+            with contextlib.closing(
+                self._work.results(method, count, arguments, place, self._direct.deadline)
+            ) as results:
+                for number, part, (values, exceptions) in results:
+                    out[part], raised[number] = np.reshape(values, -1), _received(exceptions)
                     self._evaluations += len(values)
                     tick(done, done + len(values))
-                    done, spent = done + len(values), spent + seconds
+                    done += len(values)
                     if now() > self._direct.deadline:
                         raise OutOfTime
         finally:
-            self._raised = functools.reduce(Raised.joined, raised, self._raised)
-        self._seconds = max(spent / count, LEAST_SECONDS)
+            self._raised = functools.reduce(Raised.joined, [raised[k] for k in sorted(raised)], self._raised)
         return out
 
-    @contextlib.contextmanager
-    def _results(self, method: str, tasks: Sequence[tuple[Any, ...]]) -> Iterator[Iterator[Any]]:
-        """The results of `_run` for all tasks, in the order in which they are finished.
 
-        After an exception the processes are killed, so that none is left at work.
-        """
-        self.name = f"python ({self._count} processes)"
-        processes = self._processes = self._processes or _executors.taken(self._count)
-        done = False
-        try:
-            numbered = [(self._check, i, method, *task) for i, task in enumerate(tasks)]
-            yield map(_received, processes.results(_run, numbered))
-            done = True
-        except BrokenExecutor as error:
-            raise RuntimeError(
-                f"a worker process died while it evaluated the loss (out of memory? a crash of compiled code?): "
-                f"{described(error)}; try fewer workers, or workers=1 to see the crash itself"
-            ) from error
-        finally:
-            if not done:
-                self._processes = None
-                processes.end()
-
-
-# --- in a worker process ---
+# --- in a worker ---
 
 
 @dataclass(frozen=True)
-class _Opened:
+class OpenedLoss:
     """A check in a worker: its evaluator, the copy of the parameters that it displaces, and their shared original."""
 
     evaluator: PythonEvaluator
@@ -273,43 +245,27 @@ class _Opened:
     leaves: Sequence[Array]
     shared: Sequence[Array]
 
+    def values(self, *arguments: Any) -> Any:
+        """Of `Evaluator.values`, and what the loss raised."""
+        return self._answer(self.evaluator.values(*arguments))
 
-_present: dict[Path, _Opened] = {}  # at most one check at a time
+    def along(self, *arguments: Any) -> Any:
+        """Of `Evaluator.along`, and what the loss raised."""
+        return self._answer(self.evaluator.along(*arguments))
 
+    def along_cells(self, directions: list[list[Ray]], distances: Array, part: slice) -> Any:
+        """Values along directions, of the cells of a part of the table (directions, distances), and what was raised."""
+        rows, columns = np.divmod(np.arange(part.start, part.stop), distances.size)
+        found = [self.evaluator.along_one(directions[k], distances[columns[rows == k]]) for k in np.unique(rows)]
+        return self._answer(np.concatenate(found))
 
-def _run(check: Path, number: int, method: str, first: Any, *rest: Any) -> Any:
-    """Do one task: its number, the result of the evaluator's method, the seconds it took, the loss's exceptions.
-
-    An exception that ends the check is returned pickled.
-    """
-    try:
-        opened = _opened(check)
-        subject = load(first) if isinstance(first, Path) else first
-        begin = time.perf_counter()
-        values = getattr(opened.evaluator, method)(subject, *rest)
-        spent = time.perf_counter() - begin
-        _refuse_changed(opened)
-        raised, opened.evaluator.raised = opened.evaluator.raised, Raised()
-        return number, values, spent, _sent(raised)
-    except Exception as error:
-        return portable(error)
+    def _answer(self, values: Array) -> tuple[Array, tuple[Raised, bytes | None]]:
+        _refuse_changed(self)
+        raised, self.evaluator.raised = self.evaluator.raised, Raised()
+        return values, (replace(raised, first=None), None if raised.first is None else portable(raised.first))
 
 
-def _opened(check: Path) -> _Opened:
-    if check not in _present:
-        _present.clear()  # frees the copy of the previous check
-        sent: SentLoss = load(check)
-        layout, shared = sent.layout, sent.leaves
-        own = store(layout, shared, [leaf.dtype for leaf in shared])
-        evaluator = PythonEvaluator(sent.loss, layout.rebuild(own.leaves), sent.args, layout, own.leaves, shared)
-        if sent.trial is not None:
-            _refuse_different_loss(evaluator, *sent.trial)
-            evaluator.raised = Raised()  # the main process has noted the same exceptions
-        _present[check] = _Opened(evaluator, layout.names, own.leaves, shared)
-    return _present[check]
-
-
-def _refuse_changed(opened: _Opened) -> None:
+def _refuse_changed(opened: OpenedLoss) -> None:
     """Raise a ValueError that names the parameters that the loss changed; the main process could not see that."""
     rows = zip(opened.names, opened.leaves, opened.shared, strict=True)
     changed = [name for name, leaf, shared in rows if not np.array_equal(leaf, shared)]
@@ -332,98 +288,7 @@ def _refuse_different_loss(evaluator: PythonEvaluator, positions: Positions, row
             )
 
 
-def _sent(raised: Raised) -> tuple[Raised, bytes | None]:
-    """The exceptions of the loss in a worker, in a form that can be sent."""
-    return replace(raised, first=None), None if raised.first is None else portable(raised.first)
-
-
-def _received(result: Any) -> tuple[int, Array, float, Raised]:
-    """A result of `_run` in the main process; an exception that ends the check is raised."""
-    if isinstance(result, bytes):
-        raise pickle.loads(result)
-    number, values, seconds, (raised, first) = result
-    return number, values, seconds, raised if first is None else replace(raised, first=pickle.loads(first))
-
-
-def portable(error: Exception) -> bytes:
-    """An exception pickled, with its traceback as a note; a RuntimeError with its text where it cannot be pickled."""
-    note = "in a worker process:\n" + "".join(traceback.format_exception(error))
-    with contextlib.suppress(Exception):
-        error.add_note(note)
-        pickled: bytes = cloudpickle.dumps(error)
-        again = pickle.loads(pickled)
-        if type(again) is type(error) and str(again) == str(error):
-            return pickled
-    substitute = RuntimeError(f"loss raised {described(error)}; this exception cannot be pickled")
-    substitute.add_note(note)
-    return bytes(cloudpickle.dumps(substitute))
-
-
-# --- files ---
-
-
-def save(path: Path, payload: Any) -> None:
-    """Pickle an object; its arrays go into a second file that all processes can map into memory."""
-    buffers: list[pickle.PickleBuffer] = []
-    data = cloudpickle.dumps(payload, protocol=5, buffer_callback=buffers.append)
-    spans = []
-    with _array_file(path).open("wb") as file:
-        file.write(bytes(_ALIGNMENT))  # a file without a byte cannot be mapped
-        for buffer in buffers:
-            raw = buffer.raw()
-            spans.append((file.tell(), file.tell() + raw.nbytes))
-            file.write(raw)
-            file.write(bytes(-file.tell() % _ALIGNMENT))
-    path.write_bytes(pickle.dumps((sys.path, spans, data)))
-
-
-def save_for(function: Any, path: Path, payload: Any) -> None:
-    """`save`; where other processes cannot import the function's module, its functions go along with their code."""
-    with _by_value(_home(function)):
-        save(path, payload)
-
-
-def load(path: Path) -> Any:
-    """A saved object with its arrays in the mapped file: processes share a page of it until one writes to it."""
-    folders, spans, data = pickle.loads(path.read_bytes())
-    sys.path.extend(folder for folder in folders if folder not in sys.path)
-    mapped = np.asarray(np.memmap(_array_file(path), np.uint8, "c"))
-    return pickle.loads(data, buffers=[mapped[start:stop] for start, stop in spans])
-
-
-def _array_file(path: Path) -> Path:
-    return path.with_suffix(".arrays")
-
-
-def _remove(path: Path) -> None:
-    for each in (path, _array_file(path)):
-        with contextlib.suppress(OSError):  # some systems keep a mapped file; it is removed with its folder
-            each.unlink()
-
-
-def _home(loss: Any) -> Any:
-    """The module of a loss if other processes cannot import it (a file run by its path), else None."""
-    name = getattr(loss, "__module__", None) or type(loss).__module__
-    top = name.partition(".")[0]
-    known = name == "__main__" or top in sys.builtin_module_names or importlib.machinery.PathFinder.find_spec(top)
-    return None if known else sys.modules.get(name)
-
-
-_registering = threading.RLock()  # cloudpickle's registry belongs to the whole process
-
-
-@contextlib.contextmanager
-def _by_value(module: Any) -> Iterator[None]:
-    """Pickle the functions of a module with their code instead of by name."""
-    if module is None:
-        yield
-        return
-    with _registering:
-        if module.__name__ in cloudpickle.list_registry_pickle_by_value():
-            yield
-            return
-        cloudpickle.register_pickle_by_value(module)
-        try:
-            yield
-        finally:
-            cloudpickle.unregister_pickle_by_value(module)
+def _received(sent: tuple[Raised, bytes | None]) -> Raised:
+    """What the loss raised in a worker, in the main process."""
+    raised, first = sent
+    return raised if first is None else replace(raised, first=pickle.loads(first))

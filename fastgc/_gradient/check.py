@@ -30,7 +30,7 @@ from fastgc._public import public
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.summary import PointResult, Tries, summarise
 from fastgc._verdicts.judgement import UNDECIDED
-from fastgc._words import Engine, Precision, Samples, StencilName, Tolerance
+from fastgc._words import Engine, Precision, Samples, StencilName, Tolerance, Workers
 
 _SUMMARY = 2e-4  # seconds that the summary of a tensor takes (bench/budget.py, with thousands of them)
 _MOST_RESERVED = 0.5  # of a time budget: an hour's check of any number of tensors keeps half of it for measurements
@@ -73,7 +73,7 @@ def check_gradients(
     precision: Precision = "double",
     engine: Engine = "auto",
     threads: int | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
     vectorized: bool = False,
     points: int = 1,
     bounds: Any = None,
@@ -129,11 +129,14 @@ def check_gradients(
     threads : int, optional
         Threads of the compiled loops; by default Numba's own setting. Results do not depend on it. There is one where
         the loss may write to what args hold: an array that it was seen to change, a jitclass, a typed list or dict.
-    workers : int
-        Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: one for each core.
-        The loss, what it refers to and args are pickled once; arrays are shared by memory map. BLAS runs in one thread
-        in each; results do not depend on how many there are. Needs ``python -m pip install "joblib>=1.5"
-        "cloudpickle>=3.0"``.
+    workers : int, Executor, or function like map
+        Processes that evaluate a plain Python loss, for one that takes a millisecond or more; -1: one for each core; by
+        the backend that ``joblib.parallel_config`` has set, such as "dask", if it has. Or an executor
+        (``ProcessPoolExecutor``, dask's ``client.get_executor()``, ``MPIPoolExecutor``), or a function like ``map``
+        (``multiprocessing.Pool().map``). The loss, what it refers to and args are pickled once, and go to each worker
+        once. BLAS runs in one thread in each; results do not depend on what runs them. What a worker was doing when it
+        died is done again; after three deaths an error names the entries. A map cannot tell of a death. Needs
+        ``python -m pip install "joblib>=1.5" "cloudpickle>=3.0"``.
     vectorized : bool
         The loss takes parameters with a leading batch axis in every array and returns one value for each, shape
         ``(batch,)``; it is called with blocks of displaced parameters. ``gradients`` receives the plain parameters.
@@ -239,7 +242,7 @@ def assert_gradients(
     precision: Precision = "double",
     engine: Engine = "auto",
     threads: int | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
     vectorized: bool = False,
     points: int = 1,
     bounds: Any = None,

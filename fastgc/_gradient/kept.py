@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import TracebackType
@@ -16,6 +15,7 @@ from fastgc._evaluation.checkpoint import Checkpoint, CheckpointedEvaluator, dig
 from fastgc._evaluation.engine import FirstCall
 from fastgc._evaluation.evaluator import Evaluator
 from fastgc._evaluation.interruption import InterruptibleEvaluator
+from fastgc._evaluation.workers_option import width
 from fastgc._evaluation.wrapped import WrappedEvaluator
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
@@ -55,8 +55,7 @@ class KeptValues:
             return evaluator
         if self._checkpoint is None:
             self._checkpoint = Checkpoint(path, _about(self._loss, self._options, first, gradients))
-        at_once = self._options.workers if self._options.workers > 0 else os.cpu_count() or 1
-        kept = self._checkpoint, digest(*_parts(list(leaves))), at_once
+        kept = self._checkpoint, digest(*_parts(list(leaves))), width(self._options.workers)
         return _inside(evaluator, lambda inner: CheckpointedEvaluator(inner, *kept))
 
 

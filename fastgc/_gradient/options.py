@@ -13,13 +13,14 @@ import numpy as np
 from fastgc._arguments import flag, number, one_of, refuse_deep, whole
 from fastgc._derivatives.stencil import Stencil, stencil_named
 from fastgc._evaluation.callers_loss import CallersLoss
+from fastgc._evaluation.workers_option import elsewhere, named, refuse_workers
 from fastgc._parameters.arrays import Floats
 from fastgc._parameters.bounds import parse_bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import DEFAULT_SAMPLES, Selection, matching_names, select
 from fastgc._parameters.symmetric import parse_symmetric
 from fastgc._verdicts.judgement import DEFAULT_RTOL, Tolerances
-from fastgc._words import Engine, Precision, Samples, Tolerance
+from fastgc._words import Engine, Precision, Samples, Tolerance, Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class CheckOptions:
     precision: str = "double"
     engine: str = "auto"
     threads: int | None = None
-    workers: int = 1
+    workers: Workers = 1
     vectorized: bool = False
     points: int = 1
     bounds: Any = None
@@ -70,9 +71,7 @@ class CheckOptions:
         whole("probes", self.probes, least=0)
         whole("points", self.points, least=1)
         whole("threads", self.threads, least=1, optional=True)
-        whole("workers", self.workers, least=-1)
-        if self.workers == 0:
-            raise ValueError("workers is 0; it must be at least 1, or -1 for all cores")
+        refuse_workers(self.workers)
         if not (self.checkpoint is None or isinstance(self.checkpoint, str | os.PathLike)):
             raise TypeError(f"checkpoint is a {type(self.checkpoint).__name__}; it must be the path of a file, or None")
         for name in ("vectorized", "in_place", "crosscheck", "progress"):
@@ -83,7 +82,7 @@ class CheckOptions:
 
     def _refuse_conflicts(self, formula: Stencil) -> None:
         """Raise a ValueError for ways of running the loss that exclude each other."""
-        asked = [f"workers={self.workers}"] * (self.workers != 1) + ["vectorized=True"] * bool(self.vectorized)
+        asked = [named(self.workers)] * elsewhere(self.workers) + ["vectorized=True"] * bool(self.vectorized)
         if len(asked) == 2:
             raise ValueError(f"{asked[0]} cannot go with {asked[1]}: a loss runs in processes or in blocks; choose one")
         for each in asked:

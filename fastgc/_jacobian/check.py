@@ -19,7 +19,7 @@ from fastgc._jacobian.points import JacobianCheck, check_points
 from fastgc._jacobian.report import JacobianReport
 from fastgc._public import public
 from fastgc._verdicts.judgement import UNDECIDED
-from fastgc._words import Columns, Engine, StencilName
+from fastgc._words import Columns, Engine, StencilName, Workers
 
 
 @public
@@ -62,7 +62,7 @@ def check_jacobian(
     bounds: Any = None,
     engine: Engine = "auto",
     threads: int | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
     points: int = 1,
     time_budget: float | None = None,
     seed: int = 0,
@@ -113,8 +113,8 @@ def check_jacobian(
         As in `check_gradients`: "auto" runs a compiled f in compiled loops where that is faster than calls from Python.
     threads : int, optional
         Threads of the compiled loops; each has its own copy of x.
-    workers : int
-        Processes that evaluate a plain f, as in `check_gradients`.
+    workers : int, Executor, or function like map
+        What evaluates a plain f, as in `check_gradients`.
     points : int
         Check at x and at ``points - 1`` random points around it; needs jacobian (or products) as functions.
     time_budget : float, optional
@@ -180,7 +180,7 @@ def assert_jacobian(
     bounds: Any = None,
     engine: Engine = "auto",
     threads: int | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
     points: int = 1,
     time_budget: float | None = None,
     seed: int = 0,

@@ -26,7 +26,7 @@ from fastgc._parameters.arrays import Array, Floats, as_array
 from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
 from fastgc._verdicts.time_budget import INTERRUPTED
-from fastgc._words import Columns, Engine, StencilName
+from fastgc._words import Columns, Engine, StencilName, Workers
 
 _SHARED = (
     "stencil",
@@ -57,7 +57,7 @@ def check_hessian(
     bounds: Any = None,
     engine: Engine = "auto",
     threads: int | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
     points: int = 1,
     time_budget: float | None = None,
     seed: int = 0,
@@ -132,7 +132,7 @@ def assert_hessian(
     bounds: Any = None,
     engine: Engine = "auto",
     threads: int | None = None,
-    workers: int = 1,
+    workers: Workers = 1,
     points: int = 1,
     time_budget: float | None = None,
     seed: int = 0,

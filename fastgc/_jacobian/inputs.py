@@ -17,6 +17,7 @@ from fastgc._evaluation.engine import Execution, in_turn, is_jitted, jitted, lim
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._evaluation.floating_point import at_point, callers_errstate, displaced
 from fastgc._evaluation.frozen_globals import refuse_frozen_data
+from fastgc._evaluation.workers_option import elsewhere, named
 from fastgc._jacobian.filling import first_value, own_array
 from fastgc._jacobian.function import Function, VectorFunction, one_by_one
 from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
@@ -26,6 +27,7 @@ from fastgc._parameters.arrays import Array, Floats, as_array, returned_values
 from fastgc._parameters.bounds import Bounds, parse_bounds
 from fastgc._parameters.layout import flatten_parameters, refuse_framework
 from fastgc._parameters.point import copied_point
+from fastgc._words import Workers
 
 Shape = tuple[int, ...]
 
@@ -73,11 +75,16 @@ def open_function(
         If f changes x, if its outputs at x are not real or not finite, or if Numba has frozen data in a jitted f.
     """
     start = point.astype(np.complex128) if stencil_named(options.stencil).is_complex else point
-    if is_jitted(f) and options.workers != 1:
-        raise ValueError(f"workers={options.workers} is for a plain Python f; this one is compiled: pass its py_func")
-    execution = Execution(options.engine, options.threads, options.workers)
+    execution = _execution(f, options.engine, options.threads, options.workers)
     limits = {"seed": options.seed, "bounds": bounds, "deadline": deadline}
     return _opened(f, start, args, execution, strict=True, **limits)
+
+
+def _execution(f: Callable[..., Any], engine: str, threads: int | None, workers: Workers) -> Execution:
+    """How f is to be run, unless it is compiled and workers are asked for."""
+    if is_jitted(f) and elsewhere(workers):
+        raise ValueError(f"{named(workers)} is for a plain Python f; this one is compiled: pass its py_func")
+    return Execution(engine, threads, workers)
 
 
 def plain_function(
@@ -85,11 +92,12 @@ def plain_function(
     point: Array,
     args: tuple[Any, ...],
     engine: str = "python",
+    workers: Workers = 1,
     *,
     deadline: float = math.inf,
 ) -> VectorFunction:
     """The same for a function that may change its argument, and whose outputs at x need not be finite."""
-    return _opened(f, point, args, Execution(engine), strict=False, seed=0, deadline=deadline)[0]
+    return _opened(f, point, args, _execution(f, engine, None, workers), strict=False, seed=0, deadline=deadline)[0]
 
 
 def _opened(
@@ -102,7 +110,7 @@ def _opened(
             opened.enter_context(limited_blas(f, execution.engine, args))
         one, first = _first_call(f, start, args, strict)
         function: Function = one.in_turn()
-        if execution.workers != 1:
+        if elsewhere(execution.workers):
             function = one.in_processes(start, first.real, execution.workers)
         elif is_jitted(f):
             function = _jitted_outputs(f, one, start, first, execution, opened.pop_all())
@@ -189,7 +197,7 @@ class OnePoint:
         """Of several points, in this process."""
         return one_by_one(self, math.prod(self.output_shape), self.dtype)
 
-    def in_processes(self, point: Array, first: Floats, workers: int) -> Function:
+    def in_processes(self, point: Array, first: Floats, workers: Workers) -> Function:
         """Of several points, in several processes if they can be started."""
         from fastgc._jacobian.workers import shared
 

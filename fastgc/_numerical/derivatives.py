@@ -15,12 +15,13 @@ from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unme
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, open_evaluator
 from fastgc._evaluation.floating_point import at_point, own_errstate
+from fastgc._evaluation.workers_option import elsewhere, named, refuse_workers
 from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import plain_function, real_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
 from fastgc._progress import Progress
-from fastgc._words import Engine, StencilName
+from fastgc._words import Engine, StencilName, Workers
 
 _Arrays = TypeVar("_Arrays", list[NDArray[Any]], tuple[NDArray[Any], ...])
 _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error, so that two zeros agree
@@ -37,6 +38,7 @@ def numerical_gradient(
     stencil: StencilName = "central",
     in_place: bool = False,
     engine: Engine = "auto",
+    workers: Workers = 1,
     progress: bool = False,
 ) -> dict[str, Any]: ...
 @overload
@@ -50,6 +52,7 @@ def numerical_gradient(
     stencil: StencilName = "central",
     in_place: bool = False,
     engine: Engine = "auto",
+    workers: Workers = 1,
     progress: bool = False,
 ) -> _Arrays: ...
 @overload
@@ -63,6 +66,7 @@ def numerical_gradient(
     stencil: StencilName = "central",
     in_place: bool = False,
     engine: Engine = "auto",
+    workers: Workers = 1,
     progress: bool = False,
 ) -> NDArray[np.float64]: ...
 @own_errstate()
@@ -76,6 +80,7 @@ def numerical_gradient(
     stencil: StencilName = "central",
     in_place: bool = False,
     engine: Engine = "auto",
+    workers: Workers = 1,
     progress: bool = False,
 ) -> Any:
     """The gradient of a scalar function by finite differences, entry by entry.
@@ -96,6 +101,8 @@ def numerical_gradient(
         Displace ``x`` itself, in its own dtype (restored to the bit), for a function that reads it from elsewhere.
     engine : {"auto", "numba", "python"}
         As in `check_gradients`.
+    workers : int, Executor, or function like map
+        What evaluates a plain f, as in `check_gradients`.
     progress : bool
         Show a tqdm progress bar.
 
@@ -124,8 +131,7 @@ def numerical_gradient(
     _refuse_unusable(f, args, engine)
     flag("in_place", in_place)
     flag("progress", progress)
-    if in_place and engine == "numba":
-        raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
+    _refuse_conflicts(engine, workers, in_place)
     params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else real_array(x)
     layout, leaves = flatten_parameters(params)
     if in_place:
@@ -133,7 +139,9 @@ def numerical_gradient(
     else:
         point = copied_point(layout, leaves, args, "double", complex_step=formula.is_complex)
     expected = layout.size * len(formula.offsets)
-    evaluator, first = open_evaluator(f, point, Execution(engine), expected=expected, with_gradients=False)
+    evaluator, first = open_evaluator(
+        f, point, Execution(engine, workers=workers), expected=expected, with_gradients=False
+    )
     with contextlib.closing(evaluator), Progress(layout.size, shown=progress) as bar:
         loss = unmeasured_loss(evaluator, layout, point.leaves, float(np.real(first.value)))
         if absolute is None and not formula.is_complex:
@@ -149,6 +157,17 @@ def _refuse_unusable(f: Any, args: Any, engine: Any) -> None:
     refuse_uncallable("f", f)
     refuse_args(args)
     one_of("engine", engine, get_args(Engine))
+
+
+def _refuse_conflicts(engine: str, workers: Workers, in_place: bool = False) -> None:
+    """Raise for workers that do not exist, and for options that do not go together."""
+    refuse_workers(workers)
+    if in_place and engine == "numba":
+        raise ValueError('in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"')
+    if elsewhere(workers) and in_place:
+        raise ValueError(f"{named(workers)} works on copies of the parameters: it cannot go with in_place=True")
+    if elsewhere(workers) and engine == "numba":
+        raise ValueError(f'{named(workers)} calls f from Python: it cannot go with engine="numba", which has threads')
 
 
 def _one_step(h: float | None, step: float | None) -> float | None:
@@ -173,6 +192,7 @@ def numerical_jacobian(
     step: float | None = None,
     stencil: StencilName = "central",
     engine: Engine = "auto",
+    workers: Workers = 1,
 ) -> NDArray[np.float64]:
     """The Jacobian of a function of several outputs by finite differences.
 
@@ -185,7 +205,7 @@ def numerical_jacobian(
         Extra positional arguments of f.
     x : array_like
         The point, n real numbers, of any shape; f receives a float64 copy.
-    h, step, stencil, engine
+    h, step, stencil, engine, workers
         As in `numerical_gradient`.
 
     Returns
@@ -209,7 +229,9 @@ def numerical_jacobian(
     """
     formula, absolute = stencil_named(stencil), _one_step(h, step)
     _refuse_unusable(f, args, engine)
-    function = plain_function(f, real_array(x, np.complex128 if formula.is_complex else np.float64), args, engine)
+    _refuse_conflicts(engine, workers)
+    point = real_array(x, np.complex128 if formula.is_complex else np.float64)
+    function = plain_function(f, point, args, engine, workers)
     with contextlib.closing(function):
         function.expect(function.point.size * len(formula.offsets))
         jacobian = function.quotients(formula, absolute)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,13 +36,18 @@ def own_process(_: object = None) -> int:
     return os.getpid()
 
 
+def results(engine: _executors.Engine, function: Any, tasks: Iterable[_executors.Task]) -> Iterator[Any]:
+    watch = _executors.Watch(math.inf, math.inf, print)
+    return (found for _, found in engine.outcomes(function, deque(tasks), watch))
+
+
 def used(processes: _executors.Processes) -> set[int]:
-    return set(processes.results(own_process, [(i,) for i in range(30)]))
+    return set(results(processes, own_process, [(i,) for i in range(30)]))
 
 
 def test_results_come_once_for_every_task_from_as_many_processes() -> None:
     processes = _executors.taken(2)
-    found = list(processes.results(abs, [(-i,) for i in range(100)]))
+    found = list(results(processes, abs, [(-i,) for i in range(100)]))
     assert sorted(found) == list(range(100))
     assert len(used(processes)) == 2 and os.getpid() not in used(processes)
     processes.end()
@@ -49,7 +56,7 @@ def test_results_come_once_for_every_task_from_as_many_processes() -> None:
 def test_the_next_check_has_the_processes_of_the_last_one() -> None:
     first = _executors.taken(2)
     before = used(first)
-    _executors.given_back(first)
+    first.release()
     again = _executors.taken(2)
     assert again is first and used(again) == before
     again.end()
@@ -58,15 +65,15 @@ def test_the_next_check_has_the_processes_of_the_last_one() -> None:
 def test_what_is_in_use_is_nobody_elses() -> None:
     one, other = _executors.taken(2), _executors.taken(2)
     assert used(one).isdisjoint(used(other))
-    _executors.given_back(one)
-    _executors.given_back(other)  # one idle pair is enough
+    one.release()
+    other.release()  # one idle pair is enough
     assert list(_executors._idle.values()) == [other]
 
 
 def test_processes_of_another_number_make_room() -> None:
     first = _executors.taken(2)
     before = used(first)
-    _executors.given_back(first)
+    first.release()
     other = _executors.taken(3)
     assert not _executors._idle and not any(map(alive, before))
     other.end()
@@ -87,24 +94,23 @@ def test_a_process_that_was_killed_while_idle_is_replaced() -> None:
         if not processes.ready:
             break
         time.sleep(0.1)
-    _executors.given_back(processes)
+    processes.release()
     again = _executors.taken(2)
     assert again is not processes and len(used(again)) == 2
     again.end()
 
 
-def test_a_process_that_dies_at_work_is_an_exception() -> None:
+def test_a_process_that_dies_at_work_is_a_death() -> None:
     processes = _executors.taken(2)
-    with pytest.raises(BrokenExecutor):
-        list(processes.results(os._exit, [(7,)]))
+    (found,) = results(processes, os._exit, [(7,)])
+    assert isinstance(found, _executors.Death) and not found.last
     processes.end()
 
 
 def test_what_is_at_work_can_be_killed_at_any_time() -> None:
     for _ in range(3):
         processes = _executors.taken(2)
-        results = processes.results(time.sleep, [(0.01,)] * 4 + [(600,)] * 20)
-        next(results)
+        next(results(processes, time.sleep, [(0.01,)] * 4 + [(600,)] * 20))
         begin = threading.active_count()
         processes.end()
         assert threading.active_count() < begin

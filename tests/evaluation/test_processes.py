@@ -24,6 +24,9 @@ import pytest
 
 import fastgc
 from fastgc._command.cli import main
+from fastgc._evaluation import executors as _executors
+from fastgc._evaluation import parcels as _parcels
+from fastgc._evaluation import pieces as _pieces
 from fastgc._evaluation import processes as _workers
 from fastgc._evaluation.evaluator import silent
 from fastgc._evaluation.python import PythonEvaluator
@@ -44,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def shared_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Send everything to the workers, however cheap, and leave nothing behind."""
-    monkeypatch.setattr(_workers, "_WORTHWHILE", 0.0)
+    monkeypatch.setattr("fastgc._evaluation.pieces._WORTHWHILE", 0.0)
     yield
     assert list(folder.glob("fastgc-*")) == []
 
@@ -185,8 +188,8 @@ def test_processes_are_as_many_as_memory_holds_copies_for(monkeypatch: pytest.Mo
 
 
 def test_all_cores_are_as_many_processes() -> None:
-    assert _workers.process_count(-1) >= 1
-    assert _workers.process_count(3) == 3
+    assert _executors.process_count(-1) >= 1
+    assert _executors.process_count(3) == 3
 
 
 # --- exceptions, deaths, interrupts ---
@@ -197,10 +200,11 @@ class OwnError(Exception):
 
 
 class OddError(Exception):
-    """One that cannot be unpickled."""
+    """One that cannot be pickled."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"{what}: {why}")
+        self.lock = threading.Lock()
 
 
 @pytest.mark.usefixtures("shared_out")
@@ -231,7 +235,7 @@ def test_what_a_loss_raises_everywhere_in_workers_passes_through(
     make: Callable[[], Exception], kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_workers.WorkersEvaluator, "_trial", lambda *_: None)
-    monkeypatch.setattr(_workers.WorkersEvaluator, "_too_little", lambda *_: False)
+    monkeypatch.setattr("fastgc._evaluation.pieces.SharedWork.worthwhile", lambda *_: True)
     start = array(30)
 
     def lonely(p: Array, parent: int = PARENT) -> float:
@@ -272,11 +276,11 @@ def test_values_outside_the_domain_are_no_exceptions_in_processes_either() -> No
 
 
 def test_an_exception_that_cannot_be_sent_keeps_its_text() -> None:
-    again = pickle.loads(_workers.portable(OddError("disk", "full")))
+    again = pickle.loads(_parcels.portable(OddError("disk", "full")))
     assert type(again) is RuntimeError
     assert str(again) == "loss raised OddError: disk: full; this exception cannot be pickled"
     with_lock = OwnError(threading.Lock())
-    assert "loss raised OwnError: <unlocked" in str(pickle.loads(_workers.portable(with_lock)))
+    assert "loss raised OwnError: <unlocked" in str(pickle.loads(_parcels.portable(with_lock)))
 
 
 @pytest.mark.usefixtures("shared_out")
@@ -286,7 +290,8 @@ def test_a_worker_that_dies_is_an_error_that_says_so() -> None:
             os._exit(7)
         return float(np.sum(p**2))
 
-    with pytest.raises(RuntimeError, match=r"(?s)a worker process died while it evaluated the loss .*workers=1"):
+    message = r"workers=2: a worker process died three times while it evaluated the loss with .*params.*workers=1"
+    with pytest.raises(RuntimeError, match=message):
         fastgc.check_gradients(deadly, double, array(9), workers=2)
 
 
@@ -354,8 +359,8 @@ SAVED: dict[str, Any] = {
 def test_arrays_are_mapped_and_not_read(tmp_path: Path) -> None:
     path = tmp_path / "0"
     captured = np.arange(1000.0)
-    _workers.save(path, (SAVED, lambda: captured))
-    arrays, function = _workers.load(path)
+    _parcels.save(path, (SAVED, lambda: captured))
+    arrays, function = _parcels.load(path)
     for name, value in SAVED.items():
         assert arrays[name].dtype == value.dtype and arrays[name].shape == value.shape
         assert np.array_equal(arrays[name], value)
@@ -370,44 +375,42 @@ def test_arrays_are_mapped_and_not_read(tmp_path: Path) -> None:
 
 
 def test_what_one_worker_writes_no_other_sees(tmp_path: Path) -> None:
-    _workers.save(tmp_path / "0", np.zeros(4))
-    one, other = _workers.load(tmp_path / "0"), _workers.load(tmp_path / "0")
+    _parcels.save(tmp_path / "0", np.zeros(4))
+    one, other = _parcels.load(tmp_path / "0"), _parcels.load(tmp_path / "0")
     one[:] = 5.0
-    assert not other.any() and not _workers.load(tmp_path / "0").any()
+    assert not other.any() and not _parcels.load(tmp_path / "0").any()
 
 
 def test_nothing_but_names_can_be_saved_too(tmp_path: Path) -> None:
-    _workers.save(tmp_path / "0", ("no", "array"))
-    assert _workers.load(tmp_path / "0") == ("no", "array")
+    _parcels.save(tmp_path / "0", ("no", "array"))
+    assert _parcels.load(tmp_path / "0") == ("no", "array")
 
 
 def test_folders_of_modules_are_sent_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    _workers.save(tmp_path / "0", None)
+    _parcels.save(tmp_path / "0", None)
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder != str(tmp_path)])
-    _workers.load(tmp_path / "0")
+    _parcels.load(tmp_path / "0")
     assert sys.path[-1] == str(tmp_path)
 
 
 def evaluator_for(loss: Any, params: Any, **options: Any) -> _workers.WorkersEvaluator:
     layout, leaves = flatten_parameters(params)
     direct = PythonEvaluator(loss, params, (), layout, leaves, leaves)
-    settings = {"count": 2, "seconds": 1.0, "reproducible": True}
+    settings = {"workers": 2, "seconds": 1.0, "reproducible": True}
     return _workers.WorkersEvaluator(direct, _workers.SentLoss(loss, (), layout, leaves), **(settings | options))
 
 
 def task(evaluator: Any, method: str, *arguments: Any) -> Any:
     """What a worker would do, done here."""
-    result = _workers._run(evaluator._check, 0, method, *arguments)
-    if isinstance(result, bytes):
-        raise pickle.loads(result)
-    return result[1]
+    result = _pieces._run(0, {}, evaluator._work.parcel, method, *arguments)
+    return _pieces._received(result)[1][0]
 
 
 @pytest.fixture
 def no_worker_here() -> Iterator[None]:
     yield
-    _workers._present.clear()
+    _parcels._present.clear()
 
 
 @pytest.mark.usefixtures("folder", "no_worker_here")
@@ -424,7 +427,8 @@ def test_a_worker_keeps_one_copy_of_the_parameters_and_restores_it() -> None:
         for _ in range(2):
             assert task(evaluator, "values", np.array([0]), np.array([[9.0]]), silent) == expected
             assert task(evaluator, "along", np.array([0]), array(5)[None, :1]) == [square(array(5))]
-        assert list(_workers._present) == [evaluator._check]  # that of the check before is gone
+        ((kept,),) = [list(each.values()) for each in _parcels._present.values()]  # that of the check before is gone
+        assert kept[0] == evaluator._work.parcel.token
         evaluator.close()
 
 
@@ -451,9 +455,8 @@ def test_a_loss_is_compared_beside_the_point_too(at_point: float, beside: float)
 
     evaluator = evaluator_for(loss, np.ones(5))
     factors["beside"] = beside
-    other = evaluator._check.with_name("other")
-    _workers.save(other, replace(_workers.load(evaluator._check), loss=loss))
-    evaluator._check = other
+    sent = _parcels.load(evaluator._work.parcel.path)
+    evaluator._work.parcel = evaluator._work.folder.parcel("check", replace(sent, loss=loss))
     if beside == 1.0:
         assert task(evaluator, "along", np.array([0]), np.array([[1.0]])) == [1.0]
     else:
@@ -484,7 +487,7 @@ def test_a_loss_that_changes_its_parameters_in_a_worker_is_refused() -> None:
         return float(np.sum(p["a"] ** 2))
 
     evaluator = evaluator_for(harmful, {"a": np.ones(3), "b": np.ones(2)})
-    opened = _workers._opened(evaluator._check)
+    opened = _parcels.opened(evaluator._work.parcel, {}, _workers.SentLoss.opened)
     opened.evaluator._loss.__closure__[0].cell_contents["done"] = True
     with pytest.raises(ValueError, match=r"loss changed params 'b' in a worker process; .* copy them first"):
         task(evaluator, "values", np.array([0]), np.array([[2.0]]), silent)
@@ -529,20 +532,20 @@ def test_only_modules_that_cannot_be_imported_are_sent_by_value(monkeypatch: pyt
     module = types.ModuleType("_made_by_hand")
     exec("def loss(p):\n    return 0.0", module.__dict__)
     monkeypatch.setitem(sys.modules, "_made_by_hand", module)
-    assert _workers._home(module.loss) is module
+    assert _parcels.home(module.loss) is module
     for other in (square, np.sum, len, collections.OrderedDict(), lambda p: 0.0):
-        assert _workers._home(other) is None
-    with _workers._by_value(module):
-        assert b"_made_by_hand" in _workers.cloudpickle.list_registry_pickle_by_value().__repr__().encode()
-        with _workers._by_value(module):  # registered already: left so
+        assert _parcels.home(other) is None
+    with _parcels.by_value(module):
+        assert b"_made_by_hand" in _parcels.cloudpickle.list_registry_pickle_by_value().__repr__().encode()
+        with _parcels.by_value(module):  # registered already: left so
             pass
-        assert "_made_by_hand" in _workers.cloudpickle.list_registry_pickle_by_value()
-    assert "_made_by_hand" not in _workers.cloudpickle.list_registry_pickle_by_value()
+        assert "_made_by_hand" in _parcels.cloudpickle.list_registry_pickle_by_value()
+    assert "_made_by_hand" not in _parcels.cloudpickle.list_registry_pickle_by_value()
 
 
 def test_without_joblib_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     make_missing(monkeypatch, "joblib")
-    monkeypatch.delitem(sys.modules, "fastgc._evaluation.processes")
-    monkeypatch.delattr("fastgc._evaluation.processes")
+    monkeypatch.delitem(sys.modules, "fastgc._evaluation.executors")
+    monkeypatch.delattr("fastgc._evaluation.executors")
     with pytest.raises(ImportError, match=r'workers needs joblib and cloudpickle: python -m pip install "joblib>='):
         fastgc.check_gradients(square, double, array(3), workers=2)
