@@ -120,7 +120,7 @@ def build(node: Node, leaves: Sequence[Any], container: Callable[[Branch, list[A
 
 def _same_container(branch: Branch, children: list[Any], mould: Mould | None) -> Any:
     if mould is not None:
-        return mould.filled(branch, children)
+        return mould.filled(children, branch.names)
     if branch.template is not None:
         return with_fields(branch.template, dict(zip(branch.names, children, strict=True)))
     if branch.is_dict:

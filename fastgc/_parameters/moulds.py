@@ -6,10 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from fastgc._parameters.layout import Branch
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,9 @@ class Mould:
     aliases: Mapping[str, int]
     own: bool
 
-    def filled(self, branch: Branch, children: Sequence[Any]) -> Any:
-        """The container with other items, made without a call of its constructor."""
-        made = self._with_items(branch, children)
+    def filled(self, children: Sequence[Any], keys: Sequence[str]) -> Any:
+        """The container with other items, under these keys in a dict, made without a call of its constructor."""
+        made = self._with_items(children, keys)
         if self.own:
             made.__dict__ = made
         elif self.attributes or self.aliases:
@@ -39,13 +36,13 @@ class Mould:
             vars(made).update(self.attributes, **{name: children[place] for name, place in self.aliases.items()})
         return made
 
-    def _with_items(self, branch: Branch, children: Sequence[Any]) -> Any:
+    def _with_items(self, children: Sequence[Any], keys: Sequence[str]) -> Any:
         if isinstance(self.empty, type):
             return tuple.__new__(self.empty, children)
         made = copy.copy(self.empty)
-        if branch.is_dict:
-            for name, child in zip(branch.names, children, strict=True):
-                made[name] = child
+        if isinstance(made, dict):
+            for key, child in zip(keys, children, strict=True):
+                made[key] = child
         else:
             made.extend(children)
         return made
