@@ -20,10 +20,9 @@ Examples
 
 # The parts of the package, each of which imports only from those below it:
 #
-# - ``torch``, ``jax``, ``_numerical`` (derivatives without a verdict), ``_load``, ``_command`` (the command line and
-#   its demonstration), ``_pytest`` (the plugin), ``_scipy`` (problems and solvers of SciPy),
-#   ``_model`` (objects that hold their parameters), ``_benchmark``: no other part
-#   imports them
+# - ``torch``, ``jax``, ``_numerical`` (derivatives without a verdict, costs), ``_scipy`` (problems and solvers of
+#   SciPy), ``_model`` (objects that hold their parameters), ``_load``, ``_command`` (the command line and its
+#   demonstration), ``_pytest`` (the plugin): no other part imports them
 # - ``_jacobian``: `check_jacobian` and `check_hessian`
 # - ``_gradient``: `check_gradients`
 # - ``_reports``: results as data, text, pages and pictures
@@ -88,7 +87,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # for type checkers and editors
     from fastgc import jax, torch
-    from fastgc._benchmark import Benchmark, benchmark
+    from fastgc._numerical.benchmark import Benchmark, benchmark
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
@@ -143,8 +142,8 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "StepSweep": "_numerical.step_sweep",
             "taylor_test": "_numerical.taylor_test",
             "TaylorTest": "_numerical.taylor_test",
-            "benchmark": "_benchmark",
-            "Benchmark": "_benchmark",
+            "benchmark": "_numerical.benchmark",
+            "Benchmark": "_numerical.benchmark",
             "attributes": "_model",
             "at_vector": "_model",
             "check_problem": "_scipy.problem",

@@ -1,1 +1,1 @@
-"""Numerical derivatives, and studies of their errors, without a verdict on single entries."""
+"""Numerical derivatives, their errors by step, and what checks cost, without a verdict on single entries."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastgc
-from fastgc import _benchmark
+from fastgc._numerical.benchmark import _rate
 
 
 def loss(p: Any) -> Any:
@@ -45,9 +45,9 @@ def test_a_jitted_loss_is_measured_in_both_engines() -> None:
 
 
 def test_seconds_of_all_entries_follow_from_the_others() -> None:
-    assert _benchmark._rate(10, 1.0, 30, 2.0) == 0.05
-    assert _benchmark._rate(10, 1.0, 20, 0.5) == 0.025  # the longer check was the faster one
-    assert _benchmark._rate(0, 0.0, 0, 0.0) == 0.0
+    assert _rate(10, 1.0, 30, 2.0) == 0.05
+    assert _rate(10, 1.0, 20, 0.5) == 0.025  # the longer check was the faster one
+    assert _rate(0, 0.0, 0, 0.0) == 0.0
     counts = {"probes": 10, "default": 30, "all entries": 50}
     seconds = {"probes": 1.0, "default": 2.0, "all entries": 3.0}
     found = fastgc.Benchmark(9, {"python": counts}, {"python": seconds}, {"python": 4.0})
