@@ -87,7 +87,6 @@ __all__ = [
 
 if TYPE_CHECKING:  # for type checkers and editors
     from fastgc import jax, torch
-    from fastgc._numerical.benchmark import Benchmark, benchmark
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
@@ -97,6 +96,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc._jacobian.report import JacobianReport
     from fastgc._load import load_report
     from fastgc._model import at_vector, attributes
+    from fastgc._numerical.benchmark import Benchmark, benchmark
     from fastgc._numerical.derivatives import gradient_check, numerical_gradient, numerical_jacobian
     from fastgc._numerical.step_sweep import StepSweep, step_sweep
     from fastgc._numerical.taylor_test import TaylorTest, taylor_test

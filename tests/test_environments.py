@@ -146,8 +146,19 @@ def test_in_coroutines() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork")
 def test_after_a_fork() -> None:
-    before = checked(1)
-    child = os.fork()
-    if not child:
-        os._exit(0 if checked(1) == before else 1)
-    assert os.waitpid(child, 0)[1] == 0
+    """In a process without the threads of JAX and PyTorch, which no fork survives."""
+    program = """
+import os, sys
+import numpy as np, fastgc
+
+def checked():
+    report = fastgc.check_gradients(lambda p: float(np.sum(np.sin(p))), np.cos, np.linspace(0, 1, 40))
+    return report.verdict, report.evaluations
+
+before = checked()
+child = os.fork()
+if not child:
+    os._exit(0 if checked() == before else 1)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -78,7 +78,7 @@ from numpy.typing import NDArray
 
 import fastgc
 import fastgc.jax
-from fastgc import Entry, Gradcheck, GradientMismatch, GradientReport, JacobianReport
+from fastgc import Entry, Gradcheck, GradientMismatch, GradientReport
 from fastgc.torch import check_module, gradcheck
 
 
@@ -128,7 +128,7 @@ checked: GradientReport = check_module(module, x, precision="native")
 taylor: fastgc.TaylorTest = fastgc.taylor_test(loss, gradient, x)
 rates: dict[int, float] = taylor.rate
 either: fastgc.Report = jacobian
-saved: GradientReport | JacobianReport = fastgc.load_report("report.json")
+saved: fastgc.Report = fastgc.load_report("report.json")
 names: list[str] = [*fastgc.tensor_names({"a": x}), saved.to_markdown(), saved.to_html("report.html")]
 report.plot("map")
 fastgc.jax.check_grads(loss, (x,), 1, ["rev"])
@@ -175,7 +175,7 @@ fastgc.gradient_check(len, len, x)["pased"]  # has no key "pased"
 fastgc.taylor_test(len, len, x, step=0.1)  # Unexpected keyword argument "step"
 report.plot("maps")  # incompatible type "Literal['maps']"
 report.to_json(entries="right")  # incompatible type "Literal['right']"
-fastgc.load_report("report.json").tensors  # Item "JacobianReport" of "GradientReport | JacobianReport" has no attribute
+fastgc.load_report("report.json").tensors  # Item "JacobianReport" of "GradientReport | JacobianReport | ProblemReport" has no attribute
 gradcheck(len, len, x, sample="all")  # Unexpected keyword argument "sample"
 gradcheck.hessians  # "Gradcheck" has no attribute "hessians"
 gradcheck.jacobian(len, len, x, columns="al")  # incompatible type "Literal['al']"

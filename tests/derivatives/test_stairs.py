@@ -180,8 +180,6 @@ def test_a_unit_that_is_switched_off_still_fails_with_a_slope() -> None:
         return float(1 + np.maximum(x - 1e-3, 0).sum())
 
     report = fastgc.check_gradients(loss, lambda x: np.ones(3), np.array([0.0, 0.0005, 1.0]))
-    assert report.verdict == "fail" and [entry.index for entry in report.tensors["params"].wrong_entries] == [
-        (0,),
-        (1,),
-    ]
+    assert report.verdict == "fail"
+    assert {entry.index for entry in report.tensors["params"].wrong_entries} == {(0,), (1,)}
     assert fastgc.check_gradients(loss, lambda x: (x > 1e-3) * 1.0, np.array([0.0, 0.0005, 1.0])).passed

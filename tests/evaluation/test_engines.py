@@ -101,6 +101,7 @@ def test_a_map_gives_the_same_to_the_bit() -> None:
     same(map)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # of "multiprocessing", in a process with the threads of JAX
 @pytest.mark.parametrize("backend", ["threading", "multiprocessing", "loky", "sequential"])
 def test_a_number_goes_to_the_backend_that_joblib_was_told(backend: str) -> None:
     with joblib.parallel_config(backend=backend):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import fastgc
 from fastgc import check_hessian, check_jacobian, numerical_gradient, numerical_jacobian
 from fastgc._command.cli import EXIT
+from tests.support.texts import text
 
 Array = NDArray[Any]
 Params = dict[str, Array]
@@ -520,8 +521,8 @@ def test_a_random_point_that_cannot_be_found_leaves_a_right_gradient_undecided_a
     params = np.zeros(30)
     report = fastgc.check_gradients(loss, lambda p: 1.5 * p**0.5, params, points=2)
     assert report.verdict == "undecided" and report.points == 1
-    assert "a random point at which loss and gradient are defined (ValueError: negative)" in str(report)
-    assert "a random point was not found" in str(report)
+    assert "a random point at which loss and gradient are defined (ValueError: negative)" in text(report)
+    assert "a random point was not found" in text(report)
     wrong = fastgc.check_gradients(loss, lambda p: 1.5 * p**0.5 + 1, params, points=2)
     assert wrong.verdict == "fail"
 
