@@ -52,15 +52,22 @@ class Folder:
     """The files of one check; they are removed when it is closed."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="fastgc-", ignore_cleanup_errors=True)
+        with _written_to("a temporary folder"):
+            self._folder = tempfile.TemporaryDirectory(prefix="fastgc-", ignore_cleanup_errors=True)
         self._tokens: set[str] = set()
 
     def parcel(self, what: str, payload: Any, function: Any = None) -> Parcel:
-        """Pickle an object. ``function``: the caller's, whose module goes along where others cannot import it."""
+        """Pickle an object. ``function``: the caller's, whose module goes along where others cannot import it.
+
+        Raises
+        ------
+        OSError
+            If the temporary folder does not take it.
+        """
         token = uuid.uuid4().hex
         self._tokens.add(token)
         parcel = Parcel(token, Path(self._folder.name) / token, what)
-        with by_value(home(function)):
+        with by_value(home(function)), _written_to(self._folder.name):
             save(parcel.path, payload)
         return parcel
 
@@ -72,6 +79,18 @@ class Folder:
             if not kept:
                 _present.pop(thread, None)
         self._folder.cleanup()
+
+
+@contextlib.contextmanager
+def _written_to(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"workers: {folder} does not take what the workers receive ({error.strerror or error}); free space there, "
+            "name another folder in TMPDIR, or use workers=1",
+        ) from error
 
 
 def remove(parcel: Parcel) -> None:

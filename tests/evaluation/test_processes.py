@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import errno
 import json
 import os
 import pickle
@@ -341,6 +342,16 @@ def test_what_cannot_be_pickled_is_refused_with_the_remedy(where: str, folder: P
     args = (lock,) if where == "args" else ()
     with pytest.raises(TypeError, match=r"workers=2, but loss or args cannot be pickled .*lock.*or use workers=1"):
         fastgc.check_gradients(locked, lambda p, *_: 2 * p, array(3), args=args, workers=2)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_full_temporary_folder_is_refused_with_the_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(_parcels, "save", full)
+    with pytest.raises(OSError, match=rf"workers: {folder}.* does not take .*{os.strerror(errno.ENOSPC)}.*TMPDIR"):
+        fastgc.check_gradients(lambda p: float(p @ p), lambda p: 2 * p, array(3), workers=2)
     assert list(folder.iterdir()) == []
 
 
