@@ -39,12 +39,15 @@ def number(name: str, value: Any, *, positive: bool = False) -> None:
         raise ValueError(f"{name} is {value!r}; it must be finite and {'above 0' if positive else 'at least 0'}")
 
 
-def whole(name: str, value: Any, *, least: int, optional: bool = False) -> None:
-    """Raise unless the value is an integer of at least ``least`` (with ``optional``: or None)."""
+def whole(name: str, value: Any, *, least: int, optional: bool = False, also: str = "") -> None:
+    """Raise unless the value is an integer of at least ``least`` (with ``optional``: or None).
+
+    ``also`` says what else the caller has accepted before.
+    """
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is {brief(repr(value))}; it must be an integer{' or None' if optional else ''}")
+        raise TypeError(f"{name} is {brief(repr(value))}; it must be an integer{' or None' if optional else also}")
     if value < least:
         raise ValueError(f"{name} is {value}; it must be at least {least}")
 

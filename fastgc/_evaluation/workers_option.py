@@ -27,7 +27,7 @@ def refuse_workers(workers: Any) -> None:
     for method, words in remedy.items():
         if hasattr(workers, method):
             raise TypeError(f"workers is a {kind}; {words}")
-    whole("workers", workers, least=-1)
+    whole("workers", workers, least=-1, also=", an executor or a function like map")
     if workers == 0:
         raise ValueError("workers is 0; it must be at least 1, or -1 for all cores")
 

@@ -189,7 +189,7 @@ def bad_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     [
         (ThreadPoolExecutor, "workers is the class ThreadPoolExecutor; pass an instance of it"),
         (joblib.Parallel(2), r"workers is a joblib.Parallel; pass a number, inside joblib.parallel_config\("),
-        ("two", "workers is 'two'; it must be an integer"),
+        ("two", "workers is 'two'; it must be an integer, an executor or a function like map"),
         (bad_map, "workers=bad_map gives 1 results for 2 items; it must give one for each"),
         (lambda function, items: [1, 2], "gives 1; it must be like map: call the function once with each item"),
     ],
