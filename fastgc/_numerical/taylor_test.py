@@ -14,6 +14,7 @@ from fastgc._arguments import refuse_deep, refuse_uncallable, whole
 from fastgc._evaluation.evaluator import as_number
 from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
 from fastgc._gradient.options import refuse_args
+from fastgc._jacobian.inputs import real_array
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.layout import ParameterLayout, flatten_parameters
 from fastgc._parameters.matching import match_gradients, match_parameters
@@ -222,7 +223,7 @@ def taylor_test(
     refuse_uncallable("f", f)
     refuse_args(args)
     refuse_deep("x", x)
-    layout, leaves = flatten_parameters(x if _is_structure(x) else np.asarray(x, np.float64))
+    layout, leaves = flatten_parameters(x if _is_structure(x) else real_array(x))
     expansion = _Expansion(f, args, layout, [np.array(leaf, np.float64) for leaf in leaves])
     lengths, along = _lengths(steps), _direction(layout, expansion.leaves, direction, seed)
     values = expansion.values(np.append(0.0, lengths), along)
@@ -276,7 +277,7 @@ def _lengths(steps: ArrayLike | None) -> Floats:
 
 def _direction(layout: ParameterLayout, leaves: Sequence[Array], direction: Any, seed: int) -> list[Array]:
     if direction is not None:
-        given = direction if _is_structure(direction) else np.asarray(direction, np.float64)
+        given = direction if _is_structure(direction) else real_array(direction, what="direction")
         return [np.asarray(each, np.float64) for each in match_parameters(layout, given, "direction")]
     whole("seed", seed, least=0)
     draws = stream(seed, "taylor")

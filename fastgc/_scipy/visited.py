@@ -13,6 +13,7 @@ import numpy as np
 from fastgc._arguments import number, plural, whole
 from fastgc._gradient.check import GradientMismatch, check_gradients
 from fastgc._jacobian.check import JacobianMismatch
+from fastgc._jacobian.inputs import real_array
 from fastgc._jacobian.report import JacobianReport
 from fastgc._parameters.arrays import Array
 from fastgc._public import public
@@ -233,7 +234,7 @@ def _checked_call(jac: Any, plan: _Plan, args: tuple[Any, ...], value: Any, call
 
     Where that fails, the derivative is called at neighbouring points, too: at a kink it may be undecided.
     """
-    before, x, after = args[: plan.argument], np.asarray(args[plan.argument], np.float64), args[plan.argument + 1 :]
+    before, x, after = args[: plan.argument], real_array(args[plan.argument]), args[plan.argument + 1 :]
 
     def placed(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda x, *after: function(*before, x, *after)

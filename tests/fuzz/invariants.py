@@ -83,7 +83,9 @@ def _bits(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         array = np.asarray(value)
         return array.dtype, array.shape, repr(array) if array.dtype.hasobject else array.tobytes()
-    return repr(value)
+    with np.errstate(all="ignore"), warnings.catch_warnings():  # to show a series of float16 may overflow
+        warnings.simplefilter("ignore")
+        return repr(value)
 
 
 # --- 1: the process ---

@@ -120,6 +120,10 @@ def test_what_does_not_fit_is_refused() -> None:
         fastgc.taylor_test(f, np.exp, X, direction=np.ones(2))
     with pytest.raises(ValueError, match="it must return one value"):
         fastgc.taylor_test(np.exp, np.exp, X)
+    with pytest.raises(TypeError, match="x is of dtype complex128; it must be"):
+        fastgc.taylor_test(lambda x: 0.0, lambda x: x, np.ones(2, complex))
+    with pytest.raises(TypeError, match="direction is of dtype complex128; it must be"):
+        fastgc.taylor_test(lambda x: 0.0, lambda x: x, np.ones(2), direction=np.ones(2, complex))
     with pytest.raises(ValueError, match="seed is -1"):
         fastgc.taylor_test(f, np.exp, X, seed=-1)
 
