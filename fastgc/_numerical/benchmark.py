@@ -10,11 +10,10 @@ import numpy as np
 
 from fastgc._evaluation.engine import is_jitted
 from fastgc._gradient.check import check_gradients
+from fastgc._numerical.drawable import Drawable
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._public import public
-from fastgc._reports.figure import drawn
 from fastgc._reports.gradient import GradientReport
-from fastgc._reports.page import figure
 from fastgc._reports.picture import Axis, Picture, Points, decades
 from fastgc._words import Engine
 
@@ -25,8 +24,10 @@ CHECKS = ("probes", "default", "all entries")
 
 @public
 @dataclass(frozen=True, repr=False)
-class Benchmark:
+class Benchmark(Drawable):
     """What checks of a gradient cost; ``str(benchmark)`` is the table.
+
+    ``plot()`` draws seconds against evaluations, in a colour for each engine.
 
     Attributes
     ----------
@@ -76,31 +77,6 @@ class Benchmark:
             yield from ((engine, check, counts[check], seconds[check]) for check in CHECKS)
             yield engine, "evaluation", 1, self.per_evaluation[engine]
             yield engine, "first check", counts["default"], self.first[engine]
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draw seconds against evaluations on logarithmic axes, in a colour for each engine.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            The axes to draw on; by default those of a new figure.
-
-        Returns
-        -------
-        matplotlib Axes
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed, with the command that installs it.
-        """
-        return drawn(self._picture(), ax)
-
-    def _repr_html_(self) -> str:
-        return figure(self._picture(), str(self))
 
     def _picture(self) -> Picture:
         counts = {engine: np.array([*each.values()], np.float64) for engine, each in self.evaluations.items()}

@@ -13,9 +13,8 @@ from fastgc._arguments import refuse_uncallable
 from fastgc._derivatives.stencil import quotients, stencil_named
 from fastgc._evaluation.evaluator import Raised
 from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
+from fastgc._numerical.drawable import Drawable
 from fastgc._public import public
-from fastgc._reports.figure import drawn
-from fastgc._reports.page import figure
 from fastgc._reports.picture import Axis, Line, Picture, Points, decades, power_guides
 from fastgc._words import StencilName
 
@@ -26,8 +25,11 @@ _GUIDE = 100  # points of a straight line on logarithmic axes: limits cut it whe
 
 @public
 @dataclass(frozen=True, repr=False)
-class StepSweep:
+class StepSweep(Drawable):
     """Errors of difference quotients by step; ``str(sweep)`` names the best step of each stencil.
+
+    ``plot()`` draws the errors against the steps, and marks the `optimum` of each stencil. Dashed lines show how
+    truncation rises (h, h², h⁴) and round-off falls (eps / h).
 
     Attributes
     ----------
@@ -63,9 +65,6 @@ class StepSweep:
         step, error = self.best_step, self.best_error
         return "\n".join(f"{name}: smallest error {error[name]:.1e} at h = {step[name]:.1e}" for name in self.errors)
 
-    def __repr__(self) -> str:
-        return str(self)
-
     @property
     @np.errstate(all="ignore")
     def optimum(self) -> dict[StencilName, float]:
@@ -80,30 +79,6 @@ class StepSweep:
         result = np.empty_like(errors)
         result[order] = [errors[begin:end].max() for begin, end in zip(begins, ends, strict=True)]
         return result
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the errors against the steps on logarithmic axes, and mark the `optimum` of each stencil.
-
-        Dashed lines show how truncation rises (h, h², h⁴) and round-off falls (eps / h).
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            The axes to draw on; by default those of a new figure.
-
-        Returns
-        -------
-        matplotlib Axes
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed, with the command that installs it.
-        """
-        return drawn(self._picture(), ax)
-
-    def _repr_html_(self) -> str:
-        return figure(self._picture(), str(self))
 
     @np.errstate(all="ignore")
     def _picture(self) -> Picture:

@@ -15,15 +15,14 @@ from fastgc._evaluation.evaluator import as_number
 from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
 from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import real_array
+from fastgc._numerical.drawable import Drawable
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.layout import ParameterLayout, flatten_parameters
 from fastgc._parameters.matching import match_gradients, match_parameters
 from fastgc._parameters.point import tensor_scales
 from fastgc._parameters.streams import stream
 from fastgc._public import public
-from fastgc._reports.figure import drawn
 from fastgc._reports.lines import in_a_row
-from fastgc._reports.page import figure
 from fastgc._reports.picture import Axis, Line, Picture, Points, decades, power_guides
 
 # Steps in units of the parameters' scales: from a tenth, by halves, to 2e-5, where the remainder of order 1 is still
@@ -38,8 +37,10 @@ _KINDS = ("forward", "central", "backward")  # their colours and shapes
 
 @public
 @dataclass(frozen=True, repr=False)
-class TaylorTest:
+class TaylorTest(Drawable):
     """Remainders along a direction; ``str(test)`` is their table, ``bool(test)`` whether it passed.
+
+    ``plot()`` draws the remainders against the steps, with the slopes that they should have.
 
     Attributes
     ----------
@@ -111,31 +112,6 @@ class TaylorTest:
         rate = self.rate[order]
         found = "round-off alone" if math.isinf(rate) else f"rate {rate:.2f}"
         return f"remainder of order {order}: {found} (right: {order + 1})"
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def plot(self, ax: Any = None) -> Any:
-        """Draw the remainders against the steps on logarithmic axes, with the slopes that they should have.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            The axes to draw on; by default those of a new figure.
-
-        Returns
-        -------
-        matplotlib Axes
-
-        Raises
-        ------
-        ImportError
-            If matplotlib is not installed, with the command that installs it.
-        """
-        return drawn(self._picture(), ax)
-
-    def _repr_html_(self) -> str:
-        return figure(self._picture(), str(self))
 
     @np.errstate(all="ignore")
     def _picture(self) -> Picture:
