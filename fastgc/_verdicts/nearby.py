@@ -69,6 +69,10 @@ class AnalyticNearby:
         """The analytic value of an entry displaced by so much; nan where it is not defined."""
         return float(self.values(np.array([position]), np.array([length]))[0])
 
+    def mean_of_sides(self, positions: Positions, lengths: Floats) -> Floats:
+        """The means of the analytic values on both sides of the point, all entries displaced together."""
+        return (self.values(positions, lengths) + self.values(positions, -lengths)) / 2
+
     def values(self, positions: Positions, lengths: Floats) -> Floats:
         """The analytic values of entries of different tensors, all displaced together; nan where one is not defined."""
         places = [self.place(position) for position in positions.tolist()]
@@ -137,7 +141,7 @@ def _possible(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement
     possible, generator = np.zeros(asked.size, bool), stream(0, "displaced point", "together")
     for _ in range(_LOOKS):
         moves = lengths * generator.choice([-1.0, 1.0], asked.size) * generator.uniform(1.0, 2.0, asked.size)
-        rest = np.abs((nearby.values(positions, moves) + nearby.values(positions, -moves)) / 2 - slopes)
+        rest = np.abs(nearby.mean_of_sides(positions, moves) - slopes)
         possible |= ~(rest > _REMAINING * differences)  # true for NaN
     return possible
 
@@ -164,16 +168,14 @@ def _agrees_beyond(nearby: AnalyticNearby, position: int, slope: float, differen
     """
     loss, local = nearby.place(position)
     while (far := _hiding(loss, difference)) <= DISTANCE * _scale(loss, local):
-        near, twice = (_mean_of_sides(nearby, position, each) - slope for each in (far, 2 * far))
+        near, twice = (
+            float(nearby.mean_of_sides(np.array([position]), np.array([each]))[0]) - slope for each in (far, 2 * far)
+        )
         rest = float(np.maximum(abs(near), abs(4 * near - twice) / 3))
         if not limit < rest <= _REMAINING * difference:  # true for NaN
             return rest <= limit
         difference = rest
     return False
-
-
-def _mean_of_sides(nearby: AnalyticNearby, position: int, length: float) -> float:
-    return (nearby.value(position, length) + nearby.value(position, -length)) / 2
 
 
 def right_around(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, where: Positions) -> Positions:
