@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from fastgc._public import public
 from fastgc._reports.figure import drawn
 from fastgc._reports.page import figure
 from fastgc._reports.picture import Picture
 
 
+@public
 class Drawable(ABC):
     """A result with a text, which is its repr, too, and a picture."""
 
