@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -405,9 +404,11 @@ def _containers(node: Node) -> Iterator[type]:
 
 
 def loops_are_compiled(loss: CompiledLoss, dtypes: Iterable[np.dtype[Any]]) -> bool:
-    """Whether the loops for a loss and parameters of these dtypes exist already, in this process or on disk."""
-    pairs = itertools.product((displaced_values, values_along_rays), dtypes)
-    return all(_is_compiled(kernel, _kinds(kernel, loss, dtype)) for kernel, dtype in pairs)
+    """Whether the loops over displaced entries exist already, in this process or on disk.
+
+    They are for a loss and parameters of these dtypes. A check of every entry compiles no loop along directions.
+    """
+    return all(_is_compiled(displaced_values, _kinds(displaced_values, loss, dtype)) for dtype in dtypes)
 
 
 def output_loop_is_compiled(function: CompiledLoss, dtype: np.dtype[Any]) -> bool:

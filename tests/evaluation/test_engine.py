@@ -59,6 +59,8 @@ def test_a_cheap_jitted_loss_is_compiled_into_a_loop_only_where_that_pays() -> N
         cheap, quad_slopes, array(200_000), args=(x,), samples="all", threads=1, crosscheck=False
     )
     assert many.engine.startswith("numba") and many.passed
+    again = fastgc.check_gradients(cheap, quad_slopes, array(8), args=(x,), samples="all", threads=1)
+    assert again.engine.startswith("numba") and again.passed  # by the loop that exists now
 
 
 @pytest.mark.parametrize("function", [jitted_quad, quad], ids=["jitted", "plain"])
