@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+# What Python and Numba's dispatchers say of a call with too few or too many arguments.
+_MISCALLED = re.compile(r"missing \d+ required|takes .*\bargument|(not enough|too many|missing) arguments?\b")
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
@@ -27,6 +31,54 @@ def refuse_uncallable(name: str, value: Any) -> None:
     """Raise a TypeError unless the value can be called."""
     if not callable(value):
         raise TypeError(f"{name} is {brief(repr(value))} ({type(value).__name__}); it must be a function")
+
+
+@contextlib.contextmanager
+def takes_arguments(function: Callable[..., Any], arguments: Sequence[Any], name: str = "") -> Iterator[None]:
+    """Say how a function is called, and what to write, where Python finds that it takes other arguments."""
+    try:
+        yield
+    except TypeError as error:
+        name = name or getattr(function, "__name__", "function").replace("<lambda>", "function")
+        said = misplaced(name, function, arguments) if _MISCALLED.search(str(error)) else ""
+        if not said:
+            raise
+        raise TypeError(said) from error
+
+
+def misplaced(name: str, function: Callable[..., Any], arguments: Sequence[Any], form: str = "{}") -> str:
+    """How a function is called that takes other arguments than these, and what to write; "" if it takes them.
+
+    ``form`` is what a function is written as.
+    """
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*arguments)
+    except ValueError:  # Python does not know its signature
+        return ""
+    except TypeError:
+        names = list(signature.parameters)
+        return (
+            f"{name} takes {len(names)} argument{'s' * (len(names) != 1)} ({', '.join(names)}); it is called as "
+            f"{name}(params, *args), with {len(arguments)}: {_remedy(name, names, arguments, form)}"
+        )
+    return ""
+
+
+def _remedy(name: str, names: Sequence[str], arguments: Sequence[Any], form: str) -> str:
+    keys, given = _keys(arguments[0]), len(arguments) - 1
+    rest = names[len(keys) :]
+    if len(keys) < 2 or len(names) != len(keys) + given:
+        return f"args has {given} value{'s' * (given != 1)}, for {', '.join(names[1:]) or 'none'}"
+    each = ", ".join([*(f"params[{key!r}]" for key in keys), *rest])
+    return "write " + form.format(f"lambda {', '.join(['params', *rest])}: {name}({each})")
+
+
+def _keys(params: Any) -> list[Any]:
+    """By which the tensors of parameters are found in their container; nothing where these are one array."""
+    if hasattr(params, "keys"):
+        return list(params.keys())
+    return list(range(len(params))) if isinstance(params, (list, tuple)) else []
 
 
 def number(name: str, value: Any, *, positive: bool = False) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgc._arguments import listed
+from fastgc._arguments import listed, takes_arguments
 from fastgc._evaluation import workers_option
 from fastgc._evaluation.evaluator import Evaluator, as_number, value_of_pair
 from fastgc._evaluation.floating_point import displaced
@@ -137,13 +137,9 @@ def open_evaluator(
     direct = PythonEvaluator(
         call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, execution.deadline
     )
-    if execution.vectorized:
-        return _open_vectorized(direct, call, point)
-    if elsewhere(execution.workers):
-        return _open_workers(direct, call, point, execution.workers)
     if not compiled or point.stored is None:
-        first = _first_call(direct, point, execution.deadline)
-        return direct, first.noted(_NOT_COMPILED if execution.engine == "numba" and not compiled else None)
+        with takes_arguments(loss, (point.params, *point.args), "loss"):
+            return _open_in_python(direct, call, point, execution, compiled)
     try:
         with explained("loss", loss, (point.received_by(jitted=True), *point.args)):
             return _open_compiled(direct, loss, point, execution, expected, _reader(point.args, with_gradients))
@@ -151,6 +147,17 @@ def open_evaluator(
         if with_gradients or execution.engine != "auto" or not error.cause:
             raise
         return _open_plain(loss, point, execution, error)
+
+
+def _open_in_python(
+    direct: PythonEvaluator, call: Callable[..., Any], point: Point, execution: Execution, compiled: bool
+) -> tuple[Evaluator, FirstCall]:
+    if execution.vectorized:
+        return _open_vectorized(direct, call, point)
+    if elsewhere(execution.workers):
+        return _open_workers(direct, call, point, execution.workers)
+    first = _first_call(direct, point, execution.deadline)
+    return direct, first.noted(_NOT_COMPILED if execution.engine == "numba" and not compiled else None)
 
 
 def _open_plain(loss: Any, point: Point, execution: Execution, error: NotCompiledError) -> tuple[Evaluator, FirstCall]:

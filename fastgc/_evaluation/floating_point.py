@@ -10,6 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from fastgc._arguments import takes_arguments
+
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
@@ -53,7 +55,7 @@ def at_point(function: Callable[P, Result]) -> Callable[P, Result]:
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> Result:
-        with callers_errstate():
+        with callers_errstate(), takes_arguments(function, args):
             return function(*args, **kwargs)
 
     return called

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import linecache
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fastgc._arguments import listed
+from fastgc._arguments import listed, misplaced
 
 _QUOTED = 2  # lines of Numba's message: the first ones name the cause, the others list what the compiler tried
 _LONGEST = 200  # characters of a line of it: types of many arrays are long
@@ -64,7 +63,7 @@ def explained(what: str, function: Any, arguments: tuple[Any, ...]) -> Iterator[
 
 def _explanation(what: str, function: Any, arguments: tuple[Any, ...], error: Exception) -> NotCompiledError:
     unknown = _unknown(arguments[1:])
-    said = _misplaced(what, function, arguments) or "\n".join(unknown)
+    said = misplaced(what, function, arguments, "numba.njit({})") or "\n".join(unknown)
     if said:
         return NotCompiledError(said if not unknown else f"{said}\n{_PLAIN}")
     if function.nopython_signatures and not function._can_compile:
@@ -72,27 +71,6 @@ def _explanation(what: str, function: Any, arguments: tuple[Any, ...], error: Ex
     found = NotCompiledError(f"Numba cannot compile the {what}: {cause(error)}\n{_form(arguments[0])}")
     found.cause = cause(error)
     return found
-
-
-def _misplaced(what: str, function: Any, arguments: Sequence[Any]) -> str:
-    """What to write where the function takes another number of arguments; "" where it takes so many."""
-    signature = inspect.signature(function.py_func)
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        names = list(signature.parameters)
-        keys = list(arguments[0].keys()) if hasattr(arguments[0], "keys") else list(range(_length(arguments[0])))
-        rest = names[len(keys) :]
-        given = ", ".join([*(f"params[{key!r}]" for key in keys), *rest])
-        return (
-            f"{what} takes {len(names)} arguments ({', '.join(names)}); it is called as {what}(params, *args), "
-            f"with {len(arguments)}: write numba.njit(lambda {', '.join(['params', *rest])}: {what}({given}))"
-        )
-    return ""
-
-
-def _length(params: Any) -> int:
-    return len(params) if isinstance(params, tuple) else 0
 
 
 def _unknown(args: Sequence[Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import refuse_uncallable
+from fastgc._arguments import refuse_uncallable, takes_arguments
 from fastgc._evaluation.engine import is_jitted, jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongShapeError
 from fastgc._evaluation.floating_point import at_point, own_errstate
@@ -198,7 +198,8 @@ def _check(
 
     @wraps(gradient)
     def slopes(at: Array, *args: Any) -> Any:
-        value = as_array(given(at, *args), "gradient(x)")
+        with takes_arguments(gradient, (at, *args), "gradient"):
+            value = as_array(given(at, *args), "gradient(x)")
         if value.shape != point.shape:
             raise WrongShapeError(f"gradient returned shape {value.shape}; x has shape {point.shape}")
         return value

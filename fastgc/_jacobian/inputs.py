@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import brief
+from fastgc._arguments import brief, takes_arguments
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, in_turn, is_jitted, jitted, limited_blas
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
@@ -122,7 +122,7 @@ def _opened(
 def _first_call(f: Callable[..., Any], start: Array, args: tuple[Any, ...], strict: bool) -> tuple[OnePoint, Array]:
     """The function of one point, and its outputs at x."""
     called, received = in_turn(f, args) if is_jitted(f) else displaced(f), start.copy()
-    with callers_errstate():
+    with callers_errstate(), takes_arguments(f, (received, *args), "f"):
         value, fills = first_value(called, received, args)
     if strict and not np.array_equal(received, start):
         raise ValueError("f changed x; it must leave its argument as it is: copy it first")

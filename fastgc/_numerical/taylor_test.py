@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import refuse_deep, refuse_uncallable, whole
+from fastgc._arguments import refuse_deep, refuse_uncallable, takes_arguments, whole
 from fastgc._evaluation.evaluator import as_number
 from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
 from fastgc._gradient.options import refuse_args
@@ -236,7 +236,8 @@ class _Expansion:
         """Values of the function at these steps along a direction."""
         f = displaced(self.f)
         moved = ([x + step * d for x, d in zip(self.leaves, along, strict=True)] for step in steps.tolist())
-        return np.array([float(as_number(f(self.layout.rebuild(each), *self.args))) for each in moved])
+        with takes_arguments(self.f, (self.point(), *self.args), "f"):
+            return np.array([float(as_number(f(self.layout.rebuild(each), *self.args))) for each in moved])
 
     def dot(self, gradient: Any, along: Sequence[Array]) -> float:
         """The slope of a gradient along a direction."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -99,6 +100,45 @@ def test_positional_parameters(engine: Any, kind: str) -> None:
     r = 2 * (x @ W + b)
     right: Any = {"W": x.T @ r, "b": r} if kind == "dict" else (x.T @ r, r)
     assert fastgc.check_gradients(remedy, right, params, args=(x,)).passed
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"vectorized": True}], ids=["plain", "workers", "vectorized"])
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_positional_parameters_of_a_plain_loss(options: Any, kind: str) -> None:
+    W, b = X, np.ones(2)
+    params: Any = {"W": W, "b": b} if kind == "dict" else (W, b)
+    text = lines(lambda: fastgc.check_gradients(lambda W, b: 1.0, params, params, **options))
+    keys = ("'W'", "'b'") if kind == "dict" else (0, 1)
+    remedy = f"write lambda params: loss(params[{keys[0]}], params[{keys[1]}])"
+    assert text == f"loss takes 2 arguments (W, b); it is called as loss(params, *args), with 1: {remedy}"
+
+
+def two(x: Any, y: Any) -> Any:
+    return x
+
+
+@pytest.mark.parametrize("function", [two, numba.njit(two)], ids=["plain", "jitted"])
+@pytest.mark.parametrize("door", ["gradients", "jacobian", "analytic", "hessian", "numerical", "columns", "taylor"])
+def test_a_function_of_more_arguments_than_it_is_given(door: str, function: Any) -> None:
+    x = np.ones(3)
+    doors: dict[str, Callable[[], Any]] = {
+        "gradients": lambda: fastgc.check_gradients(np.sum, function, x),
+        "jacobian": lambda: fastgc.check_jacobian(function, np.eye(3), x),
+        "analytic": lambda: fastgc.check_jacobian(lambda x: x, function, x),
+        "hessian": lambda: fastgc.check_hessian(None, function, np.eye(3), x),
+        "numerical": lambda: fastgc.numerical_gradient(function, x),
+        "columns": lambda: fastgc.numerical_jacobian(function, x),
+        "taylor": lambda: fastgc.taylor_test(function, x, x),
+    }
+    text = lines(doors[door])
+    assert re.match(
+        r"\w+ takes 2 arguments \(x, y\); it is called as \w+\(params, \*args\), with 1: args has 0", text
+    ), text
+
+
+def test_an_error_of_a_call_inside_the_loss_is_the_callers() -> None:
+    with pytest.raises(TypeError, match=r"two\(\) missing 1 required positional argument: 'y'"):
+        fastgc.check_gradients(lambda p: two(p), X, X)  # type: ignore[call-arg]
 
 
 @numba.njit
