@@ -60,8 +60,10 @@ def has_rules(call: Callable[[], object]) -> bool:
     """
     functions, operators = _Functions(), _Operators()
     try:
-        with torch.no_grad(), functions, operators:
-            call()
+        with torch.no_grad():
+            torch.func.vmap(torch.clone)(torch.zeros(1))  # the first call in a process brings the rules of some losses
+            with functions, operators:
+                call()
     except Exception:
         return False
     whole = {name for name in _operators_named(functions.seen) if _has_kernel(name, _COMPOSITE)}

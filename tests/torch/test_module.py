@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import subprocess
+import sys
 import tracemalloc
 import types
 import warnings
@@ -796,6 +798,18 @@ def test_values_are_computed_together_where_that_gives_the_same() -> None:
     report = check_module(net, x, samples="all")
     assert report.passed
     assert report.engine == "torch (cpu, vmap)"
+
+
+def test_losses_whose_rules_come_with_the_first_call_of_vmap_are_batched_in_a_new_process() -> None:
+    """PyTorch registers its rules for nll_loss when vmap is first called."""
+    code = (
+        "import torch, fastgc.torch\n"
+        "y = torch.randint(0, 5, (4,))\n"
+        "loss = lambda out: torch.nn.functional.cross_entropy(out, y)\n"
+        "print(fastgc.torch.check_module(torch.nn.Linear(6, 5), torch.ones(4, 6), loss, samples='all').engine)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "torch (cpu, vmap)\n"
 
 
 def test_functions_without_a_rule_for_vmap_are_called_one_by_one() -> None:
