@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
+from jax.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+Pull = Callable[[Sequence[jax.Array]], Sequence[jax.Array]]  # from cotangents to gradients
 
 _RULES = {"custom_vjp_call": "custom_vjp", "custom_vjp_call_jaxpr": "custom_vjp", "custom_jvp_call": "custom_jvp"}
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
@@ -26,17 +32,17 @@ class Call:
     cotangents, gradients : what the backward pass brought, and what the rule made of it; None if it brought nothing
     """
 
-    equation: Any
-    inputs: tuple[Any, ...]
-    outputs: Sequence[Any]
-    cotangents: Sequence[Any] | None = None
-    gradients: Sequence[Any] | None = None
+    equation: JaxprEqn
+    inputs: tuple[jax.Array, ...]
+    outputs: Sequence[jax.Array]
+    cotangents: Sequence[jax.Array] | None = None
+    gradients: Sequence[jax.Array] | None = None
 
-    def evaluate(self, inputs: Sequence[Any]) -> Sequence[Any]:
+    def evaluate(self, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """The outputs for other inputs, by the function itself."""
         return _evaluated(self.equation, inputs)
 
-    def at(self, inputs: Sequence[Any]) -> Call:
+    def at(self, inputs: Sequence[jax.Array]) -> Call:
         """The same call with other inputs, and what its rule makes of the same cotangents."""
         _, pull = jax.vjp(lambda *each: tuple(_evaluated(self.equation, each)), *inputs)
         return Call(self.equation, tuple(inputs), self.evaluate(inputs), self.cotangents, pull(self.cotangents))
@@ -72,7 +78,7 @@ class Call:
         return f"input {number - count}" if number >= count else f"closed-over value {number}"
 
 
-def recorded(function: Callable[[Sequence[Any]], Any], leaves: Sequence[Any]) -> list[Call]:
+def recorded(function: Callable[[Sequence[jax.Array]], ArrayLike], leaves: Sequence[ArrayLike]) -> list[Call]:
     """The calls in one forward and one backward pass of a scalar function that can be traced."""
     traced = jax.make_jaxpr(function)(list(leaves))
     recorder = _Recorder()
@@ -87,11 +93,11 @@ class _Recorder:
     def __init__(self) -> None:
         self.calls: list[Call] = []
 
-    def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    def run(self, jaxpr: Jaxpr, consts: Sequence[jax.Array], inputs: Sequence[jax.Array]) -> list[jax.Array]:
         """The outputs."""
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
 
-        def read(each: Any) -> Any:
+        def read(each: Var | Literal) -> jax.Array:
             return each.val if hasattr(each, "val") else values[each]
 
         for equation in jaxpr.eqns:
@@ -99,16 +105,16 @@ class _Recorder:
             values.update(zip(equation.outvars, found, strict=True))
         return [read(each) for each in jaxpr.outvars]
 
-    def _equation(self, equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+    def _equation(self, equation: JaxprEqn, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
         name, params = equation.primitive.name, equation.params
         if len(self.calls) >= _MOST or not _holds_rules(equation):
             return _evaluated(equation, inputs)
         if name in _RULES:
             return self._call(equation, inputs)
         if name == "scan" and params["length"]:
-            return self._scan(params, inputs)
+            return self._scan(equation, inputs)
         if name == "while":
-            return self._while(params, inputs)
+            return self._while(equation, inputs)
         if name == "cond":
             return self._closed(params["branches"][int(inputs[0])], inputs[1:])
         if name in _CALLS:
@@ -116,47 +122,49 @@ class _Recorder:
             return self._closed(inner, inputs) if hasattr(inner, "consts") else self.run(inner, (), inputs)
         return _evaluated(equation, inputs)
 
-    def _closed(self, closed: Any, inputs: Sequence[Any]) -> list[Any]:
+    def _closed(self, closed: ClosedJaxpr, inputs: Sequence[jax.Array]) -> list[jax.Array]:
         return self.run(closed.jaxpr, closed.consts, inputs)
 
-    def _scan(self, params: Any, inputs: Sequence[Any]) -> list[Any]:
+    def _scan(self, equation: JaxprEqn, inputs: Sequence[jax.Array]) -> list[jax.Array]:
+        params = equation.params
         first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
         consts, carry, rows = inputs[:first], list(inputs[first:last]), inputs[last:]
-        steps: list[Any] = [None] * params["length"]
+        steps: list[Sequence[jax.Array]] = [()] * params["length"]
         order = range(params["length"])
         for k in reversed(order) if params["reverse"] else order:
             found = self._closed(params["jaxpr"], [*consts, *carry, *(row[k] for row in rows)])
             carry, steps[k] = found[: len(carry)], found[len(carry) :]
         return [*carry, *map(jax.numpy.stack, zip(*steps, strict=True))]
 
-    def _while(self, params: Any, inputs: Sequence[Any]) -> list[Any]:
+    def _while(self, equation: JaxprEqn, inputs: Sequence[jax.Array]) -> list[jax.Array]:
+        params = equation.params
         first, last = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
         state = list(inputs[last:])
         while self._closed(params["cond_jaxpr"], [*inputs[:first], *state])[0]:
             state = self._closed(params["body_jaxpr"], [*inputs[first:last], *state])
         return state
 
-    def _call(self, equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+    def _call(self, equation: JaxprEqn, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """Evaluate a call by its own rule, and keep what it is given, forward and backward."""
         watched = jax.custom_vjp(lambda *given: tuple(_evaluated(equation, given)))
 
-        def forward(*given: Any) -> Any:
+        def forward(*given: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[Pull, int]]:
             outputs, pull = jax.vjp(lambda *each: tuple(_evaluated(equation, each)), *given)
             self.calls.append(Call(equation, given, outputs))
             return outputs, (pull, len(self.calls) - 1)
 
-        def backward(kept: Any, cotangents: Any) -> Any:
+        def backward(kept: tuple[Pull, jax.Array], cotangents: Sequence[jax.Array]) -> Sequence[jax.Array]:
             pull, number = kept
             call = self.calls[int(number)]
             call.cotangents, call.gradients = cotangents, pull(cotangents)
             return call.gradients
 
         watched.defvjp(forward, backward)
-        found: Sequence[Any] = watched(*inputs)
+        found: Sequence[jax.Array] = watched(*inputs)
         return found
 
 
-def _evaluated(equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+def _evaluated(equation: JaxprEqn, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
     """The outputs of one equation."""
     bound = equation.primitive.get_bind_params(equation.params)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a tuple before JAX 0.10
@@ -164,7 +172,7 @@ def _evaluated(equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
     return found if equation.primitive.multiple_results else [found]
 
 
-def _holds_rules(equation: Any) -> bool:
+def _holds_rules(equation: JaxprEqn) -> bool:
     """Whether an equation is a call with a rule, or holds one at any depth."""
     if equation.primitive.name in _RULES:
         return True
@@ -172,6 +180,6 @@ def _holds_rules(equation: Any) -> bool:
     return any(_holds_rules(each) for jaxpr in inner if hasattr(jaxpr, "eqns") for each in jaxpr.eqns)
 
 
-def is_inexact(value: Any) -> bool:
+def is_inexact(value: jax.Array) -> bool:
     """Whether an array is floating or complex."""
     return bool(jax.numpy.issubdtype(value.dtype, jax.numpy.inexact))

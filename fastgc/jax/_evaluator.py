@@ -6,11 +6,12 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from fastgc._evaluation.batches import COMPARED, Batches, agree, relative_to_point
 from fastgc._evaluation.evaluator import OutOfTime, Raised, Ray, Tick, silent
@@ -19,8 +20,11 @@ from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
 
-Leaves = Sequence[Any]
-LossOfLeaves = Callable[[Leaves], Any]
+Leaf: TypeAlias = jax.Array | Array
+Leaves: TypeAlias = Sequence[Leaf]
+LossOfLeaves: TypeAlias = Callable[[Leaves], ArrayLike]
+Result = TypeVar("Result")
+Block: TypeAlias = Callable[[Leaf, Positions, Floats], jax.Array]  # from the flat point, positions and entries
 
 _COMPILED_FROM = 2048  # values asked for together: compiling a block takes as long as some thousand compiled calls
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 64, 8  # values; the block is padded to its size, so a large one wastes more
@@ -151,10 +155,11 @@ class JaxEvaluator:
         return size if size >= _SMALLEST_BLOCK else 0
 
     @cached_property
-    def _block(self) -> Any:
-        return jax.jit(jax.vmap(self._at, (None, 0, 0)))
+    def _block(self) -> Block:
+        block: Block = jax.jit(jax.vmap(self._at, (None, 0, 0)))
+        return block
 
-    def _at(self, flat: Any, position: Any, entry: Any) -> Any:
+    def _at(self, flat: jax.Array, position: ArrayLike, entry: ArrayLike) -> ArrayLike:
         moved = flat.at[position].set(entry)
         starts = self._layout.starts.tolist()
         pairs = zip(starts, starts[1:], self._leaves, strict=False)
@@ -174,7 +179,7 @@ class JaxEvaluator:
         return relative_to_point(values, self.base)[: displaced.size].reshape(displaced.shape)
 
 
-def compiled(function: Callable[[Leaves], Any], leaves: Leaves) -> tuple[Callable[[Leaves], Any], bool]:
+def compiled(function: Callable[[Leaves], Result], leaves: Leaves) -> tuple[Callable[[Leaves], Result], bool]:
     """A function compiled, or as it is if it cannot be traced (it looks at values, say), and whether it is compiled."""
     traced = jax.jit(function)
     try:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ from fastgc._parameters.point import Point
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._reports.gradient import GradientReport
 from fastgc._words import Precision, Samples, StencilName, Tolerance
-from fastgc.jax._evaluator import JaxEvaluator, Leaves, LossOfLeaves, compiled
+from fastgc.jax._evaluator import JaxEvaluator, Leaf, Leaves, LossOfLeaves, compiled
 from fastgc.jax._operations import with_operations
 
 _COPIED_BYTES = 2**26  # of parameters that are also copied in double precision: 128 MiB more
@@ -36,11 +35,11 @@ _ABOUT_DTYPES = "dtype|float64|f64"  # matches JAX's messages about arrays of tw
 
 
 def check_gradients(
-    loss: Callable[..., Any],
-    params: Any,
-    gradients: Any = None,
+    loss: Callable[..., object],
+    params: object,
+    gradients: object = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     has_aux: bool = False,
     tensors: str | Sequence[str] | None = None,
     samples: Samples = DEFAULT_SAMPLES,
@@ -51,14 +50,14 @@ def check_gradients(
     atol: Tolerance = None,
     precision: Precision = "double",
     points: int = 1,
-    bounds: Any = None,
+    bounds: object = None,
     symmetric: str | Sequence[str] | None = None,
     crosscheck: bool = False,
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
-    previous: Any = None,
+    previous: object = None,
     operations: bool = True,
 ) -> GradientReport:
     """Check a gradient over a pytree: by default the one by `jax.grad`, custom rules included.
@@ -127,11 +126,11 @@ def check_gradients(
 
 
 def assert_gradients(
-    loss: Callable[..., Any],
-    params: Any,
-    gradients: Any = None,
+    loss: Callable[..., object],
+    params: object,
+    gradients: object = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     has_aux: bool = False,
     tensors: str | Sequence[str] | None = None,
     samples: Samples = DEFAULT_SAMPLES,
@@ -142,14 +141,14 @@ def assert_gradients(
     atol: Tolerance = None,
     precision: Precision = "double",
     points: int = 1,
-    bounds: Any = None,
+    bounds: object = None,
     symmetric: str | Sequence[str] | None = None,
     crosscheck: bool = False,
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
-    previous: Any = None,
+    previous: object = None,
     operations: bool = True,
     allow_undecided: bool = False,
 ) -> GradientReport:
@@ -192,14 +191,14 @@ def assert_gradients(
 
 
 def _check(
-    loss: Callable[..., Any],
-    params: Any,
-    gradients: Any,
-    args: tuple[Any, ...],
+    loss: Callable[..., object],
+    params: object,
+    gradients: object,
+    args: tuple[object, ...],
     options: CheckOptions,
     *,
     has_aux: bool,
-    previous: Any,
+    previous: object,
     operations: bool,
 ) -> GradientReport:
     refuse_args(args)
@@ -228,7 +227,7 @@ class _Given:
     """
 
     def __init__(
-        self, loss: Callable[..., Any], gradients: Any, args: tuple[Any, ...], tree: Tree, has_aux: bool
+        self, loss: Callable[..., object], gradients: object, args: tuple[object, ...], tree: Tree, has_aux: bool
     ) -> None:
         self._loss, self._gradients, self._args, self._tree, self._has_aux = loss, gradients, args, tree, has_aux
         self.notes: tuple[str, ...] = ()
@@ -238,11 +237,11 @@ class _Given:
         """Whether the gradient can be computed at other points."""
         return self._gradients is None or self._gradients is True or callable(self._gradients)
 
-    def value(self, leaves: Leaves) -> Any:
+    def value(self, leaves: Leaves) -> object:
         """The value of the loss."""
         found = self._loss(self._tree.rebuild(leaves), *self._args)
-        found = _first_of_two(found, "gradients=True", "gradients") if self._gradients is True else found
-        found = _first_of_two(found, "has_aux=True", "aux") if self._has_aux else found
+        found = _pair(found, "gradients=True", "gradients")[0] if self._gradients is True else found
+        found = _pair(found, "has_aux=True", "aux")[0] if self._has_aux else found
         if isinstance(found, (tuple, list)):
             raise WrongTypeError(
                 f"loss returned a {type(found).__name__} of {len(found)}; it must return one real number: pass "
@@ -250,19 +249,19 @@ class _Given:
             )
         return found
 
-    def analytic(self, leaves: Leaves) -> list[Any]:
+    def analytic(self, leaves: Leaves) -> list[Leaf]:
         """The gradient of every checked leaf; zeros where it is None."""
         found = self._gradient_of(leaves)
         without = [name for name, each in zip(self._tree.names, found, strict=True) if each is None]
         self.notes = (f"no gradient (None), taken for zero: {listed(without)}",) if without else ()
         return [np.zeros_like(leaf) if each is None else each for leaf, each in zip(leaves, found, strict=True)]
 
-    def _gradient_of(self, leaves: Leaves) -> list[Any]:
+    def _gradient_of(self, leaves: Leaves) -> list[Leaf | None]:
         if self._gradients is None:
             return list(compiled(jax.grad(lambda each: _scalar(self.value(each))), leaves)[0](leaves))
         found, params = self._gradients, self._tree.rebuild(leaves)
         if found is True:
-            found = self._loss(params, *self._args)[1]
+            _, found = _pair(self._loss(params, *self._args), "gradients=True", "gradients")
         elif callable(found):
             found = found(params, *self._args)
         if self._has_aux and isinstance(found, tuple) and len(found) == 2 and not self._tree.fits(found):
@@ -270,15 +269,15 @@ class _Given:
         return self._tree.matching(found)
 
 
-def _first_of_two(found: Any, option: str, second: str) -> Any:
+def _pair(found: object, option: str, second: str) -> tuple[object, object]:
     if not (isinstance(found, (tuple, list)) and len(found) == 2):
         raise WrongTypeError(f"{option}, but loss returned a {type(found).__name__}; it must return (value, {second})")
-    return found[0]
+    return found[0], found[1]
 
 
 def report_on(
     loss: LossOfLeaves,
-    analytic: Callable[[Leaves], Sequence[Any]],
+    analytic: Callable[[Leaves], Sequence[Leaf]],
     names: Sequence[str],
     arrays: Sequence[Array],
     options: CheckOptions,
@@ -311,7 +310,7 @@ def report_on(
 
 
 def _opened(
-    notes: tuple[str, ...], loss: LossOfLeaves, point: Point, execution: Execution, **_: Any
+    notes: tuple[str, ...], loss: LossOfLeaves, point: Point, execution: Execution, **_: object
 ) -> tuple[JaxEvaluator, FirstCall]:
     """The evaluator at a point, and its first values."""
     with _complex_numbers_needed(any(leaf.dtype.kind == "c" for leaf in point.leaves)):
@@ -370,8 +369,8 @@ class Tree:
     others : the names of the leaves that are not checked; None is no leaf to be named
     """
 
-    structure: Any
-    given: tuple[Any, ...]
+    structure: jax.tree_util.PyTreeDef
+    given: tuple[object, ...]
     checked: tuple[int, ...]
     names: tuple[str, ...]
     arrays: tuple[Array, ...]
@@ -382,18 +381,18 @@ class Tree:
         """A note on the leaves that are not checked."""
         return [f"not checked, since neither floating nor complex: {listed(self.others)}"] if self.others else []
 
-    def rebuild(self, leaves: Leaves) -> Any:
+    def rebuild(self, leaves: Leaves) -> object:
         """The caller's structure with these arrays in place of the checked leaves."""
         every = list(self.given)
         for i, leaf in zip(self.checked, leaves, strict=True):
             every[i] = jax.lax.complex(leaf[..., 0], leaf[..., 1]) if _is_complex(self.given[i]) else leaf
         return jax.tree_util.tree_unflatten(self.structure, every)
 
-    def fits(self, value: Any) -> bool:
+    def fits(self, value: object) -> bool:
         """Whether a pytree has this structure. None is a leaf: it may stand for one."""
         return bool(jax.tree_util.tree_structure(value, is_leaf=_is_none) == self.structure)
 
-    def matching(self, gradients: Any) -> list[Array | None]:
+    def matching(self, gradients: object) -> list[Array | None]:
         """The checked leaves of a gradient of the same structure; JAX's gradient of x + iy is d/dx - i d/dy."""
         leaves = [None if leaf is None else np.asarray(leaf) for leaf in self._checked_of(gradients, "gradients")]
         given = [self.given[i] for i in self.checked]
@@ -402,19 +401,19 @@ class Tree:
             for leaf, like in zip(leaves, given, strict=True)
         ]
 
-    def alike(self, value: Any, what: str, precision: str) -> list[Array]:
+    def alike(self, value: object, what: str, precision: str) -> list[Array]:
         """The checked leaves of other parameters of the same structure, as `arrays`."""
         pairs = zip(self.names, self._checked_of(value, what), strict=True)
         return [_array(name, leaf, precision) for name, leaf in pairs]
 
-    def _checked_of(self, value: Any, what: str) -> list[Any]:
+    def _checked_of(self, value: object, what: str) -> list[object]:
         leaves, structure = jax.tree_util.tree_flatten(value, is_leaf=_is_none)
         if structure != self.structure:
             raise ValueError(f"{what} has the structure {structure}; params has {self.structure}")
         return [leaves[i] for i in self.checked]
 
 
-def flatten(value: Any, prefix: str, precision: str) -> Tree:
+def flatten(value: object, prefix: str, precision: str) -> Tree:
     """The `Tree` of a pytree; its names begin with the prefix."""
     pairs, structure = jax.tree_util.tree_flatten_with_path(value, is_leaf=_is_none)
     given = tuple(leaf for _, leaf in pairs)
@@ -428,24 +427,24 @@ def flatten(value: Any, prefix: str, precision: str) -> Tree:
     return Tree(structure, given, checked, names, arrays, others)
 
 
-def _is_none(value: Any) -> bool:
+def _is_none(value: object) -> bool:
     return value is None
 
 
-def _key(key: Any) -> str:
+def _key(key: object) -> str:
     """A dict's key, a sequence's index, an attribute's name."""
     return str(next((getattr(key, name) for name in ("key", "idx", "name") if hasattr(key, name)), key))
 
 
-def _dtype(leaf: Any) -> Any:
+def _dtype(leaf: object) -> np.dtype[np.generic]:
     return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
 
 
-def _is_complex(leaf: Any) -> bool:
+def _is_complex(leaf: object) -> bool:
     return bool(jnp.issubdtype(_dtype(leaf), jnp.complexfloating))
 
 
-def _array(name: str, leaf: Any, precision: str) -> Array:
+def _array(name: str, leaf: object, precision: str) -> Array:
     """A real, writable copy of a leaf, in double precision or in the dtype that JAX gives it."""
     array = _parts(np.asarray(leaf)) if _is_complex(leaf) else np.asarray(leaf)
     dtype = np.dtype(np.float64) if precision == "double" else jax.dtypes.canonicalize_dtype(array.dtype)
@@ -458,15 +457,15 @@ def _parts(array: Array) -> Array:
     return np.stack([array.real, array.imag], axis=-1)
 
 
-def _leaf_in_double(leaf: Any) -> Any:
+def _leaf_in_double(leaf: object) -> object:
     """A floating or complex array in double precision, anything else as it is."""
     if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
     return jnp.asarray(leaf, jnp.complex128 if _is_complex(leaf) else jnp.float64)
 
 
-def _scalar(value: Any) -> Any:
-    return value.reshape(()) if hasattr(value, "reshape") and value.size == 1 else value
+def _scalar(value: object) -> object:
+    return value.reshape(()) if isinstance(value, (jax.Array, np.ndarray)) and value.size == 1 else value
 
 
 # --- precision ---

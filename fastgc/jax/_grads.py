@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from fastgc._arguments import number, whole
 from fastgc._gradient.options import CheckOptions
@@ -17,10 +17,11 @@ from fastgc._parameters.streams import stream
 from fastgc._reports.gradient import GradientReport, TensorSummary
 from fastgc._verdicts.judgement import PASS, UNDECIDED
 from fastgc._words import Mode
-from fastgc.jax._evaluator import Leaves, compiled
+from fastgc.jax._evaluator import Leaf, Leaves, compiled
 from fastgc.jax._gradients import Tree, flatten, in_precision, noted_as_double, report_on
 
-RealFunction = Callable[[Leaves], list[Any]]  # takes real arrays and returns real arrays
+RealFunction = Callable[[Leaves], list[jax.Array]]  # takes real arrays and returns real arrays
+Derived = tuple[list[jax.Array], list[jax.Array], jax.Array | float]  # value, gradient and slope, as of a `_Rule`
 
 _MODES = {"fwd": "JVP", "rev": "VJP", "lin": "LIN"}
 _PUSHED_AT_ONCE = 64  # basis vectors: enough that a call costs little, few enough to stay in memory
@@ -38,12 +39,12 @@ _EXACT_STRETCH = -2.0  # of a cotangent: changes sign and exponent only, so that
 
 
 def check_grads(
-    f: Callable[..., Any],
-    args: Sequence[Any],
+    f: Callable[..., object],
+    args: Sequence[object],
     order: int,
     modes: Mode | Sequence[Mode] = ("fwd", "rev"),
-    atol: Any = None,
-    rtol: Any = None,
+    atol: float | Mapping[DTypeLike, float] | None = None,
+    rtol: float | Mapping[DTypeLike, float] | None = None,
     eps: float | None = None,
     *,
     allow_undecided: bool = False,
@@ -131,7 +132,7 @@ class _Closeness:
     notes: tuple[str, ...]
 
 
-def _tolerance(name: str, value: Any, tree: Tree) -> float | None:
+def _tolerance(name: str, value: float | Mapping[DTypeLike, float] | None, tree: Tree) -> float | None:
     """A tolerance given as a number, or by dtype."""
     if isinstance(value, Mapping):
         by_dtype = {np.dtype(dtype): tolerance for dtype, tolerance in value.items()}
@@ -141,11 +142,13 @@ def _tolerance(name: str, value: Any, tree: Tree) -> float | None:
     return None if value is None else float(value)
 
 
-def _of_reals(f: Callable[..., Any], tree: Tree) -> RealFunction:
+def _of_reals(f: Callable[..., object], tree: Tree) -> RealFunction:
     """``f`` as a function of real arrays that returns real arrays."""
 
-    def function(arrays: Leaves) -> list[Any]:
-        output = jax.tree_util.tree_leaves(f(*tree.rebuild(arrays)))
+    def function(arrays: Leaves) -> list[jax.Array]:
+        arguments = tree.rebuild(arrays)
+        assert isinstance(arguments, tuple)  # as they were flattened
+        output = jax.tree_util.tree_leaves(f(*arguments))
         parts = [jnp.asarray(each) for each in output if jnp.issubdtype(jnp.result_type(each), jnp.inexact)]
         return [jnp.stack([p.real, p.imag], -1) if jnp.iscomplexobj(p) else p for p in parts]
 
@@ -181,7 +184,7 @@ def _derivative(
         return _pulled_back(f), arrays, names
     count = len(names)
 
-    def pushed(both: Leaves) -> list[Any]:
+    def pushed(both: Leaves) -> list[jax.Array]:
         output, tangent = _push(f, both[:count], mode)
         return [*output, *tangent(both[count:])]
 
@@ -189,14 +192,14 @@ def _derivative(
 
 
 def _pulled_back(f: RealFunction) -> RealFunction:
-    def pulled(arrays: Leaves) -> list[Any]:
+    def pulled(arrays: Leaves) -> list[jax.Array]:
         output, pull = jax.vjp(f, list(arrays))
         return list(pull(output)[0])
 
     return pulled
 
 
-def _push(f: RealFunction, arrays: Leaves, mode: str) -> tuple[list[Any], Callable[[Leaves], list[Any]]]:
+def _push(f: RealFunction, arrays: Leaves, mode: str) -> tuple[list[jax.Array], Callable[[Leaves], list[jax.Array]]]:
     """The function's value as the mode gives it, and its derivative along tangents."""
     arrays = list(arrays)
     if mode == "lin":
@@ -217,10 +220,10 @@ def _report(
         raise ValueError("f returned no floating array: nothing to check")
     weights = _weights(expected)
 
-    def loss(leaves: Leaves) -> Any:
+    def loss(leaves: Leaves) -> jax.Array:
         return _dot(weights, f(leaves))
 
-    def analytic(leaves: Leaves) -> list[Any]:
+    def analytic(leaves: Leaves) -> list[jax.Array]:
         rule = _Rule(f, leaves, weights, mode)
         _refuse_outputs(rule, expected, lambda: _scatter(call, leaves, expected), criteria.atol or 0.0, title)
         _refuse_nonlinear(rule, criteria.atol or 0.0, title)
@@ -244,13 +247,14 @@ class _Rule:
 
     Attributes
     ----------
+    mode : that gives them
     output : the function's value
     gradient : with respect to every array
-    slope : along a random direction, from one tangent; None in reverse mode
+    slope : along a random direction, from one tangent; 0 in reverse mode
     """
 
     def __init__(self, f: RealFunction, arrays: Leaves, weights: Leaves, mode: str) -> None:
-        def derived(both: Leaves) -> tuple[list[Any], list[Any], Any]:
+        def derived(both: Leaves) -> Derived:
             *some, stretch = both
             return (
                 _drawn_back(f, some, weights, stretch)
@@ -258,25 +262,23 @@ class _Rule:
                 else _pushed_forward(f, some, weights, mode, stretch)
             )
 
-        self._arrays, self._call = arrays, compiled(derived, [*arrays, np.ones(())])[0]
+        self.mode, self._arrays, self._call = mode, arrays, compiled(derived, [*arrays, np.ones(())])[0]
         self.output, self.gradient, self.slope = self.stretched(1.0)
 
-    def stretched(self, factor: float, of_point: float = 1.0) -> tuple[list[Any], list[Any], Any]:
+    def stretched(self, factor: float, of_point: float = 1.0) -> Derived:
         """Value, gradient and slope with tangents and cotangents times a factor, at the point times another."""
         point = [np.asarray(array * of_point) for array in self._arrays]
         output, gradient, slope = self._call([*point, np.array(factor)])
         return output, gradient, slope
 
 
-def _drawn_back(f: RealFunction, arrays: Leaves, weights: Leaves, stretch: Any) -> tuple[list[Any], list[Any], Any]:
+def _drawn_back(f: RealFunction, arrays: Leaves, weights: Leaves, stretch: ArrayLike) -> Derived:
     """The function's value and its gradient from cotangents."""
     output, pull = jax.vjp(f, list(arrays))
-    return output, list(pull([stretch * weight for weight in weights])[0]), None
+    return output, list(pull([stretch * weight for weight in weights])[0]), 0.0
 
 
-def _pushed_forward(
-    f: RealFunction, arrays: Leaves, weights: Leaves, mode: str, stretch: Any
-) -> tuple[list[Any], list[Any], Any]:
+def _pushed_forward(f: RealFunction, arrays: Leaves, weights: Leaves, mode: str, stretch: ArrayLike) -> Derived:
     """The function's value, its gradient from tangents, and the slope along a random direction.
 
     The gradient is the transpose of the linear map of the tangents; if JAX cannot transpose it, every basis vector is
@@ -284,7 +286,7 @@ def _pushed_forward(
     """
     output, tangent = _push(f, arrays, mode)
 
-    def slope(flat: Any) -> Any:
+    def slope(flat: jax.Array) -> jax.Array:
         return _dot(weights, tangent(_arrays_like(flat, arrays)))
 
     zero = jnp.zeros(sum(array.size for array in arrays))
@@ -295,23 +297,23 @@ def _pushed_forward(
     return output, _arrays_like(gradient, arrays), slope(stretch * _normal(stream(0, "tangent"), zero))
 
 
-def _basis_slopes(slope: Callable[[Any], Any], zero: Any, stretch: Any) -> Iterator[Any]:
+def _basis_slopes(slope: Callable[[jax.Array], jax.Array], zero: jax.Array, stretch: ArrayLike) -> Iterator[jax.Array]:
     together = jax.jit(jax.vmap(lambda i: slope(zero.at[i].set(stretch))))
     for begin in range(0, zero.size, _PUSHED_AT_ONCE):
         yield together(jnp.arange(begin, min(begin + _PUSHED_AT_ONCE, zero.size)))
 
 
-def _arrays_like(flat: Any, arrays: Leaves) -> list[Any]:
+def _arrays_like(flat: jax.Array, arrays: Leaves) -> list[jax.Array]:
     starts = np.cumsum([0, *(array.size for array in arrays)]).tolist()
     pairs = zip(starts, starts[1:], arrays, strict=False)
     return [flat[i:j].reshape(array.shape).astype(array.dtype) for i, j, array in pairs]
 
 
-def _dot(weights: Leaves, output: Leaves) -> Any:
+def _dot(weights: Leaves, output: Leaves) -> jax.Array:
     return sum(jnp.vdot(weight, each) for weight, each in zip(weights, output, strict=True))
 
 
-def _normal(generator: np.random.Generator, like: Any) -> Array:
+def _normal(generator: np.random.Generator, like: Leaf) -> Array:
     return np.asarray(generator.standard_normal(like.shape), like.dtype)
 
 
@@ -343,7 +345,7 @@ def _scatter(call: Callable[[Leaves], Leaves], arrays: Leaves, expected: Leaves)
 
 def _refuse_nonlinear(rule: _Rule, atol: float, title: str) -> None:
     """A rule is linear in tangents and cotangents."""
-    if rule.slope is None:
+    if rule.mode == "rev":
         _refuse_nonlinear_cotangents(rule, atol, title)
     else:
         _refuse_nonlinear_tangents(rule, atol, title)
@@ -364,18 +366,18 @@ def _refuse_nonlinear_cotangents(rule: _Rule, atol: float, title: str) -> None:
 
 def _refuse_nonlinear_tangents(rule: _Rule, atol: float, title: str) -> None:
     """The slope along any direction is the sum of its own slopes along the axes only if a rule is linear."""
-    products = _products(rule.gradient)
-    off = abs(float(rule.slope) - products.sum())
+    products, along = _products(rule.gradient), float(rule.slope)
+    off = abs(along - products.sum())
     if off <= max(atol, _LINEAR * np.abs(products).sum()) or not np.isfinite(products).all():
         return
     rounding = 0.0
     for stretch in _STRETCHES.tolist():
         _, gradient, slope = rule.stretched(stretch, stretch)
-        rounding = max(rounding, abs(float(slope) - stretch * float(rule.slope)))
+        rounding = max(rounding, abs(float(slope) - stretch * along))
         rounding = max(rounding, float(np.abs(_products(gradient) - stretch * products).sum()))
     if not off <= _LARGEST_ROUND_OFF * rounding:
         raise _Mismatch(
-            f"{title}: not linear in its tangents: {float(rule.slope)} along a random direction, where its own slopes "
+            f"{title}: not linear in its tangents: {along} along a random direction, where its own slopes "
             f"along the axes add up to {products.sum()}"
         )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,11 +21,10 @@ from fastgc._reports.operations import Operation, Slope
 from fastgc._verdicts.judgement import DEFAULT_RTOL, FAIL, UNDECIDED, worst_verdict
 from fastgc._words import Verdict
 from fastgc.jax._calls import Call, is_inexact, recorded
+from fastgc.jax._evaluator import Leaf, Leaves, LossOfLeaves
 
 
-def with_operations(
-    report: GradientReport, loss: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], seed: int
-) -> GradientReport:
+def with_operations(report: GradientReport, loss: LossOfLeaves, leaves: Leaves, seed: int) -> GradientReport:
     """The report, with its operations if the check failed, and a note where they cannot be tested."""
     if report.verdict != FAIL:
         return report
@@ -39,7 +38,7 @@ def with_operations(
     return replace(report, operations=operations, notes=notes, seconds=seconds)
 
 
-def operations_of(loss: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], seed: int) -> tuple[Operation, ...]:
+def operations_of(loss: LossOfLeaves, leaves: Leaves, seed: int) -> tuple[Operation, ...]:
     """Every call of a function with a custom rule that the gradient passes."""
     calls = dict(enumerate(call for call in recorded(loss, leaves) if _is_reached(call)))
     found = {number: _tested(call, seed) for number, call in calls.items()}
@@ -130,13 +129,13 @@ class _Replay:
         changes = zip(_received(call, found), _received(call, call.outputs), strict=True)
         return sum(_product(_numbers(y) - _numbers(base), c) for (c, y), (_, base) in changes)
 
-    def evaluated(self, call: Call, inputs: Sequence[Any]) -> Sequence[Any]:
+    def evaluated(self, call: Call, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """The outputs for other inputs, by the function itself."""
         self.evaluations += 1
         return call.evaluate(inputs)
 
 
-def _other_outputs(call: Call, own: Sequence[Any]) -> str:
+def _other_outputs(call: Call, own: Sequence[jax.Array]) -> str:
     """What is wrong where the rule returns other outputs than the function itself; "" where nothing is."""
     rtol = _precision(own)[1]
     for (_, mine), (_, ruled) in zip(_received(call, own), _received(call, call.outputs), strict=True):
@@ -148,7 +147,7 @@ def _other_outputs(call: Call, own: Sequence[Any]) -> str:
     return ""
 
 
-def _moved(call: Call, directions: Mapping[int, Array], distance: float) -> list[Any]:
+def _moved(call: Call, directions: Mapping[int, Array], distance: float) -> list[jax.Array]:
     """The inputs, some of them displaced."""
     return [
         jnp.asarray(_numbers(each) + distance * directions[k], each.dtype) if k in directions else each
@@ -156,32 +155,32 @@ def _moved(call: Call, directions: Mapping[int, Array], distance: float) -> list
     ]
 
 
-def _received(call: Call, outputs: Sequence[Any]) -> list[tuple[Any, Any]]:
+def _received(call: Call, outputs: Sequence[jax.Array]) -> list[tuple[jax.Array, jax.Array]]:
     """The floating and complex outputs with their cotangents, which come first."""
     return [(c, y) for c, y in zip(call.cotangents or (), outputs, strict=True) if is_inexact(y)]
 
 
-def _numbers(value: Any) -> Array:
+def _numbers(value: Leaf) -> Array:
     """In double precision."""
     return np.asarray(value).astype(np.complex128 if jnp.iscomplexobj(value) else np.float64)
 
 
-def _real(value: Any) -> Array:
+def _real(value: Leaf) -> Array:
     numbers = _numbers(value)
     return np.stack([numbers.real, numbers.imag]) if np.iscomplexobj(numbers) else numbers
 
 
-def _product(one: Any, other: Any) -> float:
+def _product(one: Leaf, other: Leaf) -> float:
     """The change of a loss by a change: JAX's gradient with respect to x + iy is d/dx - i d/dy."""
     return float(np.real(np.sum(_numbers(one) * _numbers(other))))
 
 
-def _scale(value: Any) -> float:
+def _scale(value: Leaf) -> float:
     """The mean magnitude; 1 for zeros."""
     return float(np.abs(_real(value)).mean()) or 1.0
 
 
-def _precision(values: Sequence[Any]) -> tuple[float, float]:
+def _precision(values: Sequence[jax.Array]) -> tuple[float, float]:
     """The resolution of the coarsest dtype, and the tolerance of its derivatives."""
     kinds = [jnp.finfo(each.dtype) for each in values if is_inexact(each)]
     coarsest = max(kinds, key=lambda kind: float(kind.eps))

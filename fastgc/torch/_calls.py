@@ -7,13 +7,16 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch.autograd.function import _SingleLevelFunction
 
 from fastgc.torch._nested import mapped, tensors_in
-from fastgc.torch._surroundings import Surroundings
+from fastgc.torch._surroundings import Given, Named, Surroundings
+
+Function: TypeAlias = type[torch.autograd.Function]
+Called: TypeAlias = torch.nn.Module | Function
 
 _LOSS = "loss"  # the path of calls outside the module
 
@@ -41,10 +44,10 @@ class Call:
     number: int
     path: str
     module: torch.nn.Module | None
-    function: Callable[..., Any]
+    function: Callable[..., object]
     name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: Given
+    kwargs: Named
     buffers: list[tuple[torch.nn.Module, str, torch.Tensor]]
     random: Sequence[torch.Tensor]
     autocast: Sequence[tuple[str, torch.dtype]]
@@ -71,7 +74,7 @@ class Call:
         named = () if self.module is None else self.module.named_parameters()
         return {name: parameter for name, parameter in named if parameter.requires_grad}
 
-    def outputs(self, replaced: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]) -> Any:
+    def outputs(self, replaced: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]) -> object:
         """The outputs of the same call, with some inputs and parameters replaced."""
         for owner, key, kept in self.buffers:
             owner._buffers[key] = kept.clone()
@@ -100,7 +103,7 @@ def _autocast() -> list[tuple[str, torch.dtype]]:
 
 
 @contextlib.contextmanager
-def functions_replaced(apply: Callable[..., Any]) -> Iterator[None]:
+def functions_replaced(apply: Callable[..., object]) -> Iterator[None]:
     """Call ``apply(function, *args)`` in place of every autograd Function of this thread but PyTorch's own.
 
     ``Function.apply`` asks its base class, whose ``apply`` is inherited from C, each time anew: there it is seen
@@ -108,7 +111,7 @@ def functions_replaced(apply: Callable[..., Any]) -> Iterator[None]:
     """
     thread = threading.get_ident()
 
-    def replaced(function: Any, *args: Any, **kwargs: Any) -> Any:
+    def replaced(function: Function, /, *args: object, **kwargs: object) -> object:
         if threading.get_ident() != thread or function.__module__.partition(".")[0] == "torch":
             return super(_SingleLevelFunction, function).apply(*args, **kwargs)
         return apply(function, *args, **kwargs)
@@ -135,9 +138,9 @@ class Recorder:
         self.following: int | None = None
         self._module, self._surroundings, self._first, self._room = module, surroundings, first, room
         self._count = 0
-        self._open: list[tuple[int, str, Any, Call | None]] = []
+        self._open: list[tuple[int, str, Called, Call | None]] = []
         self._copies: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._handles: list[Any] = []
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._thread = threading.get_ident()
 
     @contextlib.contextmanager
@@ -159,11 +162,11 @@ class Recorder:
     def _watch(self, name: str, module: torch.nn.Module, stack: contextlib.ExitStack) -> None:
         """Record the calls of a module until the stack is left."""
 
-        def before(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        def before(module: torch.nn.Module, args: Given, kwargs: Named) -> None:
             if self._listens():
                 self._begin(name, module, module, args, kwargs)
 
-        def after(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        def after(module: torch.nn.Module, args: Given, kwargs: Named, output: object) -> None:
             if self._listens():
                 self._end(module, output)
 
@@ -174,7 +177,7 @@ class Recorder:
     def _functions(self) -> Iterator[None]:
         """Record the calls of autograd Functions."""
 
-        def apply(function: Any, *args: Any, **kwargs: Any) -> Any:
+        def apply(function: Function, *args: object, **kwargs: object) -> object:
             plain = super(_SingleLevelFunction, function).apply  # type: ignore[misc]  # of C
             if not self._listens():
                 return plain(*args, **kwargs)
@@ -193,7 +196,14 @@ class Recorder:
 
     # --- what is kept ---
 
-    def _begin(self, path: str, module: torch.nn.Module | None, function: Any, args: Any, kwargs: Any) -> None:
+    def _begin(
+        self,
+        path: str,
+        module: torch.nn.Module | None,
+        function: Called,
+        args: Given,
+        kwargs: Named,
+    ) -> None:
         number, self._count = self._count, self._count + 1
         call = None
         if self.following is None and number >= self._first and function is not self._module:
@@ -204,7 +214,13 @@ class Recorder:
         self._open.append((number, path, function, call))
 
     def _call(
-        self, number: int, path: str, module: torch.nn.Module | None, function: Any, args: Any, kwargs: Any
+        self,
+        number: int,
+        path: str,
+        module: torch.nn.Module | None,
+        function: Called,
+        args: Given,
+        kwargs: Named,
     ) -> Call:
         args, kwargs = mapped((args, kwargs), "", lambda _, tensor: self._copy(tensor))
         owners = () if module is None else module.modules()
@@ -227,7 +243,7 @@ class Recorder:
             self._copies[key] = tensor, copied.requires_grad_(tensor.requires_grad)
         return self._copies[key][1]
 
-    def _end(self, function: Any, output: Any) -> None:
+    def _end(self, function: Called, output: object) -> None:
         while self._open and self._open[-1][2] is not function:
             self._open.pop()  # it raised, and that was caught
         if not self._open:

@@ -79,9 +79,9 @@ class TorchEvaluator:
         self._flat = [tensor.data.reshape(-1) for tensor in tensors]  # a write to .data spoils no graph of the caller
         self._sources = [source.data.reshape(-1) for source in sources]
         self._complex = any(tensor.is_complex() for tensor in tensors)  # displaced along the imaginary axis
-        self._dtype: type[Any] = np.complex128 if self._complex else np.float64
+        self._dtype: type[np.float64] | type[np.complex128] = np.complex128 if self._complex else np.float64
         self._batches = [Batches(possible=not self._complex) for _ in self._flat]
-        self._displaced: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
+        self._displaced: list[tuple[torch.Tensor, int | slice | torch.Tensor, torch.Tensor]] = []
 
     @property
     def name(self) -> str:
@@ -266,7 +266,7 @@ class TorchEvaluator:
         return relative_to_point(_numbers(values), self._base)
 
 
-def footprint(call: Callable[[], Any]) -> int:
+def footprint(call: Callable[[], object]) -> int:
     """About how many numbers a call computes: as many as it keeps for its gradient."""
     sizes: list[int] = []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +21,8 @@ _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.co
 
 
 def gradcheck(
-    func: Callable[..., Any],
-    inputs: Any,
+    func: Callable[..., object],
+    inputs: object,
     *,
     eps: float = 1e-6,
     atol: float = 1e-5,
@@ -137,9 +136,9 @@ def gradcheck(
 
 
 def gradgradcheck(
-    func: Callable[..., Any],
-    inputs: Any,
-    grad_outputs: Any = None,
+    func: Callable[..., object],
+    inputs: object,
+    grad_outputs: object = None,
     *,
     eps: float = 1e-6,
     atol: float = 1e-5,
@@ -197,7 +196,7 @@ def gradgradcheck(
         grad_outputs = _random_grads(_differentiable(func(*given)), gen_non_contig_grad_outputs)
     weights = as_tuple(grad_outputs)
 
-    def gradients(*arguments: Any) -> tuple[torch.Tensor, ...]:
+    def gradients(*arguments: object) -> tuple[torch.Tensor, ...]:
         ahead, behind = arguments[: len(given)], arguments[len(given) :]
         outputs = _differentiable(func(*ahead))
         checked = [each for each, want in zip(ahead, wanted, strict=True) if want]
@@ -212,7 +211,7 @@ def gradgradcheck(
     )  # fmt: skip
 
 
-def _numbers_checked(given: tuple[Any, ...]) -> tuple[int, ...]:
+def _numbers_checked(given: tuple[object, ...]) -> tuple[int, ...]:
     """The numbers of the inputs that are checked."""
     checked = tuple(k for k, each in enumerate(given) if _requires_grad(each))
     if not checked:
@@ -268,7 +267,7 @@ def _refuse_input(number: int, tensor: torch.Tensor) -> None:
         )
 
 
-def _left_out(given: tuple[Any, ...]) -> GradcheckError | None:
+def _left_out(given: tuple[object, ...]) -> GradcheckError | None:
     """An error that names the first argument that is no tensor but holds tensors that require grad."""
     for k, each in enumerate(given):
         if not isinstance(each, torch.Tensor) and any(
@@ -281,11 +280,11 @@ def _left_out(given: tuple[Any, ...]) -> GradcheckError | None:
     return None
 
 
-def _differentiable(value: Any) -> tuple[torch.Tensor, ...]:
+def _differentiable(value: object) -> tuple[torch.Tensor, ...]:
     return tuple(each for each in tensors(value) if each.requires_grad)
 
 
-def _requires_grad(value: Any) -> bool:
+def _requires_grad(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.requires_grad
 
 

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,10 +38,10 @@ _ABOUT_DTYPES = "dtype|Double|float64"  # matches PyTorch's messages about tenso
 
 def check_module(
     module: torch.nn.Module,
-    inputs: Any,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    inputs: object,
+    loss: Callable[..., torch.Tensor] | None = None,
     *,
-    kwargs: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, object] | None = None,
     tensors: str | Sequence[str] | None = None,
     samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
@@ -52,7 +51,7 @@ def check_module(
     atol: Tolerance = None,
     precision: Precision = "double",
     points: int = 1,
-    bounds: Any = None,
+    bounds: object = None,
     symmetric: str | Sequence[str] | None = None,
     crosscheck: bool = False,
     time_budget: float | None = None,
@@ -138,10 +137,10 @@ def check_module(
 
 def assert_module(
     module: torch.nn.Module,
-    inputs: Any,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    inputs: object,
+    loss: Callable[..., torch.Tensor] | None = None,
     *,
-    kwargs: Mapping[str, Any] | None = None,
+    kwargs: Mapping[str, object] | None = None,
     tensors: str | Sequence[str] | None = None,
     samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
@@ -151,7 +150,7 @@ def assert_module(
     atol: Tolerance = None,
     precision: Precision = "double",
     points: int = 1,
-    bounds: Any = None,
+    bounds: object = None,
     symmetric: str | Sequence[str] | None = None,
     crosscheck: bool = False,
     time_budget: float | None = None,
@@ -204,10 +203,10 @@ def assert_module(
 def _check(
     module: torch.nn.Module,
     arguments: Arguments,
-    loss: Callable[[Any], Any] | None,
+    loss: Callable[..., object] | None,
     options: CheckOptions,
     seeded: bool,
-    previous: Any,
+    previous: object,
     operations: bool,
 ) -> GradientReport:
     begin = time.perf_counter()
@@ -245,7 +244,7 @@ def _check(
     return replace(report, notes=(*report.notes, *gradient.notes))
 
 
-def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> Arguments:
+def _arguments(inputs: object, kwargs: Mapping[str, object] | None) -> Arguments:
     if not isinstance(inputs, dict):
         return Arguments(inputs if isinstance(inputs, tuple) else (inputs,), kwargs or {})
     if kwargs is not None:
@@ -254,7 +253,7 @@ def _arguments(inputs: Any, kwargs: Mapping[str, Any] | None) -> Arguments:
 
 
 def _earlier(
-    layout: ParameterLayout, leaves: Sequence[Array], previous: Any, module: torch.nn.Module, precision: str
+    layout: ParameterLayout, leaves: Sequence[Array], previous: object, module: torch.nn.Module, precision: str
 ) -> list[Array]:
     """The parameters of an earlier moment, in the order of the layout."""
     if not isinstance(previous, Mapping):
@@ -275,7 +274,7 @@ def _earlier(
 # --- what is checked ---
 
 
-def _originals(module: Any, arguments: Arguments) -> tuple[dict[str, torch.Tensor], list[str]]:
+def _originals(module: object, arguments: Arguments) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The parameters and inputs that can be checked, by name, and notes on the others."""
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module is a {type(module).__name__}; it must be a torch.nn.Module")

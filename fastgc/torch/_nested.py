@@ -6,17 +6,24 @@ import copy
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 import numpy as np
 import torch
+
+
+class Record(Protocol):
+    """An instance of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[object]]]
+
 
 Replace = Callable[[str, torch.Tensor], torch.Tensor]  # of a tensor, given its name
 
 _OPAQUE = (str, bytes, bytearray, range, np.ndarray, np.generic, type, ModuleType)  # hold no tensors to look for
 
 
-def mapped(value: Any, name: str, replace: Replace) -> Any:
+def mapped(value: object, name: str, replace: Replace) -> Any:
     """The same structure of lists, tuples, mappings and dataclasses, with every tensor replaced."""
     if isinstance(value, torch.Tensor):
         return replace(name, value)
@@ -30,7 +37,7 @@ def mapped(value: Any, name: str, replace: Replace) -> Any:
     return value
 
 
-def tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_in(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors that `mapped` reaches, with their names."""
     if isinstance(value, torch.Tensor):
         yield name, value
@@ -42,7 +49,7 @@ def tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield from _each((f"{name}.{key}", each) for key, each in _fields(value))
 
 
-def out_of_reach(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def out_of_reach(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors inside other objects (sets, instances of the user's own classes), with the names of these objects."""
     waiting, seen = [(name, value, False)], {}  # keeps the objects it saw, so that no two have the same id
     while waiting:
@@ -56,12 +63,12 @@ def out_of_reach(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
             waiting += [(name if hidden else name + key, part, hidden) for key, part in _members(each)]
 
 
-def _each(pairs: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, torch.Tensor]]:
+def _each(pairs: Iterator[tuple[str, object]]) -> Iterator[tuple[str, torch.Tensor]]:
     for pair in pairs:
         yield from tensors_in(*pair)
 
 
-def _members(value: Any) -> Iterator[tuple[str, Any]]:
+def _members(value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
         yield from ((f"[{key}]", each) for key, each in value.items())
     elif isinstance(value, Collection):
@@ -70,15 +77,15 @@ def _members(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{key}", each) for key, each in getattr(value, "__dict__", {}).items())
 
 
-def _is_record(value: Any) -> bool:
+def _is_record(value: object) -> TypeGuard[Record]:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+def _fields(value: Record) -> Iterator[tuple[str, object]]:
     yield from ((each.name, getattr(value, each.name)) for each in dataclasses.fields(value))
 
 
-def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+def _with_items(value: Mapping[object, object], items: dict[object, object]) -> object:
     """A mapping of the same type, or a dict where that type cannot be written to."""
     if not hasattr(value, "__setitem__"):
         return items
@@ -88,7 +95,7 @@ def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
     return copied
 
 
-def _with_fields(value: Any, fields: dict[str, Any]) -> Any:
+def _with_fields(value: Record, fields: dict[str, object]) -> Record:
     """A dataclass of the same type: a copy, so that its constructor computes nothing again."""
     copied = copy.copy(value)
     for key, each in fields.items():

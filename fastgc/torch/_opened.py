@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -33,8 +32,8 @@ class Opened:
     noisy : whether a second call gave other outputs
     """
 
-    func: Callable[..., Any]
-    inputs: tuple[Any, ...]
+    func: Callable[..., object]
+    inputs: tuple[object, ...]
     checked: tuple[int, ...]
     compared: tuple[int, ...]
     here: Tensors
@@ -89,8 +88,8 @@ class Opened:
 
 
 def opened(
-    func: Callable[..., Any],
-    given: tuple[Any, ...],
+    func: Callable[..., object],
+    given: tuple[object, ...],
     checked: tuple[int, ...],
     dtypes: bool,
     unchanged: Callable[[], None],

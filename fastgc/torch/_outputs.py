@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +19,12 @@ from fastgc.torch._flat import Packing, Tensors, real_shape
 from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 
 
-def as_tuple(value: Any) -> tuple[Any, ...]:
+def as_tuple(value: object) -> tuple[object, ...]:
     """One or several arguments or outputs as a tuple."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
-def tensors(value: Any) -> tuple[torch.Tensor, ...]:
+def tensors(value: object) -> tuple[torch.Tensor, ...]:
     """The tensors that a function returned."""
     found = as_tuple(value)
     wrong = [type(each).__name__ for each in found if not isinstance(each, torch.Tensor)]
@@ -57,19 +56,20 @@ class Outputs:
 
     def __init__(
         self,
-        func: Callable[..., Any],
-        inputs: tuple[Any, ...],
+        func: Callable[..., object],
+        inputs: tuple[object, ...],
         checked: Sequence[int],
         compared: Sequence[int],
         here: Tensors,
     ) -> None:
-        self._here, self._leaves = Packing(here), Packing([inputs[k] for k in checked])
+        leaves = [each for k in checked if isinstance(each := inputs[k], torch.Tensor)]
+        self._here, self._leaves = Packing(here), Packing(leaves)
         self.base = self._here.joined(here)[0]
         self._batches = Batches(compare_all=True)
         self._func, self._inputs, self._checked, self._compared = func, inputs, checked, compared
         self._sizes = [math.prod(shape) for shape in self._here.shapes]
-        self.point = self._leaves.joined([inputs[k] for k in checked])[0]
-        self._eps = max(torch.finfo(inputs[k].dtype).eps for k in checked)
+        self.point = self._leaves.joined(leaves)[0]
+        self._eps = max(torch.finfo(each.dtype).eps for each in leaves)
 
     @cached_property
     def room(self) -> int:

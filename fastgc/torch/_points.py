@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +113,7 @@ class Opener:
     notes: tuple[str, ...]
 
     def __call__(
-        self, loss: Any, point: Point, execution: Execution, *, expected: int, with_gradients: bool
+        self, loss: object, point: Point, execution: Execution, *, expected: int, with_gradients: bool
     ) -> tuple[TorchEvaluator, FirstCall]:
         """The evaluator, and the result of the first calls."""
         if any(leaf.dtype.kind == "c" for leaf in point.leaves):
@@ -180,7 +179,7 @@ class Opener:
             return fingerprint([held(real)])[0] != point.checksums[t]
         return not torch.equal(real, source.to(real.dtype))
 
-    def _first_call(self, value: Any, again: Any, seconds: float) -> FirstCall:
+    def _first_call(self, value: float, again: float, seconds: float) -> FirstCall:
         if not np.isfinite(value):
             raise NotFiniteError(f"loss is {value}; a gradient can be checked only where it is finite: pass loss=")
         noise = () if again == value else (_noisy(self.subject.module, value, again, self.seeded),)

@@ -7,7 +7,6 @@ import copy
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -35,8 +34,8 @@ class Arguments:
     args, kwargs : its positional and its keyword arguments
     """
 
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The tensors that `mapped` reaches, with their names: inputs[0], inputs[key], ..."""
@@ -91,7 +90,7 @@ class Subject:
     inputs: Mapping[str, int]
     arguments: Arguments
     in_double: bool
-    loss: Callable[[Any], Any]
+    loss: Callable[..., object]
     buffers: _Buffers
     surroundings: Surroundings
     notes: tuple[str, ...] = ()
@@ -151,7 +150,7 @@ class Subject:
 def subject_of(
     module: torch.nn.Module,
     arguments: Arguments,
-    loss: Callable[[Any], Any] | None,
+    loss: Callable[..., object] | None,
     originals: Mapping[str, torch.Tensor],
     options: CheckOptions,
     seeded: bool,
@@ -267,7 +266,7 @@ def _padding_of(layer: torch.nn.Embedding) -> Callable[..., torch.Tensor]:
     return constant
 
 
-def _is_computed(value: Any) -> bool:
+def _is_computed(value: object) -> bool:
     return isinstance(value, torch.Tensor) and not value.is_leaf
 
 
@@ -296,7 +295,7 @@ class _Weighted:
         self._seed, self._analytic = seed, analytic
         self._weights: dict[int, torch.Tensor] = {}
 
-    def __call__(self, output: Any) -> torch.Tensor:
+    def __call__(self, output: object) -> torch.Tensor:
         """The weighted sum."""
         parts = [each for _, each in tensors_in("", output) if is_inexact(each)]
         if not parts:
@@ -328,9 +327,8 @@ def _summing(output: torch.Tensor) -> torch.dtype:
     return torch.complex128 if output.is_complex() else torch.float64
 
 
-def _one_value(value: Any, *, complex_allowed: bool) -> torch.Tensor:
-    real = isinstance(value, torch.Tensor) and value.is_floating_point()
-    if not (real or (complex_allowed and isinstance(value, torch.Tensor) and value.is_complex())):
+def _one_value(value: object, *, complex_allowed: bool) -> torch.Tensor:
+    if not (isinstance(value, torch.Tensor) and (is_inexact(value) if complex_allowed else value.is_floating_point())):
         kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
         raise WrongTypeError(f"loss returned {kind}; it must return a real floating tensor of one value")
     if value.numel() != 1:

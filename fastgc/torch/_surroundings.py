@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from types import ModuleType
+from typing import TypeAlias
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+Types: TypeAlias = Collection[type]  # what a mode of PyTorch is told of a call
+Given: TypeAlias = tuple[object, ...]  # the positional arguments of a call
+Named: TypeAlias = dict[str, object]  # the keyword arguments
 
 forward_mode = threading.RLock()  # PyTorch has one level of forward-mode derivatives, for the whole process
 
@@ -108,8 +113,9 @@ def _seeded(device: torch.device, seed: int) -> torch.Tensor:
     return torch.Generator(device).manual_seed(seed).get_state()
 
 
-def _generators(device: torch.device) -> Any:
-    return torch.random if device.type == "cpu" else getattr(torch, device.type)
+def _generators(device: torch.device) -> ModuleType:
+    found: ModuleType = torch.random if device.type == "cpu" else getattr(torch, device.type)
+    return found
 
 
 def _numbered(device: torch.device) -> tuple[torch.device, ...]:
@@ -141,7 +147,9 @@ class _DoubleByDefault(TorchFunctionMode):
         super().__init__()
         self.used = False
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., object], types: Types, args: Given = (), kwargs: Named | None = None
+    ) -> object:
         kwargs, default = kwargs or {}, torch.get_default_dtype()
         if func in _OF_DEFAULT_DTYPE and kwargs.get("dtype") is None and kwargs.get("out") is None:
             self.used = True
@@ -160,7 +168,7 @@ class _DoubleByDefault(TorchFunctionMode):
         return func(*args, **{**kwargs, "dtype": double}) if func in _OF_NUMBERS else made.to(double)
 
 
-def _settles_dtype(value: Any) -> bool:
+def _settles_dtype(value: object) -> bool:
     """Whether an argument, and not the default, settles the dtype of the result. An unknown kind of argument may."""
     if isinstance(value, torch.Tensor):
         return bool(value.is_floating_point() or value.is_complex())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch.autograd import forward_ad
@@ -16,10 +15,10 @@ from torch.autograd.function import _is_setup_context_defined
 from torch.overrides import TorchFunctionMode
 
 from fastgc._parameters.arrays import Floats
-from fastgc.torch._calls import functions_replaced
+from fastgc.torch._calls import Function, functions_replaced
 from fastgc.torch._flat import Packing, Tensors
 from fastgc.torch._outputs import tensors
-from fastgc.torch._surroundings import forward_mode
+from fastgc.torch._surroundings import Given, Named, Types, forward_mode
 
 # By these functions numbers leave PyTorch, or are taken for constants.
 _CUTTING = {"detach", "detach_", "numpy", "__array__", "item", "tolist", "data_ptr", "__float__", "__int__"}
@@ -45,8 +44,8 @@ class BodyTangents:
 
     def __init__(
         self,
-        func: Callable[..., Any],
-        inputs: tuple[Any, ...],
+        func: Callable[..., object],
+        inputs: tuple[object, ...],
         checked: tuple[int, ...],
         compared: tuple[int, ...],
         here: Tensors,
@@ -71,7 +70,7 @@ class BodyTangents:
         known = all(map(_is_double, outputs)) and all(each is not None for each in tangents)
         return self._rows.joined(tangents)[0] if known else None
 
-    def _duals(self, vector: Floats) -> list[Any]:
+    def _duals(self, vector: Floats) -> list[object]:
         """The arguments in double precision, with the tangents of those that move."""
         arguments = [_raised(each) for each in self._inputs]
         parts = Packing([arguments[k] for k in self._checked]).members(vector[None, :])[0]
@@ -80,7 +79,7 @@ class BodyTangents:
         return arguments
 
 
-def _raised(value: Any) -> Any:
+def _raised(value: object) -> object:
     """A copy of a tensor in double precision; anything else as it is."""
     if not isinstance(value, torch.Tensor) or not (value.is_floating_point() or value.is_complex()):
         return value
@@ -97,21 +96,21 @@ def _is_double(tensor: torch.Tensor) -> bool:
 class _Context:
     """Stands in for the context of a Function's forward: it takes whatever is saved."""
 
-    def __init__(self, args: tuple[Any, ...]) -> None:
+    def __init__(self, args: tuple[object, ...]) -> None:
         self.needs_input_grad = tuple(isinstance(each, torch.Tensor) for each in args)
 
-    def _ignore(self, *args: Any) -> None:
+    def _ignore(self, *args: object) -> None:
         pass
 
     save_for_backward = save_for_forward = mark_dirty = mark_non_differentiable = set_materialize_grads = _ignore
 
 
 @contextlib.contextmanager
-def _bodies() -> Iterator[list[Any]]:
+def _bodies() -> Iterator[list[Function]]:
     """Call the bodies of custom Functions in their place; yields a list of those called."""
-    called: list[Any] = []
+    called: list[Function] = []
 
-    def body(function: Any, *args: Any, **kwargs: Any) -> Any:
+    def body(function: Function, *args: object, **kwargs: object) -> object:
         called.append(function)
         if _is_setup_context_defined(function.setup_context):
             return function.forward(*args, **kwargs)
@@ -124,7 +123,9 @@ def _bodies() -> Iterator[list[Any]]:
 class _Uncut(TorchFunctionMode):
     """Raises where derivatives are cut."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., object], types: Types, args: Given = (), kwargs: Named | None = None
+    ) -> object:
         if getattr(func, "__name__", "") in _CUTTING or func == _CUTTING_ATTRIBUTE:
             raise _Cut
         return func(*args, **(kwargs or {}))
