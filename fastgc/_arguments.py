@@ -7,7 +7,6 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,26 +14,26 @@ import numpy as np
 _MISCALLED = re.compile(r"missing \d+ required|takes .*\bargument|(not enough|too many|missing) arguments?\b")
 
 
-def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise a ValueError unless the value is one of those allowed."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} is {brief(repr(value))}; it must be one of {', '.join(map(repr, allowed))}")
 
 
-def flag(name: str, value: Any) -> None:
+def flag(name: str, value: object) -> None:
     """Raise a TypeError unless the value is True or False (of Python or NumPy, or 1 or 0)."""
     if not isinstance(value, (bool, int, np.bool_)) or value not in (0, 1):
         raise TypeError(f"{name} is {brief(repr(value))}; it must be True or False")
 
 
-def refuse_uncallable(name: str, value: Any) -> None:
+def refuse_uncallable(name: str, value: object) -> None:
     """Raise a TypeError unless the value can be called."""
     if not callable(value):
         raise TypeError(f"{name} is {brief(repr(value))} ({type(value).__name__}); it must be a function")
 
 
 @contextlib.contextmanager
-def takes_arguments(function: Callable[..., Any], arguments: Sequence[Any], name: str = "") -> Iterator[None]:
+def takes_arguments(function: Callable[..., object], arguments: Sequence[object], name: str = "") -> Iterator[None]:
     """Say how a function is called, and what to write, where Python finds that it takes other arguments."""
     try:
         yield
@@ -46,7 +45,7 @@ def takes_arguments(function: Callable[..., Any], arguments: Sequence[Any], name
         raise TypeError(said) from error
 
 
-def misplaced(name: str, function: Callable[..., Any], arguments: Sequence[Any], form: str = "{}") -> str:
+def misplaced(name: str, function: Callable[..., object], arguments: Sequence[object], form: str = "{}") -> str:
     """How a function is called that takes other arguments than these, and what to write; "" if it takes them.
 
     ``form`` is what a function is written as.
@@ -65,7 +64,7 @@ def misplaced(name: str, function: Callable[..., Any], arguments: Sequence[Any],
     return ""
 
 
-def _remedy(name: str, names: Sequence[str], arguments: Sequence[Any], form: str) -> str:
+def _remedy(name: str, names: Sequence[str], arguments: Sequence[object], form: str) -> str:
     keys, given = _keys(arguments[0]), len(arguments) - 1
     rest = names[len(keys) :]
     if len(keys) < 2 or len(names) != len(keys) + given:
@@ -74,14 +73,14 @@ def _remedy(name: str, names: Sequence[str], arguments: Sequence[Any], form: str
     return "write " + form.format(f"lambda {', '.join(['params', *rest])}: {name}({each})")
 
 
-def _keys(params: Any) -> list[Any]:
+def _keys(params: object) -> list[object]:
     """By which the tensors of parameters are found in their container; nothing where these are one array."""
     if hasattr(params, "keys"):
         return list(params.keys())
     return list(range(len(params))) if isinstance(params, (list, tuple)) else []
 
 
-def number(name: str, value: Any, *, positive: bool = False) -> None:
+def number(name: str, value: object, *, positive: bool = False) -> None:
     """Raise unless the value is None or a finite number of at least 0 (with ``positive``: above 0)."""
     if value is None:
         return
@@ -91,7 +90,7 @@ def number(name: str, value: Any, *, positive: bool = False) -> None:
         raise ValueError(f"{name} is {value!r}; it must be finite and {'above 0' if positive else 'at least 0'}")
 
 
-def whole(name: str, value: Any, *, least: int, optional: bool = False, also: str = "") -> None:
+def whole(name: str, value: object, *, least: int, optional: bool = False, also: str = "") -> None:
     """Raise unless the value is an integer of at least ``least`` (with ``optional``: or None).
 
     ``also`` says what else the caller has accepted before.
@@ -110,7 +109,7 @@ _BRIEF = 150  # characters: a repr of this length fits on a line of a wide termi
 _ITEMS = 10  # items: more names are not read, and one dict may have thousands
 
 
-def listed(items: Sequence[Any], *, quote: bool = True, limit: int = _ITEMS) -> str:
+def listed(items: Sequence[object], *, quote: bool = True, limit: int = _ITEMS) -> str:
     """At most ``limit`` items as text for a message, and the number of the others."""
     shown = [repr(item) if quote else str(item) for item in items[:limit]]
     return ", ".join(shown) + (f" and {len(items) - limit} more" if len(items) > limit else "")
@@ -136,7 +135,7 @@ def noted(kind: type[Exception], words: str, note: str) -> Iterator[None]:
 _DEEPEST = 100  # levels: more than any model has, and Python's stack of some 1,000 calls holds them three times
 
 
-def refuse_deep(what: str, value: Any, path: tuple[str, ...] = ()) -> None:
+def refuse_deep(what: str, value: object, path: tuple[str, ...] = ()) -> None:
     """Raise a ValueError for dicts, lists and tuples nested too deep, as those are that contain themselves."""
     if len(path) > _DEEPEST:
         place = brief(f"{what}[{']['.join(path)}]")

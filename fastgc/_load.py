@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fastgc._jacobian.report import JacobianReport
 from fastgc._reports.gradient import GradientReport, TensorSummary
-from fastgc._reports.saved import SCHEMA, made, summary_from
+from fastgc._reports.saved import SCHEMA, Saved, made, summary_from
 from fastgc._scipy.report import ProblemReport
 
 
@@ -56,12 +54,12 @@ def load_report(path: str | Path) -> GradientReport | JacobianReport | ProblemRe
         raise ValueError(f"{path} is no complete report: {type(error).__name__}: {error}") from error
 
 
-def _problem(found: Mapping[str, Any]) -> ProblemReport:
+def _problem(found: Saved) -> ProblemReport:
     sections = {name: _report(each) for name, each in found["sections"].items()}
     return ProblemReport(found["verdict"], sections, tuple(found["notes"]))
 
 
-def _report(found: Mapping[str, Any]) -> GradientReport | JacobianReport:
+def _report(found: Saved) -> GradientReport | JacobianReport:
     if "tensors" not in found:
         shape = tuple(found["output_shape"]) + tuple(found["input_shape"])
         jacobian: JacobianReport = summary_from(JacobianReport, found, "jacobian", shape)

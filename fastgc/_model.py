@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import FLOATS
 
 
-def attributes(model: Any, names: Sequence[str]) -> dict[str, Array]:
+class HoldsVector(Protocol):
+    """A model that holds its parameters as a vector."""
+
+    def get_parameter_vector(self) -> ArrayLike:
+        """The parameters."""
+
+    def set_parameter_vector(self, vector: Array) -> object:
+        """Take other parameters."""
+
+
+def attributes(model: object, names: Sequence[str]) -> dict[str, Array]:
     """The arrays that a model holds as attributes, themselves and not copies, by their names.
 
     With ``in_place=True`` a check displaces these arrays, and the model sees it: the loss and the gradient then need
@@ -42,6 +53,7 @@ def attributes(model: Any, names: Sequence[str]) -> dict[str, Array]:
     Examples
     --------
     >>> import numpy as np
+    from numpy.typing import ArrayLike
     >>> import fastgc
     >>> class Regression:
     ...     def __init__(self, size):
@@ -69,7 +81,7 @@ def attributes(model: Any, names: Sequence[str]) -> dict[str, Array]:
     return {name: _live(model, name) for name in names}
 
 
-def _live(model: Any, name: str) -> Array:
+def _live(model: object, name: str) -> Array:
     first, again = _read(model, name), _read(model, name)
     what = f"{type(model).__name__}.{name}"
     if not isinstance(first, np.ndarray):
@@ -87,7 +99,7 @@ def _live(model: Any, name: str) -> Array:
     return first
 
 
-def _read(model: Any, name: str) -> Any:
+def _read(model: object, name: str) -> object:
     for part in name.split("."):
         if not hasattr(model, part):
             raise AttributeError(f"{type(model).__name__} has no attribute {part!r}, of {name!r}")
@@ -95,7 +107,7 @@ def _read(model: Any, name: str) -> Any:
     return model
 
 
-def at_vector(model: Any, method: Callable[..., Any]) -> Callable[..., Any]:
+def at_vector(model: HoldsVector, method: Callable[..., object]) -> Callable[..., object]:
     """A function of the parameter vector, from a method of a model that holds it behind get and set methods.
 
     Parameters
@@ -118,6 +130,7 @@ def at_vector(model: Any, method: Callable[..., Any]) -> Callable[..., Any]:
     Examples
     --------
     >>> import numpy as np
+    from numpy.typing import ArrayLike
     >>> import fastgc
     >>> class Kernel:
     ...     vector = np.array([0.5, 2.0])
@@ -143,7 +156,7 @@ def at_vector(model: Any, method: Callable[..., Any]) -> Callable[..., Any]:
     if lacking:
         raise TypeError(f"{type(model).__name__} lacks {listed(lacking)}; for arrays as attributes: fastgc.attributes")
 
-    def at(vector: Any, *args: Any) -> Any:
+    def at(vector: Array, *args: object) -> object:
         before = np.array(model.get_parameter_vector())
         model.set_parameter_vector(vector)
         try:

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Protocol
 
 ENTRIES, DOUBT = "entries", "in doubt"
 _STDERR = 2  # the number of the file on which tqdm draws
@@ -37,6 +37,27 @@ class _Phase:
         return max(0, self.total - self.done)
 
 
+class Bar(Protocol):
+    """What is used of tqdm's bars."""
+
+    total: float
+
+    def update(self, entries: int) -> object:
+        """Count entries."""
+
+    def set_description(self, text: str, refresh: bool) -> None:
+        """Show a text in front."""
+
+    def set_postfix(self, shown: dict[str, object], refresh: bool) -> None:
+        """Show values behind."""
+
+    def write(self, line: str, file: object) -> None:
+        """Show a line above."""
+
+    def close(self) -> None:
+        """Show it for the last time."""
+
+
 class Progress:
     """A tqdm bar over entries with phase, tensor, failures and time left. tqdm is imported only if it is shown.
 
@@ -44,7 +65,7 @@ class Progress:
     """
 
     def __init__(self, total: int, *, shown: bool) -> None:
-        self._bar: Any = None
+        self._bar: Bar | None = None
         self._failures: int | None = None  # until entries were judged
         self._phases = {ENTRIES: _Phase(total), DOUBT: _Phase()}
         self._phase, self._since, self._in_log = "", 0.0, False
@@ -115,12 +136,13 @@ class Progress:
         self._since = time_now
 
     def _show(self) -> None:
-        shown: dict[str, Any] = {} if self._failures is None else {"failed": self._failures}
+        assert self._bar is not None
+        shown: dict[str, object] = {} if self._failures is None else {"failed": self._failures}
         left = self.seconds_left
         self._bar.set_postfix(shown | ({"left": duration(left)} if left else {}), refresh=False)
 
 
-def _bar(total: int) -> tuple[Any, bool]:
+def _bar(total: int) -> tuple[Bar, bool]:
     """A bar for a terminal or a notebook, or lines now and then for a log; and whether it is for a log."""
     from tqdm.auto import tqdm
 

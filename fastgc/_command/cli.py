@@ -15,12 +15,14 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO, TypeAlias, get_args
 
 import fastgc
 from fastgc._frames import users_frames
 from fastgc._words import Engine, Precision, StencilName, Verdict
 
+Chosen: TypeAlias = dict[str, Any]  # options of the command line, or arguments of check_gradients
 AnyReport: TypeAlias = "fastgc.GradientReport | fastgc.JacobianReport | fastgc.ProblemReport"
 EXIT: dict[Verdict, int] = {"pass": 0, "fail": 1, "undecided": 3}
 _FORMATS = ("text", "json", "markdown", "github", "junit")
@@ -137,7 +139,7 @@ def _add_check_options(check: argparse.ArgumentParser) -> None:
 # --- check ---
 
 
-def _check_command(chosen: dict[str, Any]) -> int:
+def _check_command(chosen: Chosen) -> int:
     outputs = {key: chosen.pop(key) for key in ("json", "html", "format", "allow_undecided")}
     problems = list(dict.fromkeys(chosen.pop("problem")))
     if len(problems) > 1 and (outputs["json"] or outputs["html"]):
@@ -154,7 +156,7 @@ def _check_command(chosen: dict[str, Any]) -> int:
     return _finish(reports, **outputs)
 
 
-def _checked(problem: str, chosen: dict[str, Any]) -> fastgc.GradientReport:
+def _checked(problem: str, chosen: Chosen) -> fastgc.GradientReport:
     folders = list(sys.path)
     try:
         return fastgc.check_gradients(**(_problem(problem) | chosen))
@@ -162,7 +164,7 @@ def _checked(problem: str, chosen: dict[str, Any]) -> fastgc.GradientReport:
         sys.path[:] = folders
 
 
-def _problem(target: str) -> dict[str, Any]:
+def _problem(target: str) -> Chosen:
     """The arguments of check_gradients that ``FILE.py:NAME`` or ``MODULE:NAME`` stands for."""
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
@@ -181,7 +183,7 @@ def _problem(target: str) -> dict[str, Any]:
     )
 
 
-def _imported(place: str) -> Any:
+def _imported(place: str) -> ModuleType:
     if not place.endswith(".py"):
         sys.path.append(str(Path.cwd()))
         if importlib.util.find_spec(place.partition(".")[0]) is None:
@@ -199,7 +201,7 @@ def _imported(place: str) -> Any:
     return module
 
 
-def _samples(words: Sequence[str]) -> Any:
+def _samples(words: Sequence[str]) -> int | str | dict[str, int | str]:
     if len(words) == 1 and "=" not in words[0]:
         return _sample_number(words[0])
     pairs = [word.rpartition("=") for word in words]
@@ -215,7 +217,7 @@ def _sample_number(word: str) -> int | str:
 # --- what is printed and written ---
 
 
-def _show_command(chosen: dict[str, Any]) -> int:
+def _show_command(chosen: Chosen) -> int:
     path = chosen.pop("report")
     return _finish({str(path): fastgc.load_report(path)}, json=None, **chosen)
 
@@ -318,7 +320,7 @@ def _wants_colours() -> bool:
 # --- demo ---
 
 
-def _demo_command(chosen: dict[str, Any]) -> int:
+def _demo_command(chosen: Chosen) -> int:
     found = [*_bug_hunt(), *_digits()]
     _print("\nfound exactly what was planted" if all(found) else "\nNOT what was planted")
     return 0 if all(found) else EXIT["fail"]
@@ -329,7 +331,7 @@ def _bug_hunt() -> list[bool]:
 
     problem = demo.bug_hunt()
     # The textbook's step, near the best of a central difference in float64, cbrt(3 eps) = 9e-6 for entries of order 1.
-    options: dict[str, Any] = {"args": problem.args, "samples": "all", "step": 1e-5}
+    options: Chosen = {"args": problem.args, "samples": "all", "step": 1e-5}
     _print("1. A net of 83 parameters; the gradient of W1 is doubled:\n")
     wrong = fastgc.check_gradients(problem.loss, demo.doubled(problem.gradients, "W1"), problem.params, **options)
     _print(f"{_painted(str(wrong))}\n\n   The bug removed:\n")
@@ -347,7 +349,7 @@ def _digits() -> list[bool]:
     problem = demo.digits_network()
     begin = time.perf_counter()
     loss = jitted(demo.digits_loss)
-    options: dict[str, Any] = {"args": problem.args, "samples": "all", "engine": "numba", "progress": True}
+    options: Chosen = {"args": problem.args, "samples": "all", "engine": "numba", "progress": True}
     _print("\n2. A 64-100-10 network with weight decay on 100 handwritten digits, every entry, compiled:\n")
     right = fastgc.check_gradients(loss, problem.gradients, problem.params, **options)
     _print(f"{_painted(str(right))}\n\n   The weight-decay term of W2 forgotten:\n")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ class Problem:
     loss: Callable[..., float]
     gradients: Callable[..., Parameters]
     params: Parameters
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
 
 
 # --- the bug hunt: 4 inputs, 10 ReLU units, 3 classes ---
@@ -69,7 +68,7 @@ def net_gradients(params: Parameters, x: NDArray[np.float64], y: NDArray[np.int6
 def doubled(gradients: Callable[..., Parameters], name: str) -> Callable[..., Parameters]:
     """The same gradients with one tensor doubled: the planted bug."""
 
-    def wrong(params: Parameters, *args: Any) -> Parameters:
+    def wrong(params: Parameters, *args: object) -> Parameters:
         right = gradients(params, *args)
         return right | {name: 2 * right[name]}
 
@@ -138,7 +137,7 @@ def digits_gradients(params: Parameters, images: NDArray[np.float64], labels: ND
 def without_decay(gradients: Callable[..., Parameters], name: str) -> Callable[..., Parameters]:
     """The same gradients without one tensor's weight-decay term: the planted bug."""
 
-    def wrong(params: Parameters, *args: Any) -> Parameters:
+    def wrong(params: Parameters, *args: object) -> Parameters:
         right = gradients(params, *args)
         return right | {name: right[name] - DECAY * params[name]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def _nothing(note: str, evaluations: int = 1) -> EarlierMeasurements:
     return EarlierMeasurements(evaluations=evaluations, notes=(note,))
 
 
-def earlier_leaves(layout: ParameterLayout, previous: Any) -> list[Array]:
+def earlier_leaves(layout: ParameterLayout, previous: object) -> list[Array]:
     """The arrays of ``previous``, not copied, in the order of the layout.
 
     Raises

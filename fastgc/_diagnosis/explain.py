@@ -6,7 +6,6 @@ import bisect
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from fastgc._diagnosis.sparse_patterns import repeats
 from fastgc._diagnosis.value_patterns import constant_factor, stale_together
 from fastgc._evaluation.evaluator import OutOfTime, silent
 from fastgc._evaluation.working_time import now
+from fastgc._parameters.arrays import Shape
 from fastgc._parameters.point import arrays_in
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint
@@ -35,7 +35,7 @@ def explain(
     gradient: GradientAtPoint,
     estimates: Estimates,
     judgement: Judgement,
-    args: Sequence[Any],
+    args: Sequence[object],
     seed: int,
     bar: Progress,
     previous: EarlierParameters | None = None,
@@ -161,16 +161,16 @@ def _affordable(gradient: GradientAtPoint, spent: int = 0) -> int:
     return (EVALUATIONS - spent) // len(gradient.stencil.offsets) - _REPEATED
 
 
-def _by_shape(shapes: Sequence[tuple[int, ...]], tensors: Mapping[int, MeasuredTensor]) -> dict[Any, list[int]]:
+def _by_shape(shapes: Sequence[Shape], tensors: Mapping[int, MeasuredTensor]) -> dict[Shape, list[int]]:
     """The tensors of each shape, in the order of the parameters."""
-    found: dict[Any, list[int]] = {}
+    found: dict[Shape, list[int]] = {}
     for t in sorted(tensors):
         found.setdefault(shapes[t], []).append(t)
     return found
 
 
 def _same_shaped(
-    gradient: GradientAtPoint, tensor: int, tensors: Mapping[int, MeasuredTensor], alike: Mapping[Any, Sequence[int]]
+    gradient: GradientAtPoint, tensor: int, tensors: Mapping[int, MeasuredTensor], alike: Mapping[Shape, Sequence[int]]
 ) -> dict[str, MeasuredTensor]:
     """Other tensors of the same shape by name, the nearest ones in the order of the parameters."""
     layout = gradient.loss.layout
@@ -180,7 +180,7 @@ def _same_shaped(
     return {layout.names[t]: tensors[t] for t in sorted(others, key=lambda t: abs(t - tensor))[:_OTHERS]}
 
 
-def _axis_lengths(args: Sequence[Any]) -> dict[int, str]:
+def _axis_lengths(args: Sequence[object]) -> dict[int, str]:
     """Where a length is found first among the axes of all arrays in args."""
     found: dict[int, str] = {}
     for number, arg in enumerate(args):

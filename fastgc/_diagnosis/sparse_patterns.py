@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,7 +201,7 @@ class Repeats:
     several: Positions
 
 
-def repeats(args: Sequence[Any]) -> list[Repeats]:
+def repeats(args: Sequence[object]) -> list[Repeats]:
     """The integer arrays in args with numbers that could be indices, some of them repeated."""
     found = []
     for number, arg in enumerate(args):
@@ -213,7 +212,7 @@ def repeats(args: Sequence[Any]) -> list[Repeats]:
     return [each for each in found if each.several.size]
 
 
-def _integers(arg: Any) -> list[Positions]:
+def _integers(arg: object) -> list[Positions]:
     """A list of integers, as an array."""
     return [np.array(arg)] if isinstance(arg, (list, tuple)) and arg and all(type(i) is int for i in arg) else []
 

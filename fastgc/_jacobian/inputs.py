@@ -35,7 +35,7 @@ Shape = tuple[int, ...]
 # --- the point and the function ---
 
 
-def real_array(x: ArrayLike, dtype: Any = np.float64, what: str = "x") -> Array:
+def real_array(x: object, dtype: Any = np.float64, what: str = "x") -> Array:
     """A copy of the point in C order."""
     given = as_array(x, what)
     _refuse_unreal(f"{what} is of dtype {given.dtype}; it must be", given.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -91,11 +90,11 @@ class Benchmark(Drawable):
 
 
 def benchmark(
-    loss: Callable[..., Any],
-    gradients: Any,
-    params: Any,
+    loss: Callable[..., object],
+    gradients: object,
+    params: object,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     engines: list[Engine] | None = None,
     seed: int = 0,
 ) -> Benchmark:

@@ -29,11 +29,11 @@ _CLASSIC_FLOOR = 1e-8  # added to the denominator of the classic relative error,
 
 @overload
 def numerical_gradient(
-    f: Callable[..., Any],
+    f: Callable[..., object],
     x: dict[str, Any],
     h: float | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     step: float | None = None,
     stencil: StencilName = "central",
     in_place: bool = False,
@@ -43,11 +43,11 @@ def numerical_gradient(
 ) -> dict[str, Any]: ...
 @overload
 def numerical_gradient(
-    f: Callable[..., Any],
+    f: Callable[..., object],
     x: _Arrays,
     h: float | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     step: float | None = None,
     stencil: StencilName = "central",
     in_place: bool = False,
@@ -57,11 +57,11 @@ def numerical_gradient(
 ) -> _Arrays: ...
 @overload
 def numerical_gradient(
-    f: Callable[..., Any],
+    f: Callable[..., object],
     x: ArrayLike,
     h: float | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     step: float | None = None,
     stencil: StencilName = "central",
     in_place: bool = False,
@@ -71,18 +71,18 @@ def numerical_gradient(
 ) -> NDArray[np.float64]: ...
 @own_errstate()
 def numerical_gradient(
-    f: Callable[..., Any],
-    x: Any,
+    f: Callable[..., object],
+    x: object,
     h: float | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     step: float | None = None,
     stencil: StencilName = "central",
     in_place: bool = False,
     engine: Engine = "auto",
     workers: Workers = 1,
     progress: bool = False,
-) -> Any:
+) -> object:
     """The gradient of a scalar function by finite differences, entry by entry.
 
     Parameters
@@ -152,7 +152,7 @@ def numerical_gradient(
     return layout.rebuild([gradient[starts[t] : starts[t + 1]].reshape(shape) for t, shape in enumerate(layout.shapes)])
 
 
-def _refuse_unusable(f: Any, args: Any, engine: Any) -> None:
+def _refuse_unusable(f: object, args: object, engine: object) -> None:
     """Raise for a function that cannot be called, for args that are no tuple, and for an engine that is not known."""
     refuse_uncallable("f", f)
     refuse_args(args)
@@ -178,17 +178,17 @@ def _one_step(h: float | None, step: float | None) -> float | None:
     return step if h is None else h
 
 
-def _holds_arrays(x: Any) -> bool:
+def _holds_arrays(x: object) -> bool:
     return isinstance(x, (list, tuple)) and any(isinstance(each, (np.ndarray, dict)) for each in x)
 
 
 @own_errstate()
 def numerical_jacobian(
-    f: Callable[..., Any],
+    f: Callable[..., object],
     x: ArrayLike,
     h: float | None = None,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     step: float | None = None,
     stencil: StencilName = "central",
     engine: Engine = "auto",
@@ -251,7 +251,7 @@ class ClassicCheck(TypedDict):
 
 @own_errstate()
 def gradient_check(
-    f: Callable[..., Any], grad: Callable[..., Any], params: ArrayLike, h: float = 1e-7, tolerance: float = 1e-5
+    f: Callable[..., object], grad: Callable[..., object], params: ArrayLike, h: float = 1e-7, tolerance: float = 1e-5
 ) -> ClassicCheck:
     """The classic check of a flat vector: one relative error against a fixed tolerance.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fastgc._public import public
 from fastgc._reports.figure import drawn
 from fastgc._reports.page import figure
 from fastgc._reports.picture import Picture
+
+if TYPE_CHECKING:
+    from fastgc._reports.figure import Axes
 
 
 @public
@@ -22,7 +25,7 @@ class Drawable(ABC):
     def __repr__(self) -> str:
         return str(self)
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the result on logarithmic axes, as its class describes.
 
         Parameters

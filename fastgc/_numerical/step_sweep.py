@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import SupportsFloat
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastgc._arguments import refuse_uncallable
 from fastgc._derivatives.stencil import quotients, stencil_named
 from fastgc._evaluation.evaluator import Raised
 from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
 from fastgc._numerical.drawable import Drawable
+from fastgc._parameters.arrays import Floats
 from fastgc._public import public
 from fastgc._reports.picture import Axis, Line, Picture, Points, decades, power_guides
 from fastgc._words import StencilName
@@ -48,8 +49,8 @@ class StepSweep(Drawable):
     (True, True)
     """
 
-    steps: NDArray[np.float64]
-    errors: dict[StencilName, NDArray[np.float64]]
+    steps: Floats
+    errors: dict[StencilName, Floats]
 
     @property
     def best_step(self) -> dict[StencilName, float]:
@@ -71,7 +72,7 @@ class StepSweep(Drawable):
         """The step where the largest error nearby is smallest, by stencil: no step whose error vanishes by luck."""
         return {name: float(self.steps[np.nanargmin(self._envelope(error))]) for name, error in self.errors.items()}
 
-    def _envelope(self, error: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _envelope(self, error: Floats) -> Floats:
         order = np.argsort(self.steps)
         places, errors = np.log10(self.steps[order]), np.where(np.isnan(error), np.inf, error)[order]
         begins = np.searchsorted(places, places - _NEARBY)
@@ -111,7 +112,7 @@ class StepSweep(Drawable):
 
 @own_errstate()
 def step_sweep(
-    f: Callable[[Any], Any],
+    f: Callable[[float], SupportsFloat],
     derivative: float | Callable[[float], float],
     x: float,
     steps: ArrayLike | None = None,
@@ -156,7 +157,7 @@ def step_sweep(
     if not sizes.size or not np.all(sizes > 0):
         raise ValueError(f"steps must be positive numbers; got {sizes!r}")
     true = float(at_point(derivative)(x)) if callable(derivative) else float(derivative)
-    errors: dict[StencilName, NDArray[np.float64]] = {}
+    errors: dict[StencilName, Floats] = {}
     found = Raised()
     for name in stencils:
         stencil = stencil_named(name)
@@ -168,7 +169,7 @@ def step_sweep(
     return StepSweep(sizes, errors)
 
 
-def _values(f: Callable[[Any], Any], points: NDArray[Any], x: float) -> tuple[NDArray[Any], Raised]:
+def _values(f: Callable[[float], SupportsFloat], points: Floats, x: float) -> tuple[Floats, Raised]:
     """Values of f at points of any shape, nan where it raises, and its exceptions; one at x itself passes through."""
     values, found = [], Raised()
     with np.errstate(all="ignore"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -142,13 +141,13 @@ def _rate(rate: float) -> str:
 
 @own_errstate()
 def taylor_test(
-    f: Callable[..., Any],
-    gradient: Any,
-    x: Any,
+    f: Callable[..., object],
+    gradient: object,
+    x: object,
     *,
-    args: tuple[Any, ...] = (),
-    direction: Any = None,
-    hessian: Callable[..., Any] | None = None,
+    args: tuple[object, ...] = (),
+    direction: object = None,
+    hessian: Callable[..., object] | None = None,
     steps: ArrayLike | None = None,
     seed: int = 0,
 ) -> TaylorTest:
@@ -213,7 +212,7 @@ def taylor_test(
     return TaylorTest(lengths, {order: np.abs(each) for order, each in enumerate(remainders)}, noise)
 
 
-def _is_structure(x: Any) -> bool:
+def _is_structure(x: object) -> bool:
     return isinstance(x, dict) or (
         isinstance(x, (list, tuple)) and not all(isinstance(each, (int, float, np.number)) for each in x)
     )
@@ -223,12 +222,12 @@ def _is_structure(x: Any) -> bool:
 class _Expansion:
     """A function around a point; directions are arrays in the shapes of its leaves."""
 
-    f: Callable[..., Any]
-    args: tuple[Any, ...]
+    f: Callable[..., object]
+    args: tuple[object, ...]
     layout: ParameterLayout
     leaves: list[Array]
 
-    def point(self) -> Any:
+    def point(self) -> object:
         """A copy of the point, in the caller's structure."""
         return self.layout.rebuild([leaf.copy() for leaf in self.leaves])
 
@@ -239,7 +238,7 @@ class _Expansion:
         with takes_arguments(self.f, (self.point(), *self.args), "f"):
             return np.array([float(as_number(f(self.layout.rebuild(each), *self.args))) for each in moved])
 
-    def dot(self, gradient: Any, along: Sequence[Array]) -> float:
+    def dot(self, gradient: object, along: Sequence[Array]) -> float:
         """The slope of a gradient along a direction."""
         found = match_gradients(self.layout, gradient, copy=False)
         return float(sum(np.vdot(g.astype(np.float64), d) for g, d in zip(found, along, strict=True)))
@@ -252,7 +251,7 @@ def _lengths(steps: ArrayLike | None) -> Floats:
     return np.sort(lengths)[::-1]
 
 
-def _direction(layout: ParameterLayout, leaves: Sequence[Array], direction: Any, seed: int) -> list[Array]:
+def _direction(layout: ParameterLayout, leaves: Sequence[Array], direction: object, seed: int) -> list[Array]:
     if direction is not None:
         given = direction if _is_structure(direction) else real_array(direction, what="direction")
         return [np.asarray(each, np.float64) for each in match_parameters(layout, given, "direction")]

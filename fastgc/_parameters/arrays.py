@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from fastgc._arguments import brief
 
 Array: TypeAlias = NDArray[Any]
+DType: TypeAlias = np.dtype[Any]
+Shape: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = NDArray[np.float64]
 Positions: TypeAlias = NDArray[np.int64]  # of entries: in the flat vector of all parameters, or in one flat tensor
 Flags: TypeAlias = NDArray[np.bool_]

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 import fastgc
 from fastgc._arguments import listed
@@ -17,12 +17,27 @@ from fastgc._public import public
 from fastgc._reports.entries import entry_text
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", bound="AnyReport")
+AnyReport: TypeAlias = "fastgc.GradientReport | fastgc.JacobianReport"
 
 _NAMED = 3  # failing tensors in the text of a failing test: with two lines each, and three more, they fit into ten
 _WIDTH = 100  # characters of a line of it
 _PAGE_NAME = 80  # characters of a page's name, from the end of the test's: systems allow some 255 bytes
 _JACOBIAN = "the Jacobian"  # has no tensors; its name in a baseline
+
+
+class Record(TypedDict):
+    """Plain values of a check, for the process that reports."""
+
+    number: int
+    verdict: str
+    evaluations: int
+    seconds: float
+    seed: int
+    tried: list[int]
+    failing: list[str]
+    page: str | None
+    headline: str
 
 
 @dataclass(frozen=True)
@@ -42,11 +57,11 @@ class Surroundings:
     """
 
     test: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     seeds: Mapping[int, Sequence[int]]
     baseline: Mapping[int, Sequence[str]]
     folder: Path | None
-    done: Callable[[dict[str, Any]], object]
+    done: Callable[[Record], object]
     known: Callable[[str], object]
     say: Callable[[str, str], object]
 
@@ -95,11 +110,11 @@ class Gradcheck:
     jax = _Check(lambda: fastgc.jax.assert_gradients)
 
     @staticmethod
-    def tensors(params: Any) -> list[str]:
+    def tensors(params: object) -> list[str]:
         """The names of the tensors, as ``tensors=`` takes them."""
         return fastgc.tensor_names(params)
 
-    def _run(self, assertion: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _run(self, assertion: Callable[..., AnyReport], args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
         __tracebackhide__ = True
         number, self._count = self._count, self._count + 1
         try:
@@ -118,11 +133,11 @@ class Gradcheck:
         raise found.mismatch.with_traceback(None)
 
     def _options(
-        self, assertion: Callable[..., Any], number: int, kwargs: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[int]]:
+        self, assertion: Callable[..., AnyReport], number: int, kwargs: Mapping[str, object]
+    ) -> tuple[dict[str, object], list[int]]:
         """The options of a call, and the seeds to try: those that failed before come first."""
         options = {**self._surroundings.options, **kwargs}
-        seed = options.pop("seed", 0)
+        seed: Any = options.pop("seed", 0)  # which the assertion looks at
         before = [] if "seed" in kwargs else [each for each in self._surroundings.seeds.get(number, ()) if each != seed]
         return options, [*before, seed]
 
@@ -147,7 +162,7 @@ class Tried:
     replayed : whether that seed failed in an earlier run
     """
 
-    report: Any
+    report: AnyReport
     mismatch: fastgc.GradientMismatch | None
     tried: Sequence[int]
     replayed: bool
@@ -163,17 +178,17 @@ class Tried:
             return [_JACOBIAN]
         return [name for name, tensor in self.report.tensors.items() if tensor.verdict != "pass"]
 
-    def record(self, number: int, page: Path | None) -> dict[str, Any]:
-        """Plain values for the process that reports."""
+    def record(self, number: int, page: Path | None) -> Record:
+        """What the process that reports needs."""
         return {
             "number": number, "verdict": self.report.verdict, "evaluations": self.evaluations,
             "seconds": round(self.seconds, 6), "seed": self.tried[-1], "tried": [*self.tried],
-            "failing": self.failing, "page": page and page.name, "headline": _headline(self.report),
+            "failing": self.failing, "page": page.name if page else None, "headline": _headline(self.report),
         }  # fmt: skip
 
 
 def _tried(
-    assertion: Callable[..., Any], args: tuple[Any, ...], options: Mapping[str, Any], seeds: Sequence[int]
+    assertion: Callable[..., AnyReport], args: tuple[object, ...], options: Mapping[str, object], seeds: Sequence[int]
 ) -> Tried:
     tried: list[int] = []
     evaluations, seconds = 0, 0.0
@@ -193,15 +208,17 @@ def _tried(
 # --- text ---
 
 
-def _headline(report: Any) -> str:
+def _headline(report: AnyReport) -> str:
     """The first line of a report up to the numbers."""
     return str(report).split("\n", 1)[0].split("   ", 1)[0]
 
 
 def _brief(found: Tried, page: Path | None) -> Iterator[str]:
     """At most ten lines: the tensors that did not pass with their kind of bug and worst entry, and how to go on."""
-    is_gradient = isinstance(found.report, fastgc.GradientReport)
-    yield from _shortened(_tensor_lines(found.report) if is_gradient else _jacobian_lines(found.report))
+    report = found.report
+    yield from _shortened(
+        _tensor_lines(report) if isinstance(report, fastgc.GradientReport) else _jacobian_lines(report)
+    )
     again = " (failed here before, tried first)" if found.replayed else ""
     yield f"{found.evaluations:,} evaluations, seed {found.tried[-1]}{again}; the whole report stands below"
     if page is not None:
@@ -221,7 +238,7 @@ def _tensor_lines(report: fastgc.GradientReport) -> Iterator[str]:
         yield f"and {listed([tensor.name for tensor in failing[_NAMED:]])}"
 
 
-def _jacobian_lines(report: Any) -> Iterator[str]:
+def _jacobian_lines(report: fastgc.JacobianReport) -> Iterator[str]:
     bug = report.diagnosis.message if report.diagnosis else report.reason
     yield f"{_JACOBIAN}: {report.verdict}, {bug}"
     if report.worst is not None:
@@ -232,10 +249,11 @@ def _shortened(lines: Iterator[str]) -> Iterator[str]:
     yield from (line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..." for line in lines)
 
 
-def index(pages: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+def index(pages: Sequence[tuple[str, Record]]) -> str:
     """An HTML page that lists the pages of the checks that did not pass: test, verdict, page."""
     rows = "\n".join(
-        f'<tr><td>{record["verdict"]}</td><td><a href="{html.escape(record["page"])}">{html.escape(test)}</a></td>'
+        f"<tr><td>{record['verdict']}</td>"
+        f'<td><a href="{html.escape(record["page"] or "")}">{html.escape(test)}</a></td>'
         f"<td>{html.escape(record['headline'])}</td></tr>"
         for test, record in pages
     )

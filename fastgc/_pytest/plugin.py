@@ -16,17 +16,17 @@ from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
-    from fastgc._pytest.fixture import Gradcheck
+    from fastgc._pytest.fixture import Gradcheck, Record
 
-Record = dict[str, Any]  # of a check; see `fastgc._pytest.fixture.Checked`
+Value = TypeVar("Value")
 Names = list[str]
 
-_RECORDS = pytest.StashKey[list[Record]]()
+_RECORDS = pytest.StashKey["list[Record]"]()
 _KNOWN = pytest.StashKey[list[str]]()  # failures of this test that the baseline has too
 _NAME = "fastgc-checks"  # of the part that knows the run, for pytest
 _SEEDS = "fastgc/seeds"  # in pytest's cache
@@ -148,7 +148,7 @@ class GradientChecks:
             )
         )
 
-    def _options_of(self, item: pytest.Item) -> Mapping[str, Any]:
+    def _options_of(self, item: pytest.Item) -> Mapping[str, object]:
         """Options that a call does not give: of the command line, then of markers from the module to the test."""
         asked = {"seed": self._seed, "time_budget": self._budget}
         options = {name: value for name, value in asked.items() if value is not None}
@@ -163,8 +163,8 @@ class GradientChecks:
     @staticmethod
     def _done(item: pytest.Item, records: list[Record], record: Record) -> None:
         records.append(record)
-        for name in ("verdict", "evaluations", "seconds", "seed"):  # in JUnit's XML
-            item.user_properties.append((f"fastgc.{name}", record[name]))
+        in_junit = {key: record[key] for key in ("verdict", "evaluations", "seconds", "seed")}
+        item.user_properties += [(f"fastgc.{key}", value) for key, value in in_junit.items()]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
@@ -254,7 +254,7 @@ class GradientChecks:
             yield f"in {self._compare}, and failing no more: {', '.join(mended)}; write it anew with --fastgc-save"
 
 
-def _numbered(found: Mapping[str, Any]) -> dict[int, Any]:
+def _numbered(found: Mapping[str, Value]) -> dict[int, Value]:
     """The same with the numbers of checks for keys: in JSON they are text."""
     return {int(number): each for number, each in found.items()}
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastgc._arguments import brief, plural
-from fastgc._parameters.arrays import Positions
+from fastgc._parameters.arrays import Array, Positions
 from fastgc._public import public
 from fastgc._words import Verdict
 
@@ -80,11 +79,9 @@ class Entries(Sequence[Entry]):
     name: str
     shape: tuple[int, ...]
     local: Positions
-    columns: dict[str, NDArray[Any]]
+    columns: dict[str, Array]
 
-    def __init__(
-        self, name: str, shape: tuple[int, ...], local: Positions, columns: Mapping[str, NDArray[Any]]
-    ) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], local: Positions, columns: Mapping[str, Array]) -> None:
         self.name, self.shape, self.local, self.columns = name, shape, local, dict(columns)
 
     def __len__(self) -> int:
@@ -102,7 +99,7 @@ class Entries(Sequence[Entry]):
         plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
         return Entry(tensor=self.name, index=tuple(int(i) for i in index), **plain)
 
-    def part(self, keep: NDArray[Any] | slice) -> Entries:
+    def part(self, keep: Array | slice) -> Entries:
         """Some of the entries."""
         return Entries(
             self.name, self.shape, self.local[keep], {key: column[keep] for key, column in self.columns.items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastgc._missing import missing
 from fastgc._reports.picture import Cells, Line, Picture, states, ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes as Axes
 
 _COLOURS = {  # of the pages, for a light background
     "pass": "#1a7f37", "fail": "#cf222e", "undecided": "#8a5a00", "unseen": "#d8dee4", "limit": "#59636e",
@@ -23,7 +26,7 @@ _CROSS = 100.0  # points of a cross by the number of cells in a row: half a cell
 _SIZE = (6.4, 4.8)  # inches: matplotlib's own
 
 
-def drawn(picture: Picture, ax: Any = None) -> Any:
+def drawn(picture: Picture, ax: Axes | None = None) -> Axes:
     """The axes with the picture; by default those of a new figure, which a notebook shows."""
     ax = new_axes() if ax is None else ax
     _label(picture, ax)
@@ -48,7 +51,7 @@ def drawn(picture: Picture, ax: Any = None) -> Any:
     return ax
 
 
-def new_axes() -> Any:
+def new_axes() -> Axes:
     """Axes of a new figure of pyplot: what shows figures at the end of a cell, or by ``plt.show()``, knows of them."""
     try:
         from matplotlib import pyplot
@@ -57,7 +60,7 @@ def new_axes() -> Any:
     return pyplot.subplots(figsize=_SIZE, layout="constrained")[1]
 
 
-def _name_guide(line: Line, picture: Picture, ax: Any) -> None:
+def _name_guide(line: Line, picture: Picture, ax: Axes) -> None:
     """At three quarters of the part that is seen."""
     low, high = picture.y.limits
     seen = np.flatnonzero((line.y > low) & (line.y < high))
@@ -67,7 +70,7 @@ def _name_guide(line: Line, picture: Picture, ax: Any) -> None:
                     fontsize="small", color=_COLOURS["guide"])  # fmt: skip
 
 
-def _label(picture: Picture, ax: Any) -> None:
+def _label(picture: Picture, ax: Axes) -> None:
     for axis, name in ((picture.x, "x"), (picture.y, "y")):
         getattr(ax, f"set_{name}label")(axis.label, parse_math=False)
         if picture.cells is None:
@@ -80,7 +83,7 @@ def _label(picture: Picture, ax: Any) -> None:
     ax.set_title("\n".join(filter(None, [picture.title, picture.note])), fontsize="medium", parse_math=False)
 
 
-def _draw_cells(cells: Cells, ax: Any) -> None:
+def _draw_cells(cells: Cells, ax: Axes) -> None:
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 

@@ -14,7 +14,7 @@ from fastgc._reports.entries import Entries
 
 def frame(tensors: Sequence[Entries]) -> Any:
     """A row for each entry, in pandas or else in polars."""
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "tensor": [name for entries in tensors for name in [entries.name] * len(entries)],
         "index": [index for entries in tensors for index in _indices(entries)],
     }

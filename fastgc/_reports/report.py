@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from fastgc._public import public
 from fastgc._reports.contents import Contents
 from fastgc._verdicts.judgement import PASS
 from fastgc._words import PictureKind, Verdict, Which
+
+if TYPE_CHECKING:
+    from fastgc._reports.figure import Axes
 
 
 @public
@@ -105,7 +108,7 @@ class Report:
         return frame([part.entries for part in self._contents().parts])
 
     @np.errstate(all="ignore")
-    def plot(self, kind: PictureKind = "scatter", tensor: str | None = None, ax: Any = None) -> Any:
+    def plot(self, kind: PictureKind = "scatter", tensor: str | None = None, ax: Axes | None = None) -> Axes:
         """Draw a picture of a tensor's entries with matplotlib.
 
         Parameters

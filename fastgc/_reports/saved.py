@@ -8,22 +8,26 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._parameters.arrays import Array
 from fastgc._reports.entries import Entries
 from fastgc._verdicts.errors import elementwise_error
 from fastgc._words import Which
 
 SCHEMA = 1  # version of the JSON's keys and their meanings: fastgc/report.schema.json
+Saved: TypeAlias = Mapping[str, Any]  # parsed JSON
+Kind = TypeVar("Kind")
+
 _MANY = 1000  # entries, from which on their columns are written so as to take little room
 _FEW = 1 / 4  # of the entries, at most: so few different values are written once, and a code for each entry
 _DISTINCT = ("analytic", "numerical")  # columns that hardly repeat a value
 
 
-def plain(value: Any, which: Which = "all") -> Any:
+def plain(value: object, which: Which = "all") -> Any:
     """Dataclasses, mappings, sequences and numbers in the form that JSON can hold."""
     if isinstance(value, Entries):
         return _columns(value)
@@ -60,7 +64,7 @@ def _rows(every: Entries, wrong: Entries) -> NDArray[np.int64]:
 # --- columns ---
 
 
-def _columns(entries: Entries) -> dict[str, Any]:
+def _columns(entries: Entries) -> dict[str, object]:
     """A list for each attribute; many entries in less room, without what follows from the other columns."""
     if len(entries) < _MANY:
         return {"index": _indices(entries)} | {key: _listed(column) for key, column in entries.columns.items()}
@@ -77,7 +81,7 @@ def _indices(entries: Entries) -> list[list[int]]:
     return np.stack(np.unravel_index(entries.local, entries.shape), axis=1).tolist()  # type: ignore[no-any-return]
 
 
-def _coded(column: NDArray[Any]) -> Any:
+def _coded(column: Array) -> object:
     """The column, or its different values and their numbers, if they are few."""
     listed = _listed(column)
     numbers = {value: number for number, value in enumerate(dict.fromkeys(listed))}
@@ -86,15 +90,15 @@ def _coded(column: NDArray[Any]) -> Any:
     return {"values": list(numbers), "codes": list(map(numbers.__getitem__, listed)) if len(numbers) > 1 else 0}
 
 
-def _listed(column: NDArray[Any]) -> list[Any]:
-    listed: list[Any] = column.tolist()
+def _listed(column: Array) -> list[object]:
+    listed: list[object] = column.tolist()
     if column.dtype.kind == "f":
         for k in np.flatnonzero(~np.isfinite(column)):
             listed[k] = str(listed[k])
     return listed
 
 
-def entries_from(found: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> Entries:
+def entries_from(found: Saved, name: str, shape: tuple[int, ...]) -> Entries:
     """The entries that the columns hold."""
     count = _length(found, shape)
     columns = {key: _column(key, column, count) for key, column in found.items() if key != "index"}
@@ -105,14 +109,15 @@ def entries_from(found: Mapping[str, Any], name: str, shape: tuple[int, ...]) ->
     return Entries(name, shape, local, columns)
 
 
-def _length(found: Mapping[str, Any], shape: tuple[int, ...]) -> int:
+def _length(found: Saved, shape: tuple[int, ...]) -> int:
     return math.prod(shape) if found["index"] is None else len(found["index"])
 
 
-def _column(key: str, column: Any, count: int) -> NDArray[Any]:
-    kind: Any = {"point": np.int64, "verdict": object, "reason": object}.get(key, np.float64)
+def _column(key: str, column: Any, count: int) -> Array:
+    kinds: dict[str, type] = {"point": np.int64, "verdict": object, "reason": object}
+    kind = kinds.get(key, np.float64)
     if isinstance(column, Mapping):
-        values = np.array(column["values"], kind)
+        values: Array = np.array(column["values"], kind)
         return np.asarray(values[np.broadcast_to(column["codes"], count)])
     return np.array(column, kind)
 
@@ -120,7 +125,7 @@ def _column(key: str, column: Any, count: int) -> NDArray[Any]:
 # --- text ---
 
 
-def written(value: Any, indent: str = "") -> str:
+def written(value: object, indent: str = "") -> str:
     """JSON with a line for each key, and each column on a line: C code writes it."""
     if isinstance(value, dict) and value:
         inner = indent + " "
@@ -132,11 +137,12 @@ def written(value: Any, indent: str = "") -> str:
 # --- and back ---
 
 
-def summary_from(kind: type[Any], found: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> Any:
+def summary_from(kind: type[Kind], found: Saved, name: str, shape: tuple[int, ...]) -> Kind:
     """A dataclass that has entries, from its dict."""
     entries = entries_from(found["entries"], name, shape)
     wrong = entries.part(np.array(found["wrong_entries"], np.int64))
-    return made(kind, {**found, "entries": entries, "wrong_entries": wrong})
+    summary: Kind = made(kind, {**found, "entries": entries, "wrong_entries": wrong})
+    return summary
 
 
 def made(kind: Any, value: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
-from fastgc._parameters.arrays import Floats, Positions, median
+from fastgc._parameters.arrays import Array, Floats, Positions, median
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
 from fastgc._reports.contents import EntryLadder
@@ -131,10 +130,10 @@ class _Measured:
     found: PointResult
     estimates: Estimates
     judgement: Judgement
-    columns: Mapping[str, NDArray[Any]]
+    columns: Mapping[str, Array]
     smallest: Floats  # error of each entry that would have failed
     excess: Floats
-    parts: Mapping[int, Any]
+    parts: Mapping[int, slice | Positions]
     sampled: Positions  # shape (tensors,): how many entries were not found by a search
 
     @classmethod
@@ -151,7 +150,7 @@ class _Measured:
             sampled=np.bincount(layout.tensor_of(found.estimates.positions), minlength=len(layout.names)),
         )  # fmt: skip
 
-    def part(self, tensor: int) -> Any:
+    def part(self, tensor: int) -> slice | Positions:
         """Where the entries of a tensor are."""
         return self.parts.get(tensor, slice(0, 0))
 
@@ -197,7 +196,7 @@ def _tensor_summary(
     )
 
 
-def _together(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def _together(parts: Sequence[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -230,7 +229,7 @@ def _entries(layout: ParameterLayout, tensor: int, measured: Sequence[_Measured]
     return Entries(layout.names[tensor], layout.shapes[tensor], positions - layout.starts[tensor], columns)
 
 
-def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, NDArray[Any]]:
+def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, Array]:
     """The columns of `Entries`."""
     return {
         "point": points,

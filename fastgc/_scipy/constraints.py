@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol, TypeGuard, Unpack
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastgc._jacobian.hessian import check_hessian
 from fastgc._jacobian.report import JacobianReport
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.streams import stream
-from fastgc._scipy.derivatives import as_rows, checked_jacobian, is_operator, is_own
+from fastgc._scipy.derivatives import CheckOptions, as_rows, checked_jacobian, is_operator, is_own
 
 Check = Callable[..., JacobianReport]  # with the options of the check
+Function = Callable[..., object]
 
 
-def listed_constraints(constraints: Any) -> list[Any]:
+class NonlinearConstraint(Protocol):
+    """As SciPy's class of this name."""
+
+    fun: Callable[..., object]
+    jac: object
+    hess: object
+
+
+def is_nonlinear(constraint: object) -> TypeGuard[NonlinearConstraint]:
+    """Whether a constraint has SciPy's attributes of nonlinear ones."""
+    return hasattr(constraint, "fun")
+
+
+def listed_constraints(constraints: object) -> list[object]:
     """The constraints, one or several of them, as a list."""
-    single = isinstance(constraints, Mapping) or hasattr(constraints, "fun") or hasattr(constraints, "A")
-    return [constraints] if single else list(constraints)
+    single = isinstance(constraints, Mapping) or is_nonlinear(constraints) or hasattr(constraints, "A")
+    return list(constraints) if isinstance(constraints, Iterable) and not single else [constraints]
 
 
-def constraint_checks(constraints: Any, x: Floats, seed: int) -> Iterator[tuple[str, Check | str]]:
+def constraint_checks(constraints: object, x: Floats, seed: int) -> Iterator[tuple[str, Check | str]]:
     """For each derivative of the constraints its name, and its check, or why there is none.
 
     Raises
@@ -36,7 +51,7 @@ def constraint_checks(constraints: Any, x: Floats, seed: int) -> Iterator[tuple[
             yield name, _of_dict(name, each, x)
         elif hasattr(each, "A"):
             yield name, _linear(name, each.A, x)
-        elif hasattr(each, "fun"):
+        elif is_nonlinear(each):
             yield from _nonlinear(name, each, x, stream(seed, "multipliers", number))
         else:
             raise TypeError(
@@ -45,24 +60,27 @@ def constraint_checks(constraints: Any, x: Floats, seed: int) -> Iterator[tuple[
             )
 
 
-def _of_dict(name: str, constraint: Mapping[str, Any], x: Floats) -> Check | str:
-    if not callable(constraint.get("fun")):
-        raise TypeError(f"{name}['fun'] is {constraint.get('fun')!r}; it must be a function")
-    jac = constraint.get("jac")
+def _of_dict(name: str, constraint: Mapping[str, object], x: Floats) -> Check | str:
+    fun, jac = constraint.get("fun"), constraint.get("jac")
+    if not callable(fun):
+        raise TypeError(f"{name}['fun'] is {fun!r}; it must be a function")
     if not is_own(jac):
         return f"jac is {jac!r}: no derivative of yours to check"
-    args = tuple(constraint.get("args", ()))
-    return lambda **options: checked_jacobian(constraint["fun"], jac, x, args=args, **options)
+    given = constraint.get("args", ())
+    args = tuple(given) if isinstance(given, Iterable) else (given,)
+    return lambda **options: checked_jacobian(fun, jac, x, args=args, **options)
 
 
-def _linear(name: str, matrix: Any, x: Floats) -> str:
-    shape = matrix.shape if hasattr(matrix, "tocsr") else np.atleast_2d(matrix).shape
+def _linear(name: str, matrix: ArrayLike, x: Floats) -> str:
+    shape = np.shape(matrix) or (1,)  # of a sparse matrix, too
     if shape[-1] != x.size:
         raise ValueError(f"{name}.A has shape {shape}; x0 has {x.size} variables: A must have as many columns")
     return "linear: A is its Jacobian"
 
 
-def _nonlinear(name: str, constraint: Any, x: Floats, rng: np.random.Generator) -> Iterator[tuple[str, Check | str]]:
+def _nonlinear(
+    name: str, constraint: NonlinearConstraint, x: Floats, rng: np.random.Generator
+) -> Iterator[tuple[str, Check | str]]:
     f, jac, hess = constraint.fun, constraint.jac, constraint.hess
     if not is_own(jac):
         yield name, f"jac is {jac!r}: no derivative of yours to check"
@@ -72,22 +90,32 @@ def _nonlinear(name: str, constraint: Any, x: Floats, rng: np.random.Generator) 
         yield f"{name}.hess", _hessian(f, jac, hess, x, rng) if is_own(jac) else "hess needs jac as a function"
 
 
-def _hessian(f: Any, jac: Any, hess: Any, x: Floats, rng: np.random.Generator) -> Check:
+def _hessian(f: Function, jac: Function, hess: Function, x: Floats, rng: np.random.Generator) -> Check:
     """The check of ``hess(x, v)``, the Hessian of ``v @ f(x)``, for random multipliers v: it is linear in them."""
-    shape = np.shape(f(x.copy()))
+    shape = np.asarray(f(x.copy())).shape
     multipliers = rng.uniform(1, 2, size=max(1, int(np.prod(shape)))) * rng.choice([-1, 1])
 
-    def gradient(x: Array) -> Any:
+    def gradient(x: Array) -> object:
         matrix = jac(x)
         if is_operator(matrix):
             return matrix.rmatvec(multipliers)
-        return np.asarray(as_rows(matrix, shape, x.size).T @ multipliers).reshape(x.shape)
+        rows = as_rows(matrix, shape, x.size)
+        rows = rows.tocsr() if hasattr(rows, "tocsr") else np.asarray(rows)
+        return np.asarray(rows.T @ multipliers).reshape(x.shape)
 
-    return lambda **options: checked_hessian(None, gradient, lambda x: hess(x, multipliers), x, **options)
+    return lambda **options: checked_hessian(gradient, lambda x: hess(x, multipliers), x, **options)
 
 
-def checked_hessian(f: Any, gradient: Any, hess: Any, x: Floats, **options: Any) -> JacobianReport:
-    """The check of a Hessian function, whose values may be linear operators."""
-    if not is_operator(hess(x.copy(), *options.get("args", ()))):
-        return check_hessian(f, gradient, hess, x, **options)
-    return check_hessian(f, gradient, None, x, hvp=lambda x, u, *args: hess(x, *args).matvec(u), **options)
+def checked_hessian(
+    gradient: Function, hess: Function, x: Floats, args: tuple[object, ...] = (), **options: Unpack[CheckOptions]
+) -> JacobianReport:
+    """The check of a Hessian function, whose values may be linear operators, against differences of the gradient."""
+
+    def product(x: Array, u: Array, *args: object) -> object:
+        found = hess(x, *args)
+        assert is_operator(found)  # as at the point
+        return found.matvec(u)
+
+    if not is_operator(hess(x.copy(), *args)):
+        return check_hessian(None, gradient, hess, x, args=args, **options)
+    return check_hessian(None, gradient, None, x, hvp=product, args=args, **options)

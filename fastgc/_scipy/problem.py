@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,22 +15,22 @@ from fastgc._jacobian.hessian import check_hessian
 from fastgc._jacobian.inputs import finite_point
 from fastgc._parameters.arrays import Floats
 from fastgc._scipy.constraints import checked_hessian, constraint_checks
-from fastgc._scipy.derivatives import checked_jacobian, interval, is_own
+from fastgc._scipy.derivatives import CheckOptions, checked_jacobian, dimensions, interval, is_own
 from fastgc._scipy.report import ProblemReport, Section, problem_report
 
 Check = Callable[..., Section]  # with the options of the check
 
 
 def check_problem(
-    fun: Callable[..., Any],
+    fun: Callable[..., object],
     x0: ArrayLike,
-    jac: Any,
-    hess: Any = None,
-    constraints: Any = (),
-    bounds: Any = None,
-    args: Any = (),
+    jac: object,
+    hess: object = None,
+    constraints: object = (),
+    bounds: object = None,
+    args: object = (),
     *,
-    hessp: Callable[..., Any] | None = None,
+    hessp: Callable[..., object] | None = None,
     rtol: float | None = None,
     time_budget: float | None = None,
     seed: int = 0,
@@ -110,13 +110,13 @@ class _Problem:
 
     fun: Callable[..., Any]
     x: Floats
-    jac: Any
-    second: tuple[Any, Any]  # hess and hessp
-    bounds: Any
-    args: tuple[Any, ...]
+    jac: object
+    second: tuple[object, object]  # hess and hessp
+    bounds: object
+    args: tuple[object, ...]
 
     @property
-    def limits(self) -> Any:
+    def limits(self) -> object:
         """The bounds in the form that a check takes."""
         return interval(self.bounds) if self.has_residuals else self.bounds
 
@@ -128,8 +128,7 @@ class _Problem:
         value = self.fun(self.x.copy(), *self.args)
         if np.size(value) != 1 or not (np.ndim(value) == 1 and is_own(self.jac)):
             return np.size(value) != 1
-        given = self.jac(self.x.copy(), *self.args)
-        return bool(getattr(given, "ndim", np.ndim(given)) == 2)
+        return dimensions(self.jac(self.x.copy(), *self.args)) == 2
 
     def checks(self) -> Iterator[tuple[str, Check | str]]:
         """For each derivative of fun its name, and its check, or why there is none."""
@@ -143,20 +142,18 @@ class _Problem:
             if is_own(given):
                 yield self._hessian_check(name, given)
 
-    def _jacobian(self, **options: Any) -> Section:
+    def _jacobian(self, **options: Unpack[CheckOptions]) -> Section:
         return checked_jacobian(self.fun, self.jac, self.x, args=self.args, **options)
 
-    def _gradient(self, **options: Any) -> Section:
+    def _gradient(self, **options: Unpack[CheckOptions]) -> Section:
         return check_gradients(self.fun, self.jac, self.x, args=self.args, **options)
 
-    def _hessian_check(self, name: str, given: Callable[..., Any]) -> tuple[str, Check | str]:
+    def _hessian_check(self, name: str, given: Callable[..., object]) -> tuple[str, Check | str]:
         if not (self.jac is True or is_own(self.jac)):
             return name, f"{name} is compared with differences of the gradient: it needs jac as a function, or True"
         gradient = self.jac if is_own(self.jac) else lambda x, *args: self.fun(x, *args)[1]
         if name == "hess":
-            return "hessian", lambda **options: checked_hessian(
-                None, gradient, given, self.x, args=self.args, **options
-            )
+            return "hessian", lambda **options: checked_hessian(gradient, given, self.x, args=self.args, **options)
         return "hessp", lambda **options: check_hessian(
             None, gradient, None, self.x, hvp=given, args=self.args, **options
         )

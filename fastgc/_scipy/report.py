@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 from fastgc._arguments import listed, plural
 from fastgc._jacobian.report import JacobianReport
@@ -124,7 +124,7 @@ def _renamed(entries: Entries, name: str) -> Entries:
     return Entries(name, entries.shape, entries.local, entries.columns)
 
 
-def _prefixed(sections: dict[str, Section], kind: str) -> Iterator[str]:
+def _prefixed(sections: dict[str, Section], kind: Literal["limits", "notes"]) -> Iterator[str]:
     for name, each in sections.items():
-        lines: Any = getattr(each._contents(), kind)
-        yield from (f"{name}: {line}" for line in lines)
+        contents = each._contents()
+        yield from (f"{name}: {line}" for line in (contents.limits if kind == "limits" else contents.notes))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from fastgc._jacobian.inputs import real_array
 from fastgc._jacobian.report import JacobianReport
 from fastgc._parameters.arrays import Array
 from fastgc._public import public
-from fastgc._scipy.derivatives import checked_jacobian
+from fastgc._scipy.derivatives import CheckOptions, checked_jacobian, dimensions
 from fastgc._scipy.report import Section
 from fastgc._verdicts.judgement import FAIL, UNDECIDED, worst_verdict
 from fastgc._words import Verdict
@@ -30,12 +31,12 @@ _KEPT = 100  # reports that did not pass: more than anybody reads, 10 kB each
 class _Plan:
     """How a wrapped derivative is checked; see `checked`."""
 
-    fun: Callable[..., Any] | None
+    fun: Callable[..., object] | None
     argument: int
     every: int
     share: float
     raises: bool
-    options: dict[str, Any]
+    options: CheckOptions
 
 
 @public
@@ -63,16 +64,18 @@ class CheckedDerivative:
     (True, True)
     """
 
-    def __init__(self, jac: Callable[..., Any], plan: _Plan) -> None:
+    def __init__(self, jac: Callable[..., object], plan: _Plan) -> None:
         self._jac, self._plan = jac, plan
         self.calls, self.checks = 0, 0
         self.reports: dict[int, Section] = {}
         self._worst: set[Verdict] = set()
         self._began: float | None = None
         self._spent = 0.0
-        self._last: tuple[tuple[Any, ...], Any] | None = None  # arguments and value of a call that was not checked
+        self._last: tuple[tuple[object, ...], object] | None = (
+            None  # arguments and value of a call that was not checked
+        )
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: object) -> object:
         __tracebackhide__ = True
         self._began = time.perf_counter() if self._began is None else self._began
         value = self._jac(*args)
@@ -145,14 +148,14 @@ class CheckedDerivative:
 
 
 def checked(
-    jac: Callable[..., Any],
-    fun: Callable[..., Any] | None = None,
+    jac: Callable[..., object],
+    fun: Callable[..., object] | None = None,
     *,
     argument: int = 0,
     every: int = 1,
     share: float = 0.25,
     raises: bool = True,
-    bounds: Any = None,
+    bounds: object = None,
     rtol: float | None = None,
     seed: int = 0,
 ) -> CheckedDerivative:
@@ -225,51 +228,54 @@ def checked(
     whole("argument", argument, least=0)
     whole("every", every, least=1)
     number("share", share)
-    options = {"bounds": bounds, "rtol": rtol, "seed": seed}
+    options = CheckOptions(bounds=bounds, rtol=rtol, seed=seed)
     return CheckedDerivative(jac, _Plan(fun, argument, every, share if share < 1 else np.inf, raises, options))
 
 
-def _checked_call(jac: Any, plan: _Plan, args: tuple[Any, ...], value: Any, call: int) -> Section | None:
+def _checked_call(jac: Callable[..., Any], plan: _Plan, args: tuple[Any, ...], value: Any, call: int) -> Section | None:
     """The check of the value that one call returned; None where fun is not finite, and has no derivative.
 
     Where that fails, the derivative is called at neighbouring points, too: at a kink it may be undecided.
     """
     before, x, after = args[: plan.argument], real_array(args[plan.argument]), args[plan.argument + 1 :]
 
-    def placed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def placed(function: Callable[..., object]) -> Callable[..., object]:
         return lambda x, *after: function(*before, x, *after)
 
     function = placed(plan.fun or (lambda *args: jac(*args)[0]))
     derivative = placed(jac if plan.fun else lambda *args: jac(*args)[1])
-    given: Any = value if plan.fun else value[1]
-    options = {**plan.options, "seed": plan.options["seed"] + call, "args": after}
+    given = value if plan.fun else value[1]
+    options: CheckOptions = {**plan.options, "seed": plan.options["seed"] + call}
     base = np.asarray(function(x.copy(), *after))
     if not (np.isfinite(x).all() and np.isfinite(base).all()):
         return None
-    check = _gradient if base.size == 1 and getattr(given, "ndim", np.ndim(given)) < 2 else checked_jacobian
-    report = check(function, given, x, **options)
+    check = _gradient if base.size == 1 and dimensions(given) < 2 else checked_jacobian
+    report = check(function, given, x, after, **options)
     if report.verdict == FAIL:
-        again = check(function, derivative, x, **options)
+        again = check(function, derivative, x, after, **options)
         report = again if again.verdict == UNDECIDED else report
     function(x.copy(), *after)  # what fun keeps for jac is of this point again
     return report
 
 
-def _gradient(f: Any, jac: Any, x: Array, **options: Any) -> Section:
-    return check_gradients(f, jac, x, crosscheck=False, **options)
+def _gradient(
+    f: Callable[..., object], jac: object, x: Array, args: tuple[object, ...], **options: Unpack[CheckOptions]
+) -> Section:
+    return check_gradients(f, jac, x, args=args, crosscheck=False, **options)
 
 
-def _mismatch(report: Section, jac: Any, call: int, x: Any) -> GradientMismatch:
+def _mismatch(report: Section, jac: object, call: int, x: object) -> GradientMismatch:
     error = JacobianMismatch(report) if isinstance(report, JacobianReport) else GradientMismatch(report)
     name = getattr(jac, "__name__", type(jac).__name__)
     error.add_note(f"{name} returned this at call {call}, at {np.array2string(np.asarray(x), threshold=10)}")
     return error
 
 
-def _copied(args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _copied(args: tuple[object, ...]) -> tuple[object, ...]:
     """The arguments, the arrays among them copied: solvers reuse theirs."""
     return tuple(each.copy() if isinstance(each, np.ndarray) else each for each in args)
 
 
-def _copy(value: Any) -> Any:
-    return value.copy() if isinstance(value, np.ndarray) or hasattr(value, "tocsr") else value
+def _copy(value: object) -> object:
+    """The same, an array or a sparse matrix copied."""
+    return copy.copy(value) if isinstance(value, np.ndarray) or hasattr(value, "tocsr") else value
