@@ -53,7 +53,6 @@ def attributes(model: object, names: Sequence[str]) -> dict[str, Array]:
     Examples
     --------
     >>> import numpy as np
-    from numpy.typing import ArrayLike
     >>> import fastgc
     >>> class Regression:
     ...     def __init__(self, size):
@@ -130,7 +129,6 @@ def at_vector(model: HoldsVector, method: Callable[..., object]) -> Callable[...
     Examples
     --------
     >>> import numpy as np
-    from numpy.typing import ArrayLike
     >>> import fastgc
     >>> class Kernel:
     ...     vector = np.array([0.5, 2.0])
