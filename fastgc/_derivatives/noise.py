@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastgc._parameters.arrays import Floats
+from fastgc._parameters.arrays import Array, Floats
 
-Values = Callable[[NDArray[Any]], Floats]  # loss values at multiples of one displacement
+Values = Callable[[Array], Floats]  # loss values at multiples of one displacement
 
 _POINTS = 8  # about as many as Moré and Wild (2011) use; more would cost evaluations of every check
 _FIRST_SPACING = 4096.0  # in units of eps: 1e-12 in double precision, as Moré and Wild (2011), section 5, recommend

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from fastgc._parameters.arrays import Array
 
 # Let c be the relative change of the loss over the scale. A central quotient with the step eps**(1/3) * scale has the
 # relative error eps / (6e-6 * c): 4e-8 for c = 1e-3, and 4e-5, above the default rtol, for c = 1e-6.
@@ -45,7 +45,7 @@ def responsive_scale(own: float, change: Change) -> float:
     return high if within else low
 
 
-def relative_change(values: NDArray[Any], bases: NDArray[Any]) -> float:
+def relative_change(values: Array, bases: Array) -> float:
     """The largest change of values from their bases, in units of these, shapes (..., losses) and (losses,)."""
     with np.errstate(all="ignore"):
         moved = np.abs(values - bases)

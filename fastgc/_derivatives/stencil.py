@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastgc._parameters.arrays import Array
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ def short(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(_FOUR_BITS * np.ldexp(1.0, np.frexp(lengths / _FOUR_BITS * 2**0.5)[1] - 1))
 
 
-def quotients(
-    stencil: Stencil, values: NDArray[Any], steps: NDArray[np.float64], taken: NDArray[Any] | None
-) -> NDArray[np.float64]:
+def quotients(stencil: Stencil, values: Array, steps: NDArray[np.float64], taken: Array | None) -> NDArray[np.float64]:
     """Difference quotients of loss values, shape (entries, offsets).
 
     Parameters

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from fastgc._arguments import refuse_uncallable
 from fastgc._derivatives.stencil import stencil_named
@@ -58,11 +57,11 @@ class GradientMismatch(AssertionError):
 
 
 def check_gradients(
-    loss: Callable[..., Any],
-    gradients: Any,
-    params: Any,
+    loss: Callable[..., object],
+    gradients: object,
+    params: object,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     tensors: str | Sequence[str] | None = None,
     samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
@@ -76,14 +75,14 @@ def check_gradients(
     workers: Workers = 1,
     vectorized: bool = False,
     points: int = 1,
-    bounds: Any = None,
+    bounds: object = None,
     symmetric: str | Sequence[str] | None = None,
     in_place: bool = False,
     crosscheck: bool = True,
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
-    previous: Any = None,
+    previous: object = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> GradientReport:
     """Check an analytic gradient against numerical derivatives, entry by entry, each with its uncertainty.
@@ -227,11 +226,11 @@ def check_gradients(
 
 
 def assert_gradients(
-    loss: Callable[..., Any],
-    gradients: Any,
-    params: Any,
+    loss: Callable[..., object],
+    gradients: object,
+    params: object,
     *,
-    args: tuple[Any, ...] = (),
+    args: tuple[object, ...] = (),
     tensors: str | Sequence[str] | None = None,
     samples: Samples = DEFAULT_SAMPLES,
     probes: int = 3,
@@ -245,14 +244,14 @@ def assert_gradients(
     workers: Workers = 1,
     vectorized: bool = False,
     points: int = 1,
-    bounds: Any = None,
+    bounds: object = None,
     symmetric: str | Sequence[str] | None = None,
     in_place: bool = False,
     crosscheck: bool = True,
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
-    previous: Any = None,
+    previous: object = None,
     checkpoint: str | os.PathLike[str] | None = None,
     allow_undecided: bool = False,
 ) -> GradientReport:
@@ -309,7 +308,12 @@ def passed_or_raise(report: GradientReport, allow_undecided: bool) -> GradientRe
 
 
 def _check(
-    function: Callable[..., Any], gradients: Any, params: Any, args: Any, options: CheckOptions, previous: Any
+    function: Callable[..., object],
+    gradients: object,
+    params: object,
+    args: tuple[object, ...],
+    options: CheckOptions,
+    previous: object,
 ) -> GradientReport:
     interruption = Interruption()
     __tracebackhide__ = True
@@ -319,12 +323,12 @@ def _check(
 
 
 def _checked(
-    function: Any,
-    gradients: Any,
-    params: Any,
-    args: Any,
+    function: Callable[..., object],
+    gradients: object,
+    params: object,
+    args: tuple[object, ...],
     options: CheckOptions,
-    previous: Any,
+    previous: object,
     interruption: Interruption,
 ) -> GradientReport:
     begin = time.perf_counter()
@@ -348,7 +352,7 @@ def _checked(
 
 
 def check_loss(
-    loss: CallersLoss, gradients: Any, options: CheckOptions, previous: Sequence[Array] | None, begin: float
+    loss: CallersLoss, gradients: object, options: CheckOptions, previous: Sequence[Array] | None, begin: float
 ) -> GradientReport:
     """Check at the caller's point and at random ones, each with its share of the time since ``begin``.
 
@@ -367,7 +371,7 @@ def check_loss(
 
 
 def _check_points(
-    loss: CallersLoss, gradients: Any, options: CheckOptions, previous: Sequence[Array] | None, begin: float
+    loss: CallersLoss, gradients: object, options: CheckOptions, previous: Sequence[Array] | None, begin: float
 ) -> GradientReport:
     earlier = None if previous is None else EarlierParameters(loss, previous)
     selection = options.selected(loss.layout)
@@ -408,7 +412,11 @@ def _check_point(checker: PointChecker, number: int, deadline: float) -> tuple[P
 
 
 def _without_complex_steps(
-    function: Any, args: tuple[Any, ...], layout: ParameterLayout, leaves: Sequence[Array], options: CheckOptions
+    function: Callable[..., object],
+    args: tuple[object, ...],
+    layout: ParameterLayout,
+    leaves: Sequence[Array],
+    options: CheckOptions,
 ) -> tuple[CheckOptions, tuple[str, ...]]:
     """The options with differences, and a note, where complex steps are asked for and Numba has no types for them."""
     compiled = is_jitted(function) or options.engine == "numba"

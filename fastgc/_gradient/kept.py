@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
@@ -83,7 +82,7 @@ def _about(loss: CallersLoss, options: CheckOptions, first: FirstCall, gradients
     return {name: digest(*_parts(value)) for name, value in found.items()}
 
 
-def _parts(value: Any) -> list[bytes]:
+def _parts(value: object) -> list[bytes]:
     """Bytes that tell a value from others: of arrays, numbers, text and what is made of them; of others their types."""
     if isinstance(value, Mapping):
         return [b"{", *(part for pair in value.items() for each in pair for part in _parts(each)), b"}"]

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from fastgc._arguments import flag, number, one_of, refuse_deep, whole
 from fastgc._derivatives.stencil import Stencil, stencil_named
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.workers_option import elsewhere, named, refuse_workers
-from fastgc._parameters.arrays import Floats
+from fastgc._parameters.arrays import DType, Floats
 from fastgc._parameters.bounds import parse_bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import DEFAULT_SAMPLES, Selection, matching_names, select
@@ -51,7 +51,7 @@ class CheckOptions:
     workers: Workers = 1
     vectorized: bool = False
     points: int = 1
-    bounds: Any = None
+    bounds: object = None
     symmetric: str | Sequence[str] | None = None
     in_place: bool = False
     crosscheck: bool = True
@@ -101,7 +101,7 @@ class CheckOptions:
                 'in_place=True cannot hold the complex numbers of stencil="complex_step"; use in_place=False'
             )
 
-    def refuse_gradients(self, gradients: Any) -> None:
+    def refuse_gradients(self, gradients: object) -> None:
         """Raise a ValueError where gradients given in this form cannot go with the options."""
         if self.vectorized and gradients is True:
             raise ValueError(
@@ -120,7 +120,7 @@ class CheckOptions:
         is_complex = stencil_named(self.stencil).is_complex
         return replace(loss, bounds=bounds, symmetric=symmetric, is_complex=is_complex)
 
-    def tolerances(self, names: Sequence[str], dtypes: Sequence[np.dtype[Any]]) -> Tolerances:
+    def tolerances(self, names: Sequence[str], dtypes: Sequence[DType]) -> Tolerances:
         """Of the tensors with these names and dtypes of the analytic gradient."""
         rtol, atol = by_tensor(self.rtol, names, "rtol"), by_tensor(self.atol, names, "atol")
         defaults = np.array([DEFAULT_RTOL[dtype] for dtype in dtypes])
@@ -149,7 +149,7 @@ def by_tensor(value: Tolerance, names: Sequence[str], argument: str) -> Floats |
     return found
 
 
-def refuse_args(args: Any) -> None:
+def refuse_args(args: object) -> None:
     """Raise a TypeError unless the arguments of the loss are a tuple, a ValueError if they contain themselves."""
     if not isinstance(args, tuple):
         raise TypeError(f"args is a {type(args).__name__}; it must be a tuple: write args=(value,) for one argument")

@@ -45,21 +45,21 @@ class JacobianMismatch(GradientMismatch):
 
 
 def check_jacobian(
-    f: Callable[..., Any],
-    jacobian: Any,
+    f: Callable[..., object],
+    jacobian: object,
     x: ArrayLike,
     *,
-    args: tuple[Any, ...] = (),
-    jvp: Callable[..., Any] | None = None,
-    vjp: Callable[..., Any] | None = None,
-    sparsity: Any = None,
+    args: tuple[object, ...] = (),
+    jvp: Callable[..., object] | None = None,
+    vjp: Callable[..., object] | None = None,
+    sparsity: object = None,
     columns: Columns = None,
     probes: int = 3,
     stencil: StencilName = "central",
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    bounds: Any = None,
+    bounds: object = None,
     engine: Engine = "auto",
     threads: int | None = None,
     workers: Workers = 1,
@@ -163,21 +163,21 @@ def check_jacobian(
 
 
 def assert_jacobian(
-    f: Callable[..., Any],
-    jacobian: Any,
+    f: Callable[..., object],
+    jacobian: object,
     x: ArrayLike,
     *,
-    args: tuple[Any, ...] = (),
-    jvp: Callable[..., Any] | None = None,
-    vjp: Callable[..., Any] | None = None,
-    sparsity: Any = None,
+    args: tuple[object, ...] = (),
+    jvp: Callable[..., object] | None = None,
+    vjp: Callable[..., object] | None = None,
+    sparsity: object = None,
     columns: Columns = None,
     probes: int = 3,
     stencil: StencilName = "central",
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    bounds: Any = None,
+    bounds: object = None,
     engine: Engine = "auto",
     threads: int | None = None,
     workers: Workers = 1,
@@ -229,11 +229,16 @@ def assert_jacobian(
     return passing(report, allow_undecided=allow_undecided)
 
 
-Forms = tuple[Callable[..., Any] | None, Callable[..., Any] | None, Any]  # jvp, vjp and the sparsity
+Forms = tuple[Callable[..., object] | None, Callable[..., object] | None, Any]  # jvp, vjp and the sparsity
 
 
 def check_point(
-    f: Callable[..., Any], jacobian: Any, x: ArrayLike, args: tuple[Any, ...], forms: Forms, options: JacobianOptions
+    f: Callable[..., object],
+    jacobian: object,
+    x: ArrayLike,
+    args: tuple[object, ...],
+    forms: Forms,
+    options: JacobianOptions,
 ) -> JacobianReport:
     """The check with all its options. Complex inputs and outputs are taken in pairs."""
     refuse_uncallable("f", f)
@@ -250,7 +255,12 @@ def check_point(
 
 
 def _checked_in_pairs(
-    f: Callable[..., Any], jacobian: Any, x: ArrayLike, args: tuple[Any, ...], forms: Forms, options: JacobianOptions
+    f: Callable[..., object],
+    jacobian: object,
+    x: ArrayLike,
+    args: tuple[object, ...],
+    forms: Forms,
+    options: JacobianOptions,
 ) -> JacobianReport:
     if any(form is not None for form in forms):
         raise TypeError("x or f(x) is complex: that needs jacobian as an array or a function, without products")

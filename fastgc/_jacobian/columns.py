@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastgc._jacobian.operator import Operator
-from fastgc._parameters.arrays import Positions, spread
+from fastgc._jacobian.operator import Matrix, Operator
+from fastgc._parameters.arrays import Array, Positions, spread
 from fastgc._parameters.streams import stream
 from fastgc._words import Columns
 
@@ -41,7 +39,7 @@ class Group:
 
 
 def plan(
-    operator: Operator, pattern: Any, columns: Columns, seed: int, held: Positions = _NONE
+    operator: Operator, pattern: Matrix, columns: Columns, seed: int, held: Positions = _NONE
 ) -> tuple[list[Group], bool]:
     """The groups of columns to measure, and whether they cover the whole Jacobian.
 
@@ -74,7 +72,7 @@ def _drawn(size: int, count: int, generator: np.random.Generator) -> Positions:
     return np.sort(np.concatenate([[0, size - 1], drawn])[:count])
 
 
-def _shared_groups(pattern: Any) -> list[Group]:
+def _shared_groups(pattern: Matrix) -> list[Group]:
     """The columns of each colour."""
     numbers, found = colours(pattern), []
     for number in range(numbers.max(initial=-1) + 1):
@@ -86,7 +84,7 @@ def _shared_groups(pattern: Any) -> list[Group]:
     return found
 
 
-def colours(pattern: Any) -> Positions:
+def colours(pattern: Matrix) -> Positions:
     """A colour for each column of a CSC array, so that no two columns of one colour share a row.
 
     Columns with the most entries choose first, and take the first colour that is free in all their rows: the greedy
@@ -105,5 +103,5 @@ def colours(pattern: Any) -> Positions:
     return found
 
 
-def _rows(pattern: Any, column: int) -> NDArray[Any]:
+def _rows(pattern: Matrix, column: int) -> Array:
     return np.asarray(pattern.indices[pattern.indptr[column] : pattern.indptr[column + 1]])

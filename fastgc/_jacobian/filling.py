@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._evaluation.engine import readable_compilation
 from fastgc._evaluation.evaluator import WrongTypeError
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, DType
 
 _OTHER = 0.7390851  # added to an array's entries: a function that overwrites them would hardly write the very sums
 
 
-def first_value(f: Callable[..., Any], x: Array, args: tuple[Any, ...]) -> tuple[Any, int | None]:
+def first_value(f: Callable[..., object], x: Array, args: tuple[object, ...]) -> tuple[object, int | None]:
     """What f returns at x, and the number of the array in args that it fills: where it returns that, or nothing."""
     try:
         with readable_compilation("f"):
@@ -29,13 +29,13 @@ def first_value(f: Callable[..., Any], x: Array, args: tuple[Any, ...]) -> tuple
     return value, _filled(f, x.real, args) if value is None else _returned(value, dict(enumerate(args)))
 
 
-def _returned(value: Any, arrays: Mapping[int, Any]) -> int | None:
+def _returned(value: object, arrays: Mapping[int, Any]) -> int | None:
     """The number of the array that a function has returned, or another view of all its memory; None for none."""
     interface = getattr(value, "__array_interface__", None)
     return next((i for i, a in arrays.items() if _may_be_filled(a) and a.__array_interface__ == interface), None)
 
 
-def _filled(f: Callable[..., Any], x: Array, args: tuple[Any, ...]) -> int | None:
+def _filled(f: Callable[..., object], x: Array, args: tuple[object, ...]) -> int | None:
     """The number of the array in args that f fills, None for none. This calls f with other entries in all arrays.
 
     Raises
@@ -58,11 +58,11 @@ def _filled(f: Callable[..., Any], x: Array, args: tuple[Any, ...]) -> int | Non
     return filled[0] if filled else None
 
 
-def own_array(args: tuple[Any, ...], place: int, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+def own_array(args: tuple[Any, ...], place: int, dtype: DType) -> tuple[Any, ...]:
     """The arguments with a copy of one array, which can hold complex outputs if ``dtype`` is complex."""
     kind = np.result_type(args[place], dtype) if dtype.kind == "c" else args[place].dtype
     return (*args[:place], np.array(args[place], kind, order="C"), *args[place + 1 :])
 
 
-def _may_be_filled(arg: Any) -> bool:
+def _may_be_filled(arg: object) -> TypeGuard[Array]:
     return isinstance(arg, np.ndarray) and arg.flags.writeable and arg.dtype.kind in "fc"

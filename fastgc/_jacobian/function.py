@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
 from fastgc._derivatives.kept import KeptLadders
@@ -42,12 +42,13 @@ _COARSEST = 1e-6  # relative noise for which the step is chosen, at most: a step
 
 
 def one_by_one(
-    function: Callable[[Any], Array], size: int, dtype: Any = np.float64
+    function: Callable[[Any], Array], size: int, dtype: DTypeLike = np.float64
 ) -> Callable[[Sequence[Any] | Array], tuple[Array, Errors]]:
     """Call a function of one point at each of several; its outputs are NaN where it raises."""
 
     def values(points: Sequence[Any] | Array) -> tuple[Array, Errors]:
-        out, errors = np.empty((len(points), size), dtype), []
+        out: Array = np.empty((len(points), size), dtype)
+        errors: list[tuple[int, Exception]] = []
         for k, point in enumerate(points):
             try:
                 out[k] = function(point)

@@ -40,21 +40,21 @@ _SHARED = (
 
 
 def check_hessian(
-    f: Callable[..., Any] | None,
-    gradient: Callable[..., Any],
-    hessian: Any,
+    f: Callable[..., object] | None,
+    gradient: Callable[..., object],
+    hessian: object,
     x: ArrayLike,
     *,
-    args: tuple[Any, ...] = (),
-    hvp: Callable[..., Any] | None = None,
-    sparsity: Any = None,
+    args: tuple[object, ...] = (),
+    hvp: Callable[..., object] | None = None,
+    sparsity: object = None,
     columns: Columns = None,
     probes: int = 3,
     stencil: StencilName = "central",
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    bounds: Any = None,
+    bounds: object = None,
     engine: Engine = "auto",
     threads: int | None = None,
     workers: Workers = 1,
@@ -115,21 +115,21 @@ def check_hessian(
 
 
 def assert_hessian(
-    f: Callable[..., Any] | None,
-    gradient: Callable[..., Any],
-    hessian: Any,
+    f: Callable[..., object] | None,
+    gradient: Callable[..., object],
+    hessian: object,
     x: ArrayLike,
     *,
-    args: tuple[Any, ...] = (),
-    hvp: Callable[..., Any] | None = None,
-    sparsity: Any = None,
+    args: tuple[object, ...] = (),
+    hvp: Callable[..., object] | None = None,
+    sparsity: object = None,
     columns: Columns = None,
     probes: int = 3,
     stencil: StencilName = "central",
     step: float | None = None,
     rtol: float | None = None,
     atol: float | None = None,
-    bounds: Any = None,
+    bounds: object = None,
     engine: Engine = "auto",
     threads: int | None = None,
     workers: Workers = 1,
@@ -182,11 +182,17 @@ def assert_hessian(
     return passing(report, allow_undecided=allow_undecided)
 
 
-Forms = tuple[Callable[..., Any] | None, Any]  # hvp and the sparsity
+Forms = tuple[Callable[..., object] | None, Any]  # hvp and the sparsity
 
 
 def _check(
-    f: Any, gradient: Callable[..., Any], hessian: Any, x: ArrayLike, args: Any, forms: Forms, options: JacobianOptions
+    f: Callable[..., object] | None,
+    gradient: Callable[..., object],
+    hessian: object,
+    x: ArrayLike,
+    args: tuple[object, ...],
+    forms: Forms,
+    options: JacobianOptions,
 ) -> JacobianReport:
     point = finite_point(x)
     refuse_uncallable("gradient", gradient)
@@ -197,7 +203,7 @@ def _check(
     given = jitted(gradient) if options.engine == "numba" else gradient
 
     @wraps(gradient)
-    def slopes(at: Array, *args: Any) -> Any:
+    def slopes(at: Array, *args: object) -> Array:
         with takes_arguments(gradient, (at, *args), "gradient"):
             value = as_array(given(at, *args), "gradient(x)")
         if value.shape != point.shape:
@@ -224,7 +230,12 @@ def _check(
 
 
 def _with_gradient(
-    report: JacobianReport, f: Any, gradient: Any, point: Floats, args: tuple[Any, ...], options: JacobianOptions
+    report: JacobianReport,
+    f: Callable[..., object] | None,
+    gradient: object,
+    point: Floats,
+    args: tuple[object, ...],
+    options: JacobianOptions,
 ) -> JacobianReport:
     """The report, failed or with a note where the gradient whose Jacobian was measured is not known to be right."""
     if f is None or not point.size:
@@ -239,7 +250,7 @@ def _with_gradient(
     return report if own.passed else replace(report, notes=(*report.notes, f"gradient is undecided: {tensor.reason}"))
 
 
-def _asymmetry(hessian: Any, hvp: Any, point: Floats, args: tuple[Any, ...], rtol: float | None) -> str:
+def _asymmetry(hessian: object, hvp: Any, point: Floats, args: tuple[object, ...], rtol: float | None) -> str:
     """The pair of entries that differs most, or the two products that differ; "" for a symmetric Hessian."""
     if hessian is None:
         times = product("hvp", hvp, point, point.shape, point.shape, args)

@@ -20,10 +20,18 @@ from fastgc._evaluation.frozen_globals import refuse_frozen_data
 from fastgc._evaluation.workers_option import elsewhere, named
 from fastgc._jacobian.filling import first_value, own_array
 from fastgc._jacobian.function import Function, VectorFunction, one_by_one
-from fastgc._jacobian.operator import Operator, Product, contradiction, jvp_operator, matrix_operator, vjp_operator
+from fastgc._jacobian.operator import (
+    Matrix,
+    Operator,
+    Product,
+    contradiction,
+    jvp_operator,
+    matrix_operator,
+    vjp_operator,
+)
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.pairs import UNSUPPORTED, ComplexOutputsError
-from fastgc._parameters.arrays import Array, Floats, as_array, returned_values
+from fastgc._parameters.arrays import Array, DType, Floats, as_array, returned_values
 from fastgc._parameters.bounds import Bounds, parse_bounds
 from fastgc._parameters.layout import flatten_parameters, refuse_framework
 from fastgc._parameters.point import copied_point
@@ -35,7 +43,7 @@ Shape = tuple[int, ...]
 # --- the point and the function ---
 
 
-def real_array(x: object, dtype: Any = np.float64, what: str = "x") -> Array:
+def real_array(x: object, dtype: type = np.float64, what: str = "x") -> Array:
     """A copy of the point in C order."""
     given = as_array(x, what)
     _refuse_unreal(f"{what} is of dtype {given.dtype}; it must be", given.dtype)
@@ -53,15 +61,15 @@ def finite_point(x: ArrayLike) -> Floats:
     return point
 
 
-def bounds_of(point: Floats, bounds: Any) -> Bounds | None:
+def bounds_of(point: Floats, bounds: object) -> Bounds | None:
     """The bounds of the inputs, whose one tensor is "x"; None for none."""
     return None if bounds is None else parse_bounds(bounds, *flatten_parameters({"x": point}))
 
 
 def open_function(
-    f: Callable[..., Any],
+    f: Callable[..., object],
     point: Floats,
-    args: tuple[Any, ...],
+    args: tuple[object, ...],
     options: JacobianOptions,
     *,
     bounds: Bounds | None = None,
@@ -80,7 +88,7 @@ def open_function(
     return _opened(f, start, args, execution, strict=True, **limits)
 
 
-def _execution(f: Callable[..., Any], engine: str, threads: int | None, workers: Workers) -> Execution:
+def _execution(f: Callable[..., object], engine: str, threads: int | None, workers: Workers) -> Execution:
     """How f is to be run, unless it is compiled and workers are asked for."""
     if is_jitted(f) and elsewhere(workers):
         raise ValueError(f"{named(workers)} is for a plain Python f; this one is compiled: pass its py_func")
@@ -88,9 +96,9 @@ def _execution(f: Callable[..., Any], engine: str, threads: int | None, workers:
 
 
 def plain_function(
-    f: Callable[..., Any],
+    f: Callable[..., object],
     point: Array,
-    args: tuple[Any, ...],
+    args: tuple[object, ...],
     engine: str = "python",
     workers: Workers = 1,
     *,
@@ -101,7 +109,13 @@ def plain_function(
 
 
 def _opened(
-    f: Callable[..., Any], start: Array, args: tuple[Any, ...], execution: Execution, *, strict: bool, **limits: Any
+    f: Callable[..., object],
+    start: Array,
+    args: tuple[object, ...],
+    execution: Execution,
+    *,
+    strict: bool,
+    **limits: Any,
 ) -> tuple[VectorFunction, Shape]:
     """The function, called once, and the shape of its outputs; with ``strict``, refused as `open_function` says."""
     f = jitted(f) if execution.engine == "numba" else f
@@ -119,7 +133,7 @@ def _opened(
         return VectorFunction(function, layout, [start], base.reshape(-1), **limits), first.shape
 
 
-def _first_call(f: Callable[..., Any], start: Array, args: tuple[Any, ...], strict: bool) -> tuple[OnePoint, Array]:
+def _first_call(f: Callable[..., object], start: Array, args: tuple[Any, ...], strict: bool) -> tuple[OnePoint, Array]:
     """The function of one point, and its outputs at x."""
     called, received = in_turn(f, args) if is_jitted(f) else displaced(f), start.copy()
     with callers_errstate(), takes_arguments(f, (received, *args), "f"):
@@ -144,14 +158,14 @@ def _refuse_nonfinite(first: Array) -> None:
 
 
 def _jitted_outputs(
-    f: Any, one: OnePoint, start: Array, first: Array, execution: Execution, limits: contextlib.ExitStack
+    f: object, one: OnePoint, start: Array, first: Array, execution: Execution, limits: contextlib.ExitStack
 ) -> Function:
     """The function of several points, once it is known that Numba has frozen no data in it."""
     from fastgc._evaluation.outputs import JittedFunction, JittedOutputs
 
     point = copied_point(*flatten_parameters(start.real), one.args, "native", complex_step=start.dtype.kind == "c")
 
-    def read(version: Callable[..., Any], x: Any) -> Array:
+    def read(version: Callable[..., object], x: Array) -> Array:
         return replace(one, f=in_turn(version, one.args))(x)
 
     with limits:
@@ -170,12 +184,12 @@ class OnePoint:
     fills : the number of the argument in ``args`` that the function fills, where it returns nothing
     """
 
-    f: Callable[..., Any]
+    f: Callable[..., object]
     args: tuple[Any, ...]
     fills: int | None
     shape: Shape
     output_shape: Shape
-    dtype: np.dtype[Any]
+    dtype: DType
 
     def __call__(self, x: Array) -> Array:
         values = _outputs(self.value(x.reshape(self.shape)), self.dtype)
@@ -204,7 +218,7 @@ class OnePoint:
         return shared(self, self.f, point.reshape(-1), first.reshape(-1), workers)
 
 
-def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:
+def _outputs(value: object, dtype: DType) -> Array:
     """What the function returned, in the dtype of the point."""
     try:
         array = returned_values(value)
@@ -221,7 +235,7 @@ def _outputs(value: Any, dtype: np.dtype[Any]) -> Array:
     return np.array(array, dtype)  # a copy: f may reuse its buffer
 
 
-def _refuse_unreal(words: str, dtype: np.dtype[Any]) -> None:
+def _refuse_unreal(words: str, dtype: DType) -> None:
     if dtype.kind not in "fiu":
         raise TypeError(f"{words} an array of real numbers")
 
@@ -229,12 +243,12 @@ def _refuse_unreal(words: str, dtype: np.dtype[Any]) -> None:
 # --- the analytic Jacobian ---
 
 
-def analytic_matrix(jacobian: Any, output_shape: Shape, input_shape: Shape) -> Any:
+def analytic_matrix(jacobian: object, output_shape: Shape, input_shape: Shape) -> Matrix:
     """The Jacobian as an array or a CSR array of shape (m, n); None if there is none."""
     if jacobian is None:
         return None
     m, n = math.prod(output_shape), math.prod(input_shape)
-    matrix: Any = jacobian if _is_sparse(jacobian) else as_array(jacobian, "jacobian").copy()
+    matrix: Matrix = jacobian if _is_sparse(jacobian) else as_array(jacobian, "jacobian").copy()
     _refuse_unreal(f"jacobian is of dtype {matrix.dtype}; it must be", matrix.dtype)
     if matrix.shape not in ((m, n), output_shape + input_shape):
         hint = ": that is the transpose" if matrix.shape == (n, m) else ""
@@ -245,12 +259,12 @@ def analytic_matrix(jacobian: Any, output_shape: Shape, input_shape: Shape) -> A
     return matrix.tocsr() if _is_sparse(matrix) else matrix.reshape(m, n)
 
 
-def _is_sparse(matrix: Any) -> bool:
+def _is_sparse(matrix: object) -> bool:
     return hasattr(matrix, "tocsr")  # SciPy is not imported to find out
 
 
 def analytic_operator(
-    matrix: Any, jvp: Any, vjp: Any, point: Floats, output_shape: Shape, args: tuple[Any, ...]
+    matrix: Matrix, jvp: Any, vjp: Any, point: Floats, output_shape: Shape, args: tuple[object, ...]
 ) -> tuple[Operator, str]:
     """The analytic Jacobian, and how its two products contradict each other, or ""."""
     if (matrix is None) == (jvp is None and vjp is None):
@@ -267,7 +281,9 @@ def analytic_operator(
     return operator, "" if vjp is None else contradiction(times, transposed, operator.shape, message)
 
 
-def product(name: str, function: Any, point: Floats, given: Shape, returned: Shape, args: tuple[Any, ...]) -> Product:
+def product(
+    name: str, function: Callable[..., object], point: Floats, given: Shape, returned: Shape, args: tuple[object, ...]
+) -> Product:
     """A product with the Jacobian, on flat vectors."""
 
     def on_vectors(vector: Floats) -> Floats:
@@ -285,7 +301,7 @@ def product(name: str, function: Any, point: Floats, given: Shape, returned: Sha
 # --- the declared sparsity ---
 
 
-def declared_pattern(sparsity: Any, matrix: Any, shape: tuple[int, int]) -> Any:
+def declared_pattern(sparsity: Matrix, matrix: Matrix, shape: tuple[int, int]) -> Matrix:
     """The declared sparsity as a CSC array, None where there is none."""
     if sparsity is None:
         return matrix.tocsc() if _is_sparse(matrix) else None
@@ -301,7 +317,7 @@ def declared_pattern(sparsity: Any, matrix: Any, shape: tuple[int, int]) -> Any:
     return pattern
 
 
-def _refuse_outside(pattern: Any, matrix: Any) -> None:
+def _refuse_outside(pattern: Matrix, matrix: Matrix) -> None:
     """Refuse a Jacobian with entries that its declared sparsity excludes."""
     (rows, columns), declared = matrix.nonzero(), pattern.nonzero()
     n = pattern.shape[1]

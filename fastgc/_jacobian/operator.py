@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastgc._parameters.arrays import Floats, Positions
+from fastgc._parameters.arrays import DType, Floats, Positions
 from fastgc._parameters.sampling import NotFinite, not_finite
 from fastgc._parameters.streams import stream
 from fastgc._verdicts.judgement import default_rtol
 
+Matrix: TypeAlias = Any  # a NumPy array or a sparse one of SciPy, which has no types; or None
 Product = Callable[[Floats], Floats]
 
 # Pairs of random vectors on which a product and its transpose are compared: a single wrong entry shows in all of them.
@@ -39,8 +40,8 @@ class Operator:
     entries: Callable[[Positions, Positions], Floats]
     times: Product | None
     transposed: Product | None
-    dtype: np.dtype[Any]
-    matrix: Any = None
+    dtype: DType
+    matrix: Matrix = None
 
     @property
     def T(self) -> Operator:
@@ -52,7 +53,7 @@ class Operator:
         return float(v @ self.times(u)) if self.times is not None else self.T.bilinear(u, v)
 
 
-def matrix_operator(matrix: Any) -> Operator:
+def matrix_operator(matrix: Matrix) -> Operator:
     """From a NumPy array or a SciPy CSR array."""
 
     def entries(outputs: Positions, inputs: Positions) -> Floats:
@@ -63,7 +64,7 @@ def matrix_operator(matrix: Any) -> Operator:
     return Operator(matrix.shape, entries, lambda u: matrix @ u, lambda v: matrix.T @ v, matrix.dtype, matrix)
 
 
-def jvp_operator(jvp: Product, m: int, n: int, dtype: np.dtype[Any]) -> Operator:
+def jvp_operator(jvp: Product, m: int, n: int, dtype: DType) -> Operator:
     """From a function u -> J u; each column takes one call, and is kept."""
 
     @cache
@@ -83,7 +84,7 @@ def jvp_operator(jvp: Product, m: int, n: int, dtype: np.dtype[Any]) -> Operator
     return Operator((m, n), entries, jvp, None, dtype)
 
 
-def vjp_operator(vjp: Product, m: int, n: int, dtype: np.dtype[Any]) -> Operator:
+def vjp_operator(vjp: Product, m: int, n: int, dtype: DType) -> Operator:
     """From a function v -> v^T J; each row takes one call, and is kept."""
     return jvp_operator(vjp, n, m, dtype).T
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from fastgc._arguments import number, one_of, whole
 from fastgc._gradient.options import CheckOptions
@@ -33,7 +32,7 @@ class JacobianOptions(CheckOptions):
         else:
             whole("columns", self.columns, least=1, optional=True)
 
-    def refuse_array(self, name: str, given: Any) -> None:
+    def refuse_array(self, name: str, given: object) -> None:
         """Raise a ValueError where a derivative given as an array cannot go with the options."""
         if self.points > 1 and not (given is None or callable(given)):
             raise ValueError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import jitted
 from fastgc._evaluation.evaluator import WrongTypeError
+from fastgc._jacobian.operator import Matrix
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._parameters.arrays import Array, Floats
 
@@ -25,14 +26,14 @@ class ComplexOutputsError(WrongTypeError):
     """The outputs are complex, and the inputs are real."""
 
 
-def is_complex(x: Any) -> bool:
+def is_complex(x: ArrayLike) -> bool:
     """Whether an array_like holds complex numbers."""
     return bool(np.iscomplexobj(x))
 
 
 def in_pairs(
-    f: Callable[..., Any], jacobian: Any, x: Any, args: tuple[Any, ...], options: JacobianOptions
-) -> tuple[Callable[..., Any], Any, Floats, JacobianOptions]:
+    f: Callable[..., object], jacobian: object, x: ArrayLike, args: tuple[object, ...], options: JacobianOptions
+) -> tuple[Callable[..., object], Floats | Callable[..., Floats], Floats, JacobianOptions]:
     """The same function, Jacobian and point in real numbers, and options for a plain function.
 
     Raises
@@ -45,10 +46,10 @@ def in_pairs(
     like = np.asarray(x)
     value = np.asarray(f(like.copy(), *args))
 
-    def in_reals(x: Array, *args: Any) -> Floats:
+    def in_reals(x: Array, *args: object) -> Floats:
         return reals(np.asarray(f(complexes(x, like), *args)))
 
-    def matrix(x: Array, *args: Any) -> Floats:
+    def matrix(x: Array, *args: object) -> Floats:
         given = jacobian(complexes(x, like), *args) if callable(jacobian) else jacobian
         return matrix_in_pairs(given, value, like)
 
@@ -75,7 +76,7 @@ def complexes(values: Array, like: Array) -> Array:
     return np.array(values) if like.dtype.kind != "c" else np.asarray(values[..., 0] + 1j * values[..., 1])
 
 
-def matrix_in_pairs(jacobian: Any, value: Array, x: Array) -> Floats:
+def matrix_in_pairs(jacobian: Matrix, value: Array, x: Array) -> Floats:
     """The Jacobian with respect to real and imaginary parts.
 
     A complex one, of shape (m, n), is the derivative df/dx; of complex x that of an analytic function, whose parts

@@ -59,13 +59,13 @@ Found = tuple[Checked, Projections, NotFinite | None]  # the last: entries of th
 class JacobianCheck:
     """A function, its Jacobian in one of its forms, and a point, as the caller of `fastgc.check_jacobian` gave them."""
 
-    f: Callable[..., Any]
-    jacobian: Any
+    f: Callable[..., object]
+    jacobian: object
     point: Floats
-    args: tuple[Any, ...]
-    jvp: Callable[..., Any] | None
-    vjp: Callable[..., Any] | None
-    sparsity: Any
+    args: tuple[object, ...]
+    jvp: Callable[..., object] | None
+    vjp: Callable[..., object] | None
+    sparsity: object
     options: JacobianOptions
     interruption: Interruption = field(default_factory=Interruption)
 
@@ -75,7 +75,7 @@ class JacobianCheck:
         return bounds_of(self.point, self.options.bounds)
 
     @cached_property
-    def function(self) -> Callable[..., Any]:
+    def function(self) -> Callable[..., object]:
         """f, compiled once for all points if ``engine="numba"`` asks for it."""
         return jitted(self.f) if self.options.engine == "numba" else self.f
 
@@ -105,7 +105,7 @@ class _Opened:
     point: Floats
     function: VectorFunction
     output_shape: Shape
-    matrix: Any
+    matrix: object
     operator: Operator
     contradiction: str
 

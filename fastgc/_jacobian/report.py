@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from fastgc._diagnosis.diagnosis import Diagnosis, agreed, diagnose, diagnose_va
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
+from fastgc._parameters.arrays import Array
 from fastgc._public import public
 from fastgc._reports.advice import advice
 from fastgc._reports.contents import Contents, EntryLadder, Part
@@ -127,7 +127,7 @@ class JacobianReport(Report):
         order = np.argsort(-counts, kind="stable")
         return {_index(int(found[k]), shape): int(counts[k]) for k in order}
 
-    def matrix(self, column: str, point: int = 0) -> NDArray[Any]:
+    def matrix(self, column: str, point: int = 0) -> Array:
         """A column of the entries ("analytic", "numerical", "uncertainty", ...) as an (m, n) matrix, NaN elsewhere."""
         here = self.entries.part(np.flatnonzero(self.entries.columns["point"] == point))
         out = np.full(self.size, np.nan)
@@ -371,11 +371,11 @@ def _side_by_side(report: JacobianReport) -> Iterable[str]:
     return []
 
 
-def _marks(verdicts: NDArray[Any]) -> NDArray[np.str_]:
+def _marks(verdicts: Array) -> NDArray[np.str_]:
     return np.select([verdicts == FAIL, verdicts == UNDECIDED], ["*", "?"], " ")
 
 
-def _cells(matrix: NDArray[Any], marks: NDArray[Any], digits: int) -> list[str]:
+def _cells(matrix: Array, marks: Array, digits: int) -> list[str]:
     cells = [[_number(value, digits) for value in row] for row in matrix]
     width = max((len(cell) for row in cells for cell in row), default=1)
     pairs = zip(cells, marks, strict=True)

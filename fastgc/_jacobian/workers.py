@@ -28,7 +28,7 @@ _SAME_THERE = 1e-8  # relative: another process may sum a set in another order; 
 
 
 def shared(
-    function: Callable[[Any], Array], home: Any, point: Array, base: Floats, workers: Workers
+    function: Callable[[Any], Array], home: object, point: Array, base: Floats, workers: Workers
 ) -> WorkersFunction | Function:
     """A function of one point, evaluated by workers; in this process, if only one is available.
 
@@ -99,7 +99,7 @@ class WorkersFunction:
         For a function that cannot be pickled.
     """
 
-    def __init__(self, sent: SentFunction, home: Any, workers: Workers, seconds: float) -> None:
+    def __init__(self, sent: SentFunction, home: object, workers: Workers, seconds: float) -> None:
         self._sent = sent
         self._work = SharedWork(workers, sent, home, ("f", "f or args"), seconds=seconds)
         self.at_once = _PIECES * self._work.count

@@ -63,7 +63,7 @@ class Bounds:
         return found
 
 
-def parse_bounds(bounds: Any, layout: ParameterLayout, leaves: Sequence[Array]) -> Bounds:
+def parse_bounds(bounds: object, layout: ParameterLayout, leaves: Sequence[Array]) -> Bounds:
     """The bounds in one of the forms that `fastgc.check_gradients` takes.
 
     Parameters
@@ -93,7 +93,7 @@ def parse_bounds(bounds: Any, layout: ParameterLayout, leaves: Sequence[Array]) 
     return found
 
 
-def _fill(found: Bounds, layout: ParameterLayout, tensor: int, pair: Any) -> None:
+def _fill(found: Bounds, layout: ParameterLayout, tensor: int, pair: object) -> None:
     name, shape = layout.names[tensor], layout.shapes[tensor]
     if not (isinstance(pair, Sequence) and len(pair) == 2):
         raise TypeError(f"bounds[{name!r}] is {pair!r}; it must be a pair (lower, upper)")
@@ -117,7 +117,7 @@ def _fill_pairs(found: Bounds, pairs: Any) -> None:
         found.upper[i] = np.inf if pair[1] is None else pair[1]
 
 
-def _broadcast(value: Any, shape: tuple[int, ...], name: str) -> Floats:
+def _broadcast(value: object, shape: tuple[int, ...], name: str) -> Floats:
     try:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError):

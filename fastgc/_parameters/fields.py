@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 
-def field_names(value: Any) -> list[str] | None:
+def field_names(value: object) -> list[str] | None:
     """The names of the fields of an instance of a dataclass or an attrs class; None for anything else."""
     if isinstance(value, type):
         return None
@@ -20,13 +20,13 @@ def field_names(value: Any) -> list[str] | None:
     return None if attributes is None else [each.name for each in attributes]
 
 
-def tensor_fields(value: Any) -> list[str] | None:
+def tensor_fields(value: object) -> list[str] | None:
     """Its fields that hold parameters: floating-point arrays and numbers, or containers of these. The others stay."""
     names = field_names(value)
     return None if names is None else [name for name in names if _holds_parameters(getattr(value, name, None))]
 
 
-def _holds_parameters(value: Any) -> bool:
+def _holds_parameters(value: object) -> bool:
     if isinstance(value, Mapping):
         return any(map(_holds_parameters, value.values()))
     if isinstance(value, (list, tuple)):
@@ -38,7 +38,7 @@ def _holds_parameters(value: Any) -> bool:
     return isinstance(value, (float, complex)) or hasattr(value, "__dlpack__")  # an array of a framework is refused
 
 
-def with_fields(value: Any, fields: Mapping[str, Any]) -> Any:
+def with_fields(value: object, fields: Mapping[str, object]) -> object:
     """A copy of an instance with other values of some fields, frozen ones too."""
     found = copy.copy(value)
     for name, each in fields.items():
@@ -46,7 +46,7 @@ def with_fields(value: Any, fields: Mapping[str, Any]) -> Any:
     return found
 
 
-def as_list(value: Any) -> Any:
+def as_list(value: Any) -> object:
     """A list of Numba's (``numba.typed.List``) as a plain one; anything else as it is."""
     kind = type(value)
     return [*value] if kind.__module__.startswith("numba.typed") and kind.__name__ == "List" else value

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastgc._arguments import listed, refuse_deep
 from fastgc._missing import TITLES
-from fastgc._parameters.arrays import Array, Positions, as_array
+from fastgc._parameters.arrays import Array, DType, Positions, as_array
 from fastgc._parameters.fields import as_list, tensor_fields, with_fields
 from fastgc._parameters.moulds import Mould, mould_of
 
@@ -35,7 +35,7 @@ class Branch:
     container: type
     names: tuple[str, ...]
     children: tuple[Branch | int, ...]
-    template: Any = field(default=None, compare=False, repr=False)
+    template: object = field(default=None, compare=False, repr=False)
 
     @property
     def is_dict(self) -> bool:
@@ -55,7 +55,7 @@ class ParameterLayout:
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[np.dtype[Any], ...]
+    dtypes: tuple[DType, ...]
     starts: Positions  # shape (tensors + 1,); the last is the number of entries
     structure: Node
     moulds: tuple[Mould | None, ...] = ()  # of each branch, children before parents; None for a plain container
@@ -99,7 +99,7 @@ class ParameterLayout:
         """The index of a tensor's ``local``-th entry, counted in C order."""
         return tuple(int(i) for i in np.unravel_index(local, self.shapes[tensor])) if self.shapes[tensor] else ()
 
-    def rebuild(self, leaves: Sequence[Any]) -> Any:
+    def rebuild(self, leaves: Sequence[object]) -> Any:
         """The caller's structure with these leaves in place of the parameters."""
         moulds = iter(self.moulds)
         return build(
@@ -111,14 +111,14 @@ def _is_sorted(positions: Positions) -> bool:
     return bool(np.all(positions[1:] >= positions[:-1]))
 
 
-def build(node: Node, leaves: Sequence[Any], container: Callable[[Branch, list[Any]], Any]) -> Any:
+def build(node: Node, leaves: Sequence[object], container: Callable[[Branch, list[object]], Any]) -> Any:
     """Replace each leaf number by its leaf and each branch by ``container(branch, children)``."""
     if isinstance(node, int):
         return leaves[node]
     return container(node, [build(child, leaves, container) for child in node.children])
 
 
-def _same_container(branch: Branch, children: list[Any], mould: Mould | None) -> Any:
+def _same_container(branch: Branch, children: list[object], mould: Mould | None) -> Any:
     if mould is not None:
         return mould.filled(children, branch.names)
     if branch.template is not None:
@@ -128,12 +128,12 @@ def _same_container(branch: Branch, children: list[Any], mould: Mould | None) ->
     return same_tuple(branch, children)
 
 
-def same_tuple(branch: Branch, children: Sequence[Any]) -> Any:
+def same_tuple(branch: Branch, children: Sequence[object]) -> Any:
     """The list, tuple or named tuple of these children."""
     return branch.container._make(children) if hasattr(branch.container, "_make") else branch.container(children)
 
 
-def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
+def flatten_parameters(params: object) -> tuple[ParameterLayout, list[Array]]:
     """The layout of ``params`` and its arrays, not copied, in the order of the layout.
 
     Raises
@@ -156,7 +156,7 @@ def flatten_parameters(params: Any) -> tuple[ParameterLayout, list[Array]]:
     return replace(layout, moulds=tuple(moulds)), leaves
 
 
-def tensor_names(params: Any) -> list[str]:
+def tensor_names(params: object) -> list[str]:
     """The names of the tensors in ``params``, in their order, as ``tensors=`` and reports give them.
 
     Parameters
@@ -184,9 +184,7 @@ def tensor_names(params: Any) -> list[str]:
     return [*flatten_parameters(params)[0].names]
 
 
-def named_layout(
-    names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
-) -> ParameterLayout:
+def named_layout(names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[DType]) -> ParameterLayout:
     """The layout of tensors that form a flat dict, in the given order.
 
     Raises
@@ -199,13 +197,13 @@ def named_layout(
 
 
 def _laid_out(
-    names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]], structure: Node
+    names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[DType], structure: Node
 ) -> ParameterLayout:
     starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)]).astype(np.int64)
     return ParameterLayout(tuple(names), tuple(shapes), tuple(dtypes), starts, structure)
 
 
-def named_leaves(params: Any) -> dict[str, Any]:
+def named_leaves(params: object) -> dict[str, object]:
     """The leaves of a structure by their joined names, of any shape and dtype."""
     names: list[str] = []
     leaves: list[Array] = []
@@ -213,7 +211,7 @@ def named_leaves(params: Any) -> dict[str, Any]:
     return dict(zip(names, leaves, strict=True))
 
 
-def _walk(node: Any, path: str, names: list[str], leaves: list[Array], moulds: list[Mould | None]) -> Node:
+def _walk(node: object, path: str, names: list[str], leaves: list[Array], moulds: list[Mould | None]) -> Node:
     if isinstance(node, Mapping):
         _refuse_other_keys(node, path)
         children = tuple(_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in node.items())
@@ -245,7 +243,7 @@ def _where(path: str, what: str = "params") -> str:
     return f"{what}[{path!r}]" if path else what
 
 
-def as_leaf(node: Any, path: str, what: str = "params") -> Array:
+def as_leaf(node: object, path: str, what: str = "params") -> Array:
     """A leaf as an array (numbers become arrays); a TypeError that names ``what`` and the path for anything else."""
     if isinstance(node, np.ndarray):  # of a subclass, such as a matrix, a view of NumPy's own class
         return node if type(node) is np.ndarray else as_array(node, _where(path, what))
@@ -266,7 +264,7 @@ _DOORS = {
 }
 
 
-def refuse_framework(value: Any, what: str) -> None:
+def refuse_framework(value: object, what: str) -> None:
     """Raise a TypeError that names the right function for what belongs to PyTorch or JAX. This imports neither."""
     packages = {kind.__module__.partition(".")[0].removesuffix("lib") for kind in type(value).__mro__}
     for package, doors in _DOORS.items():
@@ -274,13 +272,13 @@ def refuse_framework(value: Any, what: str) -> None:
             raise TypeError(f"{what} is a {TITLES[package]} {type(value).__name__}; use {doors}; or pass NumPy arrays")
 
 
-def _refuse_other_keys(node: Mapping[Any, Any], path: str) -> None:
+def _refuse_other_keys(node: Mapping[object, object], path: str) -> None:
     wrong = [key for key in node if not isinstance(key, str)]
     if wrong:
         raise TypeError(f"{_where(path)} has keys that are not strings: {listed(wrong)}; name tensors with strings")
 
 
-def _refuse_plain_numbers(node: Sequence[Any], path: str) -> None:
+def _refuse_plain_numbers(node: Sequence[object], path: str) -> None:
     if node and all(isinstance(child, (int, float)) for child in node):
         raise TypeError(
             f"{_where(path)} is a {type(node).__name__} of {len(node)} numbers; pass np.asarray(...) for one array"

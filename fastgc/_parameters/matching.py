@@ -19,7 +19,9 @@ class NewArrays(dict[str, Array]):
     """Arrays by name that nobody else holds, so that nobody overwrites them."""
 
 
-def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: bool = False, copy: bool) -> list[Array]:
+def match_gradients(
+    layout: ParameterLayout, gradients: object, *, by_position: bool = False, copy: bool
+) -> list[Array]:
     """The analytic gradient of every tensor as flat arrays, in the order of the layout.
 
     Parameters
@@ -50,7 +52,7 @@ def match_gradients(layout: ParameterLayout, gradients: Any, *, by_position: boo
     return [np.array(a, order="C", copy=True if copy else None).reshape(-1) for a in arrays]
 
 
-def match_parameters(layout: ParameterLayout, values: Any, what: str) -> list[Array]:
+def match_parameters(layout: ParameterLayout, values: object, what: str) -> list[Array]:
     """The arrays of parameters at another point, not copied, in the order of the layout.
 
     Parameters
@@ -71,13 +73,13 @@ def match_parameters(layout: ParameterLayout, values: Any, what: str) -> list[Ar
     return arrays
 
 
-def _named_by_position(layout: ParameterLayout, gradients: Sequence[Any]) -> dict[str, Any]:
+def _named_by_position(layout: ParameterLayout, gradients: Sequence[object]) -> dict[str, object]:
     if len(gradients) != len(layout.names):
         raise ValueError(f"gradients returned {len(gradients)} arrays; params has {len(layout.names)} tensors")
     return dict(zip(layout.names, gradients, strict=True))
 
 
-def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str, Any]]:
+def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str, object]]:
     """Pairs of joined name and leaf of ``values``, which must have the structure of the parameters (``node``)."""
     if isinstance(node, int):
         yield path or "params", values
@@ -99,14 +101,14 @@ def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str,
             yield from _pairs(below, child, joined_name(path, name), what)
 
 
-def _by_field(node: Branch, values: Any) -> Any:
+def _by_field(node: Branch, values: object) -> object:
     """The fields of a dataclass or an attrs class by name; anything else as it is."""
     if node.template is None or field_names(values) is None:
         return values
     return {name: getattr(values, name) for name in node.names if hasattr(values, name)}
 
 
-def _type(value: Any) -> str:
+def _type(value: object) -> str:
     return type(value).__name__
 
 
@@ -114,7 +116,7 @@ def _at(path: str) -> str:
     return f"[{path!r}]" if path else ""
 
 
-def _refuse_unequal_names(layout: ParameterLayout, values: Mapping[str, Any], what: str) -> None:
+def _refuse_unequal_names(layout: ParameterLayout, values: Mapping[str, object], what: str) -> None:
     missing = [name for name in layout.names if name not in values]
     known = set(layout.names)
     unknown = [name for name in values if name not in known]
@@ -124,7 +126,7 @@ def _refuse_unequal_names(layout: ParameterLayout, values: Mapping[str, Any], wh
         raise ValueError("; ".join(parts) + f"; the names of params are {listed(layout.names)}")
 
 
-def _as_gradient(name: str, gradient: Any) -> Array:
+def _as_gradient(name: str, gradient: object) -> Array:
     array = as_array(gradient, f"gradients[{name!r}]")
     if array.dtype.kind == "c":
         raise TypeError(

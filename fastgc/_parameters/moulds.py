@@ -22,11 +22,11 @@ class Mould:
     """
 
     empty: Any
-    attributes: Mapping[str, Any]
+    attributes: Mapping[str, object]
     aliases: Mapping[str, int]
     own: bool
 
-    def filled(self, children: Sequence[Any], keys: Sequence[str]) -> Any:
+    def filled(self, children: Sequence[object], keys: Sequence[str]) -> object:
         """The container with other items, under these keys in a dict, made without a call of its constructor."""
         made = self._with_items(children, keys)
         if self.own:
@@ -36,7 +36,7 @@ class Mould:
             vars(made).update(self.attributes, **{name: children[place] for name, place in self.aliases.items()})
         return made
 
-    def _with_items(self, children: Sequence[Any], keys: Sequence[str]) -> Any:
+    def _with_items(self, children: Sequence[object], keys: Sequence[str]) -> Any:
         if isinstance(self.empty, type):
             return tuple.__new__(self.empty, children)
         made = copy.copy(self.empty)
@@ -48,20 +48,20 @@ class Mould:
         return made
 
 
-def mould_of(container: Any) -> Mould | None:
+def mould_of(container: object) -> Mould | None:
     """The mould of a container; None of a plain one, of a named tuple, and of one that cannot be made again."""
     kind = type(container)
     if kind in (dict, list, tuple) or hasattr(kind, "_make") or not isinstance(container, (dict, list, tuple)):
         return None
     with contextlib.suppress(Exception):  # it cannot be copied or emptied: its items arrive in a plain container
-        empty = kind if isinstance(container, tuple) else copy.copy(container)
+        empty: Any = kind if isinstance(container, tuple) else copy.copy(container)
         if not isinstance(container, tuple):
             empty.clear()
         return _with_attributes(container, empty)
     return None
 
 
-def _with_attributes(container: Any, empty: Any) -> Mould:
+def _with_attributes(container: dict[object, object] | list[object] | tuple[object, ...], empty: Any) -> Mould:
     own = getattr(container, "__dict__", {})
     if own is container:
         empty.__dict__ = {}
@@ -72,5 +72,5 @@ def _with_attributes(container: Any, empty: Any) -> Mould:
     return Mould(empty, {name: value for name, value in own.items() if name not in aliases}, aliases, own=False)
 
 
-def _place(value: Any, items: Iterable[Any]) -> int | None:
+def _place(value: object, items: Iterable[object]) -> int | None:
     return next((i for i, item in enumerate(items) if item is value), None)

@@ -49,10 +49,10 @@ class Point:
 
     layout: ParameterLayout
     leaves: Sequence[Array]
-    params: Any
+    params: object
     stored: Storage | None
     sources: Sequence[Array] | None
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
 
     @cached_property
     def checksums(self) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ class Point:
 
 
 def copied_point(
-    layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...], precision: str, *, complex_step: bool
+    layout: ParameterLayout, leaves: Sequence[Array], args: tuple[object, ...], precision: str, *, complex_step: bool
 ) -> Point:
     """Copies in float64 (``precision="double"``) or in each array's dtype ("native"); complex for the complex step."""
     dtypes = [np.dtype(np.float64) if precision == "double" else dtype for dtype in layout.dtypes]
@@ -90,7 +90,7 @@ def copied_point(
     return Point(layout, stored.leaves, layout.rebuild(stored.leaves), stored, leaves, args)
 
 
-def callers_point(layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...]) -> Point:
+def callers_point(layout: ParameterLayout, leaves: Sequence[Array], args: tuple[object, ...]) -> Point:
     """A point over the caller's arrays, which are displaced in place.
 
     Raises
@@ -214,7 +214,7 @@ def _overlapping(leaves: Sequence[Array]) -> Iterator[tuple[int, int]]:
                 yield min(i, j), max(i, j)
 
 
-def _as_double(value: Any) -> Any:
+def _as_double(value: Any) -> object:
     """Floating-point arrays as float64, inside lists, tuples and dicts too; everything else unchanged."""
     if isinstance(value, (np.ndarray, np.floating)):
         return value.astype(np.float64) if value.dtype in (np.float16, np.float32) else value
@@ -227,10 +227,10 @@ def _as_double(value: Any) -> Any:
     return value
 
 
-def arrays_in(value: Any) -> Iterator[Any]:
+def arrays_in(value: object) -> Iterator[Array]:
     """The NumPy arrays in nested lists, tuples and dicts, and single NumPy records (they are views of an array)."""
     if isinstance(value, (np.ndarray, np.void)):
-        yield value
+        yield value  # type: ignore[misc]  # a record, too, has an array's attributes
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from arrays_in(each)
@@ -243,7 +243,7 @@ def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
     return tuple(0 if array.dtype.hasobject else zlib.crc32(_bytes(np.asarray(array))) for array in arrays)
 
 
-def _bytes(array: Array) -> Any:
+def _bytes(array: Array) -> bytes | memoryview:
     """The bytes of an array in C order, copied only where NumPy has no other way to them."""
     if array.dtype.itemsize and not array.dtype.names:
         return np.ascontiguousarray(array).view(np.uint8).data

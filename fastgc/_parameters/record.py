@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import ItemsView, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import brief, listed
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, DType
 from fastgc._parameters.layout import Branch, Node, ParameterLayout, same_tuple
 
 _WORD = 8  # bytes: every tensor begins at a multiple of it, as an array of float64 needs
@@ -77,15 +77,15 @@ class Record:
     def __len__(self) -> int:
         return len(self._children)
 
-    def keys(self) -> Any:
+    def keys(self) -> KeysView[str]:
         """The names, in the order of the parameters."""
         return self._children.keys()
 
-    def values(self) -> Any:
+    def values(self) -> ValuesView[object]:
         """The arrays, views of the buffer, in the order of the parameters."""
         return self._children.values()
 
-    def items(self) -> Any:
+    def items(self) -> ItemsView[str, object]:
         """Pairs of a name and its array."""
         return self._children.items()
 
@@ -130,7 +130,7 @@ class Storage:
         return over_buffer(self.buffer, self.table, self.tree)
 
 
-def store(layout: ParameterLayout, leaves: Sequence[Array], dtypes: Sequence[np.dtype[Any]]) -> Storage:
+def store(layout: ParameterLayout, leaves: Sequence[Array], dtypes: Sequence[DType]) -> Storage:
     """Copy the leaves, cast to ``dtypes``, into one new buffer."""
     sizes = [-(-leaf.size * dtype.itemsize // _WORD) * _WORD for leaf, dtype in zip(leaves, dtypes, strict=True)]
     offsets = np.cumsum([0, *sizes]).tolist()

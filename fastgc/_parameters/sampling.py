@@ -237,12 +237,12 @@ def select(layout: ParameterLayout, tensors: str | Sequence[str] | None, samples
     return Selection(layout, tuple(counts), {t: each for t, each in given.items() if layout.names[t] in chosen})
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     """Whether a value of ``samples`` is a number of entries, and not the entries themselves."""
-    return isinstance(value, str) or np.ndim(value) == 0
+    return isinstance(value, str) or np.asarray(value).ndim == 0
 
 
-def _given_entries(samples: Mapping[str, Any], layout: ParameterLayout) -> dict[int, Positions]:
+def _given_entries(samples: Mapping[str, object], layout: ParameterLayout) -> dict[int, Positions]:
     """By tensor, sorted positions inside it of the entries that the caller names."""
     found: dict[int, Positions] = {}
     for pattern in sorted(samples, key=lambda pattern: pattern in layout.numbers):
@@ -254,7 +254,7 @@ def _given_entries(samples: Mapping[str, Any], layout: ParameterLayout) -> dict[
     return found
 
 
-def _positions(value: Any, shape: tuple[int, ...], name: str) -> Positions:
+def _positions(value: object, shape: tuple[int, ...], name: str) -> Positions:
     """Entries of a tensor given as a boolean mask, as flat indices, or as index tuples."""
     array, size = np.asarray(value), math.prod(shape)
     if array.dtype == bool:
@@ -316,7 +316,7 @@ def _count(value: Any, name: str, probes: int) -> int:
     return int(value)
 
 
-def matching_names(pattern: Any, names: Collection[str], argument: str) -> list[str]:
+def matching_names(pattern: object, names: Collection[str], argument: str) -> list[str]:
     """The names that a pattern selects; a mapping or a set finds an exact one at once."""
     if not isinstance(pattern, str):
         raise TypeError(f"{argument} has {pattern!r}; names and patterns must be strings")

@@ -14,7 +14,6 @@ import dis
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -51,7 +50,7 @@ _MODULES = ("numpy", "numpy.linalg", "math", "cmath")
 # --- which losses are analytic ---
 
 
-def is_analytic(function: Any, seen: tuple[Any, ...] = ()) -> bool:
+def is_analytic(function: object, seen: tuple[object, ...] = ()) -> bool:
     """Whether everything that the source of a function uses is known to be analytic; what is unknown is not."""
     compiled = hasattr(function, "py_func")  # into code where a complex number fits no array of real ones
     function = getattr(function, "py_func", function)
@@ -94,7 +93,7 @@ def _drops_imaginary_parts(code: CodeType) -> bool:
     return any(isinstance(each, tuple) and not _TAKING_THE_REAL_PART.isdisjoint(each) for each in code.co_consts)
 
 
-def _globals(function: FunctionType, code: CodeType) -> Iterator[Any]:
+def _globals(function: FunctionType, code: CodeType) -> Iterator[object]:
     for each in _codes(code):
         for instruction in dis.get_instructions(each):
             if instruction.opname == "LOAD_GLOBAL":
@@ -102,17 +101,17 @@ def _globals(function: FunctionType, code: CodeType) -> Iterator[Any]:
                 yield function.__globals__.get(name, getattr(builtins, name, None))
 
 
-def _closure(function: FunctionType) -> Iterator[Any]:
+def _closure(function: FunctionType) -> Iterator[object]:
     for cell in function.__closure__ or ():
         yield cell.cell_contents
 
 
-def _defaults(function: FunctionType) -> Iterator[Any]:
+def _defaults(function: FunctionType) -> Iterator[object]:
     yield from function.__defaults__ or ()
     yield from (function.__kwdefaults__ or {}).values()
 
 
-def _is_known(value: Any, seen: tuple[Any, ...]) -> bool:
+def _is_known(value: object, seen: tuple[object, ...]) -> bool:
     if isinstance(value, ModuleType):
         return value.__name__ in _MODULES
     if is_data(value):
@@ -125,7 +124,7 @@ def _is_known(value: Any, seen: tuple[Any, ...]) -> bool:
     return is_analytic(value, seen)
 
 
-def is_data(value: Any) -> bool:
+def is_data(value: object) -> bool:
     """Whether it is made of numbers, text and arrays, and so has no methods of its own."""
     if isinstance(value, dict):
         return all(map(is_data, value.values()))
@@ -138,8 +137,8 @@ def is_data(value: Any) -> bool:
 
 
 def adjudicate(
-    function: Any,
-    args: tuple[Any, ...],
+    function: object,
+    args: tuple[object, ...],
     displaced: Displaced,
     estimates: Estimates,
     judgement: Judgement,

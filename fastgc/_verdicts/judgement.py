@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._parameters.arrays import Floats, Positions, root_mean_square
+from fastgc._parameters.arrays import Array, DType, Floats, Positions, root_mean_square
 from fastgc._words import Verdict
 
 PASS: Final = "pass"
@@ -50,7 +50,7 @@ _REASONS = {
 }
 
 
-def default_rtol(dtype: np.dtype[Any]) -> float:
+def default_rtol(dtype: DType) -> float:
     """The relative tolerance of derivatives of a dtype; what is no float counts as exact."""
     return DEFAULT_RTOL.get(dtype, DEFAULT_RTOL[np.dtype(np.float64)])
 
@@ -68,7 +68,7 @@ class Tolerances:
         """The relative uncertainty above which agreement shows nothing, shape (tensors,)."""
         return np.clip(100 * self.rtol, *_RELATIVE_LIMITS)
 
-    def allowed(self, tensors: Any, size: Any, scales: Floats) -> Any:
+    def allowed(self, tensors: Positions | int, size: Floats | float, scales: Floats) -> Any:
         """Allowed difference of values of that size in these tensors; ``scales`` are those of all tensors."""
         atol = _ATOL_SHARE * self.rtol * scales
         if self.atol is not None:
@@ -146,7 +146,7 @@ class Judgement:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def gradient_scales(numerical: Floats, parts: Iterable[tuple[int, Any]], defaults: Floats) -> Floats:
+def gradient_scales(numerical: Floats, parts: Iterable[tuple[int, slice | Positions]], defaults: Floats) -> Floats:
     """Each tensor's scale: the root mean square of its numerical entries, at least 1e-6 of the largest tensor's.
 
     Parameters
@@ -294,7 +294,7 @@ def _judged(
     return Judgement(analytic, numerical, allowed, failed, undecided, reason, unsure, close)
 
 
-def worst_verdict(verdicts: Any) -> Verdict:
+def worst_verdict(verdicts: Array | Iterable[str]) -> Verdict:
     """Fail if any fails; else undecided if any is; else pass."""
     found = set(verdicts.tolist() if isinstance(verdicts, np.ndarray) else verdicts)  # NumPy's strings compare slowly
     return FAIL if FAIL in found else UNDECIDED if UNDECIDED in found else PASS
