@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numba
 import numpy as np
@@ -24,24 +24,37 @@ from numba.extending import (
     typeof_impl,
     unbox,
 )
+from numpy.typing import DTypeLike
 
 from fastgc._evaluation.jitted import runs_in_parallel
 from fastgc._evaluation.kernel_files import KernelFiles, allowed
-from fastgc._evaluation.numba_record import RecordType
+from fastgc._evaluation.numba_record import Context, Intrinsic, Overload, RecordType
+from fastgc._parameters.arrays import Array, DType, Positions
 from fastgc._parameters.layout import Node
+
+if TYPE_CHECKING:
+    from numba.core.datamodel.manager import DataModelManager
+    from numba.core.pythonapi import _UnboxContext as UnboxContext
+    from numba.core.typing.context import Context as TypingContext
+    from numba.core.typing.templates import Signature
+
+Args: TypeAlias = tuple[object, ...]
+Dispatcher: TypeAlias = Any  # a jitted function; Numba's stub does not name its caches
+CompileResult: TypeAlias = Any  # a compilation; its stub names no attribute
+Kinds: TypeAlias = tuple[types.Type, ...]  # of the arguments of a compiled function
 
 _KEPT = 32  # functions that return what others fill: compiling one takes 0.1 s, and each keeps the other alive
 
 # --- calling a loss ---
 
 
-def _as_number(value: Any) -> Any:
+def _as_number(value: object) -> complex:
     """The loss's value as a number, in nopython code, where it returns a number, an array of one or a tuple."""
     raise NotImplementedError
 
 
 @overload(_as_number, strict=False)
-def _as_number_in_jitted_code(value: Any) -> Any:
+def _as_number_in_jitted_code(value: types.Type) -> Overload:
     if isinstance(value, types.Array):
         return lambda value: value.flat[0]
     if isinstance(value, types.BaseTuple):  # (value, gradients)
@@ -49,7 +62,7 @@ def _as_number_in_jitted_code(value: Any) -> Any:
     return lambda value: value
 
 
-def _write(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> Any:
+def _write(value: object, shape: Positions, axis: int, out: Array, k: int, begin: int) -> int:
     """Write outputs, nested as NumPy would make an array of them, to ``out[k, begin:]``: where they end.
 
     -1 if their lengths along the axes from ``axis`` on are not those of ``shape``.
@@ -58,7 +71,9 @@ def _write(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> A
 
 
 @overload(_write, strict=False)
-def _write_in_jitted_code(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> Any:
+def _write_in_jitted_code(
+    value: types.Type, shape: types.Type, axis: types.Type, out: types.Type, k: types.Type, begin: types.Type
+) -> Overload:
     if isinstance(value, types.Array):
         return _write_scalar_array if value.ndim == 0 else _write_vector if value.ndim == 1 else _write_array
     if isinstance(value, (types.UniTuple, types.List, types.ListType)):
@@ -68,17 +83,17 @@ def _write_in_jitted_code(value: Any, shape: Any, axis: int, out: Any, k: int, b
     return _write_number
 
 
-def _write_number(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+def _write_number(value: complex, shape: Positions, axis: int, out: Array, k: int, begin: int) -> int:
     out[k, begin] = value
     return begin + 1
 
 
-def _write_scalar_array(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+def _write_scalar_array(value: Array, shape: Positions, axis: int, out: Array, k: int, begin: int) -> int:
     out[k, begin] = value[()]
     return begin + 1
 
 
-def _write_vector(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+def _write_vector(value: Array, shape: Positions, axis: int, out: Array, k: int, begin: int) -> int:
     if value.size != shape[axis]:
         return -1
     for i in range(value.size):
@@ -86,7 +101,7 @@ def _write_vector(value: Any, shape: Any, axis: int, out: Any, k: int, begin: in
     return begin + int(value.size)
 
 
-def _write_array(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+def _write_array(value: Array, shape: Positions, axis: int, out: Array, k: int, begin: int) -> int:
     for i in range(value.ndim):
         if value.shape[i] != shape[axis + i]:
             return -1
@@ -96,7 +111,7 @@ def _write_array(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int
     return begin
 
 
-def _write_items(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+def _write_items(value: Sequence[object], shape: Positions, axis: int, out: Array, k: int, begin: int) -> int:
     if len(value) > shape[axis]:  # fewer are seen at the end; the rest of a tuple is shorter
         return -1
     for each in value:
@@ -106,27 +121,27 @@ def _write_items(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int
     return begin
 
 
-def _write_first(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> Any:
+def _write_first(value: tuple[object, ...], shape: Positions, axis: int, out: Array, k: int, begin: int) -> int:
     """Of a tuple of several types, whose number of items is fixed."""
     end = _write(value[0], shape, axis + 1, out, k, begin)
     return end if end < 0 else _write(value[1:], shape, axis, out, k, end)
 
 
-def _write_last(value: Any, shape: Any, axis: int, out: Any, k: int, begin: int) -> int:
+def _write_last(value: tuple[object, ...], shape: Positions, axis: int, out: Array, k: int, begin: int) -> int:
     return begin
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def filled(function: Any, count: int, place: int) -> Any:
+def filled(function: Dispatcher, count: int, place: int) -> Dispatcher:
     """A jitted function that returns a copy of its argument number ``place``, filled by another one of ``count``."""
     names = [f"a{i}" for i in range(count)]
-    space: dict[str, Any] = {"function": function}
+    space: dict[str, object] = {"function": function}
     given = ", ".join("out" if i == place else name for i, name in enumerate(names))
     exec(f"def filled({', '.join(names)}):\n  out = a{place}.copy()\n  function({given})\n  return out", space)
     return numba.njit(space["filled"])
 
 
-def compile_loss(function: Callable[..., Any]) -> Any:
+def compile_loss(function: Callable[..., object]) -> Dispatcher:
     """A plain Python function compiled with ``numba.njit``."""
     return numba.njit(function)
 
@@ -144,7 +159,7 @@ class CompiledLoss:
     __slots__ = ("_compiled", "address", "in_parallel", "kinds", "numba_type")
 
     @global_compiler_lock  # Numba takes this lock to compile, but not to look up machine code
-    def __init__(self, loss: Any, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, loss: Dispatcher, arguments: tuple[object, ...]) -> None:
         kinds = tuple(numba.typeof(argument) for argument in arguments)
         found = loss.overloads.get(kinds) or _compiled_for(loss, kinds)
         self._compiled = found or _compiled_for(_forwarded(loss, len(kinds)), kinds)  # keeps the code alive
@@ -156,13 +171,13 @@ class CompiledLoss:
         self.in_parallel = runs_in_parallel(loss, arguments)
 
 
-def _compiled_for(loss: Any, kinds: tuple[Any, ...]) -> Any:
+def _compiled_for(loss: Dispatcher, kinds: Kinds) -> CompileResult | None:
     """The compilation for exactly these types; None where Numba would convert them or fill in defaults."""
     loss.get_call_template(kinds, {})
     return loss.overloads.get(kinds)
 
 
-def _forwarded(loss: Any, count: int) -> Any:
+def _forwarded(loss: Dispatcher, count: int) -> Dispatcher:
     """A function that calls the loss with its own arguments, so that Numba converts them and fills in defaults."""
     names = ", ".join(f"a{i}" for i in range(count))  # Numba would pack *arguments into one tuple
     return numba.njit(eval(f"lambda {names}: loss({names})", {"loss": loss}))
@@ -171,28 +186,28 @@ def _forwarded(loss: Any, count: int) -> Any:
 class CompiledLossType(types.Type):
     """Numba's type of a `CompiledLoss`: the types of its arguments and of its result."""
 
-    def __init__(self, signature: Any) -> None:
+    def __init__(self, signature: Signature) -> None:
         self.signature = signature
         super().__init__(f"fastgc.CompiledLoss({signature})")
 
     @property
-    def key(self) -> Any:
+    def key(self) -> Signature:
         return self.signature
 
 
 @register_model(CompiledLossType)
 class _CompiledLossModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: CompiledLossType) -> None:
+    def __init__(self, manager: DataModelManager, kind: CompiledLossType) -> None:
         super().__init__(manager, kind, ir.IntType(64))
 
 
 @typeof_impl.register(CompiledLoss)
-def _typeof_loss(loss: CompiledLoss, context: Any) -> CompiledLossType:
+def _typeof_loss(loss: CompiledLoss, context: TypingContext) -> CompiledLossType:
     return loss.numba_type
 
 
 @unbox(CompiledLossType)
-def _unbox_loss(kind: CompiledLossType, obj: Any, c: Any) -> NativeValue:
+def _unbox_loss(kind: CompiledLossType, obj: ir.Value, c: UnboxContext) -> NativeValue:
     attribute = c.pyapi.object_getattr_string(obj, "address")
     address: NativeValue = c.unbox(types.int64, attribute)
     c.pyapi.decref(attribute)
@@ -200,11 +215,11 @@ def _unbox_loss(kind: CompiledLossType, obj: Any, c: Any) -> NativeValue:
 
 
 @intrinsic
-def _call(typing_context: Any, loss: CompiledLossType, params: Any, args: Any) -> Any:
+def _call(typing_context: TypingContext, loss: CompiledLossType, params: types.Type, args: types.Type) -> Intrinsic:
     """Call the loss at its address by Numba's own calling convention. Its exceptions pass through."""
     callee = loss.signature
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    def codegen(context: Context, builder: ir.IRBuilder, signature: Signature, values: Sequence[ir.Value]) -> ir.Value:
         address, first, rest = values
         kind = context.call_conv.get_function_type(callee.return_type, callee.args)
         function = builder.inttoptr(address, kind.as_pointer())
@@ -221,7 +236,9 @@ def _call(typing_context: Any, loss: CompiledLossType, params: Any, args: Any) -
 
 
 @numba.njit(nogil=True)
-def displaced_values(loss: Any, params: Any, args: Any, flat: Any, positions: Any, displaced: Any, out: Any) -> None:
+def displaced_values(
+    loss: CompiledLoss, params: object, args: Args, flat: Array, positions: Positions, displaced: Array, out: Array
+) -> None:
     """Set ``flat[positions[i]]`` to ``displaced[i, j]``, write the loss to ``out[i, j]`` and restore the entry.
 
     ``flat`` shares memory with ``params``. The loss is a `CompiledLoss`, so that one compilation of the loop serves all
@@ -233,18 +250,20 @@ def displaced_values(loss: Any, params: Any, args: Any, flat: Any, positions: An
         original = flat[position]
         for j in range(displaced.shape[1]):
             flat[position] = displaced[i, j]
-            out[i, j] = _as_number(_call(loss, params, args))  # type: ignore[call-arg]
+            out[i, j] = _as_number(_call(loss, params, args))  # type: ignore[call-arg, arg-type]
         flat[position] = original
 
 
-def _displace_entries(flat: Any, original: Any, weights: Any, step: float) -> None:
+def _displace_entries(flat: Array, original: Array, weights: Array, step: float) -> None:
     """Write ``original + step * weights`` to ``flat``, three arrays of one length."""
     for i in range(flat.size):
         flat[i] = original[i] + step * weights[i]
 
 
 @numba.njit(nogil=True)
-def values_along_rays(loss: Any, params: Any, args: Any, flat: Any, rays: Any, first: int, out: Any) -> None:
+def values_along_rays(
+    loss: CompiledLoss, params: object, args: Args, flat: Array, rays: tuple[Array, ...], first: int, out: Array
+) -> None:
     """Write the loss at distances along directions to ``out``: the values from number ``first`` on.
 
     ``rays`` holds origin, begins, bounds, scales, weights and distances.
@@ -261,7 +280,7 @@ def values_along_rays(loss: Any, params: Any, args: Any, flat: Any, rays: Any, f
             step, begin = distances[column] * scales[r], begins[r] - bounds[r]
             for k in range(bounds[r], bounds[r + 1]):
                 flat[begin + k] = origin[k] + step * weights[row, k]
-        out[m] = _as_number(_call(loss, params, args))  # type: ignore[call-arg]
+        out[m] = _as_number(_call(loss, params, args))  # type: ignore[call-arg, arg-type]
     for r in range(begins.size):
         begin = begins[r] - bounds[r]
         for k in range(bounds[r], bounds[r + 1]):
@@ -269,7 +288,9 @@ def values_along_rays(loss: Any, params: Any, args: Any, flat: Any, rays: Any, f
 
 
 @numba.njit(nogil=True)
-def outputs_at_points(function: Any, params: Any, args: Any, flat: Any, points: Any, shape: Any, out: Any) -> int:
+def outputs_at_points(
+    function: CompiledLoss, params: object, args: Args, flat: Array, points: Array, shape: Positions, out: Array
+) -> int:
     """Write each row of ``points`` to ``flat``, and the outputs there to a row of ``out``; the number of rows done.
 
     It ends before the first row where the outputs do not have this shape. The function is a `CompiledLoss`; ``flat``
@@ -278,7 +299,7 @@ def outputs_at_points(function: Any, params: Any, args: Any, flat: Any, points: 
     for k in range(points.shape[0]):
         for i in range(flat.size):
             flat[i] = points[k, i]
-        if _write(_call(function, params, args), shape, 0, out, k, 0) != out.shape[1]:  # type: ignore[call-arg]
+        if _write(_call(function, params, args), shape, 0, out, k, 0) != out.shape[1]:  # type: ignore[call-arg, arg-type]
             return k  # type: ignore[unreachable]  # mypy takes an intrinsic for a function that never returns
     return int(points.shape[0])
 
@@ -286,9 +307,9 @@ def outputs_at_points(function: Any, params: Any, args: Any, flat: Any, points: 
 # --- their compilation ---
 
 
-def _cached(function: Callable[..., Any]) -> Any:
+def _cached(function: Callable[..., object]) -> Dispatcher:
     """A kernel whose machine code is kept on disk for other processes. It contains no code of the user's."""
-    found: Any = numba.njit(nogil=True)(function)
+    found: Dispatcher = numba.njit(nogil=True)(function)
     with contextlib.suppress(RuntimeError):  # there is no folder to write to
         if allowed():
             found.enable_caching()
@@ -302,7 +323,7 @@ _CACHED = {kernel: _cached(kernel.py_func) for kernel in (displaced_values, valu
 displace = _cached(_displace_entries)
 
 
-def open_loop(loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
+def open_loop(loss: CompiledLoss, dtype: DType) -> Callable[..., None]:
     """`displaced_values` for a loss and parameters of a dtype, as a function of its arguments from ``params`` on.
 
     All arrays must be contiguous; positions have dtype int64, displaced entries and values float64, or complex128 if
@@ -311,45 +332,45 @@ def open_loop(loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
     return _entry_point(displaced_values, loss, dtype)
 
 
-def open_ray_loop(loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., None]:
+def open_ray_loop(loss: CompiledLoss, dtype: DType) -> Callable[..., None]:
     """The same for `values_along_rays`: begins and bounds have dtype uint64, scales and distances float64."""
     return _entry_point(values_along_rays, loss, dtype)
 
 
-def open_output_loop(function: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., int]:
+def open_output_loop(function: CompiledLoss, dtype: DType) -> Callable[..., int]:
     """The same for `outputs_at_points`: points and outputs have the dtype of the parameters, the shape int64."""
     return _entry_point(outputs_at_points, function, dtype)
 
 
-def _entry_point(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> Callable[..., Any]:
+def _entry_point(kernel: Dispatcher, loss: CompiledLoss, dtype: DType) -> Callable[..., Any]:
     """The compiled kernel, called without Numba's look at the type of each argument (30 microseconds a call)."""
     loop = functools.partial(_compilation(kernel, _kinds(kernel, loss, dtype)).entry_point, loss)
     return one_at_a_time(loop) if loss.in_parallel else loop
 
 
-def _types_of_values(dtype: np.dtype[Any]) -> list[Any]:
+def _types_of_values(dtype: DType) -> list[types.Type]:
     """Numba's types of the arguments of `displaced_values` from ``flat`` on."""
     value = _value_type(dtype)
     return [_contiguous(dtype, 1), _contiguous(np.int64, 1), _contiguous(value, 2), _contiguous(value, 2)]
 
 
-def _types_of_rays(dtype: np.dtype[Any]) -> list[Any]:
+def _types_of_rays(dtype: DType) -> list[types.Type]:
     """The same for `values_along_rays`."""
     flat, places, numbers = _contiguous(dtype, 1), _contiguous(np.uint64, 1), _contiguous(np.float64, 1)
     rays = types.Tuple([flat, places, places, numbers, _contiguous(np.int8, 2), numbers])
     return [flat, rays, types.uint64, _contiguous(_value_type(dtype), 1)]
 
 
-def _types_of_outputs(dtype: np.dtype[Any]) -> list[Any]:
+def _types_of_outputs(dtype: DType) -> list[types.Type]:
     """The same for `outputs_at_points`."""
     return [_contiguous(dtype, 1), _contiguous(dtype, 2), _contiguous(np.int64, 1), _contiguous(dtype, 2)]
 
 
-def _contiguous(dtype: Any, ndim: int) -> Any:
+def _contiguous(dtype: DTypeLike, ndim: int) -> types.Array:
     return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C")
 
 
-def _value_type(dtype: np.dtype[Any]) -> type:
+def _value_type(dtype: DType) -> type:
     return np.complex128 if dtype.kind == "c" else np.float64
 
 
@@ -360,12 +381,12 @@ _TYPES = {
 }
 
 
-def _kinds(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+def _kinds(kernel: Dispatcher, loss: CompiledLoss, dtype: DType) -> Kinds:
     """Numba's types of all arguments of a kernel."""
     return (*loss.kinds, *_TYPES[kernel](dtype))
 
 
-def _compilation(kernel: Any, kinds: tuple[Any, ...]) -> Any:
+def _compilation(kernel: Dispatcher, kinds: Kinds) -> CompileResult:
     """The kernel compiled for arguments of these types: earlier, by another process, or now."""
     if not _in_memory(kernel, kinds) and _may_be_cached(kinds):
         with contextlib.suppress(Exception):  # the cache cannot be read, say; an error of the loss comes again below
@@ -375,16 +396,16 @@ def _compilation(kernel: Any, kinds: tuple[Any, ...]) -> Any:
     return _in_memory(kernel, kinds)
 
 
-def _in_memory(kernel: Any, kinds: tuple[Any, ...]) -> Any:
+def _in_memory(kernel: Dispatcher, kinds: Kinds) -> CompileResult | None:
     """The kernel compiled for these types in this process, or None."""
     return _CACHED[kernel].overloads.get(kinds) or kernel.overloads.get(kinds)
 
 
-def _may_be_cached(kinds: tuple[Any, ...]) -> bool:
+def _may_be_cached(kinds: Kinds) -> bool:
     return all(_is_known_everywhere(kind) for kind in kinds)
 
 
-def _is_known_everywhere(kind: Any) -> bool:
+def _is_known_everywhere(kind: types.Type) -> bool:
     """Whether every process that reads the cache has the type: it refers to no class of the user's."""
     if isinstance(kind, CompiledLossType):
         return all(_is_known_everywhere(each) for each in (*kind.signature.args, kind.signature.return_type))
@@ -403,7 +424,7 @@ def _containers(node: Node) -> Iterator[type]:
             yield from _containers(child)
 
 
-def loops_are_compiled(loss: CompiledLoss, dtypes: Iterable[np.dtype[Any]]) -> bool:
+def loops_are_compiled(loss: CompiledLoss, dtypes: Iterable[DType]) -> bool:
     """Whether the loops over displaced entries exist already, in this process or on disk.
 
     They are for a loss and parameters of these dtypes. A check of every entry compiles no loop along directions.
@@ -411,12 +432,12 @@ def loops_are_compiled(loss: CompiledLoss, dtypes: Iterable[np.dtype[Any]]) -> b
     return all(_is_compiled(displaced_values, _kinds(displaced_values, loss, dtype)) for dtype in dtypes)
 
 
-def output_loop_is_compiled(function: CompiledLoss, dtype: np.dtype[Any]) -> bool:
+def output_loop_is_compiled(function: CompiledLoss, dtype: DType) -> bool:
     """The same for the loop over outputs."""
     return _is_compiled(outputs_at_points, _kinds(outputs_at_points, function, dtype))
 
 
-def _is_compiled(kernel: Any, kinds: tuple[Any, ...]) -> bool:
+def _is_compiled(kernel: Dispatcher, kinds: Kinds) -> bool:
     if _in_memory(kernel, kinds) or not _may_be_cached(kinds):
         return _in_memory(kernel, kinds) is not None
     cached = _CACHED[kernel]

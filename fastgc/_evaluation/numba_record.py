@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import zlib
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numba
 import numpy as np
@@ -27,6 +28,20 @@ from numba.np.arrayobj import make_array, populate_array
 from fastgc._parameters.layout import Branch, flatten_parameters
 from fastgc._parameters.record import Record, RecordTree, store
 
+if TYPE_CHECKING:
+    from numba.core.cgutils import _StructProxy as StructProxy
+    from numba.core.datamodel.manager import DataModelManager
+    from numba.core.pythonapi import _BoxContext as BoxContext
+    from numba.core.pythonapi import _UnboxContext as UnboxContext
+    from numba.core.typing.context import Context as TypingContext
+    from numba.core.typing.templates import Signature
+
+Context: TypeAlias = Any  # in which Numba generates code; its stub names few of its methods
+# What Numba's decorators take: a type and what writes the code, or the Python function to compile.
+Intrinsic: TypeAlias = "tuple[Signature, Callable[..., ir.Value]]"
+Values: TypeAlias = Sequence[ir.Value]
+Overload: TypeAlias = Callable[..., object] | None
+
 _BUFFER, _TABLE = types.Array(types.uint8, 1, "C"), types.Array(types.int64, 1, "C")
 
 
@@ -44,7 +59,7 @@ class RecordType(types.Type):
             self._hash = hash(self.tree)
         return self._hash
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_hash": None}
 
     @property
@@ -60,12 +75,12 @@ class RecordType(types.Type):
 
 @register_model(RecordType)
 class _RecordModel(models.StructModel):
-    def __init__(self, manager: Any, record: RecordType) -> None:
+    def __init__(self, manager: DataModelManager, record: RecordType) -> None:
         super().__init__(manager, record, [("buffer", _BUFFER), ("table", _TABLE)])
 
 
 @typeof_impl.register(Record)
-def _typeof_record(record: Record, context: Any) -> RecordType:
+def _typeof_record(record: Record, context: TypingContext) -> RecordType:
     if record.numba_type is None:
         record.numba_type = RecordType(record.tree)
     kind: RecordType = record.numba_type
@@ -73,7 +88,7 @@ def _typeof_record(record: Record, context: Any) -> RecordType:
 
 
 @unbox(RecordType)
-def _unbox_record(record: RecordType, obj: Any, c: Any) -> NativeValue:
+def _unbox_record(record: RecordType, obj: ir.Value, c: UnboxContext) -> NativeValue:
     native = cgutils.create_struct_proxy(record)(c.context, c.builder)
     errors = []
     for field, kind in (("buffer", _BUFFER), ("table", _TABLE)):
@@ -86,7 +101,7 @@ def _unbox_record(record: RecordType, obj: Any, c: Any) -> NativeValue:
 
 
 @box(RecordType)
-def _box_record(record: RecordType, value: Any, c: Any) -> Any:
+def _box_record(record: RecordType, value: ir.Value, c: BoxContext) -> ir.Value:
     native = cgutils.create_struct_proxy(record)(c.context, c.builder, value)
     make = c.pyapi.unserialize(c.pyapi.serialize_object(Record))
     tree = c.pyapi.unserialize(c.pyapi.serialize_object(record.tree))
@@ -110,7 +125,7 @@ def _child_type(tree: RecordTree) -> Any:
     return types.BaseTuple.from_types(children, tree.node.container if tree.node.names else tuple)
 
 
-def _build_child(context: Any, builder: Any, native: Any, tree: RecordTree) -> Any:
+def _build_child(context: Context, builder: ir.IRBuilder, native: StructProxy, tree: RecordTree) -> ir.Value:
     """The LLVM value of a child: an array over its part of the buffer, a record, or a tuple of children."""
     if isinstance(tree.node, int):
         return _build_array(context, builder, native, tree)
@@ -123,7 +138,7 @@ def _build_child(context: Any, builder: Any, native: Any, tree: RecordTree) -> A
     return context.make_tuple(builder, kind, parts)
 
 
-def _build_array(context: Any, builder: Any, native: Any, tree: RecordTree) -> Any:
+def _build_array(context: Context, builder: ir.IRBuilder, native: StructProxy, tree: RecordTree) -> ir.Value:
     assert isinstance(tree.node, int)
     kind, row = _child_type(tree), tree.rows[tree.node]
     buffer = make_array(_BUFFER)(context, builder, native.buffer)
@@ -153,15 +168,16 @@ class _RecordItem(AbstractTemplate):
 
     key = "static_getitem"
 
-    def generic(self, args: Any, kws: Any) -> Any:
+    def generic(self, args: tuple[types.Type, str], kws: object) -> Signature | None:
         record, name = args
         if isinstance(record, RecordType) and name in record.branch.names:
-            return signature(_child_type(_child_tree(record, name)), *args)
+            found: Signature = signature(_child_type(_child_tree(record, name)), *args)
+            return found
         return None  # the overload below says what is wrong
 
 
 @lower_builtin("static_getitem", RecordType, types.StringLiteral)
-def _record_item(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _record_item(context: Context, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
     native, name = args
     return _lowered_child(context, builder, signature.args[0], native, name)
 
@@ -172,14 +188,15 @@ class _RecordField(AttributeTemplate):
 
     key = RecordType
 
-    def generic_resolve(self, record: RecordType, name: str) -> Any:  # type: ignore[override]
+    def generic_resolve(self, record: RecordType, name: str) -> types.Type | None:  # type: ignore[override]
         if record.branch.template is not None and name in record.branch.names:
-            return _child_type(_child_tree(record, name))
+            found: types.Type = _child_type(_child_tree(record, name))
+            return found
         return None
 
 
 @lower_getattr_generic(RecordType)
-def _record_field(context: Any, builder: Any, record: RecordType, value: Any, name: str) -> Any:
+def _record_field(context: Context, builder: ir.IRBuilder, record: RecordType, value: ir.Value, name: str) -> ir.Value:
     return _lowered_child(context, builder, record, value, name)
 
 
@@ -188,22 +205,22 @@ def _child_tree(record: RecordType, name: str) -> RecordTree:
     return record.tree.child(branch.children[branch.names.index(name)])
 
 
-def _lowered_child(context: Any, builder: Any, record: RecordType, value: Any, name: str) -> Any:
+def _lowered_child(context: Context, builder: ir.IRBuilder, record: RecordType, value: ir.Value, name: str) -> ir.Value:
     tree = _child_tree(record, name)
     native = cgutils.create_struct_proxy(record)(context, builder, value)
     return impl_ret_borrowed(context, builder, _child_type(tree), _build_child(context, builder, native, tree))
 
 
 @intrinsic(prefer_literal=True)
-def _child(typing_context: Any, record: RecordType, name: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _child(typing_context: TypingContext, record: RecordType, name: types.StringLiteral) -> Intrinsic:
+    def codegen(context: Context, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         return _lowered_child(context, builder, record, args[0], name.literal_value)
 
     return _child_type(_child_tree(record, name.literal_value))(record, name), codegen
 
 
 @overload(operator.getitem, prefer_literal=True, strict=False)
-def _getitem(record: Any, name: Any) -> Any:
+def _getitem(record: types.Type, name: types.Type) -> Overload:
     if not isinstance(record, RecordType):
         return None
     if not isinstance(name, types.StringLiteral):
@@ -215,7 +232,7 @@ def _getitem(record: Any, name: Any) -> Any:
 
 
 @overload(len, strict=False)
-def _len(record: Any) -> Any:
+def _len(record: types.Type) -> Overload:
     if not isinstance(record, RecordType):
         return None
     count = len(record.branch.names)
@@ -223,8 +240,8 @@ def _len(record: Any) -> Any:
 
 
 @intrinsic
-def _buffer(typing_context: Any, record: RecordType) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _buffer(typing_context: TypingContext, record: RecordType) -> Intrinsic:
+    def codegen(context: Context, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         native = cgutils.create_struct_proxy(record)(context, builder, args[0])
         return impl_ret_borrowed(context, builder, _BUFFER, native.buffer)
 
@@ -232,8 +249,8 @@ def _buffer(typing_context: Any, record: RecordType) -> Any:
 
 
 @intrinsic
-def _with_buffer(typing_context: Any, record: RecordType, buffer: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def _with_buffer(typing_context: TypingContext, record: RecordType, buffer: types.Array) -> Intrinsic:
+    def codegen(context: Context, builder: ir.IRBuilder, signature: Signature, args: Sequence[ir.Value]) -> ir.Value:
         native = cgutils.create_struct_proxy(record)(context, builder, args[0])
         native.buffer = args[1]
         return impl_ret_borrowed(context, builder, record, native._getvalue())
@@ -241,7 +258,7 @@ def _with_buffer(typing_context: Any, record: RecordType, buffer: Any) -> Any:
     return record(record, buffer), codegen
 
 
-def record(params: Any) -> Any:
+def record(params: object) -> Any:
     """A copy of parameters in the form that a jitted function receives: ``r["W1"]`` in Python and in nopython code.
 
     Parameters
@@ -290,7 +307,7 @@ def record(params: Any) -> Any:
 
 
 @overload(record, strict=False)
-def _record_in_jitted_code(params: Any) -> Any:
+def _record_in_jitted_code(params: types.Type) -> Overload:
     if isinstance(params, RecordType):
         return lambda params: _with_buffer(params, _buffer(params).copy())  # type: ignore[call-arg]
     if isinstance(params, types.Array):
