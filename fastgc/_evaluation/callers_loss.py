@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastgc._evaluation.bounded import BoundedEvaluator
 from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
@@ -27,7 +27,7 @@ class OpenEvaluator(Protocol):
     """Opens an evaluator of a loss at a point, as `fastgc._evaluation.engine.open_evaluator` does."""
 
     def __call__(
-        self, loss: Any, point: Point, execution: Execution, *, expected: int, with_gradients: bool
+        self, loss: object, point: Point, execution: Execution, *, expected: int, with_gradients: bool
     ) -> tuple[Evaluator, FirstCall]: ...
 
 
@@ -51,8 +51,8 @@ class CallersLoss:
     copied : whether a point holds copies; not where the evaluators displace what they keep themselves
     """
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
+    function: Callable[..., object]
+    args: tuple[object, ...]
     layout: ParameterLayout
     leaves: Sequence[Array]
     execution: Execution

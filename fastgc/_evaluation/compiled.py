@@ -30,7 +30,7 @@ from fastgc._evaluation.evaluator import (
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.threads import Work, WorkerThreads, WorkQueue, piece_length
 from fastgc._evaluation.working_time import now
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import Array, DType, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import Storage
 
@@ -55,7 +55,7 @@ class _Bundle:
     origin : these entries at the point, shape (entries,)
     """
 
-    dtype: np.dtype[Any]
+    dtype: DType
     begins: NDArray[np.uint64]
     bounds: NDArray[np.uint64]
     scales: Floats
@@ -82,8 +82,8 @@ class NumbaEvaluator:
     def __init__(
         self,
         direct: PythonEvaluator,
-        loss: Any,
-        args: tuple[Any, ...],
+        loss: object,
+        args: tuple[object, ...],
         layout: ParameterLayout,
         stores: Sequence[Storage],
         seconds: float,
@@ -95,7 +95,7 @@ class NumbaEvaluator:
         self._loss = _kernels.CompiledLoss(loss, (self._records[0], *args))
         dtypes = {leaf.dtype for leaf in stores[0].leaves}
         self._loops = {dtype: _kernels.open_loop(self._loss, dtype) for dtype in dtypes}
-        self._ray_loops: dict[np.dtype[Any], Callable[..., None]] = {}
+        self._ray_loops: dict[DType, Callable[..., None]] = {}
         # The place of each tensor's first entry in the buffer, counted in entries of its dtype.
         sizes = np.array([leaf.dtype.itemsize for leaf in stores[0].leaves])
         self._begins: Positions = stores[0].offsets // sizes
@@ -195,7 +195,7 @@ class NumbaEvaluator:
             bundle = self._bundle(dtypes.pop(), directions)
             self._in_threads(flat.size, 1, in_the_loop, silent)
 
-    def _bundle(self, dtype: np.dtype[Any], directions: Sequence[Sequence[Ray]]) -> _Bundle:
+    def _bundle(self, dtype: DType, directions: Sequence[Sequence[Ray]]) -> _Bundle:
         if dtype not in self._ray_loops:
             self._ray_loops[dtype] = _kernels.open_ray_loop(self._loss, dtype)
         rays, flat = directions[0], self._stores[0].buffer.view(dtype)
@@ -265,7 +265,7 @@ class NumbaEvaluator:
 
     # --- in one thread ---
 
-    def _run(self, thread: int, dtype: np.dtype[Any], cells: Positions, displaced: Array, out: Array) -> _RaisedAt:
+    def _run(self, thread: int, dtype: DType, cells: Positions, displaced: Array, out: Array) -> _RaisedAt:
         flat = self._stores[thread].buffer.view(dtype)
         originals, errors = flat[cells], []
         begin = time.perf_counter()
@@ -294,7 +294,7 @@ class NumbaEvaluator:
         return errors
 
     def _run_row(
-        self, thread: int, parts: Sequence[tuple[np.dtype[Any], Positions, Array]], tensor: int, out: Array
+        self, thread: int, parts: Sequence[tuple[DType, Positions, Array]], tensor: int, out: Array
     ) -> _RaisedAt:
         """The loss with entries displaced together: for each dtype, places in its buffer and new entries."""
         flats = [self._stores[thread].buffer.view(dtype) for dtype, _, _ in parts]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numba
 from numba.core.errors import NumbaError
@@ -15,7 +14,7 @@ from fastgc._parameters.point import copied_point
 
 
 def takes_complex_parameters(
-    loss: Callable[..., Any], layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...]
+    loss: Callable[..., object], layout: ParameterLayout, leaves: Sequence[Array], args: tuple[object, ...]
 ) -> bool:
     """Whether Numba finds types for the loss with complex parameters; True also where it finds none for real ones."""
     return _compiles(loss, layout, leaves, args, complex_step=True) or not _compiles(
@@ -24,11 +23,11 @@ def takes_complex_parameters(
 
 
 def _compiles(
-    loss: Callable[..., Any], layout: ParameterLayout, leaves: Sequence[Array], args: tuple[Any, ...], *,
+    loss: Callable[..., object], layout: ParameterLayout, leaves: Sequence[Array], args: tuple[object, ...], *,
     complex_step: bool,
 ) -> bool:  # fmt: skip
     point = copied_point(layout, leaves, args, "double", complex_step=complex_step)
-    typeof: Any = numba.typeof
+    typeof: Callable[[object], object] = numba.typeof
     try:
         jitted(loss).compile(tuple(typeof(each) for each in (point.received_by(True), *point.args)))
     except NumbaError:

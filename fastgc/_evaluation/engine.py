@@ -79,7 +79,7 @@ class FirstCall:
         return replace(self, notes=(*self.notes, note)) if note else self
 
 
-def is_jitted(function: Any) -> bool:
+def is_jitted(function: object) -> bool:
     """Whether a function was compiled by Numba. This does not import Numba."""
     if "numba" not in sys.modules:
         return False
@@ -88,7 +88,7 @@ def is_jitted(function: Any) -> bool:
     return _jitted.is_dispatcher(function)
 
 
-def in_turn(function: Callable[..., Any], args: tuple[Any, ...] = ()) -> Callable[..., Any]:
+def in_turn(function: Callable[..., Any], args: tuple[object, ...] = ()) -> Callable[..., Any]:
     """A function that threads may call at the same time: one compiled with ``parallel=True`` waits for its turn."""
     if not is_jitted(function):
         return function
@@ -98,7 +98,7 @@ def in_turn(function: Callable[..., Any], args: tuple[Any, ...] = ()) -> Callabl
     return _kernels.one_at_a_time(function) if _jitted.runs_in_parallel(function, args) else function
 
 
-def jitted(loss: Callable[..., Any]) -> Any:
+def jitted(loss: Callable[..., object]) -> Any:
     """A plain loss compiled by ``numba.njit``; a jitted loss itself, and any loss where Numba compiles nothing."""
     from fastgc._evaluation import jitted as _jitted
 
@@ -150,7 +150,7 @@ def open_evaluator(
 
 
 def _open_in_python(
-    direct: PythonEvaluator, call: Callable[..., Any], point: Point, execution: Execution, compiled: bool
+    direct: PythonEvaluator, call: Callable[..., object], point: Point, execution: Execution, compiled: bool
 ) -> tuple[Evaluator, FirstCall]:
     if execution.vectorized:
         return _open_vectorized(direct, call, point)
@@ -170,10 +170,10 @@ def _open_plain(loss: Any, point: Point, execution: Execution, error: NotCompile
     )
 
 
-def _reader(args: tuple[Any, ...], with_gradients: bool) -> Read:
+def _reader(args: tuple[object, ...], with_gradients: bool) -> Read:
     """How to have the value of a jitted loss at a record."""
 
-    def value(loss: Callable[..., Any], record: Any) -> Any:
+    def value(loss: Callable[..., object], record: object) -> Any:
         found = in_turn(loss, args)(record, *args)
         return as_number(value_of_pair(found) if with_gradients else found, complex_allowed=True)
 
@@ -193,7 +193,7 @@ def _refuse_uncompilable(point: Point, execution: Execution) -> None:
 
 
 def _open_compiled(
-    direct: PythonEvaluator, loss: Any, point: Point, execution: Execution, expected: int, read: Read
+    direct: PythonEvaluator, loss: object, point: Point, execution: Execution, expected: int, read: Read
 ) -> tuple[Evaluator, FirstCall]:
     """Compiled loops, or single calls of the jitted loss where these take less time.
 
@@ -219,7 +219,7 @@ def _open_compiled(
 
 
 def _looping(
-    direct: PythonEvaluator, loss: Any, point: Point, count: int, seconds: float, limits: contextlib.ExitStack
+    direct: PythonEvaluator, loss: object, point: Point, count: int, seconds: float, limits: contextlib.ExitStack
 ) -> Evaluator:
     """Compiled loops in ``count`` threads. The limits are handed on to the evaluator, which lifts them."""
     from fastgc._evaluation import compiled as _compiled
@@ -233,7 +233,7 @@ def _looping(
 
 
 def _open_workers(
-    direct: PythonEvaluator, loss: Callable[..., Any], point: Point, workers: Workers
+    direct: PythonEvaluator, loss: Callable[..., object], point: Point, workers: Workers
 ) -> tuple[Evaluator, FirstCall]:
     """Workers for a plain loss; this process alone if only one is available, or if the loss writes into args."""
     from fastgc._evaluation import executors as _executors
@@ -256,7 +256,7 @@ def _open_workers(
     return evaluator, first
 
 
-def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., Any], point: Point) -> tuple[Evaluator, FirstCall]:
+def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., object], point: Point) -> tuple[Evaluator, FirstCall]:
     from fastgc._evaluation.vectorized import VectorizedEvaluator
 
     evaluator = VectorizedEvaluator(direct, loss, point.args, point.layout, point.leaves, _available_memory())
@@ -311,7 +311,7 @@ def readable_compilation(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def limited_blas(function: Any, engine: str, args: tuple[Any, ...] = ()) -> Iterator[None]:
+def limited_blas(function: object, engine: str, args: tuple[object, ...] = ()) -> Iterator[None]:
     """One thread for BLAS while a jitted function may run in compiled loops; not for one that runs in parallel."""
     from fastgc._evaluation import jitted as _jitted
     from fastgc._evaluation import threads as _threads
@@ -355,7 +355,7 @@ def affordable_threads(
     return _affordable_copies(wanted, 1, point.stored.buffer.nbytes, "threads")
 
 
-def _writes_nearby(function: Any, point: Point, read: Read) -> bool:
+def _writes_nearby(function: Callable[..., object], point: Point, read: Read) -> bool:
     """Whether a call near the point changes args. At the point it may write what an earlier call has written."""
     arrays = writable_arrays(point.args)
     if not arrays:

@@ -197,7 +197,7 @@ def silent(count: int) -> None:
     """A `Tick` that shows no progress."""
 
 
-def value_of_pair(returned: Any) -> Any:
+def value_of_pair(returned: object) -> Any:
     """The value of a loss that returns ``(value, gradients)``; a TypeError for one that returns anything else."""
     if isinstance(returned, (tuple, list)) and len(returned) == 2:
         return returned[0]
@@ -207,7 +207,7 @@ def value_of_pair(returned: Any) -> Any:
     )
 
 
-def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
+def as_number(value: object, *, complex_allowed: bool = False) -> Any:
     """The value of a loss as a float (or a complex number, where the complex step allows it).
 
     Raises
@@ -235,19 +235,19 @@ def as_number(value: Any, *, complex_allowed: bool = False) -> Any:
     return array.reshape(-1)[0].item()
 
 
-def _of_pair(value: Any) -> str:
+def _of_pair(value: object) -> str:
     """What to pass where a loss returns its value and its gradients."""
     return ", or pass gradients=True for a pair (value, gradients)" if type(value) is tuple and len(value) == 2 else ""
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = object.__repr__(value)
     with contextlib.suppress(Exception):  # its __repr__ may raise
         text = repr(value)
     return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 3] + "..."
 
 
-def at_entry(layout: ParameterLayout, position: int, entry: Any) -> Place:
+def at_entry(layout: ParameterLayout, position: int, entry: object) -> Place:
     """The point where one entry is displaced."""
     tensor = int(layout.tensor_of(np.array([position]))[0])
     index = layout.index(tensor, position - int(layout.starts[tensor]))

@@ -119,7 +119,7 @@ class Engine(Protocol):
     def label(self) -> str:
         """For reports."""
 
-    def outcomes(self, function: Callable[..., Any], tasks: deque[Task], watch: Watch) -> Outcomes:
+    def outcomes(self, function: Callable[..., object], tasks: deque[Task], watch: Watch) -> Outcomes:
         """Each task with the outcome of ``function(*task)``, in the order in which they are finished."""
 
     def renewed(self) -> Engine:
@@ -156,7 +156,7 @@ class Executing:
         self.count, self.label, self._executor = count, label, executor
         self._at_work: dict[Future[Any], Task] = {}
 
-    def outcomes(self, function: Callable[..., Any], tasks: deque[Task], watch: Watch) -> Outcomes:
+    def outcomes(self, function: Callable[..., object], tasks: deque[Task], watch: Watch) -> Outcomes:
         """As `Engine.outcomes`."""
         able = True
         while self._at_work or (able and tasks):
@@ -168,7 +168,7 @@ class Executing:
                 able = able and not isinstance(found, Death)
                 yield task, found
 
-    def _submit(self, function: Callable[..., Any], tasks: deque[Task]) -> bool:
+    def _submit(self, function: Callable[..., object], tasks: deque[Task]) -> bool:
         """Hand over as many tasks as the workers can have at hand; whether the executor takes them."""
         while tasks and len(self._at_work) < _AHEAD * self.count:
             try:
@@ -252,10 +252,10 @@ class MapCalls:
 
     piece_seconds = _SEEN_SECONDS
 
-    def __init__(self, call: Callable[..., Any], count: int, label: str) -> None:
+    def __init__(self, call: Callable[..., object], count: int, label: str) -> None:
         self.count, self.label, self._call = count, label, call
 
-    def outcomes(self, function: Callable[..., Any], tasks: deque[Task], watch: Watch) -> Outcomes:
+    def outcomes(self, function: Callable[..., object], tasks: deque[Task], watch: Watch) -> Outcomes:
         """As `Engine.outcomes`; in whatever order the map gives them."""
         length = self.count
         while tasks:
@@ -301,7 +301,7 @@ class MapCalls:
     release = end
 
 
-def _spread(function: Callable[..., Any], task: Task) -> Any:
+def _spread(function: Callable[..., object], task: Task) -> Any:
     return function(*task)
 
 
@@ -359,7 +359,7 @@ def process_count(workers: int) -> int:
         return int(joblib.effective_n_jobs(workers))
 
 
-def _joblib_map(count: int, backend: Any, function: Callable[..., Any], items: list[Any]) -> Any:
+def _joblib_map(count: int, backend: Any, function: Callable[..., object], items: list[object]) -> object:
     """As map, by joblib and the backend that is active."""
     how = "generator" if backend.supports_return_generator else "list"
     calls = [joblib.delayed(function)(item) for item in items]

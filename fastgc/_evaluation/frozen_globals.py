@@ -48,7 +48,7 @@ def named(what: str) -> str:
     return what if len(what) == 1 else f"the {what}"
 
 
-def nearby_records(point: Point) -> Iterator[Any]:
+def nearby_records(point: Point) -> Iterator[object]:
     """Records of the parameters: every entry displaced, every entry displaced by a share of itself, none displaced."""
     generator = stream(0, "compiled")
     dtypes = [leaf.dtype for leaf in point.leaves]
@@ -58,7 +58,7 @@ def nearby_records(point: Point) -> Iterator[Any]:
         yield store(point.layout, leaves, dtypes).record()
 
 
-def value_at(read: Read, function: Callable[..., Any], record: Any) -> Array | None:
+def value_at(read: Read, function: Callable[..., object], record: object) -> Array | None:
     """The numbers that a function returns, shape (m,); None where it raises."""
     try:
         with np.errstate(all="ignore"):

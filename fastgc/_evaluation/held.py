@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from fastgc._parameters.arrays import Array
 UNMOVED = "the loss did not respond to any entry: does it read its argument?"
 
 
-def holder_note(function: Callable[..., Any], args: Sequence[Any], leaves: Sequence[Array]) -> str | None:
+def holder_note(function: Callable[..., object], args: Sequence[object], leaves: Sequence[Array]) -> str | None:
     """What to check instead where an object within reach of the loss holds arrays equal to the parameters."""
     for name, value in (*((f"args[{k}]", arg) for k, arg in enumerate(args)), *_reached(function)):
         held = [key for key, array in _attributes(value) if any(np.array_equal(array, leaf) for leaf in leaves)]
@@ -26,7 +25,7 @@ def holder_note(function: Callable[..., Any], args: Sequence[Any], leaves: Seque
     return None
 
 
-def _reached(function: Any) -> Iterator[tuple[str, Any]]:
+def _reached(function: object) -> Iterator[tuple[str, object]]:
     """The objects that a function reads: its own, those of its closure, and globals; by their names."""
     function = getattr(function, "py_func", function)
     if isinstance(function, MethodType):
@@ -39,11 +38,11 @@ def _reached(function: Any) -> Iterator[tuple[str, Any]]:
         yield from ((name, function.__globals__[name]) for name in code.co_names if name in function.__globals__)
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Array]]:
+def _attributes(value: object) -> Iterator[tuple[str, Array]]:
     """The arrays that an object holds as attributes; a jitted class has a structure instead of a dict of these."""
     if isinstance(value, (ModuleType, FunctionType, type)):
         return
-    structure: Mapping[str, Any] = getattr(getattr(value, "_numba_type_", None), "struct", {})
+    structure: Mapping[str, object] = getattr(getattr(value, "_numba_type_", None), "struct", {})
     names = [*structure, *getattr(value, "__dict__", ())]
     for name in names:
         found = getattr(value, name, None)

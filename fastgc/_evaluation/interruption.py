@@ -77,7 +77,7 @@ class Interruption:
             raise error
         self.requested = True
 
-    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
         """What one of the caller's functions returns; `Stopped` if it is interrupted, or the check was before."""
         if self.requested:
             raise Stopped
@@ -122,7 +122,7 @@ class InterruptibleEvaluator(WrappedEvaluator):
         """As `Evaluator.along_rays`."""
         return self._called(self.inner.along_rays, directions, distances)
 
-    def _called(self, method: Callable[..., Result], *arguments: Any) -> Result:
+    def _called(self, method: Callable[..., Result], *arguments: object) -> Result:
         try:
             return self._interruption.call(method, *arguments)
         except Stopped:

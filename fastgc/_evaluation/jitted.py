@@ -15,13 +15,13 @@ def compiles() -> bool:
     return not getattr(numba.config, "DISABLE_JIT", 0)  # the module makes its names when it is imported
 
 
-def runs_in_parallel(loss: Any, args: tuple[Any, ...] = ()) -> bool:
+def runs_in_parallel(loss: object, args: tuple[object, ...] = ()) -> bool:
     """Whether the loss, or a jitted function that it calls or finds in its arguments, has ``parallel=True``."""
     roots = [loss, *_dispatchers_in(args)]
     return any(bool(each.targetoptions.get("parallel")) for root in roots for each in _jitted_functions(root))
 
 
-def _dispatchers_in(value: Any) -> Iterator[Any]:
+def _dispatchers_in(value: object) -> Iterator[object]:
     """The jitted functions in nested tuples and lists."""
     if isinstance(value, (tuple, list)):
         for each in value:
@@ -30,7 +30,7 @@ def _dispatchers_in(value: Any) -> Iterator[Any]:
         yield value
 
 
-def freezes_data(loss: Any) -> bool:
+def freezes_data(loss: object) -> bool:
     """Whether Numba compiled the value of a global or closure variable into the loss or a function that it calls.
 
     Functions and modules of the listed libraries do not count.
@@ -38,9 +38,9 @@ def freezes_data(loss: Any) -> bool:
     return any(_is_data(value) for function in _jitted_functions(loss) for value in _captured(function.py_func))
 
 
-def _jitted_functions(loss: Any) -> list[Any]:
+def _jitted_functions(loss: object) -> list[Any]:
     found: list[Any] = []
-    queue = [loss]
+    queue: list[Any] = [loss]
     while queue:
         function = queue.pop()
         if any(function is other for other in found):
@@ -50,7 +50,7 @@ def _jitted_functions(loss: Any) -> list[Any]:
     return found
 
 
-def _captured(function: Any) -> list[Any]:
+def _captured(function: Any) -> list[object]:
     """The values that a Python function reads from its globals and its closure."""
     names = function.__code__.co_names
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell is not None]
@@ -61,7 +61,7 @@ def _captured(function: Any) -> list[Any]:
 _LIBRARIES = ("numpy", "numba", "math", "cmath", "operator", "scipy", "builtins", "fastgc")
 
 
-def _is_data(value: Any) -> bool:
+def _is_data(value: object) -> bool:
     if isinstance(value, ModuleType):
         return value.__name__.partition(".")[0] not in _LIBRARIES
     return not callable(value)
@@ -72,6 +72,6 @@ def compiled_anew(loss: Any) -> Any:
     return numba.njit(**{key: value for key, value in loss.targetoptions.items() if key != "nopython"})(loss.py_func)
 
 
-def is_dispatcher(function: Any) -> bool:
+def is_dispatcher(function: object) -> bool:
     """Whether a function was compiled by ``numba.njit``."""
     return isinstance(function, Dispatcher)

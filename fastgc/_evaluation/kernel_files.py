@@ -37,11 +37,11 @@ class KernelFiles:
     dumps : pickles a compilation
     """
 
-    def __init__(self, parent: str, stamp: Any, dumps: Callable[[Any], bytes]) -> None:
+    def __init__(self, parent: str, stamp: object, dumps: Callable[[Any], bytes]) -> None:
         self._folder = Path(parent) / f"fastgc-{os.getuid() if hasattr(os, 'getuid') else 0}"
         self._stamp, self._dumps = (stamp, sys.implementation.cache_tag), dumps
 
-    def load(self, key: Any) -> Any:
+    def load(self, key: object) -> Any:
         """What was saved under a key; None where nothing is, or nothing that can be trusted."""
         with contextlib.suppress(OSError):
             path = self._path(key)
@@ -53,7 +53,7 @@ class KernelFiles:
                 return data if kept == key else None
         return None
 
-    def save(self, key: Any, data: Any) -> None:
+    def save(self, key: object, data: object) -> None:
         """Keep a compilation; nothing where the folder is not the user's alone, or the disk is full."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class KernelFiles:
         for path in self._folder.glob("*"):
             path.unlink(missing_ok=True)
 
-    def _path(self, key: Any) -> Path:
+    def _path(self, key: object) -> Path:
         return self._folder / hashlib.sha256(repr((self._stamp, key)).encode("utf-8", "backslashreplace")).hexdigest()
 
     def _write(self, path: Path, pickled: bytes) -> None:

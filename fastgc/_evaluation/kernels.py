@@ -6,7 +6,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numba
 import numpy as np
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 Args: TypeAlias = tuple[object, ...]
 Dispatcher: TypeAlias = Any  # a jitted function; Numba's stub does not name its caches
 CompileResult: TypeAlias = Any  # a compilation; its stub names no attribute
+Result = TypeVar("Result")
 Kinds: TypeAlias = tuple[types.Type, ...]  # of the arguments of a compiled function
 
 _KEPT = 32  # functions that return what others fill: compiling one takes 0.1 s, and each keeps the other alive
@@ -456,14 +457,14 @@ def default_threads() -> int:
 _turn = threading.RLock()
 
 
-def one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+def one_at_a_time(function: Callable[..., Result]) -> Callable[..., Result]:
     """A function that waits until no other thread calls one of these.
 
     It is for jitted functions that run in parallel: with the threading layer "workqueue", Numba ends the process when
     two threads call such functions at the same time.
     """
 
-    def called(*args: Any) -> Any:
+    def called(*args: object) -> Result:
         with _turn:
             return function(*args)
 

@@ -38,7 +38,7 @@ class JittedFunction:
     read : the outputs that a version of the function returns at x, shape (m,)
     """
 
-    function: Any
+    function: object
     point: Point
     shape: tuple[int, ...]
     fills: int | None

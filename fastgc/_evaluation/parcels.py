@@ -20,9 +20,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastgc._evaluation.evaluator import described
 from fastgc._missing import missing
@@ -56,7 +58,7 @@ class Folder:
             self._folder = tempfile.TemporaryDirectory(prefix="fastgc-", ignore_cleanup_errors=True)
         self._tokens: set[str] = set()
 
-    def parcel(self, what: str, payload: Any, function: Any = None) -> Parcel:
+    def parcel(self, what: str, payload: object, function: object = None) -> Parcel:
         """Pickle an object. ``function``: the caller's, whose module goes along where others cannot import it.
 
         Raises
@@ -138,7 +140,7 @@ def _payload(parcel: Parcel, sent: Mapping[str, bytes]) -> Any:
 # --- files ---
 
 
-def save(path: Path, payload: Any) -> None:
+def save(path: Path, payload: object) -> None:
     """Pickle an object; its arrays go into a second file that all processes can map into memory."""
     buffers: list[pickle.PickleBuffer] = []
     data = cloudpickle.dumps(payload, protocol=5, buffer_callback=buffers.append)
@@ -159,7 +161,7 @@ def load(path: Path) -> Any:
     return _unpickled(head, np.asarray(np.memmap(_array_file(path), np.uint8, "c")))
 
 
-def _unpickled(head: bytes, arrays: Any) -> Any:
+def _unpickled(head: bytes, arrays: NDArray[np.uint8]) -> Any:
     folders, spans, data = pickle.loads(head)
     sys.path.extend(folder for folder in folders if folder not in sys.path)
     return pickle.loads(data, buffers=[arrays[start:stop] for start, stop in spans])
@@ -186,7 +188,7 @@ def portable(error: Exception) -> bytes:
     return bytes(cloudpickle.dumps(substitute))
 
 
-def home(function: Any) -> Any:
+def home(function: object) -> ModuleType | None:
     """The module of a function if other processes cannot import it (a file run by its path), else None."""
     name = getattr(function, "__module__", None) or type(function).__module__
     top = name.partition(".")[0]
@@ -198,7 +200,7 @@ _registering = threading.RLock()  # cloudpickle's registry belongs to the whole 
 
 
 @contextlib.contextmanager
-def by_value(module: Any) -> Iterator[None]:
+def by_value(module: ModuleType | None) -> Iterator[None]:
     """Pickle the functions of a module with their code instead of by name."""
     if module is None:
         yield

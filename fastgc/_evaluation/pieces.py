@@ -78,7 +78,7 @@ class SharedWork:
     """
 
     def __init__(
-        self, workers: Workers, payload: Any, function: Any, words: tuple[str, str], *, seconds: float
+        self, workers: Workers, payload: object, function: object, words: tuple[str, str], *, seconds: float
     ) -> None:
         self.name = "python"  # how the function is evaluated, for reports: here, until there is enough to share out
         self.workers, self.seconds, self.words = workers, seconds, words
@@ -108,7 +108,7 @@ class SharedWork:
         self,
         method: str,
         count: int,
-        arguments: Callable[[slice], tuple[Any, ...]],
+        arguments: Callable[[slice], tuple[object, ...]],
         place: Callable[[slice], str],
         deadline: float,
     ) -> Generator[tuple[int, slice, Any]]:
@@ -195,7 +195,7 @@ class _Words:
             "try fewer workers, or workers=1 to see the crash itself"
         ) from death.error
 
-    def tell(self, seconds: float, waiting: Mapping[int, Any]) -> None:
+    def tell(self, seconds: float, waiting: Mapping[int, object]) -> None:
         """Warn that there was no answer for so many seconds."""
         first = self.place(self.parts[min(waiting)])
         warnings.warn(
@@ -224,7 +224,7 @@ def _received(answer: Any) -> tuple[int, Any, float]:
 # --- in a worker ---
 
 
-def _run(number: int, sent: Mapping[str, bytes], check: Parcel, method: str, *arguments: Any) -> Any:
+def _run(number: int, sent: Mapping[str, bytes], check: Parcel, method: str, *arguments: object) -> Any:
     """Do one task: its number, what became of it, the result and the seconds it took.
 
     It became "done"; or "raised", with the exception pickled, whatever engine brings it; or "lacks", with the token of

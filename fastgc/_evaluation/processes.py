@@ -51,8 +51,8 @@ class SentLoss:
         For a comparison with the worker's values; None for a loss that gives another value at each call.
     """
 
-    loss: Callable[..., Any]
-    args: tuple[Any, ...]
+    loss: Callable[..., object]
+    args: tuple[object, ...]
     layout: ParameterLayout
     leaves: list[Array]
     trial: tuple[Positions, Array, Array] | None = None
@@ -187,7 +187,7 @@ class WorkersEvaluator:
         self._direct.close()
         self._work.close()
 
-    def _here(self, method: str, *arguments: Any) -> Any:
+    def _here(self, method: str, *arguments: object) -> Any:
         with single_threaded():
             return getattr(self._direct, method)(*arguments)
 
@@ -206,7 +206,7 @@ class WorkersEvaluator:
         self,
         method: str,
         count: int,
-        arguments: Callable[[slice], tuple[Any, ...]],
+        arguments: Callable[[slice], tuple[object, ...]],
         place: Callable[[slice], str],
         tick: Callable[[int, int], object] = lambda before, after: None,
     ) -> Array:
@@ -235,6 +235,8 @@ class WorkersEvaluator:
 
 # --- in a worker ---
 
+Answer = tuple[Array, tuple[Raised, bytes | None]]  # values, and what the loss raised: the first exception, pickled
+
 
 @dataclass(frozen=True)
 class OpenedLoss:
@@ -245,21 +247,21 @@ class OpenedLoss:
     leaves: Sequence[Array]
     shared: Sequence[Array]
 
-    def values(self, *arguments: Any) -> Any:
+    def values(self, *arguments: Any) -> Answer:
         """Of `Evaluator.values`, and what the loss raised."""
         return self._answer(self.evaluator.values(*arguments))
 
-    def along(self, *arguments: Any) -> Any:
+    def along(self, *arguments: Any) -> Answer:
         """Of `Evaluator.along`, and what the loss raised."""
         return self._answer(self.evaluator.along(*arguments))
 
-    def along_cells(self, directions: list[list[Ray]], distances: Array, part: slice) -> Any:
+    def along_cells(self, directions: list[list[Ray]], distances: Array, part: slice) -> Answer:
         """Values along directions, of the cells of a part of the table (directions, distances), and what was raised."""
         rows, columns = np.divmod(np.arange(part.start, part.stop), distances.size)
         found = [self.evaluator.along_one(directions[k], distances[columns[rows == k]]) for k in np.unique(rows)]
         return self._answer(np.concatenate(found))
 
-    def _answer(self, values: Array) -> tuple[Array, tuple[Raised, bytes | None]]:
+    def _answer(self, values: Array) -> Answer:
         _refuse_changed(self)
         raised, self.evaluator.raised = self.evaluator.raised, Raised()
         return values, (replace(raised, first=None), None if raised.first is None else portable(raised.first))

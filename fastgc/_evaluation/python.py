@@ -65,9 +65,9 @@ class PythonEvaluator:
 
     def __init__(
         self,
-        loss: Callable[..., Any],
-        params: Any,
-        args: tuple[Any, ...],
+        loss: Callable[..., object],
+        params: object,
+        args: tuple[object, ...],
         layout: ParameterLayout,
         leaves: Sequence[Array],
         sources: Sequence[Array] | None,

@@ -50,7 +50,7 @@ def is_numbas(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def explained(what: str, function: Any, arguments: tuple[Any, ...]) -> Iterator[None]:
+def explained(what: str, function: Any, arguments: tuple[object, ...]) -> Iterator[None]:
     """Replace an exception of Numba's compiler by one that names the argument in the way and the remedy."""
     try:
         yield
@@ -61,7 +61,7 @@ def explained(what: str, function: Any, arguments: tuple[Any, ...]) -> Iterator[
         raise _explanation(what, function, arguments, origin) from origin
 
 
-def _explanation(what: str, function: Any, arguments: tuple[Any, ...], error: Exception) -> NotCompiledError:
+def _explanation(what: str, function: Any, arguments: tuple[object, ...], error: Exception) -> NotCompiledError:
     unknown = _unknown(arguments[1:])
     said = misplaced(what, function, arguments, "numba.njit({})") or "\n".join(unknown)
     if said:
@@ -73,7 +73,7 @@ def _explanation(what: str, function: Any, arguments: tuple[Any, ...], error: Ex
     return found
 
 
-def _unknown(args: Sequence[Any]) -> list[str]:
+def _unknown(args: Sequence[object]) -> list[str]:
     """The arguments whose type Numba does not know, and what to pass for each."""
     found = []
     for number, each in enumerate(args):
@@ -86,7 +86,7 @@ def _unknown(args: Sequence[Any]) -> list[str]:
     return found
 
 
-def _has_type(value: Any) -> bool:
+def _has_type(value: object) -> bool:
     import numba
 
     try:
@@ -95,7 +95,7 @@ def _has_type(value: Any) -> bool:
         return False
 
 
-def _signed(what: str, function: Any, arguments: Sequence[Any]) -> str:
+def _signed(what: str, function: Any, arguments: Sequence[object]) -> str:
     """That the function is compiled for other types, which it receives in single precision only where that is asked."""
     import numba
 
@@ -124,7 +124,7 @@ def _place(text: str) -> Iterator[str]:
         yield f"line {number} of {path.rpartition('/')[2]}" + (f": {source[:_LONGEST]}" if source else "")
 
 
-def _form(params: Any) -> str:
+def _form(params: object) -> str:
     """What the function receives for the parameters, and what to do about it."""
     if hasattr(params, "keys"):
         receives = "params is a record there, indexed by literal names: params['W1']"
@@ -135,7 +135,7 @@ def _form(params: Any) -> str:
     return f'{receives}. Make it nopython code, or use engine="python" with a plain Python function (its py_func)'
 
 
-def plain_value(function: Callable[..., Any], params: Any, args: tuple[Any, ...]) -> bool:
+def plain_value(function: Callable[..., object], params: object, args: tuple[object, ...]) -> bool:
     """Whether the plain Python function has a value there."""
     try:
         function(params, *args)

@@ -8,9 +8,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, TypeAlias
 
 import threadpoolctl
+
+Library: TypeAlias = Any  # of linear algebra, as threadpoolctl finds it, which has no types
 
 LONGEST_PIECE = 0.05  # seconds: a progress bar moves, and Ctrl-C answers, twenty times a second
 _SHORTEST_PIECE = 6e-4  # seconds: taking a piece from the queue (some 10 microseconds) costs about 2 % of it
@@ -160,7 +162,7 @@ class _SingleThreadedBlas:
             if not self._inside and not self._keeper.ended:
                 self._keeper.end()
 
-    def _libraries(self, *, of_each_thread: bool, openmp: bool = False) -> list[Any]:
+    def _libraries(self, *, of_each_thread: bool, openmp: bool = False) -> list[Library]:
         """The libraries that count threads for each thread, or for the process. They are searched after each import."""
         if len(sys.modules) != self._modules:  # a search takes a millisecond
             self._controller, self._modules = threadpoolctl.ThreadpoolController(), len(sys.modules)
@@ -175,7 +177,7 @@ class _SingleThreadedBlas:
 class _Keeper(threading.Thread):
     """A thread that keeps libraries at one thread until ``end`` is called."""
 
-    def __init__(self, libraries: list[Any], before: _Keeper | None) -> None:
+    def __init__(self, libraries: list[Library], before: _Keeper | None) -> None:
         super().__init__(name="fastgc-blas", daemon=True)
         self._libraries, self._before = libraries, before
         self.ready, self._over = threading.Event(), threading.Event()
@@ -204,12 +206,12 @@ class _Keeper(threading.Thread):
 
 
 @contextlib.contextmanager
-def _one_thread(libraries: list[Any]) -> Iterator[None]:
+def _one_thread(libraries: list[Library]) -> Iterator[None]:
     """Set one thread in libraries and restore their numbers afterwards.
 
     A library whose number did not change is left alone: another limit is in force there.
     """
-    changed: list[tuple[Any, int]] = []
+    changed: list[tuple[Library, int]] = []
     try:
         for each in libraries:
             number = each.get_num_threads()
@@ -223,7 +225,7 @@ def _one_thread(libraries: list[Any]) -> Iterator[None]:
             each.set_num_threads(number)
 
 
-def _counts_for_each_thread(library: Any) -> bool:
+def _counts_for_each_thread(library: Library) -> bool:
     """Whether a limit holds for the calling thread only: so it is with MKL (as threadpoolctl sets it) and OpenMP."""
     return library.internal_api == "mkl" or getattr(library, "threading_layer", "") == "openmp"
 

@@ -65,8 +65,8 @@ class VectorizedEvaluator:
     def __init__(
         self,
         plain: PythonEvaluator,
-        loss: Callable[..., Any],
-        args: tuple[Any, ...],
+        loss: Callable[..., object],
+        args: tuple[object, ...],
         layout: ParameterLayout,
         leaves: Sequence[Array],
         room: float,
@@ -240,7 +240,7 @@ class VectorizedEvaluator:
         return as_values(self._loss(self._layout.rebuild(batched), *self._args), rows, self._plain.result_dtype)
 
 
-def as_values(value: Any, rows: int, dtype: type) -> Array:
+def as_values(value: object, rows: int, dtype: type) -> Array:
     """The result of a vectorized loss as an array of ``dtype``, one number for each row.
 
     Raises

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Executor
-from typing import Any
 
 from fastgc._arguments import whole
 from fastgc._words import Workers
@@ -14,7 +13,7 @@ from fastgc._words import Workers
 _COUNTS = ("_max_workers", "num_workers", "_processes")
 
 
-def refuse_workers(workers: Any) -> None:
+def refuse_workers(workers: object) -> None:
     """Raise unless the value is a number of processes, an executor or a map-like callable."""
     kind = type(workers).__name__
     if isinstance(workers, type) and workers is not map:
@@ -69,7 +68,7 @@ def width(workers: Workers) -> int:
     if not (isinstance(workers, Executor) or callable(workers)):
         return workers if workers > 0 else os.cpu_count() or 1
     owner = getattr(workers, "__self__", workers)
-    client: Any = getattr(owner, "_client", None)
+    client: object = getattr(owner, "_client", None)
     if hasattr(client, "nthreads"):  # of dask
         return max(1, sum(int(count) for count in client.nthreads().values()))
     found = [getattr(owner, name, None) for name in _COUNTS]

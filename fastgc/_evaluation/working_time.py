@@ -15,7 +15,7 @@ class _Compilations:
     def __init__(self) -> None:
         self.seconds, self._depth, self._begin = 0.0, 0, 0.0
         self.number = 0  # of compilations
-        self.listener: Any = None
+        self.listener: object = None
         self.users = 0  # checks that run, in several threads perhaps
 
     def stands_at(self) -> float:
@@ -99,14 +99,14 @@ def compilation_left_out(wanted: bool) -> Iterator[None]:
             event.unregister("numba:compiler_lock", _compilations.listener)
 
 
-def _listener(base: Any) -> Any:
+def _listener(base: type) -> object:
     """What Numba tells when it begins to compile and when it ends."""
 
-    def on_start(self: Any, event: Any) -> None:
+    def on_start(self: object, event: object) -> None:
         _compilations.number += 1
         _compilations.begin()
 
-    def on_end(self: Any, event: Any) -> None:
+    def on_end(self: object, event: object) -> None:
         _compilations.end()
 
     return type("Listener", (base,), {"on_start": on_start, "on_end": on_end})()

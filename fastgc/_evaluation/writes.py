@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from fastgc._parameters.point import Point, arrays_in
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, range, slice, enum.Enum, np.generic, np.dtype)
 
 
-def unknown_in(args: tuple[Any, ...]) -> str | None:
+def unknown_in(args: tuple[object, ...]) -> str | None:
     """The first argument, in words, of which it is not known whether the loss writes to it; None if there is none.
 
     Known are arrays (checksums show a write), immutable values, jitted functions, and tuples and lists of these.
@@ -24,7 +23,7 @@ def unknown_in(args: tuple[Any, ...]) -> str | None:
     return next((text for i, each in enumerate(args) for text in _unknown_parts(f"args[{i}]", each)), None)
 
 
-def _unknown_parts(place: str, value: Any) -> Iterator[str]:
+def _unknown_parts(place: str, value: object) -> Iterator[str]:
     if isinstance(value, (tuple, list)):
         for i, each in enumerate(value):
             yield from _unknown_parts(f"{place}[{i}]", each)
@@ -35,14 +34,14 @@ def _unknown_parts(place: str, value: Any) -> Iterator[str]:
         yield f"{place} is {_named_type(value)}"
 
 
-def _named_type(value: Any) -> str:
+def _named_type(value: object) -> str:
     kind = type(value)
     if kind.__module__.startswith("numba.experimental.jitclass"):
         return f"a jitclass ({kind.__name__})"
     return f"a {'numba.typed.' if kind.__module__.startswith('numba.typed') else ''}{kind.__name__}"
 
 
-def writable_arrays(args: tuple[Any, ...]) -> list[Array]:
+def writable_arrays(args: tuple[object, ...]) -> list[Array]:
     """The arrays in args, and NumPy records, that can be written to."""
     return [array for array in arrays_in(args) if array.flags.writeable]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -137,7 +137,7 @@ class PointChecker:
         """The analytic gradient as the caller has it, one flat array for each tensor, safe from being overwritten."""
         if not (callable(self.gradients) or self.gradients is True):
             return match_gradients(self.loss.layout, self.gradients, copy=False)
-        function: Callable[..., object] = self.loss.function if self.gradients is True else self.gradients
+        function: Callable[..., Any] = self.loss.function if self.gradients is True else self.gradients
         point = point.real()
         before = point.checksums
         with readable_compilation("the gradients"):
