@@ -6,16 +6,19 @@ chain rule, the gradient of the whole is right if every operation is right for t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from fastgc._arguments import brief
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
 from fastgc._parameters.arrays import Floats
-from fastgc._reports.operations import Slope
+from fastgc._reports.gradient import GradientReport
+from fastgc._reports.operations import Operation, Slope
 from fastgc._verdicts.judgement import FAIL, PASS, Tolerances, judge
 
 _RATIO, _RUNGS = 8.0, 3  # of neighbouring steps, as along the probes; three are the fewest that show a kink
@@ -51,6 +54,20 @@ class OperationAtPoint:
     rtol: float
     along: Callable[[Sequence[int], Floats], Floats]
     displaced: Callable[[], OperationAtPoint]
+
+
+def with_operations(report: GradientReport, tested: Callable[[], tuple[Operation, ...]], which: str) -> GradientReport:
+    """The report, with the operations of a check that failed, or a note where they (``which``) cannot be tested."""
+    if report.verdict != FAIL:
+        return report
+    begin, notes = time.perf_counter(), report.notes
+    operations: tuple[Operation, ...] = ()
+    try:
+        operations = tested()
+    except Exception as error:
+        notes = (*notes, f"{which} is wrong was not tested ({brief(f'{type(error).__name__}: {error}')})")
+    seconds = report.seconds + time.perf_counter() - begin
+    return replace(report, operations=operations, notes=notes, seconds=seconds)
 
 
 @np.errstate(all="ignore")

@@ -19,6 +19,7 @@ from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, FirstCall, NotFiniteError
 from fastgc._evaluation.evaluator import WrongTypeError, described
 from fastgc._gradient.check import check_loss, passed_or_raise
+from fastgc._gradient.operation import with_operations
 from fastgc._gradient.options import CheckOptions, refuse_args
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import FLOATS, named_layout
@@ -28,7 +29,7 @@ from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._reports.gradient import GradientReport
 from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.jax._evaluator import JaxEvaluator, Leaf, Leaves, LossOfLeaves, compiled
-from fastgc.jax._operations import with_operations
+from fastgc.jax._operations import operations_of
 
 _COPIED_BYTES = 2**26  # of parameters that are also copied in double precision: 128 MiB more
 _ABOUT_DTYPES = "dtype|float64|f64"  # matches JAX's messages about arrays of two dtypes
@@ -214,7 +215,11 @@ def _check(
             asked=given.asked, previous=earlier,
         )  # fmt: skip
         if operations and gradients is None:
-            report = with_operations(report, lambda leaves: _scalar(given.value(leaves)), tree.arrays, options.seed)
+            report = with_operations(
+                report,
+                lambda: operations_of(lambda leaves: _scalar(given.value(leaves)), tree.arrays, options.seed),
+                "which custom rule",
+            )
     return replace(report, notes=(*report.notes, *given.notes))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,31 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._arguments import brief
 from fastgc._derivatives.displaced import DISTANCE
 from fastgc._derivatives.random_weights import UNIT, random_weights
 from fastgc._gradient.operation import NOT_FINITE, OperationAtPoint, least_alike, operation_slopes
 from fastgc._parameters.arrays import Array, Floats, norm
-from fastgc._reports.gradient import GradientReport
 from fastgc._reports.operations import Operation, Slope
 from fastgc._verdicts.judgement import DEFAULT_RTOL, FAIL, UNDECIDED, worst_verdict
 from fastgc._words import Verdict
 from fastgc.jax._calls import Call, is_inexact, recorded
 from fastgc.jax._evaluator import Leaf, Leaves, LossOfLeaves
-
-
-def with_operations(report: GradientReport, loss: LossOfLeaves, leaves: Leaves, seed: int) -> GradientReport:
-    """The report, with its operations if the check failed, and a note where they cannot be tested."""
-    if report.verdict != FAIL:
-        return report
-    begin, notes = time.perf_counter(), report.notes
-    operations: tuple[Operation, ...] = ()
-    try:
-        operations = operations_of(loss, leaves, seed)
-    except Exception as error:
-        notes = (*notes, f"which custom rule is wrong was not tested ({brief(f'{type(error).__name__}: {error}')})")
-    seconds = report.seconds + time.perf_counter() - begin
-    return replace(report, operations=operations, notes=notes, seconds=seconds)
 
 
 def operations_of(loss: LossOfLeaves, leaves: Leaves, seed: int) -> tuple[Operation, ...]:

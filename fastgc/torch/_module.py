@@ -18,6 +18,7 @@ from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution
 from fastgc._gradient.check import check_loss, passed_or_raise
+from fastgc._gradient.operation import with_operations
 from fastgc._gradient.options import CheckOptions, by_tensor
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout, named_layout
@@ -27,7 +28,7 @@ from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.torch._flat import as_reals
 from fastgc.torch._in_place import without_hooks
 from fastgc.torch._nested import out_of_reach
-from fastgc.torch._operations import with_operations
+from fastgc.torch._operations import operations_of
 from fastgc.torch._points import KNOWN, AnalyticGradient, Finer, Opener, held
 from fastgc.torch._subject import Arguments, detached, is_inexact, refused_inputs, subject_of
 
@@ -240,7 +241,8 @@ def _check(
         earlier = None if previous is None else _earlier(layout, leaves, previous, module, options.precision)
         gradient = AnalyticGradient(subject)
         report = check_loss(options.applied_to(callers), gradient, options, earlier, begin)
-        report = with_operations(report, subject, options.seed) if operations else report
+        if operations:
+            report = with_operations(report, lambda: operations_of(subject, options.seed), "which operation")
     return replace(report, notes=(*report.notes, *gradient.notes))
 
 

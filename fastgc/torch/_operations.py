@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ import torch
 
 from fastgc._arguments import brief
 from fastgc._gradient.operation import NOT_FINITE, least_alike, operation_slopes
-from fastgc._reports.gradient import GradientReport
 from fastgc._reports.operations import INSIDE, Operation, Slope
 from fastgc._verdicts.judgement import FAIL, UNDECIDED, worst_verdict
 from fastgc.torch._calls import Call, Recorder
@@ -33,20 +31,6 @@ class _Tested:
     @property
     def failed(self) -> bool:
         return any(slope.verdict == FAIL for slope in self.slopes)
-
-
-def with_operations(report: GradientReport, subject: Subject, seed: int) -> GradientReport:
-    """The report, with its operations if the check failed, and a note where they cannot be tested."""
-    if report.verdict != FAIL:
-        return report
-    begin, notes = time.perf_counter(), report.notes
-    operations: tuple[Operation, ...] = ()
-    try:
-        operations = operations_of(subject, seed)
-    except Exception as error:
-        notes = (*notes, f"which operation is wrong was not tested ({brief(f'{type(error).__name__}: {error}')})")
-    seconds = report.seconds + time.perf_counter() - begin
-    return replace(report, operations=operations, notes=notes, seconds=seconds)
 
 
 def operations_of(subject: Subject, seed: int, room: int = _ROOM) -> tuple[Operation, ...]:
