@@ -688,6 +688,49 @@ def test_a_right_jacobian_takes_few_calls_and_backward_passes(m: int, n: int) ->
     assert calls.count("backward") <= 7 + 4 + 1  # four vectors, their sum, zeros, a repetition; four more; undefined
 
 
+def soft_alignment(gamma: float, factor: float, calls: list[int]) -> Callable[..., Any]:
+    """The cost of aligning two series (Cuturi & Blondel 2017) from their distances; nearly kinked for small gamma.
+
+    ``factor``: of the backward, right for 1; ``calls`` gets an item for every forward pass.
+    """
+
+    def costs(distances: Any) -> Any:
+        n, m = distances.shape
+        r = torch.full((n + 1, m + 1), torch.inf, dtype=distances.dtype)
+        r[0, 0] = 0
+        for i, j in np.ndindex(n, m):
+            before = torch.stack([r[i, j], r[i, j + 1], r[i + 1, j]])
+            r[i + 1, j + 1] = distances[i, j] - gamma * torch.logsumexp(-before / gamma, 0)
+        return r[1:, 1:]
+
+    def last(distances: Any) -> Any:
+        calls.append(1)
+        return costs(distances)[-1, -1]
+
+    def backward(distances: Any, _: Any, g: Any) -> Any:
+        r, e = costs(distances), torch.zeros_like(distances)
+        n, m = e.shape
+        e[-1, -1] = 1
+        for i, j in ((n - 1 - k, m - 1 - h) for k, h in np.ndindex(n, m)):
+            for a, b in ((i + 1, j), (i, j + 1), (i + 1, j + 1)):
+                if a < n and b < m:
+                    e[i, j] += e[a, b] * torch.exp((r[a, b] - r[i, j] - distances[a, b]) / gamma)
+        return factor * g * e
+
+    return function(last, backward)
+
+
+@pytest.mark.filterwarnings("ignore:Input #0 requires gradient and is of dtype torch.float32")
+@pytest.mark.parametrize("gamma", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize(("dtype", "most"), [("float64", 2 + 2 * 8), ("float32", 240)])  # 240: twenty for each entry
+def test_near_kinks_and_in_single_precision_calls_stay_few(gamma: float, dtype: str, most: int) -> None:
+    distances = double(4, 3).detach().square().to(getattr(torch, dtype)).requires_grad_()
+    calls: list[int] = []
+    assert gradcheck(soft_alignment(gamma, 1.0, calls), distances)
+    assert len(calls) <= most
+    assert not gradcheck(soft_alignment(gamma, 1.1, []), distances, raise_exception=False)
+
+
 @forward_mode
 def test_few_vectors_certify_forward_mode_too() -> None:
     calls = []
