@@ -190,7 +190,7 @@ def test_cheap_quotients_are_within_ten_uncertainties(stencil: str) -> None:
     def draw(low: float, high: float) -> float:
         return float(generator.uniform(low, high))
 
-    for number in range(210):
+    for number in range(105):
         example = FAMILIES[number % len(FAMILIES)](draw)
         scale = 10 ** draw(-8, 8)
         slope = scale * example.slope(example.x)

@@ -293,9 +293,7 @@ def test_junit_properties(run, pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("-p", "no:cacheprovider")], ids=["cache", "no cache"])
-def test_workers_of_xdist(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
-) -> None:
+def test_workers_of_xdist(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
     for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTHONDONTWRITEBYTECODE"):  # others load for seconds in each worker
         monkeypatch.setenv(name, "1")
     pytester.makepyfile(test_users=HEAD + PASSING + FAILING + NOISY)
