@@ -80,20 +80,17 @@ def test_the_citation_names_the_version_and_the_licences_of_the_distribution() -
 def run_from(folder: Path, *options: str) -> list[str]:
     """The lines of a run of pytest on the package and tests in a folder."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--assert=plain", *options]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
+    environment = os.environ | {"PYTHONPATH": str(folder), "FASTGC_CACHE": "0"}  # kept loops are no part of it
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout.splitlines()
 
 
-def test_its_tests_are_collected_from_it(unpacked: Path) -> None:
-    collected = {line.partition("::")[0] for line in run_from(unpacked, "--collect-only") if "::" in line}
-    assert collected == {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
-
-
 def test_its_tests_run_from_it(unpacked: Path) -> None:
-    """Those of one folder; which files tests need, the first test of this file says."""
-    assert " passed" in run_from(unpacked, "tests/parameters", "-m", "not slow")[-1]
+    """All are collected, and those of one file run; which files tests need, the first test of this file says."""
+    last = run_from(unpacked, "-k", "test_sampling")[-1]
+    ran, left_out = (int(re.search(rf"(\d+) {word}", last)[1]) for word in ("passed", "deselected"))  # type: ignore[index]
+    assert ran > 10 and left_out > 4000, last
 
 
 def test_the_wheel_holds_the_package_its_data_and_its_licences(unpacked: Path, wheel: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_interval_of_the_error_holds_it_as_often_as_it_says() -> None:
     error = 1e-3 * np.random.default_rng(1).standard_normal(400)
     relative = np.linalg.norm(error) / (2 * np.linalg.norm(gradients["w"]))
     wrong = with_error(gradients, "w", error)
-    probes = [probed(loss, wrong, params, probes=100, seed=seed).tensors["w"].probe for seed in range(20)]
+    probes = [probed(loss, wrong, params, probes=50, seed=seed).tensors["w"].probe for seed in range(20)]
     held = sum(probe.interval[0] < relative < probe.interval[1] for probe in probes)
     assert held >= 16, "19 of 20 on average"
 
@@ -93,9 +93,9 @@ def test_the_interval_of_the_whole_error_holds_it_in_most_cases() -> None:
     wrong = with_error(gradients, "w", error)
     numerical, analytic = np.linalg.norm(gradients["w"]), np.linalg.norm(wrong["w"])
     relative = np.linalg.norm(error) / (numerical + analytic)
-    probes = [probed(loss, wrong, params, seed=seed).tensors["w"].probe for seed in range(60)]
+    probes = [probed(loss, wrong, params, seed=seed).tensors["w"].probe for seed in range(30)]
     held = sum(probe.interval[0] < relative < probe.interval[1] for probe in probes)
-    assert held >= 51  # nominally 57 of 60; the norms in the denominator are estimates too
+    assert held >= 25  # nominally 28 or 29 of 30; the norms in the denominator are estimates too
 
 
 def test_a_correct_gradient_is_bounded_and_nothing_is_seen() -> None:
@@ -119,7 +119,7 @@ def test_a_correct_gradient_is_bounded_and_nothing_is_seen() -> None:
 @pytest.mark.parametrize("probes", [1, 3])
 def test_one_wrong_entry_above_the_limit_is_seen_in_every_direction(probes: int) -> None:
     loss, gradients, params = sines(w=200)
-    for seed in range(50):
+    for seed in range(20):
         limit = limit_of(loss, gradients, params, seed=seed, probes=probes)
         wrong = with_error(gradients, "w", 3 * limit, seed)
         probe = probed(loss, wrong, params, seed=seed, probes=probes, rtol=1e-12).tensors["w"].probe
@@ -132,12 +132,12 @@ def test_two_wrong_entries_of_one_size_hardly_ever_cancel(ratio: float) -> None:
     """Signs alone miss them in half of the directions; three hold 85 magnitudes each, of which one cancels."""
     loss, gradients, params = sines(w=60)
     wrong = with_error(with_error(gradients, "w", 1e-3, 7), "w", 1e-3 * ratio, 31)
-    runs, missed = 60, 0
+    runs, missed = 30, 0
     for seed in range(runs):
         probe = probed(loss, wrong, params, probes=3, seed=seed).tensors["w"].probe
         assert probe.seen, seed
         missed += int(np.sum(np.abs(probe.residuals) <= probe.uncertainties))
-    assert missed <= 6  # of 180, where 1 in 170 gives 1 on average
+    assert missed <= 4  # of 90, where 1 in 170 gives one in two runs
 
 
 @pytest.mark.parametrize("options", [{"in_place": True}, {"precision": "native"}])
@@ -183,7 +183,7 @@ def test_errors_at_the_limit_are_missed_no_more_often_than_stated(errors: list[f
     error = np.zeros(LINEAR.size)
     error[: len(errors)] = errors
     error /= np.linalg.norm(error)
-    runs, missed = 120, 0
+    runs, missed = 60, 0
     for seed in range(runs):
         right = right_once(seed)
         assert right.miss(right.norm_limit) == pytest.approx(0.03)
@@ -195,14 +195,14 @@ def test_an_error_spread_over_many_entries_is_missed_no_more_often_than_stated()
     loss, gradients, params = sines(w=200)
     rng = np.random.default_rng(0)
     missed = 0
-    for seed in range(100):
+    for seed in range(50):
         right = probed(loss, gradients, params, seed=seed, probes=1).tensors["w"].probe
         error = rng.standard_normal(200)
         error *= right.norm_limit * right.norm / np.linalg.norm(error)
         missed += (
             not probed(loss, with_error(gradients, "w", error), params, seed=seed, probes=1).tensors["w"].probe.seen
         )
-    assert missed <= 10  # 3 of 100 at most on average
+    assert missed <= 6  # 1.5 of 50 at most on average
 
 
 def test_twenty_directions_cost_about_forty_values_more_than_the_ladder() -> None:

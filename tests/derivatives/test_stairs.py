@@ -155,15 +155,15 @@ def weights(seed: int, *, zero_biases: bool, on_grid: bool) -> dict[str, Array]:
 @pytest.mark.parametrize("on_grid", [True, False])
 def test_networks_that_see_their_parameters_in_float32(rounded: set[str], zero_biases: bool, on_grid: bool) -> None:
     right, wrong = Counter[str](), Counter[str]()
-    for seed in range(5):
+    for seed in range(3):
         params = weights(seed, zero_biases=zero_biases, on_grid=on_grid)
         loss = lambda p: network(p, rounded, np.float32)  # noqa: E731
         slopes = network(params, rounded, np.float32, gradient=True)
         right[fastgc.check_gradients(loss, slopes, params, crosscheck=False).verdict] += 1
         doubled = {**slopes, "W1": 2 * slopes["W1"]}  # type: ignore[dict-item]
         wrong[fastgc.check_gradients(loss, doubled, params, crosscheck=False).verdict] += 1
-    assert right["fail"] == 0 and right["pass"] >= 4, right
-    assert wrong == {"fail": 5}
+    assert right["fail"] == 0 and right["pass"] >= 2, right
+    assert wrong == {"fail": 3}
 
 
 @pytest.mark.parametrize("zero_biases", [True, False])

@@ -389,13 +389,13 @@ FORMS: dict[str, Callable[[Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    ("factor", "kind", "columns"),
-    [(-1.0, "sign", None), (2.0, "factor", 12), (0.37, "factor", None), (0.0, "zero", 12)],
-)
+PLACELESS = [(-1.0, "sign", None), (2.0, "factor", 12), (0.37, "factor", None), (0.0, "zero", 12)]
+IN_TURNS = [(*each, form) for i, each in enumerate(PLACELESS) for j, form in enumerate(FORMS) if (i + j) % 2 == 0]
+
+
+@pytest.mark.parametrize(("factor", "kind", "columns", "form"), IN_TURNS)
 def test_what_needs_no_places_is_named_of_every_form_of_a_jacobian(
-    factor: float, kind: str, form: str, columns: Any
+    factor: float, kind: str, columns: Any, form: str
 ) -> None:
     found = jacobian(lambda right: FORMS[form](factor * right), columns=columns)
     assert (found.kind, found.factor) == (kind, pytest.approx(factor))

@@ -109,7 +109,7 @@ def odd_tensor(rng: np.random.Generator) -> MeasuredTensor:
 def test_any_numbers_are_served() -> None:
     rng = np.random.default_rng(0)
     kinds = set(get_args(_words.Kind))
-    for _ in range(300):
+    for _ in range(150):
         with np.errstate(all="ignore"):
             seen = odd_tensor(rng)
             clues = Clues({"other": seen}, {"other": 2.0}, (), [Repeats("ids", np.array([0, 1]), np.array([2]))])

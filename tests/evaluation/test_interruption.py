@@ -240,7 +240,7 @@ def test_at_random_moments(engine: str, params: Tensors, moments: Callable[[floa
 
     assert check().passed
     threads = threading.active_count()
-    for seconds in rng.uniform(0, 0.02, 34):
+    for seconds in rng.uniform(0, 0.02, 17):
         with contextlib.suppress(KeyboardInterrupt):  # before the check or after it
             moments(float(seconds))
             assert found(check).verdict in ("pass", "undecided")

@@ -459,6 +459,7 @@ def checked(
     env = {
         **os.environ,
         "NUMBA_CACHE_DIR": str(folder / "cache"),
+        "NUMBA_OPT": "0",  # how fast the loops run is not asked for
         "PYTHONPATH": path or os.environ.get("PYTHONPATH", ""),
     }
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)

@@ -28,9 +28,15 @@ def slopes(p: Tensors) -> Tensors:
     return {name: 2 * value for name, value in p.items()}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def imported() -> None:
+    """What checks import, so that no count of calls holds it."""
+    for factor in (1.0, 2.5):
+        fastgc.check_gradients(loss, {name: factor * slope for name, slope in slopes(many(3)).items()}, many(3))
+
+
 def calls(params: Any, loss: Any = loss, gradients: Any = slopes, **options: Any) -> int:
     """How many Python functions run in a check, without those of the loss."""
-    fastgc.check_gradients(loss, gradients, params, crosscheck=False, **options)  # imports
     profile = cProfile.Profile()
     profile.runcall(fastgc.check_gradients, loss, gradients, params, crosscheck=False, **options)
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
@@ -56,14 +62,14 @@ def test_the_gradient_is_not_asked_for_each_wrong_tensor() -> None:
         asked.append(0)
         return {name: 2.5 * value for name, value in p.items()}
 
-    fastgc.check_gradients(loss, gradients, many(200))
-    assert len(asked) < 100
+    fastgc.check_gradients(loss, gradients, many(80))
+    assert len(asked) < 40
 
 
 def test_options_by_name_take_one_look_for_each_tensor() -> None:
     few, several = (
         calls(many(count), rtol=dict.fromkeys(many(count), 1e-4), samples=dict.fromkeys(many(count), 2))
-        for count in (400, 800)
+        for count in (100, 200)
     )
     assert several <= 2.2 * few
 

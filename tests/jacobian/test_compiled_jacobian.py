@@ -334,18 +334,20 @@ def test_outputs_whose_shape_changes_are_refused(engine: Any) -> None:
 SCALE = 2.0
 
 
+@numba.njit
+def scaled(x: Any) -> Any:
+    return SCALE * x
+
+
+@numba.njit
+def fill_scale_times(x: Any, out: Any) -> None:
+    out[:] = SCALE * x
+
+
 @pytest.mark.parametrize("engine", ["auto", "numba", "python"])
 @pytest.mark.parametrize("fills", [False, True])
 def test_a_global_that_has_changed_since_is_refused(engine: Any, fills: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    @numba.njit
-    def scaled(x: Any) -> Any:
-        return SCALE * x
-
-    @numba.njit
-    def fill_scaled(x: Any, out: Any) -> None:
-        out[:] = SCALE * x
-
-    f, args = (fill_scaled, (np.empty(7),)) if fills else (scaled, ())
+    f, args = (fill_scale_times, (np.empty(7),)) if fills else (scaled, ())
     assert check_jacobian(f, 2 * np.eye(7), X, args=args, engine=engine).passed
     monkeypatch.setitem(globals(), "SCALE", 3.0)
     message = r"the compiled f gives 1.0 where its Python function gives 1.5: Numba froze .* or compile f again"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,6 @@ from fastgc.jax import check_gradients  # noqa: E402
 
 X = np.linspace(-1.0, 1.0, 6, dtype=np.float32)
 CONFIRMED = "the forward pass in double precision confirmed"
-
-
-@pytest.fixture(autouse=True)
-def single_precision_as_jax_has_it() -> Iterator[None]:
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", False)
-    yield
-    assert not jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", before)
 
 
 def hidden(factor: float, guard: Callable[[Any], Any] = lambda x: x) -> Callable[[Any], Any]:

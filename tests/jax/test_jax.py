@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -40,15 +40,6 @@ def parameters(dtype: Any = np.float64) -> Any:
 
 def enable_x64(value: bool) -> Any:
     return jax.enable_x64(value) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64(value)
-
-
-@pytest.fixture(autouse=True)
-def single_precision_as_jax_has_it() -> Iterator[None]:
-    """JAX's own setting, whatever other tests of the process have made of it."""
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", False)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 @jax.custom_vjp

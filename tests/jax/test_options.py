@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,6 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(5, 4))
 PARAMS = {"W": RNG.normal(size=(4, 3)), "b": RNG.normal(size=3)}
 ABOUT_X64 = "jax_enable_x64 is off: switched on while this check runs"
-
-
-@pytest.fixture(autouse=True)
-def single_precision_as_jax_has_it() -> Iterator[None]:
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", False)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def smooth(params: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,6 @@ def without(package: str) -> Any:
 
 def normal(*shape: int) -> Any:
     return jnp.asarray(RNG.normal(size=shape), jnp.float32)
-
-
-@pytest.fixture(autouse=True)
-def single_precision_as_jax_has_it() -> Iterator[None]:
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", False)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def checked(layer: Layer, precision: Any) -> Any:

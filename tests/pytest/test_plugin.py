@@ -293,9 +293,12 @@ def test_junit_properties(run, pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("-p", "no:cacheprovider")], ids=["cache", "no cache"])
-def test_workers_of_xdist(pytester: pytest.Pytester, options: tuple[str, ...]) -> None:
+def test_workers_of_xdist(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
+    for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTHONDONTWRITEBYTECODE"):  # others load for seconds in each worker
+        monkeypatch.setenv(name, "1")
     pytester.makepyfile(test_users=HEAD + PASSING + FAILING + NOISY)
-    result = pytester.runpytest_subprocess("-n2", "--fastgc-seed=random", "--fastgc-report=pages", *options)
+    plugins = "-p", "xdist", "-p", "fastgc._pytest.plugin"
+    result = pytester.runpytest_subprocess(*plugins, "-n2", "--fastgc-seed=random", "--fastgc-report=pages", *options)
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.re_match_lines([r"3 checks: 1 pass, 1 fail, 1 undecided; .*"])
     assert len([*(pytester.path / "pages").iterdir()]) == 3

@@ -18,6 +18,7 @@ from fastgc._reports.entries import Entries
 from tests.support.reports import REPORTS, many_entries
 
 SCHEMA = json.loads(resources.files("fastgc").joinpath("report.schema.json").read_text(encoding="utf-8"))
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
 def test_the_schema_is_one() -> None:
@@ -28,7 +29,7 @@ def test_the_schema_is_one() -> None:
 @pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS)
 def test_the_json_of_every_report_follows_the_schema(make: Callable[[], Any], entries: Any) -> None:
     found = json.loads(make().to_json(entries=entries))
-    jsonschema.validate(found, SCHEMA)
+    VALIDATOR.validate(found)
     assert set(found) == {"schema", "passed", *made_of(make())}
     assert found == make().to_dict(entries) | {"seconds": found["seconds"]}
 
@@ -42,7 +43,7 @@ def test_the_schema_sees_what_is_missing(key: str) -> None:
     found = REPORTS["fail"]().to_dict()
     del found[key]
     with pytest.raises(jsonschema.ValidationError, match=key):
-        jsonschema.validate(found, SCHEMA)
+        VALIDATOR.validate(found)
 
 
 def test_the_environment_says_what_the_report_was_made_with() -> None:
@@ -83,7 +84,7 @@ def test_many_entries_take_little_room(tmp_path: Path) -> None:
     report = many_entries(20_000)
     text = report.to_json(tmp_path / "report.json")
     assert len(text) < 60 * 20_000
-    jsonschema.validate(json.loads(text), SCHEMA)
+    VALIDATOR.validate(json.loads(text))
     entries = json.loads(text)["tensors"]["w"]["entries"]
     assert entries["index"] is None and "relative_error" not in entries
     other: Any = fastgc.load_report(tmp_path / "report.json")

@@ -216,37 +216,7 @@ def test_value():
 }
 
 
-def told(folder: Path, source: str) -> tuple[dict[str, list[str]], str]:
-    """What pytest prints of a file: the lines of every failing test by its name, and the summary."""
-    (folder / "test_it.py").write_text(source, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", "empty.ini", "-q"]
-    (folder / "empty.ini").write_text("[pytest]\n", encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(Path(fastgc.__file__).parents[1]), "COLUMNS": "200"}
-    done = subprocess.run([*command, "test_it.py"], cwd=folder, env=environment, capture_output=True, text=True,
-                          check=False)  # fmt: skip
-    body, _, summary = done.stdout.partition("short test summary info")
-    names_and_texts = re.split(r"^_+ (test_\w+) _+$", body, flags=re.MULTILINE)[1:]
-    texts = dict(zip(names_and_texts[::2], names_and_texts[1::2], strict=True))
-    return {name: text.splitlines() for name, text in texts.items()}, summary
-
-
-@pytest.mark.parametrize("package", FAILING)
-def test_a_failing_test_begins_with_the_report_and_shows_no_frame_of_fastgc(package: str, tmp_path: Path) -> None:
-    pytest.importorskip(package)
-    source, expected = FAILING[package]
-    found, summary = told(tmp_path, source)
-    assert found.keys() == expected.keys()
-    for name, message in expected.items():
-        first = next(line for line in found[name] if line.startswith("E "))
-        assert first.removeprefix("E").lstrip().startswith(message)
-        assert sum(line.startswith(">") for line in found[name]) == 1  # the caller's line, and no other
-        places = [place for line in found[name] if (place := re.match(r"(\S+\.py):\d+: ", line))]
-        assert [place[1] for place in places] == ["test_it.py"]
-        assert f"{name} - {message.removeprefix('AssertionError: ')}"[:90] in summary.replace("AssertionError: ", "")
-
-
-def test_an_exception_of_the_users_own_function_keeps_its_place(tmp_path: Path) -> None:
-    source = """
+OWN = """
 import numpy as np
 import fastgc
 
@@ -256,6 +226,47 @@ def loss(x):
 def test_own():
     fastgc.assert_gradients(loss, np.ones(3), np.ones(3))
 """
-    found, _ = told(tmp_path, source)
-    assert ">       return 1 / len(x[5:])" in [re.sub(r"^>\s+", ">       ", line) for line in found["test_own"]]
-    assert any(re.match(r"E\s+ZeroDivisionError", line) for line in found["test_own"])
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, list[str]]], str]:
+    """What one run of pytest prints of all files: the lines of every failing test by package and name, the summary."""
+    folder = tmp_path_factory.mktemp("told")
+    for package, (source, _) in FAILING.items():
+        (folder / f"test_{package}.py").write_text(f"import pytest\npytest.importorskip('{package}')\n{source}")
+    (folder / "test_own.py").write_text(OWN)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "fastgc._pytest.plugin"]
+    (folder / "empty.ini").write_text("[pytest]\n", encoding="utf-8")
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(fastgc.__file__).parents[1]), "COLUMNS": "200", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }  # fmt: skip
+    done = subprocess.run([*command, "-c", "empty.ini", "-q"], cwd=folder, env=environment, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    body, _, summary = done.stdout.partition("short test summary info")
+    parts = re.split(r"^_+ (test_\w+) _+$", body, flags=re.MULTILINE)[1:]
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, text in zip(parts[::2], parts[1::2], strict=True):
+        place = re.search(r"^test_(\w+)\.py:\d+: ", text, re.MULTILINE)
+        assert place is not None, text
+        found.setdefault(place[1], {})[name] = text.splitlines()
+    return found, summary
+
+
+@pytest.mark.parametrize("package", FAILING)
+def test_a_failing_test_begins_with_the_report_and_shows_no_frame_of_fastgc(package: str, told: Any) -> None:
+    pytest.importorskip(package)
+    (_, expected), found, summary = FAILING[package], told[0][package], told[1]
+    assert found.keys() == expected.keys()
+    for name, message in expected.items():
+        first = next(line for line in found[name] if line.startswith("E "))
+        assert first.removeprefix("E").lstrip().startswith(message)
+        assert sum(line.startswith(">") for line in found[name]) == 1  # the caller's line, and no other
+        places = [place for line in found[name] if (place := re.match(r"(\S+\.py):\d+: ", line))]
+        assert [place[1] for place in places] == [f"test_{package}.py"]
+        assert f"{name} - {message.removeprefix('AssertionError: ')}"[:90] in summary.replace("AssertionError: ", "")
+
+
+def test_an_exception_of_the_users_own_function_keeps_its_place(told: Any) -> None:
+    lines = told[0]["own"]["test_own"]
+    assert ">       return 1 / len(x[5:])" in [re.sub(r"^>\s+", ">       ", line) for line in lines]
+    assert any(re.match(r"E\s+ZeroDivisionError", line) for line in lines)

@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from html import escape
+from collections.abc import Iterable, Sequence
+from html import escape, unescape
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -27,19 +28,37 @@ def run(*options: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=True).stdout
 
 
-def said(page: str, script: str, folder: Path, *, dark: bool = False, width: int) -> str:
-    """What a script says of the page by ``say(text)``; the page stands in a frame, which can be as narrow as asked."""
-    page = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", page)  # or nothing could be run in it
-    script = f"function say(text) {{ parent.document.title = 'SAID ' + text + ' END' }}\n{script}"
-    inner = escape(page.replace("</body>", f"<script>{script}</script></body>"))
+def framed(pages: Iterable[tuple[str, int]], folder: Path) -> Path:
+    """A page that shows others in frames, which can be as narrow as asked."""
     path = folder / "host.html"
-    frame = f'<iframe style="width:{width}px;height:900px;border:0" srcdoc="{inner}"></iframe>'
-    path.write_text(f"<!DOCTYPE html><title>host</title>{frame}", encoding="utf-8")
+    style = "width:{}px;height:900px;border:0"
+    frames = (f'<iframe style="{style.format(width)}" srcdoc="{escape(page)}"></iframe>' for page, width in pages)
+    path.write_text(f"<!DOCTYPE html><title>host</title>{''.join(frames)}", encoding="utf-8")
+    return path
+
+
+SAY = """function say(text) {
+    const said = parent.document.createElement("pre");
+    said.id = NUMBER;
+    said.textContent = text;
+    parent.document.body.append(said);
+}"""
+
+
+def with_script(page: str, script: str, number: int) -> str:
+    page = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", page)  # or nothing could be run in it
+    say = SAY.replace("NUMBER", str(number))
+    return page.replace("</body>", f"<script>{say}\n{script}</script></body>")
+
+
+def said(pages: Sequence[tuple[str, int]], script: str, folder: Path, *, dark: bool = False) -> list[str]:
+    """What a script says of each page in its width by ``say(text)``, in one run of the browser."""
+    scripted = [(with_script(page, script, number), width) for number, (page, width) in enumerate(pages)]
     shown = run(f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1700,1000",
-                "--virtual-time-budget=10000", "--dump-dom", path.as_uri())  # fmt: skip
-    found = re.search(r"<title>SAID (.*?) END</title>", shown, re.DOTALL)
-    assert found, "the script did not run to its end"
-    return found[1]
+                "--virtual-time-budget=10000", "--dump-dom", framed(scripted, folder).as_uri())  # fmt: skip
+    found = dict(re.findall(r'<pre id="(\d+)">(.*?)</pre>', shown, re.DOTALL))
+    assert len(found) == len(pages), "a script did not run to its end"
+    return [unescape(found[str(number)]) for number in range(len(pages))]
 
 
 def screenshot(path: Path, image: Path, *, dark: bool = False, scripts: bool = True, width: int = 1600) -> bytes:
@@ -69,7 +88,10 @@ RUN = f"""axe.run(document, {{runOnly: {RULES}}}).then(found => say(
     found.violations.map(each => each.id + ' ' + each.nodes[0].html).join('; ') + ' of ' + found.passes.length))"""
 
 
-def violations(page: str, folder: Path, *, dark: bool, width: int) -> str:
-    """The rules of WCAG AA that a page violates with all of it unfolded, and how many it keeps."""
-    unfolded = page.replace("<details>", "<details open>")
-    return said(unfolded, f"{axe()}\n;{RUN}", folder, dark=dark, width=width)
+def violations(pages: Sequence[tuple[str, int]], folder: Path, *, dark: bool) -> list[str]:
+    """The rules of WCAG AA that each page violates in its width with all of it unfolded, and how many it keeps."""
+    return said([(unfolded(page), width) for page, width in pages], f"{axe()}\n;{RUN}", folder, dark=dark)
+
+
+def unfolded(page: str) -> str:
+    return page.replace("<details>", "<details open>")

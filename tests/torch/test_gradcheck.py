@@ -112,18 +112,23 @@ def test_the_list_of_operations_is_long() -> None:
     assert len(REPRESENTATIVE) == 28
 
 
-@pytest.mark.parametrize("operation", REPRESENTATIVE, ids=lambda each: each.name)
-def test_an_operation_gets_torchs_verdict_and_its_spoiled_backward_is_caught(operation: Any) -> None:
+@pytest.mark.parametrize("number", range(28), ids=[each.name for each in REPRESENTATIVE])
+def test_an_operation_gets_torchs_verdict_and_its_spoiled_backward_is_caught(number: int) -> None:
+    """Spoiled in one way, the ways in turns; `bench/torch_operations.py` has them all."""
+    operation, makes = REPRESENTATIVE[number], [*operations.SPOILS.values()] * 2
     inputs = next(operation.inputs())
     assert torch.autograd.gradcheck(operation.function, inputs)
     assert gradcheck(operation.function, inputs)
     right = operations.jacobian(operation.function, inputs)
-    for make in operations.SPOILS.values():
-        wrong = operations.spoiled(operation.function, make(inputs))
-        off = (operations.jacobian(wrong, inputs) - right).abs() - 2 * (1e-5 + 1e-3 * right.abs())
-        if off.max() > 0:
-            with pytest.raises(GradcheckError, match="Jacobian mismatch for output"):
-                gradcheck(wrong, inputs)
+    ways = (operations.spoiled(operation.function, make(inputs)) for make in makes[number % 3 :])
+    wrong = next(way for way in ways if differs(operations.jacobian(way, inputs), right))
+    with pytest.raises(GradcheckError, match="Jacobian mismatch for output"):
+        gradcheck(wrong, inputs)
+
+
+def differs(wrong: torch.Tensor, right: torch.Tensor) -> bool:
+    """By twice the tolerance somewhere: the transpose of a symmetric matrix does not."""
+    return bool(((wrong - right).abs() > 2 * (1e-5 + 1e-3 * right.abs())).any())
 
 
 def test_at_a_kink_torch_alarms_and_fastgc_does_not() -> None:

@@ -51,7 +51,7 @@ def test_one_wrong_entry_is_named_wherever_it_stands(shape: tuple[int, ...], pla
 
 
 @given(st.integers(0, 4999), st.integers(0, 10**6), st.floats(1e-4, 10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_wrong_entry_above_its_tolerance_is_named(position: int, seed: int, factor: float) -> None:
     loss, gradients, params = sines(w=SHAPE)
     size = max(1e-3, abs(gradients["w"].flat[position]))
@@ -72,12 +72,12 @@ def test_what_is_named_was_confirmed_one_by_one() -> None:
     assert tensor.worst == tensor.wrong_entries[0]
 
 
-@pytest.mark.parametrize("shapes", [{"w": (400, 500)}, {"w": 20_000}, {"w": (20, 50, 20), "b": 50, "c": (30, 40)}])
+@pytest.mark.parametrize("shapes", [{"w": (200, 500)}, {"w": 20_000}, {"w": (20, 50, 20), "b": 50, "c": (30, 40)}])
 def test_one_wrong_entry_among_many_takes_few_evaluations(shapes: dict[str, Any]) -> None:
     """Among a million in `bench/huge.py`."""
     problem = sines(**shapes)
     before, further = right_evaluations(problem), []
-    for seed, position in enumerate(scattered(7, problem[2]["w"].size)):
+    for seed, position in enumerate(scattered(5, problem[2]["w"].size)):
         report = probed(problem[0], wrong_at(problem[1], position, 1.01), problem[2], seed=seed)
         assert indices(report) == [tuple(int(i) for i in np.unravel_index(position, problem[2]["w"].shape))]
         further.append(report.evaluations - before - DIAGNOSIS)
@@ -265,7 +265,7 @@ def test_a_short_line_with_one_right_entry_is_no_line(shape: tuple[int, ...], co
     loss, gradients, params = sines(w=shape)
     wrong = {"w": gradients["w"].copy()}
     wrong["w"][3].reshape(-1)[:count] *= 1.5
-    for seed in range(25):
+    for seed in range(10):
         report = probed(loss, wrong, params, seed=seed)
         assert len(indices(report)) == count
         assert "all of [3" not in report.tensors["w"].reason, seed

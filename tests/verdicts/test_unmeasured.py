@@ -91,7 +91,7 @@ class Watched:
     factor=st.sampled_from([1.0, 1.0, 2.0]),
     tensors=st.sampled_from([None, ["w"], ["b", "c", "none"]]),
 )
-@settings(max_examples=75, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_what_passes_was_measured_at_every_point(
     samples: Any, probes: int, budget: float, points: int, stencil: str, raises_at: int | None,
     spoiled: tuple[str, int] | None, factor: float, tensors: Any,
@@ -317,7 +317,7 @@ def test_a_scale_that_vanishes_lets_nothing_pass(slope: float, factor: float) ->
     where=st.sampled_from([0.0, 1.0]),
     samples=st.sampled_from([0, 2, 32]),
 )
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_magnitudes_of_any_size_are_told_apart(
     exponent: float, spread: float, size: int, factor: float, where: float, samples: int
 ) -> None:
