@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -53,6 +54,22 @@ def masked(value: Any) -> int:
     return 0 if plain else int(np.count_nonzero(getattr(value, "mask", False)))
 
 
+def as_one(arrays: Sequence[Array]) -> Array | None:
+    """A flat view of arrays of one dtype that lie side by side in one buffer of bytes; None for any others."""
+    buffer = arrays[0].base if arrays else None
+    if type(buffer) is not np.ndarray or buffer.dtype != np.uint8 or not buffer.flags.c_contiguous:
+        return None
+    dtype = arrays[0].dtype
+    if any(each.base is not buffer or each.dtype != dtype or not each.flags.c_contiguous for each in arrays):
+        return None
+    begins = [each.__array_interface__["data"][0] for each in arrays]
+    ends = [begin + each.nbytes for begin, each in zip(begins, arrays, strict=True)]
+    if begins[1:] != ends[:-1]:
+        return None
+    first = begins[0] - buffer.__array_interface__["data"][0]
+    return buffer[first : first + ends[-1] - begins[0]].view(dtype)
+
+
 def norm(gradient: Array) -> float:
     """The 2-norm of a flat array. No square overflows; the norm is infinite only where it is too large for a float."""
     largest, squares = _scaled_squares(gradient)
@@ -73,6 +90,46 @@ def _scaled_squares(gradient: Array) -> tuple[float, float]:
         return largest, 1.0
     scaled = (block.astype(np.float64) / largest for block in blocks)
     return largest, sum(float(np.dot(block, block)) for block in scaled)
+
+
+def root_mean_squares(gradients: Sequence[Array]) -> Floats:
+    """The `root_mean_square` of each flat array; those of many small ones are summed together."""
+    out, sizes = np.empty(len(gradients)), np.array([each.size for each in gradients], np.int64)
+    for some in _together(sizes):
+        if some.stop - some.start == 1:
+            out[some] = root_mean_square(gradients[some.start])
+        else:
+            joined = np.concatenate([each.astype(np.float64, copy=False) for each in gradients[some]])
+            out[some] = root_mean_squares_of_runs(joined, sizes[some])
+    return out
+
+
+def root_mean_squares_of_runs(values: Floats, sizes: Positions) -> Floats:
+    """The `root_mean_square` of each run of so many values, one run after the other."""
+    out = np.zeros(sizes.size)
+    filled = sizes > 0
+    begins = (np.cumsum(sizes) - sizes)[filled]
+    if begins.size:
+        with np.errstate(all="ignore"):
+            largest = np.maximum.reduceat(np.abs(values), begins)
+            unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+            scaled = values / unit.repeat(sizes[filled])
+            squares = np.add.reduceat(scaled * scaled, begins)
+            known = np.where(unit == largest, squares, 1.0)
+            out[filled] = largest * np.sqrt(known / sizes[filled])
+    return out
+
+
+def _together(sizes: Positions) -> Iterator[slice]:
+    """Slices of neighbouring arrays that are small enough to be summed in one pass, or of one array."""
+    begin, total = 0, 0
+    for i, size in enumerate(sizes.tolist()):
+        if total + size > _SUMMED_AT_ONCE and i > begin:
+            yield slice(begin, i)
+            begin, total = i, 0
+        total += size
+    if begin < sizes.size:
+        yield slice(begin, sizes.size)
 
 
 def spread(size: int, count: int) -> Positions:

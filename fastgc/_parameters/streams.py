@@ -64,6 +64,6 @@ def _words(part: int | str) -> list[int]:
 def _numbers(number: int) -> list[int]:
     """The 32-bit words of a number, the lowest first, as SeedSequence reads it."""
     words = [number & _WORD]
-    while number := number >> 32:
+    while (number := number >> 32) > 0:
         words.append(number & _WORD)
     return words
