@@ -105,12 +105,12 @@ class Probing:
             beside=more.tensors if len(more.tensors) > len(self.tensors) else (),
         )
 
-    @property
+    @cached_property
     def uncertainty(self) -> float:
         """The largest uncertainty: the larger it is, the more directions miss."""
         return float(self.uncertainties.max())
 
-    @property
+    @cached_property
     def excess(self) -> float:
         """The largest residual in units of its uncertainty."""
         return float((np.abs(self.residuals) / self.uncertainties).max())

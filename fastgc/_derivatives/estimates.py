@@ -20,7 +20,7 @@ from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Stopped, Tick, silent
 from fastgc._evaluation.interruption import pieces
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, spread
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, medians, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import tensor_scales
@@ -351,16 +351,6 @@ def _trials(owners: Positions) -> Positions:
     return np.asarray(order[spaced[number < counts]])
 
 
-def _medians(values: Floats, owners: Positions) -> Floats:
-    """The median of the values of each tensor, NaN if one of them is, by tensor up to the last that has any."""
-    order = np.lexsort((values, owners))  # NaN stands last
-    values, counts = values[order], np.bincount(owners)
-    last = np.cumsum(counts) - 1
-    low, high = (np.clip(last - each, 0, None) for each in (counts // 2, (counts - 1) // 2))
-    middle = np.where(low == high, values[low], values[low] / 2 + values[high] / 2)
-    return np.where(np.isnan(values[last]), np.nan, middle)
-
-
 def _steps(loss: LossAtPoint, positions: Positions, stencil: Stencil, step: float | None) -> tuple[Floats, Floats]:
     """The step of each entry: in units of its scale, so that no power of it overflows, and as a number."""
     scales = loss.scales(positions)
@@ -405,12 +395,14 @@ def _reached(measured: Callable[[], Floats]) -> tuple[Floats, bool]:
 
 
 def _usual(errors: Floats, owners: Positions, finished: bool) -> Floats:
-    """The median of the errors of each tensor, as far as they were measured; infinite where none was."""
-    if finished:
-        return _medians(errors, owners)
-    known = ~np.isnan(errors)
-    found, counts = _medians(errors[known], owners[known]), np.bincount(owners[known])
-    return np.append(np.where(counts, found, np.inf), np.full(1 + owners.max(initial=-1) - counts.size, np.inf))
+    """The median of the errors of each tensor, as far as they were measured; infinite where none was.
+
+    ``owners``, the tensors of the errors, are sorted.
+    """
+    known = np.full(errors.size, True) if finished else ~np.isnan(errors)
+    counts = np.bincount(owners[known], minlength=1 + owners.max(initial=-1))
+    found = medians(errors[known], np.append(0, np.cumsum(counts)))
+    return np.where(counts, found, np.inf)
 
 
 # --- the ladder ---

@@ -327,12 +327,14 @@ def _entry_point(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> Calla
     return one_at_a_time(loop) if loss.in_parallel else loop
 
 
+@functools.cache
 def _types_of_values(dtype: np.dtype[Any]) -> list[Any]:
     """Numba's types of the arguments of `displaced_values` from ``flat`` on."""
     value = _value_type(dtype)
     return [_contiguous(dtype, 1), _contiguous(np.int64, 1), _contiguous(value, 2), _contiguous(value, 2)]
 
 
+@functools.cache
 def _types_of_rays(dtype: np.dtype[Any]) -> list[Any]:
     """The same for `values_along_rays`."""
     flat, places, numbers = _contiguous(dtype, 1), _contiguous(np.uint64, 1), _contiguous(np.float64, 1)
@@ -340,6 +342,7 @@ def _types_of_rays(dtype: np.dtype[Any]) -> list[Any]:
     return [flat, rays, types.uint64, _contiguous(_value_type(dtype), 1)]
 
 
+@functools.cache
 def _types_of_outputs(dtype: np.dtype[Any]) -> list[Any]:
     """The same for `outputs_at_points`."""
     return [_contiguous(dtype, 1), _contiguous(dtype, 2), _contiguous(np.int64, 1), _contiguous(dtype, 2)]

@@ -276,7 +276,7 @@ def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measu
         known, mine = plan.local[t], parts.get(t, slice(0, 0))
         undecided = found.judgement.undecided[mine]
         certain = undecided.size and undecided.mean() < 0.5 and not found.judgement.failed[mine].any()
-        if known is None or not certain or resolves(gradient, t, coverage):
+        if known is None or not certain or resolves(gradient, t, coverage.probing):
             continue
         more = further_entries(layout.names[t], layout.sizes[t], known, _FURTHER, check.options.seed)
         if gradient.loss.symmetric is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ Flags: TypeAlias = NDArray[np.bool_]
 # Entries that a sum over a flat array converts at a time: 1 MiB of float64, which a cache holds, and no second array of
 # the tensor's size.
 _SUMMED_AT_ONCE = 1 << 17
+_SORTED_RUN = 256  # values of a run: sorting takes longer than a median, but is done for all short runs at once
 
 
 def as_array(value: Any, what: str) -> Array:
@@ -100,24 +102,19 @@ def root_mean_squares(gradients: Sequence[Array]) -> Floats:
             out[some] = root_mean_square(gradients[some.start])
         else:
             joined = np.concatenate([each.astype(np.float64, copy=False) for each in gradients[some]])
-            out[some] = root_mean_squares_of_runs(joined, sizes[some])
+            out[some] = root_mean_squares_of_runs(joined, np.cumsum([0, *sizes[some]]))
     return out
 
 
-def root_mean_squares_of_runs(values: Floats, sizes: Positions) -> Floats:
-    """The `root_mean_square` of each run of so many values, one run after the other."""
-    out = np.zeros(sizes.size)
-    filled = sizes > 0
-    begins = (np.cumsum(sizes) - sizes)[filled]
-    if begins.size:
-        with np.errstate(all="ignore"):
-            largest = np.maximum.reduceat(np.abs(values), begins)
-            unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
-            scaled = values / unit.repeat(sizes[filled])
-            squares = np.add.reduceat(scaled * scaled, begins)
-            known = np.where(unit == largest, squares, 1.0)
-            out[filled] = largest * np.sqrt(known / sizes[filled])
-    return out
+def root_mean_squares_of_runs(values: Floats, ends: Positions) -> Floats:
+    """The `root_mean_square` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``."""
+    sizes = ends[1:] - ends[:-1]
+    with np.errstate(all="ignore"):
+        largest = of_runs(np.maximum, np.abs(values), ends)
+        known = (largest > 0) & np.isfinite(largest)
+        scaled = values / np.where(known, largest, 1.0).repeat(sizes)
+        squares = np.where(known, of_runs(np.add, scaled * scaled, ends), 1.0)
+        return np.asarray(largest * np.sqrt(squares / np.maximum(sizes, 1)))
 
 
 def _together(sizes: Positions) -> Iterator[slice]:
@@ -150,3 +147,24 @@ def median(values: Floats) -> float:
     if np.isnan(ordered[-1]):
         return float("nan")
     return float(ordered[middle] if values.size % 2 else ordered[middle - 1] / 2 + ordered[middle] / 2)
+
+
+def medians(values: Floats, ends: Positions) -> Floats:
+    """The `median` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``; 0 for an empty one."""
+    sizes = ends[1:] - ends[:-1]
+    if values.size > _SORTED_RUN * sizes.size:
+        pairs = itertools.pairwise(ends.tolist())
+        return np.array([median(values[begin:end]) if end > begin else 0.0 for begin, end in pairs])
+    ordered = values[np.lexsort((values, np.arange(sizes.size).repeat(sizes)))]  # NaN stands last
+    ordered, last = np.append(ordered, 0.0), np.maximum(ends[1:], 1) - 1
+    low, high = (np.minimum(ends[:-1] + np.maximum(each, 0), last) for each in ((sizes - 1) // 2, sizes // 2))
+    middle = np.where(low == high, ordered[low], ordered[low] / 2 + ordered[high] / 2)
+    return np.where(sizes == 0, 0.0, np.where(np.isnan(ordered[last]), np.nan, middle))
+
+
+def of_runs(reduce: np.ufunc, values: Floats, ends: Positions) -> Floats:
+    """The sum or maximum (``reduce``) of each run of values, from ``ends[k]`` to ``ends[k + 1]``; 0 of an empty one."""
+    found, filled = np.zeros(ends.size - 1), ends[1:] > ends[:-1]
+    if filled.any():
+        found[filled] = reduce.reduceat(values, ends[:-1][filled])
+    return found

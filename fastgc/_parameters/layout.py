@@ -71,6 +71,11 @@ class ParameterLayout:
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @cached_property
+    def counts(self) -> Positions:
+        """The ``sizes`` as an array, shape (tensors,)."""
+        return self.starts[1:] - self.starts[:-1]
+
+    @cached_property
     def numbers(self) -> dict[str, int]:
         """The number of each tensor by its name."""
         return {name: t for t, name in enumerate(self.names)}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._parameters.arrays import Floats
+from fastgc._parameters.arrays import Floats, Positions, of_runs
 from fastgc._words import Interpretation
 
 _ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero: the convention of the tutorials
@@ -47,6 +47,18 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> float:
     first, second = first / scale, second / scale
     norms = float(np.linalg.norm(first) + np.linalg.norm(second))
     return 0.0 if norms * scale <= _ZERO_NORM else float(np.linalg.norm(first - second)) / norms
+
+
+def relative_errors(a: Floats, b: Floats, ends: Positions) -> Floats:
+    """`relative_error` of each run of entries, from ``ends[k]`` to ``ends[k + 1]``; 0 for an empty one."""
+    largest = of_runs(np.maximum, np.maximum(np.abs(a), np.abs(b)), ends)
+    with np.errstate(all="ignore"):
+        scales = np.ldexp(1.0, np.minimum(np.frexp(largest)[1], 1023))
+        first, second = a / scales.repeat(ends[1:] - ends[:-1]), b / scales.repeat(ends[1:] - ends[:-1])
+        squares = [of_runs(np.add, each * each, ends) for each in (first, second, first - second)]
+        norms = np.sqrt(squares[0]) + np.sqrt(squares[1])
+        errors = np.where(norms * scales <= _ZERO_NORM, 0.0, np.sqrt(squares[2]) / norms)
+    return np.where(np.isfinite(largest), errors, np.nan)
 
 
 @np.errstate(all="ignore")
