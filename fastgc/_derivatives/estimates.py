@@ -20,7 +20,7 @@ from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Stopped, Tick, silent
 from fastgc._evaluation.interruption import pieces
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, medians, spread
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, medians, resolutions, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import tensor_scales
@@ -194,8 +194,7 @@ class Estimates:
 
 def unmeasured_loss(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> LossAtPoint:
     """The loss at a point, with unmeasured noise: enough for quotients without an uncertainty."""
-    eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
-    eps = np.maximum(eps, _resolutions(evaluator, layout))
+    eps = np.maximum(resolutions(leaves), _resolutions(evaluator, layout))
     return LossAtPoint(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), short(tensor_scales(leaves)), eps)
 
 
@@ -238,7 +237,8 @@ def responsive_loss(
     bases = np.array([loss.base]) if bases is None else bases
     along = partial(_one_loss, loss.evaluator) if along is None else along
 
-    def change(positions: Positions, scale: float) -> float:
+    def change(tensor: int, scale: float) -> float:
+        positions = _few(loss.layout, [tensor])
         start = loss.evaluator.entries(positions)
         lengths = _MOVED * scale * np.cos(positions)  # all different: a loss of differences of entries moves too
         displaced = start + lengths * np.array([-1.0, 1.0])[:, None]
@@ -246,7 +246,7 @@ def responsive_loss(
         return relative_change(along(positions, rows).real, bases)
 
     for t in tensors:
-        scales[t] = responsive_scale(float(scales[t]), partial(change, _few(loss.layout, t)))
+        scales[t] = responsive_scale(float(scales[t]), partial(change, t))
     return replace(loss, tensor_scales=short(scales))
 
 
@@ -293,13 +293,17 @@ def _into_domain(displaced: Callable[[Floats], Floats], direction: Floats) -> Fl
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> Positions:
     """A few positions in each tensor, at most a few hundred in all."""
-    few = [_few(layout, t) for t in tensors if layout.sizes[t]]
-    together = np.concatenate([np.empty(0, np.int64), *few])
-    return together[spread(together.size, _NOISE_IN_ALL)]
+    few = _few(layout, tensors)
+    return few[spread(few.size, _NOISE_IN_ALL)]
 
 
-def _few(layout: ParameterLayout, tensor: int) -> Positions:
-    return np.asarray(layout.starts[tensor] + spread(layout.sizes[tensor], _NOISE_ENTRIES))
+def _few(layout: ParameterLayout, tensors: Sequence[int]) -> Positions:
+    """A few evenly spaced positions in each tensor: what `spread` gives."""
+    some = np.array(tensors, np.int64)
+    counts = np.minimum(layout.counts[some], _NOISE_ENTRIES)
+    number = np.arange(counts.sum()) - (np.cumsum(counts) - counts).repeat(counts)
+    some, counts = some.repeat(counts), counts.repeat(counts)
+    return np.asarray(layout.starts[some] + number * (layout.counts[some] - 1) // np.maximum(1, counts - 1))
 
 
 def _lengths(loss: LossAtPoint, positions: Positions, start: Floats) -> Floats:

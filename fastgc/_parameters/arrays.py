@@ -97,13 +97,24 @@ def _scaled_squares(gradient: Array) -> tuple[float, float]:
 def root_mean_squares(gradients: Sequence[Array]) -> Floats:
     """The `root_mean_square` of each flat array; those of many small ones are summed together."""
     out, sizes = np.empty(len(gradients)), np.array([each.size for each in gradients], np.int64)
-    for some in _together(sizes):
+    for some in together(sizes):
         if some.stop - some.start == 1:
             out[some] = root_mean_square(gradients[some.start])
         else:
             joined = np.concatenate([each.astype(np.float64, copy=False) for each in gradients[some]])
             out[some] = root_mean_squares_of_runs(joined, np.cumsum([0, *sizes[some]]))
     return out
+
+
+def norms(gradients: Sequence[Array]) -> Floats:
+    """The `norm` of each flat array; those of many small ones are summed together."""
+    return root_mean_squares(gradients) * np.sqrt([each.size for each in gradients])
+
+
+def resolutions(arrays: Sequence[Array]) -> Floats:
+    """The eps of the dtype of each array."""
+    eps = {dtype: float(np.finfo(dtype).eps) for dtype in {each.dtype for each in arrays}}
+    return np.array([eps[each.dtype] for each in arrays])
 
 
 def root_mean_squares_of_runs(values: Floats, ends: Positions) -> Floats:
@@ -117,7 +128,7 @@ def root_mean_squares_of_runs(values: Floats, ends: Positions) -> Floats:
         return np.asarray(largest * np.sqrt(squares / np.maximum(sizes, 1)))
 
 
-def _together(sizes: Positions) -> Iterator[slice]:
+def together(sizes: Positions) -> Iterator[slice]:
     """Slices of neighbouring arrays that are small enough to be summed in one pass, or of one array."""
     begin, total = 0, 0
     for i, size in enumerate(sizes.tolist()):

@@ -222,6 +222,10 @@ def named_leaves(params: Any) -> dict[str, Any]:
 
 
 def _walk(node: Any, path: str, names: list[str], leaves: list[Array], moulds: list[Mould | None]) -> Node:
+    if type(node) is np.ndarray:
+        names.append(path or "params")
+        leaves.append(node)
+        return len(leaves) - 1
     if isinstance(node, Mapping):
         _refuse_other_keys(node, path)
         children = tuple(_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in node.items())

@@ -206,10 +206,10 @@ def search(
     A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
     be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
     """
-    parts = dict(gradient.loss.layout.parts(sampled.positions))
     entries = ConfirmedEntries(gradient, scales)
     coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
-    wholly = {t for t in probings if t in parts and judged.failed[parts[t]].mean() > _WHOLLY}
+    owners = gradient.loss.layout.tensor_of(sampled.positions)
+    wholly = {*np.flatnonzero(np.bincount(owners, judged.failed) > _WHOLLY * np.bincount(owners)).tolist()}
     with contextlib.suppress(OutOfTime):
         unsampled = np.setdiff1d(spoiled, sampled.positions)
         if unsampled.size:
@@ -321,12 +321,18 @@ def resolved(gradient: GradientAtPoint, tensors: list[int], probing: Probing) ->
 
 def nothing_to_say(gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult]) -> set[int]:
     """The tensors whose probes pass without a remark; see `probe_verdict`."""
-    quiet: set[int] = set()
+    unclear = unresolved(gradient, coverages)
+    return {
+        t for t, each in coverages.items() if t not in unclear and each.located is None and not each.probing.suspicious
+    }
+
+
+def unresolved(gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult]) -> set[int]:
+    """The tensors whose probes are too uncertain; see `resolves`."""
+    found: set[int] = set()
     for probing, tensors in shared_by({t: each.probing for t, each in coverages.items()}):
-        if not probing.suspicious:
-            some = itertools.compress(tensors, resolved(gradient, tensors, probing).tolist())
-            quiet.update(t for t in some if coverages[t].located is None)
-    return quiet
+        found.update(itertools.compress(tensors, (~resolved(gradient, tensors, probing)).tolist()))
+    return found
 
 
 def shared_by(probings: Mapping[int, Probing]) -> list[tuple[Probing, list[int]]]:
