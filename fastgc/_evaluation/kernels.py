@@ -370,12 +370,15 @@ def _kinds(kernel: Any, loss: CompiledLoss, dtype: np.dtype[Any]) -> tuple[Any, 
 
 def _compilation(kernel: Any, kinds: tuple[Any, ...]) -> Any:
     """The kernel compiled for arguments of these types: earlier, by another process, or now."""
-    if not _in_memory(kernel, kinds) and _may_be_cached(kinds):
+    found = _in_memory(kernel, kinds)
+    if not found and _may_be_cached(kinds):
         with contextlib.suppress(Exception):  # the cache cannot be read, say; an error of the loss comes again below
             _CACHED[kernel].compile(kinds)
-    if not _in_memory(kernel, kinds):
+            found = _in_memory(kernel, kinds)
+    if not found:
         kernel.compile(kinds)
-    return _in_memory(kernel, kinds)
+        found = _in_memory(kernel, kinds)
+    return found
 
 
 def _in_memory(kernel: Any, kinds: tuple[Any, ...]) -> Any:
