@@ -58,14 +58,15 @@ def masked(value: Any) -> int:
 
 def as_one(arrays: Sequence[Array]) -> Array | None:
     """A flat view of arrays of one dtype that lie side by side in one buffer of bytes; None for any others."""
-    buffer = arrays[0].base if arrays else None
+    filled = [each for each in arrays if each.size]
+    buffer = filled[0].base if filled else None
     if type(buffer) is not np.ndarray or buffer.dtype != np.uint8 or not buffer.flags.c_contiguous:
         return None
-    dtype = arrays[0].dtype
-    if any(each.base is not buffer or each.dtype != dtype or not each.flags.c_contiguous for each in arrays):
+    dtype = filled[0].dtype
+    if any(each.base is not buffer or each.dtype != dtype or not each.flags.c_contiguous for each in filled):
         return None
-    begins = [each.__array_interface__["data"][0] for each in arrays]
-    ends = [begin + each.nbytes for begin, each in zip(begins, arrays, strict=True)]
+    begins = [each.__array_interface__["data"][0] for each in filled]
+    ends = [begin + each.nbytes for begin, each in zip(begins, filled, strict=True)]
     if begins[1:] != ends[:-1]:
         return None
     first = begins[0] - buffer.__array_interface__["data"][0]
