@@ -200,7 +200,7 @@ class _Keeper(threading.Thread):
     def end(self) -> None:
         """Lift the limit, and wait until that is done."""
         self._over.set()
-        self.ready.wait()  # Ctrl-C may have interrupted the start, and a thread that has not quite begun cannot be joined
+        self.ready.wait()  # Ctrl-C may have interrupted its start, and before that it cannot be joined
         self.join()
 
 
