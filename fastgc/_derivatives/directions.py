@@ -18,7 +18,7 @@ from fastgc._derivatives.estimates import BOUNDED_TOP, LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
 from fastgc._derivatives.random_weights import REACH, UNIT, random_weights
 from fastgc._evaluation.evaluator import Ray
-from fastgc._parameters.arrays import Array, Floats, norm
+from fastgc._parameters.arrays import Array, Floats, norm, norms, resolutions
 
 SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: the u of `random_weights`
 CERTAIN = 2.0  # uncertainties beyond which every true residual is followed: the 2u there
@@ -105,12 +105,12 @@ class Probing:
             beside=more.tensors if len(more.tensors) > len(self.tensors) else (),
         )
 
-    @property
+    @cached_property
     def uncertainty(self) -> float:
         """The largest uncertainty: the larger it is, the more directions miss."""
         return float(self.uncertainties.max())
 
-    @property
+    @cached_property
     def excess(self) -> float:
         """The largest residual in units of its uncertainty."""
         return float((np.abs(self.residuals) / self.uncertainties).max())
@@ -200,11 +200,16 @@ def length_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> flo
 
 
 def rounding_of(gradient: Array) -> float:
-    """Round-off of an analytic slope, in units of its length: a few eps of a sum whose terms have random weights.
+    """The `roundings_of` one tensor."""
+    return float(roundings_of([gradient])[0])
+
+
+def roundings_of(gradients: Sequence[Array]) -> Floats:
+    """Round-off of analytic slopes, in units of their length: a few eps of a sum whose terms have random weights.
 
     The entries themselves are rounded to their dtype: each is off by half an eps of its size, or less.
     """
-    return float(4 * np.finfo(np.float64).eps + np.finfo(gradient.dtype).eps)
+    return 4 * float(np.finfo(np.float64).eps) + resolutions(gradients)
 
 
 def slopes_along(
@@ -378,7 +383,7 @@ class _Group:
     @cached_property
     def lengths(self) -> Floats:
         """Norms of the gradients times the scales, which are the size of slopes along directions, shape (tensors,)."""
-        return np.array([self.loss.tensor_scales[t] * norm(self.gradients[t]) for t in self.tensors])
+        return self.loss.tensor_scales[list(self.tensors)] * norms([self.gradients[t] for t in self.tensors])
 
     @property
     def jitter(self) -> float:
@@ -392,7 +397,7 @@ class _Group:
     @property
     def rounding(self) -> float:
         """Round-off of the analytic slope."""
-        return float(np.sum(np.array([rounding_of(self.gradients[t]) for t in self.tensors]) * self.lengths))
+        return float(np.sum(roundings_of([self.gradients[t] for t in self.tensors]) * self.lengths))
 
 
 def with_gap(slope: Derivative) -> float:
@@ -411,7 +416,8 @@ def groups(loss: LossAtPoint, tensors: Sequence[int], gradients: Sequence[Array]
     """
     if len(tensors) <= _SHARED_FROM:
         return [(t,) for t in tensors]
-    slopes = {t: loss.tensor_scales[t] * norm(gradients[t]) for t in tensors}
+    lengths = loss.tensor_scales[list(tensors)] * norms([gradients[t] for t in tensors])
+    slopes = dict(zip(tensors, lengths.tolist(), strict=True))
     together = min(_SHARED_BY, -(-len(tensors) // _SHARED_FROM))
     found: list[tuple[int, ...]] = []
     for t in sorted(tensors, key=lambda t: (slopes[t], t)):

@@ -20,7 +20,7 @@ from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Stopped, Tick, silent
 from fastgc._evaluation.interruption import pieces
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, spread
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, medians, resolutions, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.point import tensor_scales
@@ -194,8 +194,7 @@ class Estimates:
 
 def unmeasured_loss(evaluator: Evaluator, layout: ParameterLayout, leaves: Sequence[Array], base: float) -> LossAtPoint:
     """The loss at a point, with unmeasured noise: enough for quotients without an uncertainty."""
-    eps = np.array([np.finfo(leaf.dtype).eps for leaf in leaves], np.float64)
-    eps = np.maximum(eps, _resolutions(evaluator, layout))
+    eps = np.maximum(resolutions(leaves), _resolutions(evaluator, layout))
     return LossAtPoint(evaluator, layout, base, Noise(0.0, 0.0, 1.0, False), short(tensor_scales(leaves)), eps)
 
 
@@ -238,7 +237,8 @@ def responsive_loss(
     bases = np.array([loss.base]) if bases is None else bases
     along = partial(_one_loss, loss.evaluator) if along is None else along
 
-    def change(positions: Positions, scale: float) -> float:
+    def change(tensor: int, scale: float) -> float:
+        positions = _few(loss.layout, [tensor])
         start = loss.evaluator.entries(positions)
         lengths = _MOVED * scale * np.cos(positions)  # all different: a loss of differences of entries moves too
         displaced = start + lengths * np.array([-1.0, 1.0])[:, None]
@@ -246,7 +246,7 @@ def responsive_loss(
         return relative_change(along(positions, rows).real, bases)
 
     for t in tensors:
-        scales[t] = responsive_scale(float(scales[t]), partial(change, _few(loss.layout, t)))
+        scales[t] = responsive_scale(float(scales[t]), partial(change, t))
     return replace(loss, tensor_scales=short(scales))
 
 
@@ -293,13 +293,17 @@ def _into_domain(displaced: Callable[[Floats], Floats], direction: Floats) -> Fl
 
 def _spread(layout: ParameterLayout, tensors: Sequence[int]) -> Positions:
     """A few positions in each tensor, at most a few hundred in all."""
-    few = [_few(layout, t) for t in tensors if layout.sizes[t]]
-    together = np.concatenate([np.empty(0, np.int64), *few])
-    return together[spread(together.size, _NOISE_IN_ALL)]
+    few = _few(layout, tensors)
+    return few[spread(few.size, _NOISE_IN_ALL)]
 
 
-def _few(layout: ParameterLayout, tensor: int) -> Positions:
-    return np.asarray(layout.starts[tensor] + spread(layout.sizes[tensor], _NOISE_ENTRIES))
+def _few(layout: ParameterLayout, tensors: Sequence[int]) -> Positions:
+    """A few evenly spaced positions in each tensor: what `spread` gives."""
+    some = np.array(tensors, np.int64)
+    counts = np.minimum(layout.counts[some], _NOISE_ENTRIES)
+    number = np.arange(counts.sum()) - (np.cumsum(counts) - counts).repeat(counts)
+    some, counts = some.repeat(counts), counts.repeat(counts)
+    return np.asarray(layout.starts[some] + number * (layout.counts[some] - 1) // np.maximum(1, counts - 1))
 
 
 def _lengths(loss: LossAtPoint, positions: Positions, start: Floats) -> Floats:
@@ -351,16 +355,6 @@ def _trials(owners: Positions) -> Positions:
     return np.asarray(order[spaced[number < counts]])
 
 
-def _medians(values: Floats, owners: Positions) -> Floats:
-    """The median of the values of each tensor, NaN if one of them is, by tensor up to the last that has any."""
-    order = np.lexsort((values, owners))  # NaN stands last
-    values, counts = values[order], np.bincount(owners)
-    last = np.cumsum(counts) - 1
-    low, high = (np.clip(last - each, 0, None) for each in (counts // 2, (counts - 1) // 2))
-    middle = np.where(low == high, values[low], values[low] / 2 + values[high] / 2)
-    return np.where(np.isnan(values[last]), np.nan, middle)
-
-
 def _steps(loss: LossAtPoint, positions: Positions, stencil: Stencil, step: float | None) -> tuple[Floats, Floats]:
     """The step of each entry: in units of its scale, so that no power of it overflows, and as a number."""
     scales = loss.scales(positions)
@@ -405,12 +399,14 @@ def _reached(measured: Callable[[], Floats]) -> tuple[Floats, bool]:
 
 
 def _usual(errors: Floats, owners: Positions, finished: bool) -> Floats:
-    """The median of the errors of each tensor, as far as they were measured; infinite where none was."""
-    if finished:
-        return _medians(errors, owners)
-    known = ~np.isnan(errors)
-    found, counts = _medians(errors[known], owners[known]), np.bincount(owners[known])
-    return np.append(np.where(counts, found, np.inf), np.full(1 + owners.max(initial=-1) - counts.size, np.inf))
+    """The median of the errors of each tensor, as far as they were measured; infinite where none was.
+
+    ``owners``, the tensors of the errors, are sorted.
+    """
+    known = np.full(errors.size, True) if finished else ~np.isnan(errors)
+    counts = np.bincount(owners[known], minlength=1 + owners.max(initial=-1))
+    found = medians(errors[known], np.append(0, np.cumsum(counts)))
+    return np.where(counts, found, np.inf)
 
 
 # --- the ladder ---

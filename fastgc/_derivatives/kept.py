@@ -19,6 +19,9 @@ class KeptLadders:
     def __init__(self) -> None:
         self._ladders: dict[int, Ladder] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._ladders)
+
     def keep(self, positions: Positions, ladders: Sequence[Ladder], before: int = 0) -> None:
         """Keep copies of some of them; a later one of an entry takes the place of an earlier one.
 

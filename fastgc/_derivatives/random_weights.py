@@ -42,6 +42,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._parameters.arrays import Floats
 from fastgc._parameters.streams import Purpose, stream
 
 UNIT = 84  # the weight of magnitude 1; 42 to 126, half of it to three halves, are all that fit into 8 bits and a sign
@@ -110,6 +111,14 @@ class MissLaw:
         if not error > 0:
             return 1.0
         return float(math.prod(self._missed(float(u) / error) for u in uncertainties))
+
+    def missed_each(self, uncertainties: Floats, errors: Floats) -> Floats:
+        """`missed` for each of several errors, with a row of uncertainties for each."""
+        found = np.ones(errors.size)
+        with np.errstate(all="ignore"):
+            for shares in (uncertainties / errors[:, None]).T:
+                found *= np.fmin.reduce([np.ones(errors.size), *(slope * shares + atom for slope, atom in self.lines)])
+        return np.where(errors > 0, found, 1.0)
 
     def _missed(self, share: float) -> float:
         return min([1.0, *(slope * share + atom for slope, atom in self.lines if share < math.inf)])

@@ -35,6 +35,7 @@ from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import Storage
 
 _WORTH_THREADS = 1e-4  # seconds of an evaluation: a shorter one would mostly wait for the interpreter lock
+_IN_A_ROW = 8  # of such evaluations between two looks at the clock: 1 ms at most
 _BUNDLED_ENTRIES = 1 << 17  # of a direction: 1 MiB of float64 for the copy that all threads read; 128 KiB of weights
 
 _RaisedAt = Sequence[tuple[int, Exception]]  # number of a value among those asked for, and what the loss raised there
@@ -120,9 +121,8 @@ class NumbaEvaluator:
         somewhere = int(self._layout.tensor_of(positions[:1])[0])
 
         def work(thread: int, piece: slice) -> None:
-            for j in range(piece.start, piece.stop):
-                row = [(dtype, cells, rows[j][same]) for dtype, cells, same in parts]
-                note(j, 1, self._run_row(thread, row, somewhere, out[j : j + 1]))
+            errors = self._run_rows(thread, parts, rows[piece], somewhere, out[piece])
+            note(piece.start, piece.stop - piece.start, errors)
 
         moves = (rows != self.entries(positions)).any(axis=1)
         with self._noting(moves, lambda j: at_entries(self._layout, positions)) as note:
@@ -218,9 +218,10 @@ class NumbaEvaluator:
             self._in_threads(count, 1, work, silent)
             return
         self._done(0)
-        for i in range(count):
-            work(0, slice(i, i + 1))
-            self._done(1)
+        for i in range(0, count, _IN_A_ROW):
+            some = slice(i, min(i + _IN_A_ROW, count))
+            work(0, some)
+            self._done(some.stop - some.start)
 
     def _in_threads(self, count: int, columns: int, work: Work, tick: Tick) -> None:
         """Run ``count`` items of ``columns`` evaluations each."""
@@ -293,19 +294,21 @@ class NumbaEvaluator:
                 errors.append((k, error))
         return errors
 
-    def _run_row(
-        self, thread: int, parts: Sequence[tuple[DType, Positions, Array]], tensor: int, out: Array
-    ) -> _RaisedAt:
-        """The loss with entries displaced together: for each dtype, places in its buffer and new entries."""
-        flats = [self._stores[thread].buffer.view(dtype) for dtype, _, _ in parts]
-        originals = [flat[cells] for flat, (_, cells, _) in zip(flats, parts, strict=True)]
+    def _run_rows(
+        self, thread: int, parts: Sequence[tuple[np.dtype[Any], Positions, slice]], rows: Array, tensor: int, out: Array
+    ) -> list[tuple[int, Exception]]:
+        """The loss with the entries of each row: by dtype, places in its buffer and which entries of a row go there."""
+        flats = [(self._stores[thread].buffer.view(dtype), cells, same) for dtype, cells, same in parts]
+        originals, errors = [flat[cells] for flat, cells, _ in flats], []
         try:
-            for flat, (_, cells, entries) in zip(flats, parts, strict=True):
-                flat[cells] = entries
-            return self._run_as_it_is(thread, tensor, out)
+            for j, row in enumerate(rows):
+                for flat, cells, same in flats:
+                    flat[cells] = row[same]
+                errors += [(j, error) for _, error in self._run_as_it_is(thread, tensor, out[j : j + 1])]
         finally:
-            for flat, (_, cells, _), original in zip(flats, parts, originals, strict=True):
+            for (flat, cells, _), original in zip(flats, originals, strict=True):
                 flat[cells] = original
+        return errors
 
     def _run_bundle(self, thread: int, bundle: _Bundle, distances: Floats, first: int, out: Array) -> _RaisedAt:
         """Values along the directions from number ``first`` on; each alone if one of them raises."""

@@ -349,20 +349,23 @@ def _entry_point(kernel: Dispatcher, loss: CompiledLoss, dtype: DType) -> Callab
     return one_at_a_time(loop) if loss.in_parallel else loop
 
 
-def _types_of_values(dtype: DType) -> list[types.Type]:
+@functools.cache
+def _types_of_values(dtype: np.dtype[Any]) -> list[Any]:
     """Numba's types of the arguments of `displaced_values` from ``flat`` on."""
     value = _value_type(dtype)
     return [_contiguous(dtype, 1), _contiguous(np.int64, 1), _contiguous(value, 2), _contiguous(value, 2)]
 
 
-def _types_of_rays(dtype: DType) -> list[types.Type]:
+@functools.cache
+def _types_of_rays(dtype: np.dtype[Any]) -> list[Any]:
     """The same for `values_along_rays`."""
     flat, places, numbers = _contiguous(dtype, 1), _contiguous(np.uint64, 1), _contiguous(np.float64, 1)
     rays = types.Tuple([flat, places, places, numbers, _contiguous(np.int8, 2), numbers])
     return [flat, rays, types.uint64, _contiguous(_value_type(dtype), 1)]
 
 
-def _types_of_outputs(dtype: DType) -> list[types.Type]:
+@functools.cache
+def _types_of_outputs(dtype: np.dtype[Any]) -> list[Any]:
     """The same for `outputs_at_points`."""
     return [_contiguous(dtype, 1), _contiguous(dtype, 2), _contiguous(np.int64, 1), _contiguous(dtype, 2)]
 
@@ -389,12 +392,15 @@ def _kinds(kernel: Dispatcher, loss: CompiledLoss, dtype: DType) -> Kinds:
 
 def _compilation(kernel: Dispatcher, kinds: Kinds) -> CompileResult:
     """The kernel compiled for arguments of these types: earlier, by another process, or now."""
-    if not _in_memory(kernel, kinds) and _may_be_cached(kinds):
+    found = _in_memory(kernel, kinds)
+    if not found and _may_be_cached(kinds):
         with contextlib.suppress(Exception):  # the cache cannot be read, say; an error of the loss comes again below
             _CACHED[kernel].compile(kinds)
-    if not _in_memory(kernel, kinds):
+            found = _in_memory(kernel, kinds)
+    if not found:
         kernel.compile(kinds)
-    return _in_memory(kernel, kinds)
+        found = _in_memory(kernel, kinds)
+    return found
 
 
 def _in_memory(kernel: Dispatcher, kinds: Kinds) -> CompileResult | None:

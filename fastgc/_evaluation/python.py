@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from fastgc._evaluation.evaluator import (
 )
 from fastgc._evaluation.floating_point import callers_errstate
 from fastgc._evaluation.working_time import now
-from fastgc._parameters.arrays import Array, Positions
+from fastgc._parameters.arrays import Array, Positions, as_one
 from fastgc._parameters.layout import ParameterLayout
 
 _WRITTEN_AT_ONCE = 1 << 16  # entries of a ray: three temporaries of 512 KiB fit into the cache of one core
@@ -77,6 +78,7 @@ class PythonEvaluator:
         self.unfinished: Array | None = None  # the values of the last call of `values`, nan where it did not get to
         self._loss, self._params, self._args, self._layout = loss, params, args, layout
         self._flat = [_flat_view(leaf) for leaf in leaves]
+        self._all = as_one(leaves)  # None where the leaves are not copies, or of several dtypes
         self._sources = None if sources is None else [_flat_view(source) for source in sources]
         self._dtypes = [leaf.dtype for leaf in leaves]
         self._complex = any(dtype.kind == "c" for dtype in self._dtypes)
@@ -115,14 +117,14 @@ class PythonEvaluator:
 
     def along(self, positions: Positions, rows: Array) -> Array:
         out: Array = np.empty(len(rows), self.result_dtype)
-        cells = list(self._cells(positions))
-        self._displaced = [(flat, local, flat[local]) for flat, local in cells]
-        moves = (rows != np.array([original for *_, original in self._displaced])).any(axis=1)
+        places = self._places(positions)
+        moves = (rows != self.entries(positions)).any(axis=1).tolist()
+        self._displaced = [(flat, where, flat[where]) for flat, where, _ in places]
         try:
             with np.errstate(all="ignore"):
                 for j, row in enumerate(rows):
-                    for (flat, local), entry in zip(cells, row, strict=True):
-                        flat[local] = entry
+                    for flat, where, mine in places:
+                        flat[where] = row[mine]
                     out[j] = self._value_or_nan(moves[j], lambda: at_entries(self._layout, positions))
         finally:
             self._restore()
@@ -138,18 +140,44 @@ class PythonEvaluator:
         def where() -> Place:
             return along_direction(self._layout, rays, distance)
 
-        self._displaced = [
-            (self._flat[ray.tensor], slice(ray.start, ray.start + ray.weights.size), self.origin(ray)) for ray in rays
-        ]
+        displace = self._displacement(rays)
         try:
             with np.errstate(all="ignore"):
                 for j, distance in enumerate(distances.tolist()):
-                    for ray, (flat, _, original) in zip(rays, self._displaced, strict=True):
-                        _displace_ray(flat, original, ray, distance)
+                    displace(distance)
                     out[j] = self._value_or_nan(distance != 0, where)
         finally:
             self._restore()
         return out
+
+    def _displacement(self, rays: Sequence[Ray]) -> Callable[[complex], None]:
+        """What displaces the entries of a direction by a distance; they are restored by `_restore`."""
+        if self._all is not None and len(rays) > 1 and sum(ray.weights.size for ray in rays) <= _WRITTEN_AT_ONCE:
+            return self._joined_displacement(self._all, rays)
+        self._displaced = [
+            (self._flat[ray.tensor], slice(ray.start, ray.start + ray.weights.size), self.origin(ray)) for ray in rays
+        ]
+        originals = [original for *_, original in self._displaced]
+
+        def displace(distance: complex) -> None:
+            for ray, original in zip(rays, originals, strict=True):
+                _displace_ray(self._flat[ray.tensor], original, ray, distance)
+
+        return displace
+
+    def _joined_displacement(self, flat: Array, rays: Sequence[Ray]) -> Callable[[complex], None]:
+        """The same for rays through small tensors of one flat array, whose entries are written together."""
+        sizes = np.array([ray.weights.size for ray in rays])
+        begins = self._layout.starts[[ray.tensor for ray in rays]] + [ray.start for ray in rays]
+        where = np.arange(sizes.sum()) + (begins - np.cumsum(sizes) + sizes).repeat(sizes)
+        scales, weights = np.array([ray.scale for ray in rays]), np.concatenate([ray.weights for ray in rays])
+        original = flat[where]
+        self._displaced = [(flat, where, original)]
+
+        def displace(distance: complex) -> None:
+            flat[where] = original + (distance * scales).repeat(sizes) * weights
+
+        return displace
 
     def origin(self, ray: Ray) -> Array:
         """The entries of a ray at the point: a view of the source, or a copy of the leaf."""
@@ -160,8 +188,8 @@ class PythonEvaluator:
 
     def entries(self, positions: Positions) -> Array:
         out = np.empty(positions.size)
-        for t, mine in self._layout.parts(positions):
-            out[mine] = self._flat[t][positions[mine] - self._layout.starts[t]].real
+        for flat, where, mine in self._places(positions):
+            out[mine] = flat[where].real
         return out
 
     def rounded(self, positions: Positions, displaced: Array) -> Array:
@@ -180,7 +208,17 @@ class PythonEvaluator:
             flat[where] = original
         self._displaced = []
 
+    def _places(self, positions: Positions) -> list[tuple[Any, Positions, Any]]:
+        """Arrays, the places in them, and which of the positions these are: of each tensor, or of all together."""
+        if self._all is not None:
+            return [(self._all, positions, slice(None))]
+        starts = self._layout.starts
+        return [(self._flat[t], positions[mine] - starts[t], mine) for t, mine in self._layout.parts(positions)]
+
     def _cells(self, positions: Positions) -> Iterator[tuple[Any, int]]:
+        if self._all is not None:
+            yield from zip(itertools.repeat(self._all), positions.tolist(), strict=False)
+            return
         tensors = self._layout.tensor_of(positions)
         local = positions - self._layout.starts[tensors]
         for tensor, cell in zip(tensors.tolist(), local.tolist(), strict=True):

@@ -202,6 +202,7 @@ class _Keeper(threading.Thread):
     def end(self) -> None:
         """Lift the limit, and wait until that is done."""
         self._over.set()
+        self.ready.wait()  # Ctrl-C may have interrupted its start, and before that it cannot be joined
         self.join()
 
 

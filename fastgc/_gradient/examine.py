@@ -20,7 +20,7 @@ from fastgc._evaluation.engine import is_jitted
 from fastgc._evaluation.evaluator import Evaluator, OutOfTime
 from fastgc._evaluation.working_time import now
 from fastgc._gradient.options import CheckOptions
-from fastgc._parameters.arrays import Array, Floats, Positions, root_mean_square, spread
+from fastgc._parameters.arrays import Array, Floats, Positions, root_mean_squares, spread
 from fastgc._parameters.point import Point
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection, further_entries, not_finite, plan_samples
 from fastgc._progress import Progress
@@ -28,7 +28,7 @@ from fastgc._reports.summary import PointResult
 from fastgc._verdicts.crosscheck import CrossCheck, crosscheck
 from fastgc._verdicts.entries import GradientAtPoint, GradientsAlong, remarks
 from fastgc._verdicts.judgement import Judgement
-from fastgc._verdicts.probes import ProbeResult, probe_tensors, resolves, search
+from fastgc._verdicts.probes import ProbeResult, probe_tensors, search, unresolved
 from fastgc._verdicts.time_budget import FIRST, check_in_time, merged, representative, unreached
 
 _NOISE = 20  # evaluations that measuring the noise of a loss in double precision takes, about
@@ -85,9 +85,15 @@ class PointCheck:
         """The tensors in which random directions are measured."""
         return probed_tensors(self.selection, self.options)
 
+    @cached_property
+    def sizes(self) -> Floats:
+        """Root mean square of each tensor's analytic gradient; not finite where an entry is not."""
+        return root_mean_squares(self.gradients)
+
     def spoiled(self) -> dict[int, NotFinite]:
         """By tensor, which entries of the analytic gradient are not finite."""
-        found = {t: not_finite(self.gradients[t]) for t in self.selection.tensors}
+        some = np.flatnonzero(~np.isfinite(self.sizes)).tolist()
+        found = {t: not_finite(self.gradients[t]) for t in some if self.selection.counts[t] is not None}
         return {t: each for t, each in found.items() if each is not None}
 
     def gradient(self) -> GradientAtPoint:
@@ -99,10 +105,9 @@ class PointCheck:
             loss = unmeasured_loss(self.evaluator, layout, self.leaves, self.base)
         if self.loss is not None:
             loss = replace(loss, bounds=self.loss.bounds, symmetric=self.loss.symmetric, complex_loss=self.complex_loss)
-        sizes = np.array([root_mean_square(each) for each in self.gradients])
         formula = stencil_named(self.options.stencil)
         tolerances = self.options.tolerances(layout.names, [gradient.dtype for gradient in self.gradients])
-        return GradientAtPoint(loss, self.gradients, sizes, tolerances, formula, self.options.step, self.displaced)
+        return GradientAtPoint(loss, self.gradients, self.sizes, tolerances, formula, self.options.step, self.displaced)
 
     @cached_property
     def complex_loss(self) -> ComplexLoss | None:
@@ -271,12 +276,12 @@ def _with_held(plan: SamplePlan, gradient: GradientAtPoint, tensors: Sequence[in
 def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress) -> _Measured:
     """The same with more entries of every tensor whose probes are too uncertain, though its entries are not."""
     layout, plan = check.selection.layout, found.plan
-    parts = dict(layout.parts(found.estimates.positions))
-    for t, coverage in found.coverages.items():
+    parts, unclear = dict(layout.parts(found.estimates.positions)), unresolved(gradient, found.coverages)
+    for t in (t for t in found.coverages if t in unclear):
         known, mine = plan.local[t], parts.get(t, slice(0, 0))
         undecided = found.judgement.undecided[mine]
         certain = undecided.size and undecided.mean() < 0.5 and not found.judgement.failed[mine].any()
-        if known is None or not certain or resolves(gradient, t, coverage):
+        if known is None or not certain:
             continue
         more = further_entries(layout.names[t], layout.sizes[t], known, _FURTHER, check.options.seed)
         if gradient.loss.symmetric is not None:

@@ -78,7 +78,7 @@ class FinerValues:
 
     def _hides(self, t: int, coverage: ProbeResult) -> bool:
         fruitless = coverage.located is None or not coverage.located.wrong
-        return fruitless and not (coverage.probing.suspicious or resolves(self._coarse, t, coverage))
+        return fruitless and not (coverage.probing.suspicious or resolves(self._coarse, t, coverage.probing))
 
     def _finer(self) -> GradientAtPoint | None:
         """The same gradient beside the finer loss; None where there is none, or it is another function."""

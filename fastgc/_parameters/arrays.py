@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +22,7 @@ Flags: TypeAlias = NDArray[np.bool_]
 # Entries that a sum over a flat array converts at a time: 1 MiB of float64, which a cache holds, and no second array of
 # the tensor's size.
 _SUMMED_AT_ONCE = 1 << 17
+_SORTED_RUN = 256  # values of a run: sorting takes longer than a median, but is done for all short runs at once
 
 
 def as_array(value: Any, what: str) -> Array:
@@ -55,6 +58,23 @@ def masked(value: Any) -> int:
     return 0 if plain else int(np.count_nonzero(getattr(value, "mask", False)))
 
 
+def as_one(arrays: Sequence[Array]) -> Array | None:
+    """A flat view of arrays of one dtype that lie side by side in one buffer of bytes; None for any others."""
+    filled = [each for each in arrays if each.size]
+    buffer = filled[0].base if filled else None
+    if type(buffer) is not np.ndarray or buffer.dtype != np.uint8 or not buffer.flags.c_contiguous:
+        return None
+    dtype = filled[0].dtype
+    if any(each.base is not buffer or each.dtype != dtype or not each.flags.c_contiguous for each in filled):
+        return None
+    begins = [each.__array_interface__["data"][0] for each in filled]
+    ends = [begin + each.nbytes for begin, each in zip(begins, filled, strict=True)]
+    if begins[1:] != ends[:-1]:
+        return None
+    first = begins[0] - buffer.__array_interface__["data"][0]
+    return buffer[first : first + ends[-1] - begins[0]].view(dtype)
+
+
 def norm(gradient: Array) -> float:
     """The 2-norm of a flat array. No square overflows; the norm is infinite only where it is too large for a float."""
     largest, squares = _scaled_squares(gradient)
@@ -77,6 +97,52 @@ def _scaled_squares(gradient: Array) -> tuple[float, float]:
     return largest, sum(float(np.dot(block, block)) for block in scaled)
 
 
+def root_mean_squares(gradients: Sequence[Array]) -> Floats:
+    """The `root_mean_square` of each flat array; those of many small ones are summed together."""
+    out, sizes = np.empty(len(gradients)), np.array([each.size for each in gradients], np.int64)
+    for some in together(sizes):
+        if some.stop - some.start == 1:
+            out[some] = root_mean_square(gradients[some.start])
+        else:
+            joined = np.concatenate([each.astype(np.float64, copy=False) for each in gradients[some]])
+            out[some] = root_mean_squares_of_runs(joined, np.cumsum([0, *sizes[some]]))
+    return out
+
+
+def norms(gradients: Sequence[Array]) -> Floats:
+    """The `norm` of each flat array; those of many small ones are summed together."""
+    return root_mean_squares(gradients) * np.sqrt([each.size for each in gradients])
+
+
+def resolutions(arrays: Sequence[Array]) -> Floats:
+    """The eps of the dtype of each array."""
+    eps = {dtype: float(np.finfo(dtype).eps) for dtype in {each.dtype for each in arrays}}
+    return np.array([eps[each.dtype] for each in arrays])
+
+
+def root_mean_squares_of_runs(values: Floats, ends: Positions) -> Floats:
+    """The `root_mean_square` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``."""
+    sizes = ends[1:] - ends[:-1]
+    with np.errstate(all="ignore"):
+        largest = of_runs(np.maximum, np.abs(values), ends)
+        known = (largest > 0) & np.isfinite(largest)
+        scaled = values / np.where(known, largest, 1.0).repeat(sizes)
+        squares = np.where(known, of_runs(np.add, scaled * scaled, ends), 1.0)
+        return np.asarray(largest * np.sqrt(squares / np.maximum(sizes, 1)))
+
+
+def together(sizes: Positions) -> Iterator[slice]:
+    """Slices of neighbouring arrays that are small enough to be summed in one pass, or of one array."""
+    begin, total = 0, 0
+    for i, size in enumerate(sizes.tolist()):
+        if total + size > _SUMMED_AT_ONCE and i > begin:
+            yield slice(begin, i)
+            begin, total = i, 0
+        total += size
+    if begin < sizes.size:
+        yield slice(begin, sizes.size)
+
+
 def spread(size: int, count: int) -> Positions:
     """``count`` evenly spaced indices of ``size`` items, from the first to the last; all indices if they are fewer."""
     count = min(size, count)
@@ -95,3 +161,24 @@ def median(values: Floats) -> float:
     if np.isnan(ordered[-1]):
         return float("nan")
     return float(ordered[middle] if values.size % 2 else ordered[middle - 1] / 2 + ordered[middle] / 2)
+
+
+def medians(values: Floats, ends: Positions) -> Floats:
+    """The `median` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``; 0 for an empty one."""
+    sizes = ends[1:] - ends[:-1]
+    if values.size > _SORTED_RUN * sizes.size:
+        pairs = itertools.pairwise(ends.tolist())
+        return np.array([median(values[begin:end]) if end > begin else 0.0 for begin, end in pairs])
+    ordered = values[np.lexsort((values, np.arange(sizes.size).repeat(sizes)))]  # NaN stands last
+    ordered, last = np.append(ordered, 0.0), np.maximum(ends[1:], 1) - 1
+    low, high = (np.minimum(ends[:-1] + np.maximum(each, 0), last) for each in ((sizes - 1) // 2, sizes // 2))
+    middle = np.where(low == high, ordered[low], ordered[low] / 2 + ordered[high] / 2)
+    return np.where(sizes == 0, 0.0, np.where(np.isnan(ordered[last]), np.nan, middle))
+
+
+def of_runs(reduce: np.ufunc, values: Floats, ends: Positions) -> Floats:
+    """The sum or maximum (``reduce``) of each run of values, from ``ends[k]`` to ``ends[k + 1]``; 0 of an empty one."""
+    found, filled = np.zeros(ends.size - 1), ends[1:] > ends[:-1]
+    if filled.any():
+        found[filled] = reduce.reduceat(values, ends[:-1][filled])
+    return found

@@ -71,6 +71,11 @@ class ParameterLayout:
         return tuple(math.prod(shape) for shape in self.shapes)
 
     @cached_property
+    def counts(self) -> Positions:
+        """The ``sizes`` as an array, shape (tensors,)."""
+        return self.starts[1:] - self.starts[:-1]
+
+    @cached_property
     def numbers(self) -> dict[str, int]:
         """The number of each tensor by its name."""
         return {name: t for t, name in enumerate(self.names)}
@@ -78,22 +83,18 @@ class ParameterLayout:
     def tensor_of(self, positions: Positions) -> NDArray[np.int64]:
         """The number of the tensor that holds each position of the flat vector."""
         if positions.size > len(self.names) and _is_sorted(positions):  # the shorter of the two is looked up
-            return np.repeat(np.arange(len(self.names)), np.diff(np.searchsorted(positions, self.starts)))
-        return np.searchsorted(self.starts, positions, side="right") - 1
+            ends = positions.searchsorted(self.starts)
+            return np.arange(len(self.names)).repeat(ends[1:] - ends[:-1])
+        return self.starts.searchsorted(positions, "right") - 1
 
     def parts(self, positions: Positions) -> Iterator[tuple[int, Any]]:
-        """Pairs of a tensor's number and an index of its part of ``positions``: a slice if these are sorted."""
-        if _is_sorted(positions):
-            yield from self._slices(positions)
-            return
-        order = np.argsort(self.tensor_of(positions), kind="stable")
-        yield from ((t, order[mine]) for t, mine in self._slices(positions[order]))
-
-    def _slices(self, positions: Positions) -> Iterator[tuple[int, slice]]:
-        """Pairs of a tensor's number and its part of positions that come tensor by tensor."""
+        """Pairs of a tensor's number and an index of its part of ``positions``: a slice if they are in order."""
         tensors = self.tensor_of(positions)
-        cuts = [*np.flatnonzero(np.diff(tensors, prepend=-1)).tolist(), positions.size]
-        yield from zip(tensors[cuts[:-1]].tolist(), itertools.starmap(slice, itertools.pairwise(cuts)), strict=True)
+        if _is_sorted(tensors):
+            yield from _runs(tensors)
+            return
+        order = np.argsort(tensors, kind="stable")
+        yield from ((t, order[mine]) for t, mine in _runs(tensors[order]))
 
     def index(self, tensor: int, local: int) -> tuple[int, ...]:
         """The index of a tensor's ``local``-th entry, counted in C order."""
@@ -108,7 +109,14 @@ class ParameterLayout:
 
 
 def _is_sorted(positions: Positions) -> bool:
-    return bool(np.all(positions[1:] >= positions[:-1]))
+    return bool((positions[1:] >= positions[:-1]).all())
+
+
+def _runs(tensors: Positions) -> Iterator[tuple[int, slice]]:
+    """Pairs of a number and where it stands in sorted numbers."""
+    if tensors.size:
+        cuts = [0, *((tensors[1:] != tensors[:-1]).nonzero()[0] + 1).tolist(), tensors.size]
+        yield from zip(tensors[cuts[:-1]].tolist(), itertools.starmap(slice, itertools.pairwise(cuts)), strict=True)
 
 
 def build(node: Node, leaves: Sequence[object], container: Callable[[Branch, list[object]], Any]) -> Any:
@@ -211,7 +219,11 @@ def named_leaves(params: object) -> dict[str, object]:
     return dict(zip(names, leaves, strict=True))
 
 
-def _walk(node: object, path: str, names: list[str], leaves: list[Array], moulds: list[Mould | None]) -> Node:
+def _walk(node: Any, path: str, names: list[str], leaves: list[Array], moulds: list[Mould | None]) -> Node:
+    if type(node) is np.ndarray:
+        names.append(path or "params")
+        leaves.append(node)
+        return len(leaves) - 1
     if isinstance(node, Mapping):
         _refuse_other_keys(node, path)
         children = tuple(_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in node.items())

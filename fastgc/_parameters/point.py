@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array, Floats, median
+from fastgc._parameters.arrays import Array, Floats, Positions, medians, of_runs, together
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import Branch, ParameterLayout, named_leaves
 from fastgc._parameters.record import Storage, store
@@ -179,19 +179,35 @@ def tensor_scales(leaves: Sequence[Array]) -> Floats:
     thousandth of the arithmetic mean, since many entries may be tiny by chance. Zeros are left out, and so are entries
     that are tiny compared with the median. 1 for a tensor of zeros.
     """
-    return np.array([_typical_magnitude(leaf) for leaf in leaves])
+    some = [_spaced(leaf) for leaf in leaves]
+    sizes = np.array([each.size for each in some], np.int64)
+    return np.concatenate([np.empty(0), *(_typical_magnitudes(some[few], sizes[few]) for few in together(sizes))])
 
 
-def _typical_magnitude(leaf: Array) -> float:
+def _spaced(leaf: Array) -> Array:
+    """Some thousand evenly spaced entries."""
     flat = leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat
-    some = np.abs(np.asarray(flat[:: max(1, leaf.size // _SCALE_SAMPLE)])).astype(np.float64)
-    some = some[(some > 0) & np.isfinite(some)]
-    if not some.size:
-        return 1.0
-    some = some[some > _AS_ZERO * median(some)]
-    largest = float(some.max())
-    mean = largest * float((some / largest).mean())
-    return max(float(np.exp(np.log(some).mean())), _LEAST_SCALE * mean)
+    return np.asarray(flat[:: max(1, leaf.size // _SCALE_SAMPLE)])
+
+
+def _typical_magnitudes(some: Sequence[Array], sizes: Positions) -> Floats:
+    """The scale of each of several tensors, from some entries of each."""
+    values = np.concatenate([np.abs(each).astype(np.float64) for each in some])
+    owners = np.arange(sizes.size).repeat(sizes)
+    known = (values > 0) & np.isfinite(values)
+    values, owners = values[known], owners[known]
+    known = values > _AS_ZERO * medians(values, _ends(owners, sizes.size))[owners]
+    values, owners = values[known], owners[known]
+    ends = _ends(owners, sizes.size)
+    counts, largest = np.maximum(1, ends[1:] - ends[:-1]), of_runs(np.maximum, values, ends)
+    means = largest * (of_runs(np.add, values / largest[owners], ends) / counts)
+    scales = np.maximum(np.exp(of_runs(np.add, np.log(values), ends) / counts), _LEAST_SCALE * means)
+    return np.where(ends[1:] > ends[:-1], scales, 1.0)
+
+
+def _ends(owners: Positions, count: int) -> Positions:
+    """Where the values of each of ``count`` owners begin among sorted ones, and the last ends."""
+    return np.append(0, np.cumsum(np.bincount(owners, minlength=count)))
 
 
 def _spanned_bytes(leaf: Array) -> int:
@@ -245,6 +261,8 @@ def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
 
 def _bytes(array: Array) -> bytes | memoryview:
     """The bytes of an array in C order, copied only where NumPy has no other way to them."""
+    if array.dtype.kind in "fiubc" and array.flags.c_contiguous:
+        return array
     if array.dtype.itemsize and not array.dtype.names:
         return np.ascontiguousarray(array).view(np.uint8).data
     return array.tobytes()

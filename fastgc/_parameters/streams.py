@@ -31,14 +31,25 @@ Purpose = Literal[
 ]
 
 
+_WORD = 0xFFFFFFFF  # 32 bits
+_POOL = 4  # words of SeedSequence's pool: a shorter seed is filled up with zeros where a spawn key follows
+
+
 def stream(seed: int, purpose: Purpose, *key: int | str) -> np.random.Generator:
     """The generator for a purpose and a key (a tensor's name, the number of a point): the same for the same seed.
 
     The purpose and the parts of the key are the spawn key of NumPy's SeedSequence, which mixes them so that streams
-    are independent (https://numpy.org/doc/stable/reference/random/parallel.html).
+    are independent (https://numpy.org/doc/stable/reference/random/parallel.html). SeedSequence is given the words that
+    it would put together from the seed and the spawn key: it takes a fifth of the time then.
     """
-    words = [word for part in (purpose, *key) for word in _words(part)]
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=words)))
+    words = [*_seed_words(seed), *(word for part in (purpose, *key) for word in _words(part))]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(np.array(words, np.uint32))))
+
+
+@functools.lru_cache(maxsize=8)
+def _seed_words(seed: int) -> list[int]:
+    words = _numbers(int(seed))
+    return words + [0] * (_POOL - len(words))
 
 
 @functools.lru_cache(maxsize=256)  # the purposes, and some names
@@ -47,4 +58,12 @@ def _words(part: int | str) -> list[int]:
     if isinstance(part, str):
         digest = hashlib.blake2b(part.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         return list(struct.unpack("<4I", digest))
-    return [part]
+    return _numbers(part)
+
+
+def _numbers(number: int) -> list[int]:
+    """The 32-bit words of a number, the lowest first, as SeedSequence reads it."""
+    words = [number & _WORD]
+    while (number := number >> 32) > 0:
+        words.append(number & _WORD)
+    return words

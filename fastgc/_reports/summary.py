@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
-from fastgc._parameters.arrays import Array, Floats, Positions, median
+from fastgc._parameters.arrays import Floats, Positions, medians, of_runs
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
 from fastgc._reports.contents import EntryLadder
@@ -22,10 +24,13 @@ from fastgc._reports.entries import Entries, Entry
 from fastgc._reports.gradient import GradientReport, Sensitivity, TensorSummary
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.entries import GradientAtPoint
-from fastgc._verdicts.errors import elementwise_error, relative_error
-from fastgc._verdicts.judgement import Judgement, smallest_failure, worst_verdict
-from fastgc._verdicts.probes import Probe, ProbeResult, probe_report
+from fastgc._verdicts.errors import elementwise_error, relative_errors
+from fastgc._verdicts.judgement import PASS, Judgement, smallest_failure, worst_verdict
+from fastgc._verdicts.probes import Probe, ProbeResult, nothing_to_say, probe_reports
 from fastgc._verdicts.tensors import CheckedTensor, tensor_verdict
+from fastgc._words import Verdict
+
+_PLAIN: tuple[Verdict, str] = (PASS, "")  # of a tensor of which there is nothing to say
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,7 @@ def summarise(
     """The report over all points, with a summary of each tensor's checked entries."""
     layout, chosen = selection.layout, selection.tensors
     lost = [tried.reason for tried in tries if not tried.found]
-    measured = [_Measured.of(layout, found) for found in results]
-    tensors = {layout.names[t]: _tensor_summary(layout, t, measured, lost) for t in chosen}
+    tensors = {each.name: each for each in _summaries(layout, chosen, results, lost)}
     left_out = [name for name in layout.names if name not in tensors]
     notes = [note for found in results for note in found.notes]
     notes += _spoiled_notes(layout, results)
@@ -125,83 +129,183 @@ def nearer_notes(tries: Sequence[Tries], what: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The results at one point, with the columns of all its measured entries, and where those of each tensor are."""
+    """The results at one point, with all its measured entries, and where those of each tensor are."""
 
     found: PointResult
     estimates: Estimates
     judgement: Judgement
-    columns: Mapping[str, Array]
-    smallest: Floats  # error of each entry that would have failed
-    excess: Floats
-    parts: Mapping[int, slice | Positions]
-    sampled: Positions  # shape (tensors,): how many entries were not found by a search
+    parts: Mapping[int, Any]
 
     @classmethod
     def of(cls, layout: ParameterLayout, found: PointResult) -> _Measured:
         samples = found.estimates, found.judgement
         estimates, judgement = found.gradient.joined(*samples, found.looked_at, found.scales)
-        points = np.full(estimates.positions.size, found.point)
-        return cls(
-            found, estimates, judgement,
-            columns=entry_columns(points, judgement, estimates),
-            smallest=smallest_failure(judgement, estimates.uncertainty),
-            excess=excess(judgement, estimates),
-            parts=dict(layout.parts(estimates.positions)),
-            sampled=np.bincount(layout.tensor_of(found.estimates.positions), minlength=len(layout.names)),
-        )  # fmt: skip
-
-    def part(self, tensor: int) -> slice | Positions:
-        """Where the entries of a tensor are."""
-        return self.parts.get(tensor, slice(0, 0))
+        return cls(found, estimates, judgement, dict(layout.parts(estimates.positions)))
 
     def checked(self, tensor: int) -> CheckedTensor:
         """The tensor at the point, with all its measured entries."""
-        found, mine = self.found, self.part(tensor)
+        found, mine = self.found, self.parts.get(tensor, slice(0, 0))
         return CheckedTensor(
             found.gradient, tensor, found.point, self.estimates.part(mine), self.judgement.part(mine),
             found.coverages.get(tensor), found.spoiled.get(tensor), found.unreached.get(tensor, ""),
         )  # fmt: skip
 
 
-def _tensor_summary(
-    layout: ParameterLayout, tensor: int, measured: Sequence[_Measured], lost: Sequence[str]
-) -> TensorSummary:
-    results = [each.found for each in measured]
+@dataclass(frozen=True)
+class _Table:
+    """The measured entries of all points, tensor by tensor, and inside each tensor point by point.
+
+    Attributes
+    ----------
+    ends : where the rows of each tensor begin, and the last end, shape (tensors + 1,)
+    positions : of the entries, in the flat vector
+    columns : those of `Entries`
+    over : the `excess` of each entry
+    smallest : the error of each entry that would have failed
+    """
+
+    ends: Positions
+    positions: Positions
+    estimates: Estimates
+    judgement: Judgement
+    columns: Mapping[str, NDArray[Any]]
+    over: Floats
+    smallest: Floats
+
+    @classmethod
+    def of(cls, layout: ParameterLayout, measured: Sequence[_Measured]) -> _Table:
+        estimates = Estimates.joined([each.estimates for each in measured])
+        judgement = Judgement.joined([each.judgement for each in measured])
+        sizes = [each.estimates.positions.size for each in measured]
+        points = np.repeat([each.found.point for each in measured], sizes)
+        owners = layout.tensor_of(estimates.positions)
+        if (owners[1:] < owners[:-1]).any():  # as a rule they are in order, and need no copies
+            order = np.argsort(owners, kind="stable")
+            estimates, judgement, points = estimates.part(order), judgement.part(order), points[order]
+        return cls(
+            ends=np.append(0, np.cumsum(np.bincount(owners, minlength=len(layout.names)))),
+            positions=estimates.positions,
+            estimates=estimates,
+            judgement=judgement,
+            columns=entry_columns(points, judgement, estimates),
+            over=excess(judgement, estimates),
+            smallest=smallest_failure(judgement, estimates.uncertainty),
+        )
+
+    @cached_property
+    def owners(self) -> Positions:
+        """The tensor of each row."""
+        return np.arange(self.ends.size - 1).repeat(self.ends[1:] - self.ends[:-1])
+
+    def wrong(self) -> Positions:
+        """The rows of wrong entries, tensor by tensor, the worst first."""
+        rows = np.flatnonzero(self.judgement.failed)
+        return rows[np.lexsort((-self.over[rows], self.owners[rows]))]
+
+    def largest(self, values: Floats) -> list[float]:
+        """The largest of the values of the rows of each tensor, 0 where it has none."""
+        found: list[float] = of_runs(np.maximum, values, self.ends).tolist()
+        return found
+
+    def number(self, flags: NDArray[np.bool_]) -> list[int]:
+        """How many rows of each tensor have the flag."""
+        found: list[int] = np.bincount(self.owners, flags, self.ends.size - 1).astype(np.int64).tolist()
+        return found
+
+    def sensitivities(self) -> list[Sensitivity | None]:
+        """Of each tensor that has rows."""
+        sizes, middle = (self.ends[1:] - self.ends[:-1]).tolist(), medians(self.smallest, self.ends).tolist()
+        columns = zip(sizes, self.largest(self.smallest), middle, strict=True)
+        return [Sensitivity(largest, median) if size else None for size, largest, median in columns]
+
+    def worst(self, layout: ParameterLayout) -> list[Entry | None]:
+        """Of each tensor that has rows the entry that differs most: a wrong one if there are any."""
+        failed = self.judgement.failed
+        over = np.where(
+            failed | ~np.bincount(self.owners, failed, self.ends.size - 1).astype(bool)[self.owners], self.over, -1.0
+        )
+        most = np.flatnonzero(over == of_runs(np.maximum, over, self.ends)[self.owners])
+        tensors, first = np.unique(self.owners[most], return_index=True)
+        rows, found = most[first], list[Entry | None]([None] * (self.ends.size - 1))
+        columns = (self.positions[rows] - layout.starts[tensors], *(each[rows] for each in self.columns.values()))
+        for t, place, *row in zip(tensors.tolist(), *(each.tolist() for each in columns), strict=True):
+            found[t] = Entry(layout.names[t], layout.index(t, place), *row)
+        return found
+
+    def entries(self, layout: ParameterLayout, tensor: int) -> Entries:
+        """All rows of a tensor."""
+        mine = slice(int(self.ends[tensor]), int(self.ends[tensor + 1]))
+        columns = {key: column[mine] for key, column in self.columns.items()}
+        return Entries(
+            layout.names[tensor], layout.shapes[tensor], self.positions[mine] - layout.starts[tensor], columns
+        )
+
+
+def _summaries(
+    layout: ParameterLayout, chosen: Sequence[int], results: Sequence[PointResult], lost: Sequence[str]
+) -> Iterator[TensorSummary]:
+    """The summaries of the tensors; what is the same arithmetic for all of them is done for all of them at once."""
+    measured = [_Measured.of(layout, found) for found in results]
+    table = _Table.of(layout, measured)
+    judged, rtol = table.judgement, measured[0].found.gradient.tolerances.rtol
+    errors, failed = table.columns["relative_error"], table.number(judged.failed)
+    remarkable = judged.failed | judged.undecided | (judged.reason != "") | (errors > rtol[table.owners])
+    plain = set() if lost else _plain(chosen, measured, table.number(remarkable))
+    relative, absolute, whole = (
+        table.largest(errors), table.largest(judged.distance),
+        relative_errors(judged.analytic, judged.numerical, table.ends).tolist(),
+    )  # fmt: skip
+    sensitivities, worst = table.sensitivities(), table.worst(layout)
+    shares, probes = _unseen_shares(layout, measured[0]), _probes(layout, results)
+    wrong_rows = np.split(table.wrong(), np.cumsum(failed[:-1]))
+    for t in chosen:
+        entries, wrong = table.entries(layout, t), wrong_rows[t] - table.ends[t]
+        verdict, reason = _PLAIN if t in plain else _verdict(t, measured, lost)
+        yield TensorSummary(
+            name=layout.names[t],
+            shape=layout.shapes[t],
+            size=layout.sizes[t],
+            checked=int(np.unique(entries.local).size) if len(results) > 1 else len(entries),
+            verdict=verdict,
+            reason=reason,
+            max_relative_error=relative[t],
+            max_absolute_error=absolute[t],
+            relative_error=whole[t],
+            worst=worst[t],
+            entries=entries,
+            wrong_entries=entries.part(wrong) if wrong.size else entries[:0],
+            sensitivity=sensitivities[t],
+            unseen_share=shares[t],
+            probe=probes.get(t),
+            diagnosis=agreed([found.diagnoses[t] for found in results if t in found.diagnoses]),
+            ladder=_ladder(measured[0], t, entries),
+        )
+
+
+def _plain(chosen: Sequence[int], measured: Sequence[_Measured], remarkable: Sequence[int]) -> set[int]:
+    """The tensors that `tensor_verdict` passes without a reason: measured at every point, and nothing to say of it."""
+    plain = {t for t in chosen if not remarkable[t]}
+    for each in measured:
+        found = each.found
+        plain -= {
+            *found.spoiled,
+            *found.unreached,
+            *(found.coverages.keys() - nothing_to_say(found.gradient, found.coverages)),
+        }
+        plain &= {*each.parts, *found.coverages}
+    return plain
+
+
+def _verdict(tensor: int, measured: Sequence[_Measured], lost: Sequence[str]) -> tuple[Verdict, str]:
     checked = [each.checked(tensor) for each in measured]
-    judged = Judgement.joined([each.judgement for each in checked])
-    entries = _entries(layout, tensor, measured)
-    over, smallest = (
-        _together([getattr(each, name)[each.part(tensor)] for each in measured]) for name in ("excess", "smallest")
-    )
-    worst, wrong = worst_first(judged, over)
-    verdict, reason = tensor_verdict(checked, judged, lost)
-    return TensorSummary(
-        name=layout.names[tensor],
-        shape=layout.shapes[tensor],
-        size=layout.sizes[tensor],
-        checked=int(np.unique(entries.local).size) if len(results) > 1 else len(entries),
-        verdict=verdict,
-        reason=reason,
-        max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
-        max_absolute_error=float(judged.distance.max(initial=0.0)),
-        relative_error=relative_error(judged.analytic, judged.numerical),
-        worst=None if worst is None else entries[worst],
-        entries=entries,
-        wrong_entries=entries.part(wrong) if wrong.size else entries[:0],
-        sensitivity=Sensitivity(float(smallest.max()), median(smallest)) if smallest.size else None,
-        unseen_share=_unseen_share(layout.sizes[tensor], tensor, measured[0]),
-        probe=_probe(layout, tensor, results),
-        diagnosis=agreed([found.diagnoses[tensor] for found in results if tensor in found.diagnoses]),
-        ladder=_ladder(checked[0], entries),
-    )
+    return tensor_verdict(checked, Judgement.joined([each.judgement for each in checked]), lost)
 
 
-def _together(parts: Sequence[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _ladder(checked: CheckedTensor, entries: Entries) -> EntryLadder | None:
+def _ladder(first: _Measured, tensor: int, entries: Entries) -> EntryLadder | None:
     """The quotients by step of the worst entry at the first point, of those whose ladders were kept."""
+    if not first.found.gradient.loss.kept:
+        return None
+    checked = first.checked(tensor)
     kept = checked.gradient.loss.kept.among(checked.estimates.positions)
     if not kept:
         return None
@@ -220,16 +324,7 @@ def entry_ladder(ladder: Ladder, entry: Entry) -> EntryLadder:
     )
 
 
-def _entries(layout: ParameterLayout, tensor: int, measured: Sequence[_Measured]) -> Entries:
-    """The entries of a tensor at all points."""
-    columns = {
-        key: _together([each.columns[key][each.part(tensor)] for each in measured]) for key in measured[0].columns
-    }
-    positions = _together([each.estimates.positions[each.part(tensor)] for each in measured])
-    return Entries(layout.names[tensor], layout.shapes[tensor], positions - layout.starts[tensor], columns)
-
-
-def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, Array]:
+def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, NDArray[Any]]:
     """The columns of `Entries`."""
     return {
         "point": points,
@@ -264,20 +359,29 @@ def worst_first(judged: Judgement, over: Floats) -> tuple[int | None, NDArray[np
 # --- what would have been seen ---
 
 
-def _unseen_share(size: int, tensor: int, first: _Measured) -> float:
+def _unseen_shares(layout: ParameterLayout, first: _Measured) -> list[float]:
     """Share of wrong entries that m random ones, all right, would miss in one case of twenty: 1 - 0.05**(1/m)."""
-    plan, reached = first.found.plan, int(first.sampled[tensor])
-    local = plan.local[tensor]
-    if local is None or reached == size:
-        return 0.0
-    drawn = plan.drawn[tensor] * reached // max(1, local.size)  # those reached are a fair sample of these
+    plan, positions = first.found.plan, first.found.estimates.positions
+    reached = np.bincount(layout.tensor_of(positions), minlength=len(layout.names)).tolist()
+    return [
+        0.0 if local is None or done == size else _unseen_share(drawn * done // max(1, local.size))
+        for local, drawn, done, size in zip(plan.local, plan.drawn, reached, layout.sizes, strict=True)
+    ]  # those reached are a fair sample of those drawn
+
+
+def _unseen_share(drawn: int) -> float:
     return 1 - 0.05 ** (1 / drawn) if drawn else 1.0
 
 
-def _probe(layout: ParameterLayout, tensor: int, results: Sequence[PointResult]) -> Probe | None:
-    """The probes at the point where they differ most, in units of their uncertainty."""
-    probed = [found for found in results if tensor in found.coverages]
-    if not probed:
-        return None
-    worst = max(probed, key=lambda found: found.coverages[tensor].probing.excess)
-    return probe_report(worst.gradient, tensor, worst.coverages[tensor], layout.names)
+def _probes(layout: ParameterLayout, results: Sequence[PointResult]) -> dict[int, Probe]:
+    """The probes of each tensor at the point where they differ most, in units of their uncertainty."""
+    worst: dict[int, tuple[PointResult, ProbeResult]] = {}
+    for found in results:
+        for t, coverage in found.coverages.items():
+            if t not in worst or coverage.probing.excess > worst[t][1].probing.excess:
+                worst[t] = found, coverage
+    probes: dict[int, Probe] = {}
+    for found in results:
+        mine = {t: coverage for t, (point, coverage) in worst.items() if point is found}
+        probes |= probe_reports(found.gradient, mine, layout.names)
+    return probes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,20 +31,32 @@ class CrossCheck:
 
 
 def crosscheck(evaluator: Evaluator, positions: NDArray[np.int64], analytic: NDArray[np.float64]) -> CrossCheck | None:
-    """SciPy's number for at most 32 of the entries, spread evenly; None where there is no entry."""
+    """SciPy's number for at most 32 of the entries, spread evenly; None where there is no entry.
+
+    SciPy chooses its points without a look at the values: it is asked for the points, which are evaluated together, and
+    then for its number.
+    """
     if not positions.size:
         return None
-    from scipy.optimize import check_grad
-
     chosen = spread(positions.size, _MOST_ENTRIES)
     where, gradient = positions[chosen], analytic[chosen]
+    start, points = evaluator.entries(where), list[NDArray[np.float64]]()
 
-    def loss(x: NDArray[np.float64]) -> float:
-        return float(evaluator.along(where, evaluator.rounded(where, x[:, None]).T)[0].real)
+    def noted(x: NDArray[np.float64]) -> float:
+        points.append(x.copy())
+        return 0.0
 
-    def gradient_at_point(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return gradient
+    _check_grad(noted, gradient, start)
+    rows = evaluator.rounded(where, np.reshape(points, (-1, where.size)).T).T
+    values = iter(evaluator.along(where, rows).real.tolist())
+    error = _check_grad(lambda x: next(values), gradient, start)
+    return CrossCheck(error, norm(gradient), int(where.size))
+
+
+def _check_grad(
+    loss: Callable[[NDArray[np.float64]], float], gradient: NDArray[np.float64], start: NDArray[np.float64]
+) -> float:
+    from scipy.optimize import check_grad
 
     with np.errstate(all="ignore"):
-        error = check_grad(loss, gradient_at_point, evaluator.entries(where))
-    return CrossCheck(float(error), norm(gradient), int(where.size))
+        return float(check_grad(loss, lambda x: gradient, start))

@@ -22,7 +22,7 @@ from fastgc._derivatives.estimates import (
 from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
 from fastgc._evaluation.held import UNMOVED
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, medians, resolutions
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
@@ -68,7 +68,8 @@ class GradientAtPoint:
     def usual_tolerances(self) -> Floats:
         """The allowed difference of an entry of median magnitude (of about 4,000 evenly spaced ones), (tensors,)."""
         some = [np.abs(each[:: max(1, each.size // _MEDIAN_OF)].astype(np.float64)) for each in self.gradients]
-        usual = np.array([median(each) if each.size else 0.0 for each in some])
+        ends = np.cumsum([0, *(each.size for each in some)])
+        usual = medians(np.concatenate([np.empty(0), *some]), ends)
         return np.asarray(self.tolerances.allowed(np.arange(usual.size), usual, self.sizes))
 
     @cached_property
@@ -97,7 +98,7 @@ class GradientAtPoint:
     @cached_property
     def _eps(self) -> Floats:
         """Resolution of the analytic gradient's dtype, shape (tensors,)."""
-        return np.array([np.finfo(each.dtype).eps for each in self.gradients], np.float64)
+        return resolutions(self.gradients)
 
     def _stillness(self, estimates: Estimates, analytic: Floats, tensors: Positions) -> Floats:
         """A scale for tensors all of whose slopes are zero within round-off, shape (tensors,); 0 for others.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._parameters.arrays import Floats
+from fastgc._parameters.arrays import Floats, Positions, of_runs
 from fastgc._words import Interpretation
 
 _ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero: the convention of the tutorials
 _FLOOR = 1e-8  # of the denominator of the element-wise error: the convention of the tutorials
 
 
-@np.errstate(all="ignore")
 def relative_error(a: ArrayLike, b: ArrayLike) -> float:
     """Norm-wise relative error ``||a - b|| / (||a|| + ||b||)``, with the 2-norm over all entries.
 
@@ -40,13 +37,19 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> float:
     (1.0, 0.0)
     """
     first, second = _same_shape(a, b)
-    largest = float(max(np.abs(first).max(initial=0.0), np.abs(second).max(initial=0.0)))
-    if not math.isfinite(largest):
-        return math.nan
-    scale = 2.0 ** min(math.frexp(largest)[1], 1023)  # exact, and no square overflows or vanishes
-    first, second = first / scale, second / scale
-    norms = float(np.linalg.norm(first) + np.linalg.norm(second))
-    return 0.0 if norms * scale <= _ZERO_NORM else float(np.linalg.norm(first - second)) / norms
+    return float(relative_errors(first.reshape(-1), second.reshape(-1), np.array([0, first.size]))[0])
+
+
+def relative_errors(a: Floats, b: Floats, ends: Positions) -> Floats:
+    """`relative_error` of each run of entries, from ``ends[k]`` to ``ends[k + 1]``; 0 for an empty one."""
+    largest = of_runs(np.maximum, np.maximum(np.abs(a), np.abs(b)), ends)
+    with np.errstate(all="ignore"):
+        scales = np.ldexp(1.0, np.minimum(np.frexp(largest)[1], 1023))
+        first, second = a / scales.repeat(ends[1:] - ends[:-1]), b / scales.repeat(ends[1:] - ends[:-1])
+        squares = [of_runs(np.add, each * each, ends) for each in (first, second, first - second)]
+        norms = np.sqrt(squares[0]) + np.sqrt(squares[1])
+        errors = np.where(norms * scales <= _ZERO_NORM, 0.0, np.sqrt(squares[2]) / norms)
+    return np.where(np.isfinite(largest), errors, np.nan)
 
 
 @np.errstate(all="ignore")

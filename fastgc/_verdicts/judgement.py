@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._parameters.arrays import Array, DType, Floats, Positions, root_mean_square
+from fastgc._parameters.arrays import Floats, Positions, root_mean_square, root_mean_squares
 from fastgc._words import Verdict
 
 PASS: Final = "pass"
@@ -159,10 +158,14 @@ def gradient_scales(numerical: Floats, parts: Iterable[tuple[int, slice | Positi
         What stands for tensors without any numerical entry.
     """
     scales = np.where(np.isfinite(defaults), defaults, 0.0)
+    tensors, measured = [], []
     for t, mine in parts:
-        entries = numerical[mine]
-        scale = root_mean_square(entries)
-        scales[t] = scale if math.isfinite(scale) else root_mean_square(np.where(np.isfinite(entries), entries, 0.0))
+        tensors.append(t)
+        measured.append(numerical[mine])
+    found = root_mean_squares(measured)
+    for k in np.flatnonzero(~np.isfinite(found)).tolist():
+        found[k] = root_mean_square(np.where(np.isfinite(measured[k]), measured[k], 0.0))
+    scales[tensors] = found
     return np.asarray(np.maximum(scales, SCALE_FLOOR * scales.max(initial=0.0)))
 
 

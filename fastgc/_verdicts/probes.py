@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -89,9 +89,9 @@ def _wants_better(gradient: GradientAtPoint, tensor: int, probing: Probing) -> b
     """Whether a gradient wrong by a tenth might not show; with a complex step that starts fast, one wrong by rtol."""
     complex_loss = gradient.loss.complex_loss
     if complex_loss is None or complex_loss.slow_start:
-        return not resolves(gradient, tensor, ProbeResult(probing))
-    allowed = float(gradient.tolerances.rtol[tensor]) * max(_norms(gradient, tensor, probing))
-    return not CERTAIN * _limit(gradient, tensor, probing) <= allowed
+        return not resolves(gradient, tensor, probing)
+    allowed = gradient.tolerances.rtol[tensor] * _larger(*_norms(gradient, [tensor], probing))
+    return not (CERTAIN * _limit(gradient, [tensor], probing) <= allowed)[0]
 
 
 def _by_complex_step(gradient: GradientAtPoint, probing: Probing, numbers: range | None, seed: int) -> Probing | None:
@@ -206,10 +206,10 @@ def search(
     A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
     be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
     """
-    parts = dict(gradient.loss.layout.parts(sampled.positions))
     entries = ConfirmedEntries(gradient, scales)
     coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
-    wholly = {t for t in probings if t in parts and judged.failed[parts[t]].mean() > _WHOLLY}
+    owners = gradient.loss.layout.tensor_of(sampled.positions)
+    wholly = {*np.flatnonzero(np.bincount(owners, judged.failed) > _WHOLLY * np.bincount(owners)).tolist()}
     with contextlib.suppress(OutOfTime):
         unsampled = np.setdiff1d(spoiled, sampled.positions)
         if unsampled.size:
@@ -227,10 +227,7 @@ def _told_apart(
     gradient: GradientAtPoint, probings: dict[int, Probing], seed: int, entries: ConfirmedEntries
 ) -> Iterator[dict[int, ProbeResult]]:
     """Results of tensors that share suspicious directions: separate ones, unless the residuals point at one entry."""
-    users: dict[int, tuple[Probing, list[int]]] = {}
-    for t, probing in probings.items():
-        users.setdefault(id(probing), (probing, []))[1].append(t)
-    waiting = list(users.values())
+    waiting = shared_by(probings)
     while waiting:
         shared, mine = waiting.pop()
         if len(shared.tensors) == 1 or not (shared.suspicious or shared.trouble):
@@ -291,7 +288,7 @@ def _less_certain(probing: Probing) -> Probing:
 def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, *, sampled: bool) -> tuple[str, str]:
     """The verdict of the probes alone, and its reason or a remark; wrong entries are counted elsewhere."""
     probing, located = coverage.probing, coverage.located
-    if not resolves(gradient, tensor, coverage):
+    if not resolves(gradient, tensor, probing):
         reason = f"probes are too uncertain here ({probing.trouble or 'noise or nearby kinks'})"
         return (PASS if sampled else UNDECIDED), reason
     if located is None and probing.suspicious:
@@ -304,20 +301,46 @@ def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult,
         return PASS, "probes disagree, but no single entry does (kinks?)"
     low = (_interval(probing, 1e-6)[0] - _BEYOND * coverage.measured) / float(gradient.loss.tensor_scales[tensor])
     rounding = float(np.finfo(gradient.gradients[tensor].dtype).eps)  # a float32 gradient is no closer than that
-    if low > (float(gradient.tolerances.rtol[tensor]) + rounding) * sum(_norms(gradient, tensor, probing)):
+    if low > (float(gradient.tolerances.rtol[tensor]) + rounding) * float(np.sum(_norms(gradient, [tensor], probing))):
         return FAIL, "many small differences, together above rtol"
     return PASS, "differences below rtol"
 
 
-def resolves(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult) -> bool:
+def resolves(gradient: GradientAtPoint, tensor: int, probing: Probing) -> bool:
     """Whether the probes of a tensor are certain enough to show a gradient that is wrong by a tenth of its norm."""
-    probing = coverage.probing
-    size = max(
-        *_norms(gradient, tensor, probing),
-        SCALE_FLOOR * gradient.largest_size * gradient.loss.layout.sizes[tensor] ** 0.5,
-    )
-    certain = math.isfinite(size) and CERTAIN * _limit(gradient, tensor, probing) <= _USEFUL * size
-    return certain and not probing.trouble
+    return bool(resolved(gradient, [tensor], probing)[0])
+
+
+def resolved(gradient: GradientAtPoint, tensors: list[int], probing: Probing) -> Flags:
+    """`resolves` for each of the tensors that share a probing."""
+    floor = SCALE_FLOOR * gradient.largest_size * np.sqrt(gradient.loss.layout.counts[tensors])
+    size = _larger(_larger(*_norms(gradient, tensors, probing)), floor)
+    certain = np.isfinite(size) & (CERTAIN * _limit(gradient, tensors, probing) <= _USEFUL * size)
+    return certain if not probing.trouble else np.zeros(len(tensors), bool)
+
+
+def nothing_to_say(gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult]) -> set[int]:
+    """The tensors whose probes pass without a remark; see `probe_verdict`."""
+    unclear = unresolved(gradient, coverages)
+    return {
+        t for t, each in coverages.items() if t not in unclear and each.located is None and not each.probing.suspicious
+    }
+
+
+def unresolved(gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult]) -> set[int]:
+    """The tensors whose probes are too uncertain; see `resolves`."""
+    found: set[int] = set()
+    for probing, tensors in shared_by({t: each.probing for t, each in coverages.items()}):
+        found.update(itertools.compress(tensors, (~resolved(gradient, tensors, probing)).tolist()))
+    return found
+
+
+def shared_by(probings: Mapping[int, Probing]) -> list[tuple[Probing, list[int]]]:
+    """Each probing, and the tensors that share it."""
+    users: dict[int, tuple[Probing, list[int]]] = {}
+    for t, probing in probings.items():
+        users.setdefault(id(probing), (probing, []))[1].append(t)
+    return list(users.values())
 
 
 def _whereabouts(located: Located, ndim: int) -> str:
@@ -329,52 +352,82 @@ def _whereabouts(located: Located, ndim: int) -> str:
     return f"at least {len(located.wrong)} {'entry is' if len(located.wrong) == 1 else 'entries are'} wrong"
 
 
-def probe_report(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult, names: Sequence[str]) -> Probe:
-    """The numbers of a tensor's probes, in units of its gradient."""
-    probing, scale = coverage.probing, float(gradient.loss.tensor_scales[tensor])
-    norms, held = _norms(gradient, tensor, probing), gradient.loss.held(tensor)
-    seen = coverage.located is not None or probing.suspicious
-    uncertainties, chance = probing.uncertainties / scale, chance_at_limits(probing.residuals.size)
-    others = [names[t] for t in (probing.beside or probing.tensors)[: _NAMED + 1] if t != tensor]
+def probe_reports(
+    gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult], names: Sequence[str]
+) -> dict[int, Probe]:
+    """The numbers of the probes of each tensor, in units of its gradient."""
+    found: dict[int, Probe] = {}
+    for probing, tensors in shared_by({t: each.probing for t, each in coverages.items()}):
+        seen = [coverages[t].located is not None or probing.suspicious for t in tensors]
+        found |= zip(tensors, _reports(gradient, tensors, probing, np.array(seen), names), strict=True)
+    return found
+
+
+def _reports(
+    gradient: GradientAtPoint, tensors: list[int], probing: Probing, seen: Flags, names: Sequence[str]
+) -> Iterator[Probe]:
+    """The numbers of tensors that share a probing, computed together."""
+    count, scales = probing.residuals.size, gradient.loss.tensor_scales[tensors]
+    norms, chance = _norms(gradient, tensors, probing), chance_at_limits(count)
+    largest, together = _larger(*norms), norms[0] + norms[1]
     with np.errstate(all="ignore"):
-        relative = float(OF_NORM.limit(probing.uncertainties, chance) / scale / max(norms))
-        low, high = (
-            (bound / scale / float(sum(norms)) for bound in _interval(probing, 0.025)) if seen else (0.0, relative)
+        relative = OF_NORM.limit(probing.uncertainties, chance) / scales / largest
+        low, high = (bound / scales / together for bound in (_interval(probing, 0.025) if seen.any() else (0.0, 0.0)))
+        estimate = norm(probing.residuals) / (count * MEAN_SQUARE) ** 0.5 / scales / together
+        residuals, uncertainties = (each / scales[:, None] for each in (probing.residuals, probing.uncertainties))
+        entry = _larger(OF_ENTRY.limit(probing.uncertainties, chance) / scales, gradient.usual_tolerances[tensors])
+        missed = OF_NORM.missed_each(uncertainties, gradient.tolerances.rtol[tensors] * largest)
+    columns = (
+        seen, np.where(seen, estimate, relative), np.where(seen, low, 0.0), np.where(seen, high, relative), entry,
+        relative, largest, missed, resolved(gradient, tensors, probing),
+    )  # fmt: skip
+    rows = zip(residuals.tolist(), uncertainties.tolist(), *(each.tolist() for each in columns), strict=True)
+    for t, row in zip(tensors, rows, strict=True):
+        yield Probe(
+            residuals=tuple(row[0]),
+            uncertainties=tuple(row[1]),
+            seen=row[2],
+            relative_error=row[3],
+            interval=row[4:6],
+            entry_limit=row[6],
+            norm_limit=row[7],
+            norm=row[8],
+            miss_probability=row[9],
+            resolved=row[10],
+            left_out=_left_out(gradient, t),
+            shared_with=_others(t, probing.beside or probing.tensors, names),
         )
-        estimate = float(norm(probing.residuals) / (probing.residuals.size * MEAN_SQUARE) ** 0.5 / scale / sum(norms))
-    return Probe(
-        residuals=tuple((probing.residuals / scale).tolist()),
-        uncertainties=tuple(uncertainties.tolist()),
-        seen=seen,
-        relative_error=estimate if seen else relative,
-        interval=(low, high),
-        entry_limit=max(
-            OF_ENTRY.limit(probing.uncertainties, chance) / scale, float(gradient.usual_tolerances[tensor])
-        ),
-        norm_limit=relative,
-        norm=float(max(norms)),
-        miss_probability=OF_NORM.missed(uncertainties, float(gradient.tolerances.rtol[tensor] * max(norms))),
-        resolved=resolves(gradient, tensor, coverage),
-        left_out=0 if held is None else int(np.count_nonzero(held)),
-        shared_with=tuple(others[:_NAMED]),
-    )
 
 
-def _limit(gradient: GradientAtPoint, tensor: int, probing: Probing) -> float:
-    """The uncertainty of a residual in units of the tensor's gradient."""
-    return probing.uncertainty / float(gradient.loss.tensor_scales[tensor])
+def _left_out(gradient: GradientAtPoint, tensor: int) -> int:
+    held = gradient.loss.held(tensor)
+    return 0 if held is None else int(np.count_nonzero(held))
 
 
-def _norms(gradient: GradientAtPoint, tensor: int, probing: Probing) -> tuple[np.float64, np.float64]:
+def _others(tensor: int, sharing: tuple[int, ...], names: Sequence[str]) -> tuple[str, ...]:
+    return tuple([names[t] for t in sharing[: _NAMED + 1] if t != tensor][:_NAMED])
+
+
+def _larger(one: Floats, other: Floats) -> Floats:
+    """The larger of two numbers; the first where one of them is NaN."""
+    return np.where(other > one, other, one)
+
+
+def _limit(gradient: GradientAtPoint, tensors: list[int], probing: Probing) -> Floats:
+    """The uncertainty of a residual in units of each tensor's gradient."""
+    return np.asarray(probing.uncertainty / gradient.loss.tensor_scales[tensors])
+
+
+def _norms(gradient: GradientAtPoint, tensors: list[int], probing: Probing) -> tuple[Floats, Floats]:
     """Norms of the analytic and of the numerical gradient; E[slope**2] is `MEAN_SQUARE` times the latter's square."""
-    analytic = float(gradient.sizes[tensor]) * gradient.loss.layout.sizes[tensor] ** 0.5
+    analytic = gradient.sizes[tensors] * np.sqrt(gradient.loss.layout.counts[tensors])
     if len(probing.tensors) > 1:  # the slopes are the group's, and no difference was seen
-        return np.float64(analytic), np.float64(analytic)
-    scale = float(gradient.loss.tensor_scales[tensor])
+        return analytic, analytic
     slopes = norm(probing.slopes)
-    if probing.analytic.any():
-        return np.float64(analytic), np.float64(analytic * (slopes / norm(probing.analytic)))
-    return np.float64(analytic), np.float64(slopes / (probing.slopes.size * MEAN_SQUARE) ** 0.5 / scale)
+    with np.errstate(all="ignore"):
+        if probing.analytic.any():
+            return analytic, analytic * np.float64(slopes / norm(probing.analytic))
+        return analytic, slopes / (probing.slopes.size * MEAN_SQUARE) ** 0.5 / gradient.loss.tensor_scales[tensors]
 
 
 def _interval(probing: Probing, tail: float) -> tuple[float, float]:

@@ -181,3 +181,11 @@ def test_what_is_not_known_has_no_limit_and_what_is_certain_none_above_zero() ->
     assert OF_NORM.limit([0.0, 0.0, 0.0], 1e-3) == 0.0
     assert OF_NORM.limit([1.0], 1e-3) == math.inf, "one direction has atoms of 1 in 170"
     assert OF_NORM.missed([1.0] * 3, 0.0) == OF_NORM.missed([1.0] * 3, math.nan) == 1.0
+
+
+def test_what_is_missed_of_several_errors_is_what_is_missed_of_each() -> None:
+    uncertainties = np.array([[1e-3, 2e-3, 1e-4], [0.0, 1.0, 1e-9], [np.inf, 1e-3, 1.0], [np.nan, 1e-3, 1.0]])
+    for law in (OF_ENTRY, OF_NORM):
+        for errors in (np.array([1.0, 2.0, 0.1, 1.0]), np.array([0.0, -1.0, np.nan, np.inf])):
+            expected = [law.missed(row, error) for row, error in zip(uncertainties, errors.tolist(), strict=True)]
+            assert law.missed_each(uncertainties, errors).tolist() == expected

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import struct
 from typing import get_args
 
 import numpy as np
@@ -44,3 +46,12 @@ def test_many_names_have_streams_of_their_own() -> None:
 def test_what_two_purposes_draw_is_uncorrelated(first: Purpose, second: Purpose) -> None:
     a, b = (stream(0, purpose).standard_normal(4096) for purpose in (first, second))
     assert abs(np.corrcoef(a, b)[0, 1]) < 6 / 4096**0.5  # six standard errors
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**130 + 7])
+@pytest.mark.parametrize("key", [(), (0,), (3,), (2**40,)], ids=repr)
+def test_a_stream_is_that_of_a_spawn_key_of_numpys_seed_sequence(seed: int, key: tuple[int, ...]) -> None:
+    words = struct.unpack("<4I", hashlib.blake2b(b"taylor", digest_size=16).digest())
+    sequence = np.random.SeedSequence(seed, spawn_key=(*words, *key))
+    expected = np.random.Generator(np.random.PCG64(sequence)).standard_normal(8)
+    np.testing.assert_array_equal(stream(seed, "taylor", *key).standard_normal(8), expected)

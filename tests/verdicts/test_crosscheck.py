@@ -10,6 +10,7 @@ import pytest
 import scipy.optimize
 
 import fastgc
+from fastgc._evaluation.python import PythonEvaluator
 
 Tensors = dict[str, np.ndarray]
 
@@ -165,3 +166,17 @@ def test_a_loss_that_raises_beside_the_point_does_not_abort_it() -> None:
     report = fastgc.check_gradients(guarded, np.cos, np.array([1.0, 0.5]))
     assert report.passed
     assert report.crosscheck is not None and np.isnan(report.crosscheck.error)
+
+
+def test_its_points_are_evaluated_in_one_call(params: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def along(self: PythonEvaluator, positions: Any, rows: Any) -> Any:
+        asked.append(len(rows))
+        return inner(self, positions, rows)
+
+    inner = PythonEvaluator.along
+    monkeypatch.setattr(PythonEvaluator, "along", along)
+    report = fastgc.check_gradients(loss, gradients, params)
+    assert report.crosscheck is not None
+    assert asked[-1] == report.crosscheck.entries + 1
