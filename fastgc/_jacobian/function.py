@@ -35,6 +35,7 @@ from fastgc._parameters.layout import ParameterLayout
 Weights = int | Floats  # one output by its number, or a factor for every output
 Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
 Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
+Keeper = Callable[[Floats, Function], tuple[Floats, Errors]]  # the same from a file, as far as that has them
 
 _AWAY = 2.0**-5  # in units of the inputs' scales: far enough to see rounded outputs move, and crosses few kinks
 _NUMBERS = 1 << 18  # inputs and outputs of the points evaluated at a time: 2 MB
@@ -95,6 +96,7 @@ class VectorFunction:
         self._own_rounding = getattr(function, "rounded", None)  # to dtypes that NumPy does not know
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves], dtype=np.result_type(np.float64, *leaves))
         self._function, self.raised, self.interruption = function, Raised(), Interruption()
+        self.keeper: Keeper | None = None
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
         self.losses: dict[int, LossAtPoint] = {}  # of the outputs whose noise was measured so far
 
@@ -292,16 +294,23 @@ class VectorFunction:
     def _in_time(self, points: Array) -> Array:
         """Outputs at points, a few at a time; those known by then go with the exception of an interrupted check."""
         out = np.full((len(points), self.base.size), np.nan, self.point.dtype)
-        length = getattr(self._function, "at_once", 1)
+        length = self.at_once
         try:
             for some in pieces(len(points), length, len(points) if self.deadline == math.inf else length, length):
                 if now() > self.deadline:
                     raise OutOfTime
                 out[some] = self._called(points[some])
         except Stopped as stopped:
+            if stopped.values is not None:
+                out[some] = stopped.values
             stopped.values = out
             raise
         return out
+
+    @property
+    def at_once(self) -> int:
+        """How many points are evaluated together at least."""
+        return int(getattr(self._function, "at_once", 1))
 
     @property
     def engine(self) -> str:
@@ -328,12 +337,16 @@ class VectorFunction:
         # Counted first: a function may change its argument.
         displaced = 0 if self.raised.answered else np.count_nonzero((points != self.point).any(axis=1))
         with np.errstate(all="ignore"):  # log(-1e-7) near the point is an answer, not a warning
-            outputs, errors = self.interruption.call(self._function, points)
+            outputs, errors = self._asked(points)
         for k, error in errors:
             self.raised = self.raised.also(error, partial(self._place, points[k]))
         if displaced > len(errors):
             self.raised = replace(self.raised, answered=True)
         return outputs
+
+    def _asked(self, points: Array) -> tuple[Array, Errors]:
+        call = partial(self.interruption.call, self._function)
+        return call(points) if self.keeper is None else self.keeper(points, call)
 
     def _place(self, point: Floats) -> Place:
         displaced = np.flatnonzero(point != self.point)

@@ -15,6 +15,7 @@ import numpy as np
 from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
+from fastgc._evaluation.checkpoint import LateCheckpoint
 from fastgc._evaluation.engine import jitted
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped, attempted
 from fastgc._evaluation.floating_point import at_point, away_from_the_point
@@ -36,6 +37,7 @@ from fastgc._jacobian.inputs import (
     open_function,
     plain_function,
 )
+from fastgc._jacobian.kept import KeptOutputs, about_jacobian
 from fastgc._jacobian.operator import Operator, spoiled
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.projections import Projections, follow_strays, project
@@ -79,6 +81,20 @@ class JacobianCheck:
         """f, compiled once for all points if ``engine="numba"`` asks for it."""
         return jitted(self.f) if self.options.engine == "numba" else self.f
 
+    @cached_property
+    def checkpoint(self) -> LateCheckpoint:
+        """The file that keeps outputs, if there is one."""
+        return LateCheckpoint(self.options.checkpoint)
+
+    def attached(self, function: VectorFunction, about: Callable[[], Mapping[str, Any]] = dict) -> VectorFunction:
+        """The function, whose calls can be interrupted and are kept in the checkpoint, which is one of ``about()``."""
+        function.interruption = self.interruption
+        checkpoint = self.checkpoint.opened(about)
+        if checkpoint is not None:
+            kept = KeptOutputs(checkpoint, function.point, function.base.size, function.at_once)
+            function.keeper = kept.outputs
+        return function
+
     def analytic(self, point: Floats, shape: Shape) -> tuple[Any, Operator, str]:
         """The Jacobian at a point: the matrix, if there is one; the operator; how products contradict each other."""
         call = self.interruption.call
@@ -119,7 +135,8 @@ def check_points(check: JacobianCheck) -> JacobianReport:
         With the report so far.
     """
     __tracebackhide__ = True
-    return interruptible(check.interruption, lambda: _check_points(check))
+    with check.checkpoint:
+        return interruptible(check.interruption, lambda: _check_points(check))
 
 
 def _check_points(check: JacobianCheck) -> JacobianReport:
@@ -229,13 +246,14 @@ class _Result:
 
 def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
     options, function, operator = check.options, opened.function, opened.operator
+    noise, pattern = tuple(_noise(function)), declared_pattern(check.sparsity, opened.matrix, operator.shape)
+    about = partial(about_jacobian, function, opened.output_shape, operator, check.args, pattern, options)
+    check.attached(function, partial(about, noisy=bool(noise)))
     at_point = open_jacobian(function, operator, options.step, options.rtol, options.atol, options.stencil)
     exact = ComplexFunction(partial(_complex, check, opened), preferred=at_point.stencil.is_complex)
     displaced = check.displaced(opened.point, opened.output_shape)
     at_point = replace(at_point, displaced=displaced, complex_function=exact)
-    pattern = declared_pattern(check.sparsity, opened.matrix, operator.shape)
     groups, complete = plan(operator, pattern, options.columns, options.seed, function.held)
-    noise = tuple(_noise(function))
     function.expect(_EVALUATIONS * len(groups))
     with Progress(sum(group.columns.size for group in groups), shown=options.progress) as bar:
         hidden = _hidden(at_point, groups, options.seed, bar) if noise else None
@@ -262,8 +280,7 @@ def _complex(check: JacobianCheck, opened: _Opened) -> VectorFunction | None:
         return None
     point, deadline = opened.point.astype(np.complex128), opened.function.deadline
     function = check.interruption.call(partial(plain_function, deadline=deadline), check.f, point, check.args)
-    function.interruption = check.interruption
-    return function
+    return check.attached(function)
 
 
 def _by_complex_step(
@@ -275,8 +292,8 @@ def _by_complex_step(
     from fastgc._verdicts.complex_step import adjudicate
 
     def displaced(positions: Positions, relative: Floats) -> tuple[Array, Floats]:
-        function = check.interruption.call(plain_function, check.f, opened.point.astype(np.complex128), check.args)
-        function.interruption = check.interruption
+        point = opened.point.astype(np.complex128)
+        function = check.attached(check.interruption.call(plain_function, check.f, point, check.args))
         outputs, inputs = jacobian.places(positions)
         columns, mine = np.unique(inputs, return_inverse=True)
         steps = relative * opened.function.unmeasured.scales(columns)[:, None]
