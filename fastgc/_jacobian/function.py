@@ -158,13 +158,12 @@ class VectorFunction:
             points = self._copies(min(length, count - begin), displaced.shape[1])
             points[line[some] - begin, :, columns[some]] = displaced[some]
             try:
-                outputs = self.at(points.reshape(-1, self.point.size))
+                outputs = self.at(points.reshape(-1, self.point.size), _by_columns(line[some] - begin, points, tick))
             except Stopped as stopped:
                 blocks += [] if stopped.values is None else [stopped.values.reshape(*points.shape[:2], self.base.size)]
                 stopped.values = self._padded(blocks, count, displaced.shape[1])
                 raise
             blocks.append(outputs.reshape(*points.shape[:2], self.base.size))
-            tick(some.stop - some.start)
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
     def _padded(self, blocks: Sequence[Array], count: int, width: int) -> Array | None:
@@ -277,21 +276,25 @@ class VectorFunction:
             out[begin : begin + self.together] = self.at(points)
         return out
 
-    def at(self, points: Array) -> Array:
-        """Outputs at points, shape (k, m); NaN where not defined, and outside the bounds."""
+    def at(self, points: Array, done: Tick = silent) -> Array:
+        """Outputs at points, shape (k, m); NaN where not defined, and outside the bounds.
+
+        ``done`` takes the number of points that are behind.
+        """
         if self.bounds is not None:
             everywhere = np.arange(self.point.size)
             inside = self.bounds.contain(everywhere, points.T).all(axis=0)
             out = np.full((len(points), self.base.size), np.nan, self.point.dtype)
             try:
-                out[inside] = self._in_time(points[inside])
+                out[inside] = self._in_time(points[inside], lambda count: done(int(np.flatnonzero(inside)[count - 1])))
             except Stopped as stopped:
                 stopped.values = None
                 raise
+            done(len(points))
             return out
-        return self._in_time(points)
+        return self._in_time(points, done)
 
-    def _in_time(self, points: Array) -> Array:
+    def _in_time(self, points: Array, done: Tick) -> Array:
         """Outputs at points, a few at a time; those known by then go with the exception of an interrupted check."""
         out = np.full((len(points), self.base.size), np.nan, self.point.dtype)
         length = self.at_once
@@ -300,6 +303,7 @@ class VectorFunction:
                 if now() > self.deadline:
                     raise OutOfTime
                 out[some] = self._called(points[some])
+                done(some.stop)
         except Stopped as stopped:
             if stopped.values is not None:
                 out[some] = stopped.values
@@ -316,6 +320,12 @@ class VectorFunction:
     def engine(self) -> str:
         """How the function is evaluated, for reports."""
         return str(getattr(self._function, "name", "python"))
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds for each evaluation as workers have measured it; None without workers."""
+        found: float | None = getattr(self._function, "pace", None)
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -368,6 +378,20 @@ class VectorFunction:
         first = [int(self.layout.starts[ray.tensor]) + ray.start for ray in rays]
         columns = [start + np.arange(ray.weights.size) for start, ray in zip(first, rays, strict=True)]
         return np.concatenate(columns), np.concatenate([ray.scale * ray.weights for ray in rays])
+
+
+def _by_columns(line: Positions, points: Array, tick: Tick) -> Tick:
+    """What counts the columns that are done by the points that are, of lines of points; ``line`` is ascending."""
+    told = 0
+
+    def done(count: int) -> None:
+        nonlocal told
+        columns = int(np.searchsorted(line, count // points.shape[1]))
+        if columns > told:
+            tick(columns - told)
+            told = columns
+
+    return done
 
 
 class OutputLoss:
