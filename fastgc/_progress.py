@@ -67,6 +67,7 @@ class Progress:
     def __init__(self, total: int, *, shown: bool, budget: float | None = None) -> None:
         self._bar: Any = None
         self._failures: int | None = None  # until entries were judged
+        self._judged = 0  # entries of which those in doubt are known
         self._phases = {ENTRIES: _Phase(total), DOUBT: _Phase()}
         self._phase, self._since, self._in_log = "", time.perf_counter(), False
         self._planned, self._last = 0.0, self._since + (budget or math.inf)  # when it is to end, and when at the latest
@@ -96,8 +97,9 @@ class Progress:
         entries, doubt, time_now = self._phases[ENTRIES], self._phases[DOUBT], time.perf_counter()
         if entries.done == entries.first and (self._planned or not entries.done):
             return max(0.0, min(self._planned, self._last) - time_now)
-        share = doubt.total / entries.done
-        left = entries.left * (entries.pace + share * doubt.pace) + doubt.left * doubt.pace
+        share = doubt.total / max(1, self._judged)
+        more = share * (entries.total - self._judged)
+        left = entries.left * entries.pace + (doubt.left + more) * doubt.pace
         return max(0.0, min(left - (time_now - self._since), self._last - time_now))
 
     def phase(self, name: str, more: int = 0) -> None:
@@ -107,6 +109,8 @@ class Progress:
         self._pass()
         if name in self._phases:
             self._phases[name].total += more
+        if name == DOUBT:
+            self._judged = self._phases[ENTRIES].done
         self._grow(more)
         if name != self._phase:
             self._phase = name
@@ -138,7 +142,7 @@ class Progress:
 
     def failed(self, entries: int) -> None:
         """Count entries that failed."""
-        self._failures = (self._failures or 0) + entries
+        self._failures, self._judged = (self._failures or 0) + entries, self._phases[ENTRIES].done
         if self._bar is not None:
             self.show()
 
