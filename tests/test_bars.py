@@ -94,7 +94,7 @@ def test_the_end_of_a_jacobian_is_foreseen(
 
 def test_columns_that_are_checked_besides_the_planned_ones_are_counted(bars: list[Bar]) -> None:  # noqa: F811
     fastgc.check_jacobian(outputs, partial(jacobian, wrong=50), np.ones(200), columns=20, progress=True)
-    assert bars[0].n == bars[0].total > 20
+    assert bars[0].total is not None and bars[0].n == bars[0].total > 20
     assert "probes" in bars[0].descriptions
 
 
@@ -128,10 +128,10 @@ def test_the_plan_is_told_once_and_from_several_calls(
         clock.seconds += 60.0 if calls == 1 else 1.0
         return outputs(x)
 
-    options = {"columns": 100, "points": points, "progress": True}
+    options: dict[str, Any] = {"columns": 100, "points": points, "progress": True}
     fastgc.check_jacobian(f, partial(jacobian, wrong=0), np.ones(200), **options)
     (text,) = bars[0].written
-    whole = points * (22 + 2 * 100 + 4 * 3)
+    whole = points * (22 + 2 * (100 + 8) + 4 * 3)
     assert text == f"about {progress_module.duration(whole)}; probes alone: {progress_module.duration(points * 12)}"
 
 
@@ -169,13 +169,14 @@ def test_workers_move_the_bar_to_its_end(
 ) -> None:
     monkeypatch.setattr("fastgc._evaluation.pieces._WORTHWHILE", 0.0)
     monkeypatch.setattr(progress_module, "_PLANNED", 0.0)
-    x, options = np.linspace(1, 2, 40), {"workers": 2, "progress": True}
+    x = np.linspace(1, 2, 40)
+    options: dict[str, Any] = {"workers": 2, "progress": True}
     if door == "gradients":
-        fastgc.check_gradients(square, lambda p: 2 * p, x, samples="all", **options)  # type: ignore[arg-type]
+        fastgc.check_gradients(square, lambda p: 2 * p, x, samples="all", **options)
     elif door == "jacobian":
-        fastgc.check_jacobian(squares, lambda x: np.diag(2 * x), x, **options)  # type: ignore[arg-type]
+        fastgc.check_jacobian(squares, lambda x: np.diag(2 * x), x, **options)
     else:
-        fastgc.numerical_gradient(square, x, **options)  # type: ignore[arg-type]
+        fastgc.numerical_gradient(square, x, **options)
     assert bars[0].n == bars[0].total == 40
     told = [text for bar in bars for text in bar.written]
     assert len(told) == (door != "numerical")  # by the pace of the workers, without their start
@@ -236,7 +237,7 @@ def test_inside_another_bar_it_is_gone_when_it_is_done(shown: bool, monkeypatch:
     monkeypatch.setattr("os.isatty", lambda number: shown)
     text = io.StringIO()
 
-    class Kept(tqdm.std.tqdm):  # type: ignore[type-arg]
+    class Kept(tqdm.std.tqdm):  # type: ignore[misc]
         made: list[Any] = []  # noqa: RUF012
 
         def __init__(self, **options: Any) -> None:
@@ -281,7 +282,7 @@ def test_a_real_notebook_widget(monkeypatch: pytest.MonkeyPatch) -> None:
 
     made: list[Any] = []
 
-    class Kept(tqdm_notebook):  # type: ignore[type-arg]
+    class Kept(tqdm_notebook):  # type: ignore[misc]
         def __init__(self, **options: Any) -> None:
             super().__init__(display=False, **options)
             made.append(self)

@@ -17,6 +17,8 @@ from fastgc._verdicts.time_budget import over_note
 
 _NOISE = 20  # evaluations that measuring the noise of some outputs takes, about: they share them
 _FIRST = 2  # calls of the function at x
+_TRIALS = 8  # columns, of those that are measured together, that are measured at another step as well
+_BATCHES = 20  # of columns under a time budget, about: each takes 5 % of the time that is left
 _DIRECTION = 4  # evaluations along a direction
 
 
@@ -26,24 +28,27 @@ class Pace:
 
     Attributes
     ----------
+    first : seconds of the first call
     begin : of `now`
     before : evaluations by then
     """
 
     function: VectorFunction
+    first: float
     begin: float
     before: int
 
     @classmethod
-    def of(cls, function: VectorFunction) -> Pace:
+    def of(cls, function: VectorFunction, first: float) -> Pace:
         """From now on."""
-        return cls(function, now(), function.evaluations)
+        return cls(function, first, now(), function.evaluations)
 
     @property
     def seconds(self) -> float:
         """Of an evaluation so far: as workers measured it, or all time that has passed."""
-        passed = now() - self.begin
-        return self.function.pace or max(passed, LEAST_SECONDS) / max(1, self.function.evaluations - self.before)
+        made = self.function.evaluations - self.before
+        passed = (now() - self.begin) / made if made else self.first
+        return self.function.pace or max(passed, LEAST_SECONDS)
 
     def plan(self, groups: Sequence[Group], probes: int, options: JacobianOptions, planned: int, bar: Progress) -> None:
         """Tell the plan of a long check, and correct the number of columns, of which ``planned`` were expected."""
@@ -72,4 +77,5 @@ def _width(options: JacobianOptions) -> int:
 
 def _whole(groups: Sequence[Group], probes: int, options: JacobianOptions) -> int:
     """About how many evaluations a check of one point takes."""
-    return _FIRST + _NOISE + _width(options) * len(groups) + _DIRECTION * probes
+    trials = min(len(groups), _TRIALS * (1 if options.time_budget is None else _BATCHES))
+    return _FIRST + _NOISE + _width(options) * (len(groups) + trials) + _DIRECTION * probes

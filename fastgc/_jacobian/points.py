@@ -135,6 +135,7 @@ class _Opened:
     matrix: Any
     operator: Operator
     contradiction: str
+    seconds: float  # that f took the first time
 
 
 def check_points(check: JacobianCheck) -> JacobianReport:
@@ -236,11 +237,13 @@ def _found_point(check: JacobianCheck, number: int, deadline: float) -> tuple[_O
 
 def _opened(check: JacobianCheck, point: Floats, deadline: float) -> _Opened:
     opening = partial(open_function, bounds=check.bounds, deadline=deadline)
+    begin = now()
     function, shape = check.interruption.call(opening, check.function, point, check.args, check.options)
     function.interruption = check.interruption
+    seconds = now() - begin
     with contextlib.ExitStack() as opened:  # closed here only if the analytic Jacobian raises
         opened.enter_context(contextlib.closing(function))
-        found = _Opened(point, function, shape, *check.analytic(point, shape))
+        found = _Opened(point, function, shape, *check.analytic(point, shape), seconds)
         opened.pop_all()
     return found
 
@@ -262,7 +265,7 @@ class _Result:
 def _checked(check: JacobianCheck, opened: _Opened, number: int, bar: Progress) -> _Result:
     options, function, operator = check.options, opened.function, opened.operator
     bar.phase("noise")
-    pace, noise = Pace.of(function), tuple(_noise(function))
+    pace, noise = Pace.of(function, opened.seconds), tuple(_noise(function))
     pattern = declared_pattern(check.sparsity, opened.matrix, operator.shape)
     about = partial(about_jacobian, function, opened.output_shape, operator, check.args, pattern, options)
     check.attached(function, partial(about, noisy=bool(noise)))

@@ -62,7 +62,7 @@ def found(workers: Workers) -> list[Any]:
 def ray() -> Iterator[Any]:
     """Ray with two workers on this machine."""
     engine = pytest.importorskip("ray", reason="ray is not installed")
-    from ray.util.joblib import register_ray
+    from ray.util.joblib import register_ray  # type: ignore[import-not-found,unused-ignore]
 
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     folder = str(Path(fastgc.__file__).parents[1])
@@ -83,7 +83,7 @@ def ray_by_joblib() -> Iterator[Workers]:
 
 @contextlib.contextmanager
 def ray_by_map() -> Iterator[Workers]:
-    from ray.util.multiprocessing import Pool
+    from ray.util.multiprocessing import Pool  # type: ignore[import-not-found,unused-ignore]
 
     with Pool(2) as pool:
         yield pool.map
