@@ -19,8 +19,10 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +56,60 @@ def digest(*parts: bytes) -> str:
         found.update(struct.pack("<q", len(part)))
         found.update(part)
     return found.hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """A short digest of a value: of arrays, numbers, text and what is made of them; of others their types count."""
+    return digest(*_parts(value))
+
+
+def _parts(value: Any) -> list[bytes]:
+    if isinstance(value, Mapping):
+        return [b"{", *(part for pair in value.items() for each in pair for part in _parts(each)), b"}"]
+    if isinstance(value, list | tuple):
+        return [b"[", *(part for each in value for part in _parts(each)), b"]"]
+    if value is None or isinstance(value, str | bytes | bool | int | float | complex):
+        return [repr(value).encode()]
+    with contextlib.suppress(Exception):  # what an array cannot be made of counts by its type
+        array = np.asarray(value)
+        if array.dtype.kind in "biufcSU":
+            return [f"{array.dtype.str}{array.shape}".encode(), np.ascontiguousarray(array).tobytes()]
+    inside = {name: getattr(value, name, None) for name in ("lb", "ub")}  # of scipy.optimize.Bounds
+    return [f"{type(value).__module__}.{type(value).__qualname__}".encode(), *_parts(inside)]
+
+
+class LateCheckpoint:
+    """The checkpoint of a check, if it has a path: it is opened when it is known which check that is.
+
+    Parameters
+    ----------
+    path : see `Checkpoint`; None for none
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self._path = path
+        self._open: Checkpoint | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            self._open.close()
+
+    def opened(self, about: Callable[[], Mapping[str, Any]]) -> Checkpoint | None:
+        """The checkpoint, opened the first time: ``about()`` gives everything that its values depend on, by name.
+
+        Raises
+        ------
+        ValueError, OSError
+            See `Checkpoint`.
+        """
+        if self._open is None and self._path is not None:
+            self._open = Checkpoint(self._path, {name: digest_of(value) for name, value in about().items()})
+        return self._open
 
 
 class Checkpoint:
@@ -124,19 +180,23 @@ class Checkpoint:
             self._known[columns] = keys[order], positions[order], values[order]
         return begin
 
-    def known(self, keys: Keys, positions: Positions, columns: int) -> tuple[NDArray[np.bool_], Array]:
-        """Which rows the file had when it was opened, and their values, nan for the others."""
+    def known(
+        self, keys: Keys, positions: Positions, columns: int, dtype: Any = np.float64
+    ) -> tuple[NDArray[np.bool_], Array]:
+        """Which rows the file had when it was opened, and their values, float64 or complex128, nan for the others."""
+        columns *= np.dtype(dtype).itemsize // np.dtype(np.float64).itemsize
         values = np.full((keys.size, columns), np.nan)
         if columns not in self._known:
-            return np.zeros(keys.size, bool), values
+            return np.zeros(keys.size, bool), values.view(dtype)
         stored, owners, numbers = self._known[columns]
         where = np.minimum(np.searchsorted(stored, keys), stored.size - 1)
         found = np.asarray((stored[where] == keys) & (owners[where] == positions))
         values[found] = numbers[where[found]]
-        return found, values
+        return found, values.view(dtype)
 
     def append(self, keys: Keys, positions: Positions, values: Array) -> None:
-        """Write the rows of values that are finite."""
+        """Write the rows of values that are finite; complex ones as pairs of columns."""
+        values = np.ascontiguousarray(values).view(np.float64)
         keep = np.isfinite(values).all(axis=1)
         if not keep.any():
             return
@@ -210,11 +270,15 @@ class CheckpointedEvaluator(WrappedEvaluator):
     Parameters
     ----------
     point : a digest of the point
+    dtype : of the values: float64, or complex128 at complex parameters
     at_once : how many rows are measured together at least: as many as there are processes to share them
     """
 
-    def __init__(self, inner: Evaluator, checkpoint: Checkpoint, point: str, at_once: int) -> None:
+    def __init__(
+        self, inner: Evaluator, checkpoint: Checkpoint, point: str, at_once: int, dtype: type[Any] = np.float64
+    ) -> None:
         super().__init__(inner)
+        self._dtype = dtype
         self._at_once, self._seconds = at_once, 0.0  # of an evaluation along a direction
         self._checkpoint, self._point = checkpoint, np.uint64(int(point, 16))
         self._read = 0  # values
@@ -231,10 +295,8 @@ class CheckpointedEvaluator(WrappedEvaluator):
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         """As `Evaluator.values`."""
-        if displaced.dtype.kind == "c":
-            return self.inner.values(positions, displaced, tick)
         keys = self._keys(positions, displaced)
-        found, values = self._checkpoint.known(keys, positions, displaced.shape[1])
+        found, values = self._checkpoint.known(keys, positions, displaced.shape[1], self._dtype)
         self._read += int(np.count_nonzero(found)) * displaced.shape[1]
         tick(int(np.count_nonzero(found)))
         left = np.flatnonzero(~found)
@@ -262,8 +324,6 @@ class CheckpointedEvaluator(WrappedEvaluator):
 
     def along(self, positions: Positions, rows: Array) -> Array:
         """As `Evaluator.along`."""
-        if rows.dtype.kind == "c":
-            return self.inner.along(positions, rows)
         where = positions.tobytes()
         keys = self._digested([(where, row.tobytes()) for row in np.ascontiguousarray(rows)])
         found, values = self._known(keys)
@@ -275,11 +335,8 @@ class CheckpointedEvaluator(WrappedEvaluator):
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Array) -> Array:
         """As `Evaluator.along_rays`."""
-        if distances.dtype.kind == "c":
-            return self.inner.along_rays(directions, distances)
-        where = np.ascontiguousarray(distances, np.float64).view(np.uint64)
         first = self._digested([tuple(part for ray in rays for part in _bytes(ray)) for rays in directions])
-        keys = _mixed(first[:, None] ^ where)
+        keys = np.stack([_mixed_in(first, row[None, :]) for row in _words(distances[:, None])], axis=1)
         found, values = self._known(keys)
         left = np.flatnonzero(~found.all(axis=1))
         self._read -= int(np.count_nonzero(found[left]))  # which are measured again, with the others of their direction
@@ -298,7 +355,7 @@ class CheckpointedEvaluator(WrappedEvaluator):
     def _known(self, keys: Keys) -> tuple[NDArray[np.bool_], Array]:
         """Which of these values of no single entry the file had, and the values."""
         flat = keys.reshape(-1)
-        found, values = self._checkpoint.known(flat, np.full(flat.size, _NOWHERE), 1)
+        found, values = self._checkpoint.known(flat, np.full(flat.size, _NOWHERE), 1, self._dtype)
         self._read += int(np.count_nonzero(found))
         return found.reshape(keys.shape), values.reshape(keys.shape)
 
@@ -307,10 +364,7 @@ class CheckpointedEvaluator(WrappedEvaluator):
 
     def _keys(self, positions: Positions, displaced: Array) -> Keys:
         """A hash of each row: of the point, of its position and of its displaced entries."""
-        keys = self._mixed(positions.astype(np.uint64))
-        for column in np.ascontiguousarray(displaced.T, np.float64).view(np.uint64):
-            keys = _mixed(keys ^ column)
-        return keys
+        return _mixed_in(self._mixed(positions.astype(np.uint64)), _words(displaced))
 
     def _mixed(self, keys: Keys) -> Keys:
         return _mixed(keys ^ self._point)
@@ -323,6 +377,18 @@ def _mixed(keys: Keys) -> Keys:
         for shift, factor in _MIXING:
             keys = (keys ^ (keys >> shift)) * factor
         return np.asarray(keys ^ (keys >> _LAST_SHIFT))
+
+
+def _words(values: Array) -> Keys:
+    """The bits of a table of numbers; of complex ones two words in two columns."""
+    return np.ascontiguousarray(values, np.result_type(values, np.float64)).view(np.uint64)
+
+
+def _mixed_in(keys: Keys, words: Keys) -> Keys:
+    """The keys, with all words of their rows mixed in."""
+    for column in words.T:
+        keys = _mixed(keys ^ column)
+    return keys
 
 
 def _bytes(ray: Ray) -> Iterator[bytes]:

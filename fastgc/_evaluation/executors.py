@@ -42,7 +42,8 @@ _SEEN_SECONDS = 0.1  # of a piece, so that a progress bar moves ten times a seco
 _CALLERS_SECONDS = 1.0  # of a piece in an executor that may be slow: 6 ms for a task would be 0.6 % of it
 _LONG = 3600.0  # seconds: a wait that is begun again after them
 _GROWTH = 4  # of a round where the pace is not known yet
-_DEATHS = ("KilledWorker", "WorkerCrashedError", "RayActorError", "ActorDiedError")  # as dask and ray call them
+_TRIED_AGAIN = ("KilledWorker", "WorkerCrashedError")  # deaths, as dask and ray call them when others died there too
+_DEATHS = (*_TRIED_AGAIN, "RayActorError", "ActorDiedError")
 _ENVIRONMENT = dict.fromkeys(
     """OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS BLIS_NUM_THREADS VECLIB_MAXIMUM_THREADS NUMBA_NUM_THREADS
     NUMEXPR_NUM_THREADS""".split(),  # noqa: SIM905 - a list to read
@@ -59,7 +60,7 @@ class Death:
     @property
     def last(self) -> bool:
         """Whether the engine has tried other workers already."""
-        return not isinstance(self.error, BrokenExecutor)
+        return type(self.error).__name__ in _TRIED_AGAIN
 
 
 class Watch:
@@ -248,12 +249,15 @@ class Processes(Executing):
 
 
 class MapCalls:
-    """A map-like callable. It is called with some tasks at a time, since most maps answer when all are done."""
+    """A map-like callable. It is called with some tasks at a time, since most maps answer when all are done.
+
+    ``lasting``: whether it can be called again after a worker has died.
+    """
 
     piece_seconds = _SEEN_SECONDS
 
-    def __init__(self, call: Callable[..., object], count: int, label: str) -> None:
-        self.count, self.label, self._call = count, label, call
+    def __init__(self, call: Callable[..., Any], count: int, label: str, *, lasting: bool = False) -> None:
+        self.count, self.label, self._call, self._lasting = count, label, call, lasting
 
     def outcomes(self, function: Callable[..., object], tasks: deque[Task], watch: Watch) -> Outcomes:
         """As `Engine.outcomes`; in whatever order the map gives them."""
@@ -292,8 +296,8 @@ class MapCalls:
             )
 
     def renewed(self) -> Engine:
-        """As `Engine.renewed`: processes of our own."""
-        return Executing(None, self.count, self.label).renewed()
+        """As `Engine.renewed`: processes of our own, unless each call of the map has new workers."""
+        return self if self._lasting else Executing(None, self.count, self.label).renewed()
 
     def end(self) -> None:
         """Do nothing: what a map has begun it ends."""
@@ -350,7 +354,7 @@ def _by_joblib(workers: Any) -> tuple[int, Callable[[], Engine]]:
     if kind == "DaskDistributed":  # its own executor answers while others are at work, and says who died
         return count, lambda: Executing(backend.client.get_executor(), count, f"dask, {count} workers")
     label = f"joblib {kind.lower()}, {count} workers"
-    return count, partial(MapCalls, partial(_joblib_map, count, backend), count, label)
+    return count, partial(MapCalls, partial(_joblib_map, count, backend), count, label, lasting=True)
 
 
 def process_count(workers: int) -> int:

@@ -104,6 +104,11 @@ class SharedWork:
         """Whether so many evaluations are worth sharing out."""
         return evaluations >= 2 and evaluations * self.seconds >= _WORTHWHILE
 
+    @property
+    def pace(self) -> float | None:
+        """Seconds for each evaluation while all workers are at work, once they have begun; None before."""
+        return None if self._engine is None else self.seconds / self.count
+
     def results(
         self,
         method: str,

@@ -121,6 +121,11 @@ class WorkersEvaluator:
         return self._direct.raised.joined(self._raised)
 
     @property
+    def pace(self) -> float | None:
+        """As `SharedWork.pace`."""
+        return self._work.pace
+
+    @property
     def unfinished(self) -> Array | None:
         """As that of a `PythonEvaluator`."""
         return self._direct.unfinished if self._unfinished is None else self._unfinished

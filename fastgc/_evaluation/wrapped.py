@@ -30,6 +30,12 @@ class WrappedEvaluator:
         """The number of calls of the loss so far."""
         return self.inner.evaluations
 
+    @property
+    def pace(self) -> float | None:
+        """Seconds for each evaluation, where workers have measured it."""
+        found: float | None = getattr(self.inner, "pace", None)
+        return found
+
     def value(self) -> Any:
         """The loss at the point itself."""
         return self.inner.value()

@@ -29,11 +29,11 @@ from fastgc._public import public
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.summary import PointResult, Tries, summarise
 from fastgc._verdicts.judgement import UNDECIDED
+from fastgc._verdicts.time_budget import compiled_notes
 from fastgc._words import Engine, Precision, Samples, StencilName, Tolerance, Workers
 
 _SUMMARY = 2e-4  # seconds that the summary of a tensor takes (bench/budget.py, with thousands of them)
 _MOST_RESERVED = 0.5  # of a time budget: an hour's check of any number of tensors keeps half of it for measurements
-_TOLD = 0.1  # seconds of compilation from which a report tells of it: a tenth of the smallest unit of its clock
 
 
 @public
@@ -377,7 +377,8 @@ def _check_points(
     selection = options.selected(loss.layout)
     results: list[PointResult] = []
     tries: list[Tries] = []
-    progress = Progress(options.points * selection.entries, shown=options.progress)
+    total = options.points * selection.entries
+    progress = Progress(total, shown=options.progress, budget=options.time_budget)
     with compilation_left_out(options.engine == "numba"), progress as bar, KeptValues(loss, options) as kept:
         started, before = now() - _reserved(options, len(selection.tensors)), compiled_seconds()
         checker = PointChecker(loss, gradients, options, selection, earlier, bar, kept)
@@ -390,9 +391,7 @@ def _check_points(
         compiled = compiled_seconds() - before
     if left := options.points - len(tries):
         results.append(not_reached(loss, options, selection, len(tries), f": {left} of {options.points} points"))
-    if options.time_budget is not None and compiled >= _TOLD:
-        note = f"compiled in {compiled:.2g} s, which time_budget leaves out"
-        results[0] = replace(results[0], notes=(*results[0].notes, note))
+    results[0] = replace(results[0], notes=(*results[0].notes, *compiled_notes(options.time_budget, compiled)))
     return summarise(selection, results, options.seed, time.perf_counter() - begin, tries)
 
 

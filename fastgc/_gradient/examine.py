@@ -18,6 +18,7 @@ from fastgc._diagnosis.earlier import EarlierParameters
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import is_jitted
 from fastgc._evaluation.evaluator import Evaluator, OutOfTime
+from fastgc._evaluation.workers_option import width
 from fastgc._evaluation.working_time import now
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array, Floats, Positions, root_mean_squares, spread
@@ -162,6 +163,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     begin, before = now(), check.evaluator.evaluations
     gradient = check.gradient()
     pace = (now() - begin) / max(1, check.evaluator.evaluations - before)
+    pace = getattr(check.evaluator, "pace", None) or pace / width(check.options.workers)
     expected, samples = expected_evaluations(check.selection, check.options), 2 * check.selection.entries
     bar.plan(check.options.points * pace * expected, check.options.points * pace * (expected - samples))
     bar.phase("probes")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from types import TracebackType
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from fastgc._evaluation.callers_loss import CallersLoss
-from fastgc._evaluation.checkpoint import Checkpoint, CheckpointedEvaluator, digest
+from fastgc._evaluation.checkpoint import CheckpointedEvaluator, LateCheckpoint, digest_of
 from fastgc._evaluation.engine import FirstCall
 from fastgc._evaluation.evaluator import Evaluator
 from fastgc._evaluation.interruption import InterruptibleEvaluator
@@ -23,21 +23,12 @@ from fastgc._parameters.arrays import Array
 _OTHERWISE = frozenset({"threads", "workers", "progress", "time_budget", "checkpoint"})
 
 
-class KeptValues:
+class KeptValues(LateCheckpoint):
     """Keeps the values of a check's evaluators in its checkpoint, if it has one, until it is closed."""
 
     def __init__(self, loss: CallersLoss, options: CheckOptions) -> None:
+        super().__init__(options.checkpoint)
         self._loss, self._options = loss, options
-        self._checkpoint: Checkpoint | None = None
-
-    def __enter__(self) -> KeptValues:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._checkpoint is not None:
-            self._checkpoint.close()
 
     def of(
         self, evaluator: Evaluator, leaves: Sequence[Array], first: FirstCall, gradients: Sequence[Array]
@@ -47,14 +38,13 @@ class KeptValues:
         Raises
         ------
         ValueError, OSError
-            See `Checkpoint`.
+            See `fastgc._evaluation.checkpoint.Checkpoint`.
         """
-        path = self._options.checkpoint
-        if path is None:
+        checkpoint = self.opened(partial(_about, self._loss, self._options, first, gradients))
+        if checkpoint is None:
             return evaluator
-        if self._checkpoint is None:
-            self._checkpoint = Checkpoint(path, _about(self._loss, self._options, first, gradients))
-        kept = self._checkpoint, digest(*_parts(list(leaves))), width(self._options.workers)
+        dtype = np.complex128 if any(leaf.dtype.kind == "c" for leaf in leaves) else np.float64
+        kept = checkpoint, digest_of(list(leaves)), width(self._options.workers), dtype
         return _inside(evaluator, lambda inner: CheckpointedEvaluator(inner, *kept))
 
 
@@ -66,9 +56,9 @@ def _inside(evaluator: Evaluator, kept: Callable[[Evaluator], Evaluator]) -> Eva
     return evaluator
 
 
-def _about(loss: CallersLoss, options: CheckOptions, first: FirstCall, gradients: Sequence[Array]) -> dict[str, str]:
-    """Digests of everything that the values of a check depend on, under the names that a refusal gives."""
-    found = {
+def _about(loss: CallersLoss, options: CheckOptions, first: FirstCall, gradients: Sequence[Array]) -> dict[str, Any]:
+    """Everything that the values of a check depend on, under the names that a refusal gives."""
+    return {
         "names": loss.layout.names,
         "shapes": loss.layout.shapes,
         "dtypes": [str(leaf.dtype) for leaf in loss.leaves],
@@ -76,23 +66,10 @@ def _about(loss: CallersLoss, options: CheckOptions, first: FirstCall, gradients
         "loss at params": None if first.noisy else first.value,
         "gradients": list(gradients),
         "args": loss.args,
+        **about_options(options),
     }
-    kept = [field.name for field in fields(options) if field.name not in _OTHERWISE]
-    found |= {name: getattr(options, name) for name in kept}
-    return {name: digest(*_parts(value)) for name, value in found.items()}
 
 
-def _parts(value: object) -> list[bytes]:
-    """Bytes that tell a value from others: of arrays, numbers, text and what is made of them; of others their types."""
-    if isinstance(value, Mapping):
-        return [b"{", *(part for pair in value.items() for each in pair for part in _parts(each)), b"}"]
-    if isinstance(value, list | tuple):
-        return [b"[", *(part for each in value for part in _parts(each)), b"]"]
-    if value is None or isinstance(value, str | bytes | bool | int | float | complex):
-        return [repr(value).encode()]
-    with contextlib.suppress(Exception):  # what an array cannot be made of counts by its type
-        array = np.asarray(value)
-        if array.dtype.kind in "biufcSU":
-            return [f"{array.dtype.str}{array.shape}".encode(), np.ascontiguousarray(array).tobytes()]
-    inside = {name: getattr(value, name, None) for name in ("lb", "ub")}  # of scipy.optimize.Bounds
-    return [f"{type(value).__module__}.{type(value).__qualname__}".encode(), *_parts(inside)]
+def about_options(options: CheckOptions) -> dict[str, Any]:
+    """The options on which values depend."""
+    return {field.name: getattr(options, field.name) for field in fields(options) if field.name not in _OTHERWISE}

@@ -27,6 +27,7 @@ from fastgc._parameters.sampling import Selection
 from fastgc._progress import Progress
 from fastgc._reports.summary import PointResult, Tries
 from fastgc._verdicts.entries import GradientsAlong
+from fastgc._verdicts.time_budget import over_note
 
 _REACHES = [2.0**-k for k in range(8)]  # of random points, in mean magnitudes of each tensor; the last is 0.8 %
 
@@ -118,15 +119,11 @@ class PointChecker:
             return found
         more = found.evaluations - before
         pace = (now() - begin) / more if more >= _PACED else first.seconds
-        what = "the check was interrupted" if check.interrupted else "time_budget was over"
-        note = f"{what}; at this pace the whole check takes about {_rounded(pace * self._expected)} s"
-        if not (check.interrupted or found.estimates.positions.size or found.coverages):
-            few = _rounded(pace * fewest_evaluations(self.selection, self.options))
-            note = (
-                f"time_budget={self.options.time_budget:g} was over before an entry was measured: a call of the loss "
-                f"takes {_rounded(pace)} s; in about {few} s the check reaches a few entries of every tensor, and in "
-                f"{_rounded(pace * self._expected)} s all that it measures"
-            )
+        nothing = not (check.interrupted or found.estimates.positions.size or found.coverages)
+        few = fewest_evaluations(self.selection, self.options) if nothing else 0
+        words = "the loss", "a few entries of every tensor"
+        note = over_note(self.options.time_budget or 0.0, pace, few, self._expected, words)
+        note = note.replace("time_budget was over", "the check was interrupted") if check.interrupted else note
         return replace(found, notes=(*found.notes, note))
 
     @property
@@ -169,7 +166,3 @@ def nearest(
             return found, tries
         tries = Tries(tries.count + 1, described(error))
     return None, replace(tries, found=False)
-
-
-def _rounded(seconds: float) -> str:
-    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"

@@ -54,7 +54,7 @@ def plan(
     if pattern is not None:
         return _shared_groups(pattern), True
     m, n = operator.shape
-    count = n if columns == "all" else min(n, int(columns or (n if n <= _ALL_COLUMNS else _COLUMNS)))
+    count = columns_drawn(n, columns)
     most = m if columns == "all" else min(m, max(1, _MOST_ENTRIES // max(1, count)))
     if operator.times is None and columns != "all":
         most = min(most, _OUTPUTS)
@@ -62,6 +62,11 @@ def plan(
     owner[_drawn(m, most, stream(seed, "outputs"))] = 0
     chosen = np.union1d(_drawn(n, count, stream(seed, "columns")), held[spread(held.size, _HELD)])
     return [Group(np.array([column]), owner) for column in chosen.tolist()], chosen.size == n and most == m
+
+
+def columns_drawn(n: int, columns: Columns) -> int:
+    """How many of n columns are drawn where no sparsity is declared."""
+    return n if columns == "all" else min(n, int(columns or (n if n <= _ALL_COLUMNS else _COLUMNS)))
 
 
 def _drawn(size: int, count: int, generator: np.random.Generator) -> Positions:

@@ -26,7 +26,7 @@ from fastgc._jacobian.complex_function import ComplexFunction
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, spread
-from fastgc._progress import Progress
+from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.entries import (
     AROUND,
     analytic_rounding,
@@ -141,7 +141,7 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
     """Measure and judge all entries of the groups: quotients for all, ladders for those in doubt."""
     first, strays = _quotients(jacobian, groups, bar)
     judged = partial(verdicts, jacobian)
-    estimates, judgement = decide(first, judged, partial(_ladders, jacobian, first))
+    estimates, judgement = decide(first, judged, partial(_ladders, jacobian, first, bar))
     estimates, judgement = with_first_look(estimates, judgement, first, judged)
     asked = None if jacobian.displaced is None else partial(_verdicts_beside, jacobian, jacobian.displaced)
     small_steps, nearby = partial(_small_steps, jacobian), _nearby(jacobian)
@@ -184,6 +184,7 @@ def _first_look(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progres
     """
     trials = spread(len(groups), _TRIALS)
     wide, _, _ = _measured(jacobian, [groups[k] for k in trials.tolist()], TRIAL_RATIO, silent)
+    bar.phase(ENTRIES)
     near, at, strays = _measured(jacobian, groups, 1.0, bar.advance)
     with contextlib.suppress(Stopped):
         _measure_still_outputs(jacobian, Estimates.joined([near, wide]))
@@ -288,7 +289,9 @@ def _noise(jacobian: JacobianAtPoint) -> Floats:
 # --- ladders ---
 
 
-def _ladders(jacobian: JacobianAtPoint, quotients: Estimates, positions: Positions, shift: float) -> Estimates:
+def _ladders(
+    jacobian: JacobianAtPoint, quotients: Estimates, bar: Progress, positions: Positions, shift: float
+) -> Estimates:
     """Ladders for the entries; beyond a number of them, their quotients with a larger uncertainty.
 
     That of complex steps shows nothing of a function that is not analytic; a usual deviation from the ladders does.
@@ -297,28 +300,46 @@ def _ladders(jacobian: JacobianAtPoint, quotients: Estimates, positions: Positio
     order = np.argsort(quotients.positions, kind="stable")
     where = order[np.searchsorted(quotients.positions, positions, sorter=order)]
     result = quotients.part(where)
-    climbed = _climbed(jacobian, positions[some], shift)
+    climbed = _climbed(jacobian, positions[some], shift, bar)
     off = np.abs(climbed.numerical - result.numerical[some]) if jacobian.stencil.is_complex else np.zeros(some.size)
     off[~np.isfinite(off)] = 0.0
     result = replace(result, uncertainty=np.fmax(result.uncertainty * _MARGIN, median(off) if off.size else 0.0))
     return result.updated(some, climbed)
 
 
-def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float = 1.0) -> Estimates:
-    """The entries from ladders of steps; the values along a column serve all outputs."""
+def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
+    """The entries from ladders of steps; the values along a column serve all outputs, and count once."""
     outputs, inputs = jacobian.places(positions)
     result, columns = Estimates.unknown(positions).troubled(np.arange(positions.size), "not reached"), np.unique(inputs)
+    bar.phase(DOUBT, more=columns.size)
     with contextlib.suppress(Stopped):
         for begin in range(0, columns.size, _TOGETHER):
             block = np.isin(inputs, columns[begin : begin + _TOGETHER])
             chosen = np.unique(outputs[block]).tolist()
             jacobian.function.measure(chosen)
+            fresh = set(inputs[block].tolist())
             for output in chosen:
                 where = np.flatnonzero(block & (outputs == output))
-                found = reached_ladders(jacobian.function.loss(output), inputs[where], shift)
+                tick = _at_most(len(fresh & set(inputs[where].tolist())), bar)
+                fresh -= set(inputs[where].tolist())
+                found = reached_ladders(jacobian.function.loss(output), inputs[where], shift, tick)
                 result = result.updated(where, replace(found, positions=positions[where]))
             jacobian.function.forget()
     return result
+
+
+def _at_most(count: int, bar: Progress) -> Tick:
+    """What advances a bar by so many entries, and by no more."""
+    left = count
+
+    def tick(entries: int) -> None:
+        nonlocal left
+        some = min(left, entries)
+        left -= some
+        if some:
+            bar.advance(some)
+
+    return tick
 
 
 def _small_steps(jacobian: JacobianAtPoint, positions: Positions, differences: Floats) -> Floats:

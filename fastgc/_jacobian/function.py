@@ -35,6 +35,7 @@ from fastgc._parameters.layout import ParameterLayout
 Weights = int | Floats  # one output by its number, or a factor for every output
 Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
 Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
+Keeper = Callable[[Floats, Function], tuple[Floats, Errors]]  # the same from a file, as far as that has them
 
 _AWAY = 2.0**-5  # in units of the inputs' scales: far enough to see rounded outputs move, and crosses few kinks
 _NUMBERS = 1 << 18  # inputs and outputs of the points evaluated at a time: 2 MB
@@ -96,6 +97,7 @@ class VectorFunction:
         self._own_rounding = getattr(function, "rounded", None)  # to dtypes that NumPy does not know
         self.point = np.concatenate([leaf.reshape(-1) for leaf in leaves], dtype=np.result_type(np.float64, *leaves))
         self._function, self.raised, self.interruption = function, Raised(), Interruption()
+        self.keeper: Keeper | None = None
         self._kept: dict[tuple[bytes, bytes], Floats] = {}
         self.losses: dict[int, LossAtPoint] = {}  # of the outputs whose noise was measured so far
 
@@ -157,13 +159,12 @@ class VectorFunction:
             points = self._copies(min(length, count - begin), displaced.shape[1])
             points[line[some] - begin, :, columns[some]] = displaced[some]
             try:
-                outputs = self.at(points.reshape(-1, self.point.size))
+                outputs = self.at(points.reshape(-1, self.point.size), _by_columns(line[some] - begin, points, tick))
             except Stopped as stopped:
                 blocks += [] if stopped.values is None else [stopped.values.reshape(*points.shape[:2], self.base.size)]
                 stopped.values = self._padded(blocks, count, displaced.shape[1])
                 raise
             blocks.append(outputs.reshape(*points.shape[:2], self.base.size))
-            tick(some.stop - some.start)
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
     def _padded(self, blocks: Sequence[Array], count: int, width: int) -> Array | None:
@@ -276,38 +277,56 @@ class VectorFunction:
             out[begin : begin + self.together] = self.at(points)
         return out
 
-    def at(self, points: Array) -> Array:
-        """Outputs at points, shape (k, m); NaN where not defined, and outside the bounds."""
+    def at(self, points: Array, done: Tick = silent) -> Array:
+        """Outputs at points, shape (k, m); NaN where not defined, and outside the bounds.
+
+        ``done`` takes the number of points that are behind.
+        """
         if self.bounds is not None:
             everywhere = np.arange(self.point.size)
             inside = self.bounds.contain(everywhere, points.T).all(axis=0)
             out = np.full((len(points), self.base.size), np.nan, self.point.dtype)
             try:
-                out[inside] = self._in_time(points[inside])
+                out[inside] = self._in_time(points[inside], lambda count: done(int(np.flatnonzero(inside)[count - 1])))
             except Stopped as stopped:
                 stopped.values = None
                 raise
+            done(len(points))
             return out
-        return self._in_time(points)
+        return self._in_time(points, done)
 
-    def _in_time(self, points: Array) -> Array:
+    def _in_time(self, points: Array, done: Tick) -> Array:
         """Outputs at points, a few at a time; those known by then go with the exception of an interrupted check."""
         out = np.full((len(points), self.base.size), np.nan, self.point.dtype)
-        length = getattr(self._function, "at_once", 1)
+        length = self.at_once
         try:
             for some in pieces(len(points), length, len(points) if self.deadline == math.inf else length, length):
                 if now() > self.deadline:
                     raise OutOfTime
                 out[some] = self._called(points[some])
+                done(some.stop)
         except Stopped as stopped:
+            if stopped.values is not None:
+                out[some] = stopped.values
             stopped.values = out
             raise
         return out
 
     @property
+    def at_once(self) -> int:
+        """How many points are evaluated together at least."""
+        return int(getattr(self._function, "at_once", 1))
+
+    @property
     def engine(self) -> str:
         """How the function is evaluated, for reports."""
         return str(getattr(self._function, "name", "python"))
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds for each evaluation as workers have measured it; None without workers."""
+        found: float | None = getattr(self._function, "pace", None)
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -329,12 +348,16 @@ class VectorFunction:
         # Counted first: a function may change its argument.
         displaced = 0 if self.raised.answered else np.count_nonzero((points != self.point).any(axis=1))
         with np.errstate(all="ignore"):  # log(-1e-7) near the point is an answer, not a warning
-            outputs, errors = self.interruption.call(self._function, points)
+            outputs, errors = self._asked(points)
         for k, error in errors:
             self.raised = self.raised.also(error, partial(self._place, points[k]))
         if displaced > len(errors):
             self.raised = replace(self.raised, answered=True)
         return outputs
+
+    def _asked(self, points: Array) -> tuple[Array, Errors]:
+        call = partial(self.interruption.call, self._function)
+        return call(points) if self.keeper is None else self.keeper(points, call)
 
     def _place(self, point: Floats) -> Place:
         displaced = np.flatnonzero(point != self.point)
@@ -356,6 +379,20 @@ class VectorFunction:
         first = [int(self.layout.starts[ray.tensor]) + ray.start for ray in rays]
         columns = [start + np.arange(ray.weights.size) for start, ray in zip(first, rays, strict=True)]
         return np.concatenate(columns), np.concatenate([ray.scale * ray.weights for ray in rays])
+
+
+def _by_columns(line: Positions, points: Array, tick: Tick) -> Tick:
+    """What counts the columns that are done by the points that are, of lines of points; ``line`` is ascending."""
+    told = 0
+
+    def done(count: int) -> None:
+        nonlocal told
+        columns = int(np.searchsorted(line, count // points.shape[1]))
+        if columns > told:
+            tick(columns - told)
+            told = columns
+
+    return done
 
 
 class OutputLoss:

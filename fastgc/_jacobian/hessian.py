@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -36,6 +37,7 @@ _SHARED = (
     "points",
     "time_budget",
     "seed",
+    "progress",
 )  # options with which the gradient itself is checked
 
 
@@ -62,6 +64,7 @@ def check_hessian(
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> JacobianReport:
     """Check an analytic Hessian as the Jacobian of the gradient; also the gradient itself, and the symmetry.
 
@@ -81,6 +84,8 @@ def check_hessian(
         As in `check_jacobian`.
     threads, seed, progress
         As in `check_jacobian`; f and gradient are called inside the bounds only. Half of the time is for the gradient.
+    checkpoint : str or path, optional
+        As in `check_jacobian`; values of f are kept in a second file, with ".f" at the end of its name.
 
     Returns
     -------
@@ -89,7 +94,7 @@ def check_hessian(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, OSError, Interrupted
         As `check_jacobian`, and for a gradient whose shape is not that of x.
 
     Examples
@@ -109,6 +114,7 @@ def check_hessian(
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
+        checkpoint=checkpoint,
     )  # fmt: skip
     with own_errstate():
         return _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
@@ -137,6 +143,7 @@ def assert_hessian(
     time_budget: float | None = None,
     seed: int = 0,
     progress: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     allow_undecided: bool = False,
 ) -> JacobianReport:
     """Check a Hessian as `check_hessian` does, and raise unless it passes.
@@ -145,7 +152,7 @@ def assert_hessian(
     ----------
     f, gradient, hessian, x, args, hvp, sparsity, columns, probes, stencil, step, rtol, atol, bounds, engine
         As in `check_hessian`.
-    threads, workers, points, time_budget, seed, progress
+    threads, workers, points, time_budget, seed, progress, checkpoint
         As in `check_hessian`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -158,7 +165,7 @@ def assert_hessian(
     ------
     JacobianMismatch
         An AssertionError whose text is the report and whose ``report`` attribute holds it.
-    TypeError, ValueError
+    TypeError, ValueError, OSError, Interrupted
         As `check_hessian`.
 
     Examples
@@ -176,6 +183,7 @@ def assert_hessian(
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
+        checkpoint=checkpoint,
     )  # fmt: skip
     with own_errstate():
         report = _check(f, gradient, hessian, x, args, (hvp, sparsity), options)
@@ -241,6 +249,10 @@ def _with_gradient(
     if f is None or not point.size:
         return report
     shared = {name: getattr(options, name) for name in _SHARED}
+    if options.checkpoint is not None:
+        shared["checkpoint"] = os.fsdecode(options.checkpoint) + ".f"
+    if not is_jitted(f):
+        shared["workers"] = options.workers
     own = check_gradients(f, gradient, point, args=args, crosscheck=False, **shared)
     (tensor,) = own.tensors.values()
     report = replace(report, evaluations=report.evaluations + own.evaluations, seconds=report.seconds + own.seconds)

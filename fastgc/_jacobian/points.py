@@ -15,15 +15,16 @@ import numpy as np
 from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
-from fastgc._evaluation.engine import jitted
+from fastgc._evaluation.checkpoint import LateCheckpoint
+from fastgc._evaluation.engine import is_jitted, jitted
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped, attempted
 from fastgc._evaluation.floating_point import at_point, away_from_the_point
 from fastgc._evaluation.interruption import Interruption
-from fastgc._evaluation.working_time import now
+from fastgc._evaluation.working_time import compilation_left_out, compiled_seconds, now
 from fastgc._gradient.interrupted import interruptible
 from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._gradient.points import nearest
-from fastgc._jacobian.columns import Group, plan
+from fastgc._jacobian.columns import Group, columns_drawn, plan
 from fastgc._jacobian.complex_function import ComplexFunction
 from fastgc._jacobian.entries import Checked, JacobianAlong, JacobianAtPoint, check_groups, open_jacobian, verdicts
 from fastgc._jacobian.function import VectorFunction
@@ -36,8 +37,10 @@ from fastgc._jacobian.inputs import (
     open_function,
     plain_function,
 )
+from fastgc._jacobian.kept import KeptOutputs, about_jacobian
 from fastgc._jacobian.operator import Operator, spoiled
 from fastgc._jacobian.options import JacobianOptions
+from fastgc._jacobian.pace import Pace
 from fastgc._jacobian.projections import Projections, follow_strays, project
 from fastgc._jacobian.report import About, JacobianReport, jacobian_report
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
@@ -48,7 +51,7 @@ from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
 from fastgc._reports.summary import Tries, nearer_notes
 from fastgc._verdicts.judgement import Judgement
-from fastgc._verdicts.time_budget import INTERRUPTED, batches
+from fastgc._verdicts.time_budget import INTERRUPTED, batches, compiled_notes
 
 _EVALUATIONS = 4  # of a group of columns, about: two, and a few more for noise and the ladders of some
 
@@ -79,6 +82,30 @@ class JacobianCheck:
         """f, compiled once for all points if ``engine="numba"`` asks for it."""
         return jitted(self.f) if self.options.engine == "numba" else self.f
 
+    @property
+    def planned(self) -> int:
+        """How many columns are measured at all points, as far as that is known before f is called."""
+        sparse = self.sparsity is not None or hasattr(self.jacobian, "tocsr")
+        return self.options.points * columns_drawn(self.point.size, "all" if sparse else self.options.columns)
+
+    def progress(self) -> Progress:
+        """The bar of the check."""
+        return Progress(self.planned, shown=self.options.progress, budget=self.options.time_budget)
+
+    @cached_property
+    def checkpoint(self) -> LateCheckpoint:
+        """The file that keeps outputs, if there is one."""
+        return LateCheckpoint(self.options.checkpoint)
+
+    def attached(self, function: VectorFunction, about: Callable[[], Mapping[str, Any]] = dict) -> VectorFunction:
+        """The function, whose calls can be interrupted and are kept in the checkpoint, which is one of ``about()``."""
+        function.interruption = self.interruption
+        checkpoint = self.checkpoint.opened(about)
+        if checkpoint is not None:
+            kept = KeptOutputs(checkpoint, function.point, function.base.size, function.at_once)
+            function.keeper = kept.outputs
+        return function
+
     def analytic(self, point: Floats, shape: Shape) -> tuple[Any, Operator, str]:
         """The Jacobian at a point: the matrix, if there is one; the operator; how products contradict each other."""
         call = self.interruption.call
@@ -108,6 +135,7 @@ class _Opened:
     matrix: object
     operator: Operator
     contradiction: str
+    seconds: float  # that f took the first time
 
 
 def check_points(check: JacobianCheck) -> JacobianReport:
@@ -119,26 +147,30 @@ def check_points(check: JacobianCheck) -> JacobianReport:
         With the report so far.
     """
     __tracebackhide__ = True
-    return interruptible(check.interruption, lambda: _check_points(check))
+    with check.checkpoint:
+        return interruptible(check.interruption, lambda: _check_points(check))
 
 
 def _check_points(check: JacobianCheck) -> JacobianReport:
-    begin, started, options = time.perf_counter(), now(), check.options
+    begin, options = time.perf_counter(), check.options
     results: dict[int, _Result] = {}
     tries: list[Tries] = []
-    for number in range(options.points):
-        result, tried = _check_point(check, number, options.deadline(started, number))
-        results |= {} if result is None else {number: result}
-        tries.append(tried)
-        if check.interruption.requested:
-            break
-    return _report(check, results, tries, begin)
+    with compilation_left_out(options.engine == "numba"), check.progress() as bar:
+        started, before = now(), compiled_seconds()
+        for number in range(options.points):
+            result, tried = _check_point(check, number, options.deadline(started, number), bar)
+            results |= {} if result is None else {number: result}
+            tries.append(tried)
+            if check.interruption.requested:
+                break
+        compiled = compiled_notes(options.time_budget, compiled_seconds() - before)
+    return _report(check, results, tries, begin, compiled)
 
 
 def _report(
-    check: JacobianCheck, results: Mapping[int, _Result], tries: Sequence[Tries], begin: float
+    check: JacobianCheck, results: Mapping[int, _Result], tries: Sequence[Tries], begin: float, compiled: list[str]
 ) -> JacobianReport:
-    notes = [note for each in results.values() for note in each.notes]
+    notes = [*(note for each in results.values() for note in each.notes), *compiled]
     notes += nearer_notes(tries, "f or its Jacobian")
     notes += ["the check was interrupted"] if check.interruption.requested else []
     first = results[0]
@@ -167,14 +199,15 @@ def _missing(points: int, tries: Sequence[Tries]) -> str:
     return f"not reached: a random point at which f and its Jacobian are defined ({lost[0]})" if lost else ""
 
 
-def _check_point(check: JacobianCheck, number: int, deadline: float) -> tuple[_Result | None, Tries]:
+def _check_point(check: JacobianCheck, number: int, deadline: float, bar: Progress) -> tuple[_Result | None, Tries]:
     """The result at a point, if there is one; nothing known where an interruption came first."""
     try:
+        bar.phase("compiling" if is_jitted(check.function) else "first calls")
         opened, tried = _found_point(check, number, deadline)
         if opened is None:
             return None, tried
         with contextlib.closing(opened.function):
-            return _checked(check, opened, deadline), tried
+            return _checked(check, opened, number, bar), tried
     except (KeyboardInterrupt, Stopped) as error:
         check.interruption.note(error)
         nothing = Estimates.unmeasured(np.empty(0, np.int64))
@@ -204,11 +237,13 @@ def _found_point(check: JacobianCheck, number: int, deadline: float) -> tuple[_O
 
 def _opened(check: JacobianCheck, point: Floats, deadline: float) -> _Opened:
     opening = partial(open_function, bounds=check.bounds, deadline=deadline)
+    begin = now()
     function, shape = check.interruption.call(opening, check.function, point, check.args, check.options)
     function.interruption = check.interruption
+    seconds = now() - begin
     with contextlib.ExitStack() as opened:  # closed here only if the analytic Jacobian raises
         opened.enter_context(contextlib.closing(function))
-        found = _Opened(point, function, shape, *check.analytic(point, shape))
+        found = _Opened(point, function, shape, *check.analytic(point, shape), seconds)
         opened.pop_all()
     return found
 
@@ -227,31 +262,46 @@ class _Result:
     kept: Callable[[int], Ladder | None]  # see `jacobian_report`
 
 
-def _checked(check: JacobianCheck, opened: _Opened, deadline: float) -> _Result:
+def _checked(check: JacobianCheck, opened: _Opened, number: int, bar: Progress) -> _Result:
     options, function, operator = check.options, opened.function, opened.operator
-    at_point = open_jacobian(function, operator, options.step, options.rtol, options.atol, options.stencil)
-    exact = ComplexFunction(partial(_complex, check, opened), preferred=at_point.stencil.is_complex)
-    displaced = check.displaced(opened.point, opened.output_shape)
-    at_point = replace(at_point, displaced=displaced, complex_function=exact)
+    bar.phase("noise")
+    pace, noise = Pace.of(function, opened.seconds), tuple(_noise(function))
     pattern = declared_pattern(check.sparsity, opened.matrix, operator.shape)
+    about = partial(about_jacobian, function, opened.output_shape, operator, check.args, pattern, options)
+    check.attached(function, partial(about, noisy=bool(noise)))
+    at_point = _jacobian_at(check, opened)
     groups, complete = plan(operator, pattern, options.columns, options.seed, function.held)
-    noise = tuple(_noise(function))
+    probes = 0 if complete else options.probes
+    if number == 0:
+        pace.plan(groups, probes, options, check.planned, bar)
     function.expect(_EVALUATIONS * len(groups))
-    with Progress(sum(group.columns.size for group in groups), shown=options.progress) as bar:
-        hidden = _hidden(at_point, groups, options.seed, bar) if noise else None
-        checked, projections, bad = hidden or find(
-            at_point, groups, 0 if complete else options.probes, options.seed, bar
-        )
+    hidden = _hidden(at_point, groups, options.seed, bar) if noise else None
+    checked, projections, bad = hidden or find(at_point, groups, probes, options.seed, bar)
+    late = pace.notes(checked, groups, probes, options)
     checked, decided = _by_complex_step(check, opened, at_point, checked)
     failures = [opened.contradiction] if opened.contradiction else []
     if bad is not None:
         where = bad.text(opened.output_shape + check.point.shape, least=opened.matrix is None)
         failures.append(f"the analytic Jacobian is not finite in {where}")
     left_out = ["noise hides the slopes of all columns tried; the others were left out"] if hidden else []
-    notes = (*function.notes, *function.raised.notes("f"), *noise, *left_out, *decided)
-    evaluations = function.evaluations + exact.evaluations
+    notes = (*function.notes, *function.raised.notes("f"), *noise, *left_out, *decided, *late)
+    exact = at_point.complex_function
+    evaluations = function.evaluations + (0 if exact is None else exact.evaluations)
     found = opened.output_shape, checked, projections, tuple(failures), evaluations, notes, function.engine
     return _Result(*found, kept=at_point.kept)
+
+
+def _jacobian_at(check: JacobianCheck, opened: _Opened) -> JacobianAtPoint:
+    """The function and the Jacobian at a point, with what further looks ask for; the noise is measured."""
+    options, exact = check.options, partial(_complex, check, opened)
+    at_point = open_jacobian(
+        opened.function, opened.operator, options.step, options.rtol, options.atol, options.stencil
+    )
+    return replace(
+        at_point,
+        displaced=check.displaced(opened.point, opened.output_shape),
+        complex_function=ComplexFunction(exact, preferred=at_point.stencil.is_complex),
+    )
 
 
 def _complex(check: JacobianCheck, opened: _Opened) -> VectorFunction | None:
@@ -262,8 +312,7 @@ def _complex(check: JacobianCheck, opened: _Opened) -> VectorFunction | None:
         return None
     point, deadline = opened.point.astype(np.complex128), opened.function.deadline
     function = check.interruption.call(partial(plain_function, deadline=deadline), check.f, point, check.args)
-    function.interruption = check.interruption
-    return function
+    return check.attached(function)
 
 
 def _by_complex_step(
@@ -275,8 +324,8 @@ def _by_complex_step(
     from fastgc._verdicts.complex_step import adjudicate
 
     def displaced(positions: Positions, relative: Floats) -> tuple[Array, Floats]:
-        function = check.interruption.call(plain_function, check.f, opened.point.astype(np.complex128), check.args)
-        function.interruption = check.interruption
+        point = opened.point.astype(np.complex128)
+        function = check.attached(check.interruption.call(plain_function, check.f, point, check.args))
         outputs, inputs = jacobian.places(positions)
         columns, mine = np.unique(inputs, return_inverse=True)
         steps = relative * opened.function.unmeasured.scales(columns)[:, None]
@@ -330,6 +379,7 @@ def find(jacobian: JacobianAtPoint, groups: Sequence[Group], probes: int, seed: 
             if jacobian.function.interruption.requested:
                 raise Stopped
         if probes and math.prod(jacobian.shape):
+            bar.phase("probes")
             projections, more = project(jacobian, Checked.joined(found), probes, seed, bar)
             found += more
     except OutOfTime:

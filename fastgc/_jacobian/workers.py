@@ -109,6 +109,11 @@ class WorkersFunction:
         """How the function is evaluated."""
         return self._work.name
 
+    @property
+    def pace(self) -> float | None:
+        """As `SharedWork.pace`."""
+        return self._work.pace
+
     def __call__(self, points: Array) -> tuple[Array, Errors]:
         """See `fastgc._jacobian.function.Function`."""
         if not self._work.worthwhile(len(points)):

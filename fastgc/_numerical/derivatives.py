@@ -20,7 +20,7 @@ from fastgc._gradient.options import refuse_args
 from fastgc._jacobian.inputs import plain_function, real_array
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import callers_point, copied_point
-from fastgc._progress import Progress
+from fastgc._progress import ENTRIES, Progress
 from fastgc._words import Engine, StencilName, Workers
 
 _Arrays = TypeVar("_Arrays", list[NDArray[Any]], tuple[NDArray[Any], ...])
@@ -146,6 +146,7 @@ def numerical_gradient(
         loss = unmeasured_loss(evaluator, layout, point.leaves, float(np.real(first.value)))
         if absolute is None and not formula.is_complex:
             loss = responsive_loss(loss, range(len(layout.sizes)))
+        bar.phase(ENTRIES)
         gradient = plain_quotients(loss, np.arange(layout.size), formula, absolute, bar.advance)
     evaluator.raised.pass_on()
     starts = layout.starts

@@ -201,8 +201,8 @@ def _agree(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, w
 
 def searched_within(loss: LossAtPoint, positions: Positions, differences: Floats) -> Floats:
     """How far from the point kinks that change slopes by so much are looked for; nearer ones may be the point's."""
-    near = [_neighbourhood(loss, position) for position in positions.tolist()]
-    return np.maximum(_HIDDEN * loss.noise.at_point / differences, _APART * np.array(near))
+    near = _NEIGHBOURHOOD * loss.eps[loss.layout.tensor_of(positions)] * loss.scales(positions)
+    return np.maximum(_HIDDEN * loss.noise.at_point / differences, _APART * near)
 
 
 def _neighbourhood(loss: LossAtPoint, position: int) -> float:

@@ -37,6 +37,7 @@ _VISIBLE = 6.0  # deviations of a second difference and 16 times another: of noi
 _GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly, and no simple sum of them is 0
 _FINEST = 128.0  # eps of an entry, at least: seven bits of the displacement are left
 _TOGETHER = 64  # entries in one call of the evaluator: rows of a few dozen entries, for its threads or batches
+_SHARED_OUT = 1024  # the same for workers, whose loss takes far longer than to write a row: 384 values to share
 _LADDERS = 8  # tensors of which one entry climbs a ladder all the same: pictures show its quotients by step
 
 
@@ -50,8 +51,9 @@ def plainly_wrong(loss: LossAtPoint, estimates: Estimates, judgement: Judgement)
     where = _without_shown(loss, np.flatnonzero(plain), estimates, judgement)
     where = where[np.argsort(judgement.distance[where], kind="stable")]  # like with like: displacements differ less
     with contextlib.suppress(Stopped), np.errstate(all="ignore"):  # the ladders of the others tell of an interruption
-        for begin in range(0, where.size, _TOGETHER):
-            some = where[begin : begin + _TOGETHER]
+        length = _TOGETHER if getattr(loss.evaluator, "pace", None) is None else _SHARED_OUT
+        for begin in range(0, where.size, length):
+            some = where[begin : begin + length]
             confirmed[some] = _confirmed(loss, estimates.part(some), differences[some])
     return confirmed
 
@@ -95,8 +97,9 @@ def _without_kinks(loss: LossAtPoint, estimates: Estimates) -> Flags:
     near, far = (
         sum(_displaced(loss, positions, side * far * moves, groups)[0] for side in (1, -1)) for far in (1, _FARTHER)
     )
-    reach = _FARTHER * float((moves / loss.scales(positions)).max())
-    noise = float(loss.noise.at(np.array([reach]))[0]) * np.hypot(1, _FARTHER**2) * 6**0.5  # of f + f - 2 * f
+    reach = np.zeros(groups[-1] + 1)
+    np.maximum.at(reach, groups, _FARTHER * moves / loss.scales(positions))
+    noise = loss.noise.at(reach) * np.hypot(1, _FARTHER**2) * 6**0.5  # of f + f - 2 * f
     return np.asarray(np.abs(far - _FARTHER**2 * near) <= _VISIBLE * noise)[groups]
 
 

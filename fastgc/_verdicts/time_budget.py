@@ -21,6 +21,7 @@ from fastgc._verdicts.judgement import Judgement
 
 INTERRUPTED = "not reached (interrupted)"
 FIRST = 4  # entries of every tensor measured before the rest: of tensors wrong in half of their entries 94 % show
+_TOLD = 0.1  # seconds of compilation from which a report tells of it: a tenth of the smallest unit of its clock
 _BATCH_SHARE = 0.05  # of the time left that a batch may take: an unfinished batch is lost, and 5 % is lost at most
 
 
@@ -74,6 +75,34 @@ def batches(positions: Positions, deadline: float) -> Iterator[Positions]:
         pace = max(end - begin, 1e-9) / count
         if deadline < math.inf:
             count = max(1, min(4 * count, int(_BATCH_SHARE * max(0.0, deadline - end) / pace)))
+
+
+def compiled_notes(budget: float | None, seconds: float) -> list[str]:
+    """A note on the seconds of compilation that a time budget leaves out, if there are some."""
+    told = budget is not None and seconds >= _TOLD
+    return [f"compiled in {seconds:.2g} s, which time_budget leaves out"] if told else []
+
+
+def over_note(budget: float, pace: float, few: int, whole: int, words: tuple[str, str]) -> str:
+    """What a budget that is over would have to be, at so many seconds for an evaluation.
+
+    Parameters
+    ----------
+    few : evaluations that reach anything, if this one did not; else 0
+    whole : evaluations of the whole check
+    words : what is called, and what those few reach
+    """
+    seconds = _rounded(pace * whole)
+    if not few:
+        return f"time_budget was over; at this pace the whole check takes about {seconds} s"
+    return (
+        f"time_budget={budget:g} was over before an entry was measured: a call of {words[0]} takes {_rounded(pace)} s; "
+        f"in about {_rounded(pace * few)} s the check reaches {words[1]}, and in {seconds} s all that it measures"
+    )
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"
 
 
 def unreached(
