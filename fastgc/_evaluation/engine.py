@@ -17,7 +17,7 @@ from fastgc._evaluation.evaluator import Evaluator, as_number, value_of_pair
 from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._evaluation.refused import NotCompiledError, cause, explained, plain_value
+from fastgc._evaluation.refused import NotCompiledError, cause, explained, from_compiler, plain_value
 from fastgc._evaluation.workers_option import elsewhere
 from fastgc._evaluation.working_time import counted, now
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
@@ -293,7 +293,7 @@ def readable_compilation(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not type(error).__module__.startswith("numba."):
+        if not from_compiler(error):
             raise
         raise TypeError(
             f'Numba cannot compile {what}: {cause(error)}\nUse engine="python" with a plain Python '

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._evaluation.engine import jitted
+from fastgc._evaluation.engine import jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongTypeError
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._parameters.arrays import Array, Floats
@@ -43,7 +43,8 @@ def in_pairs(
     _refuse(options, is_complex(x))
     f = jitted(f) if options.engine == "numba" else f
     like = np.asarray(x)
-    value = np.asarray(f(like.copy(), *args))
+    with readable_compilation("f"):
+        value = np.asarray(f(like.copy(), *args))
 
     def in_reals(x: Array, *args: Any) -> Floats:
         return reals(np.asarray(f(complexes(x, like), *args)))

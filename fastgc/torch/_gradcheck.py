@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.autograd.gradcheck import GradcheckError
 
+from fastgc._arguments import refuse_uncallable
 from fastgc._parameters.streams import stream
 from fastgc.torch._comparison import Criteria, failure
 from fastgc.torch._flat import Packing, Tensors, flat
@@ -113,6 +114,7 @@ def gradcheck(
     False
     """
     __tracebackhide__ = True
+    refuse_uncallable("func", func)
     if not (check_forward_ad or check_backward_ad):
         raise AssertionError("check_forward_ad and check_backward_ad are both False: nothing would be checked")
     if check_batched_forward_grad and not check_forward_ad:
@@ -191,6 +193,7 @@ def gradgradcheck(
     True
     """
     __tracebackhide__ = True
+    refuse_uncallable("func", func)
     given = as_tuple(inputs)
     wanted = [_requires_grad(each) for each in given]
     if grad_outputs is None:
