@@ -199,6 +199,8 @@ def taylor_test(
     False
     """
     refuse_uncallable("f", f)
+    if hessian is not None:
+        refuse_uncallable("hessian", hessian)
     refuse_args(args)
     refuse_deep("x", x)
     layout, leaves = flatten_parameters(x if _is_structure(x) else real_array(x))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from fastgc._arguments import brief
 from fastgc._jacobian.hessian import check_hessian
 from fastgc._jacobian.report import JacobianReport
 from fastgc._parameters.arrays import Array, Floats
@@ -19,6 +20,8 @@ Check = Callable[..., JacobianReport]  # with the options of the check
 def listed_constraints(constraints: Any) -> list[Any]:
     """The constraints, one or several of them, as a list."""
     single = isinstance(constraints, Mapping) or hasattr(constraints, "fun") or hasattr(constraints, "A")
+    if not (single or isinstance(constraints, Iterable)):
+        raise TypeError(f"constraints is {brief(repr(constraints))}; it must be a constraint, or a sequence of them")
     return [constraints] if single else list(constraints)
 
 

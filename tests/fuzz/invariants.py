@@ -32,6 +32,7 @@ PARAMETERS = re.compile(
     r"columns|sparsity|jacobian|hessian|hvp|jvp|vjp|direction|steps|h|parameters|fun|jac|hess|hessp|x0|constraints|func|"
     r"inputs?|module|kwargs|eps|nondet_tol|grad_outputs|argument|every|share|raises|stencils|derivative|masked|check_\w+|outputs?)\b"
 )
+KEPT = re.compile("ExecutorManagerThread|QueueFeederThread|QueueManagerThread")  # of idle processes, for the next check
 TORCHS = (RuntimeError, NotImplementedError, AssertionError)  # the refusals of the functions that ours stand in for
 OTHERS_OWN = str(Path(__file__).with_name("jitted.py"))  # the caller's functions too
 
@@ -112,7 +113,7 @@ def process_state() -> dict[str, Any]:
         "working directory": os.getcwd(),
         "signal handlers": [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)],
         "sys.path": list(sys.path),
-        "threads": sorted(each.name for each in threading.enumerate()),
+        "threads": sorted(each.name for each in threading.enumerate() if not KEPT.match(each.name)),
         "tracing of memory": tracemalloc.is_tracing(),
         "garbage collection": gc.isenabled(),
         "recursion limit": sys.getrecursionlimit(),

@@ -42,6 +42,9 @@ REFUSED: dict[str, tuple[str, Callable[[], Any]]] = {
     "steps of a sweep": ("steps is 'a'; they must be positive numbers", lambda: sweep(steps="a")),
     "steps": ("steps is 'a'; they must be at least two", lambda: fastgc.taylor_test(np.sin, np.cos, 1.0, steps="a")),
     "argument": (r"argument is 1; the derivative was called with 1 positional", visited),
+    "hessian": ("hessian is 3", lambda: fastgc.taylor_test(np.sin, np.cos, 1.0, hessian=3)),
+    "constraints": ("constraints is 3; it must be", lambda: fastgc.check_problem(len, X, len, constraints=3)),
+    "time": ("time_budget is 'a'; it must be a number", lambda: fastgc.check_problem(len, X, len, time_budget="a")),
     "a pair": (r"jac returned .*; without fun it must return \(value, gradient\)", lambda: fastgc.checked(np.cos)(X)),
     "not compiled": ("Numba cannot compile the loss: ", lambda: fastgc.numerical_gradient(jitted.not_compilable, X)),
     "complex, not compiled": ("Numba cannot compile f: ", lambda: fastgc.check_jacobian(slopes, np.eye(6), X + 1j)),
@@ -74,6 +77,24 @@ def test_functions_of_pytorch_must_be_functions() -> None:
             check(3, x)
     with pytest.raises(TypeError, match=r"loss is 3 \(int\); it must be a function"):
         fastgc.torch.check_module(torch.nn.Linear(2, 1), x.detach(), 3)
+
+
+def test_numbers_and_weights_of_pytorch_are_refused_by_name() -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.ones(2, dtype=torch.double, requires_grad=True)
+    for name in ("eps", "atol", "rtol", "nondet_tol"):
+        with pytest.raises(TypeError, match=f"{name} is 'a'; it must be a number"):
+            fastgc.torch.gradcheck(torch.sin, x, **{name: "a"})
+    with pytest.raises(TypeError, match="grad_outputs is 3; it must be a tensor or a tuple of tensors"):
+        fastgc.torch.gradgradcheck(torch.sin, x, 3)
+    with pytest.raises(ValueError, match="func returns no tensor that requires grad"):
+        fastgc.torch.gradgradcheck(torch.detach, x)
+
+
+def test_time_that_is_over_before_the_scales_are_known_leaves_it_undecided() -> None:
+    x = np.full((2, 3), 1e-300)
+    report = fastgc.check_jacobian(lambda x: x**2, lambda x: np.diag(2 * x.ravel()), x, time_budget=1e-9)
+    assert report.verdict == "undecided"
 
 
 @pytest.mark.parametrize("kind", [dict, list])
