@@ -376,6 +376,16 @@ _lock = threading.Lock()
 _idle: dict[int, Processes] = {}  # by their number of processes
 
 
+def _begin_anew() -> None:
+    """In the child of a fork: another thread may have held the lock, and the pools are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 def taken(count: int) -> Processes:
     """A pool of ``count`` processes for the caller alone, until it is released: an earlier check's, or a new one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections import deque
@@ -140,6 +141,13 @@ class _SingleThreadedBlas:
             finally:
                 self._leave(mark)  # again: Ctrl-C may have interrupted the first time
 
+    def begin_anew(self) -> None:
+        """In the child of a fork: no thread that was inside is there, nor is the keeper, whose limit is lifted."""
+        left, self._keeper = self._keeper, _Keeper([], None)
+        self._lock, self._inside = threading.Lock(), set()
+        _release()
+        left.lift()
+
     def in_this_thread(self) -> None:
         """Limit a helper thread for its whole life."""
         for each in self._libraries(of_each_thread=True):
@@ -178,6 +186,7 @@ class _Keeper(threading.Thread):
     def __init__(self, libraries: list[Any], before: _Keeper | None) -> None:
         super().__init__(name="fastgc-blas", daemon=True)
         self._libraries, self._before = libraries, before
+        self._changed: list[tuple[Any, int]] = []
         self.ready, self._over = threading.Event(), threading.Event()
 
     @property
@@ -190,7 +199,7 @@ class _Keeper(threading.Thread):
             if self._before is not None and self._before.ident is not None:
                 self._before.join()  # Ctrl-C may have interrupted whoever waited for it
             self._before = None
-            with _one_thread(self._libraries):
+            with _one_thread(self._libraries, self._changed):
                 self.ready.set()
                 self._over.wait()
         finally:
@@ -202,14 +211,19 @@ class _Keeper(threading.Thread):
         self._over.set()
         self.join()
 
+    def lift(self) -> None:
+        """Lift the limit from another thread, where this one is no more."""
+        for each, number in self._changed:
+            each.set_num_threads(number)
+
 
 @contextlib.contextmanager
-def _one_thread(libraries: list[Any]) -> Iterator[None]:
-    """Set one thread in libraries and restore their numbers afterwards.
+def _one_thread(libraries: list[Any], changed: list[tuple[Any, int]] | None = None) -> Iterator[None]:
+    """Set one thread in libraries and restore their numbers afterwards; until then these are in ``changed``.
 
     A library whose number did not change is left alone: another limit is in force there.
     """
-    changed: list[tuple[Any, int]] = []
+    changed = [] if changed is None else changed
     try:
         for each in libraries:
             number = each.get_num_threads()
@@ -221,6 +235,7 @@ def _one_thread(libraries: list[Any]) -> Iterator[None]:
     finally:
         for each, number in changed:
             each.set_num_threads(number)
+        changed.clear()
 
 
 def _counts_for_each_thread(library: Any) -> bool:
@@ -240,3 +255,5 @@ def _release() -> None:
 
 
 single_threaded_blas = _SingleThreadedBlas()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=single_threaded_blas.begin_anew)
