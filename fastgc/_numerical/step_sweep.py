@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,13 +55,13 @@ class StepSweep(Drawable):
 
     @property
     def best_step(self) -> dict[StencilName, float]:
-        """The step with the smallest error, by stencil."""
-        return {name: float(self.steps[np.nanargmin(error)]) for name, error in self.errors.items()}
+        """The step with the smallest error, by stencil; nan where no error is known."""
+        return {name: self._where(error, error) for name, error in self.errors.items()}
 
     @property
     def best_error(self) -> dict[StencilName, float]:
-        """The smallest error, by stencil."""
-        return {name: float(np.nanmin(error)) for name, error in self.errors.items()}
+        """The smallest error, by stencil; nan where no error is known."""
+        return {name: float(np.fmin.reduce(error)) for name, error in self.errors.items()}
 
     def __str__(self) -> str:
         step, error = self.best_step, self.best_error
@@ -70,7 +71,11 @@ class StepSweep(Drawable):
     @np.errstate(all="ignore")
     def optimum(self) -> dict[StencilName, float]:
         """The step where the largest error nearby is smallest, by stencil: no step whose error vanishes by luck."""
-        return {name: float(self.steps[np.nanargmin(self._envelope(error))]) for name, error in self.errors.items()}
+        return {name: self._where(self._envelope(error), error) for name, error in self.errors.items()}
+
+    def _where(self, sizes: NDArray[np.float64], error: NDArray[np.float64]) -> float:
+        """The step where these sizes are smallest; nan where no error is known."""
+        return math.nan if np.isnan(error).all() else float(self.steps[np.nanargmin(sizes)])
 
     def _envelope(self, error: NDArray[np.float64]) -> NDArray[np.float64]:
         order = np.argsort(self.steps)

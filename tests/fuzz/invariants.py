@@ -46,7 +46,15 @@ def warm_up() -> None:
     report = fastgc.check_gradients(lambda x: x @ x, lambda x: 2 * x, np.ones(2), engine="numba")
     report.to_html()
     fastgc.numerical_jacobian(np.sin, np.ones(2))
-    for name in ("pandas", "torch", "torch._dynamo", "jax", "fastgc.torch", "fastgc.jax"):
+    for name in (
+        "pandas",
+        "torch",
+        "torch._dynamo",
+        "torch._decomp.decompositions_for_jvp",
+        "jax",
+        "fastgc.torch",
+        "fastgc.jax",
+    ):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 
@@ -205,7 +213,10 @@ def _is_theirs(files: list[str]) -> bool:
 
 def _judged_result(program: Program, result: Any, space: dict[str, Any]) -> str:
     if not isinstance(result, fastgc.Report):
-        repr(result)
+        try:
+            repr(result), str(result)
+        except Exception as error:
+            raise Violation(f"a result cannot be shown: {error}") from error
         return "a value"
     _shown(result)
     if result.verdict == "pass":

@@ -91,6 +91,20 @@ def test_numbers_and_weights_of_pytorch_are_refused_by_name() -> None:
         fastgc.torch.gradgradcheck(torch.detach, x)
 
 
+def test_a_sweep_without_any_value_is_shown() -> None:
+    sweep = fastgc.step_sweep(lambda x: np.nan, 1.0, 0.0, stencils=["central"])
+    assert np.isnan([sweep.best_step["central"], sweep.best_error["central"], sweep.optimum["central"]]).all()
+    assert str(sweep) == "central: smallest error nan at h = nan"
+    assert sweep._repr_html_()
+
+
+def test_outputs_whose_norm_overflows_warn_of_nothing() -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.full((2, 3), 1e308, dtype=torch.double, requires_grad=True)
+    with np.errstate(all="raise"):
+        fastgc.torch.gradcheck(lambda x: torch.sin(x) * x, x, raise_exception=False)
+
+
 def test_time_that_is_over_before_the_scales_are_known_leaves_it_undecided() -> None:
     x = np.full((2, 3), 1e-300)
     report = fastgc.check_jacobian(lambda x: x**2, lambda x: np.diag(2 * x.ravel()), x, time_budget=1e-9)
