@@ -2,7 +2,7 @@
 
 The losses are plain, jitted (one in twenty: compiling one takes half a second), vectorized and in workers (threads of a
 pool), of PyTorch and of JAX (one in fifty), right and wrong, some of which raise. After a quarter of the checks all
-caches have seen each kind; from then on the resident memory may grow by what Numba, PyTorch and JAX keep of each function
+caches have seen each kind; from then on resident memory may grow by what Numba, PyTorch and JAX keep of each function
 that they compile, which no check can free: by 100 KiB a check at most, and for checks of plain losses by 5 KiB.
 Run ``python bench/soak.py [--quick] [--json FILE]`` (Linux); the exit status is 1 if a target is missed.
 """
