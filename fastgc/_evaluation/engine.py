@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastgc._arguments import listed, takes_arguments
-from fastgc._evaluation import workers_option
+from fastgc._arguments import listed
+from fastgc._evaluation import memory_left, workers_option
 from fastgc._evaluation.evaluator import Evaluator, as_number, value_of_pair
 from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._evaluation.refused import NotCompiledError, cause, explained, plain_value
+from fastgc._evaluation.refused import NotCompiledError, cause, explained, from_compiler, plain_value
 from fastgc._evaluation.workers_option import elsewhere
 from fastgc._evaluation.working_time import counted, now
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
@@ -259,7 +257,7 @@ def _open_workers(
 def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., object], point: Point) -> tuple[Evaluator, FirstCall]:
     from fastgc._evaluation.vectorized import VectorizedEvaluator
 
-    evaluator = VectorizedEvaluator(direct, loss, point.args, point.layout, point.leaves, _available_memory())
+    evaluator = VectorizedEvaluator(direct, loss, point.args, point.layout, point.leaves, memory_left.available())
     first = _first_call(evaluator, point)
     if not first.noisy:
         evaluator.refuse_mixed_rows()
@@ -302,7 +300,7 @@ def readable_compilation(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not type(error).__module__.startswith("numba."):
+        if not from_compiler(error):
             raise
         raise TypeError(
             f'Numba cannot compile {what}: {cause(error)}\nUse engine="python" with a plain Python '
@@ -372,18 +370,8 @@ def _affordable_copies(wanted: int, made: int, size: int, what: str) -> tuple[in
     """
     if (wanted - made) * size <= _NEGLIGIBLE_BYTES:
         return wanted, None
-    room, copy = _available_memory() * _COPIES_SHARE, max(1, size)
+    room, copy = memory_left.available() * _COPIES_SHARE, max(1, size)
     affordable = max(1, min(wanted, made + int(min(room / copy, wanted))))
     if affordable == wanted:
         return wanted, None
     return affordable, f"{affordable} of {wanted} {what}: each needs a copy of the parameters of {copy / 2**20:.0f} MiB"
-
-
-def _available_memory() -> float:
-    """Bytes that can be allocated without swapping; infinite on a system without /proc/meminfo."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return float("inf")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
-    return int(found[1]) * 1024.0 if found else float("inf")

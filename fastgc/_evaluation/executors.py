@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -281,6 +281,10 @@ class MapCalls:
     def _matched(self, answers: Any, left: dict[int, Task], watch: Watch) -> Outcomes:
         """Each answer with its task, which is ``left`` no longer."""
         asked = len(left)
+        if not isinstance(answers, Iterable):
+            raise TypeError(
+                f"workers={self.label} gives {answers!r:.60}; it must be like map, and give a result for each item"
+            )
         for answer in answers:
             if not (isinstance(answer, tuple) and answer and answer[0] in left):
                 raise TypeError(
@@ -374,6 +378,16 @@ def _joblib_map(count: int, backend: Any, function: Callable[..., object], items
 
 _lock = threading.Lock()
 _idle: dict[int, Processes] = {}  # by their number of processes
+
+
+def _begin_anew() -> None:
+    """In the child of a fork: another thread may have held the lock, and the pools are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def taken(count: int) -> Processes:

@@ -462,6 +462,10 @@ def default_threads() -> int:
 
 _turn = threading.RLock()
 
+if hasattr(os, "register_at_fork"):  # the child of a fork would wait for ever for a thread that it does not have
+    for _lock in (global_compiler_lock, _turn):
+        os.register_at_fork(before=_lock.acquire, after_in_child=_lock.release, after_in_parent=_lock.release)
+
 
 def one_at_a_time(function: Callable[..., Result]) -> Callable[..., Result]:
     """A function that waits until no other thread calls one of these.

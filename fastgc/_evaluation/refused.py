@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import linecache
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -44,9 +45,13 @@ class NotCompiledError(TypeError):
 
 def is_numbas(error: Exception) -> bool:
     """Whether an exception is one of Numba's compiler, or what a dispatcher says before it compiles."""
-    return type(error).__module__.startswith("numba.") or (
-        type(error) is TypeError and str(error).startswith(_DISPATCHER)
-    )
+    return from_compiler(error) or (type(error) is TypeError and str(error).startswith(_DISPATCHER))
+
+
+def from_compiler(error: Exception) -> bool:
+    """Whether Numba's compiler raised an exception: one of its own, or an AttributeError out of its modules."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return type(error).__module__.startswith("numba.") or (bool(frames) and frames[-1].startswith("numba.core."))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections import deque
@@ -142,6 +143,13 @@ class _SingleThreadedBlas:
             finally:
                 self._leave(mark)  # again: Ctrl-C may have interrupted the first time
 
+    def begin_anew(self) -> None:
+        """In the child of a fork: no thread that was inside is there, nor is the keeper, whose limit is lifted."""
+        left, self._keeper = self._keeper, _Keeper([], None)
+        self._lock, self._inside = threading.Lock(), set()
+        _release()
+        left.lift()
+
     def in_this_thread(self) -> None:
         """Limit a helper thread for its whole life."""
         for each in self._libraries(of_each_thread=True):
@@ -180,6 +188,7 @@ class _Keeper(threading.Thread):
     def __init__(self, libraries: list[Library], before: _Keeper | None) -> None:
         super().__init__(name="fastgc-blas", daemon=True)
         self._libraries, self._before = libraries, before
+        self._changed: list[tuple[Any, int]] = []
         self.ready, self._over = threading.Event(), threading.Event()
 
     @property
@@ -192,7 +201,7 @@ class _Keeper(threading.Thread):
             if self._before is not None and self._before.ident is not None:
                 self._before.join()  # Ctrl-C may have interrupted whoever waited for it
             self._before = None
-            with _one_thread(self._libraries):
+            with _one_thread(self._libraries, self._changed):
                 self.ready.set()
                 self._over.wait()
         finally:
@@ -205,14 +214,19 @@ class _Keeper(threading.Thread):
         self.ready.wait()  # Ctrl-C may have interrupted its start, and before that it cannot be joined
         self.join()
 
+    def lift(self) -> None:
+        """Lift the limit from another thread, where this one is no more."""
+        for each, number in self._changed:
+            each.set_num_threads(number)
+
 
 @contextlib.contextmanager
-def _one_thread(libraries: list[Library]) -> Iterator[None]:
-    """Set one thread in libraries and restore their numbers afterwards.
+def _one_thread(libraries: list[Any], changed: list[tuple[Any, int]] | None = None) -> Iterator[None]:
+    """Set one thread in libraries and restore their numbers afterwards; until then these are in ``changed``.
 
     A library whose number did not change is left alone: another limit is in force there.
     """
-    changed: list[tuple[Library, int]] = []
+    changed = [] if changed is None else changed
     try:
         for each in libraries:
             number = each.get_num_threads()
@@ -224,6 +238,7 @@ def _one_thread(libraries: list[Library]) -> Iterator[None]:
     finally:
         for each, number in changed:
             each.set_num_threads(number)
+        changed.clear()
 
 
 def _counts_for_each_thread(library: Library) -> bool:
@@ -243,3 +258,5 @@ def _release() -> None:
 
 
 single_threaded_blas = _SingleThreadedBlas()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=single_threaded_blas.begin_anew)

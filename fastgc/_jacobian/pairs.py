@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._evaluation.engine import jitted
+from fastgc._evaluation.engine import jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongTypeError
 from fastgc._jacobian.operator import Matrix
 from fastgc._jacobian.options import JacobianOptions
@@ -44,7 +44,8 @@ def in_pairs(
     _refuse(options, is_complex(x))
     f = jitted(f) if options.engine == "numba" else f
     like = np.asarray(x)
-    value = np.asarray(f(like.copy(), *args))
+    with readable_compilation("f"):
+        value = np.asarray(f(like.copy(), *args))
 
     def in_reals(x: Array, *args: object) -> Floats:
         return reals(np.asarray(f(complexes(x, like), *args)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import SupportsFloat
@@ -9,7 +11,7 @@ from typing import SupportsFloat
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import refuse_uncallable
+from fastgc._arguments import brief, refuse_uncallable
 from fastgc._derivatives.stencil import quotients, stencil_named
 from fastgc._evaluation.evaluator import Raised
 from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
@@ -54,13 +56,13 @@ class StepSweep(Drawable):
 
     @property
     def best_step(self) -> dict[StencilName, float]:
-        """The step with the smallest error, by stencil."""
-        return {name: float(self.steps[np.nanargmin(error)]) for name, error in self.errors.items()}
+        """The step with the smallest error, by stencil; nan where no error is known."""
+        return {name: self._where(error, error) for name, error in self.errors.items()}
 
     @property
     def best_error(self) -> dict[StencilName, float]:
-        """The smallest error, by stencil."""
-        return {name: float(np.nanmin(error)) for name, error in self.errors.items()}
+        """The smallest error, by stencil; nan where no error is known."""
+        return {name: float(np.fmin.reduce(error)) for name, error in self.errors.items()}
 
     def __str__(self) -> str:
         step, error = self.best_step, self.best_error
@@ -70,7 +72,11 @@ class StepSweep(Drawable):
     @np.errstate(all="ignore")
     def optimum(self) -> dict[StencilName, float]:
         """The step where the largest error nearby is smallest, by stencil: no step whose error vanishes by luck."""
-        return {name: float(self.steps[np.nanargmin(self._envelope(error))]) for name, error in self.errors.items()}
+        return {name: self._where(self._envelope(error), error) for name, error in self.errors.items()}
+
+    def _where(self, sizes: NDArray[np.float64], error: NDArray[np.float64]) -> float:
+        """The step where these sizes are smallest; nan where no error is known."""
+        return math.nan if np.isnan(error).all() else float(self.steps[np.nanargmin(sizes)])
 
     def _envelope(self, error: Floats) -> Floats:
         order = np.argsort(self.steps)
@@ -139,8 +145,8 @@ def step_sweep(
 
     Raises
     ------
-    ValueError
-        For unknown stencils and for steps that are not positive. An exception of f passes through if f raises at x, or
+    TypeError, ValueError
+        For unknown stencils, and for steps that are not positive. An exception of f passes through if f raises at x, or
         at all other points; at some points, it makes the error NaN.
 
     Examples
@@ -151,13 +157,13 @@ def step_sweep(
     >>> bool(1e-9 < sweep.best_step["forward"] < 1e-6 < sweep.best_step["central"] < 1e-4)
     True
     """
-    # From below the round-off of x = 1 up to its size; 500 points make a smooth curve.
     refuse_uncallable("f", f)
-    sizes = np.logspace(-16, 0, 500) if steps is None else np.asarray(steps, np.float64).reshape(-1)
-    if not sizes.size or not np.all(sizes > 0):
-        raise ValueError(f"steps must be positive numbers; got {sizes!r}")
-    true = float(at_point(derivative)(x)) if callable(derivative) else float(derivative)
-    errors: dict[StencilName, Floats] = {}
+    _number("x", x)
+    sizes = _sizes(steps)
+    if isinstance(stencils, str) or not isinstance(stencils, Sequence):
+        raise TypeError(f"stencils is {brief(repr(stencils))}; it must be a sequence of names such as ('central',)")
+    true = _number("derivative", at_point(derivative)(x) if callable(derivative) else derivative)
+    errors: dict[StencilName, NDArray[np.float64]] = {}
     found = Raised()
     for name in stencils:
         stencil = stencil_named(name)
@@ -169,7 +175,26 @@ def step_sweep(
     return StepSweep(sizes, errors)
 
 
-def _values(f: Callable[[float], SupportsFloat], points: Floats, x: float) -> tuple[Floats, Raised]:
+def _number(name: str, value: Any) -> float:
+    """The value as a float; a TypeError unless it is one real number."""
+    with contextlib.suppress(TypeError, ValueError):
+        if not isinstance(value, (str, bytes)) and np.ndim(value) == 0 and not np.iscomplexobj(value):
+            return float(value)
+    raise TypeError(f"{name} is {brief(repr(value))}; it must be a real number")
+
+
+def _sizes(steps: Any) -> NDArray[np.float64]:
+    """The steps as a vector. By default from below the round-off of x = 1 up to its size; 500 make a smooth curve."""
+    if steps is None:
+        return np.logspace(-16, 0, 500)
+    with contextlib.suppress(TypeError, ValueError):
+        sizes = np.asarray(steps, np.float64).reshape(-1)
+        if sizes.size and np.all(sizes > 0):
+            return sizes
+    raise ValueError(f"steps is {brief(repr(steps))}; they must be positive numbers")
+
+
+def _values(f: Callable[[Any], Any], points: NDArray[Any], x: float) -> tuple[NDArray[Any], Raised]:
     """Values of f at points of any shape, nan where it raises, and its exceptions; one at x itself passes through."""
     values, found = [], Raised()
     with np.errstate(all="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import refuse_deep, refuse_uncallable, takes_arguments, whole
+from fastgc._arguments import brief, refuse_deep, refuse_uncallable, whole
+from fastgc._evaluation.engine import is_jitted, readable_compilation
 from fastgc._evaluation.evaluator import as_number
 from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
 from fastgc._gradient.options import refuse_args
@@ -196,6 +198,8 @@ def taylor_test(
     False
     """
     refuse_uncallable("f", f)
+    if hessian is not None:
+        refuse_uncallable("hessian", hessian)
     refuse_args(args)
     refuse_deep("x", x)
     layout, leaves = flatten_parameters(x if _is_structure(x) else real_array(x))
@@ -203,10 +207,10 @@ def taylor_test(
     lengths, along = _lengths(steps), _direction(layout, expansion.leaves, direction, seed)
     values = expansion.values(np.append(0.0, lengths), along)
     remainders = [values[1:] - values[0]]
-    found = at_point(gradient)(expansion.point(), *args) if callable(gradient) else gradient
+    found = at_point(gradient)(expansion.point(gradient), *args) if callable(gradient) else gradient
     remainders.append(remainders[0] - lengths * expansion.dot(found, along))
     if hessian is not None:
-        product = at_point(hessian)(expansion.point(), layout.rebuild(along), *args)
+        product = at_point(hessian)(expansion.point(hessian), layout.rebuild(along), *args)
         remainders.append(remainders[1] - lengths**2 / 2 * expansion.dot(product, along))
     noise = _ROUND_OFF * float(np.finfo(np.float64).eps) * float(np.max(np.abs(values)))
     return TaylorTest(lengths, {order: np.abs(each) for order, each in enumerate(remainders)}, noise)
@@ -227,16 +231,25 @@ class _Expansion:
     layout: ParameterLayout
     leaves: list[Array]
 
-    def point(self) -> object:
-        """A copy of the point, in the caller's structure."""
-        return self.layout.rebuild([leaf.copy() for leaf in self.leaves])
+    def point(self, function: Any) -> Any:
+        """A copy of the point for a function."""
+        return self._given(function, [leaf.copy() for leaf in self.leaves])
+
+    def _given(self, function: Any, leaves: list[Array]) -> Any:
+        """What a function receives: the caller's structure; a jitted one the record of it, as in `check_gradients`."""
+        structure = self.layout.rebuild(leaves)
+        if not is_jitted(function) or isinstance(structure, np.ndarray):
+            return structure
+        from fastgc._evaluation.numba_record import record
+
+        return record(structure)
 
     def values(self, steps: Floats, along: Sequence[Array]) -> Floats:
         """Values of the function at these steps along a direction."""
         f = displaced(self.f)
         moved = ([x + step * d for x, d in zip(self.leaves, along, strict=True)] for step in steps.tolist())
-        with takes_arguments(self.f, (self.point(), *self.args), "f"):
-            return np.array([float(as_number(f(self.layout.rebuild(each), *self.args))) for each in moved])
+        with readable_compilation("f"):
+            return np.array([float(as_number(f(self._given(self.f, each), *self.args))) for each in moved])
 
     def dot(self, gradient: object, along: Sequence[Array]) -> float:
         """The slope of a gradient along a direction."""
@@ -245,10 +258,13 @@ class _Expansion:
 
 
 def _lengths(steps: ArrayLike | None) -> Floats:
-    lengths = _LARGEST * 2.0 ** -np.arange(_COUNT) if steps is None else np.asarray(steps, np.float64).reshape(-1)
-    if lengths.size < 2 or not np.all(lengths > 0):
-        raise ValueError(f"steps must be at least two positive numbers; got {lengths!r}")
-    return np.sort(lengths)[::-1]
+    if steps is None:
+        return np.float64(_LARGEST) * 2.0 ** -np.arange(_COUNT)
+    with contextlib.suppress(TypeError, ValueError):
+        lengths = np.asarray(steps, np.float64).reshape(-1)
+        if lengths.size >= 2 and np.all(lengths > 0):
+            return np.sort(lengths)[::-1]
+    raise ValueError(f"steps is {brief(repr(steps))}; they must be at least two positive numbers")
 
 
 def _direction(layout: ParameterLayout, leaves: Sequence[Array], direction: object, seed: int) -> list[Array]:

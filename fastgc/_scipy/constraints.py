@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol, TypeGuard, Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastgc._arguments import brief
 from fastgc._jacobian.hessian import check_hessian
 from fastgc._jacobian.report import JacobianReport
 from fastgc._parameters.arrays import Array, Floats
@@ -33,8 +34,10 @@ def is_nonlinear(constraint: object) -> TypeGuard[NonlinearConstraint]:
 
 def listed_constraints(constraints: object) -> list[object]:
     """The constraints, one or several of them, as a list."""
-    single = isinstance(constraints, Mapping) or is_nonlinear(constraints) or hasattr(constraints, "A")
-    return list(constraints) if isinstance(constraints, Iterable) and not single else [constraints]
+    single = isinstance(constraints, Mapping) or hasattr(constraints, "fun") or hasattr(constraints, "A")
+    if not (single or isinstance(constraints, Iterable)):
+        raise TypeError(f"constraints is {brief(repr(constraints))}; it must be a constraint, or a sequence of them")
+    return [constraints] if single else list(constraints)
 
 
 def constraint_checks(constraints: object, x: Floats, seed: int) -> Iterator[tuple[str, Check | str]]:

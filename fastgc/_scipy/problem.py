@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastgc._arguments import number
 from fastgc._gradient.check import check_gradients
 from fastgc._jacobian.hessian import check_hessian
 from fastgc._jacobian.inputs import finite_point
@@ -94,6 +95,7 @@ def check_problem(
     >>> fastgc.check_problem(residuals, [0.5, 1.0], jacobian).sections["jacobian"].by_input
     {(0,): 8}
     """
+    number("time_budget", time_budget, positive=True)
     point = np.atleast_1d(finite_point(x0))
     problem = _Problem(fun, point, jac, (hess, hessp), bounds, args if isinstance(args, tuple) else (args,))
     found = [*problem.checks(), *constraint_checks(constraints, point, seed)]

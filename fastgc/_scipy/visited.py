@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from fastgc._arguments import number, plural, whole
+from fastgc._arguments import brief, number, plural, whole
 from fastgc._gradient.check import GradientMismatch, check_gradients
 from fastgc._jacobian.check import JacobianMismatch
 from fastgc._jacobian.inputs import real_array
@@ -232,11 +232,22 @@ def checked(
     return CheckedDerivative(jac, _Plan(fun, argument, every, share if share < 1 else np.inf, raises, options))
 
 
-def _checked_call(jac: Callable[..., Any], plan: _Plan, args: tuple[Any, ...], value: Any, call: int) -> Section | None:
+def _refuse_call(plan: _Plan, args: tuple[Any, ...], value: Any) -> None:
+    """Raise for a call without the argument of the derivative, and for one that was to return a pair."""
+    if plan.argument >= len(args):
+        raise ValueError(
+            f"argument is {plan.argument}; the derivative was called with {len(args)} positional arguments"
+        )
+    if plan.fun is None and not (isinstance(value, (tuple, list)) and len(value) == 2):
+        raise TypeError(f"jac returned {brief(repr(value))}; without fun it must return (value, gradient)")
+
+
+def _checked_call(jac: Any, plan: _Plan, args: tuple[Any, ...], value: Any, call: int) -> Section | None:
     """The check of the value that one call returned; None where fun is not finite, and has no derivative.
 
     Where that fails, the derivative is called at neighbouring points, too: at a kink it may be undecided.
     """
+    _refuse_call(plan, args, value)
     before, x, after = args[: plan.argument], real_array(args[plan.argument]), args[plan.argument + 1 :]
 
     def placed(function: Callable[..., object]) -> Callable[..., object]:

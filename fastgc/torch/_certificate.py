@@ -45,7 +45,8 @@ class Changes:
 def first_changes(call: Opened, eps: float, atol: float) -> Changes | None:
     """How the outputs change along the first vectors; None where that certifies nothing to atol."""
     step = _step(call, eps)
-    least = _ROUNDING * float(np.linalg.norm(call.outputs.base)) / (2 * step)
+    with np.errstate(over="ignore"):  # then nothing is certified
+        least = _ROUNDING * float(np.linalg.norm(call.outputs.base)) / (2 * step)
     if not least * largest_hidden(*call.shape, _FURTHER) <= atol:
         return None
     known = _changes(call, step, range(AT_ONCE))

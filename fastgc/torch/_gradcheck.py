@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.autograd.gradcheck import GradcheckError
 
+from fastgc._arguments import brief, number, refuse_uncallable
 from fastgc._parameters.streams import stream
 from fastgc.torch._comparison import Criteria, failure
 from fastgc.torch._flat import Packing, Tensors, flat
@@ -112,6 +113,9 @@ def gradcheck(
     False
     """
     __tracebackhide__ = True
+    refuse_uncallable("func", func)
+    for name, value in {"eps": eps, "atol": atol, "rtol": rtol, "nondet_tol": nondet_tol}.items():
+        number(name, value)
     if not (check_forward_ad or check_backward_ad):
         raise AssertionError("check_forward_ad and check_backward_ad are both False: nothing would be checked")
     if check_batched_forward_grad and not check_forward_ad:
@@ -190,11 +194,14 @@ def gradgradcheck(
     True
     """
     __tracebackhide__ = True
+    refuse_uncallable("func", func)
     given = as_tuple(inputs)
     wanted = [_requires_grad(each) for each in given]
     if grad_outputs is None:
         grad_outputs = _random_grads(_differentiable(func(*given)), gen_non_contig_grad_outputs)
     weights = as_tuple(grad_outputs)
+    if not weights or not all(isinstance(each, torch.Tensor) for each in weights):
+        raise TypeError(f"grad_outputs is {brief(repr(grad_outputs))}; it must be a tensor or a tuple of tensors")
 
     def gradients(*arguments: object) -> tuple[torch.Tensor, ...]:
         ahead, behind = arguments[: len(given)], arguments[len(given) :]
@@ -290,6 +297,8 @@ def _requires_grad(value: object) -> bool:
 
 def _random_grads(outputs: Tensors, apart: bool) -> tuple[torch.Tensor, ...]:
     """Random gradients in [-1, 1]; ``apart``: with gaps between their entries in memory."""
+    if not outputs:
+        raise ValueError("func returns no tensor that requires grad: it has no second derivatives")
     packing = Packing(outputs)
     drawn = packing.members(stream(0, "weights").uniform(-1, 1, (1, packing.size)))[0]
     return tuple((torch.stack([each, each], -1)[..., 0] if apart else each).requires_grad_() for each in drawn)

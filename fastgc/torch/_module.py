@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fastgc._arguments import listed, noted, plural
+from fastgc._arguments import listed, noted, plural, refuse_uncallable
 from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution
@@ -211,6 +211,8 @@ def _check(
     operations: bool,
 ) -> GradientReport:
     begin = time.perf_counter()
+    if loss is not None:
+        refuse_uncallable("loss", loss)
     originals, left_out = _originals(module, arguments)
     if options.precision == "native":
         _refuse_unknown_dtypes(originals)

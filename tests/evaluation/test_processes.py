@@ -181,7 +181,7 @@ def test_a_scratch_buffer_keeps_the_loss_in_one_process() -> None:
 
 
 def test_processes_are_as_many_as_memory_holds_copies_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastgc._evaluation.engine._available_memory", lambda: 100.0)
+    monkeypatch.setattr("fastgc._evaluation.memory_left.available", lambda: 100.0)
     monkeypatch.setattr("fastgc._evaluation.engine._NEGLIGIBLE_BYTES", 0)
     report = fastgc.check_gradients(square, double, array(9), workers=3)
     assert report.passed and report.engine == "python"

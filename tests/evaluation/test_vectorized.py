@@ -182,7 +182,7 @@ def test_blocks_are_as_large_as_memory_allows_and_a_row_at_least(monkeypatch: py
     monkeypatch.setattr(_vectorized, "_BLOCK_BYTES", 20 * params.nbytes)
     assert 2 < largest_batch(square, params) <= 10  # the squares count as well
     assert largest_batch(hungry, params) == 2  # of the trial that rows are kept apart
-    monkeypatch.setattr("fastgc._evaluation.engine._available_memory", lambda: 1.0)
+    monkeypatch.setattr("fastgc._evaluation.memory_left.available", lambda: 1.0)
     assert largest_batch(square, params) == 2
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from tests.fuzz.worlds import WORLDS
+
 PRELUDE = '''
 import math, os, random, signal, sys, tempfile, warnings
 import numpy as np
@@ -162,6 +164,7 @@ class Program:
     wrong : whether the gradient is wrong by a factor
     poisoned : whether the gradient has NaN in it, so that it must not pass
     draws : whether the loss draws from ``np.random``, so that its state and the report may change
+    twins : options with which a good call must give the same report
     """
 
     seed: int
@@ -170,6 +173,7 @@ class Program:
     wrong: bool = False
     poisoned: bool = False
     draws: bool = False
+    twins: tuple[str, ...] = ("",)
     door: str = "check_gradients"
 
     @property
@@ -183,6 +187,13 @@ def drawn(seed: int) -> Program:
     rng, program = random.Random(seed), Program(seed)
     hostile = rng.random() < 0.75
     program.lines.append("endless = [1]; endless.append(endless)")
+    left = rng.random()
+    for share, draw in WORLDS:
+        left -= share
+        if left < 0:
+            program.wrong = rng.random() < 0.3
+            draw(rng, program, hostile)
+            return program
     _draw_params(rng, program, hostile)
     program.lines.append(f"args = {_picked(rng, program, ARGS, 3, hostile)}")
     _draw_functions(rng, program, hostile)
@@ -269,8 +280,8 @@ def _returned(rng: random.Random, program: Program, hostile: bool) -> str:
 
 def _draw_call(rng: random.Random, program: Program, hostile: bool) -> None:
     doors = {
-        "check_gradients": "fastgc.check_gradients(loss, {g}, params, args=args{options})",
-        "assert_gradients": "fastgc.assert_gradients(loss, {g}, params, args=args{options})",
+        "check_gradients": "fastgc.check_gradients(loss, {g}, params, args=args{options}, **more)",
+        "assert_gradients": "fastgc.assert_gradients(loss, {g}, params, args=args{options}, **more)",
         "numerical_gradient": "fastgc.numerical_gradient(loss, params, args=args)",
         "taylor_test": "fastgc.taylor_test(loss, gradients, params, args=args)",
         "check_jacobian": "fastgc.check_jacobian(lambda x: np.stack([x, loss(x) * x]), gradients, a0{more})",
@@ -286,4 +297,4 @@ def _draw_call(rng: random.Random, program: Program, hostile: bool) -> None:
     options = "".join(f", {name}={rng.choice(OPTIONS[name])}" for name in chosen)
     fewer = rng.sample(sorted(JACOBIAN_OPTIONS), rng.choice([0, 0, 1, 2])) if hostile else []
     more = "".join(f", {name}={rng.choice(JACOBIAN_OPTIONS[name])}" for name in fewer)
-    program.lines.append(f"call = lambda: {doors[program.door].format(g=g, options=options, more=more)}")
+    program.lines.append(f"call = lambda **more: {doors[program.door].format(g=g, options=options, more=more)}")
