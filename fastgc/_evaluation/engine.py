@@ -20,6 +20,7 @@ from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.refused import NotCompiledError, cause, explained, plain_value
+from fastgc._evaluation.stages import StagedLoss
 from fastgc._evaluation.workers_option import elsewhere
 from fastgc._evaluation.working_time import counted, now
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
@@ -127,6 +128,11 @@ def open_evaluator(
         For a loss that does not return one finite real number, that changes its parameters, or that Numba cannot
         compile.
     """
+    staged = isinstance(loss, StagedLoss)
+    if staged and execution.engine == "numba":
+        raise ValueError(
+            'engine="numba" compiles one function; a loss of fastgc.stages is called from Python: use "auto"'
+        )
     if execution.engine == "numba":
         loss = jitted(loss)
     compiled = is_jitted(loss)
@@ -141,6 +147,8 @@ def open_evaluator(
         return _open_vectorized(direct, call, point)
     if elsewhere(execution.workers):
         return _open_workers(direct, call, point, execution.workers)
+    if staged and not with_gradients:
+        return _open_staged(direct, loss, point, execution.deadline)
     if not compiled or point.stored is None:
         first = _first_call(direct, point, execution.deadline)
         return direct, first.noted(_NOT_COMPILED if execution.engine == "numba" and not compiled else None)
@@ -247,6 +255,18 @@ def _open_workers(
         direct, sent, workers=workers, seconds=first.seconds, reproducible=not first.noisy
     )
     return evaluator, first
+
+
+def _open_staged(
+    direct: PythonEvaluator, loss: StagedLoss, point: Point, deadline: float
+) -> tuple[Evaluator, FirstCall]:
+    """Calls from a displaced stage on; of the whole loss where the values between stages may change."""
+    from fastgc._evaluation.staged import StagedEvaluator
+
+    first = _first_call(direct, point, deadline)
+    if first.scratch or first.noisy:
+        return direct, first
+    return StagedEvaluator(loss, point, first.value, deadline, direct.evaluations), first
 
 
 def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., Any], point: Point) -> tuple[Evaluator, FirstCall]:
