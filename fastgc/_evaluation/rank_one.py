@@ -93,12 +93,15 @@ class _Columns:
         return found
 
     def times(self, matrix: Array, product: Array) -> Array:
-        """The batch times a matrix; ``product`` is that of the base."""
+        """The batch times a matrix; ``product`` holds the columns of that of the base.
+
+        It lies in memory column by column too: NumPy works fastest along long axes, and most outputs are few.
+        """
         change = self.after - self.before
-        rows = matrix[self.numbers].reshape(self.numbers.size, *(1,) * (change.ndim - 1), -1)
-        found: Array = change[..., None] * rows
+        rows = matrix[self.numbers].reshape(*self.numbers.shape, -1, *(1,) * (change.ndim - 1))
+        found: Array = change[:, None] * rows
         found += product
-        return found
+        return np.moveaxis(found, 1, -1)
 
 
 class DenseEntries:
@@ -110,13 +113,12 @@ class DenseEntries:
         assert isinstance(stage, Dense)
         self._stage: Dense = stage
         self._linear = {
-            k: np.asarray(each.linear(kept.params[k], kept.given[k][0]))
+            k: _columns_of(np.asarray(each.linear(kept.params[k], kept.given[k][0])))
             for k, each in enumerate(loss.stages)
             if k in (number, number + 1) and isinstance(each, Dense)
         }
-        output = self._linear[number]
-        self._inputs = _columns_of(np.asarray(kept.given[number][0])).astype(output.dtype)
-        self._outputs = _columns_of(output)
+        self._outputs = self._linear[number]
+        self._inputs = _columns_of(np.asarray(kept.given[number][0])).astype(self._outputs.dtype)
         self._base = np.asarray(kept.given[number + 1][0])
         self._activated = _columns_of(self._base)
 
@@ -225,8 +227,8 @@ def _refuse_unbatched(loss: StagedLoss, kept: Kept, number: int, stage: Stage) -
         why = f"cannot take a batch of two: {described(error)}"
     if why:
         raise ValueError(
-            f"{loss.described(number)}: batched=True, but the function {why}; use the leading axis of its value only as "
-            "the batch axis, or batched=False"
+            f"{loss.described(number)}: batched=True, but the function {why}; use the leading axis of its value only "
+            "as the batch axis, or batched=False"
         )
 
 

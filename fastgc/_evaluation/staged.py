@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._evaluation.batches import COMPARED, Batches, agree, relative_to_point
-from fastgc._evaluation.evaluator import OutOfTime, Raised, Ray, Tick
+from fastgc._evaluation.evaluator import OutOfTime, Raised, Ray, Tick, silent
 from fastgc._evaluation.floating_point import callers_errstate, displaced
 from fastgc._evaluation.members import read_only
 from fastgc._evaluation.python import PythonEvaluator
@@ -139,36 +139,36 @@ class StagedEvaluator(WrappedEvaluator):
         return found
 
     def _in_batches(self, tensor: int, positions: Positions, displaced: Array, tick: Tick) -> Array:
-        entries, columns = self._dense[tensor][0], displaced.shape[1]
         out: Array = np.empty(displaced.shape)
-        length = max(1, entries.batch // max(1, columns))
-        for start in range(0, positions.size, length):
-            part = slice(start, start + length)
+        lengths = displaced - self._plain.entries(positions)[:, None]
+        size = max(1, self._dense[tensor][0].batch // max(1, displaced.shape[1]))
+        for start in range(0, positions.size, size):
+            part = slice(start, start + size)
             if now() > self._deadline:
                 raise OutOfTime
-            out[part] = self._together(tensor, positions[part], displaced[part])
+            out[part] = self._together(tensor, positions[part], displaced[part], lengths[part])
             tick(len(out[part]))
         return out
 
-    def _together(self, tensor: int, positions: Positions, displaced: Array) -> Array:
+    def _together(self, tensor: int, positions: Positions, displaced: Array, lengths: Array) -> Array:
         entries, batches = self._dense[tensor]
-        name, cells = self._layout.names[tensor], np.repeat(positions - self._layout.starts[tensor], displaced.shape[1])
-        lengths = (displaced - self._plain.entries(positions)[:, None]).reshape(-1)
+        cells = np.repeat(positions - self._layout.starts[tensor], displaced.shape[1])
 
         def batch() -> Array:
             with np.errstate(all="ignore"):
-                return relative_to_point(entries.values(name, cells, lengths), self._base)
+                found = entries.values(self._layout.names[tensor], cells, lengths.reshape(-1))
+                return relative_to_point(found, self._base)
 
         found = batches.values(batch, lambda values: self._same(tensor, positions, displaced, values))
         if found is None:
-            return self._one_by_one(tensor, positions, displaced, lambda _: None)
+            return self._one_by_one(tensor, positions, displaced, silent)
         self._batched, self._answered = self._batched + found.size + 1, True
         return found.reshape(displaced.shape)
 
     def _same(self, tensor: int, positions: Positions, displaced: Array, values: Array) -> bool:
         """Whether plain calls give the same as some values of a batch."""
         some = spread(positions.size, COMPARED)
-        plain = self._one_by_one(tensor, positions[some], displaced[some], lambda _: None)
+        plain = self._one_by_one(tensor, positions[some], displaced[some], silent)
         change = float(np.abs(plain - self._base).max())
         return agree(values.reshape(displaced.shape)[some], plain, self._kept.eps, change=change)
 
