@@ -130,9 +130,7 @@ def open_evaluator(
     """
     staged = isinstance(loss, StagedLoss)
     if staged and execution.engine == "numba":
-        raise ValueError(
-            'engine="numba" compiles one function; a loss of fastgc.stages is called from Python: use "auto"'
-        )
+        raise ValueError('engine="numba", but a loss of fastgc.stages is called from Python: use engine="auto"')
     if execution.engine == "numba":
         loss = jitted(loss)
     compiled = is_jitted(loss)

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgc._evaluation.evaluator import described
+from fastgc._evaluation.evaluator import attempted, described
 from fastgc._evaluation.members import mapped, member, stacked
 from fastgc._evaluation.stages import Dense, Stage, StagedLoss
 from fastgc._evaluation.vectorized import as_values
@@ -199,7 +199,7 @@ def refuse_false_claims(loss: StagedLoss, kept: Kept) -> list[int]:
 
 def _takes_array(kept: Kept, number: int) -> bool:
     given, made = kept.given[number][:1], kept.given[number + 1][0]
-    return bool(given) and all(isinstance(each, np.ndarray) and each.ndim and each.size for each in (*given, made))
+    return bool(given) and all(type(each) is np.ndarray and each.ndim and each.size for each in (*given, made))
 
 
 def _refuse_mixing(loss: StagedLoss, kept: Kept, number: int, stage: Dense) -> None:
@@ -216,20 +216,27 @@ def _refuse_mixing(loss: StagedLoss, kept: Kept, number: int, stage: Dense) -> N
 
 def _refuse_unbatched(loss: StagedLoss, kept: Kept, number: int, stage: Stage) -> None:
     """Raise for a stage that gives other values for two values in a batch than for each by itself."""
-    value, params = kept.given[number][0], kept.params[number]
+    params, value, made = kept.params[number], kept.given[number][0], kept.given[number + 1][0]
     other = mapped(value, _apart)
-    expected = kept.given[number + 1][0], stage.function(params, other, *kept.rest)
-    try:
-        found = stage.function(params, stacked([value, other]), *kept.rest)
-        same = all(_all_alike(member(found, row), expected[row], kept.eps) for row in range(2))
-        why = "" if same else "gives other values for a batch of two than for each by itself"
-    except Exception as error:
-        why = f"cannot take a batch of two: {described(error)}"
+    expected, undefined = attempted(lambda: stage.function(params, other, *kept.rest))
+    if undefined is not None:
+        other, expected = value, made
+    found, error = attempted(lambda: stage.function(params, stacked([value, other]), *kept.rest))
+    why = "" if error is None else f"cannot take a batch of two: {described(error)}"
+    if error is None and not all(_both_alike(found, [made, expected], kept.eps)):
+        why = "gives other values for a batch of two than for each by itself"
     if why:
         raise ValueError(
             f"{loss.described(number)}: batched=True, but the function {why}; use the leading axis of its value only "
             "as the batch axis, or batched=False"
         )
+
+
+def _both_alike(batch: Any, expected: Sequence[Any], eps: float) -> Iterator[bool]:
+    """Whether each member of a batch is as it is by itself; False where there is no such member."""
+    for row, each in enumerate(expected):
+        found, error = attempted(lambda row=row: member(batch, row))  # type: ignore[misc]
+        yield error is None and _all_alike(found, each, eps)
 
 
 def _apart(array: Array) -> Array:
@@ -241,8 +248,8 @@ def _apart(array: Array) -> Array:
 
 
 def _all_alike(found: Any, expected: Any, eps: float) -> bool:
-    pairs = [(np.asarray(each)) for each in _leaves(found)], [np.asarray(each) for each in _leaves(expected)]
-    return len(pairs[0]) == len(pairs[1]) and all(_alike(*each, eps) for each in zip(*pairs, strict=True))
+    ours, theirs = ([np.asarray(each) for each in _leaves(value)] for value in (found, expected))
+    return len(ours) == len(theirs) and all(_alike(*pair, eps) for pair in zip(ours, theirs, strict=True))
 
 
 def _leaves(value: Any) -> list[Any]:
