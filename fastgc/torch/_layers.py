@@ -1,0 +1,207 @@
+"""Single entries of a layer's weight or bias, displaced many at once behind the layer.
+
+One entry of the weight of a linear layer, a convolution or an embedding changes one channel of its output, by a
+multiple of what it is multiplied with. So the layer and what comes before it are called once for a batch, with their
+own weights; the output gets the batch axis, with one channel changed in each member, and `torch.func.vmap` computes
+what follows. No weight has a batch axis: a batch takes the memory of what is computed from the output.
+
+The round-off is that of `fastgc._evaluation.rank_one`: one addition to the channel. The last member of every batch is
+the point itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastgc._parameters.arrays import Array, Positions
+from fastgc.torch._subject import Subject
+
+Columns = Callable[
+    [torch.Tensor], torch.Tensor
+]  # what the entries of these rows are multiplied with, shape (rows, ...)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One parameter of a layer, of which an entry changes one channel of the output.
+
+    Attributes
+    ----------
+    axis : of the channels in the output, counted from the last
+    columns : ``columns(layer, input, output)`` gives the `Columns`
+    places : ``places(layer, cells)`` gives the channels and the rows of entries of the flat parameter
+    """
+
+    module: torch.nn.Module
+    axis: int
+    columns: Callable[[Any, torch.Tensor, torch.Tensor], Columns]
+    places: Callable[[Any, Positions], tuple[Positions, Positions]]
+
+    def values(self, loss: Callable[[], torch.Tensor], cells: Positions, lengths: Array) -> torch.Tensor:
+        """The loss with each entry displaced by a length; raises where the layer is not called exactly once."""
+        device = next(self.module.parameters()).device
+        given = [
+            torch.from_numpy(np.ascontiguousarray(each)).to(device)
+            for each in (*self.places(self.module, cells), lengths)
+        ]
+        with torch.no_grad():
+            values: torch.Tensor = torch.func.vmap(partial(self._value, loss))(*given)
+        return values
+
+    def _value(self, loss: Callable[[], torch.Tensor], *moved: torch.Tensor) -> torch.Tensor:
+        calls = 0
+
+        def changed(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            given = args[0] if args else kwargs["input"]
+            if calls > 1 or output.dtype != torch.float64:
+                raise RuntimeError("more than one channel of one output changes, or the output is rounded")
+            found: torch.Tensor = _Changed.apply(output, *moved, self.axis, self.columns(self.module, given, output))
+            return found
+
+        handle = self.module.register_forward_hook(changed, with_kwargs=True, prepend=True)
+        try:
+            value = loss()
+        finally:
+            handle.remove()
+        if not calls:
+            raise RuntimeError("the layer is not called: something else reads its parameters")
+        return value
+
+
+class _Changed(torch.autograd.Function):
+    """An output without a batch axis, with one channel changed in each member of a batch."""
+
+    @staticmethod
+    def forward(output: torch.Tensor, *_: Any) -> torch.Tensor:
+        raise NotImplementedError("a layer's output is changed only in a batch")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: no gradient is taken."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, output: torch.Tensor, channels: torch.Tensor, rows: torch.Tensor,
+        lengths: torch.Tensor, axis: int, columns: Columns,
+    ) -> tuple[torch.Tensor, int]:  # fmt: skip
+        if in_dims[0] is not None:
+            raise RuntimeError("the output has a batch axis already")
+        batch = output.expand(info.batch_size, *output.shape).clone(memory_format=torch.contiguous_format)
+        each = torch.arange(info.batch_size, device=output.device)
+        changes = lengths.view(-1, *(1,) * (output.ndim - 1)) * columns(rows)
+        batch.movedim(axis, 1)[each, channels] += changes
+        return batch, 0
+
+
+# --- the layers ---
+
+
+def _bias(layer: Any, given: torch.Tensor, output: torch.Tensor) -> Columns:
+    return lambda rows: output.new_ones((1,) * output.ndim)
+
+
+def _bias_places(layer: Any, cells: Positions) -> tuple[Positions, Positions]:
+    return cells, np.zeros_like(cells)
+
+
+def _linear(layer: torch.nn.Linear, given: torch.Tensor, output: torch.Tensor) -> Columns:
+    return lambda rows: given.movedim(-1, 0)[rows]
+
+
+def _linear_places(layer: torch.nn.Linear, cells: Positions) -> tuple[Positions, Positions]:
+    channels, rows = np.divmod(cells, layer.in_features)
+    return channels, rows
+
+
+def _convolution(layer: torch.nn.Conv2d, given: torch.Tensor, output: torch.Tensor) -> Columns:
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    images = given if given.ndim == 4 else given.unsqueeze(0)
+    padded = torch.nn.functional.pad(images, layer._reversed_padding_repeated_twice, mode=mode)
+    patches = torch.nn.functional.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
+    patches = patches.movedim(1, 0).reshape(patches.shape[1], *output.select(-3, 0).shape)
+    return lambda rows: patches[rows]
+
+
+def _convolution_places(layer: torch.nn.Conv2d, cells: Positions) -> tuple[Positions, Positions]:
+    """Rows of the patches: input channels, then places of the kernel; a group reads its own input channels."""
+    width = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+    channels, rows = np.divmod(cells, width)
+    return channels, rows + channels // (layer.out_channels // layer.groups) * width
+
+
+def _embedding(layer: torch.nn.Embedding, given: torch.Tensor, output: torch.Tensor) -> Columns:
+    return lambda rows: given == rows.view(-1, *(1,) * given.ndim)
+
+
+def _embedding_places(layer: torch.nn.Embedding, cells: Positions) -> tuple[Positions, Positions]:
+    rows, channels = np.divmod(cells, layer.embedding_dim)
+    return channels, rows
+
+
+# By the function that a layer computes, which subclasses may replace, and the name of the parameter.
+_KINDS: dict[tuple[Any, str], tuple[int, Any, Any]] = {
+    (torch.nn.Linear.forward, "weight"): (-1, _linear, _linear_places),
+    (torch.nn.Linear.forward, "bias"): (-1, _bias, _bias_places),
+    (torch.nn.Conv2d.forward, "weight"): (-3, _convolution, _convolution_places),
+    (torch.nn.Conv2d.forward, "bias"): (-3, _bias, _bias_places),
+    (torch.nn.Embedding.forward, "weight"): (-1, _embedding, _embedding_places),
+}
+
+
+def layers_of(subject: Subject) -> dict[int, Layer]:
+    """The parameters of layers in double precision that no other module holds, by the numbers of their tensors.
+
+    In lower precision, what is multiplied may be rounded further (in TF32, in bfloat16): then a displaced weight gives
+    another product than the weight and its displacement do.
+    """
+    held = [*_held(subject.module)]
+    owners = Counter(id(parameter) for parameter, *_ in held)
+    numbers = {id(subject.tensors[t]): t for t in subject.parameters.values()}
+    kinds = {id(parameter): (module, _KINDS.get((_computed_by(module), key))) for parameter, module, key in held}
+    return {
+        numbers[which]: Layer(module, *kind)
+        for which, (module, kind) in kinds.items()
+        if kind is not None and owners[which] == 1 and which in numbers
+        and subject.tensors[numbers[which]].dtype == torch.float64
+    }  # fmt: skip
+
+
+def _held(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Parameter, torch.nn.Module, str]]:
+    for owner in module.modules():
+        yield from ((each, owner, key) for key, each in owner._parameters.items() if each is not None)
+
+
+def _computed_by(module: torch.nn.Module) -> Any:
+    return None if "forward" in vars(module) else type(module).forward
+
+
+def numbers_behind(subject: Subject, layers: Mapping[int, Layer]) -> dict[int, int]:
+    """About how many numbers a call computes from each layer's output: that, and what it keeps for its gradient."""
+    sizes, before = [0], dict.fromkeys(layers, 0)
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        sizes.append(0 if isinstance(tensor, torch.nn.Parameter) or tensor.data_ptr() in own else tensor.numel())
+        return tensor
+
+    def reached(t: int, output: torch.Tensor) -> None:
+        before[t] = sum(sizes) - output.numel()
+
+    own = {tensor.data_ptr() for tensor in subject.tensors}
+    with contextlib.ExitStack() as hooks:
+        for t, layer in layers.items():
+            handle = layer.module.register_forward_hook(lambda *given, t=t: reached(t, given[-1]))
+            hooks.callback(handle.remove)
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            subject({})
+    return {t: sum(sizes) - first for t, first in before.items()}
