@@ -29,7 +29,7 @@ from fastgc._evaluation.evaluator import (
 from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
-from fastgc.torch._layers import Layer
+from fastgc.torch._layers import LARGEST_BATCH, NUMBERS_BEHIND, Layer
 from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 
 TensorLoss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # given the tensors to replace, by their numbers
@@ -242,7 +242,7 @@ class TorchEvaluator:
 
     def _layer_batch_size(self, t: int) -> int:
         possible = t in self._layers and self._layer_batches[t].possible
-        return min(_LARGEST_BATCH, BATCH_NUMBERS // max(1, self._behind[t])) if possible else 0
+        return min(LARGEST_BATCH, NUMBERS_BEHIND // max(1, self._behind[t])) if possible else 0
 
     def _values(self, t: int, cells: Positions, entries: Array) -> Array:
         found = self._behind_layer(t, cells, entries)
