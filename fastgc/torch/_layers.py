@@ -25,8 +25,8 @@ import torch
 from fastgc._parameters.arrays import Array, Positions
 from fastgc.torch._subject import Subject
 
-# Measured with layers of 64 and 128 units (bench/stages.py): a batch takes 1.5 ms in Python, whatever its size, so it is
-# larger than one that copies a weight for every value; twice as large again, it is slower by its memory of 32 MiB.
+# Measured with layers of 64 and 128 units: a batch takes 1.5 ms in Python, whatever its size, so it is larger than one
+# that copies a weight for every value; twice as large again, it is slower for its memory of 32 MiB.
 NUMBERS_BEHIND = 1 << 21  # that a batch computes, 16 MiB
 LARGEST_BATCH = 512
 
