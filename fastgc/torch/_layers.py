@@ -196,7 +196,8 @@ def numbers_behind(subject: Subject, layers: Mapping[int, Layer]) -> dict[int, i
     sizes, before = [0], dict.fromkeys(layers, 0)
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        sizes.append(0 if isinstance(tensor, torch.nn.Parameter) or tensor.data_ptr() in own else tensor.numel())
+        is_own = tensor.layout == torch.strided and tensor.data_ptr() in own
+        sizes.append(0 if is_own else tensor.numel())
         return tensor
 
     def reached(t: int, output: torch.Tensor) -> None:
