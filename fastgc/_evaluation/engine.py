@@ -258,11 +258,11 @@ def _open_workers(
 def _open_staged(
     direct: PythonEvaluator, loss: StagedLoss, point: Point, deadline: float
 ) -> tuple[Evaluator, FirstCall]:
-    """Calls from a displaced stage on; of the whole loss where the values between stages may change."""
+    """Calls from a displaced stage on; of the whole loss where stages may read what others write or displace."""
     from fastgc._evaluation.staged import StagedEvaluator
 
     first = _first_call(direct, point, deadline)
-    if first.scratch or first.noisy:
+    if first.scratch or first.noisy or point.stored is None:
         return direct, first
     return StagedEvaluator(loss, point, first.value, deadline, direct.evaluations), first
 

@@ -203,11 +203,10 @@ def _takes_array(kept: Kept, number: int) -> bool:
 
 
 def _refuse_mixing(loss: StagedLoss, kept: Kept, number: int, stage: Dense) -> None:
-    """Raise for an activation of which single columns give other values than all of them together."""
-    columns = _columns_of(np.asarray(stage.linear(kept.params[number], kept.given[number][0])))[[0, -1]]
-    whole = _columns_of(np.asarray(kept.given[number + 1][0]))
-    found, expected = np.asarray(stage.activated(columns)), whole[[0, -1]]
-    if not _alike(found, expected, kept.eps):
+    """Raise for an activation that gives other values for columns, laid out as in a batch, than for the whole array."""
+    columns = _columns_of(np.asarray(stage.linear(kept.params[number], kept.given[number][0])))
+    found, error = attempted(lambda: np.asarray(stage.activated(columns)))
+    if error or not _alike(np.asarray(found), _columns_of(np.asarray(kept.given[number + 1][0])), kept.eps):
         raise ValueError(
             f"{loss.described(number)}: activation is not elementwise: single columns give other values than all "
             "together; make it a fastgc.Stage of its own"

@@ -194,8 +194,9 @@ def stages(parts: Sequence[Stage | Dense | Callable[..., Any]]) -> StagedLoss:
 
     Notes
     -----
-    The values before each stage are kept, so no stage may write into the value that it receives, nor may its result be
-    random: a loss for which a repeated call gives another value is evaluated as a whole.
+    The values before each stage are kept, so no stage may write into the value that it receives. A loss whose repeated
+    call gives another value, or that writes into args, is evaluated as a whole; so is every loss with ``in_place``,
+    ``workers`` or ``vectorized``.
 
     An entry of a `fastgc.dense` stage changes one column of its output, by a multiple of one column of its input. Such
     columns of many entries go through the stages that follow in one pass, with a leading batch axis where these stages

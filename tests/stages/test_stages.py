@@ -437,11 +437,16 @@ def test_an_activation_may_write_into_its_argument() -> None:
     assert verdicts(checked(net, loss)) == verdicts(checked(net, net.staged))
 
 
-def test_an_activation_that_mixes_columns_is_refused() -> None:
-    def softmax(z: Array) -> Array:
-        return np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
-
-    loss = fastgc.stages([fastgc.dense("W", activation=softmax), lambda _, value: float(np.sum(value**2))])
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda z: np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True),
+        lambda z: np.where(np.arange(3) == 1, np.tanh(z), z),
+        lambda z: z * np.array([[1.0], [2.0]]),
+    ],
+)
+def test_an_activation_that_is_not_elementwise_is_refused(activation: Any) -> None:
+    loss = fastgc.stages([fastgc.dense("W", activation=activation), lambda _, value: float(np.sum(value**2))])
     with pytest.raises(ValueError, match=r"stages\[0\] \(dense 'W'\): activation is not elementwise.*fastgc.Stage"):
         fastgc.numerical_gradient(loss, {"W": np.eye(3)}, args=(np.arange(6.0).reshape(2, 3),))
 
@@ -489,6 +494,18 @@ def test_the_compiled_engine_is_refused() -> None:
 
 
 # --- losses that are evaluated as a whole ---
+
+
+def test_stages_that_read_displaced_arrays_from_elsewhere_are_evaluated_as_a_whole() -> None:
+    params = {"a": np.arange(1.0, 4.0), "b": np.ones(3)}
+    loss = fastgc.stages(
+        [fastgc.Stage(lambda p: p["a"] * params["b"], "a"), fastgc.Stage(lambda p, value: float(value @ p["b"]), "b")]
+    )
+    report = fastgc.check_gradients(
+        loss, {"a": params["b"] ** 2, "b": 2 * params["a"] * params["b"]}, params, in_place=True, crosscheck=False
+    )
+    assert report.engine == "python"
+    assert report.passed
 
 
 def test_a_random_stage_is_noise_and_every_value_is_of_the_whole_loss() -> None:
