@@ -29,7 +29,7 @@ from fastgc._evaluation.evaluator import (
 from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
-from fastgc.torch._layers import LARGEST_BATCH, NUMBERS_BEHIND, Layer
+from fastgc.torch._layers import Layer
 from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 
 TensorLoss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # given the tensors to replace, by their numbers
@@ -59,10 +59,8 @@ class TorchEvaluator:
         The loss of the tensors as they are.
     footprint : int
         About how many numbers the loss computes.
-    layers : mapping of the number of a tensor to a layer
-        Parameters whose entries are displaced behind their layer.
-    behind : mapping of the number of a tensor to an int
-        About how many numbers the loss computes from the output of each layer.
+    layers : callable
+        Calls the loss once, and gives the layers behind which parameters are displaced, by the numbers of tensors.
     deadline : float
         A time of ``time.perf_counter`` after which evaluating a displaced point raises `OutOfTime`.
     """
@@ -76,8 +74,7 @@ class TorchEvaluator:
         base: float,
         footprint: int,
         deadline: float = math.inf,
-        layers: Mapping[int, Layer] | None = None,
-        behind: Mapping[int, int] | None = None,
+        layers: Callable[[], Mapping[int, Layer]] = dict,
     ) -> None:
         self.evaluations, self.raised, self._deadline = 0, Raised(), deadline
         self.unfinished: Array | None = None  # as that of a `PythonEvaluator`, of the last tensor alone
@@ -88,8 +85,8 @@ class TorchEvaluator:
         self._complex = any(tensor.is_complex() for tensor in tensors)  # displaced along the imaginary axis
         self._dtype: type[Any] = np.complex128 if self._complex else np.float64
         self._batches = [Batches(possible=not self._complex) for _ in self._flat]
-        self._layers, self._behind = layers or {}, behind or {}
-        self._layer_batches = {t: Batches() for t in self._layers}
+        self._find_layers = layers
+        self._layer_batches: dict[int, Batches] = {}
         self._displaced: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
 
     @property
@@ -107,8 +104,9 @@ class TorchEvaluator:
         out: Array = np.empty(displaced.shape, self._dtype)
         for t, mine in self._by_tensor(positions):
             cells = np.repeat(positions[mine] - self._layout.starts[t], displaced.shape[1])
-            length = max(1, max(self._batch_size(t), self._layer_batch_size(t)) // displaced.shape[1])
             entries = displaced[mine].reshape(-1)
+            size = max(self._batch_size(t), self._layer_batch_size(t, entries.size))
+            length = max(1, size // displaced.shape[1])
             values = self.unfinished = np.full(cells.size, np.nan, self._dtype)
             for begin in range(0, mine.size, length):
                 chunk = slice(begin * displaced.shape[1], (begin + length) * displaced.shape[1])
@@ -240,9 +238,17 @@ class TorchEvaluator:
     def _batch_size(self, t: int) -> int:
         return min(_LARGEST_BATCH, BATCH_NUMBERS // max(1, self._layout.sizes[t], self._footprint))
 
-    def _layer_batch_size(self, t: int) -> int:
-        possible = t in self._layers and self._layer_batches[t].possible
-        return min(LARGEST_BATCH, NUMBERS_BEHIND // max(1, self._behind[t])) if possible else 0
+    def _layer_batch_size(self, t: int, count: int) -> int:
+        """How many of ``count`` values are computed behind a layer at once, 0 for none."""
+        if count < SMALLEST_BATCH or self._complex or t not in self._layers:
+            return 0
+        batches = self._layer_batches.setdefault(t, Batches())
+        return self._layers[t].batch if batches.possible else 0
+
+    @cached_property
+    def _layers(self) -> Mapping[int, Layer]:
+        self.evaluations += 1
+        return self._find_layers()
 
     def _values(self, t: int, cells: Positions, entries: Array) -> Array:
         found = self._behind_layer(t, cells, entries)
@@ -254,7 +260,7 @@ class TorchEvaluator:
 
     def _behind_layer(self, t: int, cells: Positions, entries: Array) -> Array | None:
         """Values of entries displaced behind their layer; None where there is none, or where it is not trusted."""
-        if min(entries.size, self._layer_batch_size(t)) < SMALLEST_BATCH:
+        if self._layer_batch_size(t, entries.size) < SMALLEST_BATCH:
             return None
         self._in_time()
         return self._layer_batches[t].values(

@@ -11,33 +11,31 @@ the point itself.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from fastgc._parameters.arrays import Array, Positions
+from fastgc.torch._readers import reading
 from fastgc.torch._subject import Subject
 
 # Measured with layers of 64 and 128 units: a batch takes 1.5 ms in Python, whatever its size, so it is larger than one
 # that copies a weight for every value; twice as large again, it is slower for its memory of 32 MiB.
-NUMBERS_BEHIND = 1 << 21  # that a batch computes, 16 MiB
-LARGEST_BATCH = 512
+_NUMBERS_BEHIND = 1 << 21  # that a batch computes, 16 MiB
+_LARGEST_BATCH = 512
 
 Columns = Callable[
     [torch.Tensor], torch.Tensor
 ]  # what the entries of these rows are multiplied with, shape (rows, ...)
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One parameter of a layer, of which an entry changes one channel of the output.
+class Kind(NamedTuple):
+    """How one parameter of a kind of layers acts.
 
     Attributes
     ----------
@@ -46,17 +44,35 @@ class Layer:
     places : ``places(layer, cells)`` gives the channels and the rows of entries of the flat parameter
     """
 
-    module: torch.nn.Module
     axis: int
     columns: Callable[[Any, torch.Tensor, torch.Tensor], Columns]
     places: Callable[[Any, Positions], tuple[Positions, Positions]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One parameter of a layer, of which an entry changes one channel of the output.
+
+    Attributes
+    ----------
+    numbers : about how many numbers the loss computes from the output
+    """
+
+    module: torch.nn.Module
+    kind: Kind
+    numbers: int
+
+    @property
+    def batch(self) -> int:
+        """How many values are computed at once."""
+        return min(_LARGEST_BATCH, _NUMBERS_BEHIND // max(1, self.numbers))
 
     def values(self, loss: Callable[[], torch.Tensor], cells: Positions, lengths: Array) -> torch.Tensor:
         """The loss with each entry displaced by a length; raises where the layer is not called exactly once."""
         device = next(self.module.parameters()).device
         given = [
             torch.from_numpy(np.ascontiguousarray(each)).to(device)
-            for each in (*self.places(self.module, cells), lengths)
+            for each in (*self.kind.places(self.module, cells), lengths)
         ]
         with torch.no_grad():
             values: torch.Tensor = torch.func.vmap(partial(self._value, loss))(*given)
@@ -71,7 +87,9 @@ class Layer:
             given = args[0] if args else kwargs["input"]
             if calls > 1 or output.dtype != torch.float64:
                 raise RuntimeError("more than one channel of one output changes, or the output is rounded")
-            found: torch.Tensor = _Changed.apply(output, *moved, self.axis, self.columns(self.module, given, output))
+            found: torch.Tensor = _Changed.apply(
+                output, *moved, self.kind.axis, self.kind.columns(self.module, given, output)
+            )
             return found
 
         handle = self.module.register_forward_hook(changed, with_kwargs=True, prepend=True)
@@ -155,59 +173,40 @@ def _embedding_places(layer: torch.nn.Embedding, cells: Positions) -> tuple[Posi
 
 
 # By the function that a layer computes, which subclasses may replace, and the name of the parameter.
-_KINDS: dict[tuple[Any, str], tuple[int, Any, Any]] = {
-    (torch.nn.Linear.forward, "weight"): (-1, _linear, _linear_places),
-    (torch.nn.Linear.forward, "bias"): (-1, _bias, _bias_places),
-    (torch.nn.Conv2d.forward, "weight"): (-3, _convolution, _convolution_places),
-    (torch.nn.Conv2d.forward, "bias"): (-3, _bias, _bias_places),
-    (torch.nn.Embedding.forward, "weight"): (-1, _embedding, _embedding_places),
+_KINDS: dict[tuple[Any, str], Kind] = {
+    (torch.nn.Linear.forward, "weight"): Kind(-1, _linear, _linear_places),
+    (torch.nn.Linear.forward, "bias"): Kind(-1, _bias, _bias_places),
+    (torch.nn.Conv2d.forward, "weight"): Kind(-3, _convolution, _convolution_places),
+    (torch.nn.Conv2d.forward, "bias"): Kind(-3, _bias, _bias_places),
+    (torch.nn.Embedding.forward, "weight"): Kind(-1, _embedding, _embedding_places),
 }
 
 
 def layers_of(subject: Subject) -> dict[int, Layer]:
-    """The parameters of layers in double precision that no other module holds, by the numbers of their tensors.
+    """The parameters of layers in double precision that nothing but their layer reads, by the numbers of their tensors.
 
     In lower precision, what is multiplied may be rounded further (in TF32, in bfloat16): then a displaced weight gives
     another product than the weight and its displacement do.
     """
-    held = [*_held(subject.module)]
-    owners = Counter(id(parameter) for parameter, *_ in held)
-    numbers = {id(subject.tensors[t]): t for t in subject.parameters.values()}
-    kinds = {id(parameter): (module, _KINDS.get((_computed_by(module), key))) for parameter, module, key in held}
+    candidates = [*_candidates(subject)]
+    if not candidates:
+        return {}
+    found = reading(lambda: subject({}), {module for module, *_ in candidates}, subject.tensors)
     return {
-        numbers[which]: Layer(module, *kind)
-        for which, (module, kind) in kinds.items()
-        if kind is not None and owners[which] == 1 and which in numbers
-        and subject.tensors[numbers[which]].dtype == torch.float64
-    }  # fmt: skip
+        t: Layer(module, kind, found.behind[module])
+        for module, t, kind in candidates
+        if found.calls[module] == 1 and found.once(subject.tensors[t])
+    }
 
 
-def _held(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Parameter, torch.nn.Module, str]]:
-    for owner in module.modules():
-        yield from ((each, owner, key) for key, each in owner._parameters.items() if each is not None)
+def _candidates(subject: Subject) -> Iterator[tuple[torch.nn.Module, int, Kind]]:
+    numbers = {id(subject.tensors[t]): t for t in subject.parameters.values()}
+    for module in subject.module.modules():
+        for key, parameter in module._parameters.items():
+            kind, t = _KINDS.get((_computed_by(module), key)), numbers.get(id(parameter), -1)
+            if kind is not None and t >= 0 and subject.tensors[t].dtype == torch.float64:
+                yield module, t, kind
 
 
 def _computed_by(module: torch.nn.Module) -> Any:
     return None if "forward" in vars(module) else type(module).forward
-
-
-def numbers_behind(subject: Subject, layers: Mapping[int, Layer]) -> dict[int, int]:
-    """About how many numbers a call computes from each layer's output: that, and what it keeps for its gradient."""
-    sizes, before = [0], dict.fromkeys(layers, 0)
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        is_own = tensor.layout == torch.strided and tensor.data_ptr() in own
-        sizes.append(0 if is_own else tensor.numel())
-        return tensor
-
-    def reached(t: int, output: torch.Tensor) -> None:
-        before[t] = sum(sizes) - output.numel()
-
-    own = {tensor.data_ptr() for tensor in subject.tensors}
-    with contextlib.ExitStack() as hooks:
-        for t, layer in layers.items():
-            handle = layer.module.register_forward_hook(lambda *given, t=t: reached(t, given[-1]))
-            hooks.callback(handle.remove)
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            subject({})
-    return {t: sum(sizes) - first for t, first in before.items()}

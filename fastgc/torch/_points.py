@@ -19,7 +19,7 @@ from fastgc._parameters.matching import NewArrays
 from fastgc._parameters.point import Point, fingerprint
 from fastgc.torch._evaluator import TorchEvaluator, footprint
 from fastgc.torch._flat import as_reals, numbers
-from fastgc.torch._layers import layers_of, numbers_behind
+from fastgc.torch._layers import layers_of
 from fastgc.torch._subject import Subject
 
 KNOWN = (torch.bfloat16, torch.float16, torch.float32, torch.float64)  # dtypes of real numbers that can be checked
@@ -125,11 +125,10 @@ class Opener:
             opened.enter_context(holding(reals, point.leaves))
             sources = [self._source(t, reals[t], point) for t in range(len(reals))]
             first = self._first_values(reals, sources, point)
-            layers = layers_of(self.subject)
             room = footprint(lambda: self.subject({}))
             evaluator = TorchEvaluator(
                 self.subject, point.layout, reals, sources, first.value, room, execution.deadline,
-                layers=layers, behind=numbers_behind(self.subject, layers),
+                layers=lambda: layers_of(self.subject),
             )  # fmt: skip
             evaluator.evaluations = _FIRST_CALLS
             evaluator.opened = opened.pop_all()

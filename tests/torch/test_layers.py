@@ -116,7 +116,7 @@ def test_values_are_those_of_displaced_weights_to_round_off(spy: Spy) -> None:
     kind = _layers._KINDS[nn.Conv2d.forward, "weight"]
     cells = np.arange(layer.weight.numel())
     lengths = 1e-3 * np.cos(cells)
-    found = _layers.Layer(layer, *kind).values(loss, cells, lengths)
+    found = _layers.Layer(layer, kind, 1).values(loss, cells, lengths)
     flat = layer.weight.data.reshape(-1)
     for cell, length in zip(cells.tolist(), lengths.tolist(), strict=True):
         kept = flat[cell].item()
@@ -233,16 +233,57 @@ class Penalised(nn.Module):
         return self.layer(x), (self.layer.weight**2).sum()
 
 
-OTHERS = [Twice, Tied, Bypassed, Unused, lambda: nn.Sequential(Squared(6, 6), nn.Tanh()), Penalised]
+class Detached(Bypassed):
+    """A weight that is also read where no gradient sees it, and hardly matters."""
+
+    def forward(self, x: Any) -> Any:
+        return torch.tanh(self.layer(x)) + 1e-6 * self.layer.weight.detach().sum()
+
+
+class Decayed(Bypassed):
+    """A weight that is also a small term of the loss: less than two ways to compute a value may differ by."""
+
+    def forward(self, x: Any) -> Any:
+        return torch.tanh(self.layer(x)), 1e-5 * self.layer.weight.square().sum()
+
+
+class Elsewhere(torch.autograd.Function):
+    """A weight that is read inside a function of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Any) -> Any:
+        ctx.save_for_backward(weight)
+        return 1e-5 * (weight**2).sum()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Any) -> Any:
+        return 2e-5 * slope * ctx.saved_tensors[0]
+
+
+class Hidden(Bypassed):
+    """A weight that is also read by an `autograd.Function`."""
+
+    def forward(self, x: Any) -> Any:
+        return torch.tanh(self.layer(x)), Elsewhere.apply(self.layer.weight)
+
+
+def squared() -> Any:
+    return nn.Sequential(Squared(6, 6), nn.Tanh())
+
+
+OTHERS = [Twice, Tied, Bypassed, Unused, squared, Penalised, Detached, Decayed, Hidden]
 
 
 @pytest.mark.parametrize("made", OTHERS)
-def test_other_uses_of_a_weight_get_the_numbers_of_displaced_weights(
+def test_a_weight_that_is_read_elsewhere_too_is_displaced_itself(
     made: Callable[[], Any], spy: Spy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = both(made(), numbered(4, 6), monkeypatch)
+    module = made()
+    names = [name for name, _ in module.named_parameters() if name.endswith("weight")]
+    ours, theirs = both(module, numbered(4, 6), monkeypatch, tensors=names)
     assert_same(ours, theirs)
-    assert ours.verdict == "pass"
+    assert ours.verdict == ("fail" if made is Detached else "pass")
+    assert spy.values == 0
 
 
 def test_a_layer_whose_function_was_replaced_is_none() -> None:
@@ -314,6 +355,16 @@ def test_normalisation_in_training_gets_the_numbers_of_displaced_weights(
     module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Tanh())
     ours, theirs = both(module, numbered(8, 6), monkeypatch)
     assert_same(ours, theirs)
+
+
+def test_to_ask_for_the_shape_of_a_weight_is_no_reading(spy: Spy, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asking(Bypassed):
+        def forward(self, x: Any) -> Any:
+            assert self.layer.weight.shape == (6, 6)
+            return torch.tanh(self.layer(x.to(self.layer.weight.device)))
+
+    assert_same(*both(Asking(), numbered(4, 6), monkeypatch))
+    assert spy.values
 
 
 def test_in_single_precision_weights_are_displaced(spy: Spy, monkeypatch: pytest.MonkeyPatch) -> None:
