@@ -54,6 +54,9 @@ __all__ = [
     "Gradcheck",
     "tensor_names",
     "record",
+    "stages",
+    "Stage",
+    "dense",
     "numerical_gradient",
     "numerical_jacobian",
     "gradient_check",
@@ -89,6 +92,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from fastgc import jax, torch
     from fastgc._diagnosis.diagnosis import Diagnosis
     from fastgc._evaluation.numba_record import record
+    from fastgc._evaluation.stages import Stage, dense, stages
     from fastgc._gradient.check import GradientMismatch, assert_gradients, check_gradients
     from fastgc._gradient.interrupted import Interrupted
     from fastgc._jacobian.check import JacobianMismatch, assert_jacobian, check_jacobian
@@ -124,6 +128,9 @@ else:  # the same names, loaded on first use: importing fastgc imports neither N
             "Gradcheck": "_pytest.fixture",
             "tensor_names": "_parameters.layout",
             "record": "_evaluation.numba_record",
+            "stages": "_evaluation.stages",
+            "Stage": "_evaluation.stages",
+            "dense": "_evaluation.stages",
             "numerical_gradient": "_numerical.derivatives",
             "numerical_jacobian": "_numerical.derivatives",
             "gradient_check": "_numerical.derivatives",

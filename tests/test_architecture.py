@@ -80,7 +80,7 @@ CONTRACT = {
     "relative_error", "max_relative_error", "interpret", "load_report", "step_sweep", "taylor_test", "check_jacobian",
     "check_hessian", "assert_jacobian", "assert_hessian", "JacobianMismatch", "JacobianReport", "Gradcheck", "Report",
     "StepSweep", "TaylorTest", "benchmark", "Benchmark", "attributes", "at_vector", "check_problem", "ProblemReport",
-    "checked", "CheckedDerivative", "torch", "jax", "__version__",
+    "checked", "CheckedDerivative", "stages", "Stage", "dense", "torch", "jax", "__version__",
 }  # fmt: skip
 SILENT = {"interpret"}  # raises nothing
 

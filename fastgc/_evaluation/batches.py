@@ -47,6 +47,11 @@ class Batches:
         self._trusted: bool | None = None if possible else False
         self._compare_all = compare_all
 
+    @property
+    def possible(self) -> bool:
+        """Whether batches may be used: no batch was found to raise or to differ."""
+        return self._trusted is not False
+
     def values(self, batch: Callable[[], Array | None], same: Callable[[Array], bool]) -> Array | None:
         """The values that ``batch()`` gives, if they may be used; else None.
 

@@ -17,7 +17,8 @@ from fastgc._evaluation.evaluator import Evaluator, as_number, value_of_pair
 from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._evaluation.refused import NotCompiledError, cause, explained, from_compiler, plain_value
+from fastgc._evaluation.refused import NotCompiledError, cause, explained, plain_value
+from fastgc._evaluation.stages import StagedLoss
 from fastgc._evaluation.workers_option import elsewhere
 from fastgc._evaluation.working_time import counted, now
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
@@ -125,6 +126,9 @@ def open_evaluator(
         For a loss that does not return one finite real number, that changes its parameters, or that Numba cannot
         compile.
     """
+    staged = isinstance(loss, StagedLoss)
+    if staged and execution.engine == "numba":
+        raise ValueError('engine="numba", but a loss of fastgc.stages is called from Python: use engine="auto"')
     if execution.engine == "numba":
         loss = jitted(loss)
     compiled = is_jitted(loss)
@@ -135,6 +139,12 @@ def open_evaluator(
     direct = PythonEvaluator(
         call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, execution.deadline
     )
+    if execution.vectorized:
+        return _open_vectorized(direct, call, point)
+    if elsewhere(execution.workers):
+        return _open_workers(direct, call, point, execution.workers)
+    if staged and not with_gradients:
+        return _open_staged(direct, loss, point, execution.deadline)
     if not compiled or point.stored is None:
         with takes_arguments(loss, (point.params, *point.args), "loss"):
             return _open_in_python(direct, call, point, execution, compiled)
@@ -254,7 +264,19 @@ def _open_workers(
     return evaluator, first
 
 
-def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., object], point: Point) -> tuple[Evaluator, FirstCall]:
+def _open_staged(
+    direct: PythonEvaluator, loss: StagedLoss, point: Point, deadline: float
+) -> tuple[Evaluator, FirstCall]:
+    """Calls from a displaced stage on; of the whole loss where stages may read what others write or displace."""
+    from fastgc._evaluation.staged import StagedEvaluator
+
+    first = _first_call(direct, point, deadline)
+    if first.scratch or first.noisy or point.stored is None:
+        return direct, first
+    return StagedEvaluator(loss, point, first.value, deadline, direct.evaluations), first
+
+
+def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., Any], point: Point) -> tuple[Evaluator, FirstCall]:
     from fastgc._evaluation.vectorized import VectorizedEvaluator
 
     evaluator = VectorizedEvaluator(direct, loss, point.args, point.layout, point.leaves, memory_left.available())

@@ -29,6 +29,7 @@ from fastgc._evaluation.evaluator import (
 from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
+from fastgc.torch._layers import Layer
 from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 
 TensorLoss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # given the tensors to replace, by their numbers
@@ -58,6 +59,8 @@ class TorchEvaluator:
         The loss of the tensors as they are.
     footprint : int
         About how many numbers the loss computes.
+    layers : callable
+        Calls the loss once, and gives the layers behind which parameters are displaced, by the numbers of tensors.
     deadline : float
         A time of ``time.perf_counter`` after which evaluating a displaced point raises `OutOfTime`.
     """
@@ -71,6 +74,7 @@ class TorchEvaluator:
         base: float,
         footprint: int,
         deadline: float = math.inf,
+        layers: Callable[[], Mapping[int, Layer]] = dict,
     ) -> None:
         self.evaluations, self.raised, self._deadline = 0, Raised(), deadline
         self.unfinished: Array | None = None  # as that of a `PythonEvaluator`, of the last tensor alone
@@ -81,12 +85,14 @@ class TorchEvaluator:
         self._complex = any(tensor.is_complex() for tensor in tensors)  # displaced along the imaginary axis
         self._dtype: type[np.float64] | type[np.complex128] = np.complex128 if self._complex else np.float64
         self._batches = [Batches(possible=not self._complex) for _ in self._flat]
-        self._displaced: list[tuple[torch.Tensor, int | slice | torch.Tensor, torch.Tensor]] = []
+        self._find_layers = layers
+        self._layer_batches: dict[int, Batches] = {}
+        self._displaced: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
 
     @property
     def name(self) -> str:
         """The devices, and "vmap" where values were computed in batches."""
-        ways = ["vmap"] if any(each.used for each in self._batches) else []
+        ways = ["vmap"] if any(each.used for each in (*self._batches, *self._layer_batches.values())) else []
         return f"torch ({', '.join([*dict.fromkeys(str(flat.device) for flat in self._flat), *ways])})"
 
     def value(self) -> Any:
@@ -98,8 +104,9 @@ class TorchEvaluator:
         out: Array = np.empty(displaced.shape, self._dtype)
         for t, mine in self._by_tensor(positions):
             cells = np.repeat(positions[mine] - self._layout.starts[t], displaced.shape[1])
-            length = max(1, self._batch_size(t) // displaced.shape[1])
             entries = displaced[mine].reshape(-1)
+            size = max(self._batch_size(t), self._layer_batch_size(t, entries.size))
+            length = max(1, size // displaced.shape[1])
             values = self.unfinished = np.full(cells.size, np.nan, self._dtype)
             for begin in range(0, mine.size, length):
                 chunk = slice(begin * displaced.shape[1], (begin + length) * displaced.shape[1])
@@ -231,7 +238,48 @@ class TorchEvaluator:
     def _batch_size(self, t: int) -> int:
         return min(_LARGEST_BATCH, BATCH_NUMBERS // max(1, self._layout.sizes[t], self._footprint))
 
+    def _layer_batch_size(self, t: int, count: int) -> int:
+        """How many of ``count`` values are computed behind a layer at once, 0 for none."""
+        if count < SMALLEST_BATCH or self._complex or t not in self._layers:
+            return 0
+        batches = self._layer_batches.setdefault(t, Batches())
+        return self._layers[t].batch if batches.possible else 0
+
+    @cached_property
+    def _layers(self) -> Mapping[int, Layer]:
+        self.evaluations += 1
+        return self._find_layers()
+
     def _values(self, t: int, cells: Positions, entries: Array) -> Array:
+        found = self._behind_layer(t, cells, entries)
+        if found is not None:
+            return found
+        size = max(1, self._batch_size(t))
+        parts = [slice(begin, begin + size) for begin in range(0, cells.size, size)]
+        return np.concatenate([self._with_batched_tensor(t, cells[part], entries[part]) for part in parts])
+
+    def _behind_layer(self, t: int, cells: Positions, entries: Array) -> Array | None:
+        """Values of entries displaced behind their layer; None where there is none, or where it is not trusted."""
+        if self._layer_batch_size(t, entries.size) < SMALLEST_BATCH:
+            return None
+        self._in_time()
+        return self._layer_batches[t].values(
+            lambda: self._changed_outputs(t, cells, entries) if self._has_rules else None,
+            lambda values: self._same(t, cells, entries, values),
+        )
+
+    def _changed_outputs(self, t: int, cells: Positions, entries: Array) -> Array:
+        """Values computed as one batch, whose last member is the point itself."""
+        lengths = entries - self.entries(self._layout.starts[t] + cells)
+        values = self._layers[t].values(lambda: self._loss({}), np.append(cells, 0), np.append(lengths, 0.0))
+        return self._of_batch(values)
+
+    def _of_batch(self, values: torch.Tensor) -> Array:
+        self.evaluations += len(values)
+        self.raised = self.raised.joined(Raised(answered=True))
+        return relative_to_point(_numbers(values), self._base)
+
+    def _with_batched_tensor(self, t: int, cells: Positions, entries: Array) -> Array:
         if entries.size < SMALLEST_BATCH or self._batch_size(t) < SMALLEST_BATCH:
             return self._one_by_one(t, cells, entries)
         self._in_time()
@@ -259,11 +307,9 @@ class TorchEvaluator:
         batch = flat.expand(count + 1, -1).clone()
         rows = torch.arange(count, device=flat.device)
         batch[rows, torch.from_numpy(cells).to(flat.device)] = _tensor_like(flat, entries)
-        self.evaluations += count + 1
         with torch.no_grad():
             values = torch.func.vmap(lambda one: self._loss({t: one}))(batch.view(count + 1, *self._layout.shapes[t]))
-        self.raised = self.raised.joined(Raised(answered=True))
-        return relative_to_point(_numbers(values), self._base)
+        return self._of_batch(values)
 
 
 def footprint(call: Callable[[], object]) -> int:

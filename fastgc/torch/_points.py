@@ -18,6 +18,7 @@ from fastgc._parameters.matching import NewArrays
 from fastgc._parameters.point import Point, fingerprint
 from fastgc.torch._evaluator import TorchEvaluator, footprint
 from fastgc.torch._flat import as_reals, numbers
+from fastgc.torch._layers import layers_of
 from fastgc.torch._subject import Subject
 
 KNOWN = (torch.bfloat16, torch.float16, torch.float32, torch.float64)  # dtypes of real numbers that can be checked
@@ -125,8 +126,9 @@ class Opener:
             first = self._first_values(reals, sources, point)
             room = footprint(lambda: self.subject({}))
             evaluator = TorchEvaluator(
-                self.subject, point.layout, reals, sources, first.value, room, execution.deadline
-            )
+                self.subject, point.layout, reals, sources, first.value, room, execution.deadline,
+                layers=lambda: layers_of(self.subject),
+            )  # fmt: skip
             evaluator.evaluations = _FIRST_CALLS
             evaluator.opened = opened.pop_all()
         return evaluator, first
