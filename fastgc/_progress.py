@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 ENTRIES, DOUBT = "entries", "in doubt"
 _STDERR = 2  # the number of the file on which tqdm draws
@@ -86,7 +86,7 @@ class Progress:
     """
 
     def __init__(self, total: int, *, shown: bool, budget: float | None = None) -> None:
-        self._bar: Any = None
+        self._bar: Bar | None = None
         self._failures: int | None = None  # until entries were judged
         self._judged = 0  # entries of which those in doubt are known
         self._phases = {ENTRIES: _Phase(total), DOUBT: _Phase()}
@@ -169,17 +169,19 @@ class Progress:
 
     def show(self, *, redrawn: bool = False) -> None:
         """Note the failures and the time left, for the next time that the bar is drawn, or now."""
-        shown: dict[str, Any] = {} if self._failures is None else {"failed": self._failures}
+        assert self._bar is not None
+        shown: dict[str, object] = {} if self._failures is None else {"failed": self._failures}
         left = self.seconds_left
         self._bar.set_postfix(shown | ({"left": duration(left)} if left else {}), refresh=redrawn)
 
     def _grow(self, more: int) -> None:
         """Add entries to the total."""
-        if not more:
+        if self._bar is None or not more:
             return
         self._bar.total += more
-        if _in_notebook(self._bar):
-            self._bar.container.children[1].max = self._bar.total  # tqdm sets it where a bar is made, and never again
+        container: Any = getattr(self._bar, "container", None)  # of a widget in a notebook
+        if container is not None:
+            container.children[1].max = self._bar.total  # tqdm sets it where a bar is made, and never again
 
     def _pass(self) -> None:
         """Count the time since the last look for the phase at work; what comes before the entries is no part of it."""
@@ -207,7 +209,7 @@ class _Redrawing:
         self._thread.join()
 
 
-def _bar(total: int) -> tuple[Any, bool]:
+def _bar(total: int) -> tuple[Bar, bool]:
     """A bar for a terminal or a notebook, or lines now and then for a log; and whether it is for a log.
 
     A bar inside another one, such as a caller's over several checks, is gone when it is done.
@@ -218,11 +220,11 @@ def _bar(total: int) -> tuple[Any, bool]:
         bar = tqdm(total=total, unit="entry", dynamic_ncols=True, bar_format=_FORMAT)
         bar.leave = not getattr(bar, "pos", 0)
         return bar, False
-    options: dict[str, Any] = {"mininterval": _LINE_EVERY, "maxinterval": _LINE_EVERY, "position": 0}
+    options: dict[str, float] = {"mininterval": _LINE_EVERY, "maxinterval": _LINE_EVERY, "position": 0}
     return tqdm(total=total, unit="entry", bar_format=_LINE, **options), True
 
 
-def _in_notebook(bar: Any) -> bool:
+def _in_notebook(bar: object) -> bool:
     """Whether a bar, or a class of bars, is a widget of a notebook."""
     kind = bar if isinstance(bar, type) else type(bar)
     return any(base.__module__ == "tqdm.notebook" for base in kind.__mro__)

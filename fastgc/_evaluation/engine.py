@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from fastgc._arguments import listed
+from fastgc._arguments import listed, takes_arguments
 from fastgc._evaluation import memory_left, workers_option
 from fastgc._evaluation.evaluator import Evaluator, as_number, value_of_pair
 from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.frozen_globals import Read, named, nearby_records, refuse_frozen_data, value_at
 from fastgc._evaluation.python import PythonEvaluator
-from fastgc._evaluation.refused import NotCompiledError, cause, explained, plain_value
+from fastgc._evaluation.refused import NotCompiledError, cause, explained, from_compiler, plain_value
 from fastgc._evaluation.stages import StagedLoss
 from fastgc._evaluation.workers_option import elsewhere
 from fastgc._evaluation.working_time import counted, now
@@ -139,11 +139,7 @@ def open_evaluator(
     direct = PythonEvaluator(
         call, point.received_by(compiled), point.args, point.layout, point.leaves, point.sources, execution.deadline
     )
-    if execution.vectorized:
-        return _open_vectorized(direct, call, point)
-    if elsewhere(execution.workers):
-        return _open_workers(direct, call, point, execution.workers)
-    if staged and not with_gradients:
+    if staged and not (with_gradients or execution.vectorized or elsewhere(execution.workers)):
         return _open_staged(direct, loss, point, execution.deadline)
     if not compiled or point.stored is None:
         with takes_arguments(loss, (point.params, *point.args), "loss"):

@@ -74,7 +74,7 @@ class StepSweep(Drawable):
         """The step where the largest error nearby is smallest, by stencil: no step whose error vanishes by luck."""
         return {name: self._where(self._envelope(error), error) for name, error in self.errors.items()}
 
-    def _where(self, sizes: NDArray[np.float64], error: NDArray[np.float64]) -> float:
+    def _where(self, sizes: Floats, error: Floats) -> float:
         """The step where these sizes are smallest; nan where no error is known."""
         return math.nan if np.isnan(error).all() else float(self.steps[np.nanargmin(sizes)])
 
@@ -163,7 +163,7 @@ def step_sweep(
     if isinstance(stencils, str) or not isinstance(stencils, Sequence):
         raise TypeError(f"stencils is {brief(repr(stencils))}; it must be a sequence of names such as ('central',)")
     true = _number("derivative", at_point(derivative)(x) if callable(derivative) else derivative)
-    errors: dict[StencilName, NDArray[np.float64]] = {}
+    errors: dict[StencilName, Floats] = {}
     found = Raised()
     for name in stencils:
         stencil = stencil_named(name)
@@ -175,15 +175,16 @@ def step_sweep(
     return StepSweep(sizes, errors)
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: object) -> float:
     """The value as a float; a TypeError unless it is one real number."""
     with contextlib.suppress(TypeError, ValueError):
-        if not isinstance(value, (str, bytes)) and np.ndim(value) == 0 and not np.iscomplexobj(value):
-            return float(value)
+        found = np.asarray(value)
+        if found.ndim == 0 and found.dtype.kind in "fiubO":
+            return float(found)
     raise TypeError(f"{name} is {brief(repr(value))}; it must be a real number")
 
 
-def _sizes(steps: Any) -> NDArray[np.float64]:
+def _sizes(steps: object) -> Floats:
     """The steps as a vector. By default from below the round-off of x = 1 up to its size; 500 make a smooth curve."""
     if steps is None:
         return np.logspace(-16, 0, 500)
@@ -194,7 +195,7 @@ def _sizes(steps: Any) -> NDArray[np.float64]:
     raise ValueError(f"steps is {brief(repr(steps))}; they must be positive numbers")
 
 
-def _values(f: Callable[[Any], Any], points: NDArray[Any], x: float) -> tuple[NDArray[Any], Raised]:
+def _values(f: Callable[[float], SupportsFloat], points: Floats, x: float) -> tuple[Floats, Raised]:
     """Values of f at points of any shape, nan where it raises, and its exceptions; one at x itself passes through."""
     values, found = [], Raised()
     with np.errstate(all="ignore"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import brief, refuse_deep, refuse_uncallable, whole
+from fastgc._arguments import brief, refuse_deep, refuse_uncallable, takes_arguments, whole
 from fastgc._evaluation.engine import is_jitted, readable_compilation
 from fastgc._evaluation.evaluator import as_number
 from fastgc._evaluation.floating_point import at_point, displaced, own_errstate
@@ -231,11 +231,11 @@ class _Expansion:
     layout: ParameterLayout
     leaves: list[Array]
 
-    def point(self, function: Any) -> Any:
+    def point(self, function: object) -> object:
         """A copy of the point for a function."""
         return self._given(function, [leaf.copy() for leaf in self.leaves])
 
-    def _given(self, function: Any, leaves: list[Array]) -> Any:
+    def _given(self, function: object, leaves: list[Array]) -> object:
         """What a function receives: the caller's structure; a jitted one the record of it, as in `check_gradients`."""
         structure = self.layout.rebuild(leaves)
         if not is_jitted(function) or isinstance(structure, np.ndarray):
@@ -248,7 +248,7 @@ class _Expansion:
         """Values of the function at these steps along a direction."""
         f = displaced(self.f)
         moved = ([x + step * d for x, d in zip(self.leaves, along, strict=True)] for step in steps.tolist())
-        with readable_compilation("f"):
+        with readable_compilation("f"), takes_arguments(self.f, (self.point(self.f), *self.args), "f"):
             return np.array([float(as_number(f(self._given(self.f, each), *self.args))) for each in moved])
 
     def dot(self, gradient: object, along: Sequence[Array]) -> float:

@@ -262,7 +262,7 @@ def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
 def _bytes(array: Array) -> bytes | memoryview:
     """The bytes of an array in C order, copied only where NumPy has no other way to them."""
     if array.dtype.kind in "fiubc" and array.flags.c_contiguous:
-        return array
+        return array.data
     if array.dtype.itemsize and not array.dtype.names:
         return np.ascontiguousarray(array).view(np.uint8).data
     return array.tobytes()

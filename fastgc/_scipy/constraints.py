@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Protocol, TypeGuard, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,9 +35,11 @@ def is_nonlinear(constraint: object) -> TypeGuard[NonlinearConstraint]:
 def listed_constraints(constraints: object) -> list[object]:
     """The constraints, one or several of them, as a list."""
     single = isinstance(constraints, Mapping) or hasattr(constraints, "fun") or hasattr(constraints, "A")
-    if not (single or isinstance(constraints, Iterable)):
+    if single:
+        return [constraints]
+    if not isinstance(constraints, Iterable):
         raise TypeError(f"constraints is {brief(repr(constraints))}; it must be a constraint, or a sequence of them")
-    return [constraints] if single else list(constraints)
+    return list(constraints)
 
 
 def constraint_checks(constraints: object, x: Floats, seed: int) -> Iterator[tuple[str, Check | str]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._parameters.arrays import Floats, Positions, root_mean_square, root_mean_squares
+from fastgc._parameters.arrays import Array, DType, Floats, Positions, root_mean_square, root_mean_squares
 from fastgc._words import Verdict
 
 PASS: Final = "pass"
