@@ -22,6 +22,7 @@ import numpy as np
 import threadpoolctl
 
 import fastgc
+from tests.fuzz.jitted import parallel
 from tests.fuzz.program import Program
 
 PACKAGE = str(Path(fastgc.__file__).parent)
@@ -58,6 +59,8 @@ def warm_up() -> None:
         with contextlib.suppress(ImportError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(name)
+    parallel(np.ones(3))  # at its first loop in parallel Numba sets the threads of OpenMP, those of PyTorch too
+    process_state()  # PyTorch sets its threads when it is first asked for their number
 
 
 def outcome(program: Program) -> str:
@@ -157,7 +160,8 @@ def _compare_states(before: dict[str, Any], after: dict[str, Any], program: Prog
     own |= {"errstate"} if re.search(r"seterr.*\n(.*\n)*call = .*gradients\(params", program.text) else set()
     changed = [name for name in before if name in after and name not in own and before[name] != after[name]]
     if changed:
-        raise Violation(f"the state of the process was changed: {changed}")
+        found = {name: f"{before[name]!r:.60} -> {after[name]!r:.60}" for name in changed}
+        raise Violation(f"the state of the process was changed: {found}")
 
 
 # --- 5: refusals ---
