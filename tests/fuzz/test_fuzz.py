@@ -25,7 +25,7 @@ def test_every_invariant_holds_after_random_calls(first: int) -> None:
 
 def test_the_draws_reach_every_door_and_most_endings() -> None:
     programs = [drawn(seed) for seed in range(300)]
-    assert len({program.door for program in programs}) == 8
+    assert len({program.door for program in programs}) > 16
     assert {True, False} == {program.good for program in programs} == {program.wrong for program in programs}
 
 

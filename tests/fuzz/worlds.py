@@ -17,7 +17,7 @@ MISCHIEF = [
     "raise RecursionError('deep')", "raise FloatingPointError", "return None", "return 'a'", "return math.nan",
     "return math.inf", "return 1j", "return [1.0, 2.0]", "return np.ones(2)", "return {}", "return loss",
     "np.seterr(all='raise')", "warnings.warn('planned')", "np.float64(1e308) * 10",
-    "fastgc.numerical_gradient(np.sin, 1.0)", "np.random.rand()",
+    "fastgc.numerical_gradient(np.sin, 1.0)", "np.random.normal()",
 ]  # fmt: skip
 SAMPLES = ["samples=1", "samples='all'", "samples=0", "samples={}", "probes=0", "probes='a'", "seed=5", "seed=-1",
            "rtol=1e-3", "rtol='a'", "step=1e-5", "step=np.nan", "stencil='five_point'", "stencil='forward'",
