@@ -14,6 +14,7 @@ from torch.autograd.gradcheck import GradcheckError
 
 from fastgc._derivatives.displaced import displaced_leaves
 from fastgc._evaluation.evaluator import Ray
+from fastgc._evaluation.floating_point import own_errstate
 from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._jacobian.columns import plan
 from fastgc._jacobian.entries import Checked, JacobianAlong, JacobianAtPoint, open_jacobian
@@ -62,6 +63,7 @@ class Criteria:
 # --- the checks ---
 
 
+@own_errstate()
 def failure(call: Opened, criteria: Criteria) -> GradcheckError | None:
     """What is wrong, or undecided where that is not allowed."""
     try:
