@@ -17,7 +17,7 @@ import tqdm.std
 import fastgc
 from fastgc import _progress as progress_module
 from fastgc._progress import ENTRIES, Progress
-from tests.support.clock import Clock
+from tests.support.clock import Clock, ends
 from tests.support.jacobians import Floats
 from tests.test_progress import Bar, bars  # noqa: F401 - a fixture
 
@@ -41,21 +41,6 @@ def slowly(clock: Clock, function: Callable[..., Any], seconds: float = 0.01) ->
         return function(*arguments)
 
     return slow
-
-
-def ends(clock: Clock, monkeypatch: pytest.MonkeyPatch, check: Callable[[], Any]) -> list[tuple[float, float]]:
-    """When each estimate of the end was made, and what it was, as shares of the time that the check took."""
-    told: list[tuple[float, float]] = []
-    advance = Progress.advance
-
-    def noted(self: Progress, entries: int) -> None:
-        advance(self, entries)
-        told.append((clock.seconds, clock.seconds + self.seconds_left))
-
-    monkeypatch.setattr(Progress, "advance", noted)
-    clock.seconds = 0.0
-    check()
-    return [(now / clock.seconds, end / clock.seconds) for now, end in told]
 
 
 BOUNDS = {"bounds": {"x": (1.0, 2.0)}}  # at their edge quotients are one-sided, and one more decides

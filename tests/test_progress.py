@@ -14,8 +14,8 @@ import tqdm.auto
 
 import fastgc
 from fastgc import _progress as progress_module
-from fastgc._progress import Progress, duration
-from tests.support.clock import Clock
+from fastgc._progress import duration
+from tests.support.clock import Clock, ends
 
 Tensors = dict[str, np.ndarray]
 
@@ -193,14 +193,6 @@ def test_tqdm_is_imported_only_for_a_bar(progress: bool, imported: str) -> None:
 
 def arrivals(clock: Clock, monkeypatch: pytest.MonkeyPatch, wrong: int, **options: Any) -> list[tuple[float, float]]:
     """When each estimate of the end was made and what it was, as shares of the time that a check took."""
-    told: list[tuple[float, float]] = []
-    advance = Progress.advance
-
-    def noted(self: Progress, entries: int) -> None:
-        advance(self, entries)
-        told.append((clock.seconds, clock.seconds + self.seconds_left))
-
-    monkeypatch.setattr(Progress, "advance", noted)
 
     def slow(p: Tensors) -> float:
         clock.seconds += 0.01
@@ -210,8 +202,8 @@ def arrivals(clock: Clock, monkeypatch: pytest.MonkeyPatch, wrong: int, **option
     off = gradients(p)
     off["first"].reshape(-1)[: 7 * wrong] *= 1.5
     off["second"][:wrong] *= 1.5
-    fastgc.check_gradients(slow, off, p, samples="all", progress=True, crosscheck=False, **options)
-    return [(now / clock.seconds, end / clock.seconds) for now, end in told]
+    options |= {"samples": "all", "progress": True, "crosscheck": False}
+    return ends(clock, monkeypatch, lambda: fastgc.check_gradients(slow, off, p, **options))
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 100], ids=["none", "1 %", "all"])

@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 import fastgc
 from fastgc._evaluation.checkpoint import Checkpoint
+from tests.support.counted import Counted
 
 Tensors = dict[str, Any]
 
@@ -33,19 +33,6 @@ def compiled(p: Any) -> float:
 def gradients(p: Tensors, scale: float = 1.0) -> Tensors:
     w = np.sin(p["w"]) + p["w"] * np.cos(p["w"])
     return {"w": scale * w * np.where(np.arange(w.size) == 7, 1.01, 1), "b": scale * 3 * p["b"] ** 2}
-
-
-class Counted:
-    """A loss that counts its calls; one of them is interrupted."""
-
-    def __init__(self, function: Callable[..., Any] = loss, at: int = 0) -> None:
-        self.function, self.at, self.calls = function, at, 0
-
-    def __call__(self, *arguments: Any) -> Any:
-        self.calls += 1
-        if self.calls == self.at:
-            raise KeyboardInterrupt
-        return self.function(*arguments)
 
 
 @pytest.fixture
@@ -84,13 +71,13 @@ def test_an_interrupted_check_goes_on_to_the_same_report(name: str, params: Tens
     options = {"engine": "python", **OPTIONS[name]}
     if name == "float32":
         params = {key: value.astype(np.float32) for key, value in params.items()}
-    whole = Counted()
+    whole = Counted(loss)
     expected = contents(fastgc.check_gradients(whole, gradients, params, **options))
     for at in range(20, whole.calls, whole.calls // 4):
         path.unlink(missing_ok=True)
         with pytest.raises(fastgc.Interrupted):
-            fastgc.check_gradients(Counted(at=at), gradients, params, checkpoint=path, **options)
-        again = Counted()
+            fastgc.check_gradients(Counted(loss, at), gradients, params, checkpoint=path, **options)
+        again = Counted(loss)
         found = contents(fastgc.check_gradients(again, gradients, params, checkpoint=path, **options))
         assert found == expected
         assert again.calls < whole.calls - at / 4 + 5, "what is known is not computed again"
@@ -108,7 +95,7 @@ def test_engines(function: Any, options: dict[str, Any], params: Tensors, path: 
 
 
 def test_a_finished_check_asks_for_little(params: Tensors, path: Path) -> None:
-    first, second = Counted(), Counted()
+    first, second = Counted(loss), Counted(loss)
     check = partial(fastgc.check_gradients, gradients=gradients, params=params, samples="all", checkpoint=path)
     assert contents(check(first)) == contents(check(second))
     assert second.calls <= 10 < first.calls
@@ -168,7 +155,7 @@ def test_another_check_is_refused(changes: dict[str, Any], named: str, params: T
 
 def test_options_that_change_no_value_may_change(params: Tensors, path: Path) -> None:
     fastgc.check_gradients(loss, gradients, params, checkpoint=path)
-    again = Counted()
+    again = Counted(loss)
     fastgc.check_gradients(again, gradients, params, checkpoint=path, time_budget=60.0, threads=1)
     assert again.calls < 200
 
@@ -222,7 +209,7 @@ def test_a_full_disk(params: Tensors, path: Path, in_place: bool) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert all(before[name].tobytes() == params[name].tobytes() for name in params)
-    again = Counted()
+    again = Counted(loss)
     found = fastgc.check_gradients(
         again, gradients, params, samples="all", engine="python", in_place=in_place, checkpoint=path
     )

@@ -17,6 +17,7 @@ import scipy.sparse
 
 import fastgc
 from fastgc._evaluation.checkpoint import Checkpoint
+from tests.support.counted import Counted
 from tests.support.jacobians import Floats
 
 N = 30
@@ -53,19 +54,6 @@ def hessian(x: Floats) -> Floats:
     out = np.diag(6 * x)
     out[0, 1] = out[1, 0] = 1.0
     return out
-
-
-class Counted:
-    """A function that counts its calls; one of them is interrupted."""
-
-    def __init__(self, function: Any, at: int = 0) -> None:
-        self.function, self.at, self.calls = function, at, 0
-
-    def __call__(self, *arguments: Any) -> Any:
-        self.calls += 1
-        if self.calls == self.at:
-            raise KeyboardInterrupt
-        return self.function(*arguments)
 
 
 @pytest.fixture
