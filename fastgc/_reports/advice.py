@@ -24,6 +24,7 @@ _AFTER: dict[Kind, str] = {
     "sparse": "look at the code that writes these entries: bounds of loops, repeated indices, borders",
 }
 _OPEN = {  # a word of the reason, and what helps
+    "(interrupted)": "let it run to its end: with checkpoint=PATH a second call goes on where the first one stopped",
     "not reached": "give it more time (time_budget), or check fewer entries (samples)",
     "pass a function": "pass the gradient as a function, so that it can be asked at displaced points",
     "kink": "check at another point, away from the kink",

@@ -116,6 +116,7 @@ def test_entries_measured_by_then_are_judged(params: Tensors) -> None:
     assert w.reason == f"not reached (interrupted): {40 - w.checked} of 40 entries"
     assert b.reason == "not reached (interrupted): 20 of 20 entries"
     assert "note: the check was interrupted; at this pace the whole check takes about " in str(report)
+    assert "let it run to its end: with checkpoint=PATH a second call goes on" in str(report)
 
 
 def test_wrong_entries_are_found_as_far_as_they_were_looked_at(params: Tensors) -> None:
