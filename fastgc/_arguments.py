@@ -26,6 +26,12 @@ def flag(name: str, value: object) -> None:
         raise TypeError(f"{name} is {brief(repr(value))}; it must be True or False")
 
 
+def flags(**values: object) -> None:
+    """Raise a TypeError unless each of these, by its name, is True or False."""
+    for name, value in values.items():
+        flag(name, value)
+
+
 def refuse_uncallable(name: str, value: object) -> None:
     """Raise a TypeError unless the value can be called."""
     if not callable(value):

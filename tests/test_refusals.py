@@ -56,6 +56,35 @@ def test_flags_that_are_neither_true_nor_false(name: str, value: Any) -> None:
         check(**{name: value})
 
 
+FLAGS_OF_DOORS: dict[str, Callable[[Any], object]] = {
+    "assert_gradients": lambda value: fastgc.assert_gradients(loss, gradient, X, allow_undecided=value),
+    "assert_jacobian": lambda value: fastgc.assert_jacobian(np.sin, MATRIX, X, allow_undecided=value),
+    "assert_hessian": lambda value: fastgc.assert_hessian(loss, gradient, MATRIX, X, allow_undecided=value),
+    "checked": lambda value: fastgc.checked(gradient, loss, raises=value),
+}
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2]), [], "yes", None, 2], ids=repr)
+@pytest.mark.parametrize("door", FLAGS_OF_DOORS)
+def test_flags_of_other_doors(door: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^(allow_undecided|raises) is .*it must be True or False"):
+        FLAGS_OF_DOORS[door](value)
+
+
+def test_options_of_checked_are_refused_before_a_solver_begins() -> None:
+    with pytest.raises(ValueError, match=r"^seed is -1; it must be at least 0"):
+        fastgc.checked(gradient, loss, seed=-1)
+    with pytest.raises(TypeError, match=r"^rtol is 'x'; it must be a number or None"):
+        fastgc.checked(gradient, loss, rtol="x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("measure", [fastgc.relative_error, fastgc.max_relative_error])
+@pytest.mark.parametrize("value", [None, "x", 1j, np.datetime64("2020"), [[1.0], [1.0, 2.0]]], ids=repr)
+def test_errors_of_what_is_no_real_number(measure: Callable[[Any, Any], float], value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^b is "):
+        measure(1.0, value)
+
+
 @pytest.mark.parametrize("value", [True, np.True_, 1])
 def test_flags_of_python_and_numpy(value: Any) -> None:
     assert check(in_place=value, params=X.copy()).passed

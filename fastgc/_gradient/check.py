@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from fastgc._arguments import refuse_uncallable
+from fastgc._arguments import flags, refuse_uncallable
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import EarlierParameters, earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
@@ -290,6 +290,7 @@ def assert_gradients(
     fastgc.GradientMismatch: FAIL  1 of 1 tensor disagrees: params (sign)   ...
     """
     __tracebackhide__ = True  # in pytest a failing test begins with the report
+    flags(allow_undecided=allow_undecided)
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, engine=engine, threads=threads, workers=workers, vectorized=vectorized, points=points,

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import refuse_uncallable
+from fastgc._arguments import flags, refuse_uncallable
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._gradient.check import GradientMismatch
 from fastgc._gradient.options import refuse_args
@@ -232,6 +232,7 @@ def assert_jacobian(
     fastgc.JacobianMismatch: FAIL  4 of 6 checked entries differ   ...
     """
     __tracebackhide__ = True  # in pytest a failing test begins with the report
+    flags(allow_undecided=allow_undecided)
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._arguments import refuse_uncallable, takes_arguments
+from fastgc._arguments import flags, refuse_uncallable, takes_arguments
 from fastgc._evaluation.engine import is_jitted, jitted, readable_compilation
 from fastgc._evaluation.evaluator import WrongShapeError
 from fastgc._evaluation.floating_point import at_point, own_errstate
@@ -180,6 +180,7 @@ def assert_hessian(
     fastgc.JacobianMismatch: FAIL  2 of 4 checked entries differ   ...
     """
     __tracebackhide__ = True  # in pytest a failing test begins with the report
+    flags(allow_undecided=allow_undecided)
     options = JacobianOptions(
         columns=columns, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol, bounds=bounds, engine=engine,
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,

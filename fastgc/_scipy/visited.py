@@ -11,7 +11,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from fastgc._arguments import brief, number, plural, whole
+from fastgc._arguments import brief, flags, number, plural, whole
 from fastgc._gradient.check import GradientMismatch, check_gradients
 from fastgc._jacobian.check import JacobianMismatch
 from fastgc._jacobian.inputs import real_array
@@ -228,6 +228,9 @@ def checked(
     whole("argument", argument, least=0)
     whole("every", every, least=1)
     number("share", share)
+    number("rtol", rtol)
+    whole("seed", seed, least=0)
+    flags(raises=raises)
     options = CheckOptions(bounds=bounds, rtol=rtol, seed=seed)
     return CheckedDerivative(jac, _Plan(fun, argument, every, share if share < 1 else np.inf, raises, options))
 

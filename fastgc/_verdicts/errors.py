@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastgc._parameters.arrays import Floats, Positions, of_runs
+from fastgc._parameters.arrays import Floats, Positions, as_array, of_runs
 from fastgc._words import Interpretation
 
 _ZERO_NORM = 1e-15  # two gradients whose norms add up to less are both zero: the convention of the tutorials
@@ -27,8 +27,8 @@ def relative_error(a: ArrayLike, b: ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
-        For arrays of different shapes.
+    TypeError, ValueError
+        For what is no array of real numbers, and for arrays of different shapes.
 
     Examples
     --------
@@ -68,8 +68,8 @@ def max_relative_error(a: ArrayLike, b: ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
-        For arrays of different shapes.
+    TypeError, ValueError
+        For what is no array of real numbers, and for arrays of different shapes.
 
     Examples
     --------
@@ -92,10 +92,17 @@ def elementwise_error(a: Floats, b: Floats) -> Floats:
 
 
 def _same_shape(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    first, second = _real("a", a), _real("b", b)
     if first.shape != second.shape:
         raise ValueError(f"a has shape {first.shape}; b has shape {second.shape}: they must be the same")
     return first, second
+
+
+def _real(name: str, value: ArrayLike) -> Floats:
+    array = as_array(value, name)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} is of dtype {array.dtype}; it must be an array of real numbers")
+    return array.astype(np.float64, copy=False)
 
 
 def interpret(relative_error: float) -> Interpretation:

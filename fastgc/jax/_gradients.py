@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._arguments import listed, noted
+from fastgc._arguments import flags, listed, noted
 from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, FirstCall, NotFiniteError
@@ -182,6 +182,7 @@ def assert_gradients(
     'pass'
     """
     __tracebackhide__ = True
+    flags(allow_undecided=allow_undecided)
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
@@ -203,6 +204,7 @@ def _check(
     operations: bool,
 ) -> GradientReport:
     refuse_args(args)
+    flags(has_aux=has_aux, operations=operations)
     options.refuse_gradients(gradients is None or gradients)
     with in_precision(options.precision) as notes, noted_as_double(options.precision):
         tree = flatten(params, "", options.precision)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from fastgc._arguments import number, whole
+from fastgc._arguments import flags, number, whole
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.streams import stream
@@ -103,6 +103,7 @@ def check_grads(
     if unknown or not modes:
         raise ValueError(f"modes has {unknown or 'nothing'}; it may hold {', '.join(map(repr, _MODES))}")
     whole("order", order, least=1)
+    flags(allow_undecided=allow_undecided)
     number("eps", eps, positive=True)
     with in_precision("double") as notes, noted_as_double("double"):
         tree = flatten(tuple(args), "args", "double")

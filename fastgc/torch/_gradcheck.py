@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.autograd.gradcheck import GradcheckError
 
-from fastgc._arguments import brief, number, refuse_uncallable
+from fastgc._arguments import brief, flags, number, refuse_uncallable
 from fastgc._parameters.streams import stream
 from fastgc.torch._comparison import Criteria, failure
 from fastgc.torch._flat import Packing, Tensors, flat
@@ -116,6 +116,12 @@ def gradcheck(
     refuse_uncallable("func", func)
     for name, value in {"eps": eps, "atol": atol, "rtol": rtol, "nondet_tol": nondet_tol}.items():
         number(name, value)
+    flags(
+        raise_exception=raise_exception, check_undefined_grad=check_undefined_grad, check_grad_dtypes=check_grad_dtypes,
+        check_batched_grad=check_batched_grad, check_batched_forward_grad=check_batched_forward_grad,
+        check_forward_ad=check_forward_ad, check_backward_ad=check_backward_ad, fast_mode=fast_mode,
+        masked=masked is not None and masked, allow_undecided=allow_undecided,
+    )  # fmt: skip
     if not (check_forward_ad or check_backward_ad):
         raise AssertionError("check_forward_ad and check_backward_ad are both False: nothing would be checked")
     if check_batched_forward_grad and not check_forward_ad:
@@ -195,6 +201,10 @@ def gradgradcheck(
     """
     __tracebackhide__ = True
     refuse_uncallable("func", func)
+    flags(
+        gen_non_contig_grad_outputs=gen_non_contig_grad_outputs, check_fwd_over_rev=check_fwd_over_rev,
+        check_rev_over_rev=check_rev_over_rev,
+    )  # fmt: skip
     given = as_tuple(inputs)
     wanted = [_requires_grad(each) for each in given]
     if grad_outputs is None:

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fastgc._arguments import listed, noted, plural, refuse_uncallable
+from fastgc._arguments import flags, listed, noted, plural, refuse_uncallable
 from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution
@@ -197,6 +197,7 @@ def assert_module(
         precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
         time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
+    flags(allow_undecided=allow_undecided)
     report = _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous, operations)
     return passed_or_raise(report, allow_undecided)
 
@@ -213,6 +214,7 @@ def _check(
     begin = time.perf_counter()
     if loss is not None:
         refuse_uncallable("loss", loss)
+    flags(seeded=seeded, operations=operations)
     originals, left_out = _originals(module, arguments)
     if options.precision == "native":
         _refuse_unknown_dtypes(originals)

@@ -286,3 +286,18 @@ def test_arrays_of_jax_are_pointed_to_the_right_door() -> None:
         fastgc.check_gradients(smooth, smooth, {"w": jnp.ones(2)})
     with pytest.raises(TypeError, match=r"^x is a JAX \w+; .*, fastgc.jax.check_grads for a function; or pass NumPy"):
         fastgc.check_jacobian(smooth, smooth, jnp.ones(2))
+
+
+FLAGS = {
+    fastgc.jax.check_gradients: ("has_aux", "operations", "crosscheck", "progress"),
+    fastgc.jax.assert_gradients: ("has_aux", "operations", "allow_undecided"),
+    fastgc.jax.check_grads: ("allow_undecided",),
+}
+
+
+@pytest.mark.parametrize("value", [np.ones(2), jnp.ones(2), [], "no", 2], ids=str)
+@pytest.mark.parametrize(("door", "name"), [(door, name) for door, names in FLAGS.items() for name in names])
+def test_flags_that_are_neither_true_nor_false(door: Any, name: str, value: Any) -> None:
+    arguments = (jnp.tanh, (np.ones(3),), 1) if door is fastgc.jax.check_grads else (jnp.sum, np.ones(3))
+    with pytest.raises(TypeError, match=f"^{name} is .*it must be True or False"):
+        door(*arguments, **{name: value})

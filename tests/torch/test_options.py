@@ -341,3 +341,25 @@ def test_the_gradient_and_the_parameters_are_kept_once() -> None:
     (kept,) = match_gradients(layout, NewArrays(w=array), copy=True)
     (copied,) = match_gradients(layout, {"w": array}, copy=True)
     assert np.shares_memory(kept, array) and not np.shares_memory(copied, array)
+
+
+FLAGS = {
+    fastgc.torch.gradcheck: (
+        "raise_exception", "check_undefined_grad", "check_grad_dtypes", "check_batched_grad",
+        "check_batched_forward_grad", "check_forward_ad", "check_backward_ad", "fast_mode", "masked", "allow_undecided",
+    ),
+    fastgc.torch.gradgradcheck: (
+        "gen_non_contig_grad_outputs", "check_fwd_over_rev", "check_rev_over_rev", "raise_exception", "allow_undecided",
+    ),
+    fastgc.torch.check_module: ("seeded", "operations", "crosscheck", "progress"),
+    fastgc.torch.assert_module: ("seeded", "operations", "allow_undecided"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [np.ones(2), torch.ones(2), [], "no", 2], ids=str)
+@pytest.mark.parametrize(("door", "name"), [(door, name) for door, names in FLAGS.items() for name in names])
+def test_flags_that_are_neither_true_nor_false(door: Any, name: str, value: Any) -> None:
+    x = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    arguments = (torch.tanh, x) if "grad" in door.__name__ else (torch.nn.Linear(3, 2), torch.ones(4, 3))
+    with pytest.raises(TypeError, match=f"^{name} is .*it must be True or False"):
+        door(*arguments, **{name: value})
