@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 from torch.autograd.function import _SingleLevelFunction
 
+from fastgc.torch._functional import called_with
 from fastgc.torch._nested import mapped, tensors_in
 from fastgc.torch._surroundings import Given, Named, Surroundings
 
@@ -89,7 +90,7 @@ class Call:
                 stack.enter_context(torch.autocast(device, dtype=dtype))
             if self.module is None or not parameters:
                 return self.function(*args, **kwargs)
-            return torch.func.functional_call(self.module, dict(parameters), args, kwargs)
+            return called_with(self.module, parameters, args, kwargs)
 
 
 def input_name(name: str) -> str:

@@ -17,6 +17,7 @@ from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.streams import stream
 from fastgc.torch._flat import as_given, as_reals, numbers
+from fastgc.torch._functional import called_with
 from fastgc.torch._in_place import displaced_in_place
 from fastgc.torch._memory import placed
 from fastgc.torch._nested import Replace, mapped, tensors_in
@@ -115,7 +116,7 @@ class Subject:
             if t in replaced or name in self.laid_out
         }
         if parameters:
-            output = torch.func.functional_call(self.module, parameters, arguments.args, dict(arguments.kwargs))
+            output = called_with(self.module, parameters, arguments.args, arguments.kwargs)
         else:
             output = self.module(*arguments.args, **arguments.kwargs)
         return _one_value(self.loss(output), complex_allowed=any(each.is_complex() for each in replaced.values()))

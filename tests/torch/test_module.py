@@ -190,6 +190,20 @@ def test_tied_parameters_are_one_tensor() -> None:
     assert list(report.tensors) == ["0.weight", "0.bias", "2.bias", "inputs[0]"]
 
 
+@pytest.mark.parametrize("samples", ["all", 3])
+@pytest.mark.parametrize("sign", [-1.0, 1.0], ids=["right", "wrong"])
+def test_a_module_at_two_places_of_the_tree_keeps_its_parameters(sign: float, samples: Any) -> None:
+    tied = nn.Linear(4, 4)
+    net = nn.Sequential(nn.Linear(4, 4), tied, Apply(lambda x: Sigmoid.apply(x, sign)), nn.Sequential(tied), tied)
+    weight, bias = tied.weight, tied.bias
+    before = weight.detach().clone()
+    report = check_module(net, torch.randn(3, 4), samples=samples)
+    assert report.verdict == ("pass" if sign < 0 else "fail")
+    assert "raised" not in "".join(report.notes)
+    assert tied.weight is weight and tied.bias is bias and torch.equal(weight, before)
+    assert list(report.tensors) == ["0.weight", "0.bias", "1.weight", "1.bias", "inputs[0]"]
+
+
 def test_odd_memory_is_fine() -> None:
     net = nn.Linear(4, 3)
     net.weight.data = torch.randn(4, 3).T
