@@ -120,6 +120,19 @@ def dense(weight: str, bias: str | None = None, activation: Callable[[Any], Any]
     return Dense(weight, bias, activation)
 
 
+class _Named(dict[str, Any]):
+    """The parameters that a stage names; it says so where another one is looked up."""
+
+    def __init__(self, named: Mapping[str, Any], stage: str) -> None:
+        super().__init__(named)
+        self._stage = stage
+
+    def __missing__(self, name: str) -> Any:
+        raise KeyError(
+            f"{self._stage} reads {name!r}, but names only {listed([*self]) or 'no parameter'}: name it, too"
+        )
+
+
 @dataclass(frozen=True)
 class StagedLoss:
     """A loss that calls its stages one after another, as `stages` makes it."""
@@ -133,8 +146,8 @@ class StagedLoss:
     def selected(self, params: Any) -> list[dict[str, Any]]:
         """What each stage receives of the parameters."""
         return [
-            {name: _found(params, name, number, stage) for name in stage.names}
-            for number, stage in enumerate(self.stages)
+            _Named({name: _found(params, name, k, stage) for name in stage.names}, _described(k, stage))
+            for k, stage in enumerate(self.stages)
         ]
 
     def after(self, number: int, params: Sequence[Any], given: tuple[Any, ...], rest: tuple[Any, ...]) -> Any:

@@ -589,3 +589,11 @@ def test_a_stage_that_is_not_defined_nearby_counts_as_not_defined_there() -> Non
 def test_stages_serve_taylor_tests() -> None:
     net = network("tanh")
     assert fastgc.taylor_test(net.staged, net.gradients, net.params, args=net.args).passed
+
+
+def test_a_parameter_that_a_stage_does_not_name_is_told() -> None:
+    loss = fastgc.stages([fastgc.dense("W"), fastgc.Stage(lambda p, value: (value * p["g"]).sum(), "b")])
+    params = {"W": np.ones((2, 2)), "b": np.ones(2), "g": np.ones(2)}
+    for door in (lambda: loss(params, np.ones(2)), lambda: fastgc.numerical_gradient(loss, params, args=(np.ones(2),))):
+        with pytest.raises(KeyError, match=r"stages\[1\] \(<lambda>\) reads 'g', but names only 'b': name it, too"):
+            door()
