@@ -52,7 +52,7 @@ FLOORS = [
     ["_evaluation"],
     ["_parameters"],
     ["_arguments", "_progress", "_public", "_frames"],
-    ["_words", "_missing"],
+    ["_words", "_missing", "_deferred"],
 ]
 FLOOR = {folder: len(FLOORS) - number for number, row in enumerate(FLOORS) for folder in row}
 LEAVES = set(FLOORS[0])

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastgc._evaluation.evaluator import Evaluator
-from fastgc._parameters.arrays import norm, spread
+from fastgc._deferred import Deferred
+from fastgc._evaluation.evaluator import Evaluator, silent
+from fastgc._parameters.arrays import Floats, Positions, norm, spread
 
 _MOST_ENTRIES = 32  # entries, the default of `samples`: SciPy evaluates the loss once for each, and once more
+_STEP = float(np.finfo(np.float64).eps) ** 0.5  # of `scipy.optimize.check_grad`
 
 
 @dataclass(frozen=True)
-class CrossCheck:
+class CrossCheck(Deferred):
     """The result of ``scipy.optimize.check_grad`` on a few entries; it is shown and decides nothing.
 
     Attributes
@@ -30,32 +32,43 @@ class CrossCheck:
     entries: int
 
 
-def crosscheck(evaluator: Evaluator, positions: NDArray[np.int64], analytic: NDArray[np.float64]) -> CrossCheck | None:
+def crosscheck(evaluator: Evaluator, positions: Positions, analytic: Floats) -> CrossCheck | None:
     """SciPy's number for at most 32 of the entries, spread evenly; None where there is no entry.
 
-    SciPy chooses its points without a look at the values: it is asked for the points, which are evaluated together, and
-    then for its number.
+    SciPy chooses its points without a look at the values, so these are measured together. SciPy gets them when somebody
+    asks for its number: it takes a hundred times as long as the evaluations of a small loss.
     """
     if not positions.size:
         return None
     chosen = spread(positions.size, _MOST_ENTRIES)
     where, gradient = positions[chosen], analytic[chosen]
-    start, points = evaluator.entries(where), list[NDArray[np.float64]]()
-
-    def noted(x: NDArray[np.float64]) -> float:
-        points.append(x.copy())
-        return 0.0
-
-    _check_grad(noted, gradient, start)
-    rows = evaluator.rounded(where, np.reshape(points, (-1, where.size)).T).T
-    values = iter(evaluator.along(where, rows).real.tolist())
-    error = _check_grad(lambda x: next(values), gradient, start)
-    return CrossCheck(error, norm(gradient), int(where.size))
+    start = evaluator.entries(where)
+    moved = start + _steps(start)
+    places, displaced = np.append(where[:1], where), np.append(start[:1], moved)[:, None]
+    values = evaluator.values(places, evaluator.rounded(places, displaced), silent).real[:, 0]
+    asked = partial(_error, start, moved, values, gradient)
+    return CrossCheck.deferred(asked, norm=norm(gradient), entries=int(where.size))
 
 
-def _check_grad(
-    loss: Callable[[NDArray[np.float64]], float], gradient: NDArray[np.float64], start: NDArray[np.float64]
-) -> float:
+def _steps(start: Floats) -> Floats:
+    """The steps of SciPy's forward differences: relative ones where rounding swallows the absolute one."""
+    relative = _STEP * np.where(start >= 0, 1.0, -1.0) * np.maximum(1.0, np.abs(start))
+    return np.asarray(np.where(start + _STEP == start, relative, _STEP))
+
+
+def _error(start: Floats, moved: Floats, values: Floats, gradient: Floats) -> Mapping[str, object]:
+    """SciPy's number from values that are known: the first is that at the start. NaN if SciPy asks for other points."""
+
+    def loss(x: Floats) -> float:
+        if (x == start).all():
+            return float(values[0])
+        k = int(np.argmax(x != start))
+        return float(values[1 + k]) if x[k] == moved[k] else np.nan
+
+    return {"error": _check_grad(loss, gradient, start)}
+
+
+def _check_grad(loss: Callable[[Floats], float], gradient: Floats, start: Floats) -> float:
     from scipy.optimize import check_grad
 
     with np.errstate(all="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numba
@@ -171,12 +172,39 @@ def test_a_loss_that_raises_beside_the_point_does_not_abort_it() -> None:
 def test_its_points_are_evaluated_in_one_call(params: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def along(self: PythonEvaluator, positions: Any, rows: Any) -> Any:
-        asked.append(len(rows))
-        return inner(self, positions, rows)
+    def values(self: PythonEvaluator, positions: Any, displaced: Any, tick: Any) -> Any:
+        asked.append(displaced.size)
+        return inner(self, positions, displaced, tick)
 
-    inner = PythonEvaluator.along
-    monkeypatch.setattr(PythonEvaluator, "along", along)
+    inner = PythonEvaluator.values
+    monkeypatch.setattr(PythonEvaluator, "values", values)
     report = fastgc.check_gradients(loss, gradients, params)
     assert report.crosscheck is not None
     assert asked[-1] == report.crosscheck.entries + 1
+
+
+@pytest.mark.parametrize("x", [[0.0, -0.0], [1e9, -1e9, 1.0], [1e-300, -3.0], [2.0**27, 2.0**26, -(2.0**26)]])
+def test_the_points_are_those_that_scipy_asks_for(x: list[float]) -> None:
+    """Also where rounding swallows its step, so that it takes another one."""
+    start = np.array(x)
+    report = fastgc.check_gradients(lambda p: float(np.sum(np.sin(p))), np.cos, start, samples="all")
+    by_hand = scipy.optimize.check_grad(lambda p: float(np.sum(np.sin(p))), np.cos, start)
+    assert report.crosscheck.error == by_hand
+
+
+def test_scipy_is_asked_when_its_number_is(params: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    inner = scipy.optimize.check_grad
+    monkeypatch.setattr(scipy.optimize, "check_grad", lambda *args: asked.append(args) or inner(*args))
+    report = fastgc.check_gradients(loss, gradients, params)
+    assert report.crosscheck.entries == 19 and not asked
+    assert report.crosscheck.error == pickle.loads(pickle.dumps(report)).crosscheck.error == report.crosscheck.error
+    assert len(asked) == 1
+
+
+def test_other_points_than_those_measured_give_no_number(params: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    def elsewhere(f: Any, gradient: Any, x: Any) -> float:
+        return float(f(x) + f(x + 1e-3))
+
+    monkeypatch.setattr(scipy.optimize, "check_grad", elsewhere)
+    assert np.isnan(fastgc.check_gradients(loss, gradients, params).crosscheck.error)
