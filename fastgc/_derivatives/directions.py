@@ -16,7 +16,7 @@ import numpy as np
 
 from fastgc._derivatives.estimates import BOUNDED_TOP, LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
-from fastgc._derivatives.random_weights import REACH, UNIT, random_weights
+from fastgc._derivatives.random_weights import REACH, UNIT, weights_of_each
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, Floats, norm, norms, resolutions
 
@@ -130,7 +130,7 @@ def directions(loss: LossAtPoint, tensors: Sequence[int], seed: int, numbers: ra
     All entries are displaced but those of `LossAtPoint.unmoved`.
     """
     names, sizes, scales = loss.layout.names, loss.layout.sizes, loss.tensor_scales
-    weights = [random_weights(seed, numbers, names[t], sizes[t]) for t in tensors]
+    weights = weights_of_each(seed, numbers, [names[t] for t in tensors], [sizes[t] for t in tensors])
     for t, rows in zip(tensors, weights, strict=True):
         unmoved = loss.unmoved(t)
         if unmoved is not None:

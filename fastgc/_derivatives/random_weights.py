@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -43,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._parameters.arrays import Floats
+from fastgc._parameters.many_streams import streams
 from fastgc._parameters.streams import Purpose, stream
 
 UNIT = 84  # the weight of magnitude 1; 42 to 126, half of it to three halves, are all that fit into 8 bits and a sign
@@ -69,6 +70,24 @@ def random_weights(
     return drawn.reshape(len(numbers), 4 * words)[:, :size]
 
 
+def weights_of_each(seed: int, numbers: range, names: Sequence[str], sizes: Sequence[int]) -> list[NDArray[np.int8]]:
+    """The `random_weights` of each tensor, whose names are different; those of small ones are drawn together."""
+    found: list[NDArray[np.int8]] = [np.empty((0, 0), np.int8)] * len(sizes)
+    small = [t for t, size in enumerate(sizes) if len(numbers) * size <= _AT_ONCE // 4]
+    drawn = []
+    for t, generator in zip(small, streams(seed, "directions", [names[t] for t in small]), strict=True):
+        words, bits = -(-sizes[t] // 4), cast(np.random.PCG64, generator.bit_generator)
+        drawn.append((bits.advance(numbers.start * words) if numbers.start else bits).random_raw(len(numbers) * words))
+    weights, end = _weights_of(np.concatenate(drawn)) if drawn else np.empty(0, np.int8), 0
+    for t, raw in zip(small, drawn, strict=True):
+        rows = weights[end : end + 4 * raw.size].reshape(len(numbers), 4 * -(-sizes[t] // 4))
+        found[t] = rows[:, : sizes[t]]
+        end += 4 * raw.size
+    for t in set(range(len(sizes))).difference(small):
+        found[t] = random_weights(seed, numbers, names[t], sizes[t])
+    return found
+
+
 def weights_between(
     seed: int, number: int, name: str, size: int, begin: int, end: int, purpose: Purpose = "directions"
 ) -> NDArray[np.int8]:
@@ -83,8 +102,13 @@ def _drawn(seed: int, purpose: Purpose, name: str, first: int, words: int) -> ND
     weights = np.empty(4 * words, np.int8)
     for begin in range(0, weights.size, _AT_ONCE):
         some = weights[begin : begin + _AT_ONCE]
-        some[:] = _weights(bits.random_raw(some.size // 4).astype("<u8", copy=False).view("<u2"))
+        some[:] = _weights_of(bits.random_raw(some.size // 4))
     return weights
+
+
+def _weights_of(raw: NDArray[np.uint64]) -> NDArray[np.int8]:
+    """The four weights of each number of 64 bits."""
+    return _weights(raw.astype("<u8", copy=False).view("<u2"))
 
 
 def _weights(drawn: NDArray[np.uint16]) -> NDArray[np.int8]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import brief, listed, one_of, whole
-from fastgc._parameters.arrays import Array, Positions
+from fastgc._parameters.arrays import Array, Positions, of_runs, together
 from fastgc._parameters.layout import ParameterLayout
+from fastgc._parameters.many_streams import streams
 from fastgc._parameters.streams import stream
 from fastgc._words import Samples
 
@@ -123,58 +124,77 @@ def plan_samples(
     The other entries, at least half of all, are drawn without replacement. The generator of a tensor depends only on
     ``seed`` and the tensor's name, so the choice in one tensor does not depend on the others.
     """
-    chosen = [
-        (selection.given[t], 0)
-        if t in selection.given
-        else ((None, 0) if count is None else _choose(name, gradient, count, seed))
-        for t, (name, gradient, count) in enumerate(
-            zip(selection.layout.names, analytic, selection.counts, strict=True)
-        )
-    ]
-    return SamplePlan(tuple(local for local, _ in chosen), tuple(drawn for _, drawn in chosen))
+    layout, counts = selection.layout, selection.counts
+    local: list[Positions | None] = [None if count is None else np.arange(count) for count in counts]
+    drawn = [count or 0 for count in counts]
+    for t, given in selection.given.items():
+        local[t], drawn[t] = given, 0
+    partly = [t for t in selection.unexhausted if counts[t] and t not in selection.given]
+    generators = streams(seed, "samples", [layout.names[t] for t in partly])
+    for t, generator, rule in zip(partly, generators, _rules([analytic[t] for t in partly]), strict=True):
+        local[t], drawn[t] = _choose(analytic[t], counts[t] or 0, generator, *rule)
+    return SamplePlan(tuple(local), tuple(drawn))
 
 
-def _choose(name: str, gradient: Array, count: int, seed: int) -> tuple[Positions, int]:
-    size = gradient.size
-    if count >= size:
-        return np.arange(size, dtype=np.int64), size
-    generator = stream(seed, "samples", name)
-    fixed = _fixed_strata(gradient, count // 2, generator)
-    drawn = _drawn_entries(generator, size, count - fixed.size, fixed)
-    return np.sort(np.concatenate([fixed, drawn])).astype(np.int64), drawn.size
+def _rules(gradients: Sequence[Array]) -> Iterator[tuple[int, bool]]:
+    """Of each flat gradient the position of its largest magnitude, and whether there are exact zeros."""
+    sizes = np.array([gradient.size for gradient in gradients], np.int64)
+    for some in together(sizes):
+        if some.stop - some.start == 1:
+            gradient = gradients[some.start]
+            yield int(_largest_entries(gradient, 1)[0]), True  # they are looked for where they are needed
+            continue
+        ends = np.cumsum([0, *sizes[some]])
+        joined = np.concatenate([gradient.astype(np.float64, copy=False) for gradient in gradients[some]])
+        owners = np.arange(ends.size - 1).repeat(sizes[some])
+        sizes_here = _magnitude(joined)
+        most = np.flatnonzero(sizes_here == of_runs(np.maximum, sizes_here, ends)[owners])
+        first = most[np.unique(owners[most], return_index=True)[1]]
+        zeros = np.bincount(owners[joined == 0], minlength=ends.size - 1) > 0
+        yield from zip((first - ends[:-1]).tolist(), zeros.tolist(), strict=True)
+
+
+def _choose(
+    gradient: Array, count: int, generator: np.random.Generator, largest: int, zeros: bool
+) -> tuple[Positions, int]:
+    """Some entries of a tensor, sorted, and how many of them were drawn at random; see `_rules`."""
+    fixed = _fixed_strata(gradient, count // 2, generator, largest, zeros)
+    drawn = _drawn_entries(generator, gradient.size, count - len(fixed), fixed)
+    chosen = np.array(fixed + drawn, np.int64)
+    chosen.sort()
+    return chosen, len(drawn)
 
 
 def further_entries(name: str, size: int, known: Positions, count: int, seed: int) -> Positions:
     """Entries of a tensor other than the known ones, ``count`` together with these, or all that there are."""
     if count >= size:
         return np.setdiff1d(np.arange(size), known)
-    return np.sort(_drawn_entries(stream(seed, "samples", name, "further"), size, count - known.size, known))
+    generator = stream(seed, "samples", name, "further")
+    return np.sort(np.array(_drawn_entries(generator, size, count - known.size, known.tolist()), np.int64))
 
 
-def _drawn_entries(generator: np.random.Generator, size: int, count: int, known: Positions) -> Positions:
+def _drawn_entries(generator: np.random.Generator, size: int, count: int, known: Sequence[int]) -> list[int]:
     """Different entries that are not among the known ones. Memory is that of a few times ``count`` entries."""
     if size <= _SHUFFLED:
-        unknown = np.ones(size, bool)
-        unknown[known] = False
-        shuffled = generator.permutation(size)
-        return shuffled[unknown[shuffled]][:count]
+        others = set(known)
+        return [entry for entry in generator.permutation(size).tolist() if entry not in others][:count]
     found = np.empty(0, np.int64)
     while found.size < count:
         more = generator.integers(size, size=2 * (count - found.size) + 16)  # some are drawn twice, or known
         candidates = np.concatenate([found, more[~np.isin(more, known)]])
         _, first = np.unique(candidates, return_index=True)
         found = candidates[np.sort(first)]
-    return found[:count]
+    return found[:count].tolist()  # type: ignore[no-any-return]
 
 
-def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator) -> Positions:
-    """At most ``room`` entries that a rule chooses: the ends, the largest, exact zeros."""
+def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator, largest: int, zeros: bool) -> list[int]:
+    """At most ``room`` entries that a rule chooses: the largest, the ends, exact zeros."""
     if room == 0:
-        return np.empty(0, np.int64)
+        return []
     share = max(1, room * 2 // _LARGE_SHARE)
-    ends = np.array([0, gradient.size - 1])
-    candidates = np.concatenate([_largest_entries(gradient, share), ends, _zeros(gradient, share, generator)])
-    return np.array(list(dict.fromkeys(candidates.tolist()))[:room], np.int64)
+    most = [largest] if share == 1 else _largest_entries(gradient, share).tolist()
+    some = _zeros(gradient, share, generator).tolist() if zeros else []
+    return list(dict.fromkeys([*most, 0, gradient.size - 1, *some]))[:room]
 
 
 def _blocks(gradient: Array) -> Iterator[tuple[int, Array]]:

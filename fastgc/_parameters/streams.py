@@ -42,23 +42,26 @@ def stream(seed: int, purpose: Purpose, *key: int | str) -> np.random.Generator:
     are independent (https://numpy.org/doc/stable/reference/random/parallel.html). SeedSequence is given the words that
     it would put together from the seed and the spawn key: it takes a fifth of the time then.
     """
-    words = [*_seed_words(seed), *(word for part in (purpose, *key) for word in _words(part))]
+    words = [*seed_words(seed), *(word for part in (purpose, *key) for word in _words(part))]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(np.array(words, np.uint32))))
 
 
 @functools.lru_cache(maxsize=8)
-def _seed_words(seed: int) -> list[int]:
+def seed_words(seed: int) -> list[int]:
+    """The words of a seed, as many as a SeedSequence mixes first, at least."""
     words = _numbers(int(seed))
     return words + [0] * (_POOL - len(words))
 
 
 @functools.lru_cache(maxsize=256)  # the purposes, and some names
 def _words(part: int | str) -> list[int]:
-    """Whole numbers of 32 bits. Names are hashed to 128: 20,000 of them share one with a probability below 1e-30."""
-    if isinstance(part, str):
-        digest = hashlib.blake2b(part.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        return list(struct.unpack("<4I", digest))
-    return _numbers(part)
+    """Whole numbers of 32 bits."""
+    return list(struct.unpack("<4I", digest(part))) if isinstance(part, str) else _numbers(part)
+
+
+def digest(name: str) -> bytes:
+    """128 bits of a name: 20,000 of them share one with a probability below 1e-30."""
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _numbers(number: int) -> list[int]:

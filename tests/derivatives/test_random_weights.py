@@ -22,6 +22,7 @@ from fastgc._derivatives.random_weights import (
     MissLaw,
     chance_at_limits,
     random_weights,
+    weights_of_each,
 )
 
 Floats = NDArray[np.float64]
@@ -189,3 +190,11 @@ def test_what_is_missed_of_several_errors_is_what_is_missed_of_each() -> None:
         for errors in (np.array([1.0, 2.0, 0.1, 1.0]), np.array([0.0, -1.0, np.nan, np.inf])):
             expected = [law.missed(row, error) for row, error in zip(uncertainties, errors.tolist(), strict=True)]
             assert law.missed_each(uncertainties, errors).tolist() == expected
+
+
+@pytest.mark.parametrize("numbers", [range(3), range(2, 5), range(1), range(4, 4)])
+def test_the_weights_of_many_tensors_are_those_of_each(numbers: range) -> None:
+    sizes = [1, 3, 4, 10, 0, 100_003, 7, *range(20)]
+    names = [f"w{k}" for k in range(len(sizes))]
+    for name, size, found in zip(names, sizes, weights_of_each(5, numbers, names, sizes), strict=True):
+        np.testing.assert_array_equal(found, random_weights(5, numbers, name, size))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fastgc._derivatives.random_weights import random_weights
+from fastgc._parameters.many_streams import streams
 from fastgc._parameters.streams import Purpose, stream
 
 PURPOSES = get_args(Purpose)
@@ -55,3 +56,18 @@ def test_a_stream_is_that_of_a_spawn_key_of_numpys_seed_sequence(seed: int, key:
     sequence = np.random.SeedSequence(seed, spawn_key=(*words, *key))
     expected = np.random.Generator(np.random.PCG64(sequence)).standard_normal(8)
     np.testing.assert_array_equal(stream(seed, "taylor", *key).standard_normal(8), expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**130 + 7])
+@pytest.mark.parametrize("count", [1, 15, 16, 300])
+def test_the_streams_of_many_names_are_those_of_each(seed: int, count: int) -> None:
+    names = [*(f"layer{k}.w" for k in range(count - 1)), "\ud800"]
+    for name, generator in zip(names, streams(seed, "samples", names), strict=True):
+        alone = stream(seed, "samples", name)
+        assert generator.integers(2**63) == alone.integers(2**63)
+        assert generator.integers(7, dtype=np.uint8) == alone.integers(7, dtype=np.uint8)  # which leaves bits over
+        np.testing.assert_array_equal(generator.permutation(33), alone.permutation(33))
+
+
+def test_no_names_have_no_streams() -> None:
+    assert list(streams(0, "samples", [])) == []
