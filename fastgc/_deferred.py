@@ -19,6 +19,8 @@ class Deferred:
     def __getattr__(self, name: str) -> Any:
         """An attribute that is not there yet."""
         rest = vars(self).get("_rest")
+        if rest is None and name in vars(self):  # another thread has computed it
+            return vars(self)[name]
         if rest is None or name.startswith("__"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         vars(self).update({key: value for key, value in rest().items() if key not in vars(self)}, _rest=None)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,16 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
-from fastgc._parameters.arrays import Floats, Positions, medians, of_runs
+from fastgc._parameters.arrays import Floats
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
 from fastgc._reports.contents import EntryLadder
-from fastgc._reports.entries import Entries, Entry
-from fastgc._reports.gradient import GradientReport, Sensitivity, TensorSummary
+from fastgc._reports.entries import Entry
+from fastgc._reports.gradient import GradientReport, TensorSummary
+from fastgc._reports.summary_table import SummaryTable
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.entries import GradientAtPoint
-from fastgc._verdicts.errors import elementwise_error, relative_errors
+from fastgc._verdicts.errors import elementwise_error
 from fastgc._verdicts.judgement import PASS, Judgement, smallest_failure, worst_verdict
 from fastgc._verdicts.probes import Probe, ProbeResult, nothing_to_say, probe_reports
 from fastgc._verdicts.tensors import CheckedTensor, tensor_verdict
@@ -151,135 +152,52 @@ class _Measured:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Table:
-    """The measured entries of all points, tensor by tensor, and inside each tensor point by point.
-
-    Attributes
-    ----------
-    ends : where the rows of each tensor begin, and the last end, shape (tensors + 1,)
-    positions : of the entries, in the flat vector
-    columns : those of `Entries`
-    over : the `excess` of each entry
-    smallest : the error of each entry that would have failed
-    """
-
-    ends: Positions
-    positions: Positions
-    estimates: Estimates
-    judgement: Judgement
-    columns: Mapping[str, NDArray[Any]]
-    over: Floats
-    smallest: Floats
-
-    @classmethod
-    def of(cls, layout: ParameterLayout, measured: Sequence[_Measured]) -> _Table:
-        estimates = Estimates.joined([each.estimates for each in measured])
-        judgement = Judgement.joined([each.judgement for each in measured])
-        sizes = [each.estimates.positions.size for each in measured]
-        points = np.repeat([each.found.point for each in measured], sizes)
-        owners = layout.tensor_of(estimates.positions)
-        if (owners[1:] < owners[:-1]).any():  # as a rule they are in order, and need no copies
-            order = np.argsort(owners, kind="stable")
-            estimates, judgement, points = estimates.part(order), judgement.part(order), points[order]
-        return cls(
-            ends=np.append(0, np.cumsum(np.bincount(owners, minlength=len(layout.names)))),
-            positions=estimates.positions,
-            estimates=estimates,
-            judgement=judgement,
-            columns=entry_columns(points, judgement, estimates),
-            over=excess(judgement, estimates),
-            smallest=smallest_failure(judgement, estimates.uncertainty),
-        )
-
-    @cached_property
-    def owners(self) -> Positions:
-        """The tensor of each row."""
-        return np.arange(self.ends.size - 1).repeat(self.ends[1:] - self.ends[:-1])
-
-    def wrong(self) -> Positions:
-        """The rows of wrong entries, tensor by tensor, the worst first."""
-        rows = np.flatnonzero(self.judgement.failed)
-        return rows[np.lexsort((-self.over[rows], self.owners[rows]))]
-
-    def largest(self, values: Floats) -> list[float]:
-        """The largest of the values of the rows of each tensor, 0 where it has none."""
-        found: list[float] = of_runs(np.maximum, values, self.ends).tolist()
-        return found
-
-    def number(self, flags: NDArray[np.bool_]) -> list[int]:
-        """How many rows of each tensor have the flag."""
-        found: list[int] = np.bincount(self.owners, flags, self.ends.size - 1).astype(np.int64).tolist()
-        return found
-
-    def sensitivities(self) -> list[Sensitivity | None]:
-        """Of each tensor that has rows."""
-        sizes, middle = (self.ends[1:] - self.ends[:-1]).tolist(), medians(self.smallest, self.ends).tolist()
-        columns = zip(sizes, self.largest(self.smallest), middle, strict=True)
-        return [Sensitivity(largest, median) if size else None for size, largest, median in columns]
-
-    def worst(self, layout: ParameterLayout) -> list[Entry | None]:
-        """Of each tensor that has rows the entry that differs most: a wrong one if there are any."""
-        failed = self.judgement.failed
-        over = np.where(
-            failed | ~np.bincount(self.owners, failed, self.ends.size - 1).astype(bool)[self.owners], self.over, -1.0
-        )
-        most = np.flatnonzero(over == of_runs(np.maximum, over, self.ends)[self.owners])
-        tensors, first = np.unique(self.owners[most], return_index=True)
-        rows, found = most[first], list[Entry | None]([None] * (self.ends.size - 1))
-        columns = (self.positions[rows] - layout.starts[tensors], *(each[rows] for each in self.columns.values()))
-        for t, place, *row in zip(tensors.tolist(), *(each.tolist() for each in columns), strict=True):
-            found[t] = Entry(layout.names[t], layout.index(t, place), *row)
-        return found
-
-    def entries(self, layout: ParameterLayout, tensor: int) -> Entries:
-        """All rows of a tensor."""
-        mine = slice(int(self.ends[tensor]), int(self.ends[tensor + 1]))
-        columns = {key: column[mine] for key, column in self.columns.items()}
-        return Entries(
-            layout.names[tensor], layout.shapes[tensor], self.positions[mine] - layout.starts[tensor], columns
-        )
-
-
 def _summaries(
     layout: ParameterLayout, chosen: Sequence[int], results: Sequence[PointResult], lost: Sequence[str]
 ) -> Iterator[TensorSummary]:
-    """The summaries of the tensors; what is the same arithmetic for all of them is done for all of them at once."""
+    """The summaries of the tensors. Their verdicts are made here, and the rest when somebody asks for it."""
     measured = [_Measured.of(layout, found) for found in results]
-    table = _Table.of(layout, measured)
-    judged, rtol = table.judgement, measured[0].found.gradient.tolerances.rtol
-    errors, failed = table.columns["relative_error"], table.number(judged.failed)
-    remarkable = judged.failed | judged.undecided | (judged.reason != "") | (errors > rtol[table.owners])
-    plain = set() if lost else _plain(chosen, measured, table.number(remarkable))
-    relative, absolute, whole = (
-        table.largest(errors), table.largest(judged.distance),
-        relative_errors(judged.analytic, judged.numerical, table.ends).tolist(),
-    )  # fmt: skip
-    sensitivities, worst = table.sensitivities(), table.worst(layout)
-    shares, probes = _unseen_shares(layout, measured[0]), _probes(layout, results)
-    wrong_rows = np.split(table.wrong(), np.cumsum(failed[:-1]))
+    table = _table(layout, measured)
+    rtol = measured[0].found.gradient.tolerances.rtol
+    remarkable = table.failed | table.open | (table.columns["relative_error"] > rtol[table.owners])
+    plain = set() if lost else _plain(chosen, measured, table.number(remarkable).tolist())
     for t in chosen:
-        entries, wrong = table.entries(layout, t), wrong_rows[t] - table.ends[t]
         verdict, reason = _PLAIN if t in plain else _verdict(t, measured, lost)
-        yield TensorSummary(
+        yield TensorSummary.deferred(
+            partial(table.summary, t),
             name=layout.names[t],
             shape=layout.shapes[t],
             size=layout.sizes[t],
-            checked=int(np.unique(entries.local).size) if len(results) > 1 else len(entries),
             verdict=verdict,
             reason=reason,
-            max_relative_error=relative[t],
-            max_absolute_error=absolute[t],
-            relative_error=whole[t],
-            worst=worst[t],
-            entries=entries,
-            wrong_entries=entries.part(wrong) if wrong.size else entries[:0],
-            sensitivity=sensitivities[t],
-            unseen_share=shares[t],
-            probe=probes.get(t),
             diagnosis=agreed([found.diagnoses[t] for found in results if t in found.diagnoses]),
-            ladder=_ladder(measured[0], t, entries),
+            ladder=_ladder(measured[0], t, table),
         )
+
+
+def _table(layout: ParameterLayout, measured: Sequence[_Measured]) -> SummaryTable:
+    """The measured entries of all points."""
+    estimates = Estimates.joined([each.estimates for each in measured])
+    judgement = Judgement.joined([each.judgement for each in measured])
+    sizes = [each.estimates.positions.size for each in measured]
+    points = np.repeat([each.found.point for each in measured], sizes)
+    owners = layout.tensor_of(estimates.positions)
+    if (owners[1:] < owners[:-1]).any():  # as a rule they are in order, and need no copies
+        order = np.argsort(owners, kind="stable")
+        estimates, judgement, points = estimates.part(order), judgement.part(order), points[order]
+    return SummaryTable(
+        layout=layout,
+        several=len(measured) > 1,
+        ends=np.append(0, np.cumsum(np.bincount(owners, minlength=len(layout.names)))),
+        positions=estimates.positions,
+        columns=entry_columns(points, judgement, estimates),
+        failed=judgement.failed,
+        open=judgement.undecided | (judgement.reason != ""),
+        over=excess(judgement, estimates),
+        smallest=smallest_failure(judgement, estimates.uncertainty),
+        drawn=_drawn(layout, measured[0]),
+        probes=_probes(layout, [each.found for each in measured]),
+    )
 
 
 def _plain(chosen: Sequence[int], measured: Sequence[_Measured], remarkable: Sequence[int]) -> set[int]:
@@ -301,7 +219,7 @@ def _verdict(tensor: int, measured: Sequence[_Measured], lost: Sequence[str]) ->
     return tensor_verdict(checked, Judgement.joined([each.judgement for each in checked]), lost)
 
 
-def _ladder(first: _Measured, tensor: int, entries: Entries) -> EntryLadder | None:
+def _ladder(first: _Measured, tensor: int, table: SummaryTable) -> EntryLadder | None:
     """The quotients by step of the worst entry at the first point, of those whose ladders were kept."""
     if not first.found.gradient.loss.kept:
         return None
@@ -313,7 +231,7 @@ def _ladder(first: _Measured, tensor: int, entries: Entries) -> EntryLadder | No
     judged = checked.judgement.part(numbers)
     over = excess(judged, checked.estimates.part(numbers))
     number = int(numbers[np.lexsort((over, judged.undecided, judged.failed))[-1]])
-    return entry_ladder(kept[number], entries[number])
+    return entry_ladder(kept[number], table.entries(tensor)[number])
 
 
 def entry_ladder(ladder: Ladder, entry: Entry) -> EntryLadder:
@@ -359,28 +277,24 @@ def worst_first(judged: Judgement, over: Floats) -> tuple[int | None, NDArray[np
 # --- what would have been seen ---
 
 
-def _unseen_shares(layout: ParameterLayout, first: _Measured) -> list[float]:
-    """Share of wrong entries that m random ones, all right, would miss in one case of twenty: 1 - 0.05**(1/m)."""
+def _drawn(layout: ParameterLayout, first: _Measured) -> list[int | None]:
+    """How many entries of each tensor were drawn at random and measured; None where all entries were measured."""
     plan, positions = first.found.plan, first.found.estimates.positions
     reached = np.bincount(layout.tensor_of(positions), minlength=len(layout.names)).tolist()
     return [
-        0.0 if local is None or done == size else _unseen_share(drawn * done // max(1, local.size))
+        None if local is None or done == size else drawn * done // max(1, local.size)
         for local, drawn, done, size in zip(plan.local, plan.drawn, reached, layout.sizes, strict=True)
     ]  # those reached are a fair sample of those drawn
 
 
-def _unseen_share(drawn: int) -> float:
-    return 1 - 0.05 ** (1 / drawn) if drawn else 1.0
-
-
-def _probes(layout: ParameterLayout, results: Sequence[PointResult]) -> dict[int, Probe]:
+def _probes(layout: ParameterLayout, results: Sequence[PointResult]) -> dict[int, Callable[[], Probe]]:
     """The probes of each tensor at the point where they differ most, in units of their uncertainty."""
     worst: dict[int, tuple[PointResult, ProbeResult]] = {}
     for found in results:
         for t, coverage in found.coverages.items():
             if t not in worst or coverage.probing.excess > worst[t][1].probing.excess:
                 worst[t] = found, coverage
-    probes: dict[int, Probe] = {}
+    probes: dict[int, Callable[[], Probe]] = {}
     for found in results:
         mine = {t: coverage for t, (point, coverage) in worst.items() if point is found}
         probes |= probe_reports(found.gradient, mine, layout.names)

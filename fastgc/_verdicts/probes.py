@@ -6,8 +6,9 @@ import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -354,9 +355,9 @@ def _whereabouts(located: Located, ndim: int) -> str:
 
 def probe_reports(
     gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult], names: Sequence[str]
-) -> dict[int, Probe]:
-    """The numbers of the probes of each tensor, in units of its gradient."""
-    found: dict[int, Probe] = {}
+) -> dict[int, Callable[[], Probe]]:
+    """The probes of each tensor, in units of its gradient: computed together, and made when they are asked for."""
+    found: dict[int, Callable[[], Probe]] = {}
     for probing, tensors in shared_by({t: each.probing for t, each in coverages.items()}):
         seen = [coverages[t].located is not None or probing.suspicious for t in tensors]
         found |= zip(tensors, _reports(gradient, tensors, probing, np.array(seen), names), strict=True)
@@ -365,8 +366,8 @@ def probe_reports(
 
 def _reports(
     gradient: GradientAtPoint, tensors: list[int], probing: Probing, seen: Flags, names: Sequence[str]
-) -> Iterator[Probe]:
-    """The numbers of tensors that share a probing, computed together."""
+) -> Iterator[Callable[[], Probe]]:
+    """The probes of tensors that share a probing."""
     count, scales = probing.residuals.size, gradient.loss.tensor_scales[tensors]
     norms, chance = _norms(gradient, tensors, probing), chance_at_limits(count)
     largest, together = _larger(*norms), norms[0] + norms[1]
@@ -381,22 +382,38 @@ def _reports(
         seen, np.where(seen, estimate, relative), np.where(seen, low, 0.0), np.where(seen, high, relative), entry,
         relative, largest, missed, resolved(gradient, tensors, probing),
     )  # fmt: skip
-    rows = zip(residuals.tolist(), uncertainties.tolist(), *(each.tolist() for each in columns), strict=True)
-    for t, row in zip(tensors, rows, strict=True):
-        yield Probe(
-            residuals=tuple(row[0]),
-            uncertainties=tuple(row[1]),
-            seen=row[2],
-            relative_error=row[3],
-            interval=row[4:6],
-            entry_limit=row[6],
-            norm_limit=row[7],
-            norm=row[8],
-            miss_probability=row[9],
-            resolved=row[10],
-            left_out=_left_out(gradient, t),
-            shared_with=_others(t, probing.beside or probing.tensors, names),
-        )
+    sharing, bounded = probing.beside or probing.tensors, gradient.loss.bounds is not None
+    for k, t in enumerate(tensors):
+        left_out = _left_out(gradient, t) if bounded else 0
+        yield partial(_report, k, residuals, uncertainties, columns, left_out, t, sharing, names)
+
+
+def _report(
+    k: int,
+    residuals: Floats,
+    uncertainties: Floats,
+    columns: Sequence[Floats | Flags],
+    left_out: int,
+    tensor: int,
+    sharing: tuple[int, ...],
+    names: Sequence[str],
+) -> Probe:
+    """The probe of the k-th of several tensors."""
+    seen, error, low, high, entry, relative, largest, missed, certain = (each[k].item() for each in columns)
+    return Probe(
+        residuals=tuple(residuals[k].tolist()),
+        uncertainties=tuple(uncertainties[k].tolist()),
+        seen=seen,
+        relative_error=error,
+        interval=(low, high),
+        entry_limit=entry,
+        norm_limit=relative,
+        norm=largest,
+        miss_probability=missed,
+        resolved=certain,
+        left_out=left_out,
+        shared_with=_others(tensor, sharing, names),
+    )
 
 
 def _left_out(gradient: GradientAtPoint, tensor: int) -> int:
