@@ -285,7 +285,7 @@ def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., Any], point: P
 def _first_call(direct: Evaluator, point: Point, deadline: float = math.inf) -> FirstCall:
     """The result of two calls, or of one if it ends after the deadline."""
     extra = list(arrays_in(point.args))
-    before, extra_before = point.checksums, fingerprint(extra)
+    before, extra_before = point.stamp, fingerprint(extra)
     value, seconds = _timed(direct)
     refuse_changed(point, before, "loss")
     if not np.isfinite(value):

@@ -278,7 +278,8 @@ def _with_held(plan: SamplePlan, gradient: GradientAtPoint, tensors: Sequence[in
 def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress) -> _Measured:
     """The same with more entries of every tensor whose probes are too uncertain, though its entries are not."""
     layout, plan = check.selection.layout, found.plan
-    parts, unclear = dict(layout.parts(found.estimates.positions)), unresolved(gradient, found.coverages)
+    unclear = unresolved(gradient, found.coverages)
+    parts = dict(layout.parts(found.estimates.positions)) if unclear else {}
     for t in (t for t in found.coverages if t in unclear):
         known, mine = plan.local[t], parts.get(t, slice(0, 0))
         undecided = found.judgement.undecided[mine]

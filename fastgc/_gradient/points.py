@@ -71,7 +71,7 @@ class PointChecker:
         moving = leaves_at(loss.leaves, self.options.seed, number, reach, in_place=loss.in_place, bounds=loss.bounds,
                            symmetric=loss.symmetric)  # fmt: skip
         with loss.at(moving) as point, contextlib.ExitStack() as opened:
-            before = point.checksums
+            before = point.stamp
             try:
                 self.bar.phase("compiling" if is_jitted(loss.function) else "first calls")
                 with left_out(is_jitted(loss.function) or loss.execution.engine == "numba"):
@@ -136,7 +136,7 @@ class PointChecker:
             return match_gradients(self.loss.layout, self.gradients, copy=False)
         function: Callable[..., Any] = self.loss.function if self.gradients is True else self.gradients
         point = point.real()
-        before = point.checksums
+        before = point.stamp
         with readable_compilation("the gradients"):
             received = point.received_by(is_jitted(function))
             result = self.loss.interruption.call(at_point(in_turn(function, point.args)), received, *point.args)

@@ -109,6 +109,17 @@ def root_mean_squares(gradients: Sequence[Array]) -> Floats:
     return out
 
 
+def root_mean_squares_between(values: Floats, ends: Positions) -> Floats:
+    """The `root_mean_square` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``."""
+    out = np.empty(ends.size - 1)
+    for some in together(ends[1:] - ends[:-1]):
+        mine = values[ends[some.start] : ends[some.stop]]
+        alone = some.stop - some.start == 1
+        within = ends[some.start : some.stop + 1] - ends[some.start]
+        out[some] = root_mean_square(mine) if alone else root_mean_squares_of_runs(mine, within)
+    return out
+
+
 def norms(gradients: Sequence[Array]) -> Floats:
     """The `norm` of each flat array; those of many small ones are summed together."""
     return root_mean_squares(gradients) * np.sqrt([each.size for each in gradients])

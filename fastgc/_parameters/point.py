@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from fastgc._arguments import listed
 from fastgc._parameters.arrays import Array, Floats, Positions, medians, of_runs, together
 from fastgc._parameters.bounds import Bounds
-from fastgc._parameters.layout import Branch, ParameterLayout, named_leaves
+from fastgc._parameters.layout import Branch, Node, ParameterLayout, named_leaves
 from fastgc._parameters.record import Storage, store
 from fastgc._parameters.streams import stream
 from fastgc._parameters.symmetric import Symmetric
@@ -58,6 +59,11 @@ class Point:
     def checksums(self) -> tuple[int, ...]:
         """Checksums of the leaves. Read them first before any function of the caller receives the leaves."""
         return fingerprint(self.leaves)
+
+    @cached_property
+    def stamp(self) -> tuple[int, ...]:
+        """Checksums that show whether the leaves were written to: one of all copies, or one of each leaf."""
+        return self.checksums if self.stored is None else fingerprint([self.stored.buffer])
 
     def received_by(self, jitted: bool) -> Any:
         """The parameters as a plain or a jitted function receives them, sharing memory with the leaves."""
@@ -270,9 +276,9 @@ def _bytes(array: Array) -> bytes | memoryview:
 
 def refuse_changed(point: Point, before: tuple[int, ...], who: str) -> None:
     """Raise a ValueError if a user's function (``who``) changed parameters: entries, or the structure around them."""
-    after = fingerprint(point.leaves)
-    changed = [name for name, old, new in zip(point.layout.names, before, after, strict=True) if old != new]
-    changed += _misplaced(point)
+    stored = point.stored
+    after = fingerprint(point.leaves if stored is None else [stored.buffer])
+    changed = [*([] if after == before else _changed(point, before, after)), *_misplaced(point)]
     if changed:
         raise ValueError(
             f"{who} changed params {listed(list(dict.fromkeys(changed)))}; it must not change its parameters: "
@@ -280,8 +286,18 @@ def refuse_changed(point: Point, before: tuple[int, ...], who: str) -> None:
         )
 
 
+def _changed(point: Point, before: tuple[int, ...], after: tuple[int, ...]) -> list[str]:
+    """Names of the leaves that were written to; of copies, those that differ from what was copied."""
+    if point.stored is None or point.sources is None:
+        return [name for name, old, new in zip(point.layout.names, before, after, strict=True) if old != new]
+    pairs = zip(point.layout.names, point.leaves, point.sources, strict=True)
+    return [name for name, leaf, source in pairs if (leaf != source.astype(leaf.dtype)).any()] or [*point.layout.names]
+
+
 def _misplaced(point: Point) -> list[str]:
     """Names whose arrays were removed, replaced or added in the structure that a plain function receives."""
+    if _in_place(point.layout.structure, point.params, point.leaves):
+        return []
     try:
         here = named_leaves(point.params)
     except TypeError:  # it holds something now that is not a parameter
@@ -290,3 +306,16 @@ def _misplaced(point: Point) -> list[str]:
     return [name for name, leaf in there.items() if here.get(name) is not leaf] + [
         name for name in here if name not in there
     ]
+
+
+def _in_place(node: Node, here: object, leaves: Sequence[Array]) -> bool:
+    """Whether a structure of dicts and lists holds exactly these leaves, in their order."""
+    if isinstance(node, int):
+        return here is leaves[node]
+    if type(here) is dict and node.container is dict:
+        same = tuple(here) == node.names
+        return same and all(map(_in_place, node.children, here.values(), itertools.repeat(leaves)))
+    if type(here) is node.container and isinstance(here, (list, tuple)):
+        same = len(here) == len(node.children)
+        return same and all(map(_in_place, node.children, here, itertools.repeat(leaves)))
+    return False

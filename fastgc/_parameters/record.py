@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import ItemsView, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,6 +63,8 @@ class Record:
 
     def __getattr__(self, name: str) -> Any:
         """A field of a dataclass or an attrs class, as in ``params.W``."""
+        if name.startswith("__") or name == "_numba_type_":  # Numba asks at every call, and drops the message
+            raise AttributeError(name)
         if self.tree.node.template is not None and name in self._children:  # type: ignore[union-attr]
             return self._children[name]
         raise AttributeError(f"{self!r} has no attribute {name!r}")
@@ -98,9 +99,8 @@ def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: Recor
     if isinstance(tree.node, int):
         ndim, dtype = tree.leaves[tree.node]
         row = tree.rows[tree.node]
-        start, shape = int(table[row]), tuple(table[row + 1 : row + 1 + ndim].tolist())
-        stop = start + math.prod(shape) * np.dtype(dtype).itemsize
-        return buffer[start:stop].view(dtype).reshape(shape)
+        start, *shape = table[row : row + 1 + ndim].tolist()
+        return np.ndarray(shape, dtype, buffer, start)
     if tree.node.is_dict:
         return Record(buffer, table, tree)
     children = [over_buffer(buffer, table, tree.child(child)) for child in tree.node.children]
@@ -138,8 +138,8 @@ def store(layout: ParameterLayout, leaves: Sequence[Array], dtypes: Sequence[DTy
     buffer = np.empty(offsets[-1], np.uint8)
     table = np.array([number for row in rows for number in row], np.int64)
     kinds = tuple((leaf.ndim, dtype.char) for leaf, dtype in zip(leaves, dtypes, strict=True))
-    tree = RecordTree(layout.structure, kinds)
-    views = tuple(over_buffer(buffer, table, tree.child(t)) for t in range(len(kinds)))
+    places = zip(leaves, dtypes, offsets, strict=False)
+    views = tuple([np.ndarray(leaf.shape, dtype, buffer, offset) for leaf, dtype, offset in places])
     for view, leaf in zip(views, leaves, strict=True):
         view[...] = leaf
-    return Storage(buffer, table, tree, np.array(offsets[:-1], np.int64), views)
+    return Storage(buffer, table, RecordTree(layout.structure, kinds), np.array(offsets[:-1], np.int64), views)

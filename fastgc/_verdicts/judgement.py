@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._parameters.arrays import Array, DType, Floats, Positions, root_mean_square, root_mean_squares
+from fastgc._parameters.arrays import Array, DType, Floats, Positions, root_mean_square, root_mean_squares_between
 from fastgc._words import Verdict
 
 PASS: Final = "pass"
@@ -145,27 +145,28 @@ class Judgement:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def gradient_scales(numerical: Floats, parts: Iterable[tuple[int, slice | Positions]], defaults: Floats) -> Floats:
+def gradient_scales(numerical: Floats, tensors: Positions, defaults: Floats) -> Floats:
     """Each tensor's scale: the root mean square of its numerical entries, at least 1e-6 of the largest tensor's.
 
     Parameters
     ----------
     numerical : array, shape (entries,)
         Derivatives; those that are not finite count as 0.
-    parts : pairs
-        A tensor, and where its derivatives are.
+    tensors : array, shape (entries,)
+        The tensor of each.
     defaults : array, shape (tensors,)
         What stands for tensors without any numerical entry.
     """
+    if (tensors[1:] < tensors[:-1]).any():
+        order = np.argsort(tensors, kind="stable")
+        numerical, tensors = numerical[order], tensors[order]
+    ends = tensors.searchsorted(np.arange(defaults.size + 1))
+    measured = np.flatnonzero(ends[1:] > ends[:-1])
     scales = np.where(np.isfinite(defaults), defaults, 0.0)
-    tensors, measured = [], []
-    for t, mine in parts:
-        tensors.append(t)
-        measured.append(numerical[mine])
-    found = root_mean_squares(measured)
-    for k in np.flatnonzero(~np.isfinite(found)).tolist():
-        found[k] = root_mean_square(np.where(np.isfinite(measured[k]), measured[k], 0.0))
-    scales[tensors] = found
+    scales[measured] = root_mean_squares_between(numerical, np.append(ends[measured], ends[-1]))
+    for t in measured[~np.isfinite(scales[measured])].tolist():
+        mine = numerical[ends[t] : ends[t + 1]]
+        scales[t] = root_mean_square(np.where(np.isfinite(mine), mine, 0.0))
     return np.asarray(np.maximum(scales, SCALE_FLOOR * scales.max(initial=0.0)))
 
 
