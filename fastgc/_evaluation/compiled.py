@@ -93,7 +93,7 @@ class NumbaEvaluator:
         self.name = f"numba ({len(stores)} thread{'s' if len(stores) > 1 else ''})"
         self._direct, self._args, self._layout, self._stores = direct, args, layout, stores
         self._records = [store.record() for store in stores]
-        self._loss = _kernels.CompiledLoss(loss, (self._records[0], *args))
+        self._loss = _kernels.CompiledLoss.of(loss, (self._records[0], *args))
         dtypes = {leaf.dtype for leaf in stores[0].leaves}
         self._loops = {dtype: _kernels.open_loop(self._loss, dtype) for dtype in dtypes}
         self._ray_loops: dict[DType, Callable[..., None]] = {}

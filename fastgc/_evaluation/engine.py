@@ -216,7 +216,7 @@ def _open_compiled(
         wanted = 1 if first.scratch else execution.threads  # a scratch buffer is noted already
         count, note = affordable_threads(loss, point, wanted, read, noisy=first.noisy)
         if execution.engine == "auto" and not loop_pays(expected, first.seconds, count):
-            compiled = _kernels.CompiledLoss(loss, (point.received_by(jitted=True), *point.args))
+            compiled = _kernels.CompiledLoss.of(loss, (point.received_by(jitted=True), *point.args))
             if not _kernels.loops_are_compiled(compiled, {leaf.dtype for leaf in point.leaves}):
                 return direct, first
         return _looping(direct, loss, point, count, first.seconds, limits), first.noted(note)

@@ -158,7 +158,7 @@ class CompiledLoss:
         Arguments of the types that later calls will have.
     """
 
-    __slots__ = ("_compiled", "address", "in_parallel", "kinds", "numba_type")
+    __slots__ = ("_compiled", "address", "in_parallel", "kinds", "loops", "numba_type")
 
     @global_compiler_lock  # Numba takes this lock to compile, but not to look up machine code
     def __init__(self, loss: Dispatcher, arguments: tuple[object, ...]) -> None:
@@ -171,6 +171,17 @@ class CompiledLoss:
         self.numba_type = CompiledLossType(self._compiled.signature)
         self.kinds = (self.numba_type, kinds[0], types.Tuple(kinds[1:]))
         self.in_parallel = runs_in_parallel(loss, arguments)
+        self.loops: dict[tuple[Dispatcher, DType], Callable[..., Any]] = {}
+
+    @classmethod
+    def of(cls, loss: Dispatcher, arguments: tuple[object, ...]) -> CompiledLoss:
+        """The same, kept with the loss for later checks with arguments of these types."""
+        kept: dict[Kinds, CompiledLoss] = loss.__dict__.setdefault("_fastgc_compiled", {})
+        kinds = tuple(numba.typeof(argument) for argument in arguments)
+        found = kept.get(kinds)
+        if found is None or found._compiled is not loss.overloads.get(kinds):  # `recompile` has made another one
+            found = kept[kinds] = cls(loss, arguments)
+        return found
 
 
 def _compiled_for(loss: Dispatcher, kinds: Kinds) -> CompileResult | None:
@@ -346,8 +357,11 @@ def open_output_loop(function: CompiledLoss, dtype: DType) -> Callable[..., int]
 
 def _entry_point(kernel: Dispatcher, loss: CompiledLoss, dtype: DType) -> Callable[..., Any]:
     """The compiled kernel, called without Numba's look at the type of each argument (30 microseconds a call)."""
-    loop = functools.partial(_compilation(kernel, _kinds(kernel, loss, dtype)).entry_point, loss)
-    return one_at_a_time(loop) if loss.in_parallel else loop
+    found = loss.loops.get((kernel, dtype))
+    if found is None:
+        loop = functools.partial(_compilation(kernel, _kinds(kernel, loss, dtype)).entry_point, loss)
+        found = loss.loops[kernel, dtype] = one_at_a_time(loop) if loss.in_parallel else loop
+    return found
 
 
 @functools.cache

@@ -126,7 +126,11 @@ class Storage:
     leaves: tuple[Array, ...]
 
     def record(self) -> Any:
-        """The parameters as a jitted function receives them."""
+        """The parameters as a jitted function receives them, each time the same."""
+        return self._record
+
+    @cached_property
+    def _record(self) -> Any:
         return over_buffer(self.buffer, self.table, self.tree)
 
 

@@ -152,11 +152,11 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
         return gradient.verdicts(estimates, gradient.scales(estimates))
 
     quotients = _quotients(gradient, positions, bar)
-    plain = np.zeros(quotients.positions.size, bool)
+    judgement, plain = verdicts(quotients), np.zeros(quotients.positions.size, bool)
     if gradient.step is None:
-        plain = plainly_wrong(gradient.loss, quotients, verdicts(quotients))
+        plain = plainly_wrong(gradient.loss, quotients, judgement)
     ladders = partial(_ladders, gradient, bar)
-    estimates, judgement = decide(quotients, verdicts, ladders, plain)
+    estimates, judgement = decide(quotients, judgement, verdicts, ladders, plain)
     estimates, judgement = with_first_look(estimates, judgement, quotients, verdicts)
     looks = partial(confirm, partial(distinguishing_quotients, gradient.loss)), partial(excused, gradient)
     estimates, judgement = settled(estimates, judgement, verdicts, *looks)
@@ -208,17 +208,17 @@ def analytic_rounding(eps: Floats | float, scales: Floats, slopes: Floats) -> Fl
 
 
 def decide(
-    estimates: Estimates, verdicts: Verdicts, ladders: Ladders, plain: Flags | None = None
+    estimates: Estimates, judgement: Judgement, verdicts: Verdicts, ladders: Ladders, plain: Flags | None = None
 ) -> tuple[Estimates, Judgement]:
     """Ladders for all suspects that are not plainly wrong; they can change the scales and reveal more suspects."""
     climbed = np.zeros(estimates.positions.size, bool) if plain is None else plain
     while True:
-        judgement = verdicts(estimates)
         suspects = np.flatnonzero((judgement.failed | judgement.undecided | judgement.unsure) & ~climbed)
         if not suspects.size:
             return look_closer(estimates, judgement, verdicts, ladders)
         estimates = estimates.updated(suspects, ladders(estimates.positions[suspects], 1.0))
         climbed[suspects] = True
+        judgement = verdicts(estimates)
 
 
 def look_closer(

@@ -47,6 +47,8 @@ def plainly_wrong(loss: LossAtPoint, estimates: Estimates, judgement: Judgement)
         plain = judgement.failed & estimates.clear & (judgement.distance > PLAIN * estimates.uncertainty)
         plain &= np.isfinite(judgement.analytic)
     confirmed = np.zeros(plain.size, bool)
+    if not plain.any():
+        return confirmed
     differences = judgement.analytic - judgement.numerical
     where = _without_shown(loss, np.flatnonzero(plain), estimates, judgement)
     where = where[np.argsort(judgement.distance[where], kind="stable")]  # like with like: displacements differ less

@@ -118,10 +118,11 @@ def _through_all(
     shared = _probed(gradient, tensors, range(probes), seed, few=_OWN)
     if shared.trouble:
         return None
-    rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_MORE_SHARED + 1)]
-    more = int(
-        np.argmax([np.count_nonzero(_served(gradient, tensors, row)) for row in rows])
-    )  # the fewest for the most
+    more = 0
+    if not _served(gradient, tensors, shared.uncertainties).all():
+        rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_MORE_SHARED + 1)]
+        served = [np.count_nonzero(_served(gradient, tensors, row)) for row in rows]
+        more = int(np.argmax(served))  # the fewest for the most
     if not more:
         return shared
     further, enough = range(shared.numbers.stop, shared.numbers.stop + more), _ENOUGH * _harmless(gradient, tensors)

@@ -498,3 +498,17 @@ def test_a_cache_that_cannot_be_read_is_done_without(compiled: Path, tmp_path: P
         file.write_bytes(file.read_bytes()[:-20])
     assert checked(tmp_path, engine="auto") == "python 0 0 0"
     assert checked(tmp_path) == "numba 0 0 0"
+
+
+def test_a_loss_is_looked_up_once_for_arguments_of_some_types() -> None:
+    @numba.njit
+    def loss(p: Any, x: float) -> float:
+        return (p * x).sum()
+
+    params = np.ones(3)
+    first = _kernels.CompiledLoss.of(loss, (params, 1.0))
+    assert _kernels.CompiledLoss.of(loss, (2 * params, 3.0)) is first
+    assert _kernels.CompiledLoss.of(loss, (params, 1)) is not first
+    assert _kernels.open_loop(first, params.dtype) is _kernels.open_loop(first, params.dtype)
+    loss.recompile()
+    assert _kernels.CompiledLoss.of(loss, (params, 1.0)) is not first
