@@ -171,7 +171,7 @@ class CompiledLoss:
         self.numba_type = CompiledLossType(self._compiled.signature)
         self.kinds = (self.numba_type, kinds[0], types.Tuple(kinds[1:]))
         self.in_parallel = runs_in_parallel(loss, arguments)
-        self.loops: dict[tuple[Dispatcher, DType], Callable[..., Any]] = {}
+        self.loops: dict[tuple[Dispatcher, DType], Callable[..., object]] = {}
 
     @classmethod
     def of(cls, loss: Dispatcher, arguments: tuple[object, ...]) -> CompiledLoss:

@@ -141,7 +141,7 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
     """Measure and judge all entries of the groups: quotients for all, ladders for those in doubt."""
     first, strays = _quotients(jacobian, groups, bar)
     judged = partial(verdicts, jacobian)
-    estimates, judgement = decide(first, judged(first), judged, partial(_ladders, jacobian, first, bar))
+    estimates, judgement = decide(first, judged, partial(_ladders, jacobian, first, bar))
     estimates, judgement = with_first_look(estimates, judgement, first, judged)
     asked = None if jacobian.displaced is None else partial(_verdicts_beside, jacobian, jacobian.displaced)
     small_steps, nearby = partial(_small_steps, jacobian), _nearby(jacobian)

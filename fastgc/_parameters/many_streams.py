@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +30,10 @@ def streams(seed: int, purpose: Purpose, names: Sequence[str]) -> Iterator[np.ra
     if len(names) < _FEW:
         yield from (stream(seed, purpose, name) for name in names)
         return
-    bits: Any = np.random.PCG64(0)
+    bits = np.random.PCG64(0)
     generator = np.random.Generator(bits)
-    state: dict[str, Any] = {"bit_generator": "PCG64", "has_uint32": 0, "uinteger": 0}
     for here, step in _pcg64_states(_generated(_pool(_entropy(seed, purpose, names)))):
-        bits.state = state | {"state": {"state": here, "inc": step}}
+        bits.state = {"bit_generator": "PCG64", "state": {"state": here, "inc": step}, "has_uint32": 0, "uinteger": 0}
         yield generator
 
 

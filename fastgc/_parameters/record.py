@@ -130,7 +130,7 @@ class Storage:
         return self._record
 
     @cached_property
-    def _record(self) -> Any:
+    def _record(self) -> object:
         return over_buffer(self.buffer, self.table, self.tree)
 
 

@@ -156,7 +156,7 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
     if gradient.step is None:
         plain = plainly_wrong(gradient.loss, quotients, judgement)
     ladders = partial(_ladders, gradient, bar)
-    estimates, judgement = decide(quotients, judgement, verdicts, ladders, plain)
+    estimates, judgement = decide(quotients, verdicts, ladders, plain, judgement)
     estimates, judgement = with_first_look(estimates, judgement, quotients, verdicts)
     looks = partial(confirm, partial(distinguishing_quotients, gradient.loss)), partial(excused, gradient)
     estimates, judgement = settled(estimates, judgement, verdicts, *looks)
@@ -208,9 +208,17 @@ def analytic_rounding(eps: Floats | float, scales: Floats, slopes: Floats) -> Fl
 
 
 def decide(
-    estimates: Estimates, judgement: Judgement, verdicts: Verdicts, ladders: Ladders, plain: Flags | None = None
+    estimates: Estimates,
+    verdicts: Verdicts,
+    ladders: Ladders,
+    plain: Flags | None = None,
+    judgement: Judgement | None = None,
 ) -> tuple[Estimates, Judgement]:
-    """Ladders for all suspects that are not plainly wrong; they can change the scales and reveal more suspects."""
+    """Ladders for all suspects that are not plainly wrong; they can change the scales and reveal more suspects.
+
+    ``judgement`` is that of the estimates, where it is known.
+    """
+    judgement = judgement or verdicts(estimates)
     climbed = np.zeros(estimates.positions.size, bool) if plain is None else plain
     while True:
         suspects = np.flatnonzero((judgement.failed | judgement.undecided | judgement.unsure) & ~climbed)
