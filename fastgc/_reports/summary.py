@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
-from fastgc._parameters.arrays import Floats
+from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
 from fastgc._reports.contents import EntryLadder
@@ -135,7 +134,7 @@ class _Measured:
     found: PointResult
     estimates: Estimates
     judgement: Judgement
-    parts: Mapping[int, Any]
+    parts: Mapping[int, slice | Positions]
 
     @classmethod
     def of(cls, layout: ParameterLayout, found: PointResult) -> _Measured:
@@ -242,7 +241,7 @@ def entry_ladder(ladder: Ladder, entry: Entry) -> EntryLadder:
     )
 
 
-def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, NDArray[Any]]:
+def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, Array]:
     """The columns of `Entries`."""
     return {
         "point": points,
