@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastgc._evaluation.bounded import BoundedEvaluator
 from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
@@ -48,6 +48,7 @@ class CallersLoss:
     open_with : what opens its evaluators; frameworks have their own
     interruption : whether the check of this loss was interrupted
     finer : opens an evaluator of the same loss in double precision at a point, until a deadline, if there is one
+    exact : opens tangents of the loss at a point that owe nothing to the gradient that is checked, if there are any
     copied : whether a point holds copies; not where the evaluators displace what they keep themselves
     """
 
@@ -65,6 +66,7 @@ class CallersLoss:
     notes: tuple[str, ...] = ()
     open_with: OpenEvaluator = open_evaluator
     finer: Callable[[Point, float], tuple[Evaluator, FirstCall] | None] | None = None
+    exact: Callable[[Point], Any] | None = None
     copied: bool = True
     interruption: Interruption = field(default_factory=Interruption)
 

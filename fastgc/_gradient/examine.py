@@ -170,6 +170,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     plan = _with_held(plan, gradient, check.probed)
     found = _probed_and_sampled(check, gradient, plan, spoiled, bar)
     found, finer = _looked_at_finer(check, gradient, found, bar)
+    found, tangents = _decided_exactly(check, gradient, found, bar)
     found = _sampled_further(check, gradient, found, bar)
     plan = found.plan
     known = {*spoiled, *found.coverages}
@@ -192,7 +193,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
         unreached=missing,
         notes=(*check.notes, *told.remarks, *found.notes, *_refused(check), *told.explanation.notes),
         raised=check.evaluator.raised,
-        evaluations=_evaluations(check) + told.explanation.evaluations + finer,
+        evaluations=_evaluations(check) + told.explanation.evaluations + finer + tangents,
         engine=check.evaluator.name,
         crosscheck=told.crosscheck,
     )
@@ -262,6 +263,27 @@ def _looked_at_finer(
         scales=gradient.scales(estimates),
     )  # fmt: skip
     return found, finer.evaluations
+
+
+def _decided_exactly(
+    check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress
+) -> tuple[_Measured, int]:
+    """What was measured, with what exact tangents decide of the rest, and how many evaluations that took."""
+    loss = check.loss
+    if loss is None or loss.exact is None or check.point is None or check.interrupted:
+        return found, 0
+    if loss.is_complex or loss.symmetric is not None or gradient.step is not None:
+        return found, 0
+    from fastgc._gradient.exact import ExactReferee
+
+    referee = ExactReferee(loss.exact, check.point, gradient, check.deadline, check.options.seed, bar)
+    with contextlib.closing(referee), contextlib.suppress(OutOfTime):
+        estimates, judgement = referee.entries(found.estimates, found.judgement)
+        found = replace(found, estimates=estimates, judgement=judgement, scales=gradient.scales(estimates))
+        coverages, looked_at = referee.probes(found.coverages, estimates, judgement)
+        looked_at = Estimates.joined([found.looked_at, looked_at])
+        found = replace(found, coverages=coverages, looked_at=looked_at, notes=(*found.notes, *referee.notes))
+    return found, referee.evaluations
 
 
 def _with_held(plan: SamplePlan, gradient: GradientAtPoint, tensors: Sequence[int]) -> SamplePlan:

@@ -17,15 +17,14 @@ from fastgc._arguments import plural
 from fastgc._derivatives.estimates import Estimates, LossAtPoint, open_loss
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.evaluator import Evaluator, OutOfTime
-from fastgc._parameters.arrays import Floats, Positions
 from fastgc._parameters.point import Point
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint
+from fastgc._verdicts.exact import contradicted
 from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.probes import ProbeResult, probe_tensors, resolves
 from fastgc._verdicts.time_budget import check_in_time
 
-_CONTRADICTING = 10.0  # uncertainties, beyond which a difference is of something else: from there on, entries fail
 _SAME_LOSS = 100.0  # times its noise, by which the coarse loss may be off: noise is what neighbouring values scatter by
 
 
@@ -59,7 +58,7 @@ class FinerValues:
             return estimates, judgement, ()
         found, judged = check_in_time(gradient, estimates.positions[where], self._deadline, self._bar)
         where = where[np.isin(estimates.positions[where], found.positions)]
-        keep = judged.passed & ~_contradicted(estimates.part(where), found.numerical)
+        keep = judged.passed & ~contradicted(estimates.part(where), found.numerical)
         if not keep.any():
             return estimates, judgement, ()
         judgement = judgement.part(np.arange(judgement.analytic.size))
@@ -68,17 +67,13 @@ class FinerValues:
 
     def probes(self, coverages: Mapping[int, ProbeResult], probes: int) -> dict[int, ProbeResult]:
         """The probes of tensors, with those that were too uncertain replaced where finer ones see no difference."""
-        doubted = [t for t, each in coverages.items() if self._hides(t, each)]
+        doubted = [t for t, each in coverages.items() if hides(self._coarse, t, each)]
         gradient = self._finer() if doubted else None
         if gradient is None:
             return dict(coverages)
         found = probe_tensors(gradient, doubted, probes, self._seed, self._bar)
         better = {t: ProbeResult(each) for t, each in found.items() if not (each.suspicious or each.trouble)}
         return {**coverages, **better}
-
-    def _hides(self, t: int, coverage: ProbeResult) -> bool:
-        fruitless = coverage.located is None or not coverage.located.wrong
-        return fruitless and not (coverage.probing.suspicious or resolves(self._coarse, t, coverage.probing))
 
     def _finer(self) -> GradientAtPoint | None:
         """The same gradient beside the finer loss; None where there is none, or it is another function."""
@@ -103,9 +98,10 @@ class FinerValues:
         return replace(self._coarse, loss=loss)
 
 
-def _contradicted(coarse: Estimates, numerical: Floats) -> Positions:
-    off = np.abs(numerical - coarse.numerical)
-    return np.asarray(coarse.clear & (off > _CONTRADICTING * coarse.uncertainty))
+def hides(gradient: GradientAtPoint, t: int, coverage: ProbeResult) -> bool:
+    """Whether the probes of a tensor are too uncertain and found nothing."""
+    fruitless = coverage.located is None or not coverage.located.wrong
+    return fruitless and not (coverage.probing.suspicious or resolves(gradient, t, coverage.probing))
 
 
 def _note(count: int) -> str:
