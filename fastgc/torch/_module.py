@@ -31,6 +31,7 @@ from fastgc.torch._nested import out_of_reach
 from fastgc.torch._operations import operations_of
 from fastgc.torch._points import KNOWN, AnalyticGradient, Finer, Opener, held
 from fastgc.torch._subject import Arguments, detached, is_inexact, refused_inputs, subject_of
+from fastgc.torch._tangent import module_tangents
 
 _OUT_OF_REACH = "inside objects other than lists, tuples, mappings and dataclasses"
 _BFLOAT16_RTOL = 8e-2  # ten units of its round-off, 2**-7, as 1e-2 is of float16
@@ -112,6 +113,12 @@ def check_module(
     GradientReport
         ``engine`` names the device, and "vmap" where `torch.func.vmap` computed values in batches. The notes name every
         tensor that was left out. Complex tensors are pairs of real numbers, in a last axis of 2.
+
+    Notes
+    -----
+    What differences leave undecided (in noise, in single precision) is decided by the exact tangent of custom
+    Functions: their ``forward`` run in forward mode, in double precision and apart from their ``backward``. A note says
+    so. It needs a forward pass that PyTorch can follow, and parameters that were copied.
 
     Raises
     ------
@@ -232,15 +239,15 @@ def _check(
         leaves = [held(each) for each in reals]
         layout = named_layout(subject.names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves])
         opener = Opener(subject, [as_reals(tensor) for tensor in originals.values()], seeded, tuple(left_out))
-        finer = (
-            None
-            if options.precision == "double" or subject.in_place
-            else Finer(
-                partial(subject_of, module, arguments, loss, originals, replace(options, precision="double"), seeded)
-            )
+        coarse = options.precision == "native"
+        raised = replace(options, precision="double")
+        in_double = (
+            partial(subject_of, module, arguments, loss, originals, raised, seeded) if coarse else lambda: subject
         )
+        finer = Finer(in_double) if coarse and not subject.in_place else None
+        exact = None if subject.in_place else partial(module_tangents, in_double, coarse)
         callers = CallersLoss(
-            subject, (), layout, leaves, Execution("python"), open_with=opener, copied=False, finer=finer
+            subject, (), layout, leaves, Execution("python"), open_with=opener, copied=False, finer=finer, exact=exact
         )  # fmt: skip
         earlier = None if previous is None else _earlier(layout, leaves, previous, module, options.precision)
         gradient = AnalyticGradient(subject)
