@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastgc._evaluation.bounded import BoundedEvaluator
 from fastgc._evaluation.engine import Execution, FirstCall, in_turn, is_jitted, open_evaluator
@@ -16,6 +16,7 @@ from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.interruption import InterruptibleEvaluator, Interruption
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.symmetric import SymmetricEvaluator
+from fastgc._evaluation.tangents import Tangents
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
@@ -66,9 +67,14 @@ class CallersLoss:
     notes: tuple[str, ...] = ()
     open_with: OpenEvaluator = open_evaluator
     finer: Callable[[Point, float], tuple[Evaluator, FirstCall] | None] | None = None
-    exact: Callable[[Point], Any] | None = None
+    exact: Callable[[Point], Tangents | None] | None = None
     copied: bool = True
     interruption: Interruption = field(default_factory=Interruption)
+
+    @property
+    def is_known_further(self) -> bool:
+        """Whether anything but its values may decide what these do not."""
+        return self.finer is not None or self.exact is not None
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
@@ -95,6 +101,10 @@ class CallersLoss:
         """An evaluator of the loss in double precision, and the result of the first calls; None if there is none."""
         found = None if self.finer is None else self.interruption.call(self.finer, point, deadline)
         return None if found is None else (self._restricted(found[0]), found[1])
+
+    def open_exact(self, point: Point) -> Tangents | None:
+        """The exact tangents of the loss at a point; None if there are none."""
+        return None if self.exact is None else self.interruption.call(self.exact, point)
 
     def open_complex(self, point: Point, deadline: float = math.inf) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
@@ -13,9 +12,11 @@ from fastgc._arguments import listed, plural
 from fastgc._derivatives.complex_slopes import ComplexLoss
 from fastgc._derivatives.directions import FURTHER, Probing, direction
 from fastgc._derivatives.estimates import Estimates, LossAtPoint
+from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.evaluator import Ray, Tick
+from fastgc._evaluation.tangents import Tangents
 from fastgc._evaluation.working_time import now
-from fastgc._gradient.finer import hides
+from fastgc._gradient.finer import hides, same_loss, stands_still
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, root_mean_squares
 from fastgc._parameters.point import Point
 from fastgc._progress import Progress
@@ -29,56 +30,23 @@ _EPS = 64 * float(np.finfo(np.float64).eps)  # the relative uncertainty of a tan
 # In units of the scale: central quotients there are off by 1e-8 of a smooth slope, and their noise is 1e-11 of a loss.
 _DISTANCES = np.array([2.0**-13, 2.0**-14])
 _UNLIKE = 1e-3  # of a slope, besides what two quotients differ by: a body that drops a part of it is off by more
-_SAME_LOSS = 100.0  # times its noise, by which the coarse loss may be off: noise is what neighbouring values scatter by
-
-
-class Tangents(Protocol):
-    """Slopes of a loss that owe nothing to the gradient that is checked.
-
-    Attributes
-    ----------
-    value : the loss at the point, in double precision
-    coarse : whether the check evaluates the loss in less than that
-    source : whose tangents they are, in words
-    evaluations : of the loss or of its tangent, so far
-    """
-
-    value: float
-    coarse: bool
-    source: str
-    evaluations: int
-
-    def slope(self, rays: Sequence[Ray]) -> float:
-        """The slope along a direction; nan where it is not known."""
-        ...
-
-    def values(self, rays: Sequence[Ray], distances: Floats) -> Floats:
-        """The loss at these distances along a direction."""
-        ...
-
-    def gradients(self) -> Sequence[Array]:
-        """The gradient that is checked, in double precision, a flat array for each tensor."""
-        ...
-
-    def close(self) -> None:
-        """Restore what was changed."""
-        ...
-
-
-OpenTangents = Callable[[Point], Tangents | None]
 
 
 class ExactReferee:
     """Decides at a point, with tangents that are opened when they are first needed."""
 
     def __init__(
-        self, opened: OpenTangents, point: Point, gradient: GradientAtPoint, deadline: float, seed: int, bar: Progress
+        self, loss: CallersLoss, point: Point, gradient: GradientAtPoint, deadline: float, seed: int, bar: Progress
     ) -> None:
-        self._open, self._point, self._gradient = opened, point, gradient
+        self._loss, self._point, self._gradient = loss, point, gradient
         self._deadline, self._seed, self._bar = deadline, seed, bar
         self._tangents: Tangents | None = None
+        coarsest = float(gradient.loss.eps.max(initial=0.0))
+        self._coarse = coarsest > float(np.finfo(np.float64).eps)
+        self._half = coarsest >= float(np.finfo(np.float16).eps)
         self._tried = False
-        self._decided: list[str] = []
+        self._entries = 0
+        self._probed: set[str] = set()
 
     @property
     def evaluations(self) -> int:
@@ -88,9 +56,11 @@ class ExactReferee:
     @property
     def notes(self) -> tuple[str, ...]:
         """On what was decided."""
-        if self._tangents is None or not self._decided:
+        some = [f"{self._entries} {plural(self._entries, 'entry', 'entries')}"] if self._entries else []
+        some += [f"the probes of {listed(sorted(self._probed), quote=False)}"] if self._probed else []
+        if self._tangents is None or not some:
             return ()
-        return (f"the exact tangent of {self._tangents.source} decided {' and '.join(self._decided)}",)
+        return (f"the exact tangent of {self._tangents.source} decided {' and '.join(some)}",)
 
     def close(self) -> None:
         """Close the tangents."""
@@ -102,35 +72,33 @@ class ExactReferee:
     def entries(self, estimates: Estimates, judgement: Judgement) -> tuple[Estimates, Judgement]:
         """The entries with those decided that were not."""
         jumps = estimates.troubled_by("jump", "not reached")
-        where = np.flatnonzero(judgement.undecided & np.isfinite(judgement.analytic) & ~jumps)
+        doubted = judgement.undecided | (judgement.failed & (self._half | (self._coarse & stands_still(estimates))))
+        where = np.flatnonzero(doubted & np.isfinite(judgement.analytic) & ~jumps)
         if not where.size or not self._opened():
             return estimates, judgement
         assert self._tangents is not None
-        gradient, tangents = self._gradient, self._tangents
-        exact = slopes_of_entries(tangents, gradient.loss, estimates.positions[where], self._deadline)
+        gradient = self._gradient
+        exact = slopes_of_entries(self._tangents, gradient.loss, estimates.positions[where], self._deadline)
         known = np.isfinite(exact)
         where, exact = where[: exact.size][known], exact[known]
         estimates, judgement, count = decided(
             estimates, judgement, where, exact, _EPS, lambda found: gradient.verdicts(found, gradient.scales(found)),
-            coarse=tangents.coarse, refutable=self._refutable(estimates.positions[where], exact),
+            coarse=self._coarse, refutable=self._refutable,
         )  # fmt: skip
-        self._decided += [f"{count} {plural(count, 'entry', 'entries')}"] if count else []
+        self._entries += count
         return estimates, judgement
 
-    def _refutable(self, positions: Positions, exact: Floats) -> Flags | None:
-        """Where round-off of a coarse gradient is no excuse: the one in double precision is off as well."""
+    def _refutable(self, found: Estimates) -> Flags:
+        """Where round-off of a coarse gradient is no excuse: the one in double precision is off by as much."""
         finer = self._in_double()
-        if finer is self._gradient:
-            return None
-        analytic = finer.analytic(positions)
-        tensors = finer.loss.layout.tensor_of(positions)
-        size = np.maximum(np.abs(analytic), np.abs(exact))
-        return np.asarray(np.abs(analytic - exact) > finer.tolerances.allowed(tensors, size, finer.sizes))
+        native, double = self._gradient.analytic(found.positions), finer.analytic(found.positions)
+        as_much = np.abs(double - found.numerical) >= np.abs(native - found.numerical) / 2
+        return np.asarray(finer.verdicts(found, finer.scales(found)).failed & as_much)
 
     def _in_double(self) -> GradientAtPoint:
         """The gradient in double precision beside the exact loss."""
         tangents, gradient = self._tangents, self._gradient
-        if tangents is None or not tangents.coarse:
+        if tangents is None or not self._coarse:
             return gradient
         finer = [np.asarray(each).reshape(-1) for each in tangents.gradients()]
         return replace(gradient, gradients=finer, sizes=root_mean_squares(finer))
@@ -150,8 +118,7 @@ class ExactReferee:
         wrong = {t: each for t, each in self._settled(finer, rest).items() if each.suspicious}
         nowhere, scales = np.empty(0, np.int64), finer.scales(estimates)
         located, looked_at = search(finer, nowhere, wrong, estimates, judgement, scales, self._seed, self._bar)
-        names = [self._gradient.loss.layout.names[t] for t in {**right, **located}]
-        self._decided += [f"the probes of {listed(names, quote=False)}"] if names else []
+        self._probed |= {finer.loss.layout.names[t] for t in {**right, **located}}
         return {**coverages, **{t: ProbeResult(each) for t, each in right.items()}, **located}, looked_at
 
     def _settled(self, gradient: GradientAtPoint, probings: Mapping[int, Probing]) -> dict[int, Probing]:
@@ -175,7 +142,7 @@ class ExactReferee:
         """Whether there are tangents that can be relied on."""
         if not self._tried and now() <= self._deadline:
             self._tried = True
-            found = self._open(self._point)
+            found = self._loss.open_exact(self._point)
             if found is not None and self._sound(found):
                 self._tangents = found
             elif found is not None:
@@ -185,7 +152,7 @@ class ExactReferee:
     def _sound(self, tangents: Tangents) -> bool:
         """Whether they are of this loss, the same twice, and not other than its differences in double precision."""
         loss = self._gradient.loss
-        if not abs(tangents.value - loss.base) <= _SAME_LOSS * loss.noise.at_point:
+        if not same_loss(self._gradient, tangents.value):
             return False
         filled = [t for t, size in enumerate(loss.layout.sizes) if size]
         rays = direction(loss, filled, self._seed, FURTHER)

@@ -8,6 +8,7 @@ kink it follows one convention of several.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,7 @@ def decided(
     verdicts: Verdicts,
     *,
     coarse: bool,
-    refutable: Flags | None = None,
+    refutable: Callable[[Estimates], Flags] | None = None,
 ) -> tuple[Estimates, Judgement, int]:
     """The entries with those decided that differences left undecided, and how many these are.
 
@@ -41,8 +42,8 @@ def decided(
         The relative uncertainty of these.
     coarse : bool
         Whether differences are of values in less than double precision.
-    refutable : array of bool, optional
-        Which of them may fail; by default all.
+    refutable : callable, optional
+        Which of the exact estimates may fail; by default all.
     """
     before = estimates.part(where)
     refuted = contradicted(before, exact)
@@ -50,12 +51,14 @@ def decided(
         return estimates, judgement, 0
     better = _estimates(before, exact, eps)
     tried = verdicts(estimates.updated(where, better)).part(where)
-    doubted = judgement.undecided[where] & before.clear & ~refuted
-    keep = tried.passed | (tried.failed & doubted & (True if refutable is None else refutable))
+    stairs = coarse & before.troubled_by("quantised")
+    wrong = tried.failed & judgement.undecided[where] & (stairs | (before.clear & ~refuted))
+    keep = tried.passed | (wrong & refutable(better) if refutable is not None and wrong.any() else wrong)
     if not keep.any():
         return estimates, judgement, 0
-    estimates = estimates.updated(where[keep], better.part(keep))
-    return estimates, verdicts(estimates), int(np.count_nonzero(keep))
+    judgement = judgement.part(np.arange(judgement.analytic.size))
+    judgement.set_at(where[keep], tried.part(keep))
+    return estimates.updated(where[keep], better.part(keep)), judgement, int(np.count_nonzero(keep))
 
 
 def contradicted(differences: Estimates, slopes: Floats) -> Flags:

@@ -320,7 +320,7 @@ def report_on(
     small = sum(array.nbytes for array in arrays) <= _COPIED_BYTES
     coarse = options.precision == "native"
     finer = partial(_finer, loss) if coarse and small else None
-    exact = partial(loss_tangents, loss, analytic, by_jax, coarse) if small else None
+    exact = partial(loss_tangents, loss, analytic, by_jax) if small else None
     callers = CallersLoss(loss, (), layout, arrays, Execution("python"), precision="native",
                           open_with=partial(_opened, tuple(notes)), finer=finer, exact=exact)  # fmt: skip
     given = gradients if asked else gradients(dict(zip(names, arrays, strict=True)))

@@ -44,7 +44,6 @@ class LossTangents:
     along: Slope
     analytic: Callable[[Leaves], Sequence[Leaf]]
     value: float
-    coarse: bool
     source: str
     opened: contextlib.ExitStack
     evaluations: int = 1
@@ -80,11 +79,11 @@ class LossTangents:
 
 
 def loss_tangents(
-    loss: LossOfLeaves, analytic: Callable[[Leaves], Sequence[Leaf]], by_jax: bool, coarse: bool, point: Point
+    loss: LossOfLeaves, analytic: Callable[[Leaves], Sequence[Leaf]], by_jax: bool, point: Point
 ) -> LossTangents | None:
     """The tangents of a loss in double precision at a point; None where it has none, or none that proves anything.
 
-    ``by_jax``: whether the gradient is JAX's own. ``coarse``: whether the check runs the loss in less.
+    ``by_jax``: whether the gradient is JAX's own.
     """
     leaves = [leaf.astype(np.float64) for leaf in point.leaves]
     with contextlib.ExitStack() as opened:
@@ -103,7 +102,7 @@ def loss_tangents(
         except Exception:  # what cannot be traced, and whatever it does with numbers that it was not written for
             return None
         source = BODIES if bodies.called else _ITSELF
-        return LossTangents(leaves, along, analytic, value, coarse, source, opened.pop_all())
+        return LossTangents(leaves, along, analytic, value, source, opened.pop_all())
 
 
 class _Cut(Exception):

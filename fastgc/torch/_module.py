@@ -245,7 +245,7 @@ def _check(
             partial(subject_of, module, arguments, loss, originals, raised, seeded) if coarse else lambda: subject
         )
         finer = Finer(in_double) if coarse and not subject.in_place else None
-        exact = None if subject.in_place else partial(module_tangents, in_double, coarse)
+        exact = None if subject.in_place else partial(module_tangents, in_double)
         callers = CallersLoss(
             subject, (), layout, leaves, Execution("python"), open_with=opener, copied=False, finer=finer, exact=exact
         )  # fmt: skip

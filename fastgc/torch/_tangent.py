@@ -101,7 +101,6 @@ class ModuleTangents:
 
     subject: Subject
     value: float
-    coarse: bool
     opened: contextlib.ExitStack
     evaluations: int = 1
     source: str = field(default=BODIES, init=False)
@@ -156,18 +155,15 @@ class ModuleTangents:
         return out.to(like.device)
 
 
-def module_tangents(copied: Callable[[], Subject], coarse: bool, point: Point) -> ModuleTangents | None:
-    """The tangents of a module in double precision at a point; None where it does not run in that.
-
-    ``coarse``: the check runs it in less.
-    """
+def module_tangents(copied: Callable[[], Subject], point: Point) -> ModuleTangents | None:
+    """The tangents of a module in double precision at a point; None where it does not run in that."""
     with contextlib.ExitStack() as opened:
         try:
             subject = copied()
             leaves = [leaf.astype(np.float64) for leaf in point.leaves]
             opened.enter_context(holding([as_reals(each) for each in subject.tensors], leaves))
             with torch.no_grad():
-                return ModuleTangents(subject, float(subject({})), coarse, opened.pop_all())
+                return ModuleTangents(subject, float(subject({})), opened.pop_all())
         except Exception:  # whatever it does with numbers that it was not written for
             return None
 

@@ -96,7 +96,7 @@ def test_a_right_backward_passes(name: str, samples: int) -> None:
 def test_the_report_says_so_of_entries_and_probes() -> None:
     report = check_module(Applied(1.0, noise_added), torch.linspace(-0.9, 1.0, 6), samples=2)
     (note,) = [note for note in report.notes if note.startswith(DECIDED)]
-    assert "entries and the probes of linear.weight" in note
+    assert note.endswith("entries and the probes of inputs[0], linear.bias, linear.weight")
     assert "(exact)" in str(report)
     assert not any("finite difference itself" in note for note in report.notes)
 
