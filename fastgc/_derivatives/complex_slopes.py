@@ -24,14 +24,28 @@ the differences in every direction measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from fastgc._evaluation.evaluator import Evaluator, OutOfTime, Ray, silent
+from fastgc._evaluation.evaluator import OutOfTime, Ray, Tick, silent
 from fastgc._parameters.arrays import Array, Floats, Positions
 
 # In units of the scale: their squares, 1e-40, vanish beside 1. No one is another times a power of 2: they round apart.
 IMAGINARY_STEPS = np.array([1.0, 1.3, 1.7]) * 1e-20
+
+
+class ComplexEvaluator(Protocol):
+    """What a `ComplexLoss` needs of an `Evaluator` over complex parameters."""
+
+    @property
+    def evaluations(self) -> int: ...
+
+    def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Array) -> Array: ...
+
+    def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array: ...
+
+    def entries(self, positions: Positions) -> Array: ...
 
 
 class ComplexLoss:
@@ -54,10 +68,10 @@ class ComplexLoss:
     """
 
     def __init__(
-        self, opened: Callable[[], Evaluator | None], *, preferred: bool = False, slow_start: bool = False
+        self, opened: Callable[[], ComplexEvaluator | None], *, preferred: bool = False, slow_start: bool = False
     ) -> None:
         self._opened, self.preferred, self.slow_start = opened, preferred, slow_start
-        self._evaluator: Evaluator | None = None
+        self._evaluator: ComplexEvaluator | None = None
         self.agreed, self.trouble = False, ""
 
     @property
@@ -72,7 +86,7 @@ class ComplexLoss:
     def at_entries(self, positions: Positions, steps: Floats) -> Array | None:
         """Values with each entry moved by ``1j`` times its steps, both of shape (entries, steps); None as above."""
 
-        def values(evaluator: Evaluator) -> Array:
+        def values(evaluator: ComplexEvaluator) -> Array:
             return evaluator.values(positions, evaluator.entries(positions)[:, None] + 1j * steps, silent)
 
         return self._values(values)
@@ -81,7 +95,7 @@ class ComplexLoss:
         """Have no values from now on."""
         self.trouble = why
 
-    def _values(self, values: Callable[[Evaluator], Array]) -> Array | None:
+    def _values(self, values: Callable[[ComplexEvaluator], Array]) -> Array | None:
         if self.trouble:  # a further try would compile a jitted loss again
             return None
         try:

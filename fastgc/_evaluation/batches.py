@@ -40,17 +40,18 @@ class Batches:
     Attributes
     ----------
     used : whether the values of some batch were used
+    trusted : whether a batch gave the same as plain calls; None before one was tried
     """
 
     def __init__(self, possible: bool = True, compare_all: bool = False) -> None:
         self.used = False
-        self._trusted: bool | None = None if possible else False
+        self.trusted: bool | None = None if possible else False
         self._compare_all = compare_all
 
     @property
     def possible(self) -> bool:
         """Whether batches may be used: no batch was found to raise or to differ."""
-        return self._trusted is not False
+        return self.trusted is not False
 
     def values(self, batch: Callable[[], Array | None], same: Callable[[Array], bool]) -> Array | None:
         """The values that ``batch()`` gives, if they may be used; else None.
@@ -62,16 +63,16 @@ class Batches:
         same : callable
             Whether plain calls give the same as some of these values.
         """
-        if self._trusted is False:
+        if self.trusted is False:
             return None
         try:
             found = batch()
         except Exception:
             found = None
-        if not self._trusted or (self._compare_all and found is not None):
-            self._trusted = found is not None and same(found)
-        self.used |= self._trusted and found is not None
-        return found if self._trusted else None
+        if not self.trusted or (self._compare_all and found is not None):
+            self.trusted = found is not None and same(found)
+        self.used |= self.trusted and found is not None
+        return found if self.trusted else None
 
 
 def relative_to_point(values: Array, base: Array | float) -> Array:

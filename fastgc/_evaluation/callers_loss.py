@@ -16,6 +16,7 @@ from fastgc._evaluation.floating_point import displaced
 from fastgc._evaluation.interruption import InterruptibleEvaluator, Interruption
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.symmetric import SymmetricEvaluator
+from fastgc._evaluation.tangents import Tangents
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
@@ -48,6 +49,7 @@ class CallersLoss:
     open_with : what opens its evaluators; frameworks have their own
     interruption : whether the check of this loss was interrupted
     finer : opens an evaluator of the same loss in double precision at a point, until a deadline, if there is one
+    exact : opens tangents of the loss at a point that owe nothing to the gradient that is checked, if there are any
     copied : whether a point holds copies; not where the evaluators displace what they keep themselves
     """
 
@@ -65,8 +67,14 @@ class CallersLoss:
     notes: tuple[str, ...] = ()
     open_with: OpenEvaluator = open_evaluator
     finer: Callable[[Point, float], tuple[Evaluator, FirstCall] | None] | None = None
+    exact: Callable[[Point], Tangents | None] | None = None
     copied: bool = True
     interruption: Interruption = field(default_factory=Interruption)
+
+    @property
+    def is_known_further(self) -> bool:
+        """Whether anything but its values may decide what these do not."""
+        return self.finer is not None or self.exact is not None
 
     @contextlib.contextmanager
     def at(self, moving: contextlib.AbstractContextManager[Sequence[Array]]) -> Iterator[Point]:
@@ -93,6 +101,10 @@ class CallersLoss:
         """An evaluator of the loss in double precision, and the result of the first calls; None if there is none."""
         found = None if self.finer is None else self.interruption.call(self.finer, point, deadline)
         return None if found is None else (self._restricted(found[0]), found[1])
+
+    def open_exact(self, point: Point) -> Tangents | None:
+        """The exact tangents of the loss at a point; None if there are none."""
+        return None if self.exact is None else self.interruption.call(self.exact, point)
 
     def open_complex(self, point: Point, deadline: float = math.inf) -> Evaluator:
         """An evaluator at a complex copy of the point, which calls the loss from Python (a jitted one too)."""

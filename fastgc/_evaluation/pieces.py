@@ -28,7 +28,7 @@ import pickle
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from fastgc._evaluation import executors
@@ -116,15 +116,16 @@ class SharedWork:
         arguments: Callable[[slice], tuple[object, ...]],
         place: Callable[[slice], str],
         deadline: float,
+        ends: Sequence[int] = (),
     ) -> Generator[tuple[int, slice, Any]]:
         """The number of each piece, the evaluations in it, and what ``method`` gives for its arguments.
 
-        ``place`` says in words which evaluations are in a piece. After an exception nothing is left at work, as far as
-        the engine lets us.
+        ``place`` says in words which evaluations are in a piece, which may end only at ``ends``, if there are any.
+        After an exception nothing is left at work, as far as the engine lets us.
         """
         self._engine = self._engine or self._start()
         length = piece_length(count, self.seconds, self.count, deadline - now(), self._engine.piece_seconds)
-        parts = [slice(start, min(start + length, count)) for start in range(0, count, length)]
+        parts = list(_parts(ends or range(length, count + length, length), count, length))
         words = _Words(named(self.workers), self.words[0], parts, place, length * self.seconds)
         tasks = deque((k, {}, self.parcel, method, *arguments(part)) for k, part in enumerate(parts))
         spent, done = 0.0, False
@@ -210,6 +211,15 @@ class _Words:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def _parts(ends: Sequence[int], count: int, length: int) -> Iterator[slice]:
+    """Pieces of at least so many evaluations that end where they may."""
+    start = 0
+    for end in ends:
+        if end - start >= length or end >= count:
+            yield slice(start, min(end, count))
+            start = end
 
 
 def _sent(task: executors.Task, token: str) -> dict[str, bytes]:

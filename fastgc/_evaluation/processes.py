@@ -8,12 +8,13 @@ import math
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._evaluation.evaluator import (
+    Evaluator,
     OutOfTime,
     Raised,
     Ray,
@@ -36,7 +37,37 @@ from fastgc._words import Workers
 # vector. The relative displacement is enough to change the loss by more than its round-off.
 _TRIAL_ENTRIES, _TRIAL_STEP = 64, 1e-3
 _DIRECTIONS_BYTES = 1 << 26  # of weights that are sent and kept at a time: 64 MiB, which any worker has
+Trial = tuple[Positions, Array, Array]  # positions, rows of their entries, and our values there
 _SAME_VALUE_THERE = 1e-8  # relative: another process may sum a set in another order; a changed global shows far above
+
+
+class Direct(Evaluator, Protocol):
+    """An evaluator in this process, such as a `PythonEvaluator`."""
+
+    deadline: float
+    raised: Raised
+    unfinished: Array | None
+
+    @property
+    def result_dtype(self) -> type[Any]: ...
+
+    def along_one(self, rays: Sequence[Ray], distances: Array) -> Array:
+        """The loss at ``distances`` along one direction."""
+        ...
+
+
+class Sent(Protocol):
+    """What every worker receives once, such as a `SentLoss`; ``opened()`` gives an `OpenedLoss`."""
+
+    @property
+    def loss(self) -> Callable[..., object]: ...
+
+    @property
+    def layout(self) -> ParameterLayout: ...
+
+    def tried(self, trial: Trial | None) -> Sent:
+        """The same with values to compare with those in the worker."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +86,11 @@ class SentLoss:
     args: tuple[object, ...]
     layout: ParameterLayout
     leaves: list[Array]
-    trial: tuple[Positions, Array, Array] | None = None
+    trial: Trial | None = None
+
+    def tried(self, trial: Trial | None) -> SentLoss:
+        """The same with a trial."""
+        return replace(self, trial=trial)
 
     def opened(self) -> OpenedLoss:
         """The loss in a worker, with a copy of the parameters.
@@ -70,7 +105,7 @@ class SentLoss:
             self.loss, self.layout.rebuild(own.leaves), self.args, self.layout, own.leaves, self.leaves
         )
         if self.trial is not None:
-            _refuse_different_loss(evaluator, *self.trial)
+            refuse_different_loss(evaluator, *self.trial)
             evaluator.raised = Raised()  # the main process has noted the same exceptions
         return OpenedLoss(evaluator, self.layout.names, own.leaves, self.leaves)
 
@@ -80,9 +115,9 @@ class WorkersEvaluator:
 
     Parameters
     ----------
-    direct : PythonEvaluator
+    direct : Direct
         The same loss, called in this process; its deadline holds for the workers too.
-    sent : SentLoss
+    sent : Sent
         The loss for the workers, without a trial.
     workers : Workers
         As the caller gave them, or fewer processes.
@@ -97,15 +132,13 @@ class WorkersEvaluator:
         For a loss or args that cannot be pickled.
     """
 
-    def __init__(
-        self, direct: PythonEvaluator, sent: SentLoss, *, workers: Workers, seconds: float, reproducible: bool
-    ) -> None:
+    def __init__(self, direct: Direct, sent: Sent, *, workers: Workers, seconds: float, reproducible: bool) -> None:
         self._direct, self._evaluations, self._layout = direct, 0, sent.layout
         self._raised = Raised()
         self._unfinished: Array | None = None
         trial = self._trial(sent.layout) if reproducible else None
         words = "the loss", "loss or args"
-        self._work = SharedWork(workers, replace(sent, trial=trial), sent.loss, words, seconds=seconds)
+        self._work = SharedWork(workers, sent.tried(trial), sent.loss, words, seconds=seconds)
 
     @property
     def name(self) -> str:
@@ -196,7 +229,7 @@ class WorkersEvaluator:
         with single_threaded():
             return getattr(self._direct, method)(*arguments)
 
-    def _trial(self, layout: ParameterLayout) -> tuple[Positions, Array, Array]:
+    def _trial(self, layout: ParameterLayout) -> Trial:
         """Positions in all tensors, rows of their entries (at the point and displaced), and our values there."""
         filled = np.array(layout.sizes) > 0
         positions = np.union1d(layout.starts[:-1][filled], spread(layout.size, _TRIAL_ENTRIES))
@@ -214,17 +247,19 @@ class WorkersEvaluator:
         arguments: Callable[[slice], tuple[object, ...]],
         place: Callable[[slice], str],
         tick: Callable[[int, int], object] = lambda before, after: None,
+        ends: Sequence[int] = (),
     ) -> Array:
         """The values of ``method`` of the opened losses for all parts of ``count`` evaluations, in their order.
 
-        ``tick`` takes the numbers of evaluations that were done before and after each part.
+        The parts may end only at ``ends``, if there are any. ``tick`` takes the numbers of evaluations that were done
+        before and after each part.
         """
         out = self._unfinished = np.full(count, np.nan, self._direct.result_dtype)
         raised: dict[int, Raised] = {}
         done = 0
         try:
             with contextlib.closing(
-                self._work.results(method, count, arguments, place, self._direct.deadline)
+                self._work.results(method, count, arguments, place, self._direct.deadline, ends)
             ) as results:
                 for number, part, (values, exceptions) in results:
                     out[part], raised[number] = np.reshape(values, -1), _received(exceptions)
@@ -247,8 +282,8 @@ Answer = tuple[Array, tuple[Raised, bytes | None]]  # values, and what the loss 
 class OpenedLoss:
     """A check in a worker: its evaluator, the copy of the parameters that it displaces, and their shared original."""
 
-    evaluator: PythonEvaluator
-    names: tuple[str, ...]
+    evaluator: Direct
+    names: Sequence[str]
     leaves: Sequence[Array]
     shared: Sequence[Array]
 
@@ -283,7 +318,7 @@ def _refuse_changed(opened: OpenedLoss) -> None:
         )
 
 
-def _refuse_different_loss(evaluator: PythonEvaluator, positions: Positions, rows: Array, expected: Array) -> None:
+def refuse_different_loss(evaluator: Direct, positions: Positions, rows: Array, expected: Array) -> None:
     """Raise a ValueError if the loss gives other values here than in the main process: the check would be wrong."""
     for here, there in zip(evaluator.along(positions, rows).tolist(), expected.tolist(), strict=True):
         both_nan = here != here and there != there

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from fastgc._verdicts.entries import GradientAtPoint, GradientsAlong, remarks
 from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.probes import ProbeResult, probe_tensors, search, unresolved
 from fastgc._verdicts.time_budget import FIRST, check_in_time, merged, representative, unreached
+
+if TYPE_CHECKING:
+    from fastgc._gradient.further import FurtherLooks
 
 _NOISE = 20  # evaluations that measuring the noise of a loss in double precision takes, about
 _PER_TENSOR = 20  # evaluations that probing a tensor takes, about: 3 directions by 4 to 8 values each
@@ -169,8 +173,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     bar.phase("probes")
     plan = _with_held(plan, gradient, check.probed)
     found = _probed_and_sampled(check, gradient, plan, spoiled, bar)
-    found, finer = _looked_at_finer(check, gradient, found, bar)
-    found = _sampled_further(check, gradient, found, bar)
+    found, further = _looked_further(check, gradient, found, bar)
     plan = found.plan
     known = {*spoiled, *found.coverages}
     unprobed = [t for t in check.probed if t not in known]
@@ -192,7 +195,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
         unreached=missing,
         notes=(*check.notes, *told.remarks, *found.notes, *_refused(check), *told.explanation.notes),
         raised=check.evaluator.raised,
-        evaluations=_evaluations(check) + told.explanation.evaluations + finer,
+        evaluations=_evaluations(check) + told.explanation.evaluations + further,
         engine=check.evaluator.name,
         crosscheck=told.crosscheck,
     )
@@ -245,23 +248,34 @@ def _probed_and_sampled(
     return _Measured(plan, estimates, judgement, scales, coverages, looked_at, notes)
 
 
-def _looked_at_finer(
+def _looked_further(
     check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress
 ) -> tuple[_Measured, int]:
-    """What was measured, with what finer values of the loss confirm, and how many of these there were."""
-    if check.loss is None or check.loss.finer is None or check.point is None or check.interrupted:
-        return found, 0
-    from fastgc._gradient.finer import FinerValues
+    """What was measured, with what finer values and exact tangents decide, and how many evaluations that took.
 
-    finer = FinerValues(check.loss, check.point, gradient, check.deadline, check.options.seed, bar)
-    with contextlib.closing(finer):
-        estimates, judgement, notes = finer.entries(found.estimates, found.judgement)
-        coverages = finer.probes(found.coverages, check.options.probes)
-    found = replace(
-        found, estimates=estimates, judgement=judgement, coverages=coverages, notes=(*found.notes, *notes),
+    More entries of tensors whose probes stay too uncertain are measured in between.
+    """
+    if check.loss is None or not check.loss.is_known_further or check.point is None or check.interrupted:
+        return _sampled_further(check, gradient, found, bar), 0
+    from fastgc._gradient.further import FurtherLooks  # few checks need it
+
+    looks = FurtherLooks(check.loss, check.point, gradient, check.deadline, check.options, bar)
+    with contextlib.closing(looks):
+        seen = found = _seen_further(gradient, found, looks)
+        found = _sampled_further(check, gradient, found, bar)
+        if found is not seen:
+            found = _seen_further(gradient, found, looks)
+    return replace(found, notes=(*found.notes, *looks.notes)), looks.evaluations
+
+
+def _seen_further(gradient: GradientAtPoint, found: _Measured, looks: FurtherLooks) -> _Measured:
+    estimates, judgement, coverages, looked_at = looks(
+        found.estimates, found.judgement, found.coverages, found.looked_at
+    )
+    return replace(
+        found, estimates=estimates, judgement=judgement, coverages=coverages, looked_at=looked_at,
         scales=gradient.scales(estimates),
     )  # fmt: skip
-    return found, finer.evaluations
 
 
 def _with_held(plan: SamplePlan, gradient: GradientAtPoint, tensors: Sequence[int]) -> SamplePlan:

@@ -30,7 +30,7 @@ class Entry:
     uncertainty : float
         Bound on the error of ``numerical``: truncation and noise together.
     step : float
-        The displacement of the parameter from which ``numerical`` was computed.
+        The displacement of the parameter from which ``numerical`` was computed; 0 for an exact slope.
     relative_error : float
         ``|a - n| / max(|a| + |n|, 1e-8)``, for analytic a and numerical n.
     verdict : "pass" | "fail" | "undecided"
@@ -113,7 +113,8 @@ def entry_text(entry: Entry) -> str:
     """An entry in one line."""
     index = f"[{', '.join(map(str, entry.index))}]" if entry.index else ""
     point = f" at point {entry.point}" if entry.point else ""
+    how = f"step {entry.step:.1e}" if entry.step else "exact"
     return (
         f"{entry.tensor}{index}{point}  analytic {entry.analytic:.6g}  numerical {entry.numerical:.6g} "
-        f"+- {entry.uncertainty:.0e}  (step {entry.step:.1e})" + (f"  {entry.reason}" if entry.reason else "")
+        f"+- {entry.uncertainty:.0e}  ({how})" + (f"  {entry.reason}" if entry.reason else "")
     )

@@ -480,10 +480,10 @@ def _wrong_at_the_point(gradient: GradientAtPoint, estimates: Estimates, judgeme
 def _agrees_to_the_last_bit(gradient: GradientAtPoint, estimates: Estimates, analytic: Floats) -> bool:
     """Whether it agrees with quotients more closely than their error, known from a ladder, allows.
 
-    Complex steps have no such error.
+    Complex steps and exact slopes, which have no step, have no such error.
     """
     asked = gradient.loss.complex_loss
-    if gradient.stencil.is_complex or (asked is not None and asked.evaluations):
+    if gradient.stencil.is_complex or not estimates.step.all() or (asked is not None and asked.evaluations):
         return False
     bits = 4 * np.finfo(np.float64).eps
     for each in (slice(0, _FEWEST_REMARKED), slice(_FEWEST_REMARKED, None)):  # the first few mostly differ

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 Pull = Callable[[Sequence[jax.Array]], Sequence[jax.Array]]  # from cotangents to gradients
 
-_RULES = {"custom_vjp_call": "custom_vjp", "custom_vjp_call_jaxpr": "custom_vjp", "custom_jvp_call": "custom_jvp"}
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+RULES = {"custom_vjp_call": "custom_vjp", "custom_vjp_call_jaxpr": "custom_vjp", "custom_jvp_call": "custom_jvp"}
+CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 _MOST = 1024  # calls that are recorded: each takes some evaluations, and loops are run step by step for them
 _LIBRARY = str(Path(jax.__file__).parent)
 
@@ -40,11 +40,11 @@ class Call:
 
     def evaluate(self, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """The outputs for other inputs, by the function itself."""
-        return _evaluated(self.equation, inputs)
+        return evaluated(self.equation, inputs)
 
     def at(self, inputs: Sequence[jax.Array]) -> Call:
         """The same call with other inputs, and what its rule makes of the same cotangents."""
-        _, pull = jax.vjp(lambda *each: tuple(_evaluated(self.equation, each)), *inputs)
+        _, pull = jax.vjp(lambda *each: tuple(evaluated(self.equation, each)), *inputs)
         return Call(self.equation, tuple(inputs), self.evaluate(inputs), self.cotangents, pull(self.cotangents))
 
     def arguments(self) -> list[int]:
@@ -55,7 +55,7 @@ class Call:
     @property
     def rule(self) -> str:
         """The kind of the rule."""
-        return _RULES[self.equation.primitive.name]
+        return RULES[self.equation.primitive.name]
 
     @property
     def name(self) -> str:
@@ -95,21 +95,13 @@ class _Recorder:
 
     def run(self, jaxpr: Jaxpr, consts: Sequence[jax.Array], inputs: Sequence[jax.Array]) -> list[jax.Array]:
         """The outputs."""
-        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
-
-        def read(each: Var | Literal) -> jax.Array:
-            return each.val if hasattr(each, "val") else values[each]
-
-        for equation in jaxpr.eqns:
-            found = self._equation(equation, [read(each) for each in equation.invars])
-            values.update(zip(equation.outvars, found, strict=True))
-        return [read(each) for each in jaxpr.outvars]
+        return run_by(self._equation, jaxpr, consts, inputs)
 
     def _equation(self, equation: JaxprEqn, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
         name, params = equation.primitive.name, equation.params
-        if len(self.calls) >= _MOST or not _holds_rules(equation):
-            return _evaluated(equation, inputs)
-        if name in _RULES:
+        if len(self.calls) >= _MOST or not holds(equation, RULES):
+            return evaluated(equation, inputs)
+        if name in RULES:
             return self._call(equation, inputs)
         if name == "scan" and params["length"]:
             return self._scan(equation, inputs)
@@ -117,10 +109,10 @@ class _Recorder:
             return self._while(equation, inputs)
         if name == "cond":
             return self._closed(params["branches"][int(inputs[0])], inputs[1:])
-        if name in _CALLS:
+        if name in CALLS:
             inner = params.get("jaxpr", params.get("call_jaxpr"))
             return self._closed(inner, inputs) if hasattr(inner, "consts") else self.run(inner, (), inputs)
-        return _evaluated(equation, inputs)
+        return evaluated(equation, inputs)
 
     def _closed(self, closed: ClosedJaxpr, inputs: Sequence[jax.Array]) -> list[jax.Array]:
         return self.run(closed.jaxpr, closed.consts, inputs)
@@ -146,10 +138,10 @@ class _Recorder:
 
     def _call(self, equation: JaxprEqn, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
         """Evaluate a call by its own rule, and keep what it is given, forward and backward."""
-        watched = jax.custom_vjp(lambda *given: tuple(_evaluated(equation, given)))
+        watched = jax.custom_vjp(lambda *given: tuple(evaluated(equation, given)))
 
         def forward(*given: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[Pull, int]]:
-            outputs, pull = jax.vjp(lambda *each: tuple(_evaluated(equation, each)), *given)
+            outputs, pull = jax.vjp(lambda *each: tuple(evaluated(equation, each)), *given)
             self.calls.append(Call(equation, given, outputs))
             return outputs, (pull, len(self.calls) - 1)
 
@@ -164,7 +156,25 @@ class _Recorder:
         return found
 
 
-def _evaluated(equation: JaxprEqn, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
+def run_by(
+    equation_by: Callable[[JaxprEqn, Sequence[jax.Array]], Sequence[jax.Array]],
+    jaxpr: Jaxpr,
+    consts: Sequence[jax.Array],
+    inputs: Sequence[jax.Array],
+) -> list[jax.Array]:
+    """The outputs of a traced function, each of whose equations ``equation_by`` evaluates."""
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
+
+    def read(each: Var | Literal) -> jax.Array:
+        return each.val if hasattr(each, "val") else values[each]
+
+    for equation in jaxpr.eqns:
+        found = equation_by(equation, [read(each) for each in equation.invars])
+        values.update(zip(equation.outvars, found, strict=True))
+    return [read(each) for each in jaxpr.outvars]
+
+
+def evaluated(equation: JaxprEqn, inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
     """The outputs of one equation."""
     bound = equation.primitive.get_bind_params(equation.params)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a tuple before JAX 0.10
@@ -172,12 +182,12 @@ def _evaluated(equation: JaxprEqn, inputs: Sequence[jax.Array]) -> Sequence[jax.
     return found if equation.primitive.multiple_results else [found]
 
 
-def _holds_rules(equation: JaxprEqn) -> bool:
-    """Whether an equation is a call with a rule, or holds one at any depth."""
-    if equation.primitive.name in _RULES:
+def holds(equation: JaxprEqn, names: Collection[str]) -> bool:
+    """Whether an equation is of one of these primitives, or holds one at any depth."""
+    if equation.primitive.name in names:
         return True
     inner = jax.tree_util.tree_leaves([*equation.params.values()], is_leaf=lambda each: hasattr(each, "eqns"))
-    return any(_holds_rules(each) for jaxpr in inner if hasattr(jaxpr, "eqns") for each in jaxpr.eqns)
+    return any(holds(each, names) for jaxpr in inner if hasattr(jaxpr, "eqns") for each in jaxpr.eqns)
 
 
 def is_inexact(value: jax.Array) -> bool:

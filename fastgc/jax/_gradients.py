@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastgc._arguments import flags, listed, noted
+from fastgc._arguments import flags, listed
 from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, FirstCall, NotFiniteError
@@ -30,9 +30,10 @@ from fastgc._reports.gradient import GradientReport
 from fastgc._words import Precision, Samples, StencilName, Tolerance
 from fastgc.jax._evaluator import JaxEvaluator, Leaf, Leaves, LossOfLeaves, compiled
 from fastgc.jax._operations import operations_of
+from fastgc.jax._precision import in_precision, noted_as_double
+from fastgc.jax._tangent import loss_tangents
 
 _COPIED_BYTES = 2**26  # of parameters that are also copied in double precision: 128 MiB more
-_ABOUT_DTYPES = "dtype|float64|f64"  # matches JAX's messages about arrays of two dtypes
 
 
 def check_gradients(
@@ -98,6 +99,12 @@ def check_gradients(
     -------
     GradientReport
         ``engine`` names the backend, and "vmap" if values were computed in blocks.
+
+    Notes
+    -----
+    What differences leave undecided (in noise, in single precision) is decided by an exact tangent, if it is
+    independent of the gradient that is checked: that of the functions under custom rules, or of the loss by `jax.jvp`
+    where the gradient is the caller's own. A note says so. It needs a loss that can be traced.
 
     Raises
     ------
@@ -214,7 +221,7 @@ def _check(
         earlier = None if previous is None else tree.alike(previous, "previous", options.precision)
         report = report_on(
             given.value, given.analytic, tree.names, tree.arrays, options, [*notes, *tree.notes],
-            asked=given.asked, previous=earlier,
+            asked=given.asked, by_jax=gradients is None, previous=earlier,
         )  # fmt: skip
         if operations and gradients is None:
             report = with_operations(
@@ -291,6 +298,7 @@ def report_on(
     notes: Sequence[str] = (),
     *,
     asked: bool = True,
+    by_jax: bool = True,
     previous: Sequence[Array] | None = None,
 ) -> GradientReport:
     """The check of a real loss of real arrays, whose copies are displaced.
@@ -298,6 +306,7 @@ def report_on(
     Parameters
     ----------
     asked : whether the analytic gradient is computed for the leaves that it is asked for
+    by_jax : whether the analytic gradient is by JAX's rules
     previous : the arrays of an earlier moment, if there are any
     """
     begin = time.perf_counter()
@@ -309,9 +318,11 @@ def report_on(
         return dict(zip(names, map(np.asarray, analytic([*params.values()])), strict=True))
 
     small = sum(array.nbytes for array in arrays) <= _COPIED_BYTES
-    finer = partial(_finer, loss) if options.precision == "native" and small else None
+    coarse = options.precision == "native"
+    finer = partial(_finer, loss) if coarse and small else None
+    exact = partial(loss_tangents, loss, analytic, by_jax) if small else None
     callers = CallersLoss(loss, (), layout, arrays, Execution("python"), precision="native",
-                          open_with=partial(_opened, tuple(notes)), finer=finer)  # fmt: skip
+                          open_with=partial(_opened, tuple(notes)), finer=finer, exact=exact)  # fmt: skip
     given = gradients if asked else gradients(dict(zip(names, arrays, strict=True)))
     return check_loss(options.applied_to(callers), given, options, earlier, begin)
 
@@ -473,25 +484,3 @@ def _leaf_in_double(leaf: object) -> object:
 
 def _scalar(value: object) -> object:
     return value.reshape(()) if isinstance(value, (jax.Array, np.ndarray)) and value.size == 1 else value
-
-
-# --- precision ---
-
-
-@contextlib.contextmanager
-def in_precision(precision: str) -> Iterator[list[str]]:
-    """Switch on float64 while the check runs, if it is needed and off; yields notes that say so."""
-    off = not jax.config.jax_enable_x64
-    if precision == "native":
-        yield ["jax_enable_x64 is off: the loss runs in float32, whose round-off hides small errors"] if off else []
-        return
-    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-    with enable_x64(True):
-        yield ["jax_enable_x64 is off: switched on while this check runs"] if off else []
-
-
-def noted_as_double(precision: str) -> contextlib.AbstractContextManager[None]:
-    """Add to an exception about dtypes that the function runs in float64."""
-    if precision == "native":
-        return contextlib.nullcontext()
-    return noted(TypeError, _ABOUT_DTYPES, "fastgc evaluates the function in float64")

@@ -18,7 +18,8 @@ from fastgc._reports.gradient import GradientReport, TensorSummary
 from fastgc._verdicts.judgement import PASS, UNDECIDED
 from fastgc._words import Mode
 from fastgc.jax._evaluator import Leaf, Leaves, compiled
-from fastgc.jax._gradients import Tree, flatten, in_precision, noted_as_double, report_on
+from fastgc.jax._gradients import Tree, flatten, report_on
+from fastgc.jax._precision import in_precision, noted_as_double
 
 RealFunction = Callable[[Leaves], list[jax.Array]]  # takes real arrays and returns real arrays
 Derived = tuple[list[jax.Array], list[jax.Array], jax.Array | float]  # value, gradient and slope, as of a `_Rule`

@@ -34,6 +34,8 @@ from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
 
 TensorLoss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # given the tensors to replace, by their numbers
 
+Trust = tuple[list[bool | None], dict[int, bool | None]]  # of the batches of tensors, and of those behind layers
+
 _DISPLACED_AT_ONCE = 1 << 17  # entries: their temporaries, 1 MiB each, stay in the cache
 _SENT_AT_ONCE = 1 << 22  # entries, to another device: 16 MiB in float32, which take far longer than to start a copy
 _LARGEST_BATCH = 256  # values: in larger ones a value takes as long
@@ -76,10 +78,10 @@ class TorchEvaluator:
         deadline: float = math.inf,
         layers: Callable[[], Mapping[int, Layer]] = dict,
     ) -> None:
-        self.evaluations, self.raised, self._deadline = 0, Raised(), deadline
+        self.evaluations, self.raised, self.deadline = 0, Raised(), deadline
         self.unfinished: Array | None = None  # as that of a `PythonEvaluator`, of the last tensor alone
         self.opened = contextlib.ExitStack()  # closed together with the evaluator
-        self._loss, self._layout, self._base, self._footprint = loss, layout, base, footprint
+        self._loss, self._layout, self.base, self._footprint = loss, layout, base, footprint
         self._flat = [tensor.data.reshape(-1) for tensor in tensors]  # a write to .data spoils no graph of the caller
         self._sources = [source.data.reshape(-1) for source in sources]
         self._complex = any(tensor.is_complex() for tensor in tensors)  # displaced along the imaginary axis
@@ -88,6 +90,11 @@ class TorchEvaluator:
         self._find_layers = layers
         self._layer_batches: dict[int, Batches] = {}
         self._displaced: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
+
+    @property
+    def result_dtype(self) -> type[np.float64] | type[np.complex128]:
+        """Of the values."""
+        return self._dtype
 
     @property
     def name(self) -> str:
@@ -101,13 +108,12 @@ class TorchEvaluator:
 
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         """The loss with entry ``positions[i]`` set to ``displaced[i, j]``."""
-        out: Array = np.empty(displaced.shape, self._dtype)
+        out: Array = np.empty(displaced.shape, self.result_dtype)
         for t, mine in self._by_tensor(positions):
             cells = np.repeat(positions[mine] - self._layout.starts[t], displaced.shape[1])
             entries = displaced[mine].reshape(-1)
-            size = max(self._batch_size(t), self._layer_batch_size(t, entries.size))
-            length = max(1, size // displaced.shape[1])
-            values = self.unfinished = np.full(cells.size, np.nan, self._dtype)
+            length = self._rows_at_once(t, *displaced[mine].shape)
+            values = self.unfinished = np.full(cells.size, np.nan, self.result_dtype)
             for begin in range(0, mine.size, length):
                 chunk = slice(begin * displaced.shape[1], (begin + length) * displaced.shape[1])
                 values[chunk] = self._values(t, cells[chunk], entries[chunk])
@@ -115,9 +121,32 @@ class TorchEvaluator:
             out[mine] = values.reshape(mine.size, -1)
         return out
 
+    def _rows_at_once(self, t: int, rows: int, columns: int) -> int:
+        return max(1, max(self._batch_size(t), self._layer_batch_size(t, rows * columns)) // columns)
+
+    def chunks(self, positions: Positions, columns: int) -> Iterator[tuple[int, slice]]:
+        """The rows of sorted positions that `values` computes together, and their tensors."""
+        for t, mine in self._by_tensor(positions):
+            length = self._rows_at_once(t, mine.size, columns)
+            for begin in range(int(mine[0]), int(mine[-1]) + 1, length):
+                yield t, slice(begin, min(begin + length, int(mine[-1]) + 1))
+
+    @property
+    def trust(self) -> Trust:
+        """Whether batches may be used, which other evaluators of the same loss need not try."""
+        layers = {t: each.trusted for t, each in self._layer_batches.items()}
+        return [each.trusted for each in self._batches], layers
+
+    @trust.setter
+    def trust(self, trust: Trust) -> None:
+        for batches, each in zip(self._batches, trust[0], strict=True):
+            batches.trusted = each
+        for t, each in trust[1].items():
+            self._layer_batches.setdefault(t, Batches()).trusted = each
+
     def along(self, positions: Positions, rows: Array) -> Array:
         """The loss with all entries ``positions`` set to ``rows[j]`` together."""
-        out: Array = np.empty(len(rows), self._dtype)
+        out: Array = np.empty(len(rows), self.result_dtype)
         groups = [(mine, *self._cells(t, positions[mine])) for t, mine in self._by_tensor(positions)]
         self._displaced = [(flat, cells, flat[cells]) for _, flat, cells in groups]
         moves = (rows != self.entries(positions)).any(axis=1)
@@ -132,10 +161,11 @@ class TorchEvaluator:
 
     def along_rays(self, directions: Sequence[Sequence[Ray]], distances: Floats) -> Array:
         """The loss at ``distances`` along each direction, which its rays make together."""
-        return np.stack([self._along_one(rays, distances) for rays in directions])
+        return np.stack([self.along_one(rays, distances) for rays in directions])
 
-    def _along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
-        out: Array = np.empty(distances.size, self._dtype)
+    def along_one(self, rays: Sequence[Ray], distances: Floats) -> Array:
+        """The same for one direction."""
+        out: Array = np.empty(distances.size, self.result_dtype)
 
         def where() -> Place:
             return along_direction(self._layout, rays, distance)
@@ -188,7 +218,7 @@ class TorchEvaluator:
             return self._loss({}).item()
 
     def _in_time(self) -> None:
-        if now() > self._deadline:
+        if now() > self.deadline:
             raise OutOfTime
 
     def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> Any:
@@ -198,13 +228,13 @@ class TorchEvaluator:
         if error is not None:
             self.raised = self.raised.also(error, where)
         if value is None:
-            return UNDEFINED[self._dtype]
+            return UNDEFINED[self.result_dtype]
         if displaced and not self.raised.answered:
             self.raised = replace(self.raised, answered=True)
         return value
 
     def _one_by_one(self, t: int, cells: Positions, entries: Array) -> Array:
-        flat, out = self._flat[t], np.empty(entries.size, self._dtype)
+        flat, out = self._flat[t], np.empty(entries.size, self.result_dtype)
 
         def where() -> Place:
             return at_entry(self._layout, int(self._layout.starts[t]) + cell, entry)
@@ -277,7 +307,7 @@ class TorchEvaluator:
     def _of_batch(self, values: torch.Tensor) -> Array:
         self.evaluations += len(values)
         self.raised = self.raised.joined(Raised(answered=True))
-        return relative_to_point(_numbers(values), self._base)
+        return relative_to_point(_numbers(values), self.base)
 
     def _with_batched_tensor(self, t: int, cells: Positions, entries: Array) -> Array:
         if entries.size < SMALLEST_BATCH or self._batch_size(t) < SMALLEST_BATCH:
@@ -293,7 +323,7 @@ class TorchEvaluator:
         """Whether plain calls give the same as some values of a batch."""
         some = spread(entries.size, COMPARED)
         plain = self._one_by_one(t, cells[some], entries[some])
-        change = float(np.abs(plain - self._base).max())
+        change = float(np.abs(plain - self.base).max())
         return agree(values[some], plain, torch.finfo(self._flat[t].dtype).eps, change=change)
 
     @cached_property

@@ -15,8 +15,9 @@ import torch
 
 from fastgc._arguments import flags, listed, noted, plural, refuse_uncallable
 from fastgc._diagnosis.earlier import earlier_leaves
-from fastgc._evaluation.callers_loss import CallersLoss
+from fastgc._evaluation.callers_loss import CallersLoss, OpenEvaluator
 from fastgc._evaluation.engine import Execution
+from fastgc._evaluation.workers_option import elsewhere
 from fastgc._gradient.check import check_loss, passed_or_raise
 from fastgc._gradient.operation import with_operations
 from fastgc._gradient.options import CheckOptions, by_tensor
@@ -24,13 +25,14 @@ from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout, named_layout
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._reports.gradient import GradientReport
-from fastgc._words import Precision, Samples, StencilName, Tolerance
+from fastgc._words import Precision, Samples, StencilName, Tolerance, Workers
 from fastgc.torch._flat import as_reals
 from fastgc.torch._in_place import without_hooks
 from fastgc.torch._nested import out_of_reach
 from fastgc.torch._operations import operations_of
 from fastgc.torch._points import KNOWN, AnalyticGradient, Finer, Opener, held
 from fastgc.torch._subject import Arguments, detached, is_inexact, refused_inputs, subject_of
+from fastgc.torch._tangent import module_tangents
 
 _OUT_OF_REACH = "inside objects other than lists, tuples, mappings and dataclasses"
 _BFLOAT16_RTOL = 8e-2  # ten units of its round-off, 2**-7, as 1e-2 is of float16
@@ -51,6 +53,7 @@ def check_module(
     rtol: Tolerance = None,
     atol: Tolerance = None,
     precision: Precision = "double",
+    workers: Workers = 1,
     points: int = 1,
     bounds: object = None,
     symmetric: str | Sequence[str] | None = None,
@@ -92,6 +95,11 @@ def check_module(
         Check a copy in float64, or one in the module's own dtypes. In double precision, new tensors that the module
         makes in its calls are float64 too where they would have the default dtype. In its own dtypes, what round-off
         leaves undecided may be confirmed by the forward pass of a copy in double precision, and a note says so.
+    workers : int, Executor, or function like map
+        Processes that evaluate the loss, each with its own copy of the module: see `fastgc.check_gradients`. The
+        module, its inputs and ``loss`` are pickled once. PyTorch computes in one thread in each; results do not depend
+        on what runs them, and are those of one process whose PyTorch has one thread (`torch.set_num_threads`). A module
+        that is not deterministic is evaluated in this process alone.
     seeded : bool
         Seed PyTorch's random numbers before every call, so that dropout leaves out the same entries each time. Calls
         of modules that draw random numbers wait for one another, since PyTorch has one random state.
@@ -113,6 +121,12 @@ def check_module(
         ``engine`` names the device, and "vmap" where `torch.func.vmap` computed values in batches. The notes name every
         tensor that was left out. Complex tensors are pairs of real numbers, in a last axis of 2.
 
+    Notes
+    -----
+    What differences leave undecided (in noise, in single precision) is decided by the exact tangent of custom
+    Functions: their ``forward`` run in forward mode, in double precision and apart from their ``backward``. A note says
+    so. It needs a forward pass that PyTorch can follow, and parameters that were copied.
+
     Raises
     ------
     TypeError, ValueError
@@ -130,7 +144,7 @@ def check_module(
     """
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
-        precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
+        precision=precision, workers=workers, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
         time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     return _check(module, _arguments(inputs, kwargs), loss, options, seeded, previous, operations)
@@ -150,6 +164,7 @@ def assert_module(
     rtol: Tolerance = None,
     atol: Tolerance = None,
     precision: Precision = "double",
+    workers: Workers = 1,
     points: int = 1,
     bounds: object = None,
     symmetric: str | Sequence[str] | None = None,
@@ -167,9 +182,11 @@ def assert_module(
 
     Parameters
     ----------
-    module, inputs, loss, kwargs, tensors, samples, probes, stencil, step, rtol, atol, precision, points, bounds
+    module, inputs, loss, kwargs, tensors, samples, probes, stencil, step, rtol, atol, precision
         As in `fastgc.torch.check_module`.
-    symmetric, crosscheck, time_budget, seeded, seed, progress, checkpoint, previous, operations
+    workers, points, bounds, symmetric, crosscheck, time_budget, seeded, seed, progress, checkpoint, previous
+        As in `fastgc.torch.check_module`.
+    operations
         As in `fastgc.torch.check_module`.
     allow_undecided : bool
         Accept a report that is undecided.
@@ -194,7 +211,7 @@ def assert_module(
     __tracebackhide__ = True
     options = CheckOptions(
         tensors=tensors, samples=samples, probes=probes, stencil=stencil, step=step, rtol=rtol, atol=atol,
-        precision=precision, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
+        precision=precision, workers=workers, points=points, bounds=bounds, symmetric=symmetric, crosscheck=crosscheck,
         time_budget=time_budget, seed=seed, progress=progress, checkpoint=checkpoint,
     )  # fmt: skip
     flags(allow_undecided=allow_undecided)
@@ -232,15 +249,23 @@ def _check(
         leaves = [held(each) for each in reals]
         layout = named_layout(subject.names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves])
         opener = Opener(subject, [as_reals(tensor) for tensor in originals.values()], seeded, tuple(left_out))
-        finer = (
-            None
-            if options.precision == "double" or subject.in_place
-            else Finer(
-                partial(subject_of, module, arguments, loss, originals, replace(options, precision="double"), seeded)
-            )
+        open_with: OpenEvaluator = opener
+        if elsewhere(options.workers):
+            from fastgc.torch._workers import SentModule, SharingOpener  # needs packages that few checks need
+
+            there, names = replace(options, workers=1), tuple(originals)
+            sent = partial(SentModule, module, arguments, loss, names, there, seeded)
+            open_with = SharingOpener(opener, options.workers, sent)
+        coarse = options.precision == "native"
+        raised = replace(options, precision="double")
+        in_double = (
+            partial(subject_of, module, arguments, loss, originals, raised, seeded) if coarse else lambda: subject
         )
+        finer = Finer(in_double) if coarse and not subject.in_place else None
+        exact = None if subject.in_place else partial(module_tangents, in_double)
         callers = CallersLoss(
-            subject, (), layout, leaves, Execution("python"), open_with=opener, copied=False, finer=finer
+            subject, (), layout, leaves, Execution("python"), open_with=open_with, copied=False, finer=finer,
+            exact=exact,
         )  # fmt: skip
         earlier = None if previous is None else _earlier(layout, leaves, previous, module, options.precision)
         gradient = AnalyticGradient(subject)

@@ -1,64 +1,42 @@
-"""Entries that differences leave undecided, decided by exact tangents of the forward bodies of custom Functions.
+"""Entries of a Jacobian that differences leave undecided, decided by exact tangents of custom Functions.
 
-The tangent is independent of the backward that is checked, since no rule of a Function enters it. In double precision
-it counts only if it agrees with the differences as far as these are known. Coarser values move in stairs, and their
-differences may be far off: there the tangent may also confirm what they refute. Where they met trouble, or refute it,
-it refutes nothing: at a kink it follows one convention of several.
+The tangent is independent of the backward that is checked, since no rule of a Function enters it.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import Estimates
+from fastgc._arguments import plural
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, verdicts
 from fastgc._parameters.arrays import Floats, Positions
+from fastgc._verdicts.exact import decided
 from fastgc.torch._opened import Opened
-from fastgc.torch._tangent import BodyTangents
-
-_CONTRADICTING = 10.0  # uncertainties, beyond which a difference is of something else: from there on, entries fail
+from fastgc.torch._tangent import BODIES, BodyTangents
 
 
 def refereed(call: Opened, jacobian: JacobianAtPoint, checked: Checked) -> tuple[Checked, str]:
     """The entries with those decided that differences left undecided, and a note if there are any."""
     where = np.flatnonzero(_open_to_doubt(call, checked) & np.isfinite(checked.judgement.analytic))
-    before = checked.estimates.part(where)
-    exact = _exact(call, *jacobian.places(before.positions)) if where.size else None
+    exact = _exact(call, *jacobian.places(checked.estimates.positions[where])) if where.size else None
     if exact is None:
         return checked, ""
-    refuted = before.clear & (np.abs(exact - before.numerical) > _CONTRADICTING * before.uncertainty)
-    if call.in_double and refuted.any():
-        return checked, ""
-    better = _estimates(before, exact, call.backward.eps)
-    tried = verdicts(jacobian, checked.estimates.updated(where, better)).part(where)
-    doubted = checked.judgement.undecided[where] & before.clear & ~refuted
-    keep = tried.passed | (tried.failed & doubted)
-    if not keep.any():
-        return checked, ""
-    decided = checked.estimates.updated(where[keep], better.part(keep))
-    note = _note(int(np.count_nonzero(keep)))
-    return replace(checked, estimates=decided, judgement=verdicts(jacobian, decided)), note
+    estimates, judgement, count = decided(
+        checked.estimates, checked.judgement, where, exact, call.backward.eps, partial(verdicts, jacobian),
+        coarse=not call.in_double,
+    )  # fmt: skip
+    note = f"the exact tangent of {BODIES} decided {count} {plural(count, 'entry', 'entries')}"
+    return replace(checked, estimates=estimates, judgement=judgement), note if count else ""
 
 
 def _open_to_doubt(call: Opened, checked: Checked) -> NDArray[np.bool_]:
     """Entries that are not decided, or refuted by differences of coarse values."""
     judgement = checked.judgement
     return np.asarray(judgement.undecided | (judgement.failed & (not call.in_double)))
-
-
-def _note(count: int) -> str:
-    entries = "entry" if count == 1 else "entries"
-    return f"the exact tangent of the forward bodies of custom Functions decided {count} {entries}"
-
-
-def _estimates(before: Estimates, exact: Floats, eps: float) -> Estimates:
-    """The tangents as estimates, as uncertain as a backward in the precision of the inputs is."""
-    uncertainty = eps * np.abs(exact) + np.finfo(np.float64).tiny
-    nothing = np.zeros_like(before.trouble)
-    return replace(before, numerical=exact, left=exact, right=exact, uncertainty=uncertainty, trouble=nothing)
 
 
 def _exact(call: Opened, outputs: Positions, inputs: Positions) -> Floats | None:

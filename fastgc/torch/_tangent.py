@@ -2,27 +2,40 @@
 
 A Function's ``forward`` consists of operations of PyTorch, whose own rules give its tangent. So it can decide what
 differences leave undecided, as far as the body is open to forward mode: it may not leave PyTorch, or cut derivatives.
+Where no custom Function is called, nothing but these rules is checked, and a tangent that rests on them proves nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch.autograd import forward_ad
 from torch.autograd.function import _is_setup_context_defined
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from fastgc._parameters.arrays import Floats
+from fastgc._evaluation.evaluator import Ray
+from fastgc._parameters.arrays import Array, Floats
+from fastgc._parameters.point import Point
 from fastgc.torch._calls import Function, functions_replaced
-from fastgc.torch._flat import Packing, Tensors
+from fastgc.torch._flat import Packing, Tensors, as_reals, numbers
 from fastgc.torch._outputs import tensors
+from fastgc.torch._points import holding
+from fastgc.torch._subject import Subject
 from fastgc.torch._surroundings import Given, Named, Types, forward_mode
 
+BODIES = "the forward bodies of custom Functions"  # whose tangents these are, in reports
+
 # By these functions numbers leave PyTorch, or are taken for constants.
-_CUTTING = {"detach", "detach_", "numpy", "__array__", "item", "tolist", "data_ptr", "__float__", "__int__"}
+_CUTTING = {"detach", "detach_", "numpy", "__array__", "__dlpack__", "item", "tolist", "data_ptr", "storage",
+            "untyped_storage", "__float__", "__int__", "__index__", "__complex__", "tensor", "new_tensor"}  # fmt: skip
 _CUTTING_ATTRIBUTE = torch.Tensor.data.__get__
+_KNOWN = {"aten", "prims"}  # PyTorch's own operators, which have rules for tangents or refuse them
 
 
 class _Cut(Exception):
@@ -58,7 +71,7 @@ class BodyTangents:
         try:
             with forward_mode, torch.no_grad(), forward_ad.dual_level():
                 arguments = self._duals(vector)
-                with _bodies() as called, _Uncut():
+                with _bodies() as called:
                     found = tensors(self._func(*arguments))
                 return self._tangents([found[k] for k in self._compared]) if called else None
         except Exception:  # whatever a body does with tangents that it was not written for
@@ -77,6 +90,82 @@ class BodyTangents:
         for k, part in zip(self._checked, parts, strict=True):
             arguments[k] = forward_ad.make_dual(arguments[k], part)
         return arguments
+
+
+@dataclass
+class ModuleTangents:
+    """Slopes of a module's loss by forward mode through the bodies of custom Functions, in double precision.
+
+    See `fastgc._gradient.exact.Tangents`.
+    """
+
+    subject: Subject
+    value: float
+    opened: contextlib.ExitStack
+    evaluations: int = 1
+    source: str = field(default=BODIES, init=False)
+
+    def slope(self, rays: Sequence[Ray]) -> float:
+        """The slope along a direction; nan if no custom Function was called, or one is not open to forward mode."""
+        self.evaluations += 1
+        try:
+            with forward_mode, torch.no_grad(), forward_ad.dual_level():
+                duals = {
+                    t: forward_ad.make_dual(as_reals(tensor.detach()), self._direction(t, rays))
+                    for t, tensor in enumerate(self.subject.tensors)
+                }
+                with self.subject.surroundings(), _bodies() as called:
+                    value = self.subject.value(duals)
+                tangent = forward_ad.unpack_dual(value).tangent
+                return float(tangent) if called and tangent is not None and _is_double(value) else float("nan")
+        except Exception:  # whatever a body does with tangents that it was not written for
+            return float("nan")
+
+    def values(self, rays: Sequence[Ray], distances: Floats) -> Floats:
+        """The loss at these distances along a direction."""
+        return np.array([self._moved(rays, distance) for distance in distances.tolist()])
+
+    def gradients(self) -> Sequence[Array]:
+        """The gradient by the module's own backward."""
+        pairs = zip(self.subject.gradients(), self.subject.tensors, strict=True)
+        return [numbers(torch.zeros_like(tensor)) if each is None else each for each, tensor in pairs]
+
+    def close(self) -> None:
+        """Restore what the module's tensors held."""
+        self.opened.close()
+
+    def _moved(self, rays: Sequence[Ray], distance: float) -> float:
+        self.evaluations += 1
+        moved = {
+            ray.tensor: as_reals(self.subject.tensors[ray.tensor].detach())
+            + distance * self._direction(ray.tensor, rays)
+            for ray in rays
+        }
+        with torch.no_grad():
+            return float(self.subject(moved))
+
+    def _direction(self, t: int, rays: Sequence[Ray]) -> torch.Tensor:
+        """The part of a direction that belongs to a tensor."""
+        like = as_reals(self.subject.tensors[t].detach())
+        out = torch.zeros(like.shape, dtype=like.dtype)
+        for ray in rays:
+            if ray.tensor == t:
+                weights = torch.from_numpy(ray.weights.astype(np.float64) * ray.scale)
+                out.view(-1)[ray.start : ray.start + weights.numel()] = weights
+        return out.to(like.device)
+
+
+def module_tangents(copied: Callable[[], Subject], point: Point) -> ModuleTangents | None:
+    """The tangents of a module in double precision at a point; None where it does not run in that."""
+    with contextlib.ExitStack() as opened:
+        try:
+            subject = copied()
+            leaves = [leaf.astype(np.float64) for leaf in point.leaves]
+            opened.enter_context(holding([as_reals(each) for each in subject.tensors], leaves))
+            with torch.no_grad():
+                return ModuleTangents(subject, float(subject({})), opened.pop_all())
+        except Exception:  # whatever it does with numbers that it was not written for
+            return None
 
 
 def _raised(value: object) -> object:
@@ -116,16 +205,47 @@ def _bodies() -> Iterator[list[Function]]:
             return function.forward(*args, **kwargs)
         return function.forward(_Context(args), *args, **kwargs)
 
-    with functions_replaced(body):
+    with functions_replaced(body), _Uncut() as functions, _Known(functions):
         yield called
 
 
 class _Uncut(TorchFunctionMode):
-    """Raises where derivatives are cut."""
+    """Raises where derivatives are cut.
+
+    Attributes
+    ----------
+    depth : how many functions of PyTorch are at work
+    """
+
+    depth = 0
 
     def __torch_function__(
         self, func: Callable[..., object], types: Types, args: Given = (), kwargs: Named | None = None
     ) -> object:
-        if getattr(func, "__name__", "") in _CUTTING or func == _CUTTING_ATTRIBUTE:
+        named = getattr(func, "__name__", "") in _CUTTING or func == _CUTTING_ATTRIBUTE
+        self.depth += 1
+        try:
+            if named and any(_has_tangent(each) for each in tree_leaves((args, kwargs))):
+                raise _Cut
+            return func(*args, **(kwargs or {}))
+        finally:
+            self.depth -= 1
+
+
+class _Known(TorchDispatchMode):
+    """Raises where an operator is not PyTorch's own, or where compiled code outside of PyTorch makes tensors."""
+
+    def __init__(self, functions: _Uncut) -> None:
+        super().__init__()
+        self._functions = functions
+
+    def __torch_dispatch__(
+        self, func: torch._ops.OpOverload, types: Types, args: Given = (), kwargs: Named | None = None
+    ) -> object:
+        if func.namespace not in _KNOWN or not self._functions.depth:
             raise _Cut
         return func(*args, **(kwargs or {}))
+
+
+def _has_tangent(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and forward_ad.unpack_dual(value).tangent is not None
