@@ -6,7 +6,7 @@ import contextlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -132,8 +132,8 @@ def leaves_at(
     if number == 0 and in_place and sum(leaf.nbytes for leaf in leaves) > _KEPT_BYTES:
         yield leaves
         return
-    values = leaves if number == 0 else _displaced(leaves, seed, number, reach, bounds, symmetric)
-    with replaced(leaves, values, in_place=in_place) as places:
+    moved = partial(_displaced, leaves, seed, number, reach, bounds, symmetric)
+    with replaced(leaves, leaves if number == 0 else moved(), in_place=in_place) as places:
         yield places
 
 
@@ -147,6 +147,7 @@ def replaced(leaves: Sequence[Array], values: Sequence[Array], *, in_place: bool
     try:
         try:
             _overwrite(leaves, values)
+            del values  # frees memory: nobody else holds those of a random point
             yield leaves
         finally:
             _overwrite(leaves, originals)
