@@ -394,14 +394,9 @@ def _reports(
             norm=row[8],
             miss_probability=row[9],
             resolved=row[10],
-            left_out=_left_out(gradient, t),
+            left_out=gradient.left_out[t],
             shared_with=_others(t, probing.beside or probing.tensors, names),
         )
-
-
-def _left_out(gradient: GradientAtPoint, tensor: int) -> int:
-    held = gradient.loss.held(tensor)
-    return 0 if held is None else int(np.count_nonzero(held))
 
 
 def _others(tensor: int, sharing: tuple[int, ...], names: Sequence[str]) -> tuple[str, ...]:
