@@ -210,10 +210,10 @@ def check_gradients(
 
     *Memory.* Beyond what the caller holds, a check takes a copy of params for each thread or process. A gradient that
     is called counts twice: the arrays that it returns, and a copy of them. ``vectorized`` takes two rows of a batch
-    more, or as many as 32 MiB hold; ``points`` one more copy at the random points, ``previous`` one more where a tensor fails. ``in_place`` takes
-    a copy of the entries that are displaced, which along a direction are all, and up to 64 MiB to restore what the
-    loss changes; ``bounds`` some eight arrays of the largest tensor's size; an analytic loss complex copies up to
-    256 MiB.
+    more, or as many as 32 MiB hold; ``points`` one more copy at the random points; ``previous`` one more where a tensor
+    fails; ``bounds`` some eight arrays of the largest tensor's size; an analytic loss complex copies up to 256 MiB.
+    ``in_place`` takes a copy of the entries that are displaced, which along a direction are all, and up to 64 MiB to
+    restore what the loss changes.
 
     Examples
     --------
