@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +29,7 @@ from fastgc._evaluation.evaluator import (
 from fastgc._evaluation.floating_point import callers_errstate
 from fastgc._evaluation.python import PythonEvaluator, displace_ray
 from fastgc._evaluation.working_time import now
+from fastgc._forks import Turns
 from fastgc._parameters.arrays import Array, Positions, in_blocks, returned_values
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
@@ -40,7 +40,7 @@ _BLOCK_BYTES = 2**25  # 32 MiB for displaced tensors and what the loss computes 
 _BLOCK_SHARE = 0.25  # of the available memory that a block may take: the caller's other work needs some too
 _MOST_ROWS = 1024  # with so many rows, a call (some microseconds in Python) costs nanoseconds a row
 _APART = 1e-3  # relative displacement of the row that is compared: enough to change the loss by more than its round-off
-_measuring = threading.RLock()  # memory is traced for the whole process, so only one check at a time may do so
+_measuring = Turns()  # memory is traced for the whole process, so only one check at a time may do so
 
 
 class VectorizedEvaluator:
@@ -149,7 +149,7 @@ class VectorizedEvaluator:
 
     def _measured(self, blocks: Blocks) -> Any:
         """The value of one row. Its peak of memory bounds what a row of any block takes."""
-        with _measuring:
+        with _measuring():
             tracing, before = tracemalloc.is_tracing(), math.inf
             try:
                 if not tracing:

@@ -6,12 +6,13 @@ import contextlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastgc._arguments import listed
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Floats, Positions, medians, of_runs, together
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import Branch, ParameterLayout, named_leaves

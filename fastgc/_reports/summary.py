@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Floats, Positions, medians, of_runs
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection

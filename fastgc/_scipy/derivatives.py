@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, Protocol, TypedDict, TypeGuard, Unpack
+from typing import Any, Protocol, TypedDict, TypeGuard, TypeVar, Unpack
 
 import numpy as np
 
 from fastgc._jacobian.check import check_jacobian
 from fastgc._jacobian.report import JacobianReport
 from fastgc._parameters.arrays import Array
+
+Value = TypeVar("Value")
 
 
 class LinearOperator(Protocol):
@@ -43,7 +45,7 @@ def is_own(derivative: object) -> TypeGuard[Callable[..., object]]:
     return callable(derivative) and not hasattr(derivative, "initialize")
 
 
-def called(function: Callable[..., Any], x: Array, *args: object) -> Any:
+def called(function: Callable[..., Value], x: Array, *args: object) -> Value:
     """What one of the caller's functions returns at a copy of the point. What it sets of errstate lasts no longer."""
     with np.errstate():
         return function(x.copy(), *args)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastgc._arguments import number
+from fastgc._forks import cached_property
 from fastgc._gradient.check import check_gradients
 from fastgc._jacobian.hessian import check_hessian
 from fastgc._jacobian.inputs import finite_point

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
 from fastgc._evaluation.held import UNMOVED
 from fastgc._evaluation.python import unasked
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, medians, resolutions
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge

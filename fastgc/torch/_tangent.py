@@ -56,7 +56,7 @@ class BodyTangents:
     def along(self, vector: Floats) -> Floats | None:
         """J u in double precision; None if no custom Function was called, or some body is not open to forward mode."""
         try:
-            with forward_mode, torch.no_grad(), forward_ad.dual_level():
+            with forward_mode(), torch.no_grad(), forward_ad.dual_level():
                 arguments = self._duals(vector)
                 with _bodies() as called, _Uncut():
                     found = tensors(self._func(*arguments))
