@@ -102,7 +102,7 @@ class PythonEvaluator:
         self._dtypes = [leaf.dtype for leaf in leaves]
         self._complex = any(dtype.kind == "c" for dtype in self._dtypes)
         self._rounds = any(dtype not in (np.float64, np.complex128) for dtype in self._dtypes)
-        self._displaced: list[tuple[Any, Any, Any]] = []  # (array, where, entries) to be restored, whatever happens
+        self._displaced: list[tuple[Any, ...]] = []  # (array, where, entries) to be restored, whatever happens
 
     @property
     def result_dtype(self) -> type[Any]:
