@@ -163,10 +163,7 @@ def signals(case: str, moments: int) -> Iterator[Row]:
 
 
 def forks(count: int) -> Iterator[Row]:
-    """Children of a process in which another thread checks a jitted loss.
-
-    Until Python 3.12 `functools.cached_property` holds a lock while it computes, which no fork renews: only told there.
-    """
+    """Children of a process in which another thread checks a jitted loss."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.faults.test_lives import FORKING, ended
 
@@ -174,7 +171,7 @@ def forks(count: int) -> Iterator[Row]:
         said = ended(f"FORKS = {count}\n{FORKING}", Path(folder))
     bad = 0 if said == "done" else sum(each.strip() != "0" for each in said.strip("[]").split(","))
     yield Row("forks during a check", "children", count)
-    yield Row("forks during a check", "that hung or failed", bad, "== 0" if sys.version_info >= (3, 12) else "")
+    yield Row("forks during a check", "that hung or failed", bad, "== 0")
 
 
 KILLING = """

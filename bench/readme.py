@@ -49,8 +49,13 @@ SELECTIONS = [
     Selection("two threads / one; n = 11,110 and 68,362", "scaling", "^n (11|68),.*2 threads: times as fast", "{:.2f}"),
     Selection("NumPy loss, cold: ms beyond 1.1 x the plain loop", "cold", "NumPy loss.* beyond", "{:.0f}", False),
     Selection("compiling the loop for 2, 8, 60 tensors: seconds", "cold", "beyond it, first check", "{:.1f}", False),
+    Selection("peak / (parameters + gradient + copies of threads)", "memory", r"^(numba|python).*peak / \(", "{:.2f}"),
     Selection(
-        "peak / (parameters + gradient + copies of threads)", "memory", r"^(?!.*(called|every)).*peak / \(", "{:.2f}"
+        "the same with each option's copies: called gradient, points, in place, vectorized, strided, previous",
+        "memory",
+        r"^(?!numba|python|every).*peak / \(",
+        "{:.2f}",
+        False,
     ),
     Selection(
         "`workers=2` / one process, a Python loss of 5 ms", "workers", "^workers.*as fast as one process$", "{:.2f}"

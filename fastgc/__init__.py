@@ -31,8 +31,8 @@ Examples
 # - ``_derivatives``: numerical slopes with their uncertainty
 # - ``_evaluation``: the loss at displaced points
 # - ``_parameters``: layout, samples, random streams
-# - ``_arguments``, ``_progress``, ``_public``, ``_frames``, ``_words``, ``_missing``: words, checks of arguments, the
-#   progress bar, tracebacks
+# - ``_arguments``, ``_progress``, ``_public``, ``_frames``, ``_words``, ``_missing``, ``_forks``: words, checks of
+#   arguments, the progress bar, tracebacks, locks
 
 from __future__ import annotations
 

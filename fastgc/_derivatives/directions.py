@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from fastgc._derivatives.estimates import BOUNDED_TOP, LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
 from fastgc._derivatives.random_weights import REACH, UNIT, weights_of_each
 from fastgc._evaluation.evaluator import Ray
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Floats, norm, norms, resolutions
 
 SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: the u of `random_weights`

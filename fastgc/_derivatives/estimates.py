@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Evaluator, Stopped, Tick, silent
 from fastgc._evaluation.interruption import pieces
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, medians, resolutions, spread
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout

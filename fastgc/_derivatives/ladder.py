@@ -6,11 +6,11 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Floats, Positions
 
 _FEWEST = 3  # steps: two determine a power of the step, and a third confirms it

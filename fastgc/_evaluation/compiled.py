@@ -27,7 +27,7 @@ from fastgc._evaluation.evaluator import (
     at_entry,
     silent,
 )
-from fastgc._evaluation.python import PythonEvaluator
+from fastgc._evaluation.python import PythonEvaluator, parts
 from fastgc._evaluation.threads import Work, WorkerThreads, WorkQueue, piece_length
 from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, DType, Floats, Positions
@@ -331,14 +331,17 @@ class NumbaEvaluator:
     def _run_rays(self, thread: int, rays: Sequence[Ray], distance: float, out: Array) -> _RaisedAt:
         """One value along a direction, without another copy of its entries."""
         flats = [self._flat(thread, ray.tensor)[ray.start : ray.start + ray.weights.size] for ray in rays]
-        originals = [_for_kernels(self._direct.origin(ray)) for ray in rays]
+        originals = [self._direct.origin(ray) for ray in rays]
         try:
             for ray, flat, original in zip(rays, flats, originals, strict=True):
-                _kernels.displace(flat, original, ray.weights, distance * ray.scale)
+                for part in parts(original, flat.size):
+                    entries = _for_kernels(original[part])
+                    _kernels.displace(flat[part], entries, ray.weights[part], distance * ray.scale)
             return self._run_as_it_is(thread, rays[0].tensor, out)
         finally:
             for flat, original in zip(flats, originals, strict=True):
-                flat[...] = original
+                for part in parts(original, flat.size):
+                    flat[part] = original[part]
 
     def _run_as_it_is(self, thread: int, tensor: int, out: Array) -> _RaisedAt:
         """The loss at the current entries: the loop "displaces" a tensor's first entry to its present value."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, in_blocks
 from fastgc._parameters.point import Point
 from fastgc._parameters.record import store
 from fastgc._parameters.streams import stream
@@ -53,9 +54,10 @@ def nearby_records(point: Point) -> Iterator[object]:
     generator = stream(0, "compiled")
     dtypes = [leaf.dtype for leaf in point.leaves]
     for shift, share in ((_NEARBY, _NEARBY), (0.0, _NEARBY), (0.0, 0.0)):
-        noise = [generator.standard_normal(leaf.shape) for leaf in point.leaves]
-        leaves = [leaf + each * (shift + share * leaf) for leaf, each in zip(point.leaves, noise, strict=True)]
-        yield store(point.layout, leaves, dtypes).record()
+        stored = store(point.layout, point.leaves, dtypes)
+        for block in itertools.chain.from_iterable(map(in_blocks, stored.leaves)):
+            block += generator.standard_normal(block.size) * (shift + share * block)
+        yield stored.record()
 
 
 def value_at(read: Read, function: Callable[..., object], record: object) -> Array | None:

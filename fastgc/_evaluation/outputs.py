@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from fastgc._evaluation.engine import Execution, affordable_threads, loop_pays
 from fastgc._evaluation.evaluator import LEAST_SECONDS
 from fastgc._evaluation.frozen_globals import Read
 from fastgc._evaluation.threads import LONGEST_PIECE, WorkerThreads, WorkQueue, piece_length
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.point import Point
 from fastgc._parameters.record import store

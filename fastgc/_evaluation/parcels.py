@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._evaluation.evaluator import described
+from fastgc._forks import Turns
 from fastgc._missing import missing
 
 try:
@@ -196,7 +197,7 @@ def home(function: object) -> ModuleType | None:
     return None if known else sys.modules.get(name)
 
 
-_registering = threading.RLock()  # cloudpickle's registry belongs to the whole process
+_registering = Turns()  # cloudpickle's registry belongs to the whole process
 
 
 @contextlib.contextmanager
@@ -205,7 +206,7 @@ def by_value(module: ModuleType | None) -> Iterator[None]:
     if module is None:
         yield
         return
-    with _registering:
+    with _registering():
         if module.__name__ in cloudpickle.list_registry_pickle_by_value():
             yield
             return

@@ -36,7 +36,26 @@ def _flat_view(array: Array) -> Any:
     return array.reshape(-1) if array.flags.c_contiguous else array.flat
 
 
-def _displace_ray(flat: Any, original: Array, ray: Ray, distance: complex) -> None:
+class Spread:
+    """Entries ``where`` of an array that is not contiguous. A part is copied when it is read, never all of them."""
+
+    def __init__(self, flat: Any, where: slice) -> None:
+        self._flat, self._start = flat, where.start
+
+    def __getitem__(self, part: slice) -> Array:
+        return np.asarray(self._flat[self._start + part.start : self._start + part.stop])
+
+
+Origin = Array | Spread  # the entries of a ray at the point
+
+
+def parts(origin: Origin, size: int) -> Iterator[slice]:
+    """Slices in which to read so many entries: all at once where that copies none."""
+    length = _WRITTEN_AT_ONCE if isinstance(origin, Spread) else max(1, size)
+    yield from (slice(begin, min(begin + length, size)) for begin in range(0, size, length))
+
+
+def displace_ray(flat: Any, original: Origin, ray: Ray, distance: complex) -> None:
     """Write ``original + distance * scale * weights`` to a ray's entries, block by block."""
     step = distance * ray.scale
     for begin in range(0, ray.weights.size, _WRITTEN_AT_ONCE):
@@ -83,7 +102,7 @@ class PythonEvaluator:
         self._dtypes = [leaf.dtype for leaf in leaves]
         self._complex = any(dtype.kind == "c" for dtype in self._dtypes)
         self._rounds = any(dtype not in (np.float64, np.complex128) for dtype in self._dtypes)
-        self._displaced: list[tuple[Any, Any, Any]] = []  # (array, where, entries) to be restored, whatever happens
+        self._displaced: list[tuple[Any, ...]] = []  # (array, where, entries) to be restored, whatever happens
 
     @property
     def result_dtype(self) -> type[Any]:
@@ -161,7 +180,7 @@ class PythonEvaluator:
 
         def displace(distance: complex) -> None:
             for ray, original in zip(rays, originals, strict=True):
-                _displace_ray(self._flat[ray.tensor], original, ray, distance)
+                displace_ray(self._flat[ray.tensor], original, ray, distance)
 
         return displace
 
@@ -179,12 +198,13 @@ class PythonEvaluator:
 
         return displace
 
-    def origin(self, ray: Ray) -> Array:
+    def origin(self, ray: Ray) -> Origin:
         """The entries of a ray at the point: a view of the source, or a copy of the leaf."""
         where = slice(ray.start, ray.start + ray.weights.size)
         if self._sources is None:
             return np.array(self._flat[ray.tensor][where])
-        return np.asarray(self._sources[ray.tensor][where])
+        source = self._sources[ray.tensor]
+        return source[where] if isinstance(source, np.ndarray) else Spread(source, where)
 
     def entries(self, positions: Positions) -> Array:
         out = np.empty(positions.size)
@@ -205,7 +225,11 @@ class PythonEvaluator:
 
     def _restore(self) -> None:
         for flat, where, original in self._displaced:
-            flat[where] = original
+            if isinstance(original, Spread):
+                for part in parts(original, where.stop - where.start):
+                    flat[where.start + part.start : where.start + part.stop] = original[part]
+            else:
+                flat[where] = original
         self._displaced = []
 
     def _places(self, positions: Positions) -> list[tuple[Any, Positions, Any]]:
@@ -237,3 +261,8 @@ class PythonEvaluator:
         if displaced and not self.raised.answered:
             self.raised = replace(self.raised, answered=True)
         return value if type(value) is float else as_number(value, complex_allowed=self._complex)
+
+
+def unasked(layout: ParameterLayout) -> PythonEvaluator:
+    """An evaluator that holds no parameters, where nothing is evaluated any more."""
+    return PythonEvaluator(lambda *_: math.nan, None, (), layout, [], None)

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from fastgc._evaluation.evaluator import attempted, described
 from fastgc._evaluation.members import mapped, member, stacked
 from fastgc._evaluation.stages import Dense, Stage, StagedLoss
 from fastgc._evaluation.vectorized import as_values
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Positions
 from fastgc._parameters.point import arrays_in
 

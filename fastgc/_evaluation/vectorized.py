@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,9 +27,10 @@ from fastgc._evaluation.evaluator import (
     attempted,
 )
 from fastgc._evaluation.floating_point import callers_errstate
-from fastgc._evaluation.python import PythonEvaluator
+from fastgc._evaluation.python import PythonEvaluator, displace_ray
 from fastgc._evaluation.working_time import now
-from fastgc._parameters.arrays import Array, Positions, returned_values
+from fastgc._forks import Turns
+from fastgc._parameters.arrays import Array, Positions, in_blocks, returned_values
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
 
@@ -40,7 +40,7 @@ _BLOCK_BYTES = 2**25  # 32 MiB for displaced tensors and what the loss computes 
 _BLOCK_SHARE = 0.25  # of the available memory that a block may take: the caller's other work needs some too
 _MOST_ROWS = 1024  # with so many rows, a call (some microseconds in Python) costs nanoseconds a row
 _APART = 1e-3  # relative displacement of the row that is compared: enough to change the loss by more than its round-off
-_measuring = threading.RLock()  # memory is traced for the whole process, so only one check at a time may do so
+_measuring = Turns()  # memory is traced for the whole process, so only one check at a time may do so
 
 
 class VectorizedEvaluator:
@@ -106,9 +106,9 @@ class VectorizedEvaluator:
     def _along_one(self, rays: Sequence[Ray], distances: Array) -> Array:
         def fill(blocks: Blocks, part: slice) -> None:
             for ray in rays:
-                origin, where = self._plain.origin(ray), slice(ray.start, ray.start + ray.weights.size)
+                origin = self._plain.origin(ray)
                 for row, distance in zip(blocks[ray.tensor], distances[part].tolist(), strict=True):
-                    row[where] = origin + distance * ray.scale * ray.weights
+                    displace_ray(row, origin, ray, distance)
 
         def at_row(row: int) -> Place:
             return along_direction(self._layout, rays, distances[row])
@@ -132,7 +132,8 @@ class VectorizedEvaluator:
         generator = stream(0, "batch")
         blocks = {t: self._copies(t, 2) for t in range(len(self._leaves))}
         for block in blocks.values():
-            block[1] += _APART * (1 + np.abs(block[1])) * generator.standard_normal(block[1].shape)
+            for some in in_blocks(block[1]):
+                some += _APART * (1 + np.abs(some)) * generator.standard_normal(some.size)
         with np.errstate(all="ignore"):
             alone, _ = attempted(lambda: self._measured({t: block[1:] for t, block in blocks.items()}))
             if alone is None:  # it is not defined there
@@ -148,7 +149,7 @@ class VectorizedEvaluator:
 
     def _measured(self, blocks: Blocks) -> Any:
         """The value of one row. Its peak of memory bounds what a row of any block takes."""
-        with _measuring:
+        with _measuring():
             tracing, before = tracemalloc.is_tracing(), math.inf
             try:
                 if not tracing:
@@ -206,6 +207,7 @@ class VectorizedEvaluator:
                 out[part], errors = self._values_or_nan(blocks, part.stop - start)
             for row, error in errors:
                 self.raised = self.raised.also(error, partial(at_row, start + row))
+            del blocks  # frees memory before the next are made
             if not self.raised.answered and moves[part].sum() > len(errors):
                 self.raised = replace(self.raised, answered=True)
         return out
@@ -215,7 +217,8 @@ class VectorizedEvaluator:
         return max(1, min(_MOST_ROWS, int(self._room / max(row, 1.0))))
 
     def _copies(self, tensor: int, rows: int) -> Array:
-        return np.tile(self._leaves[tensor].reshape(-1), (rows, 1))
+        flat = self._leaves[tensor].reshape(-1)
+        return np.array(np.broadcast_to(flat, (rows, flat.size)), order="C")
 
     def _values_or_nan(self, blocks: Blocks, rows: int) -> tuple[Array, list[tuple[int, Exception]]]:
         """The values of a block. If it raises, each row is called alone: nan and the exception for those that raise."""

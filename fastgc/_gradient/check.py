@@ -208,6 +208,13 @@ def check_gradients(
     one wrong entry changes it by half to three halves of its error, and several hardly ever cancel. A direction that
     disagrees is halved until the wrong entries are found, which are then measured like all others.
 
+    *Memory.* Beyond what the caller holds, a check takes a copy of params for each thread or process. A gradient that
+    is called counts twice: the arrays that it returns, and a copy of them. ``vectorized`` takes two rows of a batch
+    more, or as many as 32 MiB hold; ``points`` one more copy at the random points; ``previous`` one more where a tensor
+    fails; ``bounds`` some eight arrays of the largest tensor's size; an analytic loss complex copies up to 256 MiB.
+    ``in_place`` takes a copy of the entries that are displaced, which along a direction are all, and up to 64 MiB to
+    restore what the loss changes.
+
     Examples
     --------
     >>> import numpy as np

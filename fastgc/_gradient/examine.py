@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from fastgc._evaluation.engine import is_jitted
 from fastgc._evaluation.evaluator import Evaluator, OutOfTime
 from fastgc._evaluation.workers_option import width
 from fastgc._evaluation.working_time import now
+from fastgc._forks import cached_property
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array, Floats, Positions, root_mean_squares, spread
 from fastgc._parameters.point import Point

@@ -14,7 +14,7 @@ from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.evaluator import Raised
 from fastgc._evaluation.floating_point import own_errstate
 from fastgc._evaluation.interruption import Interruption
-from fastgc._evaluation.python import PythonEvaluator
+from fastgc._evaluation.python import unasked
 from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.sampling import SamplePlan, Selection
 from fastgc._public import public
@@ -63,7 +63,7 @@ def interruptible(interruption: Interruption, check: Callable[[], Result]) -> Re
 
 def not_reached(loss: CallersLoss, options: CheckOptions, selection: Selection, number: int, what: str) -> PointResult:
     """The result at a point of which nothing is known: all tensors are undecided."""
-    layout, evaluator = loss.layout, PythonEvaluator(loss.function, None, (), loss.layout, [], None)  # never asked
+    layout, evaluator = loss.layout, unasked(loss.layout)
     count, nothing = len(layout.names), Estimates.unmeasured(np.empty(0, np.int64))
     at_point = LossAtPoint(evaluator, layout, np.nan, Noise(0.0, 0.0, 1.0, False), np.ones(count), np.zeros(count))
     gradients = [np.broadcast_to(0.0, size) for size in layout.sizes]  # no entry of them is looked at

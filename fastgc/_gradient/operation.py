@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
 from fastgc._arguments import brief
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Floats
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.operations import Operation, Slope

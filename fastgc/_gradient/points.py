@@ -87,7 +87,7 @@ class PointChecker:
                 return None, error
             found = self._examined(self._point_check(point, number, deadline, evaluator, first, gradients), first)
             refuse_changed(point, before, "loss")
-        return found, None
+        return (found if self.options.points == 1 else found.released()), None
 
     def _point_check(
         self, point: Point, number: int, deadline: float, evaluator: Evaluator, first: FirstCall, gradients: list[Array]

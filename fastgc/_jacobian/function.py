@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from fastgc._evaluation.evaluator import (
 )
 from fastgc._evaluation.interruption import Interruption, pieces
 from fastgc._evaluation.working_time import now
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped, attempted
 from fastgc._evaluation.floating_point import at_point, away_from_the_point
 from fastgc._evaluation.interruption import Interruption
 from fastgc._evaluation.working_time import compilation_left_out, compiled_seconds, now
+from fastgc._forks import cached_property
 from fastgc._gradient.interrupted import interruptible
 from fastgc._gradient.noisy import TRIED, all_hidden
 from fastgc._gradient.points import nearest

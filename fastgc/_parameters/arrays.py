@@ -89,12 +89,18 @@ def root_mean_square(gradient: Array) -> float:
 
 def _scaled_squares(gradient: Array) -> tuple[float, float]:
     """The largest magnitude, and the sum of the squares of the entries divided by it, in double precision."""
-    blocks = [gradient[i : i + _SUMMED_AT_ONCE] for i in range(0, gradient.size, _SUMMED_AT_ONCE)]
+    blocks = [*in_blocks(gradient)]
     largest = max((float(np.abs(block).max()) for block in blocks), default=0.0)
     if largest == 0 or not np.isfinite(largest):
         return largest, 1.0
     scaled = (block.astype(np.float64) / largest for block in blocks)
     return largest, sum(float(np.dot(block, block)) for block in scaled)
+
+
+def in_blocks(array: Array) -> Iterator[Array]:
+    """Views of the entries of a contiguous array, block by block: what is computed of one takes little memory."""
+    flat = array.reshape(-1)
+    yield from (flat[begin : begin + _SUMMED_AT_ONCE] for begin in range(0, flat.size, _SUMMED_AT_ONCE))
 
 
 def root_mean_squares(gradients: Sequence[Array]) -> Floats:

@@ -7,13 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed, refuse_deep
+from fastgc._forks import cached_property
 from fastgc._missing import TITLES
 from fastgc._parameters.arrays import Array, DType, Positions, as_array
 from fastgc._parameters.fields import as_list, tensor_fields, with_fields

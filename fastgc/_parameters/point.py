@@ -7,12 +7,13 @@ import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fastgc._arguments import listed
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Floats, Positions, medians, of_runs, together
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import Branch, Node, ParameterLayout, named_leaves
@@ -138,8 +139,8 @@ def leaves_at(
     if number == 0 and in_place and sum(leaf.nbytes for leaf in leaves) > _KEPT_BYTES:
         yield leaves
         return
-    values = leaves if number == 0 else _displaced(leaves, seed, number, reach, bounds, symmetric)
-    with replaced(leaves, values, in_place=in_place) as places:
+    moved = partial(_displaced, leaves, seed, number, reach, bounds, symmetric)
+    with replaced(leaves, leaves if number == 0 else moved(), in_place=in_place) as places:
         yield places
 
 
@@ -153,6 +154,7 @@ def replaced(leaves: Sequence[Array], values: Sequence[Array], *, in_place: bool
     try:
         try:
             _overwrite(leaves, values)
+            del values  # frees memory: nobody else holds those of a random point
             yield leaves
         finally:
             _overwrite(leaves, originals)

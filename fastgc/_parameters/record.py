@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import brief, listed
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, DType
 from fastgc._parameters.layout import Branch, Node, ParameterLayout, same_tuple
 

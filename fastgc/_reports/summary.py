@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
@@ -64,6 +65,17 @@ class PointResult:
     crosscheck: CrossCheck | None
     notes: tuple[str, ...]
     raised: Raised  # by the loss, at displaced points
+
+    @cached_property
+    def measured(self) -> tuple[Estimates, Judgement]:
+        """All entries that were measured, each once."""
+        return self.gradient.joined(self.estimates, self.judgement, self.looked_at, self.scales)
+
+    def released(self) -> PointResult:
+        """The same without the arrays of the point, which the next point needs as much memory for."""
+        result = replace(self, gradient=self.gradient.released())
+        result.__dict__["measured"] = self.measured  # as `cached_property` keeps it
+        return result
 
 
 @dataclass(frozen=True)
@@ -138,8 +150,7 @@ class _Measured:
 
     @classmethod
     def of(cls, layout: ParameterLayout, found: PointResult) -> _Measured:
-        samples = found.estimates, found.judgement
-        estimates, judgement = found.gradient.joined(*samples, found.looked_at, found.scales)
+        estimates, judgement = found.measured
         return cls(found, estimates, judgement, dict(layout.parts(estimates.positions)))
 
     def checked(self, tensor: int) -> CheckedTensor:

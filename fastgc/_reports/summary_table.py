@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, medians, of_runs
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._reports.entries import Entries

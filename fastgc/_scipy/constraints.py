@@ -13,7 +13,7 @@ from fastgc._jacobian.hessian import check_hessian
 from fastgc._jacobian.report import JacobianReport
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._parameters.streams import stream
-from fastgc._scipy.derivatives import CheckOptions, as_rows, checked_jacobian, is_operator, is_own
+from fastgc._scipy.derivatives import CheckOptions, as_rows, called, checked_jacobian, is_operator, is_own
 
 Check = Callable[..., JacobianReport]  # with the options of the check
 Function = Callable[..., object]
@@ -97,7 +97,7 @@ def _nonlinear(
 
 def _hessian(f: Function, jac: Function, hess: Function, x: Floats, rng: np.random.Generator) -> Check:
     """The check of ``hess(x, v)``, the Hessian of ``v @ f(x)``, for random multipliers v: it is linear in them."""
-    shape = np.asarray(f(x.copy())).shape
+    shape = np.asarray(called(f, x)).shape
     multipliers = rng.uniform(1, 2, size=max(1, int(np.prod(shape)))) * rng.choice([-1, 1])
 
     def gradient(x: Array) -> object:
@@ -121,6 +121,6 @@ def checked_hessian(
         assert is_operator(found)  # as at the point
         return found.matvec(u)
 
-    if not is_operator(hess(x.copy(), *args)):
+    if not is_operator(called(hess, x, *args)):
         return check_hessian(None, gradient, hess, x, args=args, **options)
     return check_hessian(None, gradient, None, x, hvp=product, args=args, **options)

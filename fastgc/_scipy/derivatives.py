@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, Protocol, TypedDict, TypeGuard, Unpack
+from typing import Any, Protocol, TypedDict, TypeGuard, TypeVar, Unpack
 
 import numpy as np
 
 from fastgc._jacobian.check import check_jacobian
 from fastgc._jacobian.report import JacobianReport
 from fastgc._parameters.arrays import Array
+
+Value = TypeVar("Value")
 
 
 class LinearOperator(Protocol):
@@ -43,16 +45,22 @@ def is_own(derivative: object) -> TypeGuard[Callable[..., object]]:
     return callable(derivative) and not hasattr(derivative, "initialize")
 
 
+def called(function: Callable[..., Value], x: Array, *args: object) -> Value:
+    """What one of the caller's functions returns at a copy of the point. What it sets of errstate lasts no longer."""
+    with np.errstate():
+        return function(x.copy(), *args)
+
+
 def checked_jacobian(
     f: Callable[..., object], jac: object, x: Array, args: tuple[object, ...] = (), **options: Unpack[CheckOptions]
 ) -> JacobianReport:
     """The check of a Jacobian, or of a function that returns it; also a linear operator, or a row of n."""
-    shape = np.asarray(f(x.copy(), *args)).shape
+    shape = np.asarray(called(f, x, *args)).shape
     if is_operator(jac):
         return _checked_products(f, lambda x, *args: jac, x, args, options)
     if not callable(jac):
         return check_jacobian(f, as_rows(jac, shape, x.size), x, args=args, **options)
-    if is_operator(jac(x.copy(), *args)):
+    if is_operator(called(jac, x, *args)):
         return _checked_products(f, jac, x, args, options)
     return check_jacobian(f, lambda x, *args: as_rows(jac(x, *args), shape, x.size), x, args=args, **options)
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastgc._arguments import number
+from fastgc._forks import cached_property
 from fastgc._gradient.check import check_gradients
 from fastgc._jacobian.hessian import check_hessian
 from fastgc._jacobian.inputs import finite_point
 from fastgc._parameters.arrays import Floats
 from fastgc._scipy.constraints import checked_hessian, constraint_checks
-from fastgc._scipy.derivatives import CheckOptions, checked_jacobian, dimensions, interval, is_own
+from fastgc._scipy.derivatives import CheckOptions, called, checked_jacobian, dimensions, interval, is_own
 from fastgc._scipy.report import ProblemReport, Section, problem_report
 
 Check = Callable[..., Section]  # with the options of the check
@@ -127,10 +127,10 @@ class _Problem:
         """Whether fun returns residuals, whose derivative is a matrix. One residual is one if its Jacobian has rows."""
         if self.jac is True:
             return False
-        value = self.fun(self.x.copy(), *self.args)
+        value = called(self.fun, self.x, *self.args)
         if np.size(value) != 1 or not (np.ndim(value) == 1 and is_own(self.jac)):
             return np.size(value) != 1
-        return dimensions(self.jac(self.x.copy(), *self.args)) == 2
+        return dimensions(called(self.jac, self.x, *self.args)) == 2
 
     def checks(self) -> Iterator[tuple[str, Check | str]]:
         """For each derivative of fun its name, and its check, or why there is none."""

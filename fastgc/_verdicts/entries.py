@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from fastgc._derivatives.estimates import (
 from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
 from fastgc._evaluation.held import UNMOVED
+from fastgc._evaluation.python import unasked
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, medians, resolutions
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
@@ -68,7 +70,7 @@ class GradientAtPoint:
     @cached_property
     def usual_tolerances(self) -> Floats:
         """The allowed difference of an entry of median magnitude (of about 4,000 evenly spaced ones), (tensors,)."""
-        some = [np.abs(each[:: max(1, each.size // _MEDIAN_OF)].astype(np.float64)) for each in self.gradients]
+        some = [np.abs(_spaced(each).astype(np.float64)) for each in self.gradients]
         ends = np.cumsum([0, *(each.size for each in some)])
         usual = medians(np.concatenate([np.empty(0), *some]), ends)
         return np.asarray(self.tolerances.allowed(np.arange(usual.size), usual, self.sizes))
@@ -143,6 +145,25 @@ class GradientAtPoint:
             return estimates, judgement
         more = self.verdicts(others, scales)
         return Estimates.joined([estimates, others]), Judgement.joined([judgement, more])
+
+    @cached_property
+    def left_out(self) -> Sequence[int]:
+        """How many entries of each tensor no direction displaces, since they are too near a bound."""
+        held = [None if self.loss.bounds is None else self.loss.held(t) for t in range(len(self.gradients))]
+        return [0 if each is None else int(np.count_nonzero(each)) for each in held]
+
+    def released(self) -> GradientAtPoint:
+        """The same without the arrays of the point: what tensors are judged by, once all their entries are."""
+        loss = replace(self.loss, evaluator=unasked(self.loss.layout), complex_loss=None)
+        gradients = [_spaced(each).copy() for each in self.gradients]
+        result = replace(self, loss=loss, gradients=gradients, displaced=None)
+        result.__dict__["left_out"] = self.left_out  # as `cached_property` keeps it
+        return result
+
+
+def _spaced(gradient: Array) -> Array:
+    """About 4,000 evenly spaced entries of a flat array, or all of at most twice as many."""
+    return gradient[:: max(1, gradient.size // _MEDIAN_OF)]
 
 
 def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, DType, Floats, Positions, root_mean_square, root_mean_squares_between
 from fastgc._words import Verdict
 

@@ -388,7 +388,7 @@ def _reports(
     )  # fmt: skip
     sharing, bounded = probing.beside or probing.tensors, gradient.loss.bounds is not None
     for k, t in enumerate(tensors):
-        left_out = _left_out(gradient, t) if bounded else 0
+        left_out = gradient.left_out[t] if bounded else 0
         yield partial(_report, k, residuals, uncertainties, columns, left_out, t, sharing, names)
 
 
@@ -418,11 +418,6 @@ def _report(
         left_out=left_out,
         shared_with=_others(tensor, sharing, names),
     )
-
-
-def _left_out(gradient: GradientAtPoint, tensor: int) -> int:
-    held = gradient.loss.held(tensor)
-    return 0 if held is None else int(np.count_nonzero(held))
 
 
 def _others(tensor: int, sharing: tuple[int, ...], names: Sequence[str]) -> tuple[str, ...]:

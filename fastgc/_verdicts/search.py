@@ -13,7 +13,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._derivatives.random_weights import UNIT, random_weights, weights_between
 from fastgc._derivatives.ratios import best_of, coincidences, index_at, matching, ramps, ratios_of
 from fastgc._evaluation.evaluator import Ray
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions
 from fastgc._parameters.streams import stream
 from fastgc._verdicts.confirmed import ConfirmedEntries

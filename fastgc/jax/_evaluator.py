@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -17,6 +16,7 @@ from fastgc._evaluation.batches import COMPARED, Batches, agree, relative_to_poi
 from fastgc._evaluation.evaluator import OutOfTime, Raised, Ray, Tick, silent
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.working_time import now
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch.autograd.gradcheck import GradcheckError
 
 from fastgc._evaluation.batches import Batches, agree
 from fastgc._evaluation.evaluator import described
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Floats
 from fastgc.torch._flat import Packing, Tensors
 from fastgc.torch._rules import BATCH_NUMBERS

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 from torch.autograd.function import _SingleLevelFunction
 
+from fastgc._forks import Turns
 from fastgc.torch._functional import called_with
 from fastgc.torch._nested import mapped, tensors_in
 from fastgc.torch._surroundings import Given, Named, Surroundings
@@ -21,7 +22,7 @@ Called: TypeAlias = torch.nn.Module | Function
 
 _LOSS = "loss"  # the path of calls outside the module
 
-_patching = threading.RLock()  # `autograd.Function` is one for all threads
+_patching = Turns()  # `autograd.Function` is one for all threads
 
 
 @dataclass
@@ -117,7 +118,7 @@ def functions_replaced(apply: Callable[..., object]) -> Iterator[None]:
             return super(_SingleLevelFunction, function).apply(*args, **kwargs)
         return apply(function, *args, **kwargs)
 
-    with _patching:
+    with _patching():
         _SingleLevelFunction.apply = classmethod(replaced)
         try:
             yield

@@ -126,7 +126,7 @@ def _placed_leaves(call: Opened) -> Tensors:
 def _tangents(call: Opened, leaves: Tensors, parts: Tensors) -> list[torch.Tensor]:
     """The tangents of the compared outputs for those of the inputs."""
     arguments = list(call.inputs)
-    with forward_mode, forward_ad.dual_level():
+    with forward_mode(), forward_ad.dual_level():
         for k, leaf, part in zip(call.checked, leaves, parts, strict=True):
             arguments[k] = forward_ad.make_dual(leaf, part)
         found = tensors(call.func(*arguments))

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from fastgc._evaluation.evaluator import (
     attempted,
 )
 from fastgc._evaluation.working_time import now
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
 from fastgc._parameters.layout import ParameterLayout
 from fastgc.torch._layers import Layer

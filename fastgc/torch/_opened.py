@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 
+from fastgc._forks import cached_property
 from fastgc._jacobian.function import VectorFunction
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import flatten_parameters

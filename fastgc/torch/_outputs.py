@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
 
 from fastgc._evaluation.batches import Batches, agree, relative_to_point
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
+from fastgc._forks import cached_property
 from fastgc._jacobian.function import Errors, one_by_one
 from fastgc._parameters.arrays import Floats, Positions
 from fastgc.torch._evaluator import footprint

@@ -8,7 +8,6 @@ new tensors of this thread float64.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from types import ModuleType
 from typing import TypeAlias
@@ -16,11 +15,13 @@ from typing import TypeAlias
 import torch
 from torch.overrides import TorchFunctionMode
 
+from fastgc._forks import Turns
+
 Types: TypeAlias = Collection[type]  # what a mode of PyTorch is told of a call
 Given: TypeAlias = tuple[object, ...]  # the positional arguments of a call
 Named: TypeAlias = dict[str, object]  # the keyword arguments
 
-forward_mode = threading.RLock()  # PyTorch has one level of forward-mode derivatives, for the whole process
+forward_mode = Turns()  # PyTorch has one level of forward-mode derivatives, for the whole process
 
 
 class Surroundings:
@@ -73,19 +74,19 @@ class _Stream:
     used : whether a call changed them
     """
 
-    _lock = threading.RLock()
+    _turns = Turns()
 
     def __init__(self, devices: Sequence[torch.device], seed: int | None) -> None:
         others = [each for each in devices if hasattr(getattr(torch, each.type, None), "get_rng_state")]
         self.devices = [torch.device("cpu"), *(each for each in others if each.type != "cpu")]
         self._seeded = seed is not None
-        with self._lock:
+        with self._turns():
             self._own = _states(self.devices) if seed is None else [_seeded(each, seed) for each in self.devices]
         self.used = self._seeded
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        with self._lock:
+        with self._turns():
             outer, before = _states(self.devices), self._own
             try:
                 _put(self.devices, before)

@@ -69,7 +69,7 @@ class BodyTangents:
     def along(self, vector: Floats) -> Floats | None:
         """J u in double precision; None if no custom Function was called, or some body is not open to forward mode."""
         try:
-            with forward_mode, torch.no_grad(), forward_ad.dual_level():
+            with forward_mode(), torch.no_grad(), forward_ad.dual_level():
                 arguments = self._duals(vector)
                 with _bodies() as called:
                     found = tensors(self._func(*arguments))
@@ -109,7 +109,7 @@ class ModuleTangents:
         """The slope along a direction; nan if no custom Function was called, or one is not open to forward mode."""
         self.evaluations += 1
         try:
-            with forward_mode, torch.no_grad(), forward_ad.dual_level():
+            with forward_mode(), torch.no_grad(), forward_ad.dual_level():
                 duals = {
                     t: forward_ad.make_dual(as_reals(tensor.detach()), self._direction(t, rays))
                     for t, tensor in enumerate(self.subject.tensors)

@@ -105,7 +105,6 @@ check("numba", threads=2), check(), check("numba", threads=1)
 sys.stdout.write("done")
 """,
 }
-# Until Python 3.12 a cached_property holds a lock while it computes: one child of sixty waits for it for ever.
 FORKING = """
 check("numba", threads=2), check()
 over = threading.Event()
@@ -156,3 +155,9 @@ def test_processes_that_start_at_once_on_an_empty_cache(tmp_path: Path) -> None:
     running = [subprocess.Popen(command, env=kept, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     found = [each.communicate()[0] for each in running]
     assert found[0].startswith("('pass', ") and len(set(found)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks as Linux has them")
+def test_children_of_a_process_whose_other_thread_checks(tmp_path: Path) -> None:
+    assert ended(f"FORKS = 20\n{FORKING}", tmp_path) == "done"

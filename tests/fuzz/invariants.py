@@ -35,7 +35,8 @@ PARAMETERS = re.compile(
 )
 KEPT = re.compile("ExecutorManagerThread|QueueFeederThread|QueueManagerThread")  # of idle processes, for the next check
 TORCHS = (RuntimeError, NotImplementedError, AssertionError)  # the refusals of the functions that ours stand in for
-OTHERS_OWN = str(Path(__file__).with_name("jitted.py"))  # the caller's functions too
+# The caller's functions: of the program, of the module of jitted ones, and of those that cloudpickle has made anew.
+CALLERS = {"<fuzzed>", "<dynamic-code>", str(Path(__file__).with_name("jitted.py"))}
 
 
 class Violation(AssertionError):
@@ -179,7 +180,7 @@ def _judged_error(program: Program, error: BaseException) -> str:
         _shown(error.report)
         return "mismatch"
     files = [each.f_code.co_filename for each in _frames(error) if each.f_code.co_name != "__torch_function__"]
-    if files[-1] in ("<fuzzed>", OTHERS_OWN) or (not files[-1].startswith(PACKAGE) and _is_theirs(files)):
+    if files[-1] in CALLERS or (not files[-1].startswith(PACKAGE) and _is_theirs(files)):
         return "raised by the caller's function"
     if isinstance(error, TORCHS[:1]) and program.door.endswith("gradcheck"):  # as PyTorch's own
         return "refused"
@@ -212,7 +213,7 @@ def _is_theirs(files: list[str]) -> bool:
     if any(re.search(r"torch/(nn/modules/module|autograd/graph)\.py", file) for file in files):
         return True
     ours = max((i for i, file in enumerate(files) if file.startswith(PACKAGE)), default=-1)
-    return bool({"<fuzzed>", OTHERS_OWN} & set(files[ours + 1 :]))
+    return bool(CALLERS & set(files[ours + 1 :]))
 
 
 # --- 2, 3 and 4: results ---

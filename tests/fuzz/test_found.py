@@ -8,6 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from scipy.optimize import NonlinearConstraint
 
 import fastgc
 from fastgc._evaluation import pieces
@@ -120,3 +121,19 @@ def test_a_jitted_function_is_expanded_from_the_record_that_checks_pass(kind: An
 
     first = numba.njit(lambda p: np.sum(np.sin(p["w"]))) if kind is dict else numba.njit(lambda p: np.sum(np.sin(p[0])))
     assert fastgc.taylor_test(first, gradient, params).passed
+
+
+def test_a_problem_whose_functions_change_errstate_leaves_it() -> None:
+    def fun(x: Any) -> float:
+        np.seterr(all="raise")
+        return float(np.sum((x - 2) ** 4))
+
+    def jac(x: Any) -> Any:
+        np.seterr(all="raise")
+        return 4 * (x - 2) ** 3
+
+    disc = NonlinearConstraint(fun, 0, 2, jac=jac, hess=lambda x, v: np.diag(12 * (x - 2) ** 2) * v[0])
+    before = np.geterr()
+    for hess in (lambda x: np.diag(12 * (x - 2) ** 2), None):
+        report = fastgc.check_problem(fun, np.zeros(3), jac, hess, constraints=disc)
+        assert report.passed and np.geterr() == before
