@@ -24,7 +24,7 @@ SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: 
 CERTAIN = 2.0  # uncertainties beyond which every true residual is followed: the 2u there
 FURTHER = 1 << 20  # the number of the first direction of a search, beyond those of every probe
 _PROBE_RATIO = 8.0  # of neighbouring steps: five steps, the fewest for two extrapolations and a check, span 4,000
-_PROBE_TOP = 2.0**-5  # the largest step, in units of the scale: a quarter of a single entry's, since all entries move
+PROBE_TOP = 2.0**-5  # the largest step, in units of the scale: a quarter of a single entry's, since all entries move
 _PROBE_RUNGS = 5  # from 0.03 to 8e-6: the best step of a central quotient is 6e-6
 _MORE = 3  # steps that a ladder grows by, downwards or upwards: a factor of 512
 _NEARLY = 2.0  # two loss values are preferred to four unless four halve the uncertainty, as evaluations cost time
@@ -165,7 +165,7 @@ def ladder_slope(loss: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple
 
     ``jitter`` is the change of the loss by rounding of the displaced entries.
     """
-    top = _PROBE_TOP if loss.bounds is None else BOUNDED_TOP / REACH  # which entries next to a bound allow
+    top = PROBE_TOP if loss.bounds is None else BOUNDED_TOP / REACH  # which entries next to a bound allow
     rungs = top * _PROBE_RATIO ** -np.arange(_PROBE_RUNGS, dtype=np.float64)
     ladder = _ladder_along(loss, rays, rungs, jitter)
     slope = derivative_from(ladder)

@@ -37,7 +37,7 @@ _RUNGS = 12  # of a ladder in double precision: from 0.125 to 3e-8, past the bes
 _FINER, _COARSER = 4, 3  # steps that a ladder grows by: by a factor of 256 downwards, and once by 64 upwards
 _DEEPER = 4  # times that it may grow downwards: to 3e-8 * 256**-4 = 7e-18 of the scale, below eps
 _GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder does not grow: a tenth of the smallest default rtol
-_NOISIEST = 1e-6  # relative noise that a step is chosen for at most: a central step stays below 0.01 of the scale
+NOISIEST = 1e-6  # relative noise that a step is chosen for at most: a central step stays below 0.01 of the scale
 _TRIALS = 3  # entries of each tensor that measure its truncation error: the fewest of which a median ignores one
 # Of the two steps that show it. No power of two: a loss that has one for its period would hide its slope at both.
 TRIAL_RATIO = 3.7
@@ -361,7 +361,7 @@ def _steps(loss: LossAtPoint, positions: Positions, stencil: Stencil, step: floa
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
     relative_noise = loss.noise.at_point / abs(loss.base) if loss.base else 0.0
-    balanced = short(relative_step(stencil, np.clip(relative_noise, loss.eps, _NOISIEST)))
+    balanced = short(relative_step(stencil, np.clip(relative_noise, loss.eps, NOISIEST)))
     reach = balanced[loss.layout.tensor_of(positions)]
     return reach, reach * scales
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._arguments import listed
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.kept import MOST_KEPT
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, diagnose, diagnose_values
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
@@ -33,8 +35,6 @@ from fastgc._words import Verdict
 # The text is for a terminal; these are chosen, not measured.
 _SHOWN = 16  # rows and columns of a matrix that is shown in full, at most: with marks they fit on a screen
 _DIGITS = (5, 3)  # of their entries, where that fits
-_SOUGHT = 64  # of the worst entries, among which one is sought whose ladder was kept
-_LISTED = 5  # outputs and inputs with wrong entries
 
 
 @public
@@ -223,7 +223,7 @@ def _ladder(
     """Of the worst entry at the first point whose ladder was kept."""
     order = np.lexsort((-excess(judged, estimated), ~judged.undecided, ~judged.failed))
     here = order[entries.columns["point"][order] == entries.columns["point"].min(initial=0)]
-    found = ((number, kept(int(entries.local[number]))) for number in here[:_SOUGHT].tolist())
+    found = ((number, kept(int(entries.local[number]))) for number in here[:MOST_KEPT].tolist())
     return next((entry_ladder(ladder, entries[number]) for number, ladder in found if ladder is not None), None)
 
 
@@ -325,9 +325,8 @@ def _counts(report: JacobianReport) -> Iterable[str]:
     """The wrong entries of each output and input."""
     for name, counts in (("output", report.by_output), ("input", report.by_input)):
         if counts:
-            parts = [f"{list(index)}: {count}" for index, count in list(counts.items())[:_LISTED]]
-            more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
-            yield f"wrong entries by {name}: {', '.join(parts)}{more}"
+            parts = [f"{list(index)}: {count}" for index, count in counts.items()]
+            yield f"wrong entries by {name}: {listed(parts, quote=False)}"
 
 
 def _facts(report: JacobianReport) -> tuple[str, ...]:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from fastgc._evaluation.evaluator import Evaluator
 from fastgc._parameters.arrays import norm, spread
-
-_MOST_ENTRIES = 32  # entries, the default of `samples`: SciPy evaluates the loss once for each, and once more
+from fastgc._parameters.sampling import DEFAULT_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,14 @@ class CrossCheck:
 
 
 def crosscheck(evaluator: Evaluator, positions: NDArray[np.int64], analytic: NDArray[np.float64]) -> CrossCheck | None:
-    """SciPy's number for at most 32 of the entries, spread evenly; None where there is no entry.
+    """SciPy's number for at most as many entries as are sampled by default, spread evenly; None where there is none.
 
-    SciPy chooses its points without a look at the values: it is asked for the points, which are evaluated together, and
-    then for its number.
+    SciPy evaluates the loss once for each, and once more. It chooses its points without a look at the values: it is
+    asked for the points, which are evaluated together, and then for its number.
     """
     if not positions.size:
         return None
-    chosen = spread(positions.size, _MOST_ENTRIES)
+    chosen = spread(positions.size, DEFAULT_SAMPLES)
     where, gradient = positions[chosen], analytic[chosen]
     start, points = evaluator.entries(where), list[NDArray[np.float64]]()
 

@@ -39,7 +39,7 @@ _OUTSIDE = {
     "unasked": "kink: the value is outside both slopes, wrong or a convention; pass a function to decide",
 }
 _HIDDEN = "kinks so near that round-off hides them, though not from the analytic gradient"
-_NOTHING = 1e-300  # an uncertainty below it comes from values that are the same to the bit
+NOTHING = 1e-300  # an uncertainty below it (the smallest normal number) comes from values that are the same to the bit
 
 _REASONS = {
     "not finite": "the loss is not finite nearby",
@@ -275,7 +275,7 @@ def _judged(
         settled |= excused & np.isfinite(u)
     failed = (wrong & ~blocked & ~estimates.troubled_by(*_OUTSIDE)) | ~np.isfinite(analytic)
     # A staircase bounds the slope, which is known to be small; a short ladder in which nothing moved bounds nothing.
-    bounded_by_stairs = estimates.troubled_by("quantised") & (numerical == 0) & (u > _NOTHING)
+    bounded_by_stairs = estimates.troubled_by("quantised") & (numerical == 0) & (u > NOTHING)
     undecided = ~(failed | settled | (resolved & exact & agrees & (~blocked | bounded_by_stairs)))
     close = undecided & ~agrees & ~blocked & bounded
     reason = np.full(analytic.size, "", object)

@@ -30,7 +30,7 @@ _USEFUL = 0.1  # of the gradient's norm: with a larger limit a gradient wrong by
 _BEYOND = 10.0  # uncertainties above rtol at which a norm is wrong: as for single entries (`judgement._CERTAIN`)
 # Of the tolerance of a median entry, which limits what shows: three directions then miss an error of rtol of 10,000
 # entries with 1e-6 (bench/huge.py, "million"), and a smaller uncertainty gains little.
-_ENOUGH = 0.05
+ENOUGH = 0.05
 _OWN = 3  # directions, the default of `probes`: two would miss an error of rtol of 10,000 entries with 1e-4
 _MISSED = 1e-6  # the probability with which three directions are meant to miss an error of rtol of a tensor
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
@@ -100,7 +100,7 @@ def _by_complex_step(gradient: GradientAtPoint, probing: Probing, numbers: range
         return None
     from fastgc._verdicts.complex_step import settled  # few checks need it, and it takes time to import
 
-    return settled(gradient, probing, numbers or probing.numbers, seed, _ENOUGH * _harmless(gradient, probing.tensors))
+    return settled(gradient, probing, numbers or probing.numbers, seed, ENOUGH * _harmless(gradient, probing.tensors))
 
 
 def _through_all(
@@ -123,7 +123,7 @@ def _through_all(
     )  # the fewest for the most
     if not more:
         return shared
-    further, enough = range(shared.numbers.stop, shared.numbers.stop + more), _ENOUGH * _harmless(gradient, tensors)
+    further, enough = range(shared.numbers.stop, shared.numbers.stop + more), ENOUGH * _harmless(gradient, tensors)
     return shared.extended(probe_like(gradient.loss, tensors, gradient.gradients, shared, further, seed, enough))
 
 
@@ -148,7 +148,7 @@ def _probed(
 
     Where complex steps are preferred, differences measure only the first direction, which these have to agree with.
     """
-    loss, enough = gradient.loss, _ENOUGH * _harmless(gradient, tensors)
+    loss, enough = gradient.loss, ENOUGH * _harmless(gradient, tensors)
     if loss.complex_loss is not None and loss.complex_loss.preferred and not loss.complex_loss.trouble:
         first = probe(loss, tensors, gradient.gradients, numbers[:1], seed, enough)
         found = _by_complex_step(gradient, first, numbers, seed)
@@ -236,7 +236,7 @@ def _told_apart(
             yield pointed
         else:
             for group in groups(gradient.loss, mine, gradient.gradients):
-                enough = _ENOUGH * _harmless(gradient, group)
+                enough = ENOUGH * _harmless(gradient, group)
                 own = probe_like(gradient.loss, group, gradient.gradients, shared, shared.numbers, seed, enough)
                 waiting.append((own, list(group)))
 

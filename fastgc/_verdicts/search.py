@@ -31,7 +31,7 @@ from fastgc._derivatives.directions import (
 )
 from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._derivatives.random_weights import UNIT, random_weights, weights_between
-from fastgc._derivatives.ratios import best_of, coincidences, index_at, matching, ramps, ratios_of
+from fastgc._derivatives.ratios import FEW, best_of, coincidences, index_at, matching, ramps, ratios_of
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions
 from fastgc._parameters.streams import stream
@@ -45,7 +45,6 @@ _TRIED = 2  # entries of a line (or of a tensor) that are looked at to call it w
 _SHORT = 4096  # entries of a line that are listed to draw from them
 _ROUNDS = 4  # of splitting, each starting from what is left
 _FOLLOWED = 20.0  # uncertainties above which a residual can be followed by quick slopes
-_SUDDEN = 0.1  # coincidences, on average, below which the one possible entry is looked at: its ladder takes 12 values
 _POINTING = 24  # directions that point together, at most: with fewer than 1 bit from each, splitting costs less
 _POINTING_PART = 2  # further directions in a part, at most: splitting it costs three
 _LISTED = 1 << 17  # entries whose weights are compared at a time, and possible ones that are kept: a cache holds them
@@ -294,7 +293,7 @@ class _Search:
         return self.start + int(possible[0]) if possible.size else None
 
     def _may_be_chance(self, part: _Part, possible: Positions) -> bool:
-        return possible.size == 1 and coincidences(part.size, self.left(part), part.wide) > _SUDDEN
+        return possible.size == 1 and coincidences(part.size, self.left(part), part.wide) > FEW
 
     def _still_possible(self, part: _Part, possible: Positions, weights: NDArray[np.int8]) -> Positions:
         rows = [self._at(number, possible) for number in part.numbers[:-1]]
