@@ -16,9 +16,9 @@ import numpy as np
 
 from fastgc._derivatives.estimates import BOUNDED_TOP, LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
-from fastgc._derivatives.random_weights import REACH, UNIT, random_weights
+from fastgc._derivatives.random_weights import LARGEST, UNIT, random_weights
 from fastgc._evaluation.evaluator import Ray
-from fastgc._parameters.arrays import Array, Floats, norm, norms, resolutions
+from fastgc._parameters.arrays import AT_ONCE, Array, Floats, norm, norms, resolutions
 
 SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: the u of `random_weights`
 CERTAIN = 2.0  # uncertainties beyond which every true residual is followed: the 2u there
@@ -32,7 +32,6 @@ _DOUBTFUL = 1e-4  # relative uncertainty of a slope above which its ladder grows
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared: 20 evaluations for each would be 1,500
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor of 4
 _ALIKE = 10.0  # ratio of slopes up to which tensors share directions: the smaller one keeps one digit less
-_SUMMED = 1 << 17  # entries at a time in sums over a tensor: 1 MB of float64, which a cache holds
 _WEIGHTS_AT_A_TIME = 1 << 23  # of the directions that are measured together: 8 MB
 
 
@@ -150,8 +149,8 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
     """Slope along the direction by the analytic gradient: ``sum scale * weights * gradient``."""
     total = 0.0
     for ray in rays:
-        for begin in range(0, ray.weights.size, _SUMMED):
-            weights = ray.weights[begin : begin + _SUMMED]
+        for begin in range(0, ray.weights.size, AT_ONCE):
+            weights = ray.weights[begin : begin + AT_ONCE]
             part = gradients[ray.tensor][ray.start + begin : ray.start + begin + weights.size]
             total += ray.scale * float(np.dot(part.astype(np.float64, copy=False), weights.astype(np.float64)))
     return total
@@ -165,7 +164,7 @@ def ladder_slope(loss: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple
 
     ``jitter`` is the change of the loss by rounding of the displaced entries.
     """
-    top = PROBE_TOP if loss.bounds is None else BOUNDED_TOP / REACH  # which entries next to a bound allow
+    top = PROBE_TOP if loss.bounds is None else BOUNDED_TOP * UNIT / LARGEST  # which entries next to a bound allow
     rungs = top * _PROBE_RATIO ** -np.arange(_PROBE_RUNGS, dtype=np.float64)
     ladder = _ladder_along(loss, rays, rungs, jitter)
     slope = derivative_from(ladder)
@@ -192,8 +191,8 @@ def _ladder_along(loss: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter:
 def length_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
     """The norm of the gradient of the displaced entries, times the tensor's scale: the size of slopes along the ray."""
     length = 0.0
-    for begin in range(0, ray.weights.size, _SUMMED):
-        moved = ray.weights[begin : begin + _SUMMED] != 0
+    for begin in range(0, ray.weights.size, AT_ONCE):
+        moved = ray.weights[begin : begin + AT_ONCE] != 0
         first = ray.start + begin
         length = math.hypot(length, norm(gradients[ray.tensor][first : first + moved.size][moved]))
     return float(loss.tensor_scales[ray.tensor]) * length

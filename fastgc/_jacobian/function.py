@@ -30,7 +30,7 @@ from fastgc._evaluation.evaluator import (
 )
 from fastgc._evaluation.interruption import Interruption, pieces
 from fastgc._evaluation.working_time import now
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import AT_ONCE, Array, Floats, Positions
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 
@@ -38,8 +38,6 @@ Weights = int | Floats  # one output by its number, or a factor for every output
 Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
 Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
 Keeper = Callable[[Floats, Function], tuple[Floats, Errors]]  # the same from a file, as far as that has them
-
-_NUMBERS = 1 << 18  # inputs and outputs of the points evaluated at a time: 2 MB
 
 
 def one_by_one(
@@ -122,7 +120,7 @@ class VectorFunction:
     @cached_property
     def together(self) -> int:
         """Points evaluated at a time."""
-        return max(1, _NUMBERS // max(1, self.point.size + self.base.size))
+        return max(1, AT_ONCE // max(1, self.point.size + self.base.size))
 
     @cached_property
     def moves(self) -> NDArray[np.bool_]:

@@ -19,9 +19,9 @@ Floats: TypeAlias = NDArray[np.float64]
 Positions: TypeAlias = NDArray[np.int64]  # of entries: in the flat vector of all parameters, or in one flat tensor
 Flags: TypeAlias = NDArray[np.bool_]
 
-# Entries that a sum over a flat array converts at a time: 1 MiB of float64, which a cache holds, and no second array of
-# the tensor's size.
-_SUMMED_AT_ONCE = 1 << 17
+# Entries that are summed, converted, examined or compared at a time: 1 MiB of float64, which a cache holds, and no
+# second array of a tensor's size.
+AT_ONCE = 1 << 17
 _SORTED_RUN = 256  # values of a run: sorting takes longer than a median, but is done for all short runs at once
 
 
@@ -89,7 +89,7 @@ def root_mean_square(gradient: Array) -> float:
 
 def _scaled_squares(gradient: Array) -> tuple[float, float]:
     """The largest magnitude, and the sum of the squares of the entries divided by it, in double precision."""
-    blocks = [gradient[i : i + _SUMMED_AT_ONCE] for i in range(0, gradient.size, _SUMMED_AT_ONCE)]
+    blocks = [gradient[i : i + AT_ONCE] for i in range(0, gradient.size, AT_ONCE)]
     largest = max((float(np.abs(block).max()) for block in blocks), default=0.0)
     if largest == 0 or not np.isfinite(largest):
         return largest, 1.0
@@ -135,7 +135,7 @@ def together(sizes: Positions) -> Iterator[slice]:
     """Slices of neighbouring arrays that are small enough to be summed in one pass, or of one array."""
     begin, total = 0, 0
     for i, size in enumerate(sizes.tolist()):
-        if total + size > _SUMMED_AT_ONCE and i > begin:
+        if total + size > AT_ONCE and i > begin:
             yield slice(begin, i)
             begin, total = i, 0
         total += size

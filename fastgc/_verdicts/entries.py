@@ -23,6 +23,7 @@ from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
 from fastgc._evaluation.held import UNMOVED
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, medians, resolutions
+from fastgc._parameters.point import SAMPLE
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
@@ -37,7 +38,6 @@ SmallSteps = Callable[[Positions, Floats], Floats]  # quotients that distinguish
 
 _QUOTIENTS_AT_ONCE = 1 << 15  # entries: their displaced points and values, 1 MB, stay in the cache
 _TOGETHER = 256  # entries of small tensors that are measured together: the cost of a call, 0.5 ms, is 2 us for each
-_MEDIAN_OF = 4096  # entries of a tensor whose median stands for that of all: known to 2 % of their ranks
 _FEWEST_REMARKED = 3  # entries: one or two agree to the last bit by chance
 _SLIGHT, _ALIKE = 1e-3, 10.0  # relative differences that tolerances of solvers explain (SciPy's are 1e-3 at most)
 AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
@@ -66,8 +66,8 @@ class GradientAtPoint:
 
     @cached_property
     def usual_tolerances(self) -> Floats:
-        """The allowed difference of an entry of median magnitude (of about 4,000 evenly spaced ones), (tensors,)."""
-        some = [np.abs(each[:: max(1, each.size // _MEDIAN_OF)].astype(np.float64)) for each in self.gradients]
+        """The allowed difference of an entry of median magnitude (of some: 2 % of their ranks off), (tensors,)."""
+        some = [np.abs(each[:: max(1, each.size // SAMPLE)].astype(np.float64)) for each in self.gradients]
         ends = np.cumsum([0, *(each.size for each in some)])
         usual = medians(np.concatenate([np.empty(0), *some]), ends)
         return np.asarray(self.tolerances.allowed(np.arange(usual.size), usual, self.sizes))

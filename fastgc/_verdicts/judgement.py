@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._parameters.arrays import Array, DType, Floats, Positions, root_mean_square, root_mean_squares
 from fastgc._words import Verdict
 
@@ -19,9 +20,6 @@ FAIL: Final = "fail"
 UNDECIDED: Final = "undecided"
 DEFAULT_RTOL = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
 
-# Uncertainties beyond the tolerance at which an entry fails. On 6,000 functions whose derivative is known, the error
-# was below 10 uncertainties in all cases, below 3 in 99.97 % and below 1 in 99.4 %.
-_WRONG_BEYOND = 10.0
 # With a larger relative uncertainty a wrong value would agree too: 100 * rtol, but at least 1 % (with 0.1 %, five right
 # problems of the catalogue, four of them losses in float32, are undecided, and 7 % more evaluations are made), and at
 # most 10 %, which still excludes the factors and signs of common mistakes.
@@ -267,9 +265,9 @@ def _judged(
         exact = (distance <= allowed + u) | (r <= useful * extent) | (np.abs(numerical) <= u)
         bounded = np.isfinite(allowed)
         agrees = (distance <= allowed + u + r) & bounded
-        wrong = distance > allowed + _WRONG_BEYOND * u + r
+        wrong = distance > allowed + WRONG_BEYOND * u + r
         unsure = ~(u <= _CHEAP * extent) | (distance > allowed)
-        margin = np.where(estimates.troubled_by("jump"), _WRONG_BEYOND * u, u)
+        margin = np.where(estimates.troubled_by("jump"), WRONG_BEYOND * u, u)
         accepted = tolerances.harmless(tensors) + np.where(blocked, 0.0, tolerances.rtol[tensors] * size)
         settled = (distance + margin <= accepted) & bounded
         settled |= excused & np.isfinite(u)
@@ -305,4 +303,4 @@ def worst_verdict(verdicts: Array | Iterable[str]) -> Verdict:
 
 def smallest_failure(judgement: Judgement, uncertainty: Floats) -> Floats:
     """The smallest error of each entry that would have failed: tolerance and ten uncertainties."""
-    return judgement.allowed + _WRONG_BEYOND * uncertainty
+    return judgement.allowed + WRONG_BEYOND * uncertainty

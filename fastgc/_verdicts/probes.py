@@ -15,6 +15,7 @@ import numpy as np
 from fastgc._arguments import plural
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, probe, probe_like
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._derivatives.random_weights import MEAN_SQUARE, OF_ENTRY, OF_NORM, chance_at_limits
 from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._parameters.arrays import Flags, Floats, Positions, norm
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
     from fastgc._verdicts.search import Located
 
 _USEFUL = 0.1  # of the gradient's norm: with a larger limit a gradient wrong by a tenth as a whole would not show
-_BEYOND = 10.0  # uncertainties above rtol at which a norm is wrong: as for single entries (`judgement._CERTAIN`)
 # Of the tolerance of a median entry, which limits what shows: three directions then miss an error of rtol of 10,000
 # entries with 1e-6 (bench/huge.py, "million"), and a smaller uncertainty gains little.
 ENOUGH = 0.05
-_OWN = 3  # directions, the default of `probes`: two would miss an error of rtol of 10,000 entries with 1e-4
+# Directions, the default of `probes`: two would miss an error of rtol of 10,000 entries with 1e-4. As many more at most
+# are shared by all tensors, of two or four values each, where a tensor alone takes 14 to 20.
+_OWN = 3
 _MISSED = 1e-6  # the probability with which three directions are meant to miss an error of rtol of a tensor
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
-_MORE_SHARED = 3  # shared directions: two or four values each, where a tensor alone takes 14 to 20
 _COPIED = 1 << 24  # entries that are displaced together, in many tensors: their copy takes 128 MiB in double precision
 _NAMED = 100  # tensors in the same directions that each tensor's probe names: all of any usual network
 _WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
@@ -108,7 +109,7 @@ def _through_all(
 ) -> Probing | None:
     """Directions through all tensors at once, no more than a few where they differ; None where that is not possible.
 
-    Up to `_MORE_SHARED` more are measured where they serve more tensors, which then need none by themselves.
+    Up to `_OWN` more are measured where they serve more tensors, which then need none by themselves.
     """
     sizes = [gradient.loss.layout.sizes[t] for t in tensors]
     if not probes or len(tensors) < 2 or sum(sizes) > max(_TWICE * max(sizes), _COPIED):
@@ -117,7 +118,7 @@ def _through_all(
     shared = _probed(gradient, tensors, range(probes), seed, few=_OWN)
     if shared.trouble:
         return None
-    rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_MORE_SHARED + 1)]
+    rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_OWN + 1)]
     more = int(
         np.argmax([np.count_nonzero(_served(gradient, tensors, row)) for row in rows])
     )  # the fewest for the most
@@ -299,7 +300,7 @@ def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult,
         return PASS, _whereabouts(located, len(gradient.loss.layout.shapes[tensor]))
     if located.misled:
         return PASS, "probes disagree, but no single entry does (kinks?)"
-    low = (_interval(probing, 1e-6)[0] - _BEYOND * coverage.measured) / float(gradient.loss.tensor_scales[tensor])
+    low = (_interval(probing, 1e-6)[0] - WRONG_BEYOND * coverage.measured) / float(gradient.loss.tensor_scales[tensor])
     rounding = float(np.finfo(gradient.gradients[tensor].dtype).eps)  # a float32 gradient is no closer than that
     if low > (float(gradient.tolerances.rtol[tensor]) + rounding) * float(np.sum(_norms(gradient, [tensor], probing))):
         return FAIL, "many small differences, together above rtol"

@@ -33,7 +33,7 @@ from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._derivatives.random_weights import UNIT, random_weights, weights_between
 from fastgc._derivatives.ratios import FEW, best_of, coincidences, index_at, matching, ramps, ratios_of
 from fastgc._evaluation.evaluator import Ray
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions
+from fastgc._parameters.arrays import AT_ONCE, Array, Flags, Floats, Positions
 from fastgc._parameters.streams import stream
 from fastgc._verdicts.confirmed import ConfirmedEntries
 
@@ -47,7 +47,6 @@ _ROUNDS = 4  # of splitting, each starting from what is left
 _FOLLOWED = 20.0  # uncertainties above which a residual can be followed by quick slopes
 _POINTING = 24  # directions that point together, at most: with fewer than 1 bit from each, splitting costs less
 _POINTING_PART = 2  # further directions in a part, at most: splitting it costs three
-_LISTED = 1 << 17  # entries whose weights are compared at a time, and possible ones that are kept: a cache holds them
 _WIDER = 3.0  # times the uncertainties, within which an entry explains residuals: it costs 1.6 of some 12 bits
 _PRECISE = 5e-4  # of a residual: with this error or a smaller one, three directions point at one of a million entries
 _TOGETHER = 3  # directions of a part that is split: the fewest that point at one of a million entries
@@ -223,8 +222,8 @@ class _Search:
 
     def _members(self, begin: int, end: int) -> Iterator[Positions]:
         """The entries in these places, in blocks."""
-        for first in range(begin, end, _LISTED):
-            yield np.arange(first, min(first + _LISTED, end)) * self._shuffle[1] % self.size
+        for first in range(begin, end, AT_ONCE):
+            yield np.arange(first, min(first + AT_ONCE, end)) * self._shuffle[1] % self.size
 
     # --- what is measured ---
 
@@ -288,7 +287,7 @@ class _Search:
             number = FURTHER + len(part.numbers)
             weights = self._weights(number, part.begin, part.end)
             part = part.with_direction(number, *self._residual(weights, shortcut))
-            full = possible.size >= _LISTED
+            full = possible.size >= AT_ONCE
             possible = self._possible(part) if full else self._still_possible(part, possible, weights)
         return self.start + int(possible[0]) if possible.size else None
 
@@ -302,21 +301,21 @@ class _Search:
     def _at(self, number: int, local: Positions) -> NDArray[np.int8]:
         """The weights of a few entries along a direction."""
         found = np.empty(local.size, np.int8)
-        for begin in range(0, self.size, _LISTED):
-            mine = slice(*np.searchsorted(local, (begin, begin + _LISTED)))
+        for begin in range(0, self.size, AT_ONCE):
+            mine = slice(*np.searchsorted(local, (begin, begin + AT_ONCE)))
             if mine.stop > mine.start:
                 block = self._block(number, begin)
                 found[mine] = block[local[mine] - begin]
         return found
 
     def _block(self, number: int, begin: int) -> NDArray[np.int8]:
-        end = min(begin + _LISTED, self.size)
+        end = min(begin + AT_ONCE, self.size)
         return weights_between(self.seed, number, self._name, self.size, begin, end)
 
     def _possible(self, part: _Part) -> Positions:
         """Entries of a part that explain its residuals alone; of very many, the first."""
         left, found, count = self.left(part), [np.empty(0, np.int64)], 0
-        for begin in range(0, self.size, _LISTED):
+        for begin in range(0, self.size, AT_ONCE):
             weights = np.stack([self._block(number, begin) for number in part.numbers])
             local = begin + matching(weights, left, part.wide)
             local = local if self._unmoved is None else local[~self._unmoved[local]]
@@ -325,9 +324,9 @@ class _Search:
                 local = local[(places >= part.begin) & (places < part.end)]
             found.append(local)
             count += local.size
-            if count >= _LISTED:
+            if count >= AT_ONCE:
                 break
-        return np.concatenate(found)[:_LISTED]
+        return np.concatenate(found)[:AT_ONCE]
 
     # --- along axes ---
 
