@@ -31,10 +31,9 @@ _USEFUL = 0.1  # of the gradient's norm: with a larger limit a gradient wrong by
 # Of the tolerance of a median entry, which limits what shows: three directions then miss an error of rtol of 10,000
 # entries with 1e-6 (bench/huge.py, "million"), and a smaller uncertainty gains little.
 ENOUGH = 0.05
-# Directions, the default of `probes`: two would miss an error of rtol of 10,000 entries with 1e-4. As many more at most
-# are shared by all tensors, of two or four values each, where a tensor alone takes 14 to 20.
-_OWN = 3
+_OWN = 3  # directions, the default of `probes`: two would miss an error of rtol of 10,000 entries with 1e-4
 _MISSED = 1e-6  # the probability with which three directions are meant to miss an error of rtol of a tensor
+_MORE_SHARED = 3  # shared directions: two or four values each, where a tensor alone takes 14 to 20
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
 _COPIED = 1 << 24  # entries that are displaced together, in many tensors: their copy takes 128 MiB in double precision
 _NAMED = 100  # tensors in the same directions that each tensor's probe names: all of any usual network
@@ -109,7 +108,7 @@ def _through_all(
 ) -> Probing | None:
     """Directions through all tensors at once, no more than a few where they differ; None where that is not possible.
 
-    Up to `_OWN` more are measured where they serve more tensors, which then need none by themselves.
+    Up to `_MORE_SHARED` more are measured where they serve more tensors, which then need none by themselves.
     """
     sizes = [gradient.loss.layout.sizes[t] for t in tensors]
     if not probes or len(tensors) < 2 or sum(sizes) > max(_TWICE * max(sizes), _COPIED):
@@ -118,7 +117,7 @@ def _through_all(
     shared = _probed(gradient, tensors, range(probes), seed, few=_OWN)
     if shared.trouble:
         return None
-    rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_OWN + 1)]
+    rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_MORE_SHARED + 1)]
     more = int(
         np.argmax([np.count_nonzero(_served(gradient, tensors, row)) for row in rows])
     )  # the fewest for the most

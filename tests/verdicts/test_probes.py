@@ -261,7 +261,7 @@ def test_a_few_more_directions_are_shared_where_they_spare_a_tensor_its_own(
     assert report.passed
     for name, other in (("small", "large"), ("large", "small")):
         probe = report.tensors[name].probe
-        assert probe.shared_with == (other,) and 3 < len(probe.residuals) <= 3 + probe_module._OWN
+        assert probe.shared_with == (other,) and 3 < len(probe.residuals) <= 3 + probe_module._MORE_SHARED
         assert probe.entry_limit <= 4 * probed(loss, gradients, params, tensors=[name]).tensors[name].probe.entry_limit
     wrong = with_error(gradients, "small", 3 * report.tensors["small"].probe.entry_limit, 123)
     assert indices(probed(loss, wrong, params, seed=seed)) == [("small", (123,))]
