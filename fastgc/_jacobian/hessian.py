@@ -24,7 +24,6 @@ from fastgc._jacobian.operator import contradiction
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.report import JacobianReport, failed, undecided
 from fastgc._parameters.arrays import Array, Floats, as_array
-from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
 from fastgc._verdicts.time_budget import INTERRUPTED
 from fastgc._words import Columns, Engine, StencilName, Workers
@@ -258,7 +257,7 @@ def _with_gradient(
     (tensor,) = own.tensors.values()
     report = replace(report, evaluations=report.evaluations + own.evaluations, seconds=report.seconds + own.seconds)
     if own.verdict == FAIL:
-        where = f" ({entry_text(tensor.worst)})" if tensor.worst else ""
+        where = f" ({tensor.worst})" if tensor.worst else ""
         return failed(report, f"gradient itself is wrong{where}: the Hessian was compared with its Jacobian")
     return report if own.passed else replace(report, notes=(*report.notes, f"gradient is undecided: {tensor.reason}"))
 

@@ -21,7 +21,7 @@ from fastgc._parameters.arrays import Array
 from fastgc._public import public
 from fastgc._reports.advice import advice
 from fastgc._reports.contents import Contents, EntryLadder, Part
-from fastgc._reports.entries import Entries, Entry, entry_text
+from fastgc._reports.entries import Entries, Entry
 from fastgc._reports.environment import Environment, current
 from fastgc._reports.lines import WIDTH, fitted, headed
 from fastgc._reports.report import Report
@@ -345,7 +345,7 @@ def _entry_text(report: JacobianReport, entry: Entry) -> str:
     """One entry in one line."""
     split = len(report.output_shape)
     place = f"output {list(entry.index[:split])} by input {list(entry.index[split:])}"
-    return entry_text(replace(entry, tensor=place, index=()))
+    return str(replace(entry, tensor=place, index=()))
 
 
 def _side_by_side(report: JacobianReport) -> Iterable[str]:

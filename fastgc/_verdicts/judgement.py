@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import WRONG_BEYOND
-from fastgc._parameters.arrays import Array, DType, Floats, Positions, root_mean_square, root_mean_squares
+from fastgc._parameters.arrays import DType, Floats, Positions, root_mean_square, root_mean_squares
+from fastgc._words import FAIL as FAIL
+from fastgc._words import PASS as PASS
+from fastgc._words import UNDECIDED as UNDECIDED
 from fastgc._words import Verdict
+from fastgc._words import worst_verdict as worst_verdict
 
-PASS: Final = "pass"
-FAIL: Final = "fail"
-UNDECIDED: Final = "undecided"
 DEFAULT_RTOL = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
 
 # With a larger relative uncertainty a wrong value would agree too: 100 * rtol, but at least 1 % (with 0.1 %, five right
@@ -293,12 +294,6 @@ def _judged(
         ):
             reason[where] = text
     return Judgement(analytic, numerical, allowed, failed, undecided, reason, unsure, close)
-
-
-def worst_verdict(verdicts: Array | Iterable[str]) -> Verdict:
-    """Fail if any fails; else undecided if any is; else pass."""
-    found = set(verdicts.tolist() if isinstance(verdicts, np.ndarray) else verdicts)  # NumPy's strings compare slowly
-    return FAIL if FAIL in found else UNDECIDED if UNDECIDED in found else PASS
 
 
 def smallest_failure(judgement: Judgement, uncertainty: Floats) -> Floats:
