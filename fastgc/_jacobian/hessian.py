@@ -22,6 +22,7 @@ from fastgc._jacobian.check import check_point, passing
 from fastgc._jacobian.inputs import analytic_matrix, finite_point, product
 from fastgc._jacobian.operator import contradiction
 from fastgc._jacobian.options import JacobianOptions
+from fastgc._jacobian.points import JacobianCheck
 from fastgc._jacobian.report import JacobianReport, failed, undecided
 from fastgc._parameters.arrays import Array, Floats, as_array
 from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
@@ -225,7 +226,7 @@ def _check(
         with readable_compilation("gradient"):
             slopes(point.copy(), *args)  # its shape; it is measured itself, so that compiled loops can run it
     function = given if is_jitted(given) else slopes
-    report = check_point(function, hessian, point, args, (hvp, None, sparsity), options)
+    report = check_point(JacobianCheck(function, hessian, point, args, hvp, None, sparsity, options))
     try:
         matrix = at_point(hessian)(point.copy(), *args) if callable(hessian) else hessian
         skew = _asymmetry(matrix, hvp, point, args, options.rtol)

@@ -64,7 +64,7 @@ class JacobianCheck:
 
     f: Callable[..., object]
     jacobian: object
-    point: Floats
+    point: Any  # as it was given; an array of floats by the time that it is checked
     args: tuple[object, ...]
     jvp: Callable[..., object] | None
     vjp: Callable[..., object] | None

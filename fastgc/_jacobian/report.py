@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._arguments import listed
+from fastgc._arguments import listed, plural
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.kept import MOST_KEPT
 from fastgc._derivatives.ladder import Ladder
@@ -331,8 +331,9 @@ def _counts(report: JacobianReport) -> Iterable[str]:
 
 def _facts(report: JacobianReport) -> tuple[str, ...]:
     m, n = report.shape
+    outputs, inputs = f"{m:,} {plural(m, 'output', 'outputs')}", f"{n:,} {plural(n, 'input', 'inputs')}"
     return (
-        f"{report.checked:,} of {report.size:,} entries ({m:,} outputs, {n:,} inputs) checked one by one",
+        f"{report.checked:,} of {report.size:,} entries ({outputs}, {inputs}) checked one by one",
         f"max rel err {report.max_relative_error:.2e}",
         f"{report.evaluations:,} evaluations",
         f"{report.seconds:.2f} s",
