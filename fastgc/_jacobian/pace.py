@@ -53,7 +53,7 @@ class Pace:
         columns = options.points * sum(group.columns.size for group in groups)
         bar.phase(ENTRIES, more=max(0, columns - planned))
         seconds = options.points * self.seconds
-        bar.plan(seconds * _whole(groups, probes, options), seconds * DISTANCES.size * probes)
+        bar.plan(seconds * whole(groups, probes, options), seconds * DISTANCES.size * probes)
 
     def notes(self, checked: Checked, groups: Sequence[Group], probes: int, options: JacobianOptions) -> Iterator[str]:
         """What a time budget that is over would have to be."""
@@ -63,7 +63,7 @@ class Pace:
         few = _FIRST + noise + 2 * _width(options)  # of one column, at two steps
         nothing = not checked.estimates.positions.size
         yield over_note(
-            options.time_budget, self.seconds, few if nothing else 0, _whole(groups, probes, options),
+            options.time_budget, self.seconds, few if nothing else 0, whole(groups, probes, options),
             ("f", "a column"),
         )  # fmt: skip
 
@@ -73,7 +73,7 @@ def _width(options: JacobianOptions) -> int:
     return len(stencil_named(options.stencil).offsets)
 
 
-def _whole(groups: Sequence[Group], probes: int, options: JacobianOptions) -> int:
+def whole(groups: Sequence[Group], probes: int, options: JacobianOptions) -> int:
     """About how many evaluations a check of one point takes."""
     trials = min(len(groups), TRIALS * (1 if options.time_budget is None else round(1 / BATCH_SHARE)))
     return _FIRST + _NOISE + _width(options) * (len(groups) + trials) + DISTANCES.size * probes
