@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fastgc._derivatives.estimates import BOUNDED_TOP, LossAtPoint
+from fastgc._derivatives.estimates import BOUNDED_TOP, COARSER, GOOD_ENOUGH, LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
 from fastgc._derivatives.random_weights import LARGEST, UNIT, random_weights
 from fastgc._evaluation.evaluator import Ray
@@ -26,9 +26,7 @@ FURTHER = 1 << 20  # the number of the first direction of a search, beyond those
 _PROBE_RATIO = 8.0  # of neighbouring steps: five steps, the fewest for two extrapolations and a check, span 4,000
 PROBE_TOP = 2.0**-5  # the largest step, in units of the scale: a quarter of a single entry's, since all entries move
 _PROBE_RUNGS = 5  # from 0.03 to 8e-6: the best step of a central quotient is 6e-6
-_MORE = 3  # steps that a ladder grows by, downwards or upwards: a factor of 512
 _NEARLY = 2.0  # two loss values are preferred to four unless four halve the uncertainty, as evaluations cost time
-_DOUBTFUL = 1e-4  # relative uncertainty of a slope above which its ladder grows: ten times the default rtol
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared: 20 evaluations for each would be 1,500
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor of 4
 _ALIKE = 10.0  # ratio of slopes up to which tensors share directions: the smaller one keeps one digit less
@@ -168,12 +166,12 @@ def ladder_slope(loss: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple
     rungs = top * _PROBE_RATIO ** -np.arange(_PROBE_RUNGS, dtype=np.float64)
     ladder = _ladder_along(loss, rays, rungs, jitter)
     slope = derivative_from(ladder)
-    below = rungs[-1] * _PROBE_RATIO ** -np.arange(1.0, 1 + _MORE)
+    below = rungs[-1] * _PROBE_RATIO ** -np.arange(1.0, 1 + COARSER)
     above = rungs[0] * _PROBE_RATIO ** np.arange(1.0 if loss.bounds is None else 0.0, 0, -1.0)
-    for better_steps, more in (("finer", below), ("finer", below * _PROBE_RATIO**-_MORE), ("coarser", above)):
+    for better_steps, more in (("finer", below), ("finer", below * _PROBE_RATIO**-COARSER), ("coarser", above)):
         # An estimate of the error needs two steps: if the two largest serve, noise prevails at all others.
         wished = "coarser" if not slope.better_steps and slope.step >= rungs[1] else slope.better_steps
-        if more.size and wished == better_steps and not slope.uncertainty <= _DOUBTFUL * abs(slope.value):
+        if more.size and wished == better_steps and not slope.uncertainty <= GOOD_ENOUGH * abs(slope.value):
             ladder = ladder.extended(_ladder_along(loss, rays, more, jitter))
             slope = derivative_from(ladder)
     return slope, ladder

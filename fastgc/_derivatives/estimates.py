@@ -34,9 +34,9 @@ _RATIO = 4.0  # of neighbouring steps of a ladder: one extrapolation gains a fac
 FINEST = 128.0  # the smallest step, in units of eps: seven bits of the displacement are left
 _RUNGS = 12  # of a ladder in double precision: from 0.125 to 3e-8, past the best step of a central quotient, 6e-6
 # Steps that a ladder grows by: by a factor of 256 downwards, as many times at most (to 3e-8 * 256**-4 = 7e-18 of the
-# scale, below eps), and once by 64 upwards.
-_FINER, _COARSER = 4, 3
-_GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder does not grow: a tenth of the smallest default rtol
+# scale, below eps), and once by 64 upwards; that of a direction by the latter number either way.
+_FINER, COARSER = 4, 3
+GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder does not grow: a tenth of the smallest default rtol
 NOISIEST = 1e-6  # relative noise that a step is chosen for at most: a central step stays below 0.01 of the scale
 TRIALS = 3  # entries of each tensor that measure its truncation error: the fewest of which a median ignores one
 # Of the two steps that show it. No power of two: a loss that has one for its period would hide its slope at both.
@@ -467,7 +467,7 @@ def _slopes(
     slopes = [derivative_from(ladder) for ladder in ladders]
     downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
     extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_FINER)]
-    for better_steps, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0))]:
+    for better_steps, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(COARSER, 0, -1.0))]:
         where = [
             i
             for i, slope in enumerate(slopes)
@@ -513,7 +513,7 @@ def _off_stairs(loss: LossAtPoint, positions: Positions, ladders: list[Ladder]) 
 
 
 def _uncertain(slope: Derivative) -> bool:
-    return not slope.uncertainty <= _GOOD_ENOUGH * abs(slope.value)
+    return not slope.uncertainty <= GOOD_ENOUGH * abs(slope.value)
 
 
 def _ladders(loss: LossAtPoint, positions: Positions, rungs: Floats, tick: Tick = silent) -> list[Ladder]:
