@@ -191,7 +191,7 @@ def assert_hessian(
     return passing(report, allow_undecided=allow_undecided)
 
 
-Forms = tuple[Callable[..., object] | None, Any]  # hvp and the sparsity
+Forms = tuple[Callable[..., object] | None, object]  # hvp and the sparsity
 
 
 def _check(
