@@ -15,38 +15,22 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 from measure import Row, conclude, headline, in_turn, parser, seconds, tell
-from networks import NETWORKS, Array, Problem, network
+from networks import NETWORKS, Problem, network
 
 import fastgc
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from tests.support.staged import two_layers
 
 MICROSECONDS, FASTER = 40, 10
 ROUNDS = 3
 FEW, MORE = 1_000, 6_000  # entries of a module that are checked with displaced weights
-
-
-# --- the network as stages ---
-
-
-def relu(z: Array) -> Array:
-    return np.maximum(z, 0.0)
-
-
-def entropy(_: Any, scores: Array, labels: Any) -> Any:
-    """Mean cross-entropy, of a batch of scores too."""
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    chosen = shifted[..., np.arange(labels.size), labels]
-    return (np.log(np.exp(shifted).sum(axis=-1)) - chosen).mean(axis=-1)
-
-
-def as_stages() -> Callable[..., Any]:
-    return fastgc.stages(
-        [fastgc.dense("W1", "b1", activation=relu), fastgc.dense("W2", "b2"), fastgc.Stage(entropy, batched=True)]
-    )
 
 
 def check(problem: Problem, loss: Callable[..., Any]) -> fastgc.GradientReport:
@@ -75,7 +59,7 @@ def compared(part: str, ours: fastgc.GradientReport, theirs: fastgc.GradientRepo
 
 
 def numpy_rows(n: int, rounds: int) -> list[Row]:
-    problem, staged = network(*NETWORKS[n]), as_stages()
+    problem, staged = network(*NETWORKS[n]), two_layers()
     part = f"NumPy, n = {n:,}"
     ours, theirs = check(problem, staged), check(problem, problem.loss)
     runs = {"stages": lambda: seconds(lambda: check(problem, staged))}

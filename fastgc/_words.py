@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ Workers: TypeAlias = int | Executor | Callable[[Callable[[Any], Any], Iterable[A
 Mode: TypeAlias = Literal["fwd", "rev", "lin"]  # of differentiation, by JAX's names
 
 Verdict: TypeAlias = Literal["pass", "fail", "undecided"]
+PASS: Final = "pass"
+FAIL: Final = "fail"
+UNDECIDED: Final = "undecided"
 Kind: TypeAlias = Literal[
     "sign",
     "factor",
@@ -45,3 +48,9 @@ Interpretation: TypeAlias = Literal[
 ]
 PictureKind: TypeAlias = Literal["scatter", "map", "steps", "errors"]
 Which: TypeAlias = Literal["all", "wrong"]  # entries in a saved report
+
+
+def worst_verdict(verdicts: NDArray[np.str_] | Iterable[str]) -> Verdict:
+    """Fail if any fails; else undecided if any is; else pass."""
+    found = set(verdicts.tolist() if isinstance(verdicts, np.ndarray) else verdicts)  # NumPy's strings compare slowly
+    return FAIL if FAIL in found else UNDECIDED if UNDECIDED in found else PASS

@@ -34,6 +34,8 @@ from fastgc._parameters.arrays import Array, Floats, Positions
 # In units of the scale: their squares, 1e-40, vanish beside 1. No one is another times a power of 2: they round apart.
 IMAGINARY_STEPS = np.array([1.0, 1.3, 1.7]) * 1e-20
 
+ROUND_OFF = 64 * np.finfo(np.float64).eps  # of a slope, relative: some 64 operations, or the sums of a direction
+
 
 class ComplexEvaluator(Protocol):
     """What a `ComplexLoss` needs of an `Evaluator` over complex parameters."""

@@ -13,26 +13,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastgc._derivatives.estimates import BOUNDED_TOP, LossAtPoint
+from fastgc._derivatives.estimates import BOUNDED_TOP, COARSER, GOOD_ENOUGH, LossAtPoint
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
-from fastgc._derivatives.random_weights import REACH, UNIT, weights_of_each
+from fastgc._derivatives.random_weights import LARGEST, UNIT, weights_of_each
 from fastgc._evaluation.evaluator import Ray
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import Array, Floats, norm, norms, resolutions
+from fastgc._parameters.arrays import AT_ONCE, Array, Floats, norm, norms, resolutions
 
 SUSPICIOUS = 1.0  # uncertainties beyond which a measured residual is followed: the u of `random_weights`
 CERTAIN = 2.0  # uncertainties beyond which every true residual is followed: the 2u there
 FURTHER = 1 << 20  # the number of the first direction of a search, beyond those of every probe
 _PROBE_RATIO = 8.0  # of neighbouring steps: five steps, the fewest for two extrapolations and a check, span 4,000
-_PROBE_TOP = 2.0**-5  # the largest step, in units of the scale: a quarter of a single entry's, since all entries move
+PROBE_TOP = 2.0**-5  # the largest step, in units of the scale: a quarter of a single entry's, since all entries move
 _PROBE_RUNGS = 5  # from 0.03 to 8e-6: the best step of a central quotient is 6e-6
-_MORE = 3  # steps that a ladder grows by, downwards or upwards: a factor of 512
 _NEARLY = 2.0  # two loss values are preferred to four unless four halve the uncertainty, as evaluations cost time
-_DOUBTFUL = 1e-4  # relative uncertainty of a slope above which its ladder grows: ten times the default rtol
 _SHARED_FROM = 75  # tensors; with more of them, directions are shared: 20 evaluations for each would be 1,500
 _SHARED_BY = 4  # tensors at most: their truncation errors add up, the limits stay within a factor of 4
 _ALIKE = 10.0  # ratio of slopes up to which tensors share directions: the smaller one keeps one digit less
-_SUMMED = 1 << 17  # entries at a time in sums over a tensor: 1 MB of float64, which a cache holds
 _WEIGHTS_AT_A_TIME = 1 << 23  # of the directions that are measured together: 8 MB
 
 
@@ -150,8 +147,8 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
     """Slope along the direction by the analytic gradient: ``sum scale * weights * gradient``."""
     total = 0.0
     for ray in rays:
-        for begin in range(0, ray.weights.size, _SUMMED):
-            weights = ray.weights[begin : begin + _SUMMED]
+        for begin in range(0, ray.weights.size, AT_ONCE):
+            weights = ray.weights[begin : begin + AT_ONCE]
             part = gradients[ray.tensor][ray.start + begin : ray.start + begin + weights.size]
             total += ray.scale * float(np.dot(part.astype(np.float64, copy=False), weights.astype(np.float64)))
     return total
@@ -165,16 +162,16 @@ def ladder_slope(loss: LossAtPoint, rays: Sequence[Ray], jitter: float) -> tuple
 
     ``jitter`` is the change of the loss by rounding of the displaced entries.
     """
-    top = _PROBE_TOP if loss.bounds is None else BOUNDED_TOP / REACH  # which entries next to a bound allow
+    top = PROBE_TOP if loss.bounds is None else BOUNDED_TOP * UNIT / LARGEST  # which entries next to a bound allow
     rungs = top * _PROBE_RATIO ** -np.arange(_PROBE_RUNGS, dtype=np.float64)
     ladder = _ladder_along(loss, rays, rungs, jitter)
     slope = derivative_from(ladder)
-    below = rungs[-1] * _PROBE_RATIO ** -np.arange(1.0, 1 + _MORE)
+    below = rungs[-1] * _PROBE_RATIO ** -np.arange(1.0, 1 + COARSER)
     above = rungs[0] * _PROBE_RATIO ** np.arange(1.0 if loss.bounds is None else 0.0, 0, -1.0)
-    for better_steps, more in (("finer", below), ("finer", below * _PROBE_RATIO**-_MORE), ("coarser", above)):
+    for better_steps, more in (("finer", below), ("finer", below * _PROBE_RATIO**-COARSER), ("coarser", above)):
         # An estimate of the error needs two steps: if the two largest serve, noise prevails at all others.
         wished = "coarser" if not slope.better_steps and slope.step >= rungs[1] else slope.better_steps
-        if more.size and wished == better_steps and not slope.uncertainty <= _DOUBTFUL * abs(slope.value):
+        if more.size and wished == better_steps and not slope.uncertainty <= GOOD_ENOUGH * abs(slope.value):
             ladder = ladder.extended(_ladder_along(loss, rays, more, jitter))
             slope = derivative_from(ladder)
     return slope, ladder
@@ -192,8 +189,8 @@ def _ladder_along(loss: LossAtPoint, rays: Sequence[Ray], rungs: Floats, jitter:
 def length_along(loss: LossAtPoint, ray: Ray, gradients: Sequence[Array]) -> float:
     """The norm of the gradient of the displaced entries, times the tensor's scale: the size of slopes along the ray."""
     length = 0.0
-    for begin in range(0, ray.weights.size, _SUMMED):
-        moved = ray.weights[begin : begin + _SUMMED] != 0
+    for begin in range(0, ray.weights.size, AT_ONCE):
+        moved = ray.weights[begin : begin + AT_ONCE] != 0
         first = ray.start + begin
         length = math.hypot(length, norm(gradients[ray.tensor][first : first + moved.size][moved]))
     return float(loss.tensor_scales[ray.tensor]) * length

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.complex_slopes import ComplexLoss
 from fastgc._derivatives.kept import KeptLadders
-from fastgc._derivatives.ladder import TROUBLES, UNKNOWN, Derivative, Ladder, derivative_from
+from fastgc._derivatives.ladder import TOP, TROUBLES, UNKNOWN, Derivative, Ladder, derivative_from
 from fastgc._derivatives.noise import Noise, measure_noises
 from fastgc._derivatives.plateaus import contradicted, jump, jumps_within, with_jumps
 from fastgc._derivatives.reach import relative_change, responsive_scale
@@ -32,14 +32,14 @@ from fastgc._parameters.symmetric import Symmetric
 Losses = Callable[[Positions, Array], Array]
 
 _RATIO = 4.0  # of neighbouring steps of a ladder: one extrapolation gains a factor of 16, and a dozen steps span 1e7
-_TOP = 0.125  # the largest step of a ladder, in units of the parameter's scale: no entry changes its sign
-_FINEST = 128.0  # the smallest step, in units of eps: seven bits of the displacement are left
+FINEST = 128.0  # the smallest step, in units of eps: seven bits of the displacement are left
 _RUNGS = 12  # of a ladder in double precision: from 0.125 to 3e-8, past the best step of a central quotient, 6e-6
-_FINER, _COARSER = 4, 3  # steps that a ladder grows by: by a factor of 256 downwards, and once by 64 upwards
-_DEEPER = 4  # times that it may grow downwards: to 3e-8 * 256**-4 = 7e-18 of the scale, below eps
-_GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder does not grow: a tenth of the smallest default rtol
-_NOISIEST = 1e-6  # relative noise that a step is chosen for at most: a central step stays below 0.01 of the scale
-_TRIALS = 3  # entries of each tensor that measure its truncation error: the fewest of which a median ignores one
+# Steps that a ladder grows by: by a factor of 256 downwards, as many times at most (to 3e-8 * 256**-4 = 7e-18 of the
+# scale, below eps), and once by 64 upwards; that of a direction by the latter number either way.
+_FINER, COARSER = 4, 3
+GOOD_ENOUGH = 1e-6  # relative uncertainty below which a ladder does not grow: a tenth of the smallest default rtol
+NOISIEST = 1e-6  # relative noise that a step is chosen for at most: a central step stays below 0.01 of the scale
+TRIALS = 3  # entries of each tensor that measure its truncation error: the fewest of which a median ignores one
 # Of the two steps that show it. No power of two: a loss that has one for its period would hide its slope at both.
 TRIAL_RATIO = 3.7
 TRIAL_SAFETY = 3.0  # on a median of three; an entry that exceeds it climbs a ladder if it matters
@@ -53,7 +53,6 @@ _NOISE_IN_ALL = 256  # of all tensors: displacing them costs less than one evalu
 # The largest distance along a direction where parameters are bounded, in scales: few entries are nearer to a bound, and
 # truncation, which falls with its fourth power, still shows.
 BOUNDED_TOP = 2.0**-8
-_MOVED = 0.125  # of a tiny tensor's scale: the displacement that shows whether the loss moves, the largest step
 _GROWN = 64.0  # times its largest entry (of a few), beyond which `responsive_scale` has enlarged a tensor's scale
 
 
@@ -241,7 +240,7 @@ def responsive_loss(
     def change(tensor: int, scale: float) -> float:
         positions = _few(loss.layout, [tensor])
         start = loss.evaluator.entries(positions)
-        lengths = _MOVED * scale * np.cos(positions)  # all different: a loss of differences of entries moves too
+        lengths = TOP * scale * np.cos(positions)  # all different: a loss of differences of entries moves too
         displaced = start + lengths * np.array([-1.0, 1.0])[:, None]
         rows = loss.evaluator.rounded(positions, displaced.T).T
         return relative_change(along(positions, rows).real, bases)
@@ -351,7 +350,7 @@ def _trials(owners: Positions) -> Positions:
     """Evenly spaced ones of the entries of each tensor; ``owners`` are the tensors of all entries."""
     order = np.argsort(owners, kind="stable")
     _, first, sizes = np.unique(owners[order], return_index=True, return_counts=True)
-    counts, number = np.minimum(sizes, _TRIALS)[:, None], np.arange(_TRIALS)
+    counts, number = np.minimum(sizes, TRIALS)[:, None], np.arange(TRIALS)
     spaced = first[:, None] + number * (sizes[:, None] - 1) // np.maximum(1, counts - 1)
     return np.asarray(order[spaced[number < counts]])
 
@@ -362,7 +361,7 @@ def _steps(loss: LossAtPoint, positions: Positions, stencil: Stencil, step: floa
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
     relative_noise = loss.noise.at_point / abs(loss.base) if loss.base else 0.0
-    balanced = short(relative_step(stencil, np.clip(relative_noise, loss.eps, _NOISIEST)))
+    balanced = short(relative_step(stencil, np.clip(relative_noise, loss.eps, NOISIEST)))
     reach = balanced[loss.layout.tensor_of(positions)]
     return reach, reach * scales
 
@@ -445,7 +444,7 @@ def distinguishing_quotients(
     eps = loss.eps[loss.layout.tensor_of(positions)]
     least = _DISTINCT * differences
     steps = loss.noise.at(loss.noise.at_point / least / scales) / least
-    steps = np.clip(steps, eps * np.maximum(_FINEST * np.abs(x), scales), _TOP * scales)
+    steps = np.clip(steps, eps * np.maximum(FINEST * np.abs(x), scales), TOP * scales)
     central = stencil_named("central")
     found = [_quotients(loss, positions, central, each * steps, False, silent) for each in near]
     return np.asarray(np.median(found, axis=0))
@@ -453,8 +452,8 @@ def distinguishing_quotients(
 
 def hidden(loss: LossAtPoint, positions: Positions, differences: Floats) -> Flags:
     """Which differences of slopes noise hides at the largest step, and so at every step."""
-    noise = loss.noise.at(np.full(positions.size, _TOP))
-    return np.asarray(noise > _DISTINCT * differences * _TOP * loss.scales(positions))
+    noise = loss.noise.at(np.full(positions.size, TOP))
+    return np.asarray(noise > _DISTINCT * differences * TOP * loss.scales(positions))
 
 
 def _slopes(
@@ -462,14 +461,14 @@ def _slopes(
 ) -> list[Derivative]:
     """The slopes of some entries of a climb, after so many."""
     eps = loss.eps[loss.layout.tensor_of(positions)]
-    finest = _FINEST * eps * np.abs(loss.evaluator.entries(positions)) / loss.scales(positions)
-    count = min(longest, max(3, 1 + int(np.log(_TOP / (_FINEST * eps.max())) / np.log(_RATIO))))
-    rungs = _TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
+    finest = FINEST * eps * np.abs(loss.evaluator.entries(positions)) / loss.scales(positions)
+    count = min(longest, max(3, 1 + int(np.log(TOP / (FINEST * eps.max())) / np.log(_RATIO))))
+    rungs = TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
     ladders = _off_stairs(loss, positions, _ladders(loss, positions, rungs, tick))
     slopes = [derivative_from(ladder) for ladder in ladders]
     downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
-    extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_DEEPER)]
-    for better_steps, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(_COARSER, 0, -1.0))]:
+    extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_FINER)]
+    for better_steps, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(COARSER, 0, -1.0))]:
         where = [
             i
             for i, slope in enumerate(slopes)
@@ -515,7 +514,7 @@ def _off_stairs(loss: LossAtPoint, positions: Positions, ladders: list[Ladder]) 
 
 
 def _uncertain(slope: Derivative) -> bool:
-    return not slope.uncertainty <= _GOOD_ENOUGH * abs(slope.value)
+    return not slope.uncertainty <= GOOD_ENOUGH * abs(slope.value)
 
 
 def _ladders(loss: LossAtPoint, positions: Positions, rungs: Floats, tick: Tick = silent) -> list[Ladder]:

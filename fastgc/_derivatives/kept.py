@@ -8,13 +8,13 @@ import numpy as np
 
 from fastgc._derivatives.ladder import Ladder
 from fastgc._parameters.arrays import Positions
+from fastgc._parameters.sampling import DEFAULT_SAMPLES
 
-_MOST_AT_ONCE = 32  # entries of one climb: the default of `samples`, all of a tensor that fails
-_MOST = 512  # ladders in all: a kilobyte each, less than the code that draws them
+MOST_KEPT = 512  # ladders in all: a kilobyte each, less than the code that draws them
 
 
 class KeptLadders:
-    """The first ladders of each climb, by the position of the entry."""
+    """The first ladders of each climb, by the position of the entry: all of a tensor that fails."""
 
     def __init__(self) -> None:
         self._ladders: dict[int, Ladder] = {}
@@ -27,8 +27,8 @@ class KeptLadders:
 
         ``before`` ladders of the same climb came before these.
         """
-        if len(self._ladders) < _MOST:
-            some = zip(positions[: max(0, _MOST_AT_ONCE - before)].tolist(), ladders, strict=False)
+        if len(self._ladders) < MOST_KEPT:
+            some = zip(positions[: max(0, DEFAULT_SAMPLES - before)].tolist(), ladders, strict=False)
             # Copies, because a ladder is a view of the values of all entries that climbed with it.
             self._ladders |= {position: ladder.part(np.arange(ladder.above.size)) for position, ladder in some}
 
@@ -37,7 +37,7 @@ class KeptLadders:
         if not self._ladders:
             return {}
         where = np.arange(positions.size)
-        if positions.size > _MOST:
+        if positions.size > MOST_KEPT:
             where = np.flatnonzero(np.isin(positions, list(self._ladders)))
         pairs = zip(where.tolist(), positions[where].tolist(), strict=True)
         return {number: self._ladders[position] for number, position in pairs if position in self._ladders}

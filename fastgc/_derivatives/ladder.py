@@ -13,15 +13,19 @@ from numpy.typing import NDArray
 from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Floats, Positions
 
-_FEWEST = 3  # steps: two determine a power of the step, and a third confirms it
+FEWEST = 3  # steps: two determine a power of the step, and a third confirms it
 _VISIBLE = 5.0  # times its noise, beyond which a gap of slopes is seen: the noise is a bound, and so five are certain
 _SMOOTH_GAP = 0.25  # power of the step halfway between the gap of a kink (0) and that of |x|**1.5 (0.5)
 _NEAR_KINK = 0.75  # power of 1 / h between the changes of a logarithm (0) and those by a kink near the point (1)
 _LAST_PLACES = 64.0  # a sum of 1,000 terms or so in double precision errs by no more units in its last place
 _SLOWLY = 1.5  # times the share of the previous gap that proportion to the step leaves: halfway to twice the share
-_SURELY = 4.0  # times the noise of two estimates that contradict each other: as unlikely as four deviations
+SURELY = 4.0  # times the noise of two estimates that contradict each other: as unlikely as four deviations
 _NEIGHBOURS = 2  # steps between two estimates whose noise is of one size: there one noise width is a contradiction
 _EPS, _TINY = float(np.finfo(np.float64).eps), float(np.finfo(np.float64).tiny)
+# Uncertainties that no error exceeds: on 6,000 functions whose derivative is known, the error was below 10 in all
+# cases, below 3 in 99.97 % and below 1 in 99.4 %. An entry fails where it is farther beyond the tolerance.
+WRONG_BEYOND = 10.0
+TOP = 0.125  # the largest step of a ladder, in units of the parameter's scale: no entry changes its sign
 _EXTRAPOLATION_SAFETY = 2.0  # on the difference of two extrapolations, which estimates the error of the worse one
 
 
@@ -139,13 +143,13 @@ def derivative_from(ladder: Ladder) -> Derivative:
     Kinks come first, because a symmetric quotient at a kink converges fast to the mean of two different slopes.
     """
     both = _finite_tail(np.isfinite(ladder.minus) & np.isfinite(ladder.plus))
-    if both.size < _FEWEST:
+    if both.size < FEWEST:
         return _steepest(ladder) if both.size == ladder.above.size else _one_sided(ladder)
     whole = ladder if both.size == ladder.above.size else ladder.part(both)
     if _is_quantised(whole):
         return _staircase(whole)
     inner = _within_the_kinks(whole)
-    if inner.above.size < _FEWEST:
+    if inner.above.size < FEWEST:
         return replace(_unsure_of_kinks(_smooth(whole), whole), better_steps="finer")
     exponent = _exponent(inner)
     if exponent < -_SMOOTH_GAP or _diverges(inner.central, inner.scatter, inner.ratio):
@@ -156,7 +160,7 @@ def derivative_from(ladder: Ladder) -> Derivative:
     if _gap_stays(inner):
         gap = np.abs(inner.gaps[inner.visible[-2:]]).max()
         return replace(slope, uncertainty=slope.uncertainty + gap / 2, better_steps="finer")
-    return _unsure_of_kinks(slope, inner) if 0 < inner.visible.size < _FEWEST else slope
+    return _unsure_of_kinks(slope, inner) if 0 < inner.visible.size < FEWEST else slope
 
 
 def _finite_tail(finite: NDArray[np.bool_]) -> Positions:
@@ -210,9 +214,9 @@ def _exponent(ladder: Ladder) -> float:
     1 for a smooth function, 1/2 for |x|**1.5, 0 for a kink, -1 for a jump. The larger of two powers, over the two and
     the three smallest steps that show the gap: the largest of them may span whole periods of the function.
     """
-    last = ladder.visible[-_FEWEST:]
+    last = ladder.visible[-FEWEST:]
     gaps, steps = ladder.gaps[last], ladder.above[last]
-    if last.size < _FEWEST or not (np.all(gaps > 0) or np.all(gaps < 0)):
+    if last.size < FEWEST or not (np.all(gaps > 0) or np.all(gaps < 0)):
         return 1.0
     powers = np.log(gaps[:2] / gaps[-1]) / np.log(steps[:2] / steps[-1])
     return float(powers.max())
@@ -228,7 +232,7 @@ def _gap_stays(ladder: Ladder) -> bool:
         return False
     gaps, steps = np.abs(ladder.gaps[visible[-3:]]), ladder.above[visible[-3:]]
     powers = np.log(gaps[:-1] / gaps[1:]) / np.log(steps[:-1] / steps[1:])
-    if visible.size >= _FEWEST and visible[-1] == ladder.above.size - 1:
+    if visible.size >= FEWEST and visible[-1] == ladder.above.size - 1:
         return bool(powers.min() < 1 - np.log(_SLOWLY) / np.log(ladder.ratio))
     return bool(powers[-1] < _SMOOTH_GAP)
 
@@ -269,7 +273,7 @@ def _one_sided(ladder: Ladder) -> Derivative:
     keep, slopes, steps = (
         (right, ladder.forward, ladder.above) if right.size >= left.size else (left, ladder.backward, -ladder.below)
     )
-    if keep.size < _FEWEST:
+    if keep.size < FEWEST:
         return replace(UNKNOWN, trouble="not finite", better_steps="finer")
     slopes, steps, noise = slopes[keep], steps[keep], 2 * ladder.noise[keep] / steps[keep]
     value, uncertainty, best, better_steps = extrapolate(slopes, noise, ladder.ratio)
@@ -285,7 +289,7 @@ def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
     grows like a power of 1 / h changes more and more.
     """
     clear = np.flatnonzero(np.abs(slopes) > 4 * _VISIBLE * noise)
-    if clear.size < _FEWEST:
+    if clear.size < FEWEST:
         return False
     last = np.abs(slopes[clear[-3:]])
     return bool((last[1:] > last[:-1] * ratio**_SMOOTH_GAP).all()) or _keeps_changing(slopes, noise, ratio)
@@ -297,8 +301,8 @@ def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
     A kink near the point also changes the slope: in proportion to 1 / h, and only at steps that reach across it.
     """
     changes, hidden = np.diff(slopes), _VISIBLE * (noise[:-1] + noise[1:])
-    seen = np.flatnonzero(np.abs(changes) > hidden)[-_FEWEST:]
-    if seen.size < _FEWEST or seen[-1] - seen[0] >= _FEWEST:
+    seen = np.flatnonzero(np.abs(changes) > hidden)[-FEWEST:]
+    if seen.size < FEWEST or seen[-1] - seen[0] >= FEWEST:
         return False
     last, following = changes[seen], seen[-1] + 1
     if following < changes.size and abs(last[-1]) > hidden[following] * ratio**_SMOOTH_GAP:
@@ -391,7 +395,7 @@ def _contradictions(column: Sequence[float], noise: Sequence[float]) -> list[flo
     for i, (value, own) in enumerate(zip(column, noise, strict=True)):
         largest = 0.0
         for j in range(i + 1, len(column)):
-            deviation = abs(column[j] - value) - (1.0 if j - i <= _NEIGHBOURS else _SURELY) * (own + noise[j])
+            deviation = abs(column[j] - value) - (1.0 if j - i <= _NEIGHBOURS else SURELY) * (own + noise[j])
             if deviation > largest or deviation != deviation:  # keeps a NaN
                 largest = deviation
         found.append(largest)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgc._derivatives.ladder import TOP
 from fastgc._parameters.arrays import Array, Floats
 
 Values = Callable[[Array], Floats]  # loss values at multiples of one displacement
@@ -21,7 +22,6 @@ _WIDEST = 1e-2  # in units of the scale: values farther apart show the function 
 _STAIR_POINTS = 64  # over the distance below: they find stairs of 1/500 of the scale and wider
 _SINGLE_TAIL = 29  # zero bits at the end of a float32 number stored as float64: 53 - 24
 _SHORT_TAIL = 44  # zero bits at the end of a number of 9 bits, such as 0.75: it says nothing about the precision
-_FAR = 0.125  # distance of the second estimate, in units of the parameters' scale: the largest step of the ladders
 _NEAREST, _CLOSER = 1e-9, 8.0  # a domain's edge nearer than 1e-9 leaves ladders no room; 9 divisions get there
 _AGREEMENT = 4.0  # three estimates of successive orders agree within this factor: that of Moré and Wild (2011)
 _NOISE_SAFETY = 3.0  # eight values underestimate normal noise by more than this factor in 0.6 % of simulated cases
@@ -58,7 +58,7 @@ def measure_noises(values: Values, bases: Floats, eps: float) -> list[Noise]:
     """
     near = _first_spacing(eps) * np.arange(1, _POINTS + 1)
     known = _KnownValues(values)
-    sample = known.at(np.concatenate([near, _FAR + near, [_FAR, -_FAR]]))
+    sample = known.at(np.concatenate([near, TOP + near, [TOP, -TOP]]))
     tables = np.concatenate([sample[:_POINTS], sample[_POINTS : 2 * _POINTS]], axis=1)  # here and there
     moves, same, on_grid = (
         each.reshape(2, -1) for each in (~_ties(tables), (tables == tables[0]).all(axis=0), _on_float32_grid(tables))
@@ -72,7 +72,7 @@ def measure_noises(values: Values, bases: Floats, eps: float) -> list[Noise]:
         changes = np.abs(sample[-2:] - bases).max(axis=0).tolist()
     single = on_grid.all(axis=0).tolist()
     return [
-        _rounded_up(base, here[i], there[i], _FAR, single[i] and _are_single([base, *sample[:, i]]), changes[i])
+        _rounded_up(base, here[i], there[i], TOP, single[i] and _are_single([base, *sample[:, i]]), changes[i])
         if clear[i]
         else measure_noise(lambda distances, i=i: known.at(distances, i), base, eps)  # type: ignore[misc]
         for i, base in enumerate(bases.tolist())
@@ -95,7 +95,7 @@ class _KnownValues:
 
 
 def measure_noise(values: Values, base: float, eps: float) -> Noise:
-    """The noise at the point and at a distance from it.
+    """The noise at the point and at a distance from it: that of the largest step of the ladders.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def _first_spacing(eps: float) -> float:
 
 
 def _finite_reach(values: Values) -> float:
-    reach = _FAR
+    reach = TOP
     while reach > _NEAREST and not np.isfinite(values(np.array([reach]))).all():
         reach /= _CLOSER
     return reach
@@ -151,7 +151,7 @@ def _noise_around(values: Values, start: float, eps: float, *, flat: bool = Fals
             break
         spacing *= _GROWTH
         if spacing > _WIDEST:
-            sample = values(start + np.arange(_STAIR_POINTS) * (_FAR / _STAIR_POINTS))
+            sample = values(start + np.arange(_STAIR_POINTS) * (TOP / _STAIR_POINTS))
             return _stair(sample), sample
     still = _still_until(sample)
     if spacing > first and still and not flat:

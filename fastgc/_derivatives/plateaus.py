@@ -13,20 +13,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastgc._derivatives.ladder import Derivative, Ladder
+from fastgc._derivatives.ladder import FEWEST, WRONG_BEYOND, Derivative, Ladder
 from fastgc._parameters.arrays import Floats
 
-_INSIDE = 10.0  # uncertainties from the slope up to which a quotient belongs to the stretch: as for a failure
 # Times the deviation inside, by which the first step outside deviates: between neighbouring steps that of a smooth
 # function grows by 16.
 _ABRUPT = 256.0
-_AGREEING = 3  # larger steps that agree: two may do so by chance
-_SPREAD, _GAP = 0.1, 0.5  # of their distance from the slope: how far apart they are, and their one-sided slopes
+# Of the distance of larger steps from the slope: how far apart they are. Of the highest jump: what quotients move the
+# other way at least, more than by round-off.
+_TENTH = 0.1
+# Of that distance: how far apart their one-sided slopes are. Of the departure beyond the place where the function
+# leaves the stretch: a jump is there at once, a kink adds a few thousandths.
+_HALF = 0.5
 _AGREED = 1e-3  # relative: quotients that grow like log h, or like its 100th power, differ by 1 % and more
-_BOTH_WAYS = 0.1  # of the highest jump: what quotients move the other way at least, more than by round-off
 _HALVINGS = 20  # towards the place where the function leaves the stretch: it is then known to a millionth
 _DEPARTED = 1 / 64  # of the departure at the first step outside: less may be the curvature of the stretch
-_AT_ONCE = 0.5  # of the departure beyond that place: a jump is there at once, a kink adds a few thousandths
 _LOOKED_AT = 16  # places between the ends: many jumps show in nearly all third differences, where curvature vanishes
 _OF_ONE_KINK = 3  # of the 13 third differences that may show nothing: two kinks show in 6
 
@@ -39,7 +40,7 @@ def contradicted(ladder: Ladder, slope: Derivative) -> tuple[float, float] | Non
     if slope.trouble:
         return None
     off, noise = np.abs(ladder.central - slope.value), slope.uncertainty + ladder.scatter
-    outside = np.flatnonzero(~(off <= _INSIDE * noise))
+    outside = np.flatnonzero(~(off <= WRONG_BEYOND * noise))
     if not outside.size or outside[-1] == off.size - 1:
         return None
     last = int(outside[-1])
@@ -52,10 +53,10 @@ def contradicted(ladder: Ladder, slope: Derivative) -> tuple[float, float] | Non
 
 def _agree(ladder: Ladder, off: Floats, count: int) -> bool:
     """Whether some neighbours among the largest steps agree on another slope, on both sides."""
-    for first in range(count - _AGREEING + 1):
-        some = slice(first, first + _AGREEING)
+    for first in range(count - FEWEST + 1):
+        some = slice(first, first + FEWEST)
         apart = off[some].min()
-        if np.ptp(ladder.central[some]) <= _SPREAD * apart and np.abs(ladder.gaps[some]).max() <= _GAP * apart:
+        if np.ptp(ladder.central[some]) <= _TENTH * apart and np.abs(ladder.gaps[some]).max() <= _HALF * apart:
             return True
     return False
 
@@ -66,13 +67,13 @@ def jumps_within(ladder: Ladder) -> float:
     A jump of one side moves a central quotient by half of its height over the step; curvature does not. Many jumps move
     quotients of some steps up and of others down; one jump, or kinks nearer than all steps, move all of them alike.
     """
-    for first in range(ladder.central.size - _AGREEING):
-        some, finer = slice(first, first + _AGREEING), slice(first + _AGREEING, None)
+    for first in range(ladder.central.size - FEWEST):
+        some, finer = slice(first, first + FEWEST), slice(first + FEWEST, None)
         middle = ladder.central[first + 1]
-        if np.ptp(ladder.central[some]) <= _AGREED * abs(middle) >= _AGREED / _GAP * np.abs(ladder.gaps[some]).max():
+        if np.ptp(ladder.central[some]) <= _AGREED * abs(middle) >= _AGREED / _HALF * np.abs(ladder.gaps[some]).max():
             heights = 2 * (ladder.central[finer] - middle) * ladder.above[finer]
             highest = float(np.abs(heights).max())
-            return highest if min(heights.max(), -heights.min()) > _BOTH_WAYS * highest else 0.0
+            return highest if min(heights.max(), -heights.min()) > _TENTH * highest else 0.0
     return 0.0
 
 
@@ -91,10 +92,10 @@ def jump(at: At, ladder: Ladder, slope: Derivative, inside: float, outside: floa
             far, left = middle, found
         else:
             near, before = middle, found
-    if abs(left - before) > _AT_ONCE * abs(left):
+    if abs(left - before) > _HALF * abs(left):
         return abs(left)
     rough = np.abs(np.diff([departure(each) for each in np.linspace(inside, outside, _LOOKED_AT)], 3))
-    many = np.count_nonzero(rough > 8 * _INSIDE * ladder.noise.max()) >= rough.size - _OF_ONE_KINK
+    many = np.count_nonzero(rough > 8 * WRONG_BEYOND * ladder.noise.max()) >= rough.size - _OF_ONE_KINK
     return float(rough.max()) if many else 0.0
 
 

@@ -47,9 +47,8 @@ from fastgc._parameters.many_streams import streams
 from fastgc._parameters.streams import Purpose, stream
 
 UNIT = 84  # the weight of magnitude 1; 42 to 126, half of it to three halves, are all that fit into 8 bits and a sign
-_LEAST, _LEVELS = 42, 85  # of the magnitudes
-REACH = 1.5  # the largest magnitude
-LARGEST = 126  # the weight of that
+LARGEST = 126  # the weight of the largest magnitude
+_LEVELS = 85  # of the magnitudes
 MEAN_SQUARE = 1 + (_LEVELS**2 - 1) / 12 / UNIT**2  # of d, to 3e-6: 13/12 for uniform magnitudes
 ATOM = 193 / 2**15  # the largest probability of a weight: 192 or 193 of the 2**15 odd numbers of 16 bits lead to each
 _RARELY = 1e-3  # with which errors at the limits are missed
@@ -120,8 +119,8 @@ def _weights(drawn: NDArray[np.uint16]) -> NDArray[np.int8]:
     count, byte = np.uint16(2 * _LEVELS), np.uint16(8)
     low = ((drawn & np.uint16(255)) | np.uint16(1)) * count >> byte
     below = ((drawn >> byte) * count + low >> byte).astype(np.uint8).view(np.int8)  # it wraps around, and back below
-    gap = (below.view(np.uint8) >= _LEVELS).view(np.int8) * np.int8(2 * _LEAST - 1)
-    return below - np.int8(_LEAST + _LEVELS - 1) + gap
+    gap = (below.view(np.uint8) >= _LEVELS).view(np.int8) * np.int8(UNIT - 1)
+    return below - np.int8(LARGEST) + gap
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from fastgc._derivatives.random_weights import ATOM, LARGEST
 from fastgc._parameters.arrays import Floats, Positions
 
+FEW = 0.1  # coincidences, on average, below which the one possible entry is looked at: its ladder takes 12 values
 _BELIEVED = 0.125  # error of a ratio, at most, that is taken for a whole number: see above
 
 

@@ -13,13 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastgc._derivatives.ladder import Ladder
+from fastgc._derivatives.ladder import SURELY, Ladder
 from fastgc._parameters.arrays import Floats
 
-_STRETCH = 0.5  # of the largest step that ties, w above: at most one edge of a stair lies in it
-_VALUES = 4  # in that stretch: the fewest of which two pairs tie although one edge lies between them
-_EDGES = 1  # in that stretch at most, by its length
-_CLEAR = 4.0  # times the noise of a value: two values differ by so much noise once in 200 times (2.8 deviations)
+_VALUES = 4  # in the stretch of w / 2: the fewest of which two pairs tie although one edge lies between them
 _FALLING = 2.0  # beyond a jump the change stays; on stairs it grows 16-fold over two steps: anything between does
 
 
@@ -52,10 +49,10 @@ def _of_side(ladder: Ladder, values: Floats, displacements: Floats) -> Suspicion
         return None
     last = int(moving[-1])
     first = last + 1
-    spacing = _STRETCH * displacements[first] / (_VALUES - 1)
+    spacing = displacements[first] / 2 / (_VALUES - 1)
     change = abs(values[last] - ladder.base)
     expected = change * spacing / displacements[last]
-    if not expected > _CLEAR * ladder.noise[last] or _is_one_jump(values - ladder.base, displacements, last):
+    if not expected > SURELY * ladder.noise[last] or _is_one_jump(values - ladder.base, displacements, last):
         return None
     return Suspicion(first, displacements[last] + spacing * np.arange(_VALUES))
 
@@ -68,7 +65,7 @@ def _is_one_jump(changes: Floats, displacements: Floats, last: int) -> bool:
 
 def stands_on_stairs(values: Floats) -> bool:
     """Whether values at the trial displacements tie, except for one edge between them."""
-    return bool(np.count_nonzero(np.diff(values) != 0) <= _EDGES)
+    return bool(np.count_nonzero(np.diff(values) != 0) <= 1)
 
 
 def on_stairs(ladder: Ladder, first: int) -> Ladder:

@@ -25,8 +25,9 @@ from fastgc._diagnosis.measured_tensor import (
 from fastgc._diagnosis.value_patterns import EXACT, FITTED, Pattern
 from fastgc._parameters.arrays import Array
 
-_LONGEST = 2048  # lines of an axis whose order is looked for: 64 measured entries tell nothing of more of them
-_COMPARED = 1 << 22  # pairs of a line and a measured entry that are compared for that: 32 MB, some 30 ms
+# Lines of an axis whose order is looked for: 64 measured entries tell nothing of more of them. Its square is how many
+# pairs of a line and a measured entry are compared for that: 32 MB, some 30 ms.
+_LONGEST = 2048
 
 
 # --- the same entries in other places ---
@@ -109,7 +110,7 @@ def reordered(tensor: MeasuredTensor) -> Iterator[Pattern]:
         length = tensor.shape[axis]
         if length > _LONGEST:
             continue
-        some = np.arange(0, tensor.local.size, -(-tensor.local.size * length // _COMPARED))
+        some = np.arange(0, tensor.local.size, -(-tensor.local.size * length // _LONGEST**2))
         lines = np.arange(length)[:, None]
         index = [np.broadcast_to(each, (length, some.size)) for each in moved(_part(tensor.index, some), axis, lines)]
         fits = np.abs(tensor.at(index) - tensor.numerical[some]) <= WITHIN * tensor.slack[some]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import Estimates, quotient_estimates
+from fastgc._derivatives.estimates import TRIALS, Estimates, quotient_estimates
 from fastgc._diagnosis.diagnosis import Clues, Diagnosis, Explanation, diagnose, settled
 from fastgc._diagnosis.earlier import EVALUATIONS, EarlierMeasurements, EarlierParameters
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
@@ -25,7 +25,6 @@ from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 
-_REPEATED = 3  # entries that `quotient_estimates` evaluates a second time
 _WITHOUT_DERIVATIVE = ("jump", "quantised", "not finite")  # troubles of entries without a derivative
 _OTHERS = 64  # tensors of one shape that a tensor is compared with
 
@@ -157,8 +156,8 @@ def _earlier(
 
 
 def _affordable(gradient: GradientAtPoint, spent: int = 0) -> int:
-    """Entries that quotients can measure with what a diagnosis may cost and has not spent."""
-    return (EVALUATIONS - spent) // len(gradient.stencil.offsets) - _REPEATED
+    """Entries that quotients can measure with what a diagnosis may cost and has not spent; some are measured twice."""
+    return (EVALUATIONS - spent) // len(gradient.stencil.offsets) - TRIALS
 
 
 def _by_shape(shapes: Sequence[Shape], tensors: Mapping[int, MeasuredTensor]) -> dict[Shape, list[int]]:

@@ -15,11 +15,15 @@ from fastgc._diagnosis.value_patterns import Pattern, explaining
 Floats = NDArray[np.float64]
 Factors = tuple[float, float, float]  # below, on and above the diagonal
 
-_CONVENTIONS: tuple[tuple[Factors, str], ...] = (
+# Those that make sense for a triangle stored as a vector, by rows or by columns, too.
+_OF_TRIANGLES: tuple[tuple[Factors, str], ...] = (
     ((2.0, 1.0, 2.0), "each off-diagonal entry doubled"),
     ((0.5, 1.0, 0.5), "each off-diagonal entry halved"),
     ((1.0, 2.0, 1.0), "the diagonal doubled"),
     ((1.0, 0.5, 1.0), "the diagonal halved"),
+)
+_CONVENTIONS: tuple[tuple[Factors, str], ...] = (
+    *_OF_TRIANGLES,
     ((2.0, 1.0, 0.0), "the lower triangle doubled off the diagonal, the upper one zero"),
     ((0.0, 1.0, 2.0), "the upper triangle doubled off the diagonal, the lower one zero"),
     ((1.0, 1.0, 0.0), "the upper triangle zero, the rest right"),
@@ -29,7 +33,6 @@ _CONVENTIONS: tuple[tuple[Factors, str], ...] = (
     ((-1.0, 1.0, 1.0), "the wrong sign below the diagonal"),
 )
 _OFF_DIAGONAL = ((2.0, 1.0, 2.0), (0.5, 1.0, 0.5))  # whose wrong entries share a factor
-_PACKED = 4  # of these make sense for a triangle stored as a vector, by rows or by columns
 # Factors of the numerical gradient, and of its transpose.
 _SYMMETRISED: tuple[tuple[Factors, Factors, str], ...] = (
     ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "the mean of the numerical gradient and its transpose"),
@@ -85,7 +88,7 @@ def _sides(tensor: MeasuredTensor) -> Iterator[tuple[Positions, Sequence[tuple[F
     if len(tensor.shape) == 1 and length > 2 and length * (length + 1) // 2 == size:
         by_rows = np.cumsum(np.arange(1, length + 1)) - 1
         for diagonal in (by_rows, size - 1 - by_rows):
-            yield np.isin(tensor.local, diagonal).astype(np.int64), _CONVENTIONS[:_PACKED]
+            yield np.isin(tensor.local, diagonal).astype(np.int64), _OF_TRIANGLES
 
 
 def _without(tensor: MeasuredTensor, factors: Factors, side: Positions) -> Floats:

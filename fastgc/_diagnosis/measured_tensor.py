@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array
+from fastgc._parameters.point import SAMPLE
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -37,7 +38,6 @@ _UNEXPLAINED = 0.01  # share of the squared errors that a pattern may leave: R**
 BITS = 12.0
 _FINEST = 1e-3  # slacks that are resolved at best: at rtol 1e-5 a relative 1e-8, to which uncertainties are known
 _SAME = 1e-12  # relative difference of what was the same before round-off, of some 1e3 operations in float64
-_LOOKED_AT = 4096  # evenly spaced analytic entries that stand for a whole tensor: a million entries would take too long
 _COLUMNS = ("local", "numerical", "slack", "parameters", "wrong", "right", "uncertainty")  # a value for each entry
 
 
@@ -195,7 +195,7 @@ class MeasuredTensor:
     @cached_property
     def some(self) -> Indices:
         """Indices of evenly spaced entries that stand for the whole analytic gradient."""
-        count = min(self.gradient.size, _LOOKED_AT)
+        count = min(self.gradient.size, SAMPLE)
         spaced = np.linspace(0, self.gradient.size - 1, count).astype(np.int64)
         return tuple(np.asarray(i, np.int64) for i in np.unravel_index(spaced, self.shape))
 

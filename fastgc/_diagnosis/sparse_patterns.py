@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from fastgc._arguments import listed
 from fastgc._diagnosis.measured_tensor import BITS, FEWEST, MeasuredTensor, Positions, long_axes
-from fastgc._diagnosis.value_patterns import Pattern, constant_factor
+from fastgc._diagnosis.value_patterns import FITTED, Pattern, constant_factor
 from fastgc._parameters.point import arrays_in
 
 _LISTED = 16  # wrong entries that are called few: as many as a reader looks at one by one
 _FEW = 0.1  # share of the measured entries that are called few where others were not measured: 3 of 32 samples
-_MINORITY = 0.25  # share of the measured entries up to which errors are few, and zeros an oversight rather than a mask
-_TESTED = 3  # entries of a line, at least, that make it wrong as a whole: of 32 samples few lines have more
-_FROM_THE_END = 5  # lengths from which on the first and last index are a minority, and one of them is worth a remark
+# Share of the measured entries up to which errors are few, and zeros an oversight rather than a mask. One line at the
+# end of an axis is worth a remark where it is a smaller share.
+_MINORITY = 0.25
 _BY_CHANCE = 4.0  # bits that it takes to say why rows are wrong, once it is known which: chance names them once in 16
 
 
@@ -114,11 +114,11 @@ def _is_established(tensor: MeasuredTensor, lengths: Sequence[int], wrong: int) 
 
 
 def _wrong_lines(tensor: MeasuredTensor, axis: int) -> NDArray[np.int64]:
-    """Lines of an axis that hold all wrong entries and nothing right; none if these are all lines."""
+    """Lines of an axis that hold all wrong entries, some measured in each, and nothing right; none if all lines do."""
     index = tensor.index[axis]
     lines, tested = np.unique(index[tensor.strong], return_counts=True)
     inside = np.isin(index, lines)
-    whole = min(_TESTED, tensor.gradient.size // tensor.shape[axis])
+    whole = min(FITTED, tensor.gradient.size // tensor.shape[axis])
     holds = not np.any(inside & tensor.right & tensor.telling) and not np.any(tensor.wrong & ~inside)
     beside = np.any(~inside & tensor.right & tensor.telling)
     return lines if lines.size and holds and beside and tested.min() >= whole else lines[:0]
@@ -137,7 +137,7 @@ def _line(tensor: MeasuredTensor, axis: int, place: int) -> str:
 def _place(tensor: MeasuredTensor, axis: int, lines: Positions) -> str:
     length = tensor.shape[axis]
     ends = {0: "first", length - 1: "last"}
-    at_end = lines.size == 1 and length >= _FROM_THE_END and int(lines[0]) in ends
+    at_end = lines.size == 1 and length * _MINORITY > 1 and int(lines[0]) in ends
     return f" (the {ends[int(lines[0])]} index: off by one?)" if at_end else ""
 
 

@@ -22,9 +22,9 @@ Floats = NDArray[np.float64]
 
 FITTED = 3  # wrong entries, at least, for each fitted constant: one determines it, the others test it
 EXACT = 1e-6  # relative precision in which a factor is recognised, at best: 2 and 1.999998 come from different bugs
-# What is left of terms that cancel, relative to the numerical gradient: 1e4 machine epsilons, as the terms may be many
-# and larger than it; at most 1e-6, a factor between units that gradients do have.
-_ROUNDOFF, _NEXT_TO_NOTHING = 1e4, 1e-6
+# Machine epsilons that are left of terms that cancel, relative to the numerical gradient, as the terms may be many and
+# larger than it; at most `EXACT`, a factor between units that gradients do have.
+_ROUNDOFF = 1e4
 _RESOLVED = TELLING / 10  # slacks that a fitted term must contribute somewhere: less is no term
 
 
@@ -66,7 +66,7 @@ def nearly_zero(tensor: MeasuredTensor) -> Iterator[Pattern]:
     """The same, up to the round-off of terms that cancel."""
     if not tensor.strong.any() or not tensor.gradient.any():
         return
-    share = min(_ROUNDOFF * float(np.finfo(tensor.gradient.dtype).eps), _NEXT_TO_NOTHING)
+    share = min(_ROUNDOFF * float(np.finfo(tensor.gradient.dtype).eps), EXACT)
     if np.abs(tensor.gradient).max() <= share * np.median(np.abs(tensor.numerical[tensor.strong])):
         text = "consistent with a gradient that is detached or cancels: zero everywhere up to round-off"
         yield Pattern("zero", text, 0.0)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numba
 from numba.core.errors import NumbaError
 
+import fastgc._evaluation.numba_record  # noqa: F401 - it gives Numba the type of a record
 from fastgc._evaluation.engine import jitted
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout

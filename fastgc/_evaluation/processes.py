@@ -38,7 +38,7 @@ from fastgc._words import Workers
 _TRIAL_ENTRIES, _TRIAL_STEP = 64, 1e-3
 _DIRECTIONS_BYTES = 1 << 26  # of weights that are sent and kept at a time: 64 MiB, which any worker has
 Trial = tuple[Positions, Array, Array]  # positions, rows of their entries, and our values there
-_SAME_VALUE_THERE = 1e-8  # relative: another process may sum a set in another order; a changed global shows far above
+SAME_VALUE_THERE = 1e-8  # relative: another process may sum a set in another order; a changed global shows far above
 
 
 class Direct(Evaluator, Protocol):
@@ -322,7 +322,7 @@ def refuse_different_loss(evaluator: Direct, positions: Positions, rows: Array, 
     """Raise a ValueError if the loss gives other values here than in the main process: the check would be wrong."""
     for here, there in zip(evaluator.along(positions, rows).tolist(), expected.tolist(), strict=True):
         both_nan = here != here and there != there
-        if not (here == there or abs(here - there) <= _SAME_VALUE_THERE * abs(there) or both_nan):
+        if not (here == there or abs(here - there) <= SAME_VALUE_THERE * abs(there) or both_nan):
             raise ValueError(
                 f"loss gives {here!r} in a worker process where it gives {there!r} in this one: it reads something "
                 "that is not sent to workers (a global changed after its module was imported, a module edited since); "

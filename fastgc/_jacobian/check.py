@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -169,7 +168,7 @@ def check_jacobian(
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
         checkpoint=checkpoint,
     )  # fmt: skip
-    return check_point(f, jacobian, x, args, (jvp, vjp, sparsity), options)
+    return check_point(JacobianCheck(f, jacobian, x, args, jvp, vjp, sparsity, options))
 
 
 def assert_jacobian(
@@ -238,47 +237,31 @@ def assert_jacobian(
         threads=threads, workers=workers, points=points, time_budget=time_budget, seed=seed, progress=progress,
         checkpoint=checkpoint,
     )  # fmt: skip
-    report = check_point(f, jacobian, x, args, (jvp, vjp, sparsity), options)
+    report = check_point(JacobianCheck(f, jacobian, x, args, jvp, vjp, sparsity, options))
     return passing(report, allow_undecided=allow_undecided)
 
 
-Forms = tuple[Callable[..., object] | None, Callable[..., object] | None, Any]  # jvp, vjp and the sparsity
-
-
-def check_point(
-    f: Callable[..., object],
-    jacobian: object,
-    x: ArrayLike,
-    args: tuple[object, ...],
-    forms: Forms,
-    options: JacobianOptions,
-) -> JacobianReport:
+def check_point(check: JacobianCheck) -> JacobianReport:
     """The check with all its options. Complex inputs and outputs are taken in pairs."""
-    refuse_uncallable("f", f)
-    refuse_args(args)
-    options.refuse_array("jacobian", jacobian)
-    if is_complex(x):
-        return _checked_in_pairs(f, jacobian, x, args, forms, options)
+    refuse_uncallable("f", check.f)
+    refuse_args(check.args)
+    check.options.refuse_array("jacobian", check.jacobian)
+    if is_complex(check.point):
+        return _checked_in_pairs(check)
     try:
-        return check_points(JacobianCheck(f, jacobian, finite_point(x), args, *forms, options))
+        return check_points(replace(check, point=finite_point(check.point)))
     except ComplexOutputsError:
-        if stencil_named(options.stencil).is_complex:
+        if stencil_named(check.options.stencil).is_complex:
             raise
-        return _checked_in_pairs(f, jacobian, x, args, forms, options)
+        return _checked_in_pairs(check)
 
 
-def _checked_in_pairs(
-    f: Callable[..., object],
-    jacobian: object,
-    x: ArrayLike,
-    args: tuple[object, ...],
-    forms: Forms,
-    options: JacobianOptions,
-) -> JacobianReport:
-    if any(form is not None for form in forms):
+def _checked_in_pairs(check: JacobianCheck) -> JacobianReport:
+    if any(form is not None for form in (check.jvp, check.vjp, check.sparsity)):
         raise TypeError("x or f(x) is complex: that needs jacobian as an array or a function, without products")
-    function, matrix, point, options = in_pairs(f, jacobian, x, args, options)
-    report = check_points(JacobianCheck(function, matrix, finite_point(point), args, None, None, None, options))
+    f, jacobian, point, options = in_pairs(check.f, check.jacobian, check.point, check.args, check.options)
+    paired = replace(check, f=f, jacobian=jacobian, point=finite_point(point), options=options)
+    report = check_points(paired)
     return replace(report, notes=(*report.notes, NOTE))
 
 

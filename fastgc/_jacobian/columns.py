@@ -10,14 +10,15 @@ import numpy as np
 
 from fastgc._jacobian.operator import Matrix, Operator
 from fastgc._parameters.arrays import Array, Positions, spread
+from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._parameters.streams import stream
 from fastgc._words import Columns
 
 # What a check takes by default is chosen, not measured; random directions cover what is left out.
 _ALL_COLUMNS = 256  # up to so many are all checked: 512 evaluations
-_COLUMNS = 32  # drawn where there are more: 64 evaluations
-_OUTPUTS = 64  # drawn where each row of the analytic Jacobian takes a product: 64 products
-_HELD = 64  # inputs that bounds keep from random directions, at most: as many columns more take 128 evaluations
+# Outputs drawn where each row of the analytic Jacobian takes a product, and columns of inputs that bounds keep from
+# random directions, at most: 64 products, or 128 evaluations.
+_SOME = 64
 _MOST_ENTRIES = 1_000_000  # compared one by one: some 100 MB of arrays
 _NONE = np.empty(0, np.int64)
 
@@ -57,16 +58,16 @@ def plan(
     count = columns_drawn(n, columns)
     most = m if columns == "all" else min(m, max(1, _MOST_ENTRIES // max(1, count)))
     if operator.times is None and columns != "all":
-        most = min(most, _OUTPUTS)
+        most = min(most, _SOME)
     owner = np.full(m, -1, np.int64)
     owner[_drawn(m, most, stream(seed, "outputs"))] = 0
-    chosen = np.union1d(_drawn(n, count, stream(seed, "columns")), held[spread(held.size, _HELD)])
+    chosen = np.union1d(_drawn(n, count, stream(seed, "columns")), held[spread(held.size, _SOME)])
     return [Group(np.array([column]), owner) for column in chosen.tolist()], chosen.size == n and most == m
 
 
 def columns_drawn(n: int, columns: Columns) -> int:
     """How many of n columns are drawn where no sparsity is declared."""
-    return n if columns == "all" else min(n, int(columns or (n if n <= _ALL_COLUMNS else _COLUMNS)))
+    return n if columns == "all" else min(n, int(columns or (n if n <= _ALL_COLUMNS else DEFAULT_SAMPLES)))
 
 
 def _drawn(size: int, count: int, generator: np.random.Generator) -> Positions:

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastgc._derivatives.complex_slopes import IMAGINARY_STEPS
+from fastgc._derivatives.complex_slopes import IMAGINARY_STEPS, ROUND_OFF
+from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._evaluation.evaluator import OutOfTime, Ray
 from fastgc._jacobian.function import VectorFunction
 from fastgc._parameters.arrays import Floats, root_mean_square
-
-_SPREADS = 10.0  # times the range of three slopes, their uncertainty: as many as make a difference a failure
-_EPS = 64 * np.finfo(np.float64).eps  # the least uncertainty, of a slope or of the usual one: round-off of some sums
 
 
 class ComplexFunction:
@@ -60,4 +58,4 @@ class ComplexFunction:
         if self._refused or not np.isfinite(values).all():
             return None
         size = np.maximum(np.abs(slopes[0]), root_mean_square(slopes[0]))
-        return slopes[0], _SPREADS * np.ptp(slopes, axis=0) + _EPS * size + np.finfo(np.float64).tiny
+        return slopes[0], WRONG_BEYOND * np.ptp(slopes, axis=0) + ROUND_OFF * size + np.finfo(np.float64).tiny

@@ -37,20 +37,21 @@ from fastgc._verdicts.entries import (
     with_first_look,
     without_unreached,
 )
-from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
+from fastgc._verdicts.judgement import NOTHING, SCALE_FLOOR, Judgement, Tolerances, default_rtol, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby
 
 JacobianAlong = Callable[[Sequence[Ray]], Operator]  # at the inputs displaced along a direction
 Strays = list[tuple[int, Group]]  # an output, and the group whose columns move it though none of them should
 
-_TRIALS = 8  # groups of columns whose wide quotients are measured: 16 evaluations
+# Groups of columns whose wide quotients are measured, and outputs whose noise always is: 16 evaluations more, and those
+# of the noise, which outputs share.
+TRIALS = 8
 _FEWEST = 4  # entries from which an input gets a scale: with fewer, a wrong entry would be its own measure
-_MEASURED = 8  # outputs whose noise is always measured: they share their evaluations
 _MOST_LADDERS = 1024  # entries that climb a ladder; their arithmetic takes about a second
-_MARGIN = 100.0  # times the uncertainty of its quotient, for an entry in doubt beyond that number
 _TOGETHER = 64  # columns whose values are kept for all their outputs at a time
-_STRAY = 100.0  # times its noise: so large a change of an output, where none is allowed, is not noise
-_LEAST = 1e-300  # as a scale: above the uncertainty (the smallest normal number) of an output that stands still
+# Times its noise: so large a change of an output, where none is allowed, is not noise. A quotient in doubt that climbs
+# no ladder is not off by so many uncertainties.
+_STRAY = 100.0
 _NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
 
 
@@ -105,7 +106,7 @@ def open_jacobian(
     """Measure the noise of some outputs where it decides the step; the default rtol is that of the Jacobian's dtype."""
     if step is None:
         with contextlib.suppress(OutOfTime):
-            function.measure(spread(function.base.size, _MEASURED).tolist())
+            function.measure(spread(function.base.size, TRIALS).tolist())
     rtol = default_rtol(operator.dtype) if rtol is None else rtol
     return JacobianAtPoint(function, operator, stencil_named(stencil), step, rtol, atol)
 
@@ -182,7 +183,7 @@ def _first_look(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progres
     The truncation error of an output's quotients is judged from wider ones of a few groups. An entry whose quotient
     does not agree climbs a ladder, however certain it is; this uncertainty says which of the others climb one too.
     """
-    trials = spread(len(groups), _TRIALS)
+    trials = spread(len(groups), TRIALS)
     wide, _, _ = _measured(jacobian, [groups[k] for k in trials.tolist()], TRIAL_RATIO, silent)
     bar.phase(ENTRIES)
     near, at, strays = _measured(jacobian, groups, 1.0, bar.advance)
@@ -225,7 +226,7 @@ def _measure_still_outputs(jacobian: JacobianAtPoint, quotients: Estimates) -> N
     moved = np.bincount(outputs, quotients.numerical != 0, jacobian.shape[0]) > 0
     if not moved.all():
         still = np.flatnonzero(~moved & jacobian.function.moves)
-        jacobian.function.measure(still[spread(still.size, _MEASURED)].tolist())
+        jacobian.function.measure(still[spread(still.size, TRIALS)].tolist())
 
 
 def _measured(
@@ -303,7 +304,7 @@ def _ladders(
     climbed = _climbed(jacobian, positions[some], shift, bar)
     off = np.abs(climbed.numerical - result.numerical[some]) if jacobian.stencil.is_complex else np.zeros(some.size)
     off[~np.isfinite(off)] = 0.0
-    result = replace(result, uncertainty=np.fmax(result.uncertainty * _MARGIN, median(off) if off.size else 0.0))
+    result = replace(result, uncertainty=np.fmax(result.uncertainty * _STRAY, median(off) if off.size else 0.0))
     return result.updated(some, climbed)
 
 
@@ -452,7 +453,7 @@ def _stillness(jacobian: JacobianAtPoint) -> Floats:
     """For each output, the scale of a slope that is zero in both: an output that stays the same to the bit agrees."""
     sizes = np.where(jacobian.function.base == 0, 1.0, np.abs(jacobian.function.base))  # 0 counts as terms of order 1
     sizes = sizes / jacobian.function.unmeasured.tensor_scales.max()
-    return np.asarray(np.maximum(AROUND * sizes, _LEAST))
+    return np.asarray(np.maximum(AROUND * sizes, NOTHING))
 
 
 # --- groups ---

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastgc._derivatives.estimates import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
+from fastgc._derivatives.directions import PROBE_TOP
+from fastgc._derivatives.estimates import NOISIEST, LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
 from fastgc._derivatives.kept import KeptLadders
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short
 from fastgc._evaluation.evaluator import (
@@ -30,7 +31,7 @@ from fastgc._evaluation.evaluator import (
 from fastgc._evaluation.interruption import Interruption, pieces
 from fastgc._evaluation.working_time import now
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import AT_ONCE, Array, Floats, Positions
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import ParameterLayout
 
@@ -38,10 +39,6 @@ Weights = int | Floats  # one output by its number, or a factor for every output
 Errors = Sequence[tuple[int, Exception]]  # what was raised at which of several points
 Function = Callable[[Floats], tuple[Floats, Errors]]  # outputs, shape (k, m), at points of shape (k, n)
 Keeper = Callable[[Floats, Function], tuple[Floats, Errors]]  # the same from a file, as far as that has them
-
-_AWAY = 2.0**-5  # in units of the inputs' scales: far enough to see rounded outputs move, and crosses few kinks
-_NUMBERS = 1 << 18  # inputs and outputs of the points evaluated at a time: 2 MB
-_COARSEST = 1e-6  # relative noise for which the step is chosen, at most: a step of 0.01 scales
 
 
 def one_by_one(
@@ -124,13 +121,13 @@ class VectorFunction:
     @cached_property
     def together(self) -> int:
         """Points evaluated at a time."""
-        return max(1, _NUMBERS // max(1, self.point.size + self.base.size))
+        return max(1, AT_ONCE // max(1, self.point.size + self.base.size))
 
     @cached_property
     def moves(self) -> NDArray[np.bool_]:
         """Which outputs change when all inputs move a little, in either direction."""
         places = np.arange(self.point.size)
-        lengths = _AWAY * np.cos(places) * self.unmeasured.scales(places)  # as good as random
+        lengths = PROBE_TOP * np.cos(places) * self.unmeasured.scales(places)  # as good as random
         return np.asarray((self.outputs(places, self.point + lengths * [[-1.0], [1.0]]) != self.base).any(axis=0))
 
     def kept(self, columns: Positions, rows: Floats) -> Floats:
@@ -210,7 +207,7 @@ class VectorFunction:
         if step is not None:
             return np.full(columns.size, float(step))
         eps = self.unmeasured.eps[self.layout.tensor_of(columns)]
-        reach = short(relative_step(stencil, np.clip(self._relative_noise, eps, _COARSEST)))
+        reach = short(relative_step(stencil, np.clip(self._relative_noise, eps, NOISIEST)))
         return reach * self.unmeasured.scales(columns)
 
     def inward(self, columns: Positions, steps: Floats) -> Floats:

@@ -22,9 +22,9 @@ from fastgc._jacobian.check import check_point, passing
 from fastgc._jacobian.inputs import analytic_matrix, finite_point, product
 from fastgc._jacobian.operator import contradiction
 from fastgc._jacobian.options import JacobianOptions
+from fastgc._jacobian.points import JacobianCheck
 from fastgc._jacobian.report import JacobianReport, failed, undecided
 from fastgc._parameters.arrays import Array, Floats, as_array
-from fastgc._reports.entries import entry_text
 from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
 from fastgc._verdicts.time_budget import INTERRUPTED
 from fastgc._words import Columns, Engine, StencilName, Workers
@@ -191,7 +191,7 @@ def assert_hessian(
     return passing(report, allow_undecided=allow_undecided)
 
 
-Forms = tuple[Callable[..., object] | None, Any]  # hvp and the sparsity
+Forms = tuple[Callable[..., object] | None, object]  # hvp and the sparsity
 
 
 def _check(
@@ -226,7 +226,7 @@ def _check(
         with readable_compilation("gradient"):
             slopes(point.copy(), *args)  # its shape; it is measured itself, so that compiled loops can run it
     function = given if is_jitted(given) else slopes
-    report = check_point(function, hessian, point, args, (hvp, None, sparsity), options)
+    report = check_point(JacobianCheck(function, hessian, point, args, hvp, None, sparsity, options))
     try:
         matrix = at_point(hessian)(point.copy(), *args) if callable(hessian) else hessian
         skew = _asymmetry(matrix, hvp, point, args, options.rtol)
@@ -258,7 +258,7 @@ def _with_gradient(
     (tensor,) = own.tensors.values()
     report = replace(report, evaluations=report.evaluations + own.evaluations, seconds=report.seconds + own.seconds)
     if own.verdict == FAIL:
-        where = f" ({entry_text(tensor.worst)})" if tensor.worst else ""
+        where = f" ({tensor.worst})" if tensor.worst else ""
         return failed(report, f"gradient itself is wrong{where}: the Hessian was compared with its Jacobian")
     return report if own.passed else replace(report, notes=(*report.notes, f"gradient is undecided: {tensor.reason}"))
 

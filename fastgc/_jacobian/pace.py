@@ -9,17 +9,15 @@ from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.evaluator import LEAST_SECONDS
 from fastgc._evaluation.working_time import now
 from fastgc._jacobian.columns import Group
-from fastgc._jacobian.entries import Checked
+from fastgc._jacobian.entries import TRIALS, Checked
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.options import JacobianOptions
+from fastgc._jacobian.projections import DISTANCES
 from fastgc._progress import ENTRIES, Progress
-from fastgc._verdicts.time_budget import over_note
+from fastgc._verdicts.time_budget import BATCH_SHARE, over_note
 
 _NOISE = 20  # evaluations that measuring the noise of some outputs takes, about: they share them
 _FIRST = 2  # calls of the function at x
-_TRIALS = 8  # columns, of those that are measured together, that are measured at another step as well
-_BATCHES = 20  # of columns under a time budget, about: each takes 5 % of the time that is left
-_DIRECTION = 4  # evaluations along a direction
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Pace:
         columns = options.points * sum(group.columns.size for group in groups)
         bar.phase(ENTRIES, more=max(0, columns - planned))
         seconds = options.points * self.seconds
-        bar.plan(seconds * _whole(groups, probes, options), seconds * _DIRECTION * probes)
+        bar.plan(seconds * whole(groups, probes, options), seconds * DISTANCES.size * probes)
 
     def notes(self, checked: Checked, groups: Sequence[Group], probes: int, options: JacobianOptions) -> Iterator[str]:
         """What a time budget that is over would have to be."""
@@ -65,7 +63,7 @@ class Pace:
         few = _FIRST + noise + 2 * _width(options)  # of one column, at two steps
         nothing = not checked.estimates.positions.size
         yield over_note(
-            options.time_budget, self.seconds, few if nothing else 0, _whole(groups, probes, options),
+            options.time_budget, self.seconds, few if nothing else 0, whole(groups, probes, options),
             ("f", "a column"),
         )  # fmt: skip
 
@@ -75,7 +73,7 @@ def _width(options: JacobianOptions) -> int:
     return len(stencil_named(options.stencil).offsets)
 
 
-def _whole(groups: Sequence[Group], probes: int, options: JacobianOptions) -> int:
+def whole(groups: Sequence[Group], probes: int, options: JacobianOptions) -> int:
     """About how many evaluations a check of one point takes."""
-    trials = min(len(groups), _TRIALS * (1 if options.time_budget is None else _BATCHES))
-    return _FIRST + _NOISE + _width(options) * (len(groups) + trials) + _DIRECTION * probes
+    trials = min(len(groups), TRIALS * (1 if options.time_budget is None else round(1 / BATCH_SHARE)))
+    return _FIRST + _NOISE + _width(options) * (len(groups) + trials) + DISTANCES.size * probes

@@ -41,7 +41,7 @@ from fastgc._jacobian.inputs import (
 from fastgc._jacobian.kept import KeptOutputs, about_jacobian
 from fastgc._jacobian.operator import Operator, spoiled
 from fastgc._jacobian.options import JacobianOptions
-from fastgc._jacobian.pace import Pace
+from fastgc._jacobian.pace import Pace, whole
 from fastgc._jacobian.projections import Projections, follow_strays, project
 from fastgc._jacobian.report import About, JacobianReport, jacobian_report
 from fastgc._parameters.arrays import Array, Floats, Positions, spread
@@ -54,8 +54,6 @@ from fastgc._reports.summary import Tries, nearer_notes
 from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.time_budget import INTERRUPTED, batches, compiled_notes
 
-_EVALUATIONS = 4  # of a group of columns, about: two, and a few more for noise and the ladders of some
-
 Found = tuple[Checked, Projections, NotFinite | None]  # the last: entries of the analytic Jacobian
 
 
@@ -65,7 +63,7 @@ class JacobianCheck:
 
     f: Callable[..., object]
     jacobian: object
-    point: Floats
+    point: Any  # as it was given; an array of floats by the time that it is checked
     args: tuple[object, ...]
     jvp: Callable[..., object] | None
     vjp: Callable[..., object] | None
@@ -275,7 +273,7 @@ def _checked(check: JacobianCheck, opened: _Opened, number: int, bar: Progress) 
     probes = 0 if complete else options.probes
     if number == 0:
         pace.plan(groups, probes, options, check.planned, bar)
-    function.expect(_EVALUATIONS * len(groups))
+    function.expect(whole(groups, probes, options))
     hidden = _hidden(at_point, groups, options.seed, bar) if noise else None
     checked, projections, bad = hidden or find(at_point, groups, probes, options.seed, bar)
     late = pace.notes(checked, groups, probes, options)

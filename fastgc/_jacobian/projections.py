@@ -12,29 +12,28 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastgc._derivatives.directions import FURTHER, SUSPICIOUS, direction, ladder_slope, with_gap
+from fastgc._derivatives.estimates import TRIAL_SAFETY
 from fastgc._derivatives.random_weights import OF_ENTRY, OF_PRODUCT, UNIT, chance_at_limits, random_weights
-from fastgc._derivatives.ratios import coincidences, matching
+from fastgc._derivatives.ratios import FEW, coincidences, matching
 from fastgc._evaluation.evaluator import Ray
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups
 from fastgc._jacobian.function import Weights
 from fastgc._parameters.arrays import Floats, Positions, root_mean_square
 from fastgc._progress import Progress
-from fastgc._verdicts.judgement import Judgement
+from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement
+from fastgc._verdicts.probes import ENOUGH
 
 # In units of each tensor's scale: near eps**(1/3), where truncation and round-off of a central quotient balance.
-_STEP = 2.0**-16
-_WIDE = 4.0  # times the step: a second quotient, whose truncation error is 16 times as large
-# Of the tolerance of a usual entry: a smaller uncertainty gains little, and right Jacobians are rounded (see `probes`).
-_ENOUGH = 0.05
-_SAFETY = 3.0  # times the truncation error that the two quotients show: the next term of the series may add to it
-_SUDDEN = 0.1  # coincidences, on average, below which the one possible column is checked
+# The wider quotient has 16 times the truncation error.
+DISTANCES = 2.0**-16 * np.array([1.0, -1.0, 4.0, -4.0])
 _CLEAR = 8.0  # uncertainties beyond which residuals point: with three bits each, seven point at one of a million
-_POINTING = 8  # directions that point together, at most: four values each, where a halving takes twenty
-# What is traced is a choice, not a measurement: each column takes a ladder, after log2(n) ladders along stretches.
-_WORST = 4  # outputs of a direction, the worst first
-_MOST = 8  # columns in all
-_EVEN = 1e-6  # an output is weighted as if its slope were at least this share of the steepest: no weight overflows
+# Columns that are traced in all, and directions that point together, at most. A choice, not a measurement: a column
+# takes a ladder, after log2(n) ladders along stretches, of twenty values each; a direction that points takes four.
+_MOST = 8
+_WORST = (
+    4  # outputs of a direction that are followed, the worst first: twice as many find no more in bench/thresholds.py
+)
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,9 @@ class _Probes:
                 return None
             rows = [np.concatenate([ray.weights for ray in along.rays]) for along in self.measured]
             possible = matching(np.stack(rows), residuals, errors)
-            if possible.size == 1 and coincidences(self.jacobian.shape[1], residuals, errors) <= _SUDDEN:
+            if possible.size == 1 and coincidences(self.jacobian.shape[1], residuals, errors) <= FEW:
                 return int(self.jacobian.function.direction(self.measured[0].rays)[0][possible[0]])
-            if possible.size == 0 or len(self.measured) >= _POINTING:
+            if possible.size == 0 or len(self.measured) >= _MOST:
                 return None
             self.measure(FURTHER + len(self.measured))
 
@@ -137,10 +136,13 @@ def _compare_whole(probes: _Probes, along: _Along, found: list[Checked], bar: Pr
 
 
 def _compare_weighted(probes: _Probes, along: _Along, found: list[Checked], random: Floats, bar: Progress) -> float:
-    """Compare v^T J u with random weights v of the outputs, as if all slopes were equal: none hides the others."""
+    """Compare v^T J u with random weights v of the outputs, as if all slopes were equal: none hides the others.
+
+    Those of the smallest outputs count as a share of the steepest, so that no weight overflows.
+    """
     jacobian = probes.jacobian
     sizes = np.nan_to_num(np.abs(along.slopes))
-    sizes = np.maximum(sizes, _EVEN * sizes.max(initial=0.0) or 1.0)
+    sizes = np.maximum(sizes, SCALE_FLOOR * sizes.max(initial=0.0) or 1.0)
     weights = random / sizes
     _follow(probes, weights, along.rays, found, bar)
     residual, uncertainty = _residual(jacobian, weights, along.rays, _errors(jacobian, found))
@@ -189,16 +191,16 @@ def _exact(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floa
         return None
     slopes, uncertainty = found
     usual = np.maximum(np.abs(slopes), root_mean_square(slopes)) / max(1, jacobian.shape[1]) ** 0.5
-    return slopes, np.maximum(uncertainty, _ENOUGH * jacobian.rtol * usual)
+    return slopes, np.maximum(uncertainty, ENOUGH * jacobian.rtol * usual)
 
 
 def _differences(jacobian: JacobianAtPoint, rays: Sequence[Ray]) -> tuple[Floats, Floats]:
     """Slopes from central quotients at two steps."""
-    values = jacobian.function.along(rays, _STEP * np.array([1.0, -1.0, _WIDE, -_WIDE]))
+    values = jacobian.function.along(rays, DISTANCES)
     with np.errstate(all="ignore"):
-        near, wide = (values[0] - values[1]) / (2 * _STEP), (values[2] - values[3]) / (2 * _WIDE * _STEP)
-        rounding = 4 * np.finfo(np.float64).eps * np.fmax(np.abs(values[0]), np.abs(values[1])) / _STEP
-        uncertainty = _SAFETY * np.abs(wide - near) / (_WIDE**2 - 1) + rounding + np.finfo(np.float64).tiny
+        near, wide = np.diff(values, axis=0)[::2] / np.diff(DISTANCES)[::2, None]
+        rounding = 4 * np.finfo(np.float64).eps * np.fmax(np.abs(values[0]), np.abs(values[1])) / DISTANCES[0]
+        uncertainty = TRIAL_SAFETY * np.abs(wide - near) / 15 + rounding + np.finfo(np.float64).tiny
     return near, uncertainty
 
 

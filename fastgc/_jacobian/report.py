@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._arguments import listed, plural
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.kept import MOST_KEPT
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, diagnose, diagnose_values
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
@@ -19,7 +21,7 @@ from fastgc._parameters.arrays import Array
 from fastgc._public import public
 from fastgc._reports.advice import advice
 from fastgc._reports.contents import Contents, EntryLadder, Part
-from fastgc._reports.entries import Entries, Entry, entry_text
+from fastgc._reports.entries import Entries, Entry
 from fastgc._reports.environment import Environment, current
 from fastgc._reports.lines import WIDTH, fitted, headed
 from fastgc._reports.report import Report
@@ -33,8 +35,6 @@ from fastgc._words import Verdict
 # The text is for a terminal; these are chosen, not measured.
 _SHOWN = 16  # rows and columns of a matrix that is shown in full, at most: with marks they fit on a screen
 _DIGITS = (5, 3)  # of their entries, where that fits
-_SOUGHT = 64  # of the worst entries, among which one is sought whose ladder was kept
-_LISTED = 5  # outputs and inputs with wrong entries
 
 
 @public
@@ -223,7 +223,7 @@ def _ladder(
     """Of the worst entry at the first point whose ladder was kept."""
     order = np.lexsort((-excess(judged, estimated), ~judged.undecided, ~judged.failed))
     here = order[entries.columns["point"][order] == entries.columns["point"].min(initial=0)]
-    found = ((number, kept(int(entries.local[number]))) for number in here[:_SOUGHT].tolist())
+    found = ((number, kept(int(entries.local[number]))) for number in here[:MOST_KEPT].tolist())
     return next((entry_ladder(ladder, entries[number]) for number, ladder in found if ladder is not None), None)
 
 
@@ -325,15 +325,15 @@ def _counts(report: JacobianReport) -> Iterable[str]:
     """The wrong entries of each output and input."""
     for name, counts in (("output", report.by_output), ("input", report.by_input)):
         if counts:
-            parts = [f"{list(index)}: {count}" for index, count in list(counts.items())[:_LISTED]]
-            more = f", and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
-            yield f"wrong entries by {name}: {', '.join(parts)}{more}"
+            parts = [f"{list(index)}: {count}" for index, count in counts.items()]
+            yield f"wrong entries by {name}: {listed(parts, quote=False)}"
 
 
 def _facts(report: JacobianReport) -> tuple[str, ...]:
     m, n = report.shape
+    outputs, inputs = f"{m:,} {plural(m, 'output', 'outputs')}", f"{n:,} {plural(n, 'input', 'inputs')}"
     return (
-        f"{report.checked:,} of {report.size:,} entries ({m:,} outputs, {n:,} inputs) checked one by one",
+        f"{report.checked:,} of {report.size:,} entries ({outputs}, {inputs}) checked one by one",
         f"max rel err {report.max_relative_error:.2e}",
         f"{report.evaluations:,} evaluations",
         f"{report.seconds:.2f} s",
@@ -346,7 +346,7 @@ def _entry_text(report: JacobianReport, entry: Entry) -> str:
     """One entry in one line."""
     split = len(report.output_shape)
     place = f"output {list(entry.index[:split])} by input {list(entry.index[split:])}"
-    return entry_text(replace(entry, tensor=place, index=()))
+    return str(replace(entry, tensor=place, index=()))
 
 
 def _side_by_side(report: JacobianReport) -> Iterable[str]:

@@ -17,14 +17,13 @@ from fastgc._evaluation.evaluator import LEAST_SECONDS
 from fastgc._evaluation.executors import choose
 from fastgc._evaluation.parcels import portable
 from fastgc._evaluation.pieces import SharedWork, single_threaded
+from fastgc._evaluation.processes import SAME_VALUE_THERE
 from fastgc._evaluation.workers_option import is_number
 from fastgc._jacobian.function import Errors, Function, one_by_one
 from fastgc._parameters.arrays import Array, Floats
 from fastgc._words import Workers
 
 _PIECES = 4  # for each worker at a time: one that ends early takes over a piece of another
-_INPUTS = 5  # numbers of displaced inputs in a message
-_SAME_THERE = 1e-8  # relative: another process may sum a set in another order; a changed global shows far above
 
 
 def shared(
@@ -66,7 +65,7 @@ class SentFunction:
         """
         if self.base is not None:
             here = self.function(self.point.copy()).real
-            near = np.abs(here - self.base) <= _SAME_THERE * np.abs(self.base)
+            near = np.abs(here - self.base) <= SAME_VALUE_THERE * np.abs(self.base)
             off = np.flatnonzero(~(near | (here == self.base) | (np.isnan(here) & np.isnan(self.base))))
             if off.size:
                 raise ValueError(
@@ -132,7 +131,7 @@ class WorkersFunction:
     def _displaced(self, points: Array) -> str:
         """Which inputs are displaced at some of these points, in words."""
         columns = np.flatnonzero((points != self._sent.point).any(axis=0)).tolist()
-        return f"inputs {listed(columns, limit=_INPUTS)} displaced" if columns else "no input displaced"
+        return f"inputs {listed(columns)} displaced" if columns else "no input displaced"
 
     def close(self) -> None:
         """Keep the processes for the next check, and remove the files."""

@@ -19,9 +19,9 @@ Floats: TypeAlias = NDArray[np.float64]
 Positions: TypeAlias = NDArray[np.int64]  # of entries: in the flat vector of all parameters, or in one flat tensor
 Flags: TypeAlias = NDArray[np.bool_]
 
-# Entries that a sum over a flat array converts at a time: 1 MiB of float64, which a cache holds, and no second array of
-# the tensor's size.
-_SUMMED_AT_ONCE = 1 << 17
+# Entries that are summed, converted, examined or compared at a time: 1 MiB of float64, which a cache holds, and no
+# second array of a tensor's size.
+AT_ONCE = 1 << 17
 _SORTED_RUN = 256  # values of a run: sorting takes longer than a median, but is done for all short runs at once
 
 
@@ -100,7 +100,7 @@ def _scaled_squares(gradient: Array) -> tuple[float, float]:
 def in_blocks(array: Array) -> Iterator[Array]:
     """Views of the entries of a contiguous array, block by block: what is computed of one takes little memory."""
     flat = array.reshape(-1)
-    yield from (flat[begin : begin + _SUMMED_AT_ONCE] for begin in range(0, flat.size, _SUMMED_AT_ONCE))
+    yield from (flat[begin : begin + AT_ONCE] for begin in range(0, flat.size, AT_ONCE))
 
 
 def root_mean_squares(gradients: Sequence[Array]) -> Floats:
@@ -152,7 +152,7 @@ def together(sizes: Positions) -> Iterator[slice]:
     """Slices of neighbouring arrays that are small enough to be summed in one pass, or of one array."""
     begin, total = 0, 0
     for i, size in enumerate(sizes.tolist()):
-        if total + size > _SUMMED_AT_ONCE and i > begin:
+        if total + size > AT_ONCE and i > begin:
             yield slice(begin, i)
             begin, total = i, 0
         total += size

@@ -29,8 +29,9 @@ _LEAST_SCALE = 1e-3
 # Entries below this share of the median magnitude count as zeros that were rounded: some thousand times the round-off
 # (2e-16) of the terms that cancelled.
 _AS_ZERO = 1e-12
-# Entries that set a tensor's scale: the mean of the logarithms of 4,096 entries is known to 1/64 of their spread.
-_SCALE_SAMPLE = 4096
+# Evenly spaced entries that stand for a whole tensor, and set its scale: a million would take too long, and the mean of
+# the logarithms of 4,096 entries is known to 1/64 of their spread.
+SAMPLE = 4096
 
 
 @dataclass(frozen=True)
@@ -187,15 +188,15 @@ def tensor_scales(leaves: Sequence[Array]) -> Floats:
     thousandth of the arithmetic mean, since many entries may be tiny by chance. Zeros are left out, and so are entries
     that are tiny compared with the median. 1 for a tensor of zeros.
     """
-    some = [_spaced(leaf) for leaf in leaves]
+    some = [spaced(leaf) for leaf in leaves]
     sizes = np.array([each.size for each in some], np.int64)
     return np.concatenate([np.empty(0), *(_typical_magnitudes(some[few], sizes[few]) for few in together(sizes))])
 
 
-def _spaced(leaf: Array) -> Array:
+def spaced(leaf: Array) -> Array:
     """Some thousand evenly spaced entries."""
     flat = leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat
-    return np.asarray(flat[:: max(1, leaf.size // _SCALE_SAMPLE)])
+    return np.asarray(flat[:: max(1, leaf.size // SAMPLE)])
 
 
 def _typical_magnitudes(some: Sequence[Array], sizes: Positions) -> Floats:

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import brief, listed, one_of, whole
-from fastgc._parameters.arrays import Array, Positions, of_runs, together
+from fastgc._parameters.arrays import AT_ONCE, Array, Positions, of_runs, together
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.many_streams import streams
 from fastgc._parameters.streams import stream
 from fastgc._words import Samples
 
-_SCANNED_AT_ONCE = 1 << 17  # entries: 1 MiB of float64, which a cache holds, and no second array of a tensor's size
 _KEPT, _PRINTED = 16, 5  # entries that are not finite: kept, to report each; printed, as many as fit on a line
 _SHUFFLED = 256  # entries of a tensor that is shuffled as a whole to draw some: faster than looking for repeated ones
 _LARGE_SHARE = 8  # one entry in eight has the largest |analytic|, one in eight is an exact zero: half stay random
@@ -198,13 +197,13 @@ def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator, la
 
 
 def _blocks(gradient: Array) -> Iterator[tuple[int, Array]]:
-    for start in range(0, gradient.size, _SCANNED_AT_ONCE):
-        yield start, gradient[start : start + _SCANNED_AT_ONCE]
+    for start in range(0, gradient.size, AT_ONCE):
+        yield start, gradient[start : start + AT_ONCE]
 
 
 def _largest_entries(gradient: Array, count: int) -> Positions:
     """Positions of the ``count`` largest magnitudes; NaN counts as the largest."""
-    if count == 1 and gradient.size <= _SCANNED_AT_ONCE:
+    if count == 1 and gradient.size <= AT_ONCE:
         return np.array([np.argmax(_magnitude(gradient))])
     best = np.empty(0, np.int64)
     for start, block in _blocks(gradient):
@@ -223,7 +222,7 @@ def _zeros(gradient: Array, count: int, generator: np.random.Generator) -> Posit
     starts = [start for start, _ in _blocks(gradient)]
     found = np.empty(0, np.int64)
     for start in generator.permutation(starts) if len(starts) > 1 else starts:
-        zeros = np.flatnonzero(gradient[start : start + _SCANNED_AT_ONCE] == 0) + start
+        zeros = np.flatnonzero(gradient[start : start + AT_ONCE] == 0) + start
         if not zeros.size:
             continue
         found = np.concatenate([found, generator.choice(zeros, min(count - found.size, zeros.size), replace=False)])

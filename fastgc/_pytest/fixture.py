@@ -14,7 +14,6 @@ import fastgc
 from fastgc._arguments import listed
 from fastgc._frames import users_frames
 from fastgc._public import public
-from fastgc._reports.entries import entry_text
 
 P = ParamSpec("P")
 R = TypeVar("R", bound="AnyReport")
@@ -234,7 +233,7 @@ def _tensor_lines(report: fastgc.GradientReport) -> Iterator[str]:
         yield f"{tensor.name}: {tensor.verdict}, {bug}"
         worst = tensor.wrong_entries[0] if tensor.wrong_entries else tensor.worst
         if worst is not None:
-            yield f"    {entry_text(worst)}"
+            yield f"    {worst}"
     if len(failing) > _NAMED:
         yield f"and {listed([tensor.name for tensor in failing[_NAMED:]])}"
 
@@ -243,7 +242,7 @@ def _jacobian_lines(report: fastgc.JacobianReport) -> Iterator[str]:
     bug = report.diagnosis.message if report.diagnosis else report.reason
     yield f"{_JACOBIAN}: {report.verdict}, {bug}"
     if report.worst is not None:
-        yield f"    {entry_text(report.worst)}"
+        yield f"    {report.worst}"
 
 
 def _shortened(lines: Iterator[str]) -> Iterator[str]:

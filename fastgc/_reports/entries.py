@@ -60,8 +60,17 @@ class Entry:
     verdict: Verdict
     reason: str
 
+    def __str__(self) -> str:
+        """The entry in one line."""
+        index = f"[{', '.join(map(str, self.index))}]" if self.index else ""
+        point = f" at point {self.point}" if self.point else ""
+        return (
+            f"{self.tensor}{index}{point}  analytic {self.analytic:.6g}  numerical {self.numerical:.6g} "
+            f"+- {self.uncertainty:.0e}  (step {self.step:.1e})" + (f"  {self.reason}" if self.reason else "")
+        )
+
     def __repr__(self) -> str:
-        return brief(f"<Entry {self.verdict}: {entry_text(self)}") + ">"
+        return brief(f"<Entry {self.verdict}: {self}") + ">"
 
 
 class Entries(Sequence[Entry]):
@@ -107,14 +116,3 @@ class Entries(Sequence[Entry]):
 
     def __repr__(self) -> str:
         return brief(f"<{len(self)} {plural(len(self), 'entry', 'entries')} of {self.name!r}") + ">"
-
-
-def entry_text(entry: Entry) -> str:
-    """An entry in one line."""
-    index = f"[{', '.join(map(str, entry.index))}]" if entry.index else ""
-    point = f" at point {entry.point}" if entry.point else ""
-    how = f"step {entry.step:.1e}" if entry.step else "exact"
-    return (
-        f"{entry.tensor}{index}{point}  analytic {entry.analytic:.6g}  numerical {entry.numerical:.6g} "
-        f"+- {entry.uncertainty:.0e}  ({how})" + (f"  {entry.reason}" if entry.reason else "")
-    )

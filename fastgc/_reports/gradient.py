@@ -13,7 +13,7 @@ from fastgc._diagnosis.diagnosis import Diagnosis
 from fastgc._public import public
 from fastgc._reports.advice import advice
 from fastgc._reports.contents import Contents, EntryLadder, Part
-from fastgc._reports.entries import Entries, Entry, entry_text
+from fastgc._reports.entries import Entries, Entry
 from fastgc._reports.environment import Environment, current
 from fastgc._reports.lines import NAME, WIDTH, fitted, headed, shortened, visible, with_short_names
 from fastgc._reports.operations import Operation, operation_lines
@@ -355,7 +355,7 @@ def _sort_key(entry: Entry | None) -> float:
 def _lines(contents: Contents) -> Iterable[str]:
     """What to do first: which tensor, which kind of bug, which entry; then all tensors, and what could be missed."""
     shown, rest = contents.parts[:_ROWS], [part.verdict for part in contents.parts[_ROWS:]]
-    worst = [f"worst: {entry_text(shown[0].worst)}"] if shown and shown[0].worst is not None else []
+    worst = [f"worst: {shown[0].worst}"] if shown and shown[0].worst is not None else []
     yield from headed(f"{contents.verdict.upper()}  {contents.outcome}", contents.facts)
     yield from contents.operations
     if contents.advice:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from fastgc._reports.contents import Contents, Part
-from fastgc._reports.entries import entry_text
 from fastgc._reports.lines import NAME, shortened, visible, with_short_names
 from fastgc._words import Verdict
 
@@ -29,7 +28,7 @@ def markdown(contents: Contents) -> str:
     worst = contents.parts[0].worst if contents.parts else None
     if contents.advice:
         lines += [f"- **Next:** {clean(contents.advice)}"]
-        lines += [f"- **Worst entry:** {clean(entry_text(worst))}"] if worst is not None else []
+        lines += [f"- **Worst entry:** {clean(str(worst))}"] if worst is not None else []
     lines += [""] if contents.operations or contents.advice else []
     lines += [*_table(contents.parts[:_ROWS]), ""]
     if len(contents.parts) > _ROWS:
@@ -72,7 +71,7 @@ def workflow_commands(contents: Contents, name: str) -> str:
 
 
 def _message(part: Part) -> str:
-    worst = f"\nworst: {entry_text(part.worst)}" if part.worst is not None else ""
+    worst = f"\nworst: {part.worst}" if part.worst is not None else ""
     return f"{part.remark}\nnext: {part.advice}{worst}"
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 
 from fastgc._reports.contents import Contents, Part
-from fastgc._reports.entries import Entry, entry_text
+from fastgc._reports.entries import Entry
 from fastgc._reports.lines import shortened, visible, with_short_names
 from fastgc._reports.picture import Picture, pictures
 from fastgc._reports.svg import svg
@@ -97,7 +97,7 @@ def _head(contents: Contents, names: Sequence[str], heading: str) -> Iterator[st
     yield from (f"<p><strong>Operation:</strong> {_clean(each, names)}</p>" for each in contents.operations)
     if contents.advice:
         yield f'<div class="next"><p><strong>Next:</strong> {_clean(contents.advice, names)}</p>'
-        yield f"<p><strong>Worst entry:</strong> <code>{_clean(entry_text(worst), names)}</code></p>" if worst else ""
+        yield f"<p><strong>Worst entry:</strong> <code>{_clean(str(worst), names)}</code></p>" if worst else ""
         yield "</div>"
 
 

@@ -15,8 +15,7 @@ from fastgc._reports.environment import Environment, current
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.lines import fitted, headed
 from fastgc._reports.report import Report
-from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED, worst_verdict
-from fastgc._words import Verdict
+from fastgc._words import FAIL, PASS, UNDECIDED, Verdict, worst_verdict
 
 Section = GradientReport | JacobianReport
 

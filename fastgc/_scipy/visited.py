@@ -20,8 +20,7 @@ from fastgc._parameters.arrays import Array
 from fastgc._public import public
 from fastgc._scipy.derivatives import CheckOptions, checked_jacobian, dimensions
 from fastgc._scipy.report import Section
-from fastgc._verdicts.judgement import FAIL, UNDECIDED, worst_verdict
-from fastgc._words import Verdict
+from fastgc._words import FAIL, UNDECIDED, Verdict, worst_verdict
 
 _FREE = 1.0  # seconds that checks may take whatever the share: all calls of a short run are checked (5 ms each)
 _KEPT = 100  # reports that did not pass: more than anybody reads, 10 kB each

@@ -17,18 +17,13 @@ from types import CodeType, FunctionType, ModuleType
 
 import numpy as np
 
-from fastgc._derivatives.complex_slopes import IMAGINARY_STEPS
+from fastgc._derivatives.complex_slopes import IMAGINARY_STEPS, ROUND_OFF
 from fastgc._derivatives.directions import Probing, Shortcut, analytic_slope, direction
 from fastgc._derivatives.estimates import Estimates, LossAtPoint, distinguishing_quotients, hidden, ladder_estimates
+from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, norm
 from fastgc._verdicts.entries import GradientAtPoint, Verdicts
 from fastgc._verdicts.judgement import Judgement
-
-_SPREADS = 10.0  # times the range of three derivatives, their uncertainty: as many as make a difference a failure
-_EPS = 16 * np.finfo(np.float64).eps  # the least relative uncertainty: round-off of some 16 operations
-# Of a gradient's norm: round-off of a slope along a direction, some 100 sums.
-_SUMMED_EPS = 64 * np.finfo(np.float64).eps
-_NOISES = 10.0  # of the loss, by which real parts may differ: complex arithmetic rounds in another order
 
 Displaced = Callable[[Positions, Floats], tuple[Array, Floats]]  # see `adjudicate`
 
@@ -164,7 +159,7 @@ def adjudicate(
         return estimates, judgement, ()
     derivatives, before = np.asarray(values).imag / steps, estimates.part(where)
     value = derivatives[:, 0]
-    uncertainty = np.maximum(_SPREADS * np.ptp(derivatives, axis=1), _EPS * np.abs(value))
+    uncertainty = np.maximum(WRONG_BEYOND * np.ptp(derivatives, axis=1), ROUND_OFF * np.abs(value))
     agrees = (np.abs(value - before.numerical) <= before.uncertainty) & (uncertainty < before.uncertainty)
     if not agrees.any():
         return estimates, judgement, ()
@@ -206,13 +201,13 @@ def settled(gradient: GradientAtPoint, probing: Probing, numbers: range, seed: i
         analytic.append(analytic_slope(rays, gradient.gradients))
         each = values[0].imag / IMAGINARY_STEPS[: values.size]
         slopes.append(float(each[0]))
-        round_off = max(round_off, _SPREADS * float(np.ptp(each)))
+        round_off = max(round_off, WRONG_BEYOND * float(np.ptp(each)))
         if why := _contradicted(loss, probing, number, slopes[-1], values):
             complex_loss.refuse(why)
             return None
     complex_loss.agreed = True
     length = sum(float(loss.tensor_scales[t]) * norm(gradient.gradients[t]) for t in probing.tensors)
-    round_off = max(round_off, _SUMMED_EPS * max(length, np.abs(slopes).max()), np.finfo(np.float64).tiny)
+    round_off = max(round_off, ROUND_OFF * max(length, np.abs(slopes).max()), np.finfo(np.float64).tiny)
     own = sum(float(np.finfo(gradient.gradients[t].dtype).eps) for t in probing.tensors) * length
     shortcut = Shortcut(IMAGINARY_STEPS[:1], round_off, imaginary=True)
     return replace(
@@ -229,7 +224,7 @@ def settled(gradient: GradientAtPoint, probing: Probing, numbers: range, seed: i
 
 def _contradicted(loss: LossAtPoint, probing: Probing, number: int, slope: float, values: Array) -> str:
     """What speaks against a slope by the complex step, "" for nothing."""
-    if not np.abs(values.real - loss.base).max() <= _NOISES * loss.noise.at_point:
+    if not np.abs(values.real - loss.base).max() <= WRONG_BEYOND * loss.noise.at_point:
         return "its real part is not the loss"
     k = number - probing.first
     if k >= probing.slopes.size or (k > 0 and probing.beside):  # not measured, or together with other tensors
@@ -257,7 +252,7 @@ def entry_estimates(gradient: GradientAtPoint, positions: Positions, scales: Flo
         ladders = ladder_estimates(loss, positions)
         if not (np.abs(ladders.numerical - numerical) <= ladders.uncertainty).all():
             return None
-    uncertainty = np.maximum(_EPS * np.maximum(np.abs(numerical), scales[tensors]), np.finfo(np.float64).tiny)
+    uncertainty = np.maximum(ROUND_OFF * np.maximum(np.abs(numerical), scales[tensors]), np.finfo(np.float64).tiny)
     trouble = np.zeros(positions.size, np.int8)
     return Estimates(positions, numerical, uncertainty, numerical, numerical, steps[:, 0], trouble)
 

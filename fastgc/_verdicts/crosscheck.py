@@ -11,8 +11,8 @@ import numpy as np
 from fastgc._deferred import Deferred
 from fastgc._evaluation.evaluator import Evaluator, silent
 from fastgc._parameters.arrays import Floats, Positions, norm, spread
+from fastgc._parameters.sampling import DEFAULT_SAMPLES
 
-_MOST_ENTRIES = 32  # entries, the default of `samples`: SciPy evaluates the loss once for each, and once more
 _STEP = float(np.finfo(np.float64).eps) ** 0.5  # of `scipy.optimize.check_grad`
 
 
@@ -33,14 +33,14 @@ class CrossCheck(Deferred):
 
 
 def crosscheck(evaluator: Evaluator, positions: Positions, analytic: Floats) -> CrossCheck | None:
-    """SciPy's number for at most 32 of the entries, spread evenly; None where there is no entry.
+    """SciPy's number for at most as many entries as are sampled by default, spread evenly; None if there is none.
 
     SciPy chooses its points without a look at the values, so these are measured together. SciPy gets them when somebody
     asks for its number: it takes a hundred times as long as the evaluations of a small loss.
     """
     if not positions.size:
         return None
-    chosen = spread(positions.size, _MOST_ENTRIES)
+    chosen = spread(positions.size, DEFAULT_SAMPLES)
     where, gradient = positions[chosen], analytic[chosen]
     start = evaluator.entries(where)
     moved = start + _steps(start)

@@ -24,7 +24,8 @@ from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
 from fastgc._evaluation.held import UNMOVED
 from fastgc._evaluation.python import unasked
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, medians, resolutions
+from fastgc._parameters.arrays import AT_ONCE, Array, Flags, Floats, Positions, median, medians, resolutions
+from fastgc._parameters.point import spaced
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
@@ -39,8 +40,6 @@ SmallSteps = Callable[[Positions, Floats], Floats]  # quotients that distinguish
 
 _QUOTIENTS_AT_ONCE = 1 << 15  # entries: their displaced points and values, 1 MB, stay in the cache
 _TOGETHER = 256  # entries of small tensors that are measured together: the cost of a call, 0.5 ms, is 2 us for each
-_JOINED = 1 << 17  # entries: a second copy of the gradient of 1 MiB
-_MEDIAN_OF = 4096  # entries of a tensor whose median stands for that of all: known to 2 % of their ranks
 _FEWEST_REMARKED = 3  # entries: one or two agree to the last bit by chance
 _SLIGHT, _ALIKE = 1e-3, 10.0  # relative differences that tolerances of solvers explain (SciPy's are 1e-3 at most)
 AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
@@ -70,7 +69,7 @@ class GradientAtPoint:
     @cached_property
     def usual_tolerances(self) -> Floats:
         """The allowed difference of an entry of median magnitude (of about 4,000 evenly spaced ones), (tensors,)."""
-        some = [np.abs(_spaced(each).astype(np.float64)) for each in self.gradients]
+        some = [np.abs(spaced(each).astype(np.float64)) for each in self.gradients]
         ends = np.cumsum([0, *(each.size for each in some)])
         usual = medians(np.concatenate([np.empty(0), *some]), ends)
         return np.asarray(self.tolerances.allowed(np.arange(usual.size), usual, self.sizes))
@@ -78,7 +77,7 @@ class GradientAtPoint:
     @cached_property
     def _joined(self) -> Floats | None:
         """The analytic gradient as one flat vector, where that is small."""
-        if self.loss.layout.size > _JOINED:
+        if self.loss.layout.size > AT_ONCE:
             return None
         return np.concatenate([np.empty(0), *self.gradients])
 
@@ -155,15 +154,10 @@ class GradientAtPoint:
     def released(self) -> GradientAtPoint:
         """The same without the arrays of the point: what tensors are judged by, once all their entries are."""
         loss = replace(self.loss, evaluator=unasked(self.loss.layout), complex_loss=None)
-        gradients = [_spaced(each).copy() for each in self.gradients]
+        gradients = [spaced(each).copy() for each in self.gradients]
         result = replace(self, loss=loss, gradients=gradients, displaced=None)
         result.__dict__["left_out"] = self.left_out  # as `cached_property` keeps it
         return result
-
-
-def _spaced(gradient: Array) -> Array:
-    """About 4,000 evenly spaced entries of a flat array, or all of at most twice as many."""
-    return gradient[:: max(1, gradient.size // _MEDIAN_OF)]
 
 
 def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import Array, DType, Floats, Positions, root_mean_square, root_mean_squares_between
+from fastgc._parameters.arrays import DType, Floats, Positions, root_mean_square, root_mean_squares_between
+from fastgc._words import FAIL as FAIL
+from fastgc._words import PASS as PASS
+from fastgc._words import UNDECIDED as UNDECIDED
 from fastgc._words import Verdict
+from fastgc._words import worst_verdict as worst_verdict
 
-PASS: Final = "pass"
-FAIL: Final = "fail"
-UNDECIDED: Final = "undecided"
 DEFAULT_RTOL = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
 
-# Uncertainties beyond the tolerance at which an entry fails. On 6,000 functions whose derivative is known, the error
-# was below 10 uncertainties in all cases, below 3 in 99.97 % and below 1 in 99.4 %.
-_WRONG_BEYOND = 10.0
 # With a larger relative uncertainty a wrong value would agree too: 100 * rtol, but at least 1 % (with 0.1 %, five right
 # problems of the catalogue, four of them losses in float32, are undecided, and 7 % more evaluations are made), and at
 # most 10 %, which still excludes the factors and signs of common mistakes.
@@ -39,7 +38,7 @@ _OUTSIDE = {
     "unasked": "kink: the value is outside both slopes, wrong or a convention; pass a function to decide",
 }
 _HIDDEN = "kinks so near that round-off hides them, though not from the analytic gradient"
-_NOTHING = 1e-300  # an uncertainty below it comes from values that are the same to the bit
+NOTHING = 1e-300  # an uncertainty below it (the smallest normal number) comes from values that are the same to the bit
 
 _REASONS = {
     "not finite": "the loss is not finite nearby",
@@ -268,15 +267,15 @@ def _judged(
         exact = (distance <= allowed + u) | (r <= useful * extent) | (np.abs(numerical) <= u)
         bounded = np.isfinite(allowed)
         agrees = (distance <= allowed + u + r) & bounded
-        wrong = distance > allowed + _WRONG_BEYOND * u + r
+        wrong = distance > allowed + WRONG_BEYOND * u + r
         unsure = ~(u <= _CHEAP * extent) | (distance > allowed)
-        margin = np.where(estimates.troubled_by("jump"), _WRONG_BEYOND * u, u)
+        margin = np.where(estimates.troubled_by("jump"), WRONG_BEYOND * u, u)
         accepted = tolerances.harmless(tensors) + np.where(blocked, 0.0, tolerances.rtol[tensors] * size)
         settled = (distance + margin <= accepted) & bounded
         settled |= excused & np.isfinite(u)
     failed = (wrong & ~blocked & ~estimates.troubled_by(*_OUTSIDE)) | ~np.isfinite(analytic)
     # A staircase bounds the slope, which is known to be small; a short ladder in which nothing moved bounds nothing.
-    bounded_by_stairs = estimates.troubled_by("quantised") & (numerical == 0) & (u > _NOTHING)
+    bounded_by_stairs = estimates.troubled_by("quantised") & (numerical == 0) & (u > NOTHING)
     undecided = ~(failed | settled | (resolved & exact & agrees & (~blocked | bounded_by_stairs)))
     close = undecided & ~agrees & ~blocked & bounded
     reason = np.full(analytic.size, "", object)
@@ -298,12 +297,6 @@ def _judged(
     return Judgement(analytic, numerical, allowed, failed, undecided, reason, unsure, close)
 
 
-def worst_verdict(verdicts: Array | Iterable[str]) -> Verdict:
-    """Fail if any fails; else undecided if any is; else pass."""
-    found = set(verdicts.tolist() if isinstance(verdicts, np.ndarray) else verdicts)  # NumPy's strings compare slowly
-    return FAIL if FAIL in found else UNDECIDED if UNDECIDED in found else PASS
-
-
 def smallest_failure(judgement: Judgement, uncertainty: Floats) -> Floats:
     """The smallest error of each entry that would have failed: tolerance and ten uncertainties."""
-    return judgement.allowed + _WRONG_BEYOND * uncertainty
+    return judgement.allowed + WRONG_BEYOND * uncertainty

@@ -39,7 +39,6 @@ _HIDDEN = 40.0
 # In eps of the entry's scale: so near is a neighbourhood of the point. Sums of a thousand terms round as coarsely.
 _NEIGHBOURHOOD = 1024.0
 _APART = 16.0  # times that distance, at which kinks hide at least: nearer ones coincide with the point
-_HALF = 0.5  # of the difference: a value is the point's or the other one, whichever is nearer
 # Of a difference, at the distance up to which its kinks hide: what remains there at most, to be explained by further
 # kinks. Kinks of half a dozen sizes are behind the last distance after a few of these steps.
 _REMAINING = 0.75
@@ -147,15 +146,18 @@ def _possible(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement
 
 
 def _kinks_explain(nearby: AnalyticNearby, estimates: Estimates, judgement: Judgement, k: int) -> bool:
-    """Whether the value is that of a neighbourhood on one side, and the gradient agrees with the slope beyond it."""
+    """Whether the value is that of a neighbourhood on one side, and the gradient agrees with the slope beyond it.
+
+    It is one of two values whichever is nearer.
+    """
     position, slope, value = int(estimates.positions[k]), float(estimates.numerical[k]), float(judgement.analytic[k])
     limit = float(smallest_failure(judgement, estimates.uncertainty)[k])
     (loss, local), difference = nearby.place(position), abs(value - slope)
     near = _neighbourhood(loss, local)
     if _hiding(loss, difference) < _APART * near:
         return False
-    return _agrees_beyond(nearby, position, slope, difference, min(limit, _HALF * difference)) and any(
-        abs(nearby.value(position, side * near) - value) < _HALF * difference for side in (1, -1)
+    return _agrees_beyond(nearby, position, slope, difference, min(limit, difference / 2)) and any(
+        abs(nearby.value(position, side * near) - value) < difference / 2 for side in (1, -1)
     )
 
 

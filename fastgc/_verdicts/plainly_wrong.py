@@ -20,7 +20,7 @@ import contextlib
 
 import numpy as np
 
-from fastgc._derivatives.estimates import Estimates, LossAtPoint
+from fastgc._derivatives.estimates import FINEST, Estimates, LossAtPoint
 from fastgc._evaluation.evaluator import Stopped
 from fastgc._parameters.arrays import Flags, Floats, Positions
 from fastgc._verdicts.judgement import Judgement
@@ -30,12 +30,12 @@ PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look
 _GROUP = 8  # entries that are displaced together: two values for them add an eighth to their quotients
 _CLEAR = 20.0  # times the noise of a value: the change d that a right value would make
 _OFF = 0.4  # of that change: eight times the noise, far from its deviations as well as from d
-_NEARER = 0.25  # times the step of the first look, at most: another step, with a sixteenth of its truncation error
 _AT_KINKS = 16  # entries whose second differences are measured together: four values add an eighth to their quotients
-_FARTHER = 4.0  # times the step of the first look: second differences of kinks and of curvature differ fourfold there
+# Times the step of the first look: second differences of kinks and of curvature differ fourfold there. So many times
+# smaller, at least, is another step, with a sixteenth of its truncation error.
+_FARTHER = 4.0
 _VISIBLE = 6.0  # deviations of a second difference and 16 times another: of noise, once in 1e9
 _GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly, and no simple sum of them is 0
-_FINEST = 128.0  # eps of an entry, at least: seven bits of the displacement are left
 _TOGETHER = 64  # entries in one call of the evaluator: rows of a few dozen entries, for its threads or batches
 _SHARED_OUT = 1024  # the same for workers, whose loss takes far longer than to write a row: 384 values to share
 _LADDERS = 8  # tensors of which one entry climbs a ladder all the same: pictures show its quotients by step
@@ -79,11 +79,11 @@ def _slopes_hold(loss: LossAtPoint, estimates: Estimates, differences: Floats) -
     positions, count = estimates.positions, estimates.positions.size
     x, scales = loss.evaluator.entries(positions), loss.scales(positions)
     groups, distances = np.arange(count) // _GROUP, np.abs(differences)
-    least = np.maximum(_FINEST * np.abs(x), scales) * loss.eps[loss.layout.tensor_of(positions)]
+    least = np.maximum(FINEST * np.abs(x), scales) * loss.eps[loss.layout.tensor_of(positions)]
     changes = np.full(groups[-1] + 1, _CLEAR * loss.noise.at_point)
     np.maximum.at(changes, groups, least * distances)
     moves = changes[groups] / differences
-    near = np.abs(moves) <= np.minimum(_NEARER * estimates.step, searched_within(loss, positions, distances))
+    near = np.abs(moves) <= np.minimum(estimates.step / _FARTHER, searched_within(loss, positions, distances))
     good = np.bincount(groups, ~near) == 0
     for side in (1, -1):
         changed, moved = _displaced(loss, positions, side * moves, groups)

@@ -16,6 +16,7 @@ import numpy as np
 from fastgc._arguments import plural
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, probe, probe_like
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._derivatives.random_weights import MEAN_SQUARE, OF_ENTRY, OF_NORM, chance_at_limits
 from fastgc._evaluation.evaluator import OutOfTime
 from fastgc._parameters.arrays import Flags, Floats, Positions, norm
@@ -28,14 +29,13 @@ if TYPE_CHECKING:
     from fastgc._verdicts.search import Located
 
 _USEFUL = 0.1  # of the gradient's norm: with a larger limit a gradient wrong by a tenth as a whole would not show
-_BEYOND = 10.0  # uncertainties above rtol at which a norm is wrong: as for single entries (`judgement._CERTAIN`)
 # Of the tolerance of a median entry, which limits what shows: three directions then miss an error of rtol of 10,000
 # entries with 1e-6 (bench/huge.py, "million"), and a smaller uncertainty gains little.
-_ENOUGH = 0.05
+ENOUGH = 0.05
 _OWN = 3  # directions, the default of `probes`: two would miss an error of rtol of 10,000 entries with 1e-4
 _MISSED = 1e-6  # the probability with which three directions are meant to miss an error of rtol of a tensor
-_TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
 _MORE_SHARED = 3  # shared directions: two or four values each, where a tensor alone takes 14 to 20
+_TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
 _COPIED = 1 << 24  # entries that are displaced together, in many tensors: their copy takes 128 MiB in double precision
 _NAMED = 100  # tensors in the same directions that each tensor's probe names: all of any usual network
 _WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
@@ -101,7 +101,7 @@ def _by_complex_step(gradient: GradientAtPoint, probing: Probing, numbers: range
         return None
     from fastgc._verdicts.complex_step import settled  # few checks need it, and it takes time to import
 
-    return settled(gradient, probing, numbers or probing.numbers, seed, _ENOUGH * _harmless(gradient, probing.tensors))
+    return settled(gradient, probing, numbers or probing.numbers, seed, ENOUGH * _harmless(gradient, probing.tensors))
 
 
 def _through_all(
@@ -125,7 +125,7 @@ def _through_all(
         more = int(np.argmax(served))  # the fewest for the most
     if not more:
         return shared
-    further, enough = range(shared.numbers.stop, shared.numbers.stop + more), _ENOUGH * _harmless(gradient, tensors)
+    further, enough = range(shared.numbers.stop, shared.numbers.stop + more), ENOUGH * _harmless(gradient, tensors)
     return shared.extended(probe_like(gradient.loss, tensors, gradient.gradients, shared, further, seed, enough))
 
 
@@ -150,7 +150,7 @@ def _probed(
 
     Where complex steps are preferred, differences measure only the first direction, which these have to agree with.
     """
-    loss, enough = gradient.loss, _ENOUGH * _harmless(gradient, tensors)
+    loss, enough = gradient.loss, ENOUGH * _harmless(gradient, tensors)
     if loss.complex_loss is not None and loss.complex_loss.preferred and not loss.complex_loss.trouble:
         first = probe(loss, tensors, gradient.gradients, numbers[:1], seed, enough)
         found = _by_complex_step(gradient, first, numbers, seed)
@@ -238,7 +238,7 @@ def _told_apart(
             yield pointed
         else:
             for group in groups(gradient.loss, mine, gradient.gradients):
-                enough = _ENOUGH * _harmless(gradient, group)
+                enough = ENOUGH * _harmless(gradient, group)
                 own = probe_like(gradient.loss, group, gradient.gradients, shared, shared.numbers, seed, enough)
                 waiting.append((own, list(group)))
 
@@ -301,7 +301,7 @@ def probe_verdict(gradient: GradientAtPoint, tensor: int, coverage: ProbeResult,
         return PASS, _whereabouts(located, len(gradient.loss.layout.shapes[tensor]))
     if located.misled:
         return PASS, "probes disagree, but no single entry does (kinks?)"
-    low = (_interval(probing, 1e-6)[0] - _BEYOND * coverage.measured) / float(gradient.loss.tensor_scales[tensor])
+    low = (_interval(probing, 1e-6)[0] - WRONG_BEYOND * coverage.measured) / float(gradient.loss.tensor_scales[tensor])
     rounding = float(np.finfo(gradient.gradients[tensor].dtype).eps)  # a float32 gradient is no closer than that
     if low > (float(gradient.tolerances.rtol[tensor]) + rounding) * float(np.sum(_norms(gradient, [tensor], probing))):
         return FAIL, "many small differences, together above rtol"

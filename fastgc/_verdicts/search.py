@@ -30,10 +30,10 @@ from fastgc._derivatives.directions import (
 )
 from fastgc._derivatives.estimates import LossAtPoint
 from fastgc._derivatives.random_weights import UNIT, random_weights, weights_between
-from fastgc._derivatives.ratios import best_of, coincidences, index_at, matching, ramps, ratios_of
+from fastgc._derivatives.ratios import FEW, best_of, coincidences, index_at, matching, ramps, ratios_of
 from fastgc._evaluation.evaluator import Ray
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions
+from fastgc._parameters.arrays import AT_ONCE, Array, Flags, Floats, Positions
 from fastgc._parameters.streams import stream
 from fastgc._verdicts.confirmed import ConfirmedEntries
 
@@ -45,10 +45,8 @@ _TRIED = 2  # entries of a line (or of a tensor) that are looked at to call it w
 _SHORT = 4096  # entries of a line that are listed to draw from them
 _ROUNDS = 4  # of splitting, each starting from what is left
 _FOLLOWED = 20.0  # uncertainties above which a residual can be followed by quick slopes
-_SUDDEN = 0.1  # coincidences, on average, below which the one possible entry is looked at: its ladder takes 12 values
 _POINTING = 24  # directions that point together, at most: with fewer than 1 bit from each, splitting costs less
 _POINTING_PART = 2  # further directions in a part, at most: splitting it costs three
-_LISTED = 1 << 17  # entries whose weights are compared at a time, and possible ones that are kept: a cache holds them
 _WIDER = 3.0  # times the uncertainties, within which an entry explains residuals: it costs 1.6 of some 12 bits
 _PRECISE = 5e-4  # of a residual: with this error or a smaller one, three directions point at one of a million entries
 _TOGETHER = 3  # directions of a part that is split: the fewest that point at one of a million entries
@@ -224,8 +222,8 @@ class _Search:
 
     def _members(self, begin: int, end: int) -> Iterator[Positions]:
         """The entries in these places, in blocks."""
-        for first in range(begin, end, _LISTED):
-            yield np.arange(first, min(first + _LISTED, end)) * self._shuffle[1] % self.size
+        for first in range(begin, end, AT_ONCE):
+            yield np.arange(first, min(first + AT_ONCE, end)) * self._shuffle[1] % self.size
 
     # --- what is measured ---
 
@@ -289,12 +287,12 @@ class _Search:
             number = FURTHER + len(part.numbers)
             weights = self._weights(number, part.begin, part.end)
             part = part.with_direction(number, *self._residual(weights, shortcut))
-            full = possible.size >= _LISTED
+            full = possible.size >= AT_ONCE
             possible = self._possible(part) if full else self._still_possible(part, possible, weights)
         return self.start + int(possible[0]) if possible.size else None
 
     def _may_be_chance(self, part: _Part, possible: Positions) -> bool:
-        return possible.size == 1 and coincidences(part.size, self.left(part), part.wide) > _SUDDEN
+        return possible.size == 1 and coincidences(part.size, self.left(part), part.wide) > FEW
 
     def _still_possible(self, part: _Part, possible: Positions, weights: NDArray[np.int8]) -> Positions:
         rows = [self._at(number, possible) for number in part.numbers[:-1]]
@@ -303,21 +301,21 @@ class _Search:
     def _at(self, number: int, local: Positions) -> NDArray[np.int8]:
         """The weights of a few entries along a direction."""
         found = np.empty(local.size, np.int8)
-        for begin in range(0, self.size, _LISTED):
-            mine = slice(*np.searchsorted(local, (begin, begin + _LISTED)))
+        for begin in range(0, self.size, AT_ONCE):
+            mine = slice(*np.searchsorted(local, (begin, begin + AT_ONCE)))
             if mine.stop > mine.start:
                 block = self._block(number, begin)
                 found[mine] = block[local[mine] - begin]
         return found
 
     def _block(self, number: int, begin: int) -> NDArray[np.int8]:
-        end = min(begin + _LISTED, self.size)
+        end = min(begin + AT_ONCE, self.size)
         return weights_between(self.seed, number, self._name, self.size, begin, end)
 
     def _possible(self, part: _Part) -> Positions:
         """Entries of a part that explain its residuals alone; of very many, the first."""
         left, found, count = self.left(part), [np.empty(0, np.int64)], 0
-        for begin in range(0, self.size, _LISTED):
+        for begin in range(0, self.size, AT_ONCE):
             weights = np.stack([self._block(number, begin) for number in part.numbers])
             local = begin + matching(weights, left, part.wide)
             local = local if self._unmoved is None else local[~self._unmoved[local]]
@@ -326,9 +324,9 @@ class _Search:
                 local = local[(places >= part.begin) & (places < part.end)]
             found.append(local)
             count += local.size
-            if count >= _LISTED:
+            if count >= AT_ONCE:
                 break
-        return np.concatenate(found)[:_LISTED]
+        return np.concatenate(found)[:AT_ONCE]
 
     # --- along axes ---
 

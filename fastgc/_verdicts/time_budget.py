@@ -22,7 +22,7 @@ from fastgc._verdicts.judgement import Judgement
 INTERRUPTED = "not reached (interrupted)"
 FIRST = 4  # entries of every tensor measured before the rest: of tensors wrong in half of their entries 94 % show
 _TOLD = 0.1  # seconds of compilation from which a report tells of it: a tenth of the smallest unit of its clock
-_BATCH_SHARE = 0.05  # of the time left that a batch may take: an unfinished batch is lost, and 5 % is lost at most
+BATCH_SHARE = 0.05  # of the time left that a batch may take: an unfinished batch is lost, and 5 % is lost at most
 
 
 def representative(layout: ParameterLayout, positions: Positions, seed: int) -> tuple[Positions, Positions]:
@@ -74,7 +74,7 @@ def batches(positions: Positions, deadline: float) -> Iterator[Positions]:
         start += count
         pace = max(end - begin, 1e-9) / count
         if deadline < math.inf:
-            count = max(1, min(4 * count, int(_BATCH_SHARE * max(0.0, deadline - end) / pace)))
+            count = max(1, min(4 * count, int(BATCH_SHARE * max(0.0, deadline - end) / pace)))
 
 
 def compiled_notes(budget: float | None, seconds: float) -> list[str]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives import random_weights as _weights
 from fastgc._derivatives.random_weights import (
+    LARGEST,
     MEAN_SQUARE,
     OF_ENTRY,
     OF_NORM,
     OF_PRODUCT,
-    REACH,
     UNIT,
     MissLaw,
     chance_at_limits,
@@ -42,7 +42,7 @@ def test_the_weights_are_170_equally_likely_numbers_of_both_signs() -> None:
     assert np.array_equal(chances, chances[::-1])
     assert max(chances) == _weights.ATOM
     assert min(chances) > 0.99 / 170
-    assert weights.max() == REACH * UNIT
+    assert weights.max() == LARGEST
 
 
 def test_the_mean_square_is_that_of_the_law() -> None:

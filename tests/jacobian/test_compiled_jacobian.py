@@ -505,5 +505,5 @@ def test_numerical_jacobians_refuse_an_engine_that_does_not_exist() -> None:
 
 def test_quotients_do_not_depend_on_how_many_inputs_are_displaced_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = numerical_jacobian(products, X)
-    monkeypatch.setattr("fastgc._jacobian.function._NUMBERS", 1)
+    monkeypatch.setattr("fastgc._jacobian.function.AT_ONCE", 1)
     np.testing.assert_array_equal(numerical_jacobian(products, X), whole)

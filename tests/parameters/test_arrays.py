@@ -45,7 +45,7 @@ def test_sums_over_many_arrays_are_those_of_each(seed: int) -> None:
 def test_arrays_that_are_too_large_to_be_summed_together_are_summed_alone(
     dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrays, "_SUMMED_AT_ONCE", 10)
+    monkeypatch.setattr(arrays, "AT_ONCE", 10)
     parts = [np.linspace(1, 2, size).astype(dtype) for size in (3, 8, 1, 1, 40, 0, 2)]
     np.testing.assert_allclose(root_mean_squares(parts), [root_mean_square(each) for each in parts], rtol=1e-14)
     assert root_mean_squares([]).size == 0
@@ -120,7 +120,7 @@ def test_other_arrays_are_not(leaves: Arrays) -> None:
 def test_neighbours_are_taken_together_up_to_a_size() -> None:
     sizes = np.array([4, 4, 4, 20, 1, 0, 9])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays, "_SUMMED_AT_ONCE", 9)
+        patch.setattr(arrays, "AT_ONCE", 9)
         found = [range(len(sizes))[each] for each in arrays.together(sizes)]
     assert [*itertools.chain(*found)] == [*range(7)]
     assert all(len(each) == 1 or sizes[[*each]].sum() <= 9 for each in found)

@@ -10,19 +10,9 @@ import numpy as np
 import pytest
 
 import fastgc
+from tests.support.staged import entropy, relu, two_layers
 
 Array = np.ndarray[Any, Any]
-
-
-def relu(z: Array) -> Array:
-    return np.maximum(z, 0.0)
-
-
-def entropy(_: Any, scores: Array, labels: Array) -> Any:
-    """Mean cross-entropy, of a batch too."""
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    chosen = shifted[..., np.arange(labels.size), labels]
-    return (np.log(np.exp(shifted).sum(axis=-1)) - chosen).mean(axis=-1)
 
 
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
@@ -66,14 +56,7 @@ def network(activation: str, scale: float = 1.0, dtype: type = np.float64, batch
         below = (d @ p["W2"].T) * slope(z)
         return {"W1": x.T @ below, "b1": below.sum(axis=0), "W2": act(z).T @ d, "b2": d.sum(axis=0)}
 
-    staged = fastgc.stages(
-        [
-            fastgc.dense("W1", "b1", activation=act),
-            fastgc.dense("W2", "b2"),
-            fastgc.Stage(entropy, batched=batched),
-        ]
-    )
-    return Network(staged, whole, gradients, params, args)
+    return Network(two_layers(act, batched=batched), whole, gradients, params, args)
 
 
 def wrong(net: Network, name: str, index: tuple[int, ...], factor: float) -> Callable[..., dict[str, Array]]:
