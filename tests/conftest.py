@@ -23,7 +23,12 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 # Compiling took four fifths of the time of JAX's tests; with these flags it takes a third of that. XLA ends the process
 # at a flag that it does not know: they are set for the versions that were tried.
-QUICKLY = ("backend_optimization_level=0", "llvm_disable_expensive_passes=true", "cpu_use_fusion_emitters=false")
+QUICKLY = (
+    "backend_optimization_level=0",
+    "llvm_disable_expensive_passes=true",
+    "cpu_use_fusion_emitters=false",
+    "cpu_parallel_codegen_split_count=1",
+)
 if find_spec("jaxlib") and version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{each}" for each in QUICKLY))
 
