@@ -23,14 +23,29 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 # Compiling took four fifths of the time of JAX's tests; with these flags it takes a third of that. XLA ends the process
 # at a flag that it does not know: they are set for the versions that were tried.
-QUICKLY = ("backend_optimization_level=0", "llvm_disable_expensive_passes=true", "cpu_use_fusion_emitters=false")
+QUICKLY = (
+    "backend_optimization_level=0",
+    "llvm_disable_expensive_passes=true",
+    "cpu_use_fusion_emitters=false",
+    "cpu_parallel_codegen_split_count=1",
+)
 if find_spec("jaxlib") and version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{each}" for each in QUICKLY))
+
+# Children that find no byte code of the package compile it anew: two fifths of what its import takes.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+HERE = Path(__file__).parent
+
+# LLVM's passes beyond the first took a third of the time of Numba's compilations. Loops compiled so are kept apart from
+# those that checks and benchmarks of this checkout find on disk.
+os.environ.setdefault("NUMBA_OPT", "1")
+os.environ.setdefault("NUMBA_CACHE_DIR", str(HERE.parent / ".numba_cache"))
 
 settings.register_profile("tests", deadline=None)  # how long an example takes says more of the machine than of it
 settings.load_profile("tests")
 
-HERE = Path(__file__).parent
 SLOW = frozenset((HERE / "support" / "slow.txt").read_text(encoding="utf-8").split())
 QUICK = 4  # of the parameter sets of a test, one in so many is quick
 TRACED = 16  # parameter sets of a test whose coverage is measured; beyond, that of one in four

@@ -36,7 +36,7 @@ def checked(layer: Layer, precision: Any) -> Any:
         leaves = jax.tree_util.tree_leaves(outputs(params))
         return sum(jnp.vdot(fixed[each.shape], each) for each in leaves)
 
-    shapes = {each.shape for each in jax.tree_util.tree_leaves(outputs(params))}
+    shapes = {each.shape for each in jax.tree_util.tree_leaves(jax.eval_shape(outputs, params))}
     fixed = {shape: weights.normal(size=shape).astype(np.float32) for shape in sorted(shapes)}
     return check_gradients(loss, params, precision=precision, samples=4)
 
@@ -114,7 +114,7 @@ def flax(name: str) -> Layer:
         "GLU in a Dense": lambda: (nn.Sequential([nn.Dense(6), nn.glu]), (normal(2, 4),)),
     }
     layer, inputs = make[name]()
-    variables = layer.init(KEY, *inputs)
+    variables = jax.jit(layer.init)(KEY, *inputs)  # compiled at once, not call by call
 
     def outputs(params: Any) -> Any:
         return layer.apply(params["layer"], *params["inputs"])
