@@ -352,22 +352,19 @@ def _checked(
         in_place=options.in_place, notes=notes, interruption=interruption,
     )  # fmt: skip
     loss = options.applied_to(loss)
-    report = _check_points(
-        loss, gradients, options, None if previous is None else earlier_leaves(layout, previous), begin
-    )
+    report = _check_points(loss, gradients, options, previous, begin)
     held = UNMOVED in report.notes and not options.in_place and holder_note(function, args, leaves)
     return replace(report, notes=(*report.notes, held)) if held else report
 
 
 def check_loss(
-    loss: CallersLoss, gradients: object, options: CheckOptions, previous: Sequence[Array] | None, begin: float
+    loss: CallersLoss, gradients: object, options: CheckOptions, previous: object, begin: float
 ) -> GradientReport:
     """Check at the caller's point and at random ones, each with its share of the time since ``begin``.
 
     Parameters
     ----------
-    gradients : as in `check_gradients`, with the parameters of the loss
-    previous : the parameters of an earlier moment, in the order of the layout, or None
+    gradients, previous : as in `check_gradients`, with the parameters of the loss
 
     Raises
     ------
@@ -379,9 +376,9 @@ def check_loss(
 
 
 def _check_points(
-    loss: CallersLoss, gradients: object, options: CheckOptions, previous: Sequence[Array] | None, begin: float
+    loss: CallersLoss, gradients: object, options: CheckOptions, previous: object, begin: float
 ) -> GradientReport:
-    earlier = None if previous is None else EarlierParameters(loss, previous)
+    earlier = None if previous is None else EarlierParameters(loss, earlier_leaves(loss.layout, previous))
     selection = options.selected(loss.layout)
     results: list[PointResult] = []
     tries: list[Tries] = []

@@ -19,7 +19,7 @@ from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Floats
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.operations import Operation, Slope
-from fastgc._verdicts.judgement import FAIL, PASS, Tolerances, judge
+from fastgc._verdicts.judgement import DEFAULT_RTOL, FAIL, PASS, Tolerances, judge
 
 _RATIO, _RUNGS = 8.0, 3  # of neighbouring steps, as along the probes; three are the fewest that show a kink
 _LARGEST = 0.25  # step, in units of the scales: no entry changes its sign, with weights up to 1.5
@@ -54,6 +54,11 @@ class OperationAtPoint:
     rtol: float
     along: Callable[[Sequence[int], Floats], Floats]
     displaced: Callable[[], OperationAtPoint]
+
+
+def tolerance(bits: int) -> float:
+    """The relative tolerance of derivatives of numbers of so many bits; bfloat16 has that of float16, the next finer."""
+    return DEFAULT_RTOL[np.dtype(f"f{bits // 8}")]
 
 
 def with_operations(report: GradientReport, tested: Callable[[], tuple[Operation, ...]], which: str) -> GradientReport:

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fastgc._arguments import flags, listed
-from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution, FirstCall, NotFiniteError
 from fastgc._evaluation.evaluator import WrongTypeError, described
@@ -312,7 +311,7 @@ def report_on(
     begin = time.perf_counter()
     layout = named_layout(names, [array.shape for array in arrays], [array.dtype for array in arrays])
     refuse_nonfinite(layout, arrays)
-    earlier = None if previous is None else earlier_leaves(layout, dict(zip(names, previous, strict=True)))
+    earlier = None if previous is None else dict(zip(names, previous, strict=True))
 
     def gradients(params: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(names, map(np.asarray, analytic([*params.values()])), strict=True))

@@ -12,11 +12,10 @@ import numpy as np
 
 from fastgc._derivatives.displaced import DISTANCE
 from fastgc._derivatives.random_weights import UNIT, random_weights
-from fastgc._gradient.operation import NOT_FINITE, OperationAtPoint, least_alike, operation_slopes
+from fastgc._gradient.operation import NOT_FINITE, OperationAtPoint, least_alike, operation_slopes, tolerance
 from fastgc._parameters.arrays import Array, Floats, norm
 from fastgc._reports.operations import Operation, Slope
-from fastgc._verdicts.judgement import DEFAULT_RTOL, FAIL, UNDECIDED, worst_verdict
-from fastgc._words import Verdict
+from fastgc._words import FAIL, UNDECIDED, Verdict, worst_verdict
 from fastgc.jax._calls import Call, is_inexact, recorded
 from fastgc.jax._evaluator import Leaf, Leaves, LossOfLeaves
 
@@ -167,4 +166,4 @@ def _precision(values: Sequence[jax.Array]) -> tuple[float, float]:
     """The resolution of the coarsest dtype, and the tolerance of its derivatives."""
     kinds = [jnp.finfo(each.dtype) for each in values if is_inexact(each)]
     coarsest = max(kinds, key=lambda kind: float(kind.eps))
-    return float(coarsest.eps), DEFAULT_RTOL[np.dtype(f"f{coarsest.bits // 8}")]
+    return float(coarsest.eps), tolerance(coarsest.bits)

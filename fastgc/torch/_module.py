@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from fastgc._arguments import flags, listed, noted, plural, refuse_uncallable
-from fastgc._diagnosis.earlier import earlier_leaves
 from fastgc._evaluation.callers_loss import CallersLoss, OpenEvaluator
 from fastgc._evaluation.engine import Execution
 from fastgc._evaluation.workers_option import elsewhere
@@ -285,8 +284,8 @@ def _arguments(inputs: object, kwargs: Mapping[str, object] | None) -> Arguments
 
 def _earlier(
     layout: ParameterLayout, leaves: Sequence[Array], previous: object, module: torch.nn.Module, precision: str
-) -> list[Array]:
-    """The parameters of an earlier moment, in the order of the layout."""
+) -> dict[str, Array]:
+    """The parameters of an earlier moment, by their names; those of now where there are none."""
     if not isinstance(previous, Mapping):
         raise TypeError(f"previous is a {type(previous).__name__}; it must be a mapping of name to tensor")
     unknown = [name for name in previous if name not in {*layout.names, *module.state_dict()}]
@@ -297,9 +296,7 @@ def _earlier(
     wrong = [name for name, each in then.items() if not isinstance(each, torch.Tensor)]
     if wrong:
         raise TypeError(f"previous[{wrong[0]!r}] is a {type(then[wrong[0]]).__name__}; it must be a tensor")
-    return earlier_leaves(
-        layout, {**now, **{name: held(as_reals(detached(t, precision == "double"))) for name, t in then.items()}}
-    )
+    return {**now, **{name: held(as_reals(detached(t, precision == "double"))) for name, t in then.items()}}
 
 
 # --- what is checked ---

@@ -10,9 +10,8 @@ import torch
 
 from fastgc._derivatives.displaced import DISTANCE
 from fastgc._derivatives.random_weights import UNIT, random_weights
-from fastgc._gradient.operation import OperationAtPoint
+from fastgc._gradient.operation import OperationAtPoint, tolerance
 from fastgc._parameters.arrays import Floats
-from fastgc._verdicts.judgement import DEFAULT_RTOL
 from fastgc.torch._calls import Call
 from fastgc.torch._flat import as_given, as_reals
 from fastgc.torch._nested import tensors_in
@@ -148,5 +147,4 @@ def _precision(tensors: Sequence[torch.Tensor]) -> tuple[float, float]:
     """The resolution of the coarsest dtype, and the tolerance of its derivatives."""
     dtypes = [each.dtype for each in tensors if each.is_floating_point() or each.is_complex()]
     coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
-    bits = torch.finfo(coarsest).bits  # bfloat16 has that tolerance of float16, the next finer
-    return float(torch.finfo(coarsest).eps), DEFAULT_RTOL[np.dtype(f"f{bits // 8}")]
+    return float(torch.finfo(coarsest).eps), tolerance(torch.finfo(coarsest).bits)
