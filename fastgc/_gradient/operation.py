@@ -57,7 +57,7 @@ class OperationAtPoint:
 
 
 def tolerance(bits: int) -> float:
-    """The relative tolerance of derivatives of numbers of so many bits; bfloat16 has that of float16, the next finer."""
+    """The relative tolerance of derivatives of numbers of so many bits: of bfloat16 that of float16, the next finer."""
     return DEFAULT_RTOL[np.dtype(f"f{bits // 8}")]
 
 

@@ -22,6 +22,8 @@ from fastgc._parameters.symmetric import parse_symmetric
 from fastgc._verdicts.judgement import DEFAULT_RTOL, Tolerances
 from fastgc._words import Engine, Precision, Samples, Tolerance, Workers
 
+_BFLOAT16_RTOL = 8e-2  # ten units of its round-off, 2**-7, as 1e-2 is of float16
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
@@ -126,6 +128,21 @@ class CheckOptions:
         defaults = np.array([DEFAULT_RTOL[dtype] for dtype in dtypes])
         accepted = by_tensor(self.accepted, names, "accepted")
         return Tolerances(defaults if rtol is None else np.where(np.isnan(rtol), defaults, rtol), atol, accepted)
+
+    def with_bfloat16(self, tensors: Mapping[str, bool]) -> CheckOptions:
+        """With a tolerance for tensors of bfloat16, which NumPy does not know, where the caller gives none.
+
+        Parameters
+        ----------
+        tensors : for each tensor by its name, whether it is of that dtype
+        """
+        given = by_tensor(self.rtol, [*tensors], "rtol")
+        free = [True] * len(tensors) if given is None else np.isnan(given).tolist()
+        coarse = [name for (name, is_coarse), free in zip(tensors.items(), free, strict=True) if free and is_coarse]
+        if not coarse or self.precision == "double":
+            return self
+        named = self.rtol if isinstance(self.rtol, Mapping) else {}
+        return replace(self, rtol={**named, **dict.fromkeys(coarse, _BFLOAT16_RTOL)})
 
     def deadline(self, begin: float, number: int) -> float:
         """When the check of a point ends, of ``time.perf_counter``: every point has its share of the time budget."""

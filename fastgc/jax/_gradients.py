@@ -215,6 +215,9 @@ def _check(
     with in_precision(options.precision) as notes, noted_as_double(options.precision):
         tree = flatten(params, "", options.precision)
         double = options.precision == "double"
+        options = options.with_bfloat16(
+            {n: _dtype(tree.given[i]) == jnp.bfloat16 for n, i in zip(tree.names, tree.checked, strict=True)}
+        )
         args = jax.tree_util.tree_map(_leaf_in_double, args) if double else args
         given = _Given(loss, gradients, args, tree, has_aux)
         earlier = None if previous is None else tree.alike(previous, "previous", options.precision)
@@ -402,7 +405,7 @@ class Tree:
         """The caller's structure with these arrays in place of the checked leaves."""
         every = list(self.given)
         for i, leaf in zip(self.checked, leaves, strict=True):
-            every[i] = jax.lax.complex(leaf[..., 0], leaf[..., 1]) if _is_complex(self.given[i]) else leaf
+            every[i] = _as_given(leaf, self.given[i])
         return jax.tree_util.tree_unflatten(self.structure, every)
 
     def fits(self, value: object) -> bool:
@@ -465,9 +468,17 @@ def _array(name: str, leaf: object, precision: str) -> Array:
     """A real, writable copy of a leaf, in double precision or in the dtype that JAX gives it."""
     array = _parts(np.asarray(leaf)) if _is_complex(leaf) else np.asarray(leaf)
     dtype = np.dtype(np.float64) if precision == "double" else jax.dtypes.canonicalize_dtype(array.dtype)
+    dtype = np.dtype(np.float32) if dtype == jnp.bfloat16 else dtype  # see `_as_given`
     if dtype not in FLOATS:
         raise TypeError(f'{name!r} is of {dtype}, which NumPy does not know; use precision="double"')
     return np.array(array, dtype=dtype, order="C")
+
+
+def _as_given(leaf: Leaf, given: object) -> Leaf:
+    """A leaf as the loss receives it: complex again, and in bfloat16 where float32 stands for that."""
+    if _is_complex(given):
+        return jax.lax.complex(leaf[..., 0], leaf[..., 1])
+    return leaf.astype(jnp.bfloat16) if _dtype(given) == jnp.bfloat16 and leaf.dtype == np.float32 else leaf
 
 
 def _parts(array: Array) -> Array:

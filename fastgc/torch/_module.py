@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 
 from fastgc._arguments import flags, listed, noted, plural, refuse_uncallable
@@ -19,7 +18,7 @@ from fastgc._evaluation.engine import Execution
 from fastgc._evaluation.workers_option import elsewhere
 from fastgc._gradient.check import check_loss, passed_or_raise
 from fastgc._gradient.operation import with_operations
-from fastgc._gradient.options import CheckOptions, by_tensor
+from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.layout import ParameterLayout, named_layout
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
@@ -34,7 +33,6 @@ from fastgc.torch._subject import Arguments, detached, is_inexact, refused_input
 from fastgc.torch._tangent import module_tangents
 
 _OUT_OF_REACH = "inside objects other than lists, tuples, mappings and dataclasses"
-_BFLOAT16_RTOL = 8e-2  # ten units of its round-off, 2**-7, as 1e-2 is of float16
 _ABOUT_DTYPES = "dtype|Double|float64"  # matches PyTorch's messages about tensors of two dtypes
 
 
@@ -234,7 +232,7 @@ def _check(
     originals, left_out = _originals(module, arguments)
     if options.precision == "native":
         _refuse_unknown_dtypes(originals)
-    options = _with_tolerances(options, originals)
+    options = options.with_bfloat16({name: each.dtype == torch.bfloat16 for name, each in originals.items()})
     parameters = module.parameters()
     with torch.inference_mode(False), _noted_as_double(options.precision), without_hooks(parameters):
         subject = subject_of(module, arguments, loss, originals, options, seeded)
@@ -367,18 +365,6 @@ def _refuse_unknown_dtypes(tensors: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype.to_real() not in KNOWN:
             raise TypeError(f'{name!r} is of {tensor.dtype}, which NumPy does not know; use precision="double"')
-
-
-def _with_tolerances(options: CheckOptions, tensors: Mapping[str, torch.Tensor]) -> CheckOptions:
-    """The options with a tolerance for tensors of bfloat16, which NumPy does not know."""
-    given = by_tensor(options.rtol, [*tensors], "rtol")
-    given = np.full(len(tensors), np.nan) if given is None else given
-    pairs = zip(tensors.items(), np.isnan(given).tolist(), strict=True)
-    coarse = [name for (name, tensor), free in pairs if free and tensor.dtype == torch.bfloat16]
-    if not coarse or options.precision == "double":
-        return options
-    named = options.rtol if isinstance(options.rtol, Mapping) else {}
-    return replace(options, rtol={**named, **dict.fromkeys(coarse, _BFLOAT16_RTOL)})
 
 
 def _noted_as_double(precision: str) -> contextlib.AbstractContextManager[None]:

@@ -173,6 +173,23 @@ def test_any_dtype_is_checked_in_double(dtype: Any) -> None:
     assert report.tensors["rest.1"].relative_error < 1e-7
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_of_both_kinds_is_checked(dtype: Any) -> None:
+    """The loss receives its own dtype (or float64, for an exact slope); a wrong factor fails, and a right one does not."""
+    seen = set()
+
+    def loss(params: Any) -> Any:
+        seen.add(params["w"].dtype)
+        return jnp.sum(params["w"].astype(jnp.float32) ** 2)
+
+    params = {"w": jnp.linspace(-1, 2, 6).astype(dtype)}
+    assert check_gradients(loss, params, precision="native").verdict != "fail"
+    assert jnp.dtype(dtype) in seen and np.dtype(np.float32) not in seen
+    wrong = check_gradients(loss, params, lambda p: {"w": 8 * p["w"]}, precision="native")
+    assert wrong.tensors["w"].verdict == "fail", str(wrong)
+    assert check_gradients(loss, params, precision="native", rtol={"w": 5.0}).verdict != "fail"
+
+
 def test_disabled_x64_is_noticed_and_left_as_it_was() -> None:
     report = check_gradients(network, parameters(), args=(X, Y))
     assert "jax_enable_x64 is off: switched on while this check runs" in report.notes
@@ -267,7 +284,11 @@ JAX_REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         r"precision is 'single'; it must be",
     ),
-    (lambda: check_gradients(jnp.sum, jnp.ones(3, jnp.bfloat16), precision="native"), TypeError, r"of bfloat16, which"),
+    (
+        lambda: check_gradients(jnp.sum, jnp.ones(3, jnp.float8_e5m2), precision="native"),
+        TypeError,
+        r"of float8_e5m2, which",
+    ),
     (lambda: check_gradients(jnp.sum, np.ones(3), seed=-1), ValueError, r"seed is -1; it must be at least 0"),
     (lambda: check_grads(jnp.sin, (1.0,), 1, modes=["forward"]), ValueError, r"modes has \['forward'\]; it may hold"),
     (lambda: check_grads(jnp.sin, (1.0,), 0), ValueError, r"order is 0; it must be at least 1"),
