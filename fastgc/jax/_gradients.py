@@ -414,7 +414,7 @@ class Tree:
 
     def matching(self, gradients: object) -> list[Array | None]:
         """The checked leaves of a gradient of the same structure; JAX's gradient of x + iy is d/dx - i d/dy."""
-        leaves = [None if leaf is None else np.asarray(leaf) for leaf in self._checked_of(gradients, "gradients")]
+        leaves = [None if leaf is None else _known(leaf) for leaf in self._checked_of(gradients, "gradients")]
         given = [self.given[i] for i in self.checked]
         return [
             _parts(np.conj(leaf + 0j)) if leaf is not None and _is_complex(like) else leaf
@@ -466,12 +466,17 @@ def _is_complex(leaf: object) -> bool:
 
 def _array(name: str, leaf: object, precision: str) -> Array:
     """A real, writable copy of a leaf, in double precision or in the dtype that JAX gives it."""
-    array = _parts(np.asarray(leaf)) if _is_complex(leaf) else np.asarray(leaf)
+    array = _parts(np.asarray(leaf)) if _is_complex(leaf) else _known(leaf)
     dtype = np.dtype(np.float64) if precision == "double" else jax.dtypes.canonicalize_dtype(array.dtype)
-    dtype = np.dtype(np.float32) if dtype == jnp.bfloat16 else dtype  # see `_as_given`
     if dtype not in FLOATS:
         raise TypeError(f'{name!r} is of {dtype}, which NumPy does not know; use precision="double"')
     return np.array(array, dtype=dtype, order="C")
+
+
+def _known(leaf: object) -> Array:
+    """An array; of float32 in place of bfloat16, which NumPy does not know."""
+    array = np.asarray(leaf)
+    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 
 
 def _as_given(leaf: Leaf, given: object) -> Leaf:

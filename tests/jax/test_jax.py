@@ -175,7 +175,7 @@ def test_any_dtype_is_checked_in_double(dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_of_both_kinds_is_checked(dtype: Any) -> None:
-    """The loss receives its own dtype (or float64, for an exact slope); a wrong factor fails, and a right one does not."""
+    """The loss receives its own dtype (or float64, for an exact slope), and a wrong factor fails."""
     seen = set()
 
     def loss(params: Any) -> Any:
