@@ -174,9 +174,11 @@ def further_entries(name: str, size: int, known: Positions, count: int, seed: in
 
 def _drawn_entries(generator: np.random.Generator, size: int, count: int, known: Sequence[int]) -> list[int]:
     """Different entries that are not among the known ones. Memory is that of a few times ``count`` entries."""
+    others = set(known)
     if size <= _SHUFFLED:
-        others = set(known)
         return [entry for entry in generator.permutation(size).tolist() if entry not in others][:count]
+    if count <= _SHUFFLED:
+        return _few_drawn(generator, size, count, others)
     found = np.empty(0, np.int64)
     while found.size < count:
         more = generator.integers(size, size=2 * (count - found.size) + 16)  # some are drawn twice, or known
@@ -184,6 +186,15 @@ def _drawn_entries(generator: np.random.Generator, size: int, count: int, known:
         _, first = np.unique(candidates, return_index=True)
         found = candidates[np.sort(first)]
     return found[:count].tolist()  # type: ignore[no-any-return]
+
+
+def _few_drawn(generator: np.random.Generator, size: int, count: int, others: Collection[int]) -> list[int]:
+    """The same as the loop above, for few entries."""
+    chosen: dict[int, None] = {}
+    while len(chosen) < count:
+        more = generator.integers(size, size=2 * (count - len(chosen)) + 16).tolist()
+        chosen |= dict.fromkeys([entry for entry in more if entry not in others])
+    return list(chosen)[:count]
 
 
 def _fixed_strata(gradient: Array, room: int, generator: np.random.Generator, largest: int, zeros: bool) -> list[int]:
