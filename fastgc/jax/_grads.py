@@ -15,8 +15,7 @@ from fastgc._gradient.options import CheckOptions
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.streams import stream
 from fastgc._reports.gradient import GradientReport, TensorSummary
-from fastgc._verdicts.judgement import PASS, UNDECIDED
-from fastgc._words import Mode
+from fastgc._words import PASS, UNDECIDED, Mode
 from fastgc.jax._evaluator import Leaf, Leaves, compiled
 from fastgc.jax._gradients import Tree, flatten, report_on
 from fastgc.jax._precision import in_precision, noted_as_double

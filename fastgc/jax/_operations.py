@@ -15,8 +15,8 @@ from fastgc._derivatives.random_weights import UNIT, random_weights
 from fastgc._gradient.operation import NOT_FINITE, OperationAtPoint, least_alike, operation_slopes
 from fastgc._parameters.arrays import Array, Floats, norm
 from fastgc._reports.operations import Operation, Slope
-from fastgc._verdicts.judgement import DEFAULT_RTOL, FAIL, UNDECIDED, worst_verdict
-from fastgc._words import Verdict
+from fastgc._verdicts.judgement import DEFAULT_RTOL
+from fastgc._words import FAIL, UNDECIDED, Verdict, worst_verdict
 from fastgc.jax._calls import Call, is_inexact, recorded
 from fastgc.jax._evaluator import Leaf, Leaves, LossOfLeaves
 

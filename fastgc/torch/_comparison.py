@@ -25,8 +25,7 @@ from fastgc._jacobian.report import About, JacobianReport, details, jacobian_rep
 from fastgc._parameters.arrays import Floats
 from fastgc._parameters.streams import stream
 from fastgc._progress import Progress
-from fastgc._verdicts.judgement import FAIL, UNDECIDED
-from fastgc._words import Columns
+from fastgc._words import FAIL, UNDECIDED, Columns
 from fastgc.torch._backward import check_batched, check_linearity, check_undefined, refuse_other_batch
 from fastgc.torch._certificate import Changes, certified_backward, certified_forward, first_changes
 from fastgc.torch._flat import Packing, Tensors

@@ -11,7 +11,7 @@ import torch
 from fastgc._arguments import brief
 from fastgc._gradient.operation import NOT_FINITE, least_alike, operation_slopes
 from fastgc._reports.operations import INSIDE, Operation, Slope
-from fastgc._verdicts.judgement import FAIL, UNDECIDED, worst_verdict
+from fastgc._words import FAIL, UNDECIDED, worst_verdict
 from fastgc.torch._calls import Call, Recorder
 from fastgc.torch._replay import Replay
 from fastgc.torch._subject import Subject
