@@ -15,9 +15,9 @@ There are 200 constants. Of the 63 of `_derivatives` up to the noise of a loss, 
 (`ladder.FEWEST`: halved, 29 are undecided; doubled, one bug is missed) and one a kind of bug; 21 change evaluations, 6
 numbers alone, 34 nothing. No change makes a right gradient fail.
 
-What changes nothing bounds memory or time (blocks, caches, counts of directions), follows from the format of numbers, or
-is for what these problems do not contain: tensors of millions of entries (bench/huge.py), many tensors, bounds, domain
-edges, plateaus, stairs and kinks away from the point (tests/derivatives and tests/verdicts). Its comment says which.
+What changes nothing bounds memory or time (blocks, caches, counts of directions), follows from the format of numbers,
+or is for what these problems do not contain: tensors of millions of entries (bench/huge.py), many tensors, bounds,
+domain edges, plateaus, stairs, kinks away from the point (tests/derivatives, tests/verdicts). Its comment says which.
 
 Target: the unchanged package has no missed bug and no false alarm; the exit status is 1 otherwise. A change takes some
 6 s on an idle core, all of them 40 minutes. Run ``python bench/thresholds.py [--only MODULE[:NAME]] [--every 4]
