@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fastgc._jacobian.report import JacobianReport
-from fastgc._reports.gradient import GradientReport, TensorSummary
+import fastgc
 from fastgc._reports.saved import SCHEMA, Saved, made, summary_from
-from fastgc._scipy.report import ProblemReport
 
 
-def load_report(path: str | Path) -> GradientReport | JacobianReport | ProblemReport:
+def load_report(path: str | Path) -> fastgc.GradientReport | fastgc.JacobianReport | fastgc.ProblemReport:
     """The report that ``to_json`` wrote to a file, with the same text, pictures and pages.
 
     Parameters
@@ -54,18 +52,19 @@ def load_report(path: str | Path) -> GradientReport | JacobianReport | ProblemRe
         raise ValueError(f"{path} is no complete report: {type(error).__name__}: {error}") from error
 
 
-def _problem(found: Saved) -> ProblemReport:
+def _problem(found: Saved) -> fastgc.ProblemReport:
     sections = {name: _report(each) for name, each in found["sections"].items()}
-    return ProblemReport(found["verdict"], sections, tuple(found["notes"]))
+    return fastgc.ProblemReport(found["verdict"], sections, tuple(found["notes"]))
 
 
-def _report(found: Saved) -> GradientReport | JacobianReport:
+def _report(found: Saved) -> fastgc.GradientReport | fastgc.JacobianReport:
     if "tensors" not in found:
         shape = tuple(found["output_shape"]) + tuple(found["input_shape"])
-        jacobian: JacobianReport = summary_from(JacobianReport, found, "jacobian", shape)
+        jacobian: fastgc.JacobianReport = summary_from(fastgc.JacobianReport, found, "jacobian", shape)
         return jacobian
     tensors = {
-        name: summary_from(TensorSummary, each, name, tuple(each["shape"])) for name, each in found["tensors"].items()
+        name: summary_from(fastgc.TensorSummary, each, name, tuple(each["shape"]))
+        for name, each in found["tensors"].items()
     }
-    report: GradientReport = made(GradientReport, {**found, "tensors": tensors})
+    report: fastgc.GradientReport = made(fastgc.GradientReport, {**found, "tensors": tensors})
     return report

@@ -57,7 +57,7 @@ FLOORS = [
 FLOOR = {folder: len(FLOORS) - number for number, row in enumerate(FLOORS) for folder in row}
 LEAVES = set(FLOORS[0])
 # The command line and the fixture of pytest call what every user calls.
-BETWEEN_LEAVES = {("_command", "__init__"), ("__main__", "_command"), ("_pytest", "__init__"), ("_load", "_scipy")}
+BETWEEN_LEAVES = {("_command", "__init__"), ("__main__", "_command"), ("_pytest", "__init__"), ("_load", "__init__")}
 
 # Third-party packages, and the folders or modules that may import them.
 IMPORTERS = {

@@ -144,3 +144,7 @@ def test_the_effect_of_a_change_is_the_largest() -> None:
     assert before.effect(Tally(**vars(before) | {"evaluations": 0})) == "evaluations"
     assert before.effect(Tally(**vars(before) | {"numbers": 0})) == "numbers"
     assert before.effect(Tally(errors=["stopped after 600 s"])) == "verdicts"
+
+
+def test_its_description_counts_the_constants() -> None:
+    assert f"There are {len(thresholds.constants())} constants." in (thresholds.__doc__ or "")

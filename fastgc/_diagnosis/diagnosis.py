@@ -13,8 +13,7 @@ from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._diagnosis.sparse_patterns import Repeats
 from fastgc._diagnosis.value_patterns import Pattern
 from fastgc._public import public
-from fastgc._verdicts.judgement import FAIL, PASS
-from fastgc._words import Kind
+from fastgc._words import FAIL, PASS, Kind
 
 # Relative difference below which two factors count as the same. A factor is a ratio of entries that agree with it
 # within a tolerance (1e-5 by default) each, so those of two tensors with one bug differ by 2e-5 at most; 1.001 and

@@ -28,9 +28,8 @@ from fastgc._progress import Progress
 from fastgc._public import public
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.summary import PointResult, Tries, summarise
-from fastgc._verdicts.judgement import UNDECIDED
 from fastgc._verdicts.time_budget import compiled_notes
-from fastgc._words import Engine, Precision, Samples, StencilName, Tolerance, Workers
+from fastgc._words import UNDECIDED, Engine, Precision, Samples, StencilName, Tolerance, Workers
 
 _SUMMARY = 2e-4  # seconds that the summary of a tensor takes (bench/budget.py, with thousands of them)
 _MOST_RESERVED = 0.5  # of a time budget: an hour's check of any number of tensors keeps half of it for measurements

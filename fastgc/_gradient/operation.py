@@ -19,7 +19,8 @@ from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Floats
 from fastgc._reports.gradient import GradientReport
 from fastgc._reports.operations import Operation, Slope
-from fastgc._verdicts.judgement import DEFAULT_RTOL, FAIL, PASS, Tolerances, judge
+from fastgc._verdicts.judgement import DEFAULT_RTOL, Tolerances, judge
+from fastgc._words import FAIL, PASS
 
 _RATIO, _RUNGS = 8.0, 3  # of neighbouring steps, as along the probes; three are the fewest that show a kink
 _LARGEST = 0.25  # step, in units of the scales: no entry changes its sign, with weights up to 1.5

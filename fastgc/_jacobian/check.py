@@ -18,8 +18,7 @@ from fastgc._jacobian.pairs import NOTE, ComplexOutputsError, in_pairs, is_compl
 from fastgc._jacobian.points import JacobianCheck, check_points
 from fastgc._jacobian.report import JacobianReport
 from fastgc._public import public
-from fastgc._verdicts.judgement import UNDECIDED
-from fastgc._words import Columns, Engine, StencilName, Workers
+from fastgc._words import UNDECIDED, Columns, Engine, StencilName, Workers
 
 
 @public

@@ -25,9 +25,9 @@ from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.points import JacobianCheck
 from fastgc._jacobian.report import JacobianReport, failed, undecided
 from fastgc._parameters.arrays import Array, Floats, as_array
-from fastgc._verdicts.judgement import FAIL, Tolerances, default_rtol
+from fastgc._verdicts.judgement import Tolerances, default_rtol
 from fastgc._verdicts.time_budget import INTERRUPTED
-from fastgc._words import Columns, Engine, StencilName, Workers
+from fastgc._words import FAIL, Columns, Engine, StencilName, Workers
 
 _SHARED = (
     "stencil",

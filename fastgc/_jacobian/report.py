@@ -27,10 +27,10 @@ from fastgc._reports.lines import WIDTH, fitted, headed
 from fastgc._reports.report import Report
 from fastgc._reports.summary import entry_columns, entry_ladder, excess, worst_first
 from fastgc._verdicts.errors import relative_error
-from fastgc._verdicts.judgement import FAIL, UNDECIDED, Judgement, worst_verdict
+from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.probes import upwards
 from fastgc._verdicts.tensors import open_reason, share
-from fastgc._words import Verdict
+from fastgc._words import FAIL, UNDECIDED, Verdict, worst_verdict
 
 # The text is for a terminal; these are chosen, not measured.
 _SHOWN = 16  # rows and columns of a matrix that is shown in full, at most: with marks they fit on a screen

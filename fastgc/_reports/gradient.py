@@ -19,9 +19,8 @@ from fastgc._reports.lines import NAME, WIDTH, fitted, headed, shortened, visibl
 from fastgc._reports.operations import Operation, operation_lines
 from fastgc._reports.report import Report
 from fastgc._verdicts.crosscheck import CrossCheck
-from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED
 from fastgc._verdicts.probes import Probe, probed_error, upwards
-from fastgc._words import Verdict
+from fastgc._words import FAIL, PASS, UNDECIDED, Verdict
 
 _ROWS = 20  # tensors in the text of a report: as many lines as fit on one screen with the rest of it
 _NAMES_ON_TOP = 3  # tensors in its first line, which a list of failing tests shows alone

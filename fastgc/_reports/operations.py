@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from fastgc._arguments import listed, plural
-from fastgc._verdicts.judgement import FAIL, PASS
-from fastgc._words import Verdict
+from fastgc._words import FAIL, PASS, Verdict
 
 INSIDE = "contains a wrong operation"  # why an operation around a wrong one is not accused
 

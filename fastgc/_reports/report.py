@@ -9,8 +9,7 @@ import numpy as np
 
 from fastgc._public import public
 from fastgc._reports.contents import Contents
-from fastgc._verdicts.judgement import PASS
-from fastgc._words import PictureKind, Verdict, Which
+from fastgc._words import PASS, PictureKind, Verdict, Which
 
 if TYPE_CHECKING:
     from fastgc._reports.figure import Axes

@@ -26,10 +26,10 @@ from fastgc._reports.summary_table import SummaryTable
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.errors import elementwise_error
-from fastgc._verdicts.judgement import PASS, Judgement, smallest_failure, worst_verdict
+from fastgc._verdicts.judgement import Judgement, smallest_failure
 from fastgc._verdicts.probes import Probe, ProbeResult, nothing_to_say, probe_reports
 from fastgc._verdicts.tensors import CheckedTensor, tensor_verdict
-from fastgc._words import Verdict
+from fastgc._words import PASS, Verdict, worst_verdict
 
 _PLAIN: tuple[Verdict, str] = (PASS, "")  # of a tensor of which there is nothing to say
 

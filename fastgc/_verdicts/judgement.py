@@ -13,11 +13,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._forks import cached_property
 from fastgc._parameters.arrays import DType, Floats, Positions, root_mean_square, root_mean_squares_between
-from fastgc._words import FAIL as FAIL
-from fastgc._words import PASS as PASS
-from fastgc._words import UNDECIDED as UNDECIDED
-from fastgc._words import Verdict
-from fastgc._words import worst_verdict as worst_verdict
+from fastgc._words import FAIL, PASS, UNDECIDED, Verdict
 
 DEFAULT_RTOL = {np.dtype(np.float16): 1e-2, np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-5}
 

@@ -23,7 +23,8 @@ from fastgc._parameters.arrays import Flags, Floats, Positions, norm
 from fastgc._progress import Progress
 from fastgc._verdicts.confirmed import ConfirmedEntries
 from fastgc._verdicts.entries import GradientAtPoint
-from fastgc._verdicts.judgement import FAIL, PASS, SCALE_FLOOR, UNDECIDED, Judgement
+from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement
+from fastgc._words import FAIL, PASS, UNDECIDED
 
 if TYPE_CHECKING:
     from fastgc._verdicts.search import Located

@@ -12,9 +12,9 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._parameters.sampling import NotFinite
 from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.errors import elementwise_error
-from fastgc._verdicts.judgement import FAIL, PASS, UNDECIDED, Judgement, worst_verdict
+from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.probes import ProbeResult, probe_verdict
-from fastgc._words import Verdict
+from fastgc._words import FAIL, PASS, UNDECIDED, Verdict, worst_verdict
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numba
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastgc
-from fastgc._derivatives.directions import analytic_slope
+from fastgc._derivatives.directions import analytic_slope, groups
 from fastgc._derivatives.random_weights import MEAN_SQUARE, random_weights
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import norm
@@ -512,3 +513,24 @@ def test_a_wrong_entry_in_native_float32_is_found() -> None:
     report = probed(loss, {n: g.astype(np.float32) for n, g in wrong.items()}, single, precision="native")
     assert [entry.index for entry in report.tensors["W0"].wrong_entries] == [(31, 7)]
     assert report.tensors["W1"].verdict != "fail"
+
+
+# --- which tensors share directions ---
+
+
+def groups_of(slopes: list[float]) -> list[tuple[int, ...]]:
+    """Of tensors of one entry each, whose scales are 1."""
+    loss: Any = SimpleNamespace(tensor_scales=np.ones(len(slopes)))
+    return groups(loss, range(len(slopes)), [np.array([slope]) for slope in slopes])
+
+
+def test_more_than_75_tensors_share_directions_four_at_most() -> None:
+    assert groups_of([1.0] * 75) == [(t,) for t in range(75)]
+    assert {len(group) for group in groups_of([1.0] * 76)} == {2}
+    assert {len(group) for group in groups_of([1.0] * 400)} == {4}
+
+
+def test_tensors_share_directions_up_to_ten_times_their_slopes() -> None:
+    assert {len(group) for group in groups_of([1.0, 9.9] * 50)} == {2}
+    assert (0, 1) in groups_of([1.0, 9.9, *(1e3 * 11.0**k for k in range(98))])
+    assert (0, 1) not in groups_of([1.0, 10.1, *(1e3 * 11.0**k for k in range(98))])

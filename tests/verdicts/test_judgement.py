@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import TROUBLES
-from fastgc._verdicts.judgement import Judgement, Tolerances, _judged, gradient_scales, judge, worst_verdict
+from fastgc._verdicts.judgement import Judgement, Tolerances, _judged, gradient_scales, judge
+from fastgc._words import worst_verdict
 
 Floats = NDArray[np.float64]
 
