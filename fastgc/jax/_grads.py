@@ -336,12 +336,18 @@ def _refuse_outputs(rule: _Rule, expected: Leaves, scatter: Callable[[], Leaves]
 
 
 def _scatter(call: Callable[[Leaves], Leaves], arrays: Leaves, expected: Leaves) -> list[float]:
-    """The largest change of each output when the arguments change in the last place."""
+    """The largest change of each output when the arguments change in the last place.
+
+    Zeros that stay zeros are differences of equal numbers, and the same code compiled otherwise, with a multiplication
+    and an addition in one, may round one of the two: by the arguments' last place.
+    """
     moved = [call([np.asarray(array * stretch) for array in arrays]) for stretch in _STRETCHES]
-    return [
+    found = [
         max(float(np.abs(np.asarray(outputs[i]) - np.asarray(true)).max(initial=0.0)) for outputs in moved)
         for i, true in enumerate(expected)
     ]
+    last = max(float(np.spacing(np.abs(array).max(initial=0.0))) for array in map(np.asarray, arrays))
+    return [each if each or np.any(true) else last for each, true in zip(found, expected, strict=True)]
 
 
 def _refuse_nonlinear(rule: _Rule, atol: float, title: str) -> None:
