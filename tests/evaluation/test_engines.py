@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +25,7 @@ from fastgc._words import Workers
 from tests.support.layouts import Array, array
 
 PARENT = os.getpid()
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -101,15 +104,26 @@ def test_a_map_gives_the_same_to_the_bit() -> None:
     same(map)
 
 
-@pytest.mark.filterwarnings("ignore:os.fork")  # of "multiprocessing", in a process with the threads of JAX
-@pytest.mark.parametrize("backend", ["threading", "multiprocessing", "loky", "sequential"])
-def test_a_number_goes_to_the_backend_that_joblib_was_told(backend: str) -> None:
+def goes_to(backend: str) -> None:
+    """A check with a number of workers runs in this backend of joblib, with the same result."""
     with joblib.parallel_config(backend=backend):
         report = fastgc.check_gradients(loss, gradients, PARAMS, workers=2)
     engines = {"loky": "python (2 processes)", "sequential": "python"}
     assert report.engine == engines.get(backend, f"python (joblib {backend}, 2 workers)")
     alone = fastgc.check_gradients(loss, gradients, PARAMS)
     assert report.to_dict()["tensors"] == alone.to_dict()["tensors"]
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky", "sequential"])
+def test_a_number_goes_to_the_backend_that_joblib_was_told(backend: str) -> None:
+    goes_to(backend)
+
+
+def test_a_number_goes_to_the_forks_of_joblib() -> None:
+    """In a new process: each of the forks of this one, which holds PyTorch and JAX, would take 0.2 s."""
+    code = "from tests.evaluation.test_engines import *; pieces._WORTHWHILE = 0.0; goes_to('multiprocessing')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_dask_gives_the_same_to_the_bit(client: Any) -> None:

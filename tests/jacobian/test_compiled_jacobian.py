@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -90,10 +91,15 @@ RETURNED: dict[str, tuple[Callable[[Any], Any], Floats]] = {
 }
 
 
+@cache
+def jitted(name: str) -> Any:
+    return numba.njit(RETURNED[name][0])
+
+
 @pytest.mark.parametrize("name", RETURNED)
 def test_outputs_are_those_of_calls_from_python_to_the_bit(name: str) -> None:
-    function, x = RETURNED[name]
-    f = numba.njit(function)
+    x = RETURNED[name][1]
+    f = jitted(name)
     from_python, from_loop = (numerical_jacobian(f, x, engine=engine) for engine in ("python", "numba"))
     assert from_loop.shape == (np.size(f(x)), x.size)
     np.testing.assert_array_equal(from_loop, from_python)
@@ -148,20 +154,22 @@ def test_the_array_that_is_filled_is_found_among_others_and_comes_new_to_every_c
     assert check_jacobian(added_up, lambda x, _: np.diag(2 * x), X, args=(np.zeros(7),), engine="numba").passed
 
 
+@numba.njit
+def fill_matrix(x: Any, out: Any) -> None:
+    for i in range(x.size):
+        for j in range(x.size):
+            out[i, j] = x[i] * x[j]
+
+
+@numba.njit
+def fill_constants(x: Any, out: Any) -> None:
+    out[:] = 3.0
+
+
 @pytest.mark.parametrize("engine", ["numba", "python"])
 def test_outputs_that_are_filled_may_have_any_shape_and_may_not_move(engine: Any) -> None:
-    @numba.njit
-    def fill_matrix(x: Any, out: Any) -> None:
-        for i in range(x.size):
-            for j in range(x.size):
-                out[i, j] = x[i] * x[j]
-
-    @numba.njit
-    def fill_constants(x: Any, out: Any) -> None:
-        out[:] = 3.0
-
     filled = numerical_jacobian(fill_matrix, X, args=(np.empty((7, 7), order="F"),), engine=engine)
-    returned = numerical_jacobian(numba.njit(lambda x: np.outer(x, x)), X, engine=engine)
+    returned = numerical_jacobian(jitted("matrix"), X, engine=engine)
     np.testing.assert_array_equal(filled, returned)
     assert check_jacobian(fill_constants, np.zeros((2, 7)), X, args=(np.full(2, 3.0),), engine=engine).passed
 
@@ -296,35 +304,38 @@ def test_an_exception_away_from_the_point_is_a_nan_there_and_one_note(engine: An
     assert report.verdict == "fail"
 
 
+@numba.njit
+def only_here(x: Any) -> Any:
+    if x[0] != 1.0:
+        raise KeyError("elsewhere")
+    return x
+
+
 @pytest.mark.parametrize("engine", ["numba", "python"])
 def test_an_exception_at_the_point_passes_through_and_so_does_one_at_all_others(engine: Any) -> None:
     with pytest.raises(ValueError, match="negative"):
         numerical_jacobian(root, [-1.0, 2.0], engine=engine)
-
-    @numba.njit
-    def only_here(x: Any) -> Any:
-        if x[0] != 1.0:
-            raise KeyError("elsewhere")
-        return x
-
     with pytest.raises(KeyError, match="elsewhere"):
         numerical_jacobian(only_here, [1.0], engine=engine)
 
 
+@numba.njit
+def shrinking(x: Any) -> Any:
+    return x[:2] if x[0] > X[0] else x
+
+
+@numba.njit
+def growing(x: Any) -> Any:
+    return [1.0, x[0], 2.0] if x[0] > X[0] else [1.0, x[0]]
+
+
+@numba.njit
+def turning(x: Any) -> Any:
+    return x.reshape(1, -1) if x[0] > X[0] else x.reshape(-1, 1)
+
+
 @pytest.mark.parametrize("engine", ["numba", "python"])
 def test_outputs_whose_shape_changes_are_refused(engine: Any) -> None:
-    @numba.njit
-    def shrinking(x: Any) -> Any:
-        return x[:2] if x[0] > X[0] else x
-
-    @numba.njit
-    def growing(x: Any) -> Any:
-        return [1.0, x[0], 2.0] if x[0] > X[0] else [1.0, x[0]]
-
-    @numba.njit
-    def turning(x: Any) -> Any:
-        return x.reshape(1, -1) if x[0] > X[0] else x.reshape(-1, 1)
-
     for f, shapes in ((shrinking, r"\(2,\) near x and \(7,\)"), (growing, r"\(3,\) near x and \(2,\)"),
                       (turning, r"\(1, 7\) near x and \(7, 1\)")):  # fmt: skip
         with pytest.raises(ValueError, match=f"f returned shape {shapes} at x; it must not change"):
@@ -357,12 +368,13 @@ def test_a_global_that_has_changed_since_is_refused(engine: Any, fills: bool, mo
             call()
 
 
+@numba.njit
+def noisy(x: Any) -> Any:
+    return SCALE * x + np.random.random()  # noqa: NPY002 - what Numba supports
+
+
 @pytest.mark.parametrize("engine", ["numba", "python"])
 def test_noise_is_no_global_that_has_changed(engine: Any) -> None:
-    @numba.njit
-    def noisy(x: Any) -> Any:
-        return SCALE * x + np.random.random()  # noqa: NPY002 - what Numba supports
-
     report = check_jacobian(noisy, 2 * np.eye(7), X, engine=engine, threads=2)
     assert "f is noisy: a repeated call gave other outputs (dropout? no seed set?)" in report.notes
     assert report.engine == ("numba (1 thread)" if engine == "numba" else "python")
