@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, TypeVar
+
+_Kind = TypeVar("_Kind")
 
 
-class Deferred:
-    """A base of dataclasses without slots, and without defaults of those attributes that come late."""
+def deferred(kind: type[_Kind], rest: Callable[[], Mapping[str, object]], **known: object) -> _Kind:
+    """An object of a class that `deferring` made, with these attributes.
 
-    @classmethod
-    def deferred(cls, rest: Callable[[], Mapping[str, object]], **known: object) -> Self:
-        """An object with these attributes; the first question for another one computes the ``rest``, all at once."""
-        found = object.__new__(cls)
-        vars(found).update(known, _rest=rest)
-        return found
+    The first question for another attribute computes the ``rest``, all at once.
+    """
+    found = object.__new__(kind)
+    vars(found).update(known, _rest=rest)
+    return found
 
-    def __getattr__(self, name: str) -> Any:
-        """An attribute that is not there yet."""
-        rest = vars(self).get("_rest")
-        if rest is None and name in vars(self):  # another thread has computed it
-            return vars(self)[name]
-        if rest is None or name.startswith("__"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-        vars(self).update({key: value for key, value in rest().items() if key not in vars(self)}, _rest=None)
-        return getattr(self, name)
 
-    def __getstate__(self) -> dict[str, object]:
-        """All attributes, for pickles and copies."""
-        if (rest := vars(self).get("_rest")) is not None:
-            vars(self).update(rest(), _rest=None)
-        return {key: value for key, value in vars(self).items() if key != "_rest"}
+def deferring(kind: type[_Kind]) -> type[_Kind]:
+    """A dataclass without slots, and without defaults of those attributes that come late, made fit for `deferred`."""
+    setattr(kind, "__getattr__", _late)  # noqa: B010 - mypy would take it for an attribute of every name
+    setattr(kind, "__getstate__", _state)  # noqa: B010
+    return kind
+
+
+def _late(self: object, name: str) -> Any:
+    """An attribute that is not there yet."""
+    rest = vars(self).get("_rest")
+    if rest is None and name in vars(self):  # another thread has computed it
+        return vars(self)[name]
+    if rest is None or name.startswith("__"):
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+    vars(self).update({key: value for key, value in rest().items() if key not in vars(self)}, _rest=None)
+    return getattr(self, name)
+
+
+def _state(self: object) -> dict[str, object]:
+    """All attributes, for pickles and copies."""
+    if (rest := vars(self).get("_rest")) is not None:
+        vars(self).update(rest(), _rest=None)
+    return {key: value for key, value in vars(self).items() if key != "_rest"}

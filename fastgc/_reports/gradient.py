@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fastgc._arguments import brief, listed, plural
-from fastgc._deferred import Deferred
+from fastgc._deferred import deferring
 from fastgc._derivatives.random_weights import chance_at_limits
 from fastgc._diagnosis.diagnosis import Diagnosis
 from fastgc._public import public
@@ -40,8 +40,9 @@ class Sensitivity:
 
 
 @public
+@deferring
 @dataclass(frozen=True, repr=False)
-class TensorSummary(Deferred):
+class TensorSummary:
     """The results for one tensor, with analytic entries a and numerical entries n.
 
     Attributes

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
+from fastgc._deferred import deferred
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
@@ -173,7 +174,8 @@ def _summaries(
     plain = set() if lost else _plain(chosen, measured, table.number(remarkable).tolist())
     for t in chosen:
         verdict, reason = _PLAIN if t in plain else _verdict(t, measured, lost)
-        yield TensorSummary.deferred(
+        yield deferred(
+            TensorSummary,
             partial(table.summary, t),
             name=layout.names[t],
             shape=layout.shapes[t],

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from fastgc._deferred import Deferred
+from fastgc._deferred import deferred, deferring
 from fastgc._evaluation.evaluator import Evaluator, silent
 from fastgc._parameters.arrays import Floats, Positions, norm, spread
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
@@ -16,8 +16,9 @@ from fastgc._parameters.sampling import DEFAULT_SAMPLES
 _STEP = float(np.finfo(np.float64).eps) ** 0.5  # of `scipy.optimize.check_grad`
 
 
+@deferring
 @dataclass(frozen=True)
-class CrossCheck(Deferred):
+class CrossCheck:
     """The result of ``scipy.optimize.check_grad`` on a few entries; it is shown and decides nothing.
 
     Attributes
@@ -47,7 +48,7 @@ def crosscheck(evaluator: Evaluator, positions: Positions, analytic: Floats) -> 
     places, displaced = np.append(where[:1], where), np.append(start[:1], moved)[:, None]
     values = evaluator.values(places, evaluator.rounded(places, displaced), silent).real[:, 0]
     asked = partial(_error, start, moved, values, gradient)
-    return CrossCheck.deferred(asked, norm=norm(gradient), entries=int(where.size))
+    return deferred(CrossCheck, asked, norm=norm(gradient), entries=int(where.size))
 
 
 def _steps(start: Floats) -> Floats:
