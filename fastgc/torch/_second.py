@@ -7,13 +7,12 @@ what ``forward`` saved. PyTorch's own rules give the tangents of both; no rule f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch.autograd.function import _is_setup_context_defined
 
 from fastgc.torch._calls import Function
-from fastgc.torch._outputs import tensors
+from fastgc.torch._outputs import as_tuple, tensors
 
 
 class FirstGradients:
@@ -30,14 +29,14 @@ class FirstGradients:
     def __init__(self, func: Callable[..., object], wanted: Sequence[bool]) -> None:
         self._func, self._wanted = func, wanted
 
-    def __call__(self, *arguments: Any) -> tuple[torch.Tensor, ...]:
+    def __call__(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """By PyTorch's backward pass."""
         ahead, behind = arguments[: len(self._wanted)], arguments[len(self._wanted) :]
         outputs = differentiable(self._func(*ahead))
         found = torch.autograd.grad(outputs, self._checked(ahead), behind, create_graph=True, allow_unused=True)
         return tuple(each for each in found if each is not None)
 
-    def by_bodies(self, tape: Tape, *arguments: Any) -> tuple[torch.Tensor, ...]:
+    def by_bodies(self, tape: Tape, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """By the backward bodies of the Functions on the tape, which it fills."""
         ahead, behind = arguments[: len(self._wanted)], arguments[len(self._wanted) :]
         with torch.enable_grad():
@@ -45,7 +44,7 @@ class FirstGradients:
             outputs = differentiable(self._func(*ahead))
         return tuple(each for each in tape.gradients(outputs, behind, checked) if each is not None)
 
-    def _checked(self, inputs: Sequence[Any]) -> list[torch.Tensor]:
+    def _checked(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [each for each, want in zip(inputs, self._wanted, strict=True) if want]
 
 
@@ -59,10 +58,10 @@ class _Context:
 
     def __init__(self, args: tuple[object, ...]) -> None:
         self.needs_input_grad = tuple(isinstance(each, torch.Tensor) and each.requires_grad for each in args)
-        self.saved_tensors: tuple[Any, ...] = ()
+        self.saved_tensors: tuple[torch.Tensor | None, ...] = ()
         self.constant: tuple[torch.Tensor, ...] = ()
 
-    def save_for_backward(self, *saved: Any) -> None:
+    def save_for_backward(self, *saved: torch.Tensor | None) -> None:
         self.saved_tensors = saved
 
     def mark_non_differentiable(self, *outputs: torch.Tensor) -> None:
@@ -81,14 +80,14 @@ class Tape:
         self._calls: list[tuple[Function, _Context, tuple[object, ...], list[torch.Tensor]]] = []
         self._inside = False
 
-    def apply(self, function: Function, *args: Any, **kwargs: Any) -> object:
+    def apply(self, function: Function, *args: object, **kwargs: object) -> object:
         """Run a Function's forward."""
         context, outermost = _Context(args), not self._inside
         self._inside = True
         try:
             with torch.no_grad():
                 if _is_setup_context_defined(function.setup_context):
-                    output: Any = function.forward(*args, **kwargs)
+                    output: object = function.forward(*args, **kwargs)
                     function.setup_context(context, args, output)
                 else:
                     output = function.forward(context, *args, **kwargs)
@@ -120,8 +119,7 @@ class Tape:
             own = [torch.zeros_like(y) if each is None else each for each, y in zip(received, made, strict=True)]
             self._inside = True  # what backward calls is no part of these graphs
             with torch.no_grad():
-                found: Any = function.backward(context, *own)
-            found = found if isinstance(found, tuple) else (found,)
+                found = as_tuple(function.backward(context, *own))
             pairs += [
                 (each, gradient)
                 for each, gradient in zip(args, found, strict=False)
