@@ -81,12 +81,20 @@ class ExactReferee:
         exact = slopes_of_entries(self._tangents, gradient.loss, estimates.positions[where], self._deadline)
         known = np.isfinite(exact)
         where, exact = where[: exact.size][known], exact[known]
+        uncertainty = self._uncertainty(estimates.positions[where], exact)
         estimates, judgement, count = decided(
-            estimates, judgement, where, exact, _EPS, lambda found: gradient.verdicts(found, gradient.scales(found)),
+            estimates, judgement, where, exact, uncertainty,
+            lambda found: gradient.verdicts(found, gradient.scales(found)),
             coarse=self._coarse, refutable=self._refutable,
         )  # fmt: skip
         self._entries += count
         return estimates, judgement
+
+    def _uncertainty(self, positions: Positions, exact: Floats) -> Floats:
+        """Round-off of the slopes: of what they are sums of, slopes of the loss around or the loss itself."""
+        loss = self._gradient.loss
+        terms = (loss.local_variation + abs(loss.base)) / loss.tensor_scales
+        return np.asarray(_EPS * np.maximum(np.abs(exact), terms[loss.layout.tensor_of(positions)]))
 
     def _refutable(self, found: Estimates) -> Flags:
         """Where round-off of a coarse gradient is no excuse: the one in double precision is off by as much."""

@@ -64,9 +64,10 @@ class Entry:
         """The entry in one line."""
         index = f"[{', '.join(map(str, self.index))}]" if self.index else ""
         point = f" at point {self.point}" if self.point else ""
+        how = f"step {self.step:.1e}" if self.step else "exact"
         return (
             f"{self.tensor}{index}{point}  analytic {self.analytic:.6g}  numerical {self.numerical:.6g} "
-            f"+- {self.uncertainty:.0e}  (step {self.step:.1e})" + (f"  {self.reason}" if self.reason else "")
+            f"+- {self.uncertainty:.0e}  ({how})" + (f"  {self.reason}" if self.reason else "")
         )
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ def decided(
     judgement: Judgement,
     where: Positions,
     exact: Floats,
-    eps: float,
+    uncertainty: Floats,
     verdicts: Verdicts,
     *,
     coarse: bool,
@@ -36,10 +36,8 @@ def decided(
 
     Parameters
     ----------
-    where, exact : arrays, shape (entries in doubt,)
-        Which they are, and their exact slopes.
-    eps : float
-        The relative uncertainty of these.
+    where, exact, uncertainty : arrays, shape (entries in doubt,)
+        Which they are, their exact slopes, and how uncertain these are.
     coarse : bool
         Whether differences are of values in less than double precision.
     refutable : callable, optional
@@ -49,7 +47,7 @@ def decided(
     refuted = contradicted(before, exact)
     if not coarse and refuted.any():
         return estimates, judgement, 0
-    better = _estimates(before, exact, eps)
+    better = _estimates(before, exact, uncertainty)
     tried = verdicts(estimates.updated(where, better)).part(where)
     stairs = coarse & before.troubled_by("quantised")
     wrong = tried.failed & judgement.undecided[where] & (stairs | (before.clear & ~refuted))
@@ -67,8 +65,8 @@ def contradicted(differences: Estimates, slopes: Floats) -> Flags:
     return np.asarray(differences.clear & (off > _CONTRADICTING * differences.uncertainty))
 
 
-def _estimates(before: Estimates, exact: Floats, eps: float) -> Estimates:
-    uncertainty = eps * np.abs(exact) + np.finfo(np.float64).tiny
+def _estimates(before: Estimates, exact: Floats, uncertainty: Floats) -> Estimates:
+    uncertainty = uncertainty + np.finfo(np.float64).tiny
     trouble, step = np.zeros_like(before.trouble), np.zeros_like(exact)
     return replace(
         before, numerical=exact, left=exact, right=exact, uncertainty=uncertainty, trouble=trouble, step=step

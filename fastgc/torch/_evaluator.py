@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,24 @@ TensorLoss = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]  # given the t
 Trust = tuple[list[bool | None], dict[int, bool | None]]  # of the batches of tensors, and of those behind layers
 
 _DISPLACED_AT_ONCE = 1 << 17  # entries: their temporaries, 1 MiB each, stay in the cache
-_SENT_AT_ONCE = 1 << 22  # entries, to another device: 16 MiB in float32, which take far longer than to start a copy
+# Entries, to another device: 8 MiB in double precision, which take far longer than to start a copy (0.3 ms at 25 GB/s
+# against 0.02 ms). Two such blocks are there at a time, 1/50 of 1e8 parameters.
+_SENT_AT_ONCE = 1 << 20
 _LARGEST_BATCH = 256  # values: in larger ones a value takes as long
+
+
+@dataclass(frozen=True)
+class Batching:
+    """What decides how values are computed in batches.
+
+    Attributes
+    ----------
+    footprint : about how many numbers the loss computes
+    layers : calls the loss once, and gives the layers behind which parameters are displaced, by the numbers of tensors
+    """
+
+    footprint: int = 1
+    layers: Callable[[], Mapping[int, Layer]] = dict
 
 
 class TorchEvaluator:
@@ -59,10 +75,8 @@ class TorchEvaluator:
         them, or from a copy of these entries where a source is the tensor itself.
     base : float
         The loss of the tensors as they are.
-    footprint : int
-        About how many numbers the loss computes.
-    layers : callable
-        Calls the loss once, and gives the layers behind which parameters are displaced, by the numbers of tensors.
+    batching : Batching
+        How large batches may be.
     deadline : float
         A time of ``time.perf_counter`` after which evaluating a displaced point raises `OutOfTime`.
     """
@@ -74,20 +88,18 @@ class TorchEvaluator:
         tensors: Sequence[torch.Tensor],
         sources: Sequence[torch.Tensor],
         base: float,
-        footprint: int,
+        batching: Batching,
         deadline: float = math.inf,
-        layers: Callable[[], Mapping[int, Layer]] = dict,
     ) -> None:
         self.evaluations, self.raised, self.deadline = 0, Raised(), deadline
         self.unfinished: Array | None = None  # as that of a `PythonEvaluator`, of the last tensor alone
         self.opened = contextlib.ExitStack()  # closed together with the evaluator
-        self._loss, self._layout, self.base, self._footprint = loss, layout, base, footprint
+        self._loss, self._layout, self.base, self._batching = loss, layout, base, batching
         self._flat = [tensor.data.reshape(-1) for tensor in tensors]  # a write to .data spoils no graph of the caller
         self._sources = [source.data.reshape(-1) for source in sources]
         self._complex = any(tensor.is_complex() for tensor in tensors)  # displaced along the imaginary axis
         self._dtype: type[np.float64] | type[np.complex128] = np.complex128 if self._complex else np.float64
         self._batches = [Batches(possible=not self._complex) for _ in self._flat]
-        self._find_layers = layers
         self._layer_batches: dict[int, Batches] = {}
         self._displaced: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
 
@@ -266,7 +278,7 @@ class TorchEvaluator:
     # --- in batches ---
 
     def _batch_size(self, t: int) -> int:
-        return min(_LARGEST_BATCH, BATCH_NUMBERS // max(1, self._layout.sizes[t], self._footprint))
+        return min(_LARGEST_BATCH, BATCH_NUMBERS // max(1, self._layout.sizes[t], self._batching.footprint))
 
     def _layer_batch_size(self, t: int, count: int) -> int:
         """How many of ``count`` values are computed behind a layer at once, 0 for none."""
@@ -278,7 +290,7 @@ class TorchEvaluator:
     @cached_property
     def _layers(self) -> Mapping[int, Layer]:
         self.evaluations += 1
-        return self._find_layers()
+        return self._batching.layers()
 
     def _values(self, t: int, cells: Positions, entries: Array) -> Array:
         found = self._behind_layer(t, cells, entries)

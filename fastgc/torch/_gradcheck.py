@@ -16,7 +16,8 @@ from fastgc.torch._comparison import Criteria, failure
 from fastgc.torch._flat import Packing, Tensors, flat
 from fastgc.torch._nested import out_of_reach, tensors_in
 from fastgc.torch._opened import opened
-from fastgc.torch._outputs import as_tuple, tensors
+from fastgc.torch._outputs import as_tuple
+from fastgc.torch._second import FirstGradients, differentiable
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -187,6 +188,11 @@ def gradgradcheck(
     bool
         Whether everything agrees.
 
+    Notes
+    -----
+    What differences leave undecided is decided by the exact tangent of custom Functions: their ``forward`` and their
+    ``backward`` run in forward mode, apart from how PyTorch differentiates the backward pass.
+
     Raises
     ------
     torch.autograd.gradcheck.GradcheckError, ValueError, RuntimeError, NotImplementedError
@@ -208,18 +214,12 @@ def gradgradcheck(
     given = as_tuple(inputs)
     wanted = [_requires_grad(each) for each in given]
     if grad_outputs is None:
-        grad_outputs = _random_grads(_differentiable(func(*given)), gen_non_contig_grad_outputs)
+        grad_outputs = _random_grads(differentiable(func(*given)), gen_non_contig_grad_outputs)
     weights = as_tuple(grad_outputs)
     if not weights or not all(isinstance(each, torch.Tensor) for each in weights):
         raise TypeError(f"grad_outputs is {brief(repr(grad_outputs))}; it must be a tensor or a tuple of tensors")
 
-    def gradients(*arguments: object) -> tuple[torch.Tensor, ...]:
-        ahead, behind = arguments[: len(given)], arguments[len(given) :]
-        outputs = _differentiable(func(*ahead))
-        checked = [each for each, want in zip(ahead, wanted, strict=True) if want]
-        found = torch.autograd.grad(outputs, checked, behind, create_graph=True, allow_unused=True)
-        return tuple(each for each in found if each is not None)
-
+    gradients = FirstGradients(func, wanted)
     return gradcheck(
         gradients, (*given, *weights), eps=eps, atol=atol, rtol=rtol, raise_exception=raise_exception,
         nondet_tol=nondet_tol, check_undefined_grad=check_undefined_grad, check_grad_dtypes=check_grad_dtypes,
@@ -295,10 +295,6 @@ def _left_out(given: tuple[object, ...]) -> GradcheckError | None:
                 "pass each of them as an argument"
             )
     return None
-
-
-def _differentiable(value: object) -> tuple[torch.Tensor, ...]:
-    return tuple(each for each in tensors(value) if each.requires_grad)
 
 
 def _requires_grad(value: object) -> bool:

@@ -16,7 +16,7 @@ from fastgc._evaluation.evaluator import WrongTypeError, described
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.matching import NewArrays
 from fastgc._parameters.point import Point, fingerprint
-from fastgc.torch._evaluator import TorchEvaluator, footprint
+from fastgc.torch._evaluator import Batching, TorchEvaluator, footprint
 from fastgc.torch._flat import as_reals, numbers
 from fastgc.torch._layers import layers_of
 from fastgc.torch._subject import Subject
@@ -124,10 +124,9 @@ class Opener:
             opened.enter_context(holding(reals, point.leaves))
             sources = [self._source(t, reals[t], point) for t in range(len(reals))]
             first = self._first_values(reals, sources, point)
-            room = footprint(lambda: self.subject({}))
+            batching = Batching(footprint(lambda: self.subject({})), lambda: layers_of(self.subject))
             evaluator = TorchEvaluator(
-                self.subject, point.layout, reals, sources, first.value, room, execution.deadline,
-                layers=lambda: layers_of(self.subject),
+                self.subject, point.layout, reals, sources, first.value, batching, execution.deadline
             )  # fmt: skip
             evaluator.evaluations = _FIRST_CALLS
             evaluator.opened = opened.pop_all()
@@ -149,7 +148,7 @@ class Opener:
         every = dict(enumerate(tensors))
         evaluator = TorchEvaluator(
             lambda replaced: self.subject({**every, **replaced}), point.layout, tensors,
-            [each.clone() for each in tensors], 0.0, 1, execution.deadline,
+            [each.clone() for each in tensors], 0.0, Batching(), execution.deadline,
         )  # fmt: skip
         begin = time.perf_counter()
         try:

@@ -26,8 +26,8 @@ def refereed(call: Opened, jacobian: JacobianAtPoint, checked: Checked) -> tuple
     if exact is None:
         return checked, ""
     estimates, judgement, count = decided(
-        checked.estimates, checked.judgement, where, exact, call.backward.eps, partial(verdicts, jacobian),
-        coarse=not call.in_double,
+        checked.estimates, checked.judgement, where, exact, call.backward.eps * np.abs(exact),
+        partial(verdicts, jacobian), coarse=not call.in_double,
     )  # fmt: skip
     note = f"the exact tangent of {BODIES} decided {count} {plural(count, 'entry', 'entries')}"
     return replace(checked, estimates=estimates, judgement=judgement), note if count else ""

@@ -26,6 +26,7 @@ from fastgc.torch._calls import Function, functions_replaced
 from fastgc.torch._flat import Packing, Tensors, as_reals, numbers
 from fastgc.torch._outputs import tensors
 from fastgc.torch._points import holding
+from fastgc.torch._second import FirstGradients, Tape
 from fastgc.torch._subject import Subject
 from fastgc.torch._surroundings import Given, Named, Types, forward_mode
 
@@ -71,11 +72,19 @@ class BodyTangents:
         try:
             with forward_mode(), torch.no_grad(), forward_ad.dual_level():
                 arguments = self._duals(vector)
-                with _bodies() as called:
-                    found = tensors(self._func(*arguments))
+                called, found = self._outputs(arguments)
                 return self._tangents([found[k] for k in self._compared]) if called else None
         except Exception:  # whatever a body does with tangents that it was not written for
             return None
+
+    def _outputs(self, arguments: list[object]) -> tuple[list[Function], Sequence[torch.Tensor]]:
+        """The Functions that were called, and the outputs by their bodies."""
+        if isinstance(self._func, FirstGradients):
+            tape = Tape()
+            with _bodies(tape.apply) as called:
+                return called, self._func.by_bodies(tape, *arguments)
+        with _bodies() as called:
+            return called, tensors(self._func(*arguments))
 
     def _tangents(self, outputs: Tensors) -> Floats | None:
         """The tangents of outputs, if all are in double precision."""
@@ -194,16 +203,21 @@ class _Context:
     save_for_backward = save_for_forward = mark_dirty = mark_non_differentiable = set_materialize_grads = _ignore
 
 
+def _forward(function: Function, *args: object, **kwargs: object) -> object:
+    """The body of a Function."""
+    if _is_setup_context_defined(function.setup_context):
+        return function.forward(*args, **kwargs)
+    return function.forward(_Context(args), *args, **kwargs)
+
+
 @contextlib.contextmanager
-def _bodies() -> Iterator[list[Function]]:
-    """Call the bodies of custom Functions in their place; yields a list of those called."""
+def _bodies(run: Callable[..., object] = _forward) -> Iterator[list[Function]]:
+    """Call ``run`` in the place of custom Functions; yields a list of those called."""
     called: list[Function] = []
 
     def body(function: Function, *args: object, **kwargs: object) -> object:
         called.append(function)
-        if _is_setup_context_defined(function.setup_context):
-            return function.forward(*args, **kwargs)
-        return function.forward(_Context(args), *args, **kwargs)
+        return run(function, *args, **kwargs)
 
     with functions_replaced(body), _Uncut() as functions, _Known(functions):
         yield called

@@ -25,7 +25,7 @@ from torch import nn  # noqa: E402
 from fastgc._evaluation.evaluator import Ray, silent  # noqa: E402
 from fastgc._parameters.layout import named_layout  # noqa: E402
 from fastgc.torch import check_module  # noqa: E402
-from fastgc.torch._evaluator import TorchEvaluator  # noqa: E402
+from fastgc.torch._evaluator import Batching, TorchEvaluator  # noqa: E402
 from tests.support.torch_operations import Deaf  # noqa: E402
 
 
@@ -868,7 +868,7 @@ def open_evaluator(net: nn.Module, x: Any, footprint: int = 1) -> tuple[TorchEva
     dtype = np.dtype(str(tensors[0].dtype).split(".")[1])
     layout = named_layout(names, [tuple(tensor.shape) for tensor in tensors], [dtype] * len(names))
     sources = [tensor.clone() for tensor in tensors]
-    return TorchEvaluator(loss, layout, tensors, sources, float(loss({})), footprint), tensors
+    return TorchEvaluator(loss, layout, tensors, sources, float(loss({})), Batching(footprint)), tensors
 
 
 def test_batched_and_single_values_agree_and_nothing_stays_displaced() -> None:

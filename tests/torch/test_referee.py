@@ -12,12 +12,12 @@ import pytest
 import fastgc
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
-gradcheck = fastgc.torch.gradcheck
+gradcheck, gradgradcheck = fastgc.torch.gradcheck, fastgc.torch.gradgradcheck
 GradcheckError = importlib.import_module("torch.autograd.gradcheck").GradcheckError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning"),  # when forward mode is first used
-    pytest.mark.filterwarnings("ignore:Input #0 requires gradient and is of dtype:UserWarning"),
+    pytest.mark.filterwarnings(r"ignore:Input #\d requires gradient and is of dtype:UserWarning"),
 ]
 
 
@@ -155,3 +155,89 @@ def test_functions_of_other_threads_are_called_as_before() -> None:
 
     assert gradcheck(function(forward, lambda x, g: g * torch.cos(x)), numbers(2, torch.float32))
     assert all(seen)
+
+
+# --- second derivatives ---
+
+
+class Sine(torch.autograd.Function):
+    """Its backward is another Function, whose own backward is off by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, factor: float) -> Any:
+        ctx.save_for_backward(x)
+        ctx.factor = factor
+        return torch.sin(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        return SinePulled.apply(g, ctx.saved_tensors[0], ctx.factor), None
+
+
+class SinePulled(torch.autograd.Function):
+    """The first derivative, of the newer style."""
+
+    @staticmethod
+    def forward(g: Any, x: Any, factor: float) -> Any:
+        return g * torch.cos(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.factor = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, h: Any) -> Any:
+        g, x = ctx.saved_tensors
+        return h * torch.cos(x), -ctx.factor * h * g * torch.sin(x), None
+
+
+class Product(torch.autograd.Function):
+    """x exp(x); what it saves between may be a constant for the second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, constant: float) -> Any:
+        between = torch.exp(x)
+        ctx.save_for_backward(x, between if constant else None)
+        return between * x
+
+    @staticmethod
+    def backward(ctx: Any, g: Any) -> Any:
+        x, between = ctx.saved_tensors
+        between = torch.exp(x) if between is None else between
+        return g * (between * x + between), None
+
+
+SECOND = {
+    "Function in backward": (lambda x, wrong: Sine.apply(x, 1.5 if wrong else 1.0)),
+    "constant between": (lambda x, wrong: Product.apply(x, wrong)),
+    "two, one of the other": (lambda x, wrong: Product.apply(Sine.apply(x, 1.5 if wrong else 1.0), False)),
+    "two, of one input": (lambda x, wrong: Product.apply(x, wrong) * Sine.apply(x, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_second_derivatives_beside_a_large_first_one(name: str) -> None:
+    """In single precision, round-off of the first derivative hides the second one."""
+    x = numbers(6, torch.float32)
+    assert gradgradcheck(lambda x: 1000 * x + SECOND[name](x, False), x)
+    with pytest.raises(GradcheckError, match=r"(?s)^Jacobian mismatch.*exact tangent of the forward bodies"):
+        gradgradcheck(lambda x: 1000 * x + SECOND[name](x, True), x)
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_second_derivatives_in_double_precision(name: str) -> None:
+    x = numbers(6, torch.float64)
+    assert gradgradcheck(lambda x: SECOND[name](x, False), x)
+    assert not gradgradcheck(lambda x: SECOND[name](x, True), x, raise_exception=False)
+
+
+def test_a_wrong_first_derivative_is_no_wrong_second_one() -> None:
+    wrong = function(lambda x: x**3, lambda x, g: 2 * g * x**2)
+    assert gradgradcheck(lambda x: 1000 * x + wrong(x), numbers(6, torch.float32))
+
+
+def test_a_function_that_returns_its_input_decides_nothing() -> None:
+    same = function(lambda x: x, lambda x, g: g)
+    with pytest.raises(GradcheckError, match=r"^undecided: "):
+        gradgradcheck(lambda x: 1e5 * x + torch.sin(same(x)), numbers(6, torch.float32))
