@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from fastgc._evaluation.evaluator import OutOfTime
+from fastgc._evaluation.parcels import end_with_parent
 from fastgc._evaluation.workers_option import executor_of, kind_of, width
 from fastgc._evaluation.working_time import now
 from fastgc._missing import missing
@@ -212,8 +213,11 @@ class Processes(Executing):
     piece_seconds = _SEEN_SECONDS
 
     def __init__(self, count: int) -> None:
-        super().__init__(ProcessPoolExecutor(count, timeout=_IDLE_SECONDS, env=_ENVIRONMENT), count, "")
         self.label, self._parent = f"{count} processes", os.getpid()
+        executor = ProcessPoolExecutor(
+            count, timeout=_IDLE_SECONDS, env=_ENVIRONMENT, initializer=end_with_parent, initargs=(self._parent,)
+        )
+        super().__init__(executor, count, self.label)
 
     @property
     def ready(self) -> bool:
