@@ -249,6 +249,7 @@ def _open_workers(
         first = _first_call(direct, point, direct.deadline)
     if workers_option.is_number(workers):
         count, _ = _executors.choose(workers)
+        first = first.noted(_executors.refusal(workers, count))
         workers, note = _affordable_copies(count, 0, point.stored.buffer.nbytes, "processes")
         first = first.noted(note)
     if first.scratch or not elsewhere(workers):

@@ -19,13 +19,16 @@ from functools import partial
 from typing import Any, Protocol
 
 from fastgc._evaluation.evaluator import OutOfTime
+from fastgc._evaluation.parcels import end_with_parent
 from fastgc._evaluation.workers_option import executor_of, kind_of, width
 from fastgc._evaluation.working_time import now
 from fastgc._missing import missing
 from fastgc._words import Workers
 
 try:
-    import joblib
+    with warnings.catch_warnings():  # joblib warns where the system has no semaphores; we note it
+        warnings.simplefilter("ignore")
+        import joblib
     from joblib.externals.loky import ProcessPoolExecutor
     from joblib.parallel import get_active_backend
 except ImportError as error:
@@ -206,14 +209,27 @@ class Executing:
     release = end
 
 
+def _pool(count: int, parent: int) -> ProcessPoolExecutor:
+    try:
+        return ProcessPoolExecutor(
+            count, timeout=_IDLE_SECONDS, env=_ENVIRONMENT, initializer=end_with_parent, initargs=(parent,)
+        )
+    except OSError as error:  # processes share semaphores
+        raise OSError(
+            error.errno,
+            f"workers: no processes can be started here ({error.strerror or error}); allow semaphores (on Linux in "
+            "/dev/shm), or use workers=1",
+        ) from error
+
+
 class Processes(Executing):
     """A pool of ``count`` processes, used by one check at a time."""
 
     piece_seconds = _SEEN_SECONDS
 
     def __init__(self, count: int) -> None:
-        super().__init__(ProcessPoolExecutor(count, timeout=_IDLE_SECONDS, env=_ENVIRONMENT), count, "")
         self.label, self._parent = f"{count} processes", os.getpid()
+        super().__init__(_pool(count, self._parent), count, self.label)
 
     @property
     def ready(self) -> bool:
@@ -342,6 +358,13 @@ def choose(workers: Workers) -> tuple[int, Callable[[], Engine]]:
     if callable(workers):
         return count, partial(MapCalls, workers, count, kind_of(workers))
     return _by_joblib(workers)
+
+
+def refusal(workers: Workers, count: int) -> str | None:
+    """A note where one process is all that there is of several that were asked for."""
+    if count > 1 or not isinstance(workers, int) or workers < 2:
+        return None
+    return f"workers={workers}, but joblib starts no processes here (no semaphores? another's worker?): one process"
 
 
 def _by_joblib(workers: Any) -> tuple[int, Callable[[], Engine]]:

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.machinery
+import os
 import pickle
+import shutil
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +38,7 @@ try:
 except ImportError as error:
     raise missing("workers", "workers") from error
 
+_LOOKED_SECONDS = 1.0  # between two looks at whether the parent is there: they take microseconds
 _ALIGNMENT = 64  # bytes: arrays in a file begin at a cache line, as NumPy's own do
 
 
@@ -110,6 +114,7 @@ def contents(parcel: Parcel) -> bytes:
 
 # --- in a worker ---
 
+_folders: set[Path] = set()  # of parcels that were opened here
 _present: dict[int, dict[str, tuple[str, Any]]] = {}  # for each thread, since it displaces a copy that is its own
 
 
@@ -128,10 +133,28 @@ def opened(parcel: Parcel, sent: Mapping[str, bytes], opening: Callable[[Any], A
     return kept[parcel.what][1]
 
 
+def end_with_parent(parent: int) -> None:
+    """Let this process end, and remove what it was sent, when its parent has ended without time for that (a SIGKILL).
+
+    Windows tells the number of the parent after its end, too: there a process ends when it was idle for minutes.
+    """
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOKED_SECONDS)
+    for folder in list(_folders):
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
 def _payload(parcel: Parcel, sent: Mapping[str, bytes]) -> Any:
     if parcel.token in sent:
         head, arrays = pickle.loads(sent[parcel.token])
         return _unpickled(head, np.frombuffer(bytearray(arrays), np.uint8))  # a bytearray can be written to
+    _folders.difference_update([each for each in _folders if not each.exists()])
+    _folders.add(parcel.path.parent)
     try:
         return load(parcel.path)
     except FileNotFoundError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Protocol, TypeGuard, Unpack
 
 import numpy as np
@@ -42,27 +43,31 @@ def listed_constraints(constraints: object) -> list[object]:
     return list(constraints)
 
 
-def constraint_checks(constraints: object, x: Floats, seed: int) -> Iterator[tuple[str, Check | str]]:
+def constraint_checks(constraints: object, x: Floats, seed: int) -> list[tuple[str, Check | str]]:
     """For each derivative of the constraints its name, and its check, or why there is none.
+
+    This calls the caller's functions. A generator would turn a StopIteration of theirs into a RuntimeError.
 
     Raises
     ------
     TypeError, ValueError
         For a constraint of another kind, and for a linear one of another number of variables.
     """
+    found: list[tuple[str, Check | str]] = []
     for number, each in enumerate(listed_constraints(constraints)):
         name = f"constraints[{number}]"
         if isinstance(each, Mapping):
-            yield name, _of_dict(name, each, x)
+            found.append((name, _of_dict(name, each, x)))
         elif hasattr(each, "A"):
-            yield name, _linear(name, each.A, x)
+            found.append((name, _linear(name, each.A, x)))
         elif is_nonlinear(each):
-            yield from _nonlinear(name, each, x, stream(seed, "multipliers", number))
+            found += _nonlinear(name, each, x, stream(seed, "multipliers", number))
         else:
             raise TypeError(
                 f"{name} is a {type(each).__name__}; it must be a dict with 'fun' and 'jac', a NonlinearConstraint "
                 "or a LinearConstraint"
             )
+    return found
 
 
 def _of_dict(name: str, constraint: Mapping[str, object], x: Floats) -> Check | str:
@@ -85,14 +90,14 @@ def _linear(name: str, matrix: ArrayLike, x: Floats) -> str:
 
 def _nonlinear(
     name: str, constraint: NonlinearConstraint, x: Floats, rng: np.random.Generator
-) -> Iterator[tuple[str, Check | str]]:
+) -> list[tuple[str, Check | str]]:
     f, jac, hess = constraint.fun, constraint.jac, constraint.hess
+    name_of_hess, needed = f"{name}.hess", "hess needs jac as a function"
     if not is_own(jac):
-        yield name, f"jac is {jac!r}: no derivative of yours to check"
-    else:
-        yield name, lambda **options: checked_jacobian(f, jac, x, **options)
-    if is_own(hess):
-        yield f"{name}.hess", _hessian(f, jac, hess, x, rng) if is_own(jac) else "hess needs jac as a function"
+        first = name, f"jac is {jac!r}: no derivative of yours to check"
+        return [first, (name_of_hess, needed)] if is_own(hess) else [first]
+    second = [(name_of_hess, _hessian(f, jac, hess, x, rng))] if is_own(hess) else []
+    return [(name, partial(checked_jacobian, f, jac, x)), *second]
 
 
 def _hessian(f: Function, jac: Function, hess: Function, x: Floats, rng: np.random.Generator) -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -132,17 +132,15 @@ class _Problem:
             return np.size(value) != 1
         return dimensions(called(self.jac, self.x, *self.args)) == 2
 
-    def checks(self) -> Iterator[tuple[str, Check | str]]:
+    def checks(self) -> list[tuple[str, Check | str]]:
         """For each derivative of fun its name, and its check, or why there is none."""
+        seconds = zip(("hess", "hessp"), self.second, strict=True)
+        return [self._first(), *[self._hessian_check(name, given) for name, given in seconds if is_own(given)]]
+
+    def _first(self) -> tuple[str, Check | str]:
         if not (self.jac is True or is_own(self.jac)):
-            yield "jac", f"{self.jac!r}: no derivative of yours to check"
-        elif self.has_residuals:
-            yield "jacobian", self._jacobian
-        else:
-            yield "gradient", self._gradient
-        for name, given in zip(("hess", "hessp"), self.second, strict=True):
-            if is_own(given):
-                yield self._hessian_check(name, given)
+            return "jac", f"{self.jac!r}: no derivative of yours to check"
+        return ("jacobian", self._jacobian) if self.has_residuals else ("gradient", self._gradient)
 
     def _jacobian(self, **options: Unpack[CheckOptions]) -> Section:
         return checked_jacobian(self.fun, self.jac, self.x, args=self.args, **options)

@@ -134,3 +134,27 @@ def test_checks_with_other_numbers_of_workers_run_at_once() -> None:
 
     found = at_once(*[lambda k=k: check(k) for k in (2, 3)])
     assert found == [[f"python ({k} processes)"] * 2 for k in (2, 3)]
+
+
+def slow(x: NDArray[np.float64]) -> float:
+    time.sleep(5e-3)
+    return float(x @ x)
+
+
+def test_a_system_without_semaphores_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, **options: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(_executors, "ProcessPoolExecutor", refused)
+    with pytest.raises(OSError, match=r"workers: no processes can be started here \(Read-only.*in /dev/shm.*workers=1"):
+        fastgc.check_gradients(slow, lambda x: 2 * x, np.ones(60), samples="all", workers=2)
+
+
+def test_one_process_instead_of_several_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_executors, "process_count", lambda workers: 1)
+    report = fastgc.check_gradients(slow, lambda x: 2 * x, np.ones(3), workers=2)
+    assert report.engine == "python"
+    assert "workers=2, but joblib starts no processes here (no semaphores? another's worker?): one process" in str(
+        report
+    )
+    assert "joblib" not in str(fastgc.check_gradients(slow, lambda x: 2 * x, np.ones(3), workers=-1))

@@ -313,6 +313,22 @@ fastgc.check_gradients(loss, lambda p: 2 * p, np.ones(2000), samples="all", prob
 """
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL", "SIGHUP"])
+def test_a_killed_process_leaves_neither_a_folder_nor_a_worker(number: str, tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], env=environment, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(5):
+            assert process.stdout.readline() == "in a worker\n"
+        assert list(tmp_path.glob("fastgc-*")) != []
+        process.send_signal(getattr(signal, number))
+        process.stdout.read()  # ends when the last process that could write has ended
+    assert process.returncode == -getattr(signal, number)
+    assert list(tmp_path.glob("fastgc-*")) == []
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_neither_a_folder_nor_a_worker(tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}

@@ -97,6 +97,37 @@ with ThreadPoolExecutor(8) as pool:
     found += list(pool.map(check, ("python", "numba") * 4))
 sys.stdout.write("done" if found == alone * 8 else str(found))
 """,
+    "interrupted while Numba compiles": """
+from numba.core import event
+
+class Interrupting(event.Listener):
+    def __init__(self, number):
+        self.left = number
+    def on_start(self, _):
+        self.left -= 1
+        if not self.left:
+            signal.raise_signal(signal.SIGINT)
+    def on_end(self, _):
+        pass
+
+params, ends = {"w": np.linspace(0.5, 2.0, 300)}, set()
+kept = params["w"].tobytes()
+for number in (1, 2, 3, 4, 5, 6, 8, 10, 14):
+    anew = numba.njit(jitted.py_func)
+    listener = Interrupting(number)
+    event.register("numba:compile", listener)
+    try:
+        fastgc.check_gradients(anew, slopes, params, engine="numba", threads=2)
+        ends.add("ended")
+    except KeyboardInterrupt as error:
+        ends.add(type(error).__name__)
+    event.unregister("numba:compile", listener)
+    again = fastgc.check_gradients(anew, slopes, params, engine="numba", threads=2)
+    whole = again.passed and params["w"].tobytes() == kept
+    if not whole or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        sys.stdout.write(str(again))
+sys.stdout.write("done" if "Interrupted" in ends and ends <= {"Interrupted", "ended"} else str(ends))
+""",
     "with little memory": """
 check("numba", threads=2), check()
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -137,3 +137,23 @@ def test_a_problem_whose_functions_change_errstate_leaves_it() -> None:
     for hess in (lambda x: np.diag(12 * (x - 2) ** 2), None):
         report = fastgc.check_problem(fun, np.zeros(3), jac, hess, constraints=disc)
         assert report.passed and np.geterr() == before
+
+
+@pytest.mark.parametrize("place", ["fun", "jac", "a constraint", "a Hessian"])
+def test_a_problem_passes_on_what_a_function_raises(place: str) -> None:
+    def fun(x: Any) -> float:
+        return float(np.sum(x**2))
+
+    def jac(x: Any) -> Any:
+        return 2 * x
+
+    def stops(*args: Any) -> Any:
+        raise StopIteration("mine")
+
+    if place == "a constraint":
+        constraint = NonlinearConstraint(stops, 0, 2, jac=jac, hess=lambda x, v: 2 * v[0] * np.eye(3))
+    else:
+        constraint = NonlinearConstraint(fun, 0, 2, jac=jac, hess=stops if place == "a Hessian" else "2-point")
+    first, second = stops if place == "fun" else fun, stops if place == "jac" else jac
+    with pytest.raises(StopIteration, match="mine"):
+        fastgc.check_problem(first, np.ones(3), second, constraints=constraint)
