@@ -49,6 +49,7 @@ def test_a_thread_takes_a_turn_within_its_own() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # of JAX, where another test has imported it
 @pytest.mark.parametrize("mine", [True, False], ids=["of the forking thread", "of another thread"])
 def test_the_child_of_a_fork_waits_for_no_thread_of_its_parent(mine: bool) -> None:
     turns, held, over = Turns(), threading.Event(), threading.Event()

@@ -123,12 +123,13 @@ def plan_samples(
     The other entries, at least half of all, are drawn without replacement. The generator of a tensor depends only on
     ``seed`` and the tensor's name, so the choice in one tensor does not depend on the others.
     """
-    layout, counts = selection.layout, selection.counts
+    layout = selection.layout
+    counts = [None if n is None else min(n, size) for n, size in zip(selection.counts, layout.sizes, strict=True)]
     local: list[Positions | None] = [None if count is None else np.arange(count) for count in counts]
     drawn = [count or 0 for count in counts]
     for t, given in selection.given.items():
         local[t], drawn[t] = given, 0
-    partly = [t for t in selection.unexhausted if counts[t] and t not in selection.given]
+    partly = [t for t, n in enumerate(counts) if n and n < layout.sizes[t] and t not in selection.given]
     generators = streams(seed, "samples", [layout.names[t] for t in partly])
     for t, generator, rule in zip(partly, generators, _rules([analytic[t] for t in partly]), strict=True):
         local[t], drawn[t] = _choose(analytic[t], counts[t] or 0, generator, *rule)

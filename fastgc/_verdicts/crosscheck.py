@@ -13,7 +13,7 @@ from fastgc._evaluation.evaluator import Evaluator, silent
 from fastgc._parameters.arrays import Floats, Positions, norm, spread
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
 
-_STEP = float(np.finfo(np.float64).eps) ** 0.5  # of `scipy.optimize.check_grad`
+_STEP = 2.0**-26  # of `scipy.optimize.check_grad`: the root of the machine epsilon
 
 
 @deferring
