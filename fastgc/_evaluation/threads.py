@@ -78,7 +78,9 @@ class WorkerThreads:
         piece = queue.take()
         try:
             if self._pool is not None and queue.left:
-                helpers = [self._pool.submit(_help, n, queue, work, finished) for n in range(1, self.count)]
+                with contextlib.suppress(RuntimeError):  # no thread can be started, as when the interpreter ends
+                    for n in range(1, self.count):
+                        helpers.append(self._pool.submit(_help, n, queue, work, finished))
             while piece is not None:
                 work(0, piece)
                 done(piece.stop - piece.start + _drained(finished))

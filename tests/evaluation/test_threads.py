@@ -83,6 +83,13 @@ def test_a_thread_that_has_not_begun_is_not_waited_for() -> None:
         crew.close()
 
 
+def test_where_no_thread_can_be_started_the_callers_does_all_work() -> None:
+    crew, items = WorkerThreads(3), list[int]()
+    crew.close()  # as `concurrent.futures` does when the interpreter ends
+    crew.run(WorkQueue(10, lambda left: 1), lambda thread, piece: items.append(piece.start), lambda count: None)
+    assert items == list(range(10))
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_what_a_thread_raises_is_raised_when_none_is_at_work(failing: int) -> None:
     at_work, lock = [0], threading.Lock()

@@ -20,6 +20,9 @@ from torch import nn  # noqa: E402
 
 from fastgc.torch import check_module  # noqa: E402
 
+# loky replaces a worker that has grown by 300 MB since its first task, and warns in a thread of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given:UserWarning")
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
