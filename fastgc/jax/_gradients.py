@@ -263,6 +263,8 @@ class _Given:
                 f"loss returned a {type(found).__name__} of {len(found)}; it must return one real number: pass "
                 "has_aux=True if it returns (value, aux), gradients=True if it returns (value, gradients)"
             )
+        if isinstance(found, jax.Array) and found.dtype == jnp.bfloat16:
+            return found.astype(jnp.float32)
         return found
 
     def analytic(self, leaves: Leaves) -> list[Leaf]:

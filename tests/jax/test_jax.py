@@ -188,6 +188,8 @@ def test_half_precision_of_both_kinds_is_checked(dtype: Any) -> None:
     wrong = check_gradients(loss, params, lambda p: {"w": 8 * p["w"]}, precision="native")
     assert wrong.tensors["w"].verdict == "fail", str(wrong)
     assert check_gradients(loss, params, precision="native", rtol={"w": 5.0}).verdict != "fail"
+    coarse = check_gradients(lambda p: jnp.sum(p["w"] ** 2), params, precision="native")
+    assert coarse.verdict != "fail", str(coarse)
 
 
 def test_disabled_x64_is_noticed_and_left_as_it_was() -> None:
