@@ -69,7 +69,8 @@ def with_operations(report: GradientReport, tested: Callable[[], tuple[Operation
     begin, notes = time.perf_counter(), report.notes
     operations: tuple[Operation, ...] = ()
     try:
-        operations = tested()
+        with np.errstate():  # what the caller's functions set lasts no longer
+            operations = tested()
     except Exception as error:
         notes = (*notes, f"{which} is wrong was not tested ({brief(f'{type(error).__name__}: {error}')})")
     seconds = report.seconds + time.perf_counter() - begin

@@ -184,6 +184,15 @@ def _number(name: str, value: object) -> float:
     raise TypeError(f"{name} is {brief(repr(value))}; it must be a real number")
 
 
+def _returned(value: object) -> complex:
+    """What f returned as a number; a TypeError unless it is one, which is complex for a complex step alone."""
+    with contextlib.suppress(TypeError, ValueError):
+        found = np.asarray(value)
+        if found.size == 1 and found.dtype.kind in "fiubcO":
+            return found.item() if found.dtype.kind == "c" else float(found.item())
+    raise TypeError(f"f returned {brief(repr(value))}; it must return a real number")
+
+
 def _sizes(steps: object) -> Floats:
     """The steps as a vector. By default from below the round-off of x = 1 up to its size; 500 make a smooth curve."""
     if steps is None:
@@ -197,16 +206,17 @@ def _sizes(steps: object) -> Floats:
 
 def _values(f: Callable[[float], SupportsFloat], points: Floats, x: float) -> tuple[Floats, Raised]:
     """Values of f at points of any shape, nan where it raises, and its exceptions; one at x itself passes through."""
-    values, found = [], Raised()
+    values, found = list[complex](), Raised()
     with np.errstate(all="ignore"):
         for point in points.reshape(-1):
             try:
-                values.append(f(point))
+                value = f(point)
             except Exception as error:
                 if point == x:
                     raise
                 found = found.joined(Raised(1, error))
                 values.append(np.nan)
             else:
+                values.append(_returned(value))
                 found = found if found.answered or point == x else replace(found, answered=True)
     return np.array(values).reshape(points.shape), found

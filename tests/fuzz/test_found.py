@@ -157,3 +157,25 @@ def test_a_problem_passes_on_what_a_function_raises(place: str) -> None:
     first, second = stops if place == "fun" else fun, stops if place == "jac" else jac
     with pytest.raises(StopIteration, match="mine"):
         fastgc.check_problem(first, np.ones(3), second, constraints=constraint)
+
+
+@pytest.mark.parametrize("value", [None, "a", [1.0, 2.0], np.ones(2)], ids=str)
+def test_a_step_sweep_of_what_is_no_number_at_displaced_points(value: Any) -> None:
+    """None met the weights of a formula."""
+    with pytest.raises(TypeError, match=r"^f returned .*; it must return a real number"):
+        fastgc.step_sweep(lambda x: 1.0 if x == 1 else value, np.cos, 1, steps=3, stencils=("central",))
+
+
+def test_errstate_that_a_loss_sets_while_its_operations_are_looked_at() -> None:
+    """It was left set: the operations are recorded after the check."""
+    jax = pytest.importorskip("jax")
+    odd = jax.custom_vjp(lambda x: jax.numpy.sin(x))
+    odd.defvjp(lambda x: (odd(x), x), lambda x, g: (2.5 * g * jax.numpy.cos(x),))
+
+    def loss(params: Any) -> Any:
+        np.seterr(all="raise")
+        return jax.numpy.sum(odd(params["w"]) ** 2)
+
+    before = np.geterr()
+    assert fastgc.jax.check_gradients(loss, {"w": np.ones(6)}).verdict == "fail"
+    assert np.geterr() == before
