@@ -32,12 +32,17 @@ def _late(self: object, name: str) -> Any:
         return vars(self)[name]
     if rest is None or name.startswith("__"):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-    vars(self).update({key: value for key, value in rest().items() if key not in vars(self)}, _rest=None)
+    _complete(self)
     return getattr(self, name)
 
 
 def _state(self: object) -> dict[str, object]:
     """All attributes, for pickles and copies."""
-    if (rest := vars(self).get("_rest")) is not None:
-        vars(self).update(rest(), _rest=None)
+    _complete(self)
     return {key: value for key, value in vars(self).items() if key != "_rest"}
+
+
+def _complete(self: object) -> None:
+    """Compute the attributes that are not there yet."""
+    if (rest := vars(self).get("_rest")) is not None:
+        vars(self).update({key: value for key, value in rest().items() if key not in vars(self)}, _rest=None)

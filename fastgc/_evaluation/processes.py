@@ -104,9 +104,7 @@ class SentLoss:
         evaluator = PythonEvaluator(
             self.loss, self.layout.rebuild(own.leaves), self.args, self.layout, own.leaves, self.leaves
         )
-        if self.trial is not None:
-            refuse_different_loss(evaluator, *self.trial)
-            evaluator.raised = Raised()  # the main process has noted the same exceptions
+        refuse_different_loss(evaluator, self.trial)
         return OpenedLoss(evaluator, self.layout.names, own.leaves, self.leaves)
 
 
@@ -318,8 +316,11 @@ def _refuse_changed(opened: OpenedLoss) -> None:
         )
 
 
-def refuse_different_loss(evaluator: Direct, positions: Positions, rows: Array, expected: Array) -> None:
+def refuse_different_loss(evaluator: Direct, trial: Trial | None) -> None:
     """Raise a ValueError if the loss gives other values here than in the main process: the check would be wrong."""
+    if trial is None:
+        return
+    positions, rows, expected = trial
     for here, there in zip(evaluator.along(positions, rows).tolist(), expected.tolist(), strict=True):
         both_nan = here != here and there != there
         if not (here == there or abs(here - there) <= SAME_VALUE_THERE * abs(there) or both_nan):
@@ -328,6 +329,7 @@ def refuse_different_loss(evaluator: Direct, positions: Positions, rows: Array, 
                 "that is not sent to workers (a global changed after its module was imported, a module edited since); "
                 "pass that through args, or use workers=1"
             )
+    evaluator.raised = Raised()  # the main process has noted the same exceptions
 
 
 def _received(sent: tuple[Raised, bytes | None]) -> Raised:

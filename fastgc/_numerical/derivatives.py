@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar, get_args, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastgc._arguments import flag, number, one_of, refuse_uncallable
+from fastgc._arguments import flags, number, one_of, refuse_uncallable
 from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, open_evaluator
@@ -129,8 +129,7 @@ def numerical_gradient(
     """
     formula, absolute = stencil_named(stencil), _one_step(h, step)
     _refuse_unusable(f, args, engine)
-    flag("in_place", in_place)
-    flag("progress", progress)
+    flags(in_place=in_place, progress=progress)
     _refuse_conflicts(engine, workers, in_place)
     params = x if in_place or isinstance(x, (dict, np.ndarray)) or _holds_arrays(x) else real_array(x)
     layout, leaves = flatten_parameters(params)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastgc._evaluation.engine import Execution, FirstCall
-from fastgc._evaluation.evaluator import Evaluator, Raised, Tick, silent
+from fastgc._evaluation.evaluator import Evaluator, Tick, silent
 from fastgc._evaluation.pieces import single_threaded
 from fastgc._evaluation.processes import Answer, OpenedLoss, Trial, WorkersEvaluator, refuse_different_loss
 from fastgc._gradient.options import CheckOptions
@@ -81,9 +81,7 @@ class SentModule:
             evaluator, _ = opener(None, self.point, Execution("python"), expected=0, with_gradients=False)
         subject.surroundings.keep_what_was_used()
         evaluator.base = self.base
-        if self.trial is not None:
-            refuse_different_loss(evaluator, *self.trial)
-            evaluator.raised = Raised()
+        refuse_different_loss(evaluator, self.trial)
         return OpenedModule(evaluator, (), (), ())
 
 
