@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ CHANGED = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def of_the_package() -> Iterator[list[Constant]]:
+    """The constants of the package, which are looked for once."""
+    found = thresholds.constants()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thresholds, "constants", lambda: found)
+        yield found
+
+
 def test_constants_are_numbers_under_capital_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, found = constants_of(tmp_path, monkeypatch)
     assert set(found) == set(CHANGED)
@@ -76,8 +86,8 @@ def test_arrays_and_whole_numbers_are_scaled() -> None:
     assert [thresholds.scaled(number, 0.5) for number in (3, 1, 0, 3.0)] == [1, 1, 0, 1.5]
 
 
-def test_the_constants_of_the_package_are_found() -> None:
-    found = thresholds.constants()
+def test_the_constants_of_the_package_are_found(of_the_package: list[Constant]) -> None:
+    found = of_the_package
     assert len(found) > 100
     assert {each.path.parts[0] for each in found} == {each.partition("/")[0] for each in thresholds.FOLDERS}
     assert not any("finfo" in each.text and each.text.startswith("float(") for each in found)
@@ -87,8 +97,10 @@ def test_the_constants_of_the_package_are_found() -> None:
         thresholds.chosen("_derivatives:_NONE")
 
 
-def test_a_changed_copy_of_the_package_is_what_a_process_imports(tmp_path: Path) -> None:
-    constant = next(each for each in thresholds.constants() if isinstance(each.value, float))
+def test_a_changed_copy_of_the_package_is_what_a_process_imports(
+    of_the_package: list[Constant], tmp_path: Path
+) -> None:
+    constant = next(each for each in of_the_package if isinstance(each.value, float))
     copy = shutil.copytree(thresholds.PACKAGE, tmp_path / "fastgc")
     thresholds.rewrite(copy / constant.path, constant.name, constant.changed(2.0))
     script = tmp_path / "scripts" / "script.py"

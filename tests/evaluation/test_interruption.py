@@ -215,13 +215,14 @@ def rows(p: Tensors) -> Any:
 
 
 @pytest.fixture
-def moments() -> Iterator[Callable[[float], None]]:
+def moments() -> Iterator[Callable[[float], threading.Timer]]:
     """Starts timers that send Ctrl-C to the main thread."""
     timers: list[threading.Timer] = []
 
-    def start(seconds: float) -> None:
+    def start(seconds: float) -> threading.Timer:
         timers.append(threading.Timer(seconds, _thread.interrupt_main))
         timers[-1].start()
+        return timers[-1]
 
     yield start
     for timer in timers:
@@ -232,7 +233,7 @@ def moments() -> Iterator[Callable[[float], None]]:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a folder removed by its finalizer
-def test_at_random_moments(engine: str, params: Tensors, moments: Callable[[float], None]) -> None:
+def test_at_random_moments(engine: str, params: Tensors, moments: Callable[[float], threading.Timer]) -> None:
     function = {"compiled": compiled, "vectorized": rows}.get(engine, loss)
     before, rng = copies(params), np.random.default_rng(0)
 
@@ -243,11 +244,16 @@ def test_at_random_moments(engine: str, params: Tensors, moments: Callable[[floa
     threads = threading.active_count()
     for seconds in rng.uniform(0, 0.02, 17):
         with contextlib.suppress(KeyboardInterrupt):  # before the check or after it
-            moments(float(seconds))
+            timer = moments(float(seconds))
             assert found(check).verdict in ("pass", "undecided")
-            time.sleep(0.1)
+            timer.join()
+        timer.join()  # which an interruption of the first one has left
         assert_untouched(before, params)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    for _ in range(600):
+        if threading.active_count() == threads:
+            break
+        time.sleep(0.01)  # what was cut off takes a moment to end
     assert threading.active_count() == threads
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import json
 import os
@@ -315,18 +316,32 @@ fastgc.check_gradients(loss, lambda p: 2 * p, np.ones(2000), samples="all", prob
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL", "SIGHUP"])
-def test_a_killed_process_leaves_neither_a_folder_nor_a_worker(number: str, tmp_path: Path) -> None:
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], env=environment, stdout=PIPE, text=True) as process:
-        assert process.stdout is not None
-        for _ in range(5):
-            assert process.stdout.readline() == "in a worker\n"
-        assert list(tmp_path.glob("fastgc-*")) != []
-        process.send_signal(getattr(signal, number))
-        process.stdout.read()  # ends when the last process that could write has ended
-    assert process.returncode == -getattr(signal, number)
-    assert list(tmp_path.glob("fastgc-*")) == []
+def test_a_killed_process_leaves_neither_a_folder_nor_a_worker(tmp_path: Path) -> None:
+    """Three processes at once: each takes seconds to end."""
+    numbers = [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP]
+    folders = [tmp_path / number.name for number in numbers]
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(checking_in(folder)) for folder in folders]
+        for process, folder, number in zip(processes, folders, numbers, strict=True):
+            wait_for_workers(process)
+            assert list(folder.glob("fastgc-*")) != []
+            process.send_signal(number)
+        for process in processes:
+            process.stdout.read()  # type: ignore[union-attr] # ends when the last that could write has ended
+    assert [process.returncode for process in processes] == [-number for number in numbers]
+    assert [[*folder.glob("fastgc-*")] for folder in folders] == [[]] * 3
+
+
+def checking_in(folder: Path) -> subprocess.Popen[str]:
+    """A process whose check in workers keeps its files in a folder."""
+    folder.mkdir()
+    environment = os.environ | {"TMPDIR": str(folder)}
+    return subprocess.Popen([sys.executable, "-c", INTERRUPTED], env=environment, stdout=PIPE, text=True)
+
+
+def wait_for_workers(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(5)] == ["in a worker\n"] * 5
 
 
 @pytest.mark.usefixtures("interruptible")

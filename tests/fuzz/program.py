@@ -286,7 +286,8 @@ def _draw_call(rng: random.Random, program: Program, hostile: bool) -> None:
         "taylor_test": "fastgc.taylor_test(loss, gradients, params, args=args)",
         "check_jacobian": "fastgc.check_jacobian(lambda x: np.stack([x, loss(x) * x]), gradients, a0{more})",
         "check_hessian": "fastgc.check_hessian(loss, gradients, None, a0, hvp=lambda x, v: v{more})",
-        "numerical_jacobian": "fastgc.numerical_jacobian(gradients, a0)",
+        # That of 20,000 parameters takes 8 s: half of the time of 300 calls.
+        "numerical_jacobian": "fastgc.numerical_jacobian(gradients, a0[:60] if np.shape(a0) == (20000,) else a0)",
         "gradient_check": "fastgc.gradient_check(loss, gradients, a0)",
     }
     program.door = "check_gradients" if rng.random() < 0.7 or not hostile else rng.choice(sorted(doors))
