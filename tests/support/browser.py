@@ -76,7 +76,9 @@ def axe() -> str | None:
     if npm is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([npm, "pack", "axe-core@4.14.1", "--silent", "--prefer-offline"], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(
+            [npm, "pack", "axe-core@4.14.1", "--silent", "--prefer-offline"], cwd=folder, capture_output=True, text=True
+        )
         if done.returncode:
             return None
         shutil.unpack_archive(Path(folder, done.stdout.split()[-1]), folder)
