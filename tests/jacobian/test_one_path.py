@@ -70,8 +70,8 @@ def verdicts(flat: Flat) -> list[str]:
     return [one.verdict, row.verdict, two.verdict]
 
 
-RIGHT, WRONG = correct_problems()[::12], wrong_gradients()[::16]  # bench/doors.py takes all
-SECOND = {problem.name: problem for problem in right_problems()[::4]} | dict([*wrong_problems().items()][::16])
+RIGHT, WRONG = correct_problems()[::12], wrong_gradients()[::24]  # bench/doors.py takes all
+SECOND = {problem.name: problem for problem in right_problems()[::5]} | dict([*wrong_problems().items()][::24])
 
 
 @pytest.mark.parametrize("problem", RIGHT, ids=lambda problem: problem.name)
