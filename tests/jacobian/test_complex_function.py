@@ -37,11 +37,12 @@ def test_offsets_hide_nothing_from_them(offset: float) -> None:
         found[123, 123] *= 1.01
         return found
 
+    x = WIDE[:150]
     for options in (STEPS, {}):
-        right = check_jacobian(far, slopes, WIDE, **options)
+        right = check_jacobian(far, slopes, x, **options)
         assert right.verdict == "pass" or offset == 1e12, str(right)
         assert right.verdict != "fail", str(right)
-        report = check_jacobian(far, wrong, WIDE, **options)
+        report = check_jacobian(far, wrong, x, **options)
         assert {entry.index for entry in report.wrong_entries} == {(123, 123)}, str(report)
 
 
