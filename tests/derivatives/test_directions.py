@@ -184,7 +184,7 @@ def test_errors_at_the_limit_are_missed_no_more_often_than_stated(errors: list[f
     error = np.zeros(LINEAR.size)
     error[: len(errors)] = errors
     error /= np.linalg.norm(error)
-    runs, missed = 40, 0
+    runs, missed = 30, 0
     for seed in range(runs):
         right = right_once(seed)
         assert right.miss(right.norm_limit) == pytest.approx(0.03)
