@@ -25,10 +25,10 @@ from fastgc._parameters.point import copied_point
 Floats = NDArray[np.float64]
 Params = dict[str, Any]
 
-SIZE = 4000
+SIZE = 2000
 W = np.random.default_rng(0).standard_normal(SIZE)
 PARAMS = {"w": W}
-AT = 2000 + int(np.argmax(W[2000:] > 0.5))
+AT = 1000 + int(np.argmax(W[1000:] > 0.5))
 REFUSED = "probes measured differences, no complex steps: "
 
 

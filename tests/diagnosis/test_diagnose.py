@@ -325,7 +325,7 @@ def test_an_entry_of_two_is_not_off_by_one(place: int) -> None:
 # --- new kinds, planted in real models (all of them: bench/diagnosis.py) ---
 
 
-@pytest.mark.parametrize("wrong", planted_kinds()[::5], ids=lambda wrong: wrong.name)
+@pytest.mark.parametrize("wrong", planted_kinds()[::7], ids=lambda wrong: wrong.name)
 def test_planted_kinds_are_named(wrong: Wrong) -> None:
     for name, tensor in check(wrong.problem).tensors.items():
         if tensor.verdict == "fail":

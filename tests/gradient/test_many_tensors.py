@@ -50,8 +50,8 @@ def calls(params: Any, loss: Any = loss, gradients: Any = slopes, **options: Any
 
 @pytest.fixture(scope="module")
 def of_right_tensors() -> tuple[int, int]:
-    """The calls of 400 and of 800 right tensors."""
-    return calls(many(400)), calls(many(800))
+    """The calls of 300 and of 600 right tensors."""
+    return calls(many(300)), calls(many(600))
 
 
 def test_calls_grow_with_the_number_of_tensors(of_right_tensors: tuple[int, int]) -> None:
@@ -61,7 +61,7 @@ def test_calls_grow_with_the_number_of_tensors(of_right_tensors: tuple[int, int]
 
 def test_a_right_tensor_among_many_takes_few_calls(of_right_tensors: tuple[int, int]) -> None:
     few, several = of_right_tensors
-    assert several - few <= 400 * MOST_CALLS
+    assert several - few <= 300 * MOST_CALLS
 
 
 def test_a_small_check_takes_few_calls() -> None:
