@@ -34,16 +34,15 @@ def test_offsets_hide_nothing_from_them(offset: float) -> None:
 
     def wrong(x: Floats) -> Floats:
         found = slopes(x)
-        found[23, 23] *= 1.01
+        found[123, 123] *= 1.01
         return found
 
-    x = WIDE[:40]
     for options in (STEPS, {}):
-        right = check_jacobian(far, slopes, x, **options)
+        right = check_jacobian(far, slopes, WIDE, **options)
         assert right.verdict == "pass" or offset == 1e12, str(right)
         assert right.verdict != "fail", str(right)
-        report = check_jacobian(far, wrong, x, **options)
-        assert {entry.index for entry in report.wrong_entries} == {(23, 23)}, str(report)
+        report = check_jacobian(far, wrong, WIDE, **options)
+        assert {entry.index for entry in report.wrong_entries} == {(123, 123)}, str(report)
 
 
 def test_functions_that_are_not_analytic_are_left_to_differences() -> None:
