@@ -25,10 +25,10 @@ from fastgc._parameters.point import copied_point
 Floats = NDArray[np.float64]
 Params = dict[str, Any]
 
-SIZE = 4000
+SIZE = 2000
 W = np.random.default_rng(0).standard_normal(SIZE)
 PARAMS = {"w": W}
-AT = 2000 + int(np.argmax(W[2000:] > 0.5))
+AT = 1000 + int(np.argmax(W[1000:] > 0.5))
 REFUSED = "probes measured differences, no complex steps: "
 
 
@@ -95,7 +95,7 @@ def smooth_gradient(p: Params) -> dict[str, Floats]:
     return {"w": 2 * w / (1 + w**2) + np.exp(-w) * (1 - w)}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("offset", [0.0, 1e8])
 @pytest.mark.parametrize(
     ("function", "slopes", "shapes"),
@@ -142,7 +142,7 @@ def test_all_directions_are_complex_steps() -> None:
     assert np.abs(other.residuals).max() > 1e-14 * other.norm
 
 
-@pytest.mark.parametrize("shape", [(300, 300)])
+@pytest.mark.parametrize("shape", [(200, 200)])
 def test_one_wrong_entry_of_many_is_named_by_six_evaluations(shape: tuple[int, ...]) -> None:
     """Of a million entries in `bench/huge.py`."""
     w = np.random.default_rng(0).standard_normal(shape)
@@ -154,8 +154,7 @@ def test_one_wrong_entry_of_many_is_named_by_six_evaluations(shape: tuple[int, .
     assert counts[0] <= 6
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e6, 1e10, 1e14])
-@pytest.mark.parametrize("index", [0, SIZE - 1])
+@pytest.mark.parametrize(("offset", "index"), [(0.0, 0), (1e6, SIZE - 1), (1e10, 0), (1e14, SIZE - 1)])
 def test_a_wrong_entry_is_named_whatever_the_offset(offset: float, index: int) -> None:
     report = check_gradients(shifted(offset), wrong_in(index), PARAMS, stencil="complex_step")
     assert [entry.index for entry in report.tensors["w"].wrong_entries] == [(index,)], str(report)
@@ -270,7 +269,7 @@ def test_it_says_why() -> None:
 # --- as the judge of what differences leave undecided ---
 
 
-@pytest.mark.parametrize("offset", [1e10, 1e12, 1e14])
+@pytest.mark.parametrize("offset", [1e10, 1e14])
 def test_it_decides_probes_that_noise_hides(offset: float) -> None:
     report = check_gradients(shifted(offset), gradient, PARAMS)
     probe = report.tensors["w"].probe

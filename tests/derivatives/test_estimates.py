@@ -107,14 +107,14 @@ def climbed(example: Example, scale: float, offset: float, unit: float) -> Outco
 
 @cache
 def outcomes() -> tuple[Outcome, ...]:
-    """525 random functions of all families, scales and offsets."""
+    """350 random functions of all families, scales and offsets."""
     generator = np.random.default_rng(12345)
 
     def draw(low: float, high: float) -> float:
         return float(generator.uniform(low, high))
 
     found = []
-    for number in range(525):
+    for number in range(350):
         example = FAMILIES[number % len(FAMILIES)](draw)
         offset = 0.0 if number % 2 else (-1) ** (number // 2) * 10 ** draw(0, 10)
         unit = 1.0 if number % 3 else 10 ** draw(-6, 6)
@@ -123,7 +123,7 @@ def outcomes() -> tuple[Outcome, ...]:
 
 
 def test_every_entry_has_a_derivative_and_an_uncertainty() -> None:
-    assert len(outcomes()) >= 500
+    assert len(outcomes()) == 350
     lost = [each for each in outcomes() if not (np.isfinite(each.error) and np.isfinite(each.uncertainty))]
     assert len(lost) <= 0.002 * len(outcomes()), lost
     assert all(each.uncertainty > 0 for each in outcomes())
@@ -152,7 +152,7 @@ def test_the_uncertainty_is_no_excuse() -> None:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
 def test_no_family_of_functions_is_the_weak_one(family: Callable[[Draw], Example]) -> None:
     mine = outcomes()[FAMILIES.index(family) :: len(FAMILIES)]
-    assert len(mine) == 75
+    assert len(mine) == 50
     assert np.mean([each.error <= each.uncertainty for each in mine]) >= 0.98
 
 
@@ -170,7 +170,7 @@ def test_without_an_offset_derivatives_are_precise() -> None:
     st.none() | st.floats(0, 10),
     st.booleans(),
 )
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_any_smooth_function_is_within_ten_uncertainties(
     family: Callable[[Draw], Example], numbers: list[float], scale: float, offset: float | None, negative: bool
 ) -> None:
@@ -190,7 +190,7 @@ def test_cheap_quotients_are_within_ten_uncertainties(stencil: str) -> None:
     def draw(low: float, high: float) -> float:
         return float(generator.uniform(low, high))
 
-    for number in range(105):
+    for number in range(56):
         example = FAMILIES[number % len(FAMILIES)](draw)
         scale = 10 ** draw(-8, 8)
         slope = scale * example.slope(example.x)

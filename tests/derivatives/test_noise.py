@@ -37,7 +37,7 @@ def measured(f: Callable[[Floats], Floats], eps: float = EPS) -> Noise:
 def test_planted_noise_is_measured_within_a_factor_of_ten(trend: Any, size: float, kind: str) -> None:
     generator = np.random.default_rng(0)
     draw = generator.normal if kind == "normal" else lambda size: math.sqrt(3) * generator.uniform(-1, 1, size)
-    for _ in range(40):
+    for _ in range(20):
         noise = measured(lambda t: trend(t) + size * draw(size=t.shape))
         assert 0.1 * size < noise.at_point < 10 * size
         assert 0.1 * size < noise.displaced < 10 * size

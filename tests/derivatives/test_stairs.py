@@ -106,8 +106,9 @@ def test_a_right_gradient_never_fails_where_the_loss_rounds_its_parameters(point
         assert report.passed, str(report)
 
 
-@pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("rounding", ROUNDING)
+@pytest.mark.parametrize(
+    ("rounding", "point"), [(r, p) for i, r in enumerate(ROUNDING) for j, p in enumerate(POINTS) if (i + j) % 2]
+)
 def test_a_gradient_twice_too_large_never_passes_there(point: str, rounding: str) -> None:
     report = fastgc.check_gradients(ROUNDING[rounding], lambda x: 2 * np.cos(x), POINTS[point])
     assert report.verdict != "pass", str(report)
@@ -148,17 +149,14 @@ def weights(seed: int, *, zero_biases: bool, on_grid: bool) -> dict[str, Array]:
     return {name: each.astype(np.float32).astype(float) for name, each in params.items()} if on_grid else params
 
 
-@pytest.mark.parametrize(
-    "rounded", [{"W1", "b1", "W2", "b2"}, {"W1"}, {"W2", "b2"}, {"b1"}], ids=lambda each: " ".join(sorted(each))
-)
-@pytest.mark.parametrize("zero_biases", [True, False])
-@pytest.mark.parametrize("on_grid", [True, False])
-def test_networks_that_see_their_parameters_in_float32(rounded: set[str], zero_biases: bool, on_grid: bool) -> None:
+@pytest.mark.parametrize("rounded", ["W1 W2 b1 b2", "W1", "W2 b2", "b1"])
+@pytest.mark.parametrize(("zero_biases", "on_grid"), [(True, False), (False, True)])
+def test_networks_that_see_their_parameters_in_float32(rounded: str, zero_biases: bool, on_grid: bool) -> None:
     right, wrong = Counter[str](), Counter[str]()
     for seed in range(3):
         params = weights(seed, zero_biases=zero_biases, on_grid=on_grid)
-        loss = lambda p: network(p, rounded, np.float32)  # noqa: E731
-        slopes = network(params, rounded, np.float32, gradient=True)
+        loss = lambda p: network(p, set(rounded.split()), np.float32)  # noqa: E731
+        slopes = network(params, set(rounded.split()), np.float32, gradient=True)
         right[fastgc.check_gradients(loss, slopes, params, crosscheck=False).verdict] += 1
         doubled = {**slopes, "W1": 2 * slopes["W1"]}  # type: ignore[dict-item]
         wrong[fastgc.check_gradients(loss, doubled, params, crosscheck=False).verdict] += 1
@@ -168,7 +166,7 @@ def test_networks_that_see_their_parameters_in_float32(rounded: set[str], zero_b
 
 @pytest.mark.parametrize("zero_biases", [True, False])
 def test_networks_that_see_their_parameters_in_float16_are_not_accused(zero_biases: bool) -> None:
-    for seed in range(10):
+    for seed in range(5):
         params = weights(seed, zero_biases=zero_biases, on_grid=False)
         loss = lambda p: network(p, set(p), np.float16)  # noqa: E731
         slopes = network(params, set(params), np.float16, gradient=True)

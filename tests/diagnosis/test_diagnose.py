@@ -71,23 +71,23 @@ def in_half(g: np.ndarray) -> np.ndarray:
 
 
 FIRES = [
-    ("sign", alone(np.negative), "mlp-tanh-mse:W1 lstm:U conv2d-relu-xent:b1 gaussian-process:log_noise"),
-    ("factor", alone(lambda g: 2 * g), "mlp-gelu-xent:b1 attention:Wq regression-poisson:W mlp-wide-tanh:W1"),
-    ("factor", alone(lambda g: g / 3.7), "rnn:Wh gaussian-mixture:means sinkhorn:cost"),
-    ("transpose", alone(np.transpose), "mlp-square-tanh:W2 attention:Wv equilibrium:W log-determinant:A"),
-    ("permutation", alone(lambda g: g[::-1]), "mlp-relu-xent:W2 conv1d-tanh-mse:W1 lstm:W"),
-    ("permutation", alone(lambda g: g[..., ::-1]), "gru:U hidden-markov:emit mlp-wide-tanh:W1"),
-    ("permutation", alone(without_the_first), "lstm:b mlp-wide-tanh:W1 regression-poisson:W"),
-    ("zero", alone(np.zeros_like), "mlp-tanh-mse:b1 regression-gamma:b rnn:Wx mlp-wide-tanh:W1"),
-    ("missing_term", lambda g, p, t: g[t] - 0.1 * p[t], "mlp-sigmoid-mse:W1 gru:U attention:Wo conv2d-relu-xent:W2"),
-    ("missing_term", lambda g, p, t: g[t] + 0.1 * np.sign(p[t]), "mlp-softplus-mse:W2 lstm:W rosenbrock:p"),
-    ("missing_term", alone(lambda g: g + 0.05), "mlp-tanh-mse:b1 gaussian-mixture:means neural-ode:W1"),
-    ("broadcast", alone(level(0)), "mlp-sigmoid-mse:W1 lotka-volterra:rates mlp-wide-tanh:W1"),
-    ("broadcast", alone(level(-1)), "hidden-markov:emit conv1d-tanh-mse:W2 mlp-wide-tanh:W1"),
-    ("sparse", alone(lambda g: last_row(g, 0)), "mlp-tanh-mse:W2 neural-ode:W1 mlp-wide-tanh:W1 entropy-edge:p"),
-    ("sparse", alone(lambda g: last_row(g.T, 0).T), "mlp-gelu-xent:W1 gru:U regression-multinomial:W"),
-    ("scale_precision", alone(in_half), "mlp-tanh-mse:W1 lstm:U regression-logistic:W"),
-    ("unstructured", alone(lambda g: g + g**2), "mlp-tanh-mse:W1 gru:U mlp-wide-tanh:W1 statsmodels-probit:params"),
+    ("sign", alone(np.negative), "lstm:U conv2d-relu-xent:b1 gaussian-process:log_noise"),
+    ("factor", alone(lambda g: 2 * g), "attention:Wq regression-poisson:W mlp-wide-tanh:W1"),
+    ("factor", alone(lambda g: g / 3.7), "gaussian-mixture:means sinkhorn:cost"),
+    ("transpose", alone(np.transpose), "attention:Wv equilibrium:W log-determinant:A"),
+    ("permutation", alone(lambda g: g[::-1]), "mlp-relu-xent:W2 conv1d-tanh-mse:W1"),
+    ("permutation", alone(lambda g: g[..., ::-1]), "hidden-markov:emit mlp-wide-tanh:W1"),
+    ("permutation", alone(without_the_first), "lstm:b regression-poisson:W"),
+    ("zero", alone(np.zeros_like), "regression-gamma:b rnn:Wx mlp-wide-tanh:W1"),
+    ("missing_term", lambda g, p, t: g[t] - 0.1 * p[t], "mlp-sigmoid-mse:W1 attention:Wo conv2d-relu-xent:W2"),
+    ("missing_term", lambda g, p, t: g[t] + 0.1 * np.sign(p[t]), "mlp-softplus-mse:W2 rosenbrock:p"),
+    ("missing_term", alone(lambda g: g + 0.05), "mlp-tanh-mse:b1 neural-ode:W1"),
+    ("broadcast", alone(level(0)), "mlp-sigmoid-mse:W1 lotka-volterra:rates"),
+    ("broadcast", alone(level(-1)), "hidden-markov:emit mlp-wide-tanh:W1"),
+    ("sparse", alone(lambda g: last_row(g, 0)), "neural-ode:W1 mlp-wide-tanh:W1 entropy-edge:p"),
+    ("sparse", alone(lambda g: last_row(g.T, 0).T), "mlp-gelu-xent:W1 regression-multinomial:W"),
+    ("scale_precision", alone(in_half), "mlp-tanh-mse:W1 regression-logistic:W"),
+    ("unstructured", alone(lambda g: g + g**2), "gru:U mlp-wide-tanh:W1 statsmodels-probit:params"),
 ]  # fmt: skip
 
 
@@ -149,14 +149,14 @@ def test_a_factor_beside_a_swap_is_no_swap() -> None:
 
 def test_the_catalogue_is_named_rightly() -> None:
     right = wrong = silent = 0
-    for each in wrong_gradients()[1::6]:
+    for each in wrong_gradients()[1::12]:
         for name, tensor in check(each.problem).tensors.items():
             if tensor.verdict == "fail":
                 kind = tensor.diagnosis.kind if tensor.diagnosis and tensor.diagnosis.kind != "unstructured" else ""
                 expected = each.named(name)
                 right, wrong = right + bool(expected and kind == expected), wrong + bool(kind and kind != expected)
                 silent += bool(expected and not kind)
-    assert right >= 30
+    assert right >= 15
     assert wrong == 0
     assert silent <= 1
 
@@ -174,7 +174,7 @@ def test_a_constant_factor_is_named(factor: float, samples: Any) -> None:
     assert "(analytic / numerical)" in found.message
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(factor=st.floats(1.01, 1e4), sign=st.sampled_from([-1, 1]), power=st.integers(-8, 8))
 def test_any_factor_is_named_at_any_scale(factor: float, sign: int, power: int) -> None:
     right = slopes(SIZE) * 10.0**power
@@ -299,14 +299,14 @@ def test_a_diagnosis_is_frozen() -> None:
 
 
 def test_unstructured_errors_are_not_named() -> None:
-    assert unstructured_names(100, partial(check, samples="all")) == []
+    assert unstructured_names(50, partial(check, samples="all")) == []
 
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_errors_of_a_few_tolerances_are_no_wrong_axis(size: int) -> None:
     """The lengths of the data are those of the tensor; one in seven such errors has a sum of nearly zero."""
     rng = np.random.default_rng(size)
-    for _ in range(20):
+    for _ in range(10):
         x, y, w = rng.normal(size=(size, size)), rng.normal(size=size), rng.normal(size=size)
         wrong = slope({"w": w}, x, y)["w"] * (1 + 1e-4 * rng.normal(size=size))
         report = fastgc.check_gradients(value, {"w": wrong}, {"w": w}, args=(x, y), crosscheck=False)
@@ -325,7 +325,7 @@ def test_an_entry_of_two_is_not_off_by_one(place: int) -> None:
 # --- new kinds, planted in real models (all of them: bench/diagnosis.py) ---
 
 
-@pytest.mark.parametrize("wrong", planted_kinds()[::5], ids=lambda wrong: wrong.name)
+@pytest.mark.parametrize("wrong", planted_kinds()[::7], ids=lambda wrong: wrong.name)
 def test_planted_kinds_are_named(wrong: Wrong) -> None:
     for name, tensor in check(wrong.problem).tensors.items():
         if tensor.verdict == "fail":

@@ -61,8 +61,7 @@ def test_strided_parameters_take_one_copy() -> None:
     assert peak(GIVEN, np.linspace(0.5, 2.0, N).repeat(2)[::2]) < 1 + NEGLIGIBLE
 
 
-@pytest.mark.parametrize("engine", ["python", "numba"])
-@pytest.mark.parametrize("precision", ["double", "native"])
+@pytest.mark.parametrize(("engine", "precision"), [("python", "double"), ("python", "native"), ("numba", "native")])
 def test_strided_parameters_give_the_report_of_contiguous_ones(engine: Any, precision: Any) -> None:
     import numba
 

@@ -55,7 +55,7 @@ def test_noise_that_hides_the_entries_too_is_not_measured_further() -> None:
 def test_wrong_signs_outside_the_samples_are_found(share: float) -> None:
     w = np.random.default_rng(1).normal(size=400)
     gradient = 0.5 * np.sign(w) / np.sqrt(np.abs(w))
-    for seed in range(3):
+    for seed in range(2):
         wrong = gradient.copy()
         wrong[np.random.default_rng(seed).choice(400, int(400 * share), replace=False)] *= -1
         found = fastgc.check_gradients(lambda p: float(np.sum(np.abs(p) ** 0.5)), wrong, w, seed=seed)

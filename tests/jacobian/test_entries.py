@@ -194,7 +194,7 @@ def forgetful(
 
 def test_a_jacobian_fails_for_kinks_near_the_point_only_where_the_gradient_of_its_output_does() -> None:
     """With a Jacobian that forgets its kinks: asked elsewhere, it says the same."""
-    family = [forgetful(*two_kinks(seed)) for seed in range(204)]
+    family = [forgetful(*two_kinks(seed)) for seed in range(110, 204)]
     with mock.patch(
         "fastgc._jacobian.entries.confirm", lambda steps, estimates, judgement, verdicts: (estimates, judgement)
     ):

@@ -70,8 +70,8 @@ def verdicts(flat: Flat) -> list[str]:
     return [one.verdict, row.verdict, two.verdict]
 
 
-RIGHT, WRONG = correct_problems()[::12], wrong_gradients()[::16]  # bench/doors.py takes all
-SECOND = {problem.name: problem for problem in right_problems()[::4]} | dict([*wrong_problems().items()][::16])
+RIGHT, WRONG = correct_problems()[::12], wrong_gradients()[::24]  # bench/doors.py takes all
+SECOND = {problem.name: problem for problem in right_problems()[::5]} | dict([*wrong_problems().items()][::24])
 
 
 @pytest.mark.parametrize("problem", RIGHT, ids=lambda problem: problem.name)
@@ -96,7 +96,7 @@ def test_the_second_catalogue_has_the_same_verdicts_at_both_doors(name: str) -> 
 
 
 @pytest.mark.parametrize("seen", [False, True])
-@pytest.mark.parametrize("seeds", [range(5), range(25, 30), range(50, 55), [84, 655, 881, 1048]])
+@pytest.mark.parametrize("seeds", [range(3), range(25, 28), range(50, 53), [84, 655, 881, 1048]])
 def test_two_kinks_near_the_point_have_the_same_verdict_and_never_fail(seeds: Sequence[int], seen: bool) -> None:
     """Of the last four, no difference shows the kinks: their values are those of a function without any."""
     for seed in seeds:

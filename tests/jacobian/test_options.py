@@ -270,7 +270,8 @@ def filling(x: Any, out: Any) -> Any:
 
 @numba.njit
 def silently(x: Any, out: Any) -> None:
-    out[:] = x
+    for i in range(x.size):
+        out[i] = x[i]
 
 
 @pytest.mark.parametrize("engine", ["auto", "numba", "python"])

@@ -119,8 +119,7 @@ def jitted_loss(p: Any, x: Any) -> Any:
     return np.sum(np.tanh(x @ p.W + p.b) ** 2)
 
 
-@pytest.mark.parametrize("engine", ["auto", "python", "numba"])
-@pytest.mark.parametrize("kind", [Tuple, Data])
+@pytest.mark.parametrize(("kind", "engine"), [(Tuple, "auto"), (Tuple, "python"), (Data, "numba"), (Data, "python")])
 def test_a_jitted_loss_reads_fields(kind: Any, engine: Any) -> None:
     report = fastgc.check_gradients(
         jitted_loss, lambda p, x: kind(*slopes(p, x)), kind(W, B), args=(X,), engine=engine, samples="all"
@@ -133,7 +132,7 @@ def test_a_jitted_gradient_returns_its_named_tuple() -> None:
     def gradients(p: Any, x: Any) -> Any:
         h = np.tanh(x @ p.W + p.b)
         slope = 2 * h * (1 - h**2)
-        return Tuple(x.T @ slope, slope.sum(axis=0))
+        return Tuple(x.T @ slope, np.ones(len(x)) @ slope)  # Numba compiles a sum along an axis for a second
 
     params = Tuple(W.astype(np.float32), B.astype(np.float32))
     assert fastgc.check_gradients(jitted_loss, gradients, params, args=(X,)).passed

@@ -224,7 +224,7 @@ def test_an_empty_list_among_others_holds_nothing() -> None:
 
 
 @given(PARAMS)
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_flattening_and_rebuilding_gives_the_same_structure(params: Any) -> None:
     layout, leaves = flatten_parameters(params)
     assert same(layout.rebuild(leaves), params)
@@ -234,7 +234,7 @@ def test_flattening_and_rebuilding_gives_the_same_structure(params: Any) -> None
 
 
 @given(PARAMS)
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_every_position_belongs_to_one_entry(params: Any) -> None:
     layout, leaves = flatten_parameters(params)
     positions = np.arange(layout.size)

@@ -118,6 +118,6 @@ def values_of(node: Any) -> Any:
 
 
 @given(PARAMS)
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_parameters_are_found_again_in_their_record(params: Any) -> None:
     assert values_of(fastgc.record(params)) == values_of(params)

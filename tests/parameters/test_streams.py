@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import struct
 from typing import get_args
 
@@ -22,10 +21,10 @@ def bits(purpose: Purpose, *key: int | str, seed: int = 0) -> set[int]:
     return set(np.atleast_1d(stream(seed, purpose, *key).bit_generator.random_raw(64)).tolist())
 
 
-@pytest.mark.parametrize("purpose", PURPOSES)
 @pytest.mark.parametrize("key", KEYS, ids=repr)
-def test_a_stream_is_the_same_for_the_same_seed_purpose_and_key(purpose: Purpose, key: tuple[int | str, ...]) -> None:
-    assert bits(purpose, *key) == bits(purpose, *key)
+def test_a_stream_is_the_same_for_the_same_seed_purpose_and_key(key: tuple[int | str, ...]) -> None:
+    for purpose in PURPOSES:
+        assert bits(purpose, *key) == bits(purpose, *key)
 
 
 def test_no_two_purposes_keys_or_seeds_share_bits() -> None:
@@ -39,14 +38,14 @@ def test_weights_of_directions_share_no_bits_with_the_samples_of_a_tensor() -> N
 
 
 def test_many_names_have_streams_of_their_own() -> None:
-    drawn = [int(stream(0, "directions", f"layer{i}.w").integers(2**63)) for i in range(20_000)]
+    drawn = [int(stream(0, "directions", f"layer{i}.w").integers(2**63)) for i in range(5_000)]
     assert len(set(drawn)) == len(drawn)
 
 
-@pytest.mark.parametrize(("first", "second"), [*itertools.combinations(PURPOSES, 2)])
-def test_what_two_purposes_draw_is_uncorrelated(first: Purpose, second: Purpose) -> None:
-    a, b = (stream(0, purpose).standard_normal(4096) for purpose in (first, second))
-    assert abs(np.corrcoef(a, b)[0, 1]) < 6 / 4096**0.5  # six standard errors
+def test_what_two_purposes_draw_is_uncorrelated() -> None:
+    drawn = [stream(0, purpose).standard_normal(4096) for purpose in PURPOSES]
+    correlations = np.corrcoef(drawn)[np.triu_indices(len(PURPOSES), 1)]
+    assert np.abs(correlations).max() < 6 / 4096**0.5  # six standard errors
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**130 + 7])

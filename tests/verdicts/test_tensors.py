@@ -91,7 +91,7 @@ class Watched:
     factor=st.sampled_from([1.0, 1.0, 2.0]),
     tensors=st.sampled_from([None, ["w"], ["b", "c", "none"]]),
 )
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_what_passes_was_measured_at_every_point(
     samples: Any, probes: int, budget: float, points: int, stencil: str, raises_at: int | None,
     spoiled: tuple[str, int] | None, factor: float, tensors: Any,
@@ -137,10 +137,12 @@ def test_without_any_time_every_tensor_is_not_reached(options: dict[str, Any], p
 # --- not a number ---
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(math.nan, np.float64), (math.inf, np.float32), (-math.inf, np.float64), (math.nan, np.float16)],
+)
 @pytest.mark.parametrize("budget", [1e-6, None])
 @pytest.mark.parametrize("samples", [0, 1, "all"])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 def test_what_is_not_finite_fails_whatever_the_budget(value: float, budget: Any, samples: Any, dtype: Any) -> None:
     gradient = np.cos(np.linspace(0, 1, 500)).astype(dtype)
     gradient[[17, 203, 204]] = value
@@ -266,14 +268,16 @@ def huge_slopes(slope: float, gradient: float, size: int, atol: Any) -> fastgc.G
     return fastgc.check_gradients(loss, np.full(size, gradient), np.zeros(size), atol=atol, samples=min(size, 20))
 
 
-@pytest.mark.parametrize("slope", HUGE)
-@pytest.mark.parametrize(("size", "atol"), SIZE_AND_ATOL)
+OVERFLOWING = [each for i, each in enumerate(itertools.product(HUGE, SIZE_AND_ATOL)) if (i + i // 6) % 2]
+
+
+@pytest.mark.parametrize(("slope", "size_and_atol"), OVERFLOWING)
 @pytest.mark.parametrize("factor", [0.0, -1.0, 0.5, 0.99, 1.01])
-def test_a_tolerance_that_overflows_lets_nothing_pass(slope: float, size: int, atol: Any, factor: float) -> None:
+def test_a_tolerance_that_overflows_lets_nothing_pass(slope: float, size_and_atol: Any, factor: float) -> None:
     with np.errstate(over="ignore"):
         wrong = np.clip(factor * slope, -1.7e308, 1.7e308)
     if wrong != slope:
-        report = huge_slopes(slope, wrong, size, atol)
+        report = huge_slopes(slope, wrong, *size_and_atol)
         assert report.verdict == "fail", str(report)
 
 
@@ -317,7 +321,7 @@ def test_a_scale_that_vanishes_lets_nothing_pass(slope: float, factor: float) ->
     where=st.sampled_from([0.0, 1.0]),
     samples=st.sampled_from([0, 2, 32]),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_magnitudes_of_any_size_are_told_apart(
     exponent: float, spread: float, size: int, factor: float, where: float, samples: int
 ) -> None:
@@ -583,8 +587,10 @@ PLAIN: dict[str, tuple[Callable[[Array], float], Callable[[Array], Array], Array
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("points", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"samples": 0}, {"stencil": "five_point"}, {"engine": "python", "step": 0.02}])
+@pytest.mark.parametrize(
+    ("points", "options"),
+    [(1, {}), (3, {}), (3, {"samples": 0}), (1, {"stencil": "five_point"}), (3, {"engine": "python", "step": 0.02})],
+)
 def test_plain_losses_with_a_domain(name: str, points: int, options: dict[str, Any]) -> None:
     loss, slope, params = PLAIN[name]
     right = fastgc.check_gradients(loss, slope, params, points=points, **options)

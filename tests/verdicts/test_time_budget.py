@@ -176,10 +176,10 @@ def test_the_compiled_loop_ends_too() -> None:
     @numba.njit
     def loss(p: Any) -> float:
         value = 0.0
-        for _ in range(2000):
+        for _ in range(500):
             for name in (p["w"].ravel(), p["b"]):
                 value += np.sin(name).sum()
-        return value / 2000 + np.sin(p["c"][()])
+        return value / 500 + np.sin(p["c"][()])
 
     record = fastgc.record(PARAMS)
     loss(record)
