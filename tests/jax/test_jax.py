@@ -566,6 +566,7 @@ def test_a_gradient_that_is_not_finite_somewhere_fails(samples: Any) -> None:
 # --- several threads ---
 
 
+@pytest.mark.usefixtures("no_programs_kept")
 def test_checks_of_both_precisions_run_at_once() -> None:
     seen = set()
 
@@ -583,6 +584,7 @@ def test_checks_of_both_precisions_run_at_once() -> None:
         assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.usefixtures("no_programs_kept")
 def test_functions_can_be_checked_in_several_threads() -> None:
     before = jax.config.jax_enable_x64
     at_once(*[lambda: check_grads(lambda x: jnp.sum(jnp.sin(x) ** 2), (np.linspace(0, 1, 4),), 2, modes="rev")] * 4)
