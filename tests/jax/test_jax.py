@@ -529,8 +529,7 @@ def called_back(s: Any) -> Any:
     return jax.pure_callback(value, jax.ShapeDtypeStruct((), s.dtype), s, vmap_method="sequential")
 
 
-@pytest.mark.parametrize("loss", [guarded, called_back])
-@pytest.mark.parametrize("more", [0, 100])  # so many are computed in blocks
+@pytest.mark.parametrize(("loss", "more"), [(guarded, 0), (called_back, 0), (called_back, 100)])  # 100: in blocks
 def test_a_function_that_raises_beside_its_parameters_is_checked(
     loss: Callable[..., Any], more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
