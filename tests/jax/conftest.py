@@ -11,11 +11,17 @@ import pytest
 KEPT = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
 
 
-@pytest.fixture(scope="package", autouse=True)
-def programs_kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A folder of this process for compiled programs: checks compile many times what is the same to XLA."""
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of this process for compiled programs; JAX keeps to the first that it is given."""
+    return str(tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_kept(programs: str) -> Iterator[None]:
+    """Each program is compiled once in the tests of this folder: to XLA, many of their checks are the same."""
     jax = pytest.importorskip("jax", reason="JAX is not installed: pip install jax")
-    settings: dict[str, Any] = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")), **KEPT}
+    settings: dict[str, Any] = {"jax_compilation_cache_dir": programs, **KEPT}
     before = {name: getattr(jax.config, name) for name in settings}
     for name, value in settings.items():
         jax.config.update(name, value)
