@@ -94,7 +94,7 @@ MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "batches": (network, {"samples": "all"}),
     "plain calls": (lambda: network(OutOfBatch()), {"samples": 12}),
     "single precision": (lambda: network(hidden=20, outputs=8), {"samples": 12, "precision": "native"}),
-    "a wrong backward": (lambda: network(Cube()), {"samples": 8}),
+    "a wrong backward": (lambda: network(Cube(), hidden=20, outputs=8), {"samples": 16}),
     "random points": (network, {"samples": 8, "points": 2}),
 }
 
