@@ -81,20 +81,19 @@ def decided(report: Any) -> bool:
     return any(note.startswith(DECIDED) for note in report.notes)
 
 
-@pytest.mark.parametrize("rule", [by_vjp, by_jvp])
-@pytest.mark.parametrize("name", AROUND)
+@pytest.mark.parametrize(("name", "rule"), [*zip(AROUND, [by_vjp, by_jvp] * 3, strict=True), ("plain", by_jvp)])
 def test_noise_hides_no_wrong_rule(name: str, rule: Callable[[float], Function]) -> None:
-    report = check_gradients(noisy(AROUND[name](rule(1.05))), X)
+    report = check_gradients(noisy(AROUND[name](rule(1.05))), X, samples=2)
     assert report.verdict == "fail" and decided(report), str(report)
 
 
 @pytest.mark.parametrize("name", AROUND)
 def test_nor_a_right_one(name: str) -> None:
-    report = check_gradients(noisy(AROUND[name](by_vjp(1.0))), X)
+    report = check_gradients(noisy(AROUND[name](by_vjp(1.0))), X, samples=2)
     assert report.passed and decided(report), str(report)
 
 
-@pytest.mark.parametrize("samples", [32, 0], ids=["entries", "probes"])
+@pytest.mark.parametrize("samples", [2, 0], ids=["entries", "probes"])
 def test_single_precision_hides_none_either(samples: int) -> None:
     x = X.astype(np.float32)
     wrong = check_gradients(offset(by_vjp(1.02)), x, precision="native", samples=samples)

@@ -129,19 +129,31 @@ def doubled_wrongly(z: Any) -> Any:
 doubled_wrongly.defvjp(lambda z: (2 * z, None), lambda _, g: (7 * g,))
 
 
-@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
-@pytest.mark.parametrize("precision", ["double", "native"])
+def spread_of(z: Any) -> Any:
+    return jnp.sum(jnp.abs(2 * z) ** 2)
+
+
+def spread_of_wrong(z: Any) -> Any:
+    return jnp.sum(jnp.abs(doubled_wrongly(z)) ** 2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [(np.complex64, "double"), (np.complex64, "native"), (np.complex128, "native")]
+)
 def test_a_wrong_rule_for_complex_numbers_is_caught(dtype: Any, precision: str) -> None:
     z = np.array([1 + 2j, -0.5j, 3.0], dtype)
-    wrong = check_gradients(lambda z: jnp.sum(jnp.abs(doubled_wrongly(z)) ** 2), z, precision=precision)
+    wrong = check_gradients(jax.jit(spread_of_wrong), z, precision=precision, samples=2, operations=False)
     assert wrong.verdict == "fail"
-    right = check_gradients(lambda z: jnp.sum(jnp.abs(2 * z) ** 2), z, precision=precision)
+    right = check_gradients(jax.jit(spread_of), z, precision=precision)
     assert right.verdict != "fail" and (right.passed or precision == "native")
-    out = check_gradients(lambda x: jnp.sum(jnp.abs(doubled_wrongly(x + 1j)) ** 2), z.real, precision=precision)
+    out = check_gradients(lambda x: spread_of_wrong(x + 1j), z.real, precision=precision, samples=2, operations=False)
     assert out.verdict == "fail"
-    for mode in ("rev",):
-        with pytest.raises(AssertionError, match=r"^VJP: args\.0\[\d, [01]\]: analytic"):
-            check_grads(doubled_wrongly, (z,), 1, modes=mode)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_so_it_is_by_check_grads(dtype: Any) -> None:
+    with pytest.raises(AssertionError, match=r"^VJP: args\.0\[\d, [01]\]: analytic"):
+        check_grads(doubled_wrongly, (np.array([1 + 2j, -0.5j, 3.0], dtype),), 1, modes="rev")
 
 
 def test_gradients_of_complex_leaves_may_be_real_and_those_of_real_leaves_not_complex() -> None:
@@ -321,6 +333,7 @@ def test_a_relu_network_on_which_jax_alarms_falsely_passes() -> None:
     params = {"W1": jax.random.normal(keys[0], (16, 40)) * 0.2, "W2": jax.random.normal(keys[1], (40, 10)) * 0.2}
     data = jax.random.normal(keys[2], (200, 16))
 
+    @jax.jit
     def f(p: Any) -> Any:
         return jnp.sum(jax.nn.relu(data @ p["W1"]) @ p["W2"], axis=1)
 
@@ -412,9 +425,9 @@ VANISHING: dict[str, tuple[Callable[[Any], Any], tuple[int, ...]]] = {
 
 
 def by_turns() -> list[tuple[str, str]]:
-    """Each function in one mode of differentiation, and three functions that round differently in all modes."""
+    """Each function in one mode of differentiation, and two functions that round differently in all modes."""
     modes = "fwd", "rev", "lin"
-    in_all = {(name, mode) for name in ("softmax by row", "difference that rounds", "sin and cos") for mode in modes}
+    in_all = {(name, mode) for name in ("softmax by row", "difference that rounds") for mode in modes}
     return sorted(in_all | {(name, modes[number % 3]) for number, name in enumerate(VANISHING)})
 
 
@@ -426,7 +439,8 @@ def test_a_derivative_that_is_round_off_alone_is_no_failure(name: str, mode: str
 
 @pytest.mark.parametrize("name", ["softmax by row", "sin and cos"])
 def test_nor_is_a_second_derivative(name: str) -> None:
-    check_grads(VANISHING[name][0], (np.random.default_rng(0).normal(size=(2, 3)),), 2, atol=1e-6)
+    f = jax.jit(VANISHING[name][0])
+    check_grads(f, (np.random.default_rng(0).normal(size=(2, 3)),), 2, atol=1e-6)
 
 
 def test_the_tolerance_of_the_caller_decides_what_vanishes_everywhere() -> None:
@@ -515,8 +529,7 @@ def called_back(s: Any) -> Any:
     return jax.pure_callback(value, jax.ShapeDtypeStruct((), s.dtype), s, vmap_method="sequential")
 
 
-@pytest.mark.parametrize("loss", [guarded, called_back])
-@pytest.mark.parametrize("more", [0, 100])  # so many are computed in blocks
+@pytest.mark.parametrize(("loss", "more"), [(guarded, 0), (called_back, 0), (called_back, 100)])  # 100: in blocks
 def test_a_function_that_raises_beside_its_parameters_is_checked(
     loss: Callable[..., Any], more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,6 +565,7 @@ def test_a_gradient_that_is_not_finite_somewhere_fails(samples: Any) -> None:
 # --- several threads ---
 
 
+@pytest.mark.usefixtures("no_programs_kept")
 def test_checks_of_both_precisions_run_at_once() -> None:
     seen = set()
 
@@ -562,19 +576,21 @@ def test_checks_of_both_precisions_run_at_once() -> None:
 
         return check_gradients(loss, np.linspace(0, 1, 6, dtype=np.float32), precision=precision).verdict
 
-    for _ in range(3):
+    for _ in range(2):
         verdicts = at_once(*[partial(check, each) for each in ("double", "native", "double", "native")])
         assert "fail" not in verdicts and verdicts[::2] == ["pass"] * 2
         assert seen == {("double", "float64"), ("native", "float32")}
         assert not jax.config.jax_enable_x64
 
 
+@pytest.mark.usefixtures("no_programs_kept")
 def test_functions_can_be_checked_in_several_threads() -> None:
     before = jax.config.jax_enable_x64
     at_once(*[lambda: check_grads(lambda x: jnp.sum(jnp.sin(x) ** 2), (np.linspace(0, 1, 4),), 2, modes="rev")] * 4)
     assert jax.config.jax_enable_x64 == before
 
 
+@jax.jit
 def opposed(p: Any) -> Any:
     """Kinks of both signs at zero, whose conventions give a value outside both slopes."""
     return jnp.sum(2 * jax.nn.relu(p["w"]) - jax.nn.relu(-p["w"])) + jnp.sum(p["b"] ** 2)
@@ -585,7 +601,8 @@ def test_a_convention_at_a_kink_passes_if_the_gradient_is_right_beside_it() -> N
     report = check_gradients(opposed, p)
     assert report.passed and "a convention, right beside it" in report.tensors["w"].reason, str(report)
     check_grads(opposed, (p,), order=1, modes=["rev"])
-    wrong = check_gradients(opposed, p, lambda p: jax.tree.map(lambda g: 3 * g + 7, jax.grad(opposed)(p)))
+    gradient = jax.jit(jax.grad(opposed))
+    wrong = check_gradients(opposed, p, lambda p: {name: 3 * np.asarray(g) + 7 for name, g in gradient(p).items()})
     assert wrong.tensors["w"].verdict == "fail"
-    given = check_gradients(opposed, p, jax.grad(opposed)(p))
+    given = check_gradients(opposed, p, gradient(p))
     assert given.verdict == "undecided" and "pass a function to decide" in given.tensors["w"].reason

@@ -57,7 +57,6 @@ def equinox(name: str) -> Layer:
         "RMSNorm": lambda: (nn.RMSNorm(6), (normal(6),)),
         "GroupNorm": lambda: (nn.GroupNorm(2, 4), (normal(4, 3),)),
         "GRUCell": lambda: (nn.GRUCell(4, 3, key=KEY), (normal(4), normal(3))),
-        "LSTMCell": lambda: (nn.LSTMCell(4, 3, key=KEY), (normal(4), (normal(3), normal(3)))),
         "MultiheadAttention": lambda: (nn.MultiheadAttention(2, 4, key=KEY), (normal(3, 4),) * 3),
         "PReLU": lambda: (nn.PReLU(0.25), (normal(6),)),
         "MaxPool1d": lambda: (nn.MaxPool1d(2, 2), (normal(2, 6),)),
@@ -74,7 +73,7 @@ def equinox(name: str) -> Layer:
 
 
 EQUINOX = (
-    "Linear", "MLP", "Conv2d", "ConvTranspose1d", "LayerNorm", "RMSNorm", "GroupNorm", "GRUCell", "LSTMCell",
+    "Linear", "MLP", "Conv2d", "ConvTranspose1d", "LayerNorm", "RMSNorm", "GroupNorm", "GRUCell",
     "MultiheadAttention", "PReLU", "MaxPool1d", "AvgPool2d",
 )  # fmt: skip
 
@@ -107,9 +106,7 @@ def flax(name: str) -> Layer:
         "RMSNorm": lambda: (nn.RMSNorm(), (normal(2, 6),)),
         "GroupNorm": lambda: (nn.GroupNorm(2), (normal(2, 3, 4),)),
         "BatchNorm in eval": lambda: (nn.BatchNorm(use_running_average=True), (normal(4, 3),)),
-        "GRUCell": lambda: (nn.GRUCell(3), (normal(2, 3), normal(2, 4))),
         "OptimizedLSTMCell": lambda: (nn.OptimizedLSTMCell(3), ((normal(2, 3), normal(2, 3)), normal(2, 4))),
-        "MultiHeadDotProductAttention": lambda: (nn.MultiHeadDotProductAttention(2), (normal(1, 3, 4),)),
         "PReLU": lambda: (nn.PReLU(), (normal(2, 6),)),
         "GLU in a Dense": lambda: (nn.Sequential([nn.Dense(6), nn.glu]), (normal(2, 4),)),
     }
@@ -123,8 +120,8 @@ def flax(name: str) -> Layer:
 
 
 FLAX = (
-    "Dense", "Conv", "ConvTranspose", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm in eval", "GRUCell",
-    "OptimizedLSTMCell", "MultiHeadDotProductAttention", "PReLU", "GLU in a Dense",
+    "Dense", "Conv", "ConvTranspose", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm in eval",
+    "OptimizedLSTMCell", "PReLU", "GLU in a Dense",
 )  # fmt: skip
 
 

@@ -39,12 +39,12 @@ def in_double(gradients: Callable[..., Params]) -> Callable[..., Params]:
 
 
 def chosen(door: int) -> list[Any]:
-    """Names of problems for one of four doors, two a framework: every 96th right one, every 192nd wrong one.
+    """Names of problems for one of four doors, two a framework: every 192nd right one, every 384th wrong one.
 
     All of them go through all doors in `bench/doors.py`.
     """
     right, wrong = ([n for n in problems() if ("/" in n) == is_wrong] for is_wrong in (False, True))
-    names = [*right[door::96], *wrong[door::192]]
+    names = [*right[door::192], *wrong[door::384]]
     names += [name for name in QUICK if name not in names]
     return [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in sorted(names)]
 

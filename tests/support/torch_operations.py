@@ -136,7 +136,7 @@ NORMS = [
 CONVOLUTIONS = [
     op("F.conv1d", F.conv1d, normal((1, 2, 7), (3, 2, 3), (3,)), normal((2, 1, 5), (2, 1, 2), (2,))),
     op("F.conv2d", F.conv2d, normal((1, 2, 5, 5), (2, 2, 3, 3), (2,))),
-    op("F.conv2d strided", lambda x, w: F.conv2d(x, w, stride=2, padding=1), normal((1, 1, 5, 6), (2, 1, 3, 3))),
+    op("F.conv2d strided", lambda x, w: F.conv2d(x, w, stride=2, padding=1), normal((1, 1, 4, 5), (2, 1, 3, 3))),
     op("F.conv2d grouped", lambda x, w: F.conv2d(x, w, groups=2, dilation=2), normal((1, 2, 5, 5), (2, 1, 2, 2))),
     op("F.conv3d", F.conv3d, normal((1, 1, 3, 4, 3), (2, 1, 2, 2, 2), (2,))),
     op("F.conv_transpose1d", F.conv_transpose1d, normal((1, 2, 4), (2, 2, 3), (2,))),
@@ -231,7 +231,12 @@ IMAGES = [
     op("F.interpolate nearest", lambda x: F.interpolate(x, size=(4, 7)), *IMAGE2),
     op("F.interpolate linear", lambda x: F.interpolate(x, size=11, mode="linear"), *IMAGE1),
     op("F.interpolate bilinear", lambda x: F.interpolate(x, size=(4, 7), mode="bilinear"), *IMAGE2),
-    op("F.interpolate bicubic", lambda x: F.interpolate(x, size=(4, 7), mode="bicubic"), *IMAGE2),
+    op(
+        "F.interpolate bicubic",
+        lambda x: F.interpolate(x, size=(4, 7), mode="bicubic"),
+        normal((1, 1, 3, 4)),
+        normal((2, 1, 6, 5)),
+    ),
     op("F.interpolate trilinear", lambda x: F.interpolate(x, size=(3, 5, 4), mode="trilinear"), *IMAGE3),
     op("F.interpolate area", lambda x: F.interpolate(x, size=(3, 4), mode="area"), *IMAGE2),
     op(

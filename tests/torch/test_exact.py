@@ -17,6 +17,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:Deprecation
 DECIDED = "the exact tangent of the forward bodies of custom Functions decided"
 
 
+@pytest.fixture(autouse=True)
+def _reproducible() -> None:
+    torch.manual_seed(0)
+
+
 class Scaled(torch.autograd.Function):
     """tanh, with a backward that is off by a factor, and forward mode that is off by another."""
 
@@ -74,9 +79,9 @@ HARD: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("samples", [32, 0], ids=["entries", "probes"])
+@pytest.mark.parametrize("samples", [8, 0], ids=["entries", "probes"])
 @pytest.mark.parametrize("name", HARD)
-@pytest.mark.parametrize("factor", [1.02, 0.5, -1.0])
+@pytest.mark.parametrize("factor", [1.02, -1.0])
 def test_a_wrong_backward_fails_and_the_report_says_who_decided(name: str, factor: float, samples: int) -> None:
     after, options = HARD[name]
     report = checked(Applied(factor, after), samples=samples, **options)
@@ -85,7 +90,7 @@ def test_a_wrong_backward_fails_and_the_report_says_who_decided(name: str, facto
     assert any(each.wrong_entries for each in report.tensors.values())
 
 
-@pytest.mark.parametrize("samples", [32, 0], ids=["entries", "probes"])
+@pytest.mark.parametrize("samples", [8, 0], ids=["entries", "probes"])
 @pytest.mark.parametrize("name", HARD)
 def test_a_right_backward_passes(name: str, samples: int) -> None:
     after, options = HARD[name]
@@ -98,7 +103,7 @@ def test_the_report_says_so_of_entries_and_probes() -> None:
     (note,) = [note for note in report.notes if note.startswith(DECIDED)]
     assert note.endswith("entries and the probes of inputs[0], linear.bias, linear.weight")
     assert any(entry.step == 0 for each in report.tensors.values() for entry in each.entries)
-    assert "(exact)" in str(checked(Applied(0.5, noise_added)))
+    assert "(exact)" in str(checked(Applied(0.5, noise_added), samples=2))
     assert not any("finite difference itself" in note for note in report.notes)
 
 
@@ -206,6 +211,6 @@ def test_buffers_inputs_and_random_state_stay_as_they_were() -> None:
 
 
 def test_the_tangent_is_that_of_each_point() -> None:
-    report = checked(Applied(1.02, noise_added), points=2)
+    report = checked(Applied(1.02, noise_added), points=2, samples=8)
     assert report.verdict == "fail"
     assert {entry.point for each in report.tensors.values() for entry in each.wrong_entries} == {0, 1}

@@ -662,7 +662,7 @@ def off_in_one(m: int, n: int, error: float) -> Callable[..., Any]:
     return function(lambda x: torch.sin(a @ x), backward)
 
 
-SIZES = [(1, 1), (1, 3), (1, 12), (2, 5), (4, 4), (5, 1), (4, 30), (30, 4), (5, 5), (30, 40)]
+SIZES = [(1, 1), (1, 3), (4, 4), (5, 5), (4, 30), (30, 4), (30, 40)]
 
 
 @pytest.mark.parametrize(("m", "n"), SIZES)
@@ -726,7 +726,7 @@ def soft_alignment(gamma: float, factor: float, calls: list[int]) -> Callable[..
 
 
 @pytest.mark.filterwarnings("ignore:Input #0 requires gradient and is of dtype torch.float32")
-@pytest.mark.parametrize("gamma", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("gamma", [1.0, 0.01])
 @pytest.mark.parametrize(("dtype", "most"), [("float64", 2 + 2 * 8), ("float32", 240)])  # 240: twenty for each entry
 def test_near_kinks_and_in_single_precision_calls_stay_few(gamma: float, dtype: str, most: int) -> None:
     distances = double(4, 3).detach().square().to(getattr(torch, dtype)).requires_grad_()
@@ -759,12 +759,12 @@ def test_an_error_of_the_stated_size_is_never_hidden(m: int, n: int, most: float
 
 def test_an_error_hidden_by_the_others_of_its_row_is_found() -> None:
     """Errors of both signs, which cancel along any vector of equal weights."""
-    x = double(12)
+    x = double(6)
 
     def backward(x: Any, y: Any, g: Any) -> Any:
-        return g * torch.cos(x) + 1e-4 * torch.tensor([1.0, -1.0] * 6, dtype=x.dtype) * g.sum()
+        return g * torch.cos(x) + 1e-4 * torch.tensor([1.0, -1.0] * 3, dtype=x.dtype) * g.sum()
 
-    with pytest.raises(GradcheckError, match="144 of 144"):
+    with pytest.raises(GradcheckError, match="36 of 36"):
         gradcheck(function(torch.sin, backward), x, rtol=0.0)
 
 
@@ -776,7 +776,7 @@ def test_an_output_that_is_rounded_is_not_certified_by_standing_still() -> None:
         calls.append(1)
         return coarse(x)
 
-    gradcheck(counted, double(8), raise_exception=False)
+    gradcheck(counted, double(4), raise_exception=False)
     assert len(calls) > 20
 
 
@@ -817,7 +817,7 @@ def several(x: Any) -> Any:
     return x.sin(), x.argmax(), (x**2).sum(), x.exp()[None, :]
 
 
-BATCHED = {"sine": torch.sin, "in place": in_place, "several": several, "einsum": lambda x: torch.outer(x, x)}
+BATCHED = {"sine": torch.sin, "in place": in_place, "several": several, "einsum": lambda x: torch.outer(x, x[:3])}
 UNBATCHED = {"branching": branching, "numpy": in_numpy, "seeded": seeded, "custom": sigmoid}
 
 
@@ -894,8 +894,8 @@ def test_an_accusation_rests_on_plain_calls() -> None:
 def test_a_noisy_function_is_not_evaluated_at_once() -> None:
     generator = np.random.default_rng(0)
     func, calls = spying(lambda x: x + 1e-3 * float(generator.standard_normal()))
-    assert not gradcheck(func, double(20), raise_exception=False)
-    assert calls.count(False) > 40
+    assert not gradcheck(func, double(8), raise_exception=False)
+    assert calls.count(False) > 16
 
 
 def test_blocks_are_bounded_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

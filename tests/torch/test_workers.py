@@ -68,9 +68,10 @@ class OutOfBatch(nn.Module):
         return x if float(x.detach().sum()) > -1e9 else 2 * x
 
 
-def network(*more: nn.Module) -> nn.Module:
+def network(*more: nn.Module, hidden: int = 5, outputs: int = 3) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
-    made = nn.Sequential(nn.Linear(6, 20), nn.GELU(), Slow(), *more, nn.Linear(20, 8), nn.BatchNorm1d(8), nn.Tanh())
+    last = nn.Linear(hidden, outputs), nn.BatchNorm1d(outputs), nn.Tanh()
+    made = nn.Sequential(nn.Linear(6, hidden), nn.GELU(), Slow(), *more, *last)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
@@ -91,9 +92,9 @@ def numbers(report: Any) -> list[Any]:
 
 MODULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "batches": (network, {"samples": "all"}),
-    "plain calls": (lambda: network(OutOfBatch()), {"samples": 24}),
-    "single precision": (network, {"samples": 40, "precision": "native"}),
-    "a wrong backward": (lambda: network(Cube()), {"samples": 16}),
+    "plain calls": (lambda: network(OutOfBatch()), {"samples": 12}),
+    "single precision": (lambda: network(hidden=20, outputs=8), {"samples": 12, "precision": "native"}),
+    "a wrong backward": (lambda: network(Cube(), hidden=20, outputs=8), {"samples": 16}),
     "random points": (network, {"samples": 8, "points": 2}),
 }
 
