@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -187,3 +187,26 @@ def compiled(function: Callable[[Leaves], Result], leaves: Leaves) -> tuple[Call
     except Exception:  # if the function itself raises this, it raises it again when it is called
         return (lambda arrays: function([jnp.array(array) for array in arrays])), False
     return (lambda arrays: traced(list(arrays))), True
+
+
+@contextlib.contextmanager
+def compiled_once(function: Callable[[Leaves], Result]) -> Iterator[Callable[[Leaves], Result]]:
+    """A function for calls at a few points, compiled once for all of them.
+
+    Where it cannot be traced, or raises, it is called as it is: what it raises is what the caller sees. At the end
+    nothing compiled is left: JAX (0.10) takes integers of a function traced while ``jax_enable_x64`` was on for 64 bits
+    when it is off, in other functions, too, for as long as the traced one lives.
+    """
+    kept: dict[str, Callable[[Leaves], Result]] = {"as it is": function, "compiled": jax.jit(function)}
+    del function  # the last reference to it goes at the end
+
+    def call(leaves: Leaves) -> Result:
+        try:
+            return kept["compiled"](list(leaves))
+        except Exception:
+            return kept["as it is"]([jnp.array(leaf) for leaf in leaves])
+
+    try:
+        yield call
+    finally:
+        kept.clear()

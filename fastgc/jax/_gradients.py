@@ -27,7 +27,7 @@ from fastgc._parameters.point import Point
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._reports.gradient import GradientReport
 from fastgc._words import Precision, Samples, StencilName, Tolerance
-from fastgc.jax._evaluator import JaxEvaluator, Leaf, Leaves, LossOfLeaves, compiled
+from fastgc.jax._evaluator import JaxEvaluator, Leaf, Leaves, LossOfLeaves, compiled_once
 from fastgc.jax._operations import operations_of
 from fastgc.jax._precision import in_precision, noted_as_double
 from fastgc.jax._tangent import loss_tangents
@@ -221,10 +221,11 @@ def _check(
         args = jax.tree_util.tree_map(_leaf_in_double, args) if double else args
         given = _Given(loss, gradients, args, tree, has_aux)
         earlier = None if previous is None else tree.alike(previous, "previous", options.precision)
-        report = report_on(
-            given.value, given.analytic, tree.names, tree.arrays, options, [*notes, *tree.notes],
-            asked=given.asked, by_jax=gradients is None, previous=earlier,
-        )  # fmt: skip
+        with compiled_once(given.by_jax) as given.by_jax:
+            report = report_on(
+                given.value, given.analytic, tree.names, tree.arrays, options, [*notes, *tree.notes],
+                asked=given.asked, by_jax=gradients is None, previous=earlier,
+            )  # fmt: skip
         if operations and gradients is None:
             report = with_operations(
                 report,
@@ -239,6 +240,7 @@ class _Given:
 
     Attributes
     ----------
+    by_jax : the gradient by JAX's rules
     notes : on leaves whose gradient is None, once the gradient is known
     """
 
@@ -246,6 +248,7 @@ class _Given:
         self, loss: Callable[..., object], gradients: object, args: tuple[object, ...], tree: Tree, has_aux: bool
     ) -> None:
         self._loss, self._gradients, self._args, self._tree, self._has_aux = loss, gradients, args, tree, has_aux
+        self.by_jax = jax.grad(lambda leaves: _scalar(self.value(leaves)))
         self.notes: tuple[str, ...] = ()
 
     @property
@@ -276,7 +279,7 @@ class _Given:
 
     def _gradient_of(self, leaves: Leaves) -> list[Leaf | None]:
         if self._gradients is None:
-            return list(compiled(jax.grad(lambda each: _scalar(self.value(each))), leaves)[0](leaves))
+            return list(self.by_jax(leaves))
         found, params = self._gradients, self._tree.rebuild(leaves)
         if found is True:
             _, found = _pair(self._loss(params, *self._args), "gradients=True", "gradients")

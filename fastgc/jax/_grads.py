@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from fastgc._parameters.arrays import Array
 from fastgc._parameters.streams import stream
 from fastgc._reports.gradient import GradientReport, TensorSummary
 from fastgc._words import PASS, UNDECIDED, Mode
-from fastgc.jax._evaluator import Leaf, Leaves, compiled
+from fastgc.jax._evaluator import Leaf, Leaves, compiled, compiled_once
 from fastgc.jax._gradients import Tree, flatten, report_on
 from fastgc.jax._precision import in_precision, noted_as_double
 
@@ -225,7 +226,7 @@ def _report(
         return _dot(weights, f(leaves))
 
     def analytic(leaves: Leaves) -> list[jax.Array]:
-        rule = _Rule(f, leaves, weights, mode)
+        rule = _Rule(derived, leaves, mode)
         _refuse_outputs(rule, expected, lambda: _scatter(call, leaves, expected), criteria.atol or 0.0, title)
         _refuse_nonlinear(rule, criteria.atol or 0.0, title)
         return list(rule.gradient)
@@ -233,7 +234,8 @@ def _report(
     accepted = _ACCEPTED if criteria.atol is None else criteria.atol
     options = CheckOptions(rtol=criteria.rtol, atol=criteria.atol, accepted=accepted, step=criteria.step,
                            crosscheck=False)  # fmt: skip
-    return report_on(loss, analytic, names, copies, options, criteria.notes)
+    with compiled_once(partial(_derived, f, weights, mode)) as derived:
+        return report_on(loss, analytic, names, copies, options, criteria.notes)
 
 
 def _weights(outputs: Leaves) -> list[Array]:
@@ -254,23 +256,22 @@ class _Rule:
     slope : along a random direction, from one tangent; 0 in reverse mode
     """
 
-    def __init__(self, f: RealFunction, arrays: Leaves, weights: Leaves, mode: str) -> None:
-        def derived(both: Leaves) -> Derived:
-            *some, stretch = both
-            return (
-                _drawn_back(f, some, weights, stretch)
-                if mode == "rev"
-                else _pushed_forward(f, some, weights, mode, stretch)
-            )
-
-        self.mode, self._arrays, self._call = mode, arrays, compiled(derived, [*arrays, np.ones(())])[0]
+    def __init__(self, derived: Callable[[Leaves], Derived], arrays: Leaves, mode: str) -> None:
+        self.mode, self._arrays, self._derived = mode, arrays, derived
         self.output, self.gradient, self.slope = self.stretched(1.0)
 
     def stretched(self, factor: float, of_point: float = 1.0) -> Derived:
         """Value, gradient and slope with tangents and cotangents times a factor, at the point times another."""
         point = [np.asarray(array * of_point) for array in self._arrays]
-        output, gradient, slope = self._call([*point, np.array(factor)])
-        return output, gradient, slope
+        return self._derived([*point, np.array(factor)])
+
+
+def _derived(f: RealFunction, weights: Leaves, mode: str, both: Leaves) -> Derived:
+    """The value, gradient and slope of a `_Rule`, of arrays and a factor of tangents and cotangents."""
+    *arrays, stretch = both
+    if mode == "rev":
+        return _drawn_back(f, arrays, weights, stretch)
+    return _pushed_forward(f, arrays, weights, mode, stretch)
 
 
 def _drawn_back(f: RealFunction, arrays: Leaves, weights: Leaves, stretch: ArrayLike) -> Derived:
