@@ -94,7 +94,7 @@ def test_its_tests_run_from_it(unpacked: Path) -> None:
     """Those of one folder are collected, and those of one file run; that all files are there, the first test says."""
     last = run_from(unpacked, "tests/parameters", "-k", "test_arrays.py")[-1]
     ran, left_out = (int(re.search(rf"(\d+) {word}", last)[1]) for word in ("passed", "deselected"))  # type: ignore[index]
-    assert ran > 10 and left_out > 600, last
+    assert ran > 10 and left_out > 400, last
 
 
 def test_the_wheel_holds_the_package_its_data_and_its_licences(unpacked: Path, wheel: Path) -> None:

@@ -31,7 +31,7 @@ from fastgc._reports.summary import PointResult, Tries, summarise
 from fastgc._verdicts.time_budget import compiled_notes
 from fastgc._words import UNDECIDED, Engine, Precision, Samples, StencilName, Tolerance, Workers
 
-_SUMMARY = 2e-4  # seconds that the summary of a tensor takes (bench/budget.py, with thousands of them)
+_SUMMARY = 6e-5  # seconds for the summary of a tensor: 2e-5, or 5e-5 if it is wrong (bench/budget.py, with 10,000)
 _MOST_RESERVED = 0.5  # of a time budget: an hour's check of any number of tensors keeps half of it for measurements
 
 
