@@ -16,9 +16,10 @@ doubled, one bug is missed), `random_weights.UNIT` and `LARGEST` (doubled, the w
 `nearby._REMAINING` (doubled, a search has no end). 4 decide a kind of bug, 49 change evaluations, 20 numbers alone, 123
 nothing. No change makes a right gradient fail.
 
-What changes nothing bounds memory or time (blocks, caches, counts of directions), follows from the format of numbers,
-or is for what these problems do not contain: tensors of millions of entries (bench/huge.py), many tensors, bounds,
-domain edges, plateaus, stairs, kinks away from the point (tests/derivatives, tests/verdicts). Its comment says which.
+What changes nothing bounds memory or time (blocks, caches, counts of directions), follows from the format of numbers or
+a derivation, or is for what these problems do not contain: tensors of millions of entries (bench/huge.py), many
+tensors, bounds, domain edges, plateaus, stairs, kinks away from the point (tests/derivatives, tests/verdicts), patterns
+of wrong entries (tests/diagnosis). Its comment says which.
 
 Target: the unchanged package has no missed bug and no false alarm; the exit status is 1 otherwise. A change takes some
 6 s on an idle core, all of them 40 minutes. Run ``python bench/thresholds.py [--only MODULE[:NAME]] [--every 4]
