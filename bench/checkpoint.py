@@ -28,7 +28,7 @@ import fastgc
 from fastgc._evaluation.checkpoint import CheckpointedEvaluator
 
 ENTRIES, MANY = 3_000, 20_000
-PLACES = (100, 300, 500, 800, 1_100)  # calls of the loss at which the process is killed, of about 1,250
+PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the calls of the loss, after which the process is killed
 
 KILLED = """
 import os, signal, sys
@@ -43,6 +43,7 @@ def loss(p):
 def gradients(p):
     return (np.sin(p) + p * np.cos(p)) * np.where(np.arange(p.size) % 50 == 7, 1.01, 1)
 report = fastgc.check_gradients(loss, gradients, np.linspace(0.5, 2, 500), samples="all", checkpoint=path)
+print(calls)
 print(report.to_json().replace(str(report.seconds), ""))
 """
 
@@ -118,15 +119,17 @@ def bytes_an_entry(path: Path) -> float:
 def resumed(folder: Path) -> int:
     """How many of the killed checks went on to the same report."""
 
-    def run(at: int, path: str) -> tuple[int, str]:
+    def run(at: int, path: str) -> tuple[int, str, str]:
         done = subprocess.run([sys.executable, "-c", KILLED, str(at), path], capture_output=True, text=True)
-        return done.returncode, done.stdout
+        calls, _, report = done.stdout.partition("\n")
+        return done.returncode, calls, report
 
-    expected, same = run(0, "")[1], 0
-    for at in PLACES:
+    _, calls, expected = run(0, "")
+    same = 0
+    for at in (int(share * int(calls)) for share in PLACES):
         path = str(folder / f"killed{at}")
         assert run(at, path)[0] == -9
-        same += run(0, path)[1] == expected
+        same += run(0, path)[2] == expected
     return same
 
 
