@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
+import os
 import re
-from collections.abc import Callable
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -227,44 +228,34 @@ def test_own():
 """
 
 
-Told = Callable[[str, str], tuple[dict[str, list[str]], str]]
-
-
 @pytest.fixture(scope="module")
-def loaded() -> None:
-    """What the tests import. pytester forgets what it sees imported, and NumPy and others cannot be loaded twice."""
-    importlib.import_module("fastgc._pytest.fixture")
-    for source in (*(source for source, _ in FAILING.values()), OWN):
-        space: dict[str, Any] = {}
-        with contextlib.suppress(ImportError):
-            exec(source, space)
-        for name in [name for name in space if name.startswith("test_")]:
-            with contextlib.suppress(Exception):
-                space[name]()
-
-
-@pytest.fixture
-def told(loaded: None, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Told:
-    """What a run of pytest in this process prints of a file: the lines of every failing test, and the summary."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-
-    def told(name: str, source: str) -> tuple[dict[str, list[str]], str]:
-        pytester.makepyfile(**{name: source})
-        printed = pytester.runpytest("-p", "fastgc._pytest.plugin", "-q").stdout.str()
-        body, _, summary = printed.partition("short test summary info")
-        parts = re.split(r"^_+ (test_\w+) _+$", body, flags=re.MULTILINE)[1:]
-        return {name: text.splitlines() for name, text in zip(parts[::2], parts[1::2], strict=True)}, summary
-
-    return told
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, list[str]]], str]:
+    """What one run of pytest prints of all files: the lines of every failing test by package and name, the summary."""
+    folder = tmp_path_factory.mktemp("told")
+    for package, (source, _) in FAILING.items():
+        (folder / f"test_{package}.py").write_text(f"import pytest\npytest.importorskip('{package}')\n{source}")
+    (folder / "test_own.py").write_text(OWN)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "fastgc._pytest.plugin"]
+    (folder / "empty.ini").write_text("[pytest]\n", encoding="utf-8")
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(fastgc.__file__).parents[1]), "COLUMNS": "200", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }  # fmt: skip
+    done = subprocess.run([*command, "-c", "empty.ini", "-q"], cwd=folder, env=environment, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    body, _, summary = done.stdout.partition("short test summary info")
+    parts = re.split(r"^_+ (test_\w+) _+$", body, flags=re.MULTILINE)[1:]
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, text in zip(parts[::2], parts[1::2], strict=True):
+        place = re.search(r"^test_(\w+)\.py:\d+: ", text, re.MULTILINE)
+        assert place is not None, text
+        found.setdefault(place[1], {})[name] = text.splitlines()
+    return found, summary
 
 
 @pytest.mark.parametrize("package", FAILING)
-def test_a_failing_test_begins_with_the_report_and_shows_no_frame_of_fastgc(package: str, told: Told) -> None:
+def test_a_failing_test_begins_with_the_report_and_shows_no_frame_of_fastgc(package: str, told: Any) -> None:
     pytest.importorskip(package)
-    source, expected = FAILING[package]
-    found, summary = told(f"test_{package}", source)
+    (_, expected), found, summary = FAILING[package], told[0][package], told[1]
     assert found.keys() == expected.keys()
     for name, message in expected.items():
         first = next(line for line in found[name] if line.startswith("E "))
@@ -275,7 +266,7 @@ def test_a_failing_test_begins_with_the_report_and_shows_no_frame_of_fastgc(pack
         assert f"{name} - {message.removeprefix('AssertionError: ')}"[:90] in summary.replace("AssertionError: ", "")
 
 
-def test_an_exception_of_the_users_own_function_keeps_its_place(told: Told) -> None:
-    lines = told("test_own", OWN)[0]["test_own"]
+def test_an_exception_of_the_users_own_function_keeps_its_place(told: Any) -> None:
+    lines = told[0]["own"]["test_own"]
     assert ">       return 1 / len(x[5:])" in [re.sub(r"^>\s+", ">       ", line) for line in lines]
     assert any(re.match(r"E\s+ZeroDivisionError", line) for line in lines)
