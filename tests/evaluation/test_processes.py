@@ -298,10 +298,12 @@ def test_a_worker_that_dies_is_an_error_that_says_so() -> None:
 
 
 INTERRUPTED = """
-import os, time
+import os, signal, time
 import numpy as np
 import fastgc
 
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which processes ignore that nohup has started
 parent = os.getpid()
 
 def loss(p):

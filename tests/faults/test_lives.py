@@ -173,6 +173,7 @@ def ended(program: str, folder: Path, **environment: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, limits and /proc as Linux has them")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("names", TOGETHER, ids="; ".join)
 def test_checks_work(names: tuple[str, ...], tmp_path: Path) -> None:
     assert ended("".join(PROGRAMS[name] for name in names), tmp_path) == "done" * len(names)
