@@ -185,8 +185,13 @@ def compiled(function: Callable[[Leaves], Result], leaves: Leaves) -> tuple[Call
     try:
         traced(list(leaves))
     except Exception:  # if the function itself raises this, it raises it again when it is called
-        return (lambda arrays: function([jnp.array(array) for array in arrays])), False
+        return _as_it_is(function), False
     return (lambda arrays: traced(list(arrays))), True
+
+
+def _as_it_is(function: Callable[[Leaves], Result]) -> Callable[[Leaves], Result]:
+    """A function called without being traced, with arrays of JAX."""
+    return lambda leaves: function([jnp.array(leaf) for leaf in leaves])
 
 
 @contextlib.contextmanager
@@ -197,14 +202,15 @@ def compiled_once(function: Callable[[Leaves], Result]) -> Iterator[Callable[[Le
     nothing compiled is left: JAX (0.10) takes integers of a function traced while ``jax_enable_x64`` was on for 64 bits
     when it is off, in other functions, too, for as long as the traced one lives.
     """
-    kept: dict[str, Callable[[Leaves], Result]] = {"as it is": function, "compiled": jax.jit(function)}
+    kept: list[Callable[[Leaves], Result]] = [jax.jit(function), _as_it_is(function)]
     del function  # the last reference to it goes at the end
 
     def call(leaves: Leaves) -> Result:
+        traced, plain = kept
         try:
-            return kept["compiled"](list(leaves))
+            return traced(list(leaves))
         except Exception:
-            return kept["as it is"]([jnp.array(leaf) for leaf in leaves])
+            return plain(leaves)
 
     try:
         yield call
