@@ -120,7 +120,7 @@ def test_a_correct_gradient_is_bounded_and_nothing_is_seen() -> None:
 @pytest.mark.parametrize("probes", [1, 3])
 def test_one_wrong_entry_above_the_limit_is_seen_in_every_direction(probes: int) -> None:
     loss, gradients, params = sines(w=200)
-    for seed in range(10):
+    for seed in range(20):
         limit = limit_of(loss, gradients, params, seed=seed, probes=probes)
         wrong = with_error(gradients, "w", 3 * limit, seed)
         probe = probed(loss, wrong, params, seed=seed, probes=probes, rtol=1e-12).tensors["w"].probe
@@ -133,12 +133,12 @@ def test_two_wrong_entries_of_one_size_hardly_ever_cancel(ratio: float) -> None:
     """Signs alone miss them in half of the directions; three hold 85 magnitudes each, of which one cancels."""
     loss, gradients, params = sines(w=60)
     wrong = with_error(with_error(gradients, "w", 1e-3, 7), "w", 1e-3 * ratio, 31)
-    runs, missed = 15, 0
+    runs, missed = 30, 0
     for seed in range(runs):
         probe = probed(loss, wrong, params, probes=3, seed=seed).tensors["w"].probe
         assert probe.seen, seed
         missed += int(np.sum(np.abs(probe.residuals) <= probe.uncertainties))
-    assert missed <= 3  # of 45, where 1 in 170 gives one in four runs
+    assert missed <= 4  # of 90, where 1 in 170 gives one in two runs
 
 
 @pytest.mark.parametrize("options", [{"in_place": True}, {"precision": "native"}])
@@ -147,7 +147,7 @@ def test_two_wrong_entries_of_one_size_show_in_float32(options: dict[str, Any], 
     params = {"w": np.random.default_rng(0).standard_normal(60).astype(np.float32)}
     right = {"w": np.cos(params["w"])}
     wrong = with_error(with_error(right, "w", 0.1, 7), "w", 0.1 * ratio, 31)
-    for seed in range(5):
+    for seed in range(10):
         report = probed(total, wrong, params, seed=seed, **options)
         assert {entry.index for entry in report.tensors["w"].wrong_entries} == {(7,), (31,)}, seed
         assert probed(total, right, params, seed=seed, **options).passed
@@ -184,7 +184,7 @@ def test_errors_at_the_limit_are_missed_no_more_often_than_stated(errors: list[f
     error = np.zeros(LINEAR.size)
     error[: len(errors)] = errors
     error /= np.linalg.norm(error)
-    runs, missed = 30, 0
+    runs, missed = 60, 0
     for seed in range(runs):
         right = right_once(seed)
         assert right.miss(right.norm_limit) == pytest.approx(0.03)
@@ -196,14 +196,14 @@ def test_an_error_spread_over_many_entries_is_missed_no_more_often_than_stated()
     loss, gradients, params = sines(w=200)
     rng = np.random.default_rng(0)
     missed = 0
-    for seed in range(30):
+    for seed in range(50):
         right = probed(loss, gradients, params, seed=seed, probes=1).tensors["w"].probe
         error = rng.standard_normal(200)
         error *= right.norm_limit * right.norm / np.linalg.norm(error)
         missed += (
             not probed(loss, with_error(gradients, "w", error), params, seed=seed, probes=1).tensors["w"].probe.seen
         )
-    assert missed <= 4  # 0.9 of 30 at most on average
+    assert missed <= 6  # 1.5 of 50 at most on average
 
 
 def test_twenty_directions_cost_about_forty_values_more_than_the_ladder() -> None:
@@ -244,7 +244,7 @@ def test_the_directions_of_a_tensor_do_not_depend_on_the_others() -> None:
 
 @pytest.mark.parametrize("biases", [0.0, 0.1])
 def test_kinks_on_the_way_add_uncertainty_and_never_make_a_failure(biases: float) -> None:
-    for seed in range(15):
+    for seed in range(30):
         widths = [(6, 8, 3), (40, 30, 20, 5), (200, 100, 10)][seed % 3]
         report = probed(*network(seed, widths, "relu", batch=4 + seed, biases=biases))
         assert report.verdict != "fail", (seed, str(report))
@@ -480,7 +480,7 @@ def test_a_scalar_an_empty_tensor_and_one_of_zeros_are_probed() -> None:
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_correct_networks_in_native_float32_never_fail(activation: str) -> None:
-    for seed in range(10):
+    for seed in range(20):
         loss, gradients, params = network(seed, [(20, 20, 5), (100, 60, 5)][seed % 2], activation)
         single = {name: value.astype(np.float32) for name, value in params.items()}
         report = probed(loss, {n: g.astype(np.float32) for n, g in gradients.items()}, single, precision="native")
@@ -498,7 +498,7 @@ def test_rounding_the_displaced_entries_to_float32_is_no_suspicion() -> None:
 
     gradient = np.zeros((3000, 8))
     np.add.at(gradient, ids, weights * np.cos(table[ids].astype(np.float64)))
-    for seed in range(3):
+    for seed in range(5):
         report = probed(
             loss, {"table": gradient.astype(np.float32)}, {"table": table}, seed=seed, rtol=1e-5, precision="native"
         )

@@ -149,14 +149,14 @@ def test_a_factor_beside_a_swap_is_no_swap() -> None:
 
 def test_the_catalogue_is_named_rightly() -> None:
     right = wrong = silent = 0
-    for each in wrong_gradients()[1::12]:
+    for each in wrong_gradients()[1::6]:
         for name, tensor in check(each.problem).tensors.items():
             if tensor.verdict == "fail":
                 kind = tensor.diagnosis.kind if tensor.diagnosis and tensor.diagnosis.kind != "unstructured" else ""
                 expected = each.named(name)
                 right, wrong = right + bool(expected and kind == expected), wrong + bool(kind and kind != expected)
                 silent += bool(expected and not kind)
-    assert right >= 15
+    assert right >= 30
     assert wrong == 0
     assert silent <= 1
 

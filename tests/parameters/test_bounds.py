@@ -175,7 +175,7 @@ def test_a_loss_without_a_value_outside_needs_no_note(name: str) -> None:
 
 def test_the_noise_of_a_loss_is_seen_where_every_entry_is_at_a_bound() -> None:
     """A small value that is a sum of large terms: its own size says nothing of its round-off."""
-    for output in np.argsort(np.abs(layer(WIDE)))[:8]:
+    for output in range(0, 40, 2):
         report = fastgc.check_gradients(
             lambda x, k=output: layer(x)[k], lambda x, k=output: layer_jacobian(x)[k], WIDE,
             bounds={"params": (WIDE, None)}, samples=64, crosscheck=False,

@@ -135,8 +135,8 @@ def test_several_wrong_entries_are_all_named(count: int) -> None:
 
 
 def test_eight_wrong_entries_among_many_take_few_evaluations() -> None:
-    problem = sines(w=(200, 500))
-    positions = scattered(8, 100_000)
+    problem = sines(w=(400, 500))
+    positions = scattered(8, 200_000)
     report = probed(problem[0], wrong_at(problem[1], positions, 1.01), problem[2])
     assert sorted(indices(report)) == sorted(divmod(int(p), 500) for p in positions)
     assert report.evaluations - right_evaluations(problem) - DIAGNOSIS <= 260
