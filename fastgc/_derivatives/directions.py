@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastgc._derivatives.estimates import BOUNDED_TOP, COARSER, GOOD_ENOUGH, LossAtPoint
+from fastgc._derivatives.entry_ladders import COARSER, GOOD_ENOUGH
 from fastgc._derivatives.ladder import Derivative, Ladder, derivative_from
+from fastgc._derivatives.loss_at_point import BOUNDED_TOP, LossAtPoint
 from fastgc._derivatives.random_weights import LARGEST, UNIT, weights_of_each
 from fastgc._evaluation.evaluator import Ray
 from fastgc._forks import cached_property

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastgc._derivatives.estimates import Estimates, LossAtPoint
+from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import UNKNOWN, Derivative, Ladder, derivative_from
+from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._evaluation.evaluator import Ray
 from fastgc._parameters.arrays import Array, Floats, Positions
 from fastgc._parameters.streams import stream

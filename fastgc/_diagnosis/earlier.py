@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastgc._derivatives.estimates import unmeasured_loss
+from fastgc._derivatives.loss_at_point import unmeasured_loss
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import NotFiniteError
 from fastgc._evaluation.evaluator import Evaluator, WrongValueError, described

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import TRIALS, Estimates, quotient_estimates
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.first_quotients import TRIALS, quotient_estimates
 from fastgc._diagnosis.diagnosis import Clues, Diagnosis, Explanation, diagnose, settled
 from fastgc._diagnosis.earlier import EVALUATIONS, EarlierMeasurements, EarlierParameters
 from fastgc._diagnosis.measured_tensor import MeasuredTensor

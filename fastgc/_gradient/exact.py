@@ -11,7 +11,8 @@ import numpy as np
 from fastgc._arguments import listed, plural
 from fastgc._derivatives.complex_slopes import ComplexLoss
 from fastgc._derivatives.directions import FURTHER, Probing, direction
-from fastgc._derivatives.estimates import Estimates, LossAtPoint
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.evaluator import Ray, Tick
 from fastgc._evaluation.tangents import Tangents

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastgc._derivatives.complex_slopes import ComplexLoss
-from fastgc._derivatives.estimates import Estimates, open_loss, unmeasured_loss
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.loss_at_point import open_loss, unmeasured_loss
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.diagnosis import Explanation
 from fastgc._diagnosis.earlier import EarlierParameters

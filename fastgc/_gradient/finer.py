@@ -15,7 +15,8 @@ from dataclasses import replace
 import numpy as np
 
 from fastgc._arguments import plural
-from fastgc._derivatives.estimates import Estimates, LossAtPoint, open_loss
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.loss_at_point import LossAtPoint, open_loss
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.evaluator import Evaluator, OutOfTime
 from fastgc._parameters.arrays import Flags

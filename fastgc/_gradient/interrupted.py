@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastgc._derivatives.estimates import Estimates, LossAtPoint
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._derivatives.noise import Noise
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.callers_loss import CallersLoss

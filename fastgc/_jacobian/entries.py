@@ -10,15 +10,11 @@ from functools import partial
 import numpy as np
 
 from fastgc._derivatives.displaced import displaced_estimates, displacement
-from fastgc._derivatives.estimates import (
-    TRIAL_RATIO,
-    TRIAL_SAFETY,
-    Estimates,
-    LossAtPoint,
-    distinguishing_quotients,
-    reached_ladders,
-)
+from fastgc._derivatives.entry_ladders import reached_ladders
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.first_quotients import TRIAL_RATIO, TRIAL_SAFETY, distinguishing_quotients
 from fastgc._derivatives.ladder import Ladder
+from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._derivatives.stencil import Stencil, quotients, stencil_named
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped, Tick, silent
 from fastgc._jacobian.columns import Group
@@ -344,7 +340,7 @@ def _at_most(count: int, bar: Progress) -> Tick:
 
 
 def _small_steps(jacobian: JacobianAtPoint, positions: Positions, differences: Floats) -> Floats:
-    """See `fastgc._derivatives.estimates.distinguishing_quotients`; NaN for entries beyond a number of them."""
+    """See `fastgc._derivatives.first_quotients.distinguishing_quotients`; NaN for entries beyond a number of them."""
     result, some = np.full(positions.size, np.nan), spread(positions.size, _MOST_LADDERS)
     outputs, inputs = jacobian.places(positions)
     for output in np.unique(outputs[some]).tolist():

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastgc._derivatives.directions import PROBE_TOP
-from fastgc._derivatives.estimates import NOISIEST, LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
+from fastgc._derivatives.first_quotients import NOISIEST
 from fastgc._derivatives.kept import KeptLadders
+from fastgc._derivatives.loss_at_point import LossAtPoint, measured_losses, responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short
 from fastgc._evaluation.evaluator import (
     OutOfTime,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastgc._derivatives.directions import FURTHER, SUSPICIOUS, direction, ladder_slope, with_gap
-from fastgc._derivatives.estimates import TRIAL_SAFETY
+from fastgc._derivatives.first_quotients import TRIAL_SAFETY
 from fastgc._derivatives.random_weights import OF_ENTRY, OF_PRODUCT, UNIT, chance_at_limits, random_weights
 from fastgc._derivatives.ratios import FEW, coincidences, matching
 from fastgc._evaluation.evaluator import Ray

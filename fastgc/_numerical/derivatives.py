@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastgc._arguments import flags, number, one_of, refuse_uncallable
-from fastgc._derivatives.estimates import plain_quotients, responsive_loss, unmeasured_loss
+from fastgc._derivatives.first_quotients import plain_quotients
+from fastgc._derivatives.loss_at_point import responsive_loss, unmeasured_loss
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.engine import Execution, open_evaluator
 from fastgc._evaluation.floating_point import at_point, own_errstate

@@ -19,8 +19,11 @@ import numpy as np
 
 from fastgc._derivatives.complex_slopes import IMAGINARY_STEPS, ROUND_OFF
 from fastgc._derivatives.directions import Probing, Shortcut, analytic_slope, direction
-from fastgc._derivatives.estimates import Estimates, LossAtPoint, distinguishing_quotients, hidden, ladder_estimates
+from fastgc._derivatives.entry_ladders import ladder_estimates
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.first_quotients import distinguishing_quotients, hidden
 from fastgc._derivatives.ladder import WRONG_BEYOND
+from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, norm
 from fastgc._verdicts.entries import GradientAtPoint, Verdicts
 from fastgc._verdicts.judgement import Judgement

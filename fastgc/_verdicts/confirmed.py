@@ -8,7 +8,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgc._derivatives.estimates import Estimates, distinguishing_quotients, ladder_estimates
+from fastgc._derivatives.entry_ladders import ladder_estimates
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.first_quotients import distinguishing_quotients
 from fastgc._parameters.arrays import Floats, Positions
 from fastgc._verdicts.entries import GradientAtPoint, confirm, excused, look_closer
 from fastgc._verdicts.judgement import Judgement

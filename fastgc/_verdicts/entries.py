@@ -11,14 +11,10 @@ import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._derivatives.displaced import ATTEMPTS, displaced_estimates, displacement
-from fastgc._derivatives.estimates import (
-    Estimates,
-    LossAtPoint,
-    distinguishing_quotients,
-    ladder_estimates,
-    quotient_estimates,
-    reached_ladders,
-)
+from fastgc._derivatives.entry_ladders import ladder_estimates, reached_ladders
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.first_quotients import distinguishing_quotients, quotient_estimates
+from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
 from fastgc._evaluation.held import UNMOVED

@@ -27,7 +27,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fastgc._derivatives.displaced import DISTANCE, along_axes
-from fastgc._derivatives.estimates import Estimates, LossAtPoint
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._evaluation.evaluator import OutOfTime, Ray
 from fastgc._parameters.arrays import Flags, Floats, Positions
 from fastgc._parameters.streams import stream

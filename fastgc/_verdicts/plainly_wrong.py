@@ -20,7 +20,9 @@ import contextlib
 
 import numpy as np
 
-from fastgc._derivatives.estimates import FINEST, Estimates, LossAtPoint
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.first_quotients import FINEST
+from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._evaluation.evaluator import Stopped
 from fastgc._parameters.arrays import Flags, Floats, Positions
 from fastgc._verdicts.judgement import Judgement

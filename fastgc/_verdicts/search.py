@@ -28,7 +28,7 @@ from fastgc._derivatives.directions import (
     rounding_of,
     slopes_along,
 )
-from fastgc._derivatives.estimates import LossAtPoint
+from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._derivatives.random_weights import UNIT, random_weights, weights_between
 from fastgc._derivatives.ratios import FEW, best_of, coincidences, index_at, matching, ramps, ratios_of
 from fastgc._evaluation.evaluator import Ray

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastgc import check_gradients
 from fastgc._derivatives.complex_slopes import IMAGINARY_STEPS, ComplexLoss
 from fastgc._derivatives.directions import analytic_slope, direction
-from fastgc._derivatives.estimates import unmeasured_loss
+from fastgc._derivatives.loss_at_point import unmeasured_loss
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.engine import Execution
 from fastgc._gradient import examine as module

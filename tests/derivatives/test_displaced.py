@@ -11,7 +11,7 @@ import pytest
 
 import fastgc
 from fastgc._derivatives.displaced import DISTANCE, displaced_estimates, displaced_leaves, displacement
-from fastgc._derivatives.estimates import unmeasured_loss
+from fastgc._derivatives.loss_at_point import unmeasured_loss
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.layout import flatten_parameters
 

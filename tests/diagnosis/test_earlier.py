@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._derivatives.estimates import unmeasured_loss
+from fastgc._derivatives.loss_at_point import unmeasured_loss
 from fastgc._derivatives.noise import Noise
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._diagnosis.earlier import gradient_elsewhere

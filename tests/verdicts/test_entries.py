@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 import fastgc
-from fastgc._derivatives.estimates import Estimates, distinguishing_quotients
+from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.first_quotients import distinguishing_quotients
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._parameters.arrays import Floats
 from fastgc._verdicts.entries import GradientAtPoint, check_entries, confirm

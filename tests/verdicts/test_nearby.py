@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import fastgc
 from fastgc._derivatives.displaced import along_axes, displaced_leaves
-from fastgc._derivatives.estimates import unmeasured_loss
+from fastgc._derivatives.loss_at_point import unmeasured_loss
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.bounds import Bounds
 from fastgc._parameters.layout import flatten_parameters
