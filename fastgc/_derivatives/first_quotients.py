@@ -32,8 +32,8 @@ def quotient_estimates(
     The uncertainty adds the noise of the values, ``noise * sum(|weights|) / h``, to the tensor's truncation error,
     which grows as ``h**order``: quotients at h and 4h differ by 4**order - 1 times the error of the first.
     """
-    reach, steps = _steps(loss, positions, stencil, step)
     owners = loss.layout.tensor_of(positions)
+    reach, steps = _steps(loss, positions, owners, stencil, step)
     trials = _trials(owners)
     wide = _quotients(loss, positions[trials], stencil, steps[trials] * TRIAL_RATIO, step is not None, silent)
     numerical, finished = _reached(partial(_quotients, loss, positions, stencil, steps, step is not None, tick))
@@ -49,26 +49,28 @@ def plain_quotients(
     loss: LossAtPoint, positions: Positions, stencil: Stencil, step: float | None, tick: Tick
 ) -> Floats:
     """One difference quotient for each entry, without uncertainties."""
-    return _quotients(loss, positions, stencil, _steps(loss, positions, stencil, step)[1], step is not None, tick)
+    _, steps = _steps(loss, positions, loss.layout.tensor_of(positions), stencil, step)
+    return _quotients(loss, positions, stencil, steps, step is not None, tick)
 
 
 def _trials(owners: Positions) -> Positions:
     """Evenly spaced ones of the entries of each tensor; ``owners`` are the tensors of all entries."""
-    order = np.argsort(owners, kind="stable")
-    _, first, sizes = np.unique(owners[order], return_index=True, return_counts=True)
-    counts, number = np.minimum(sizes, TRIALS)[:, None], np.arange(TRIALS)
-    spaced = first[:, None] + number * (sizes[:, None] - 1) // np.maximum(1, counts - 1)
+    order, sizes = np.argsort(owners, kind="stable"), np.bincount(owners)[:, None]
+    counts, number = np.minimum(sizes, TRIALS), np.arange(TRIALS)
+    spaced = np.cumsum(sizes)[:, None] - sizes + number * (sizes - 1) // np.maximum(1, counts - 1)
     return np.asarray(order[spaced[number < counts]])
 
 
-def _steps(loss: LossAtPoint, positions: Positions, stencil: Stencil, step: float | None) -> tuple[Floats, Floats]:
+def _steps(
+    loss: LossAtPoint, positions: Positions, owners: Positions, stencil: Stencil, step: float | None
+) -> tuple[Floats, Floats]:
     """The step of each entry: in units of its scale, so that no power of it overflows, and as a number."""
-    scales = loss.scales(positions)
+    scales = loss.scales(positions, owners)
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
     relative_noise = loss.noise.at_point / abs(loss.base) if loss.base else 0.0
     balanced = short(relative_step(stencil, np.clip(relative_noise, loss.eps, NOISIEST)))
-    reach = balanced[loss.layout.tensor_of(positions)]
+    reach = balanced[owners]
     return reach, reach * scales
 
 
@@ -81,10 +83,9 @@ def _noise_of(loss: LossAtPoint, stencil: Stencil, numerical: Floats, steps: Flo
 def _quotients(
     loss: LossAtPoint, positions: Positions, stencil: Stencil, steps: Floats, nominal: bool, tick: Tick
 ) -> Floats:
-    x = loss.evaluator.entries(positions)
-    displaced = np.stack([x + offset * steps for offset in stencil.offsets], axis=1)
-    displaced = loss.evaluator.rounded(positions, displaced)
-    taken = None if nominal else displaced - x[:, None]
+    x = loss.evaluator.entries(positions)[:, None]
+    displaced = loss.evaluator.rounded(positions, x + np.array(stencil.offsets) * steps[:, None])
+    taken = None if nominal else displaced - x
     try:
         return quotients(stencil, loss.evaluator.values(positions, displaced, tick), steps, taken)
     except Stopped as stopped:

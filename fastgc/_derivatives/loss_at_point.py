@@ -50,10 +50,10 @@ class LossAtPoint:
     complex_loss: ComplexLoss | None = None  # the loss at complex parameters, None where it was not asked for
     kept: KeptLadders = field(default_factory=KeptLadders, compare=False)
 
-    def scales(self, positions: Positions) -> Floats:
+    def scales(self, positions: Positions, tensors: Positions | None = None) -> Floats:
         """The unit of an entry's steps: its magnitude or its tensor's, whichever is larger, in few bits."""
-        sizes = np.abs(self.evaluator.entries(positions))
-        return short(np.maximum(sizes, self.tensor_scales[self.layout.tensor_of(positions)]))
+        tensors = self.layout.tensor_of(positions) if tensors is None else tensors
+        return short(np.maximum(np.abs(self.evaluator.entries(positions)), self.tensor_scales[tensors]))
 
     def unmoved(self, tensor: int) -> Flags | None:
         """The entries that no direction moves by itself: held by bounds, or mirrored; None where all are moved."""
