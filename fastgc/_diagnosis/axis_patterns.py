@@ -23,7 +23,7 @@ from fastgc._diagnosis.measured_tensor import (
     moved,
 )
 from fastgc._diagnosis.value_patterns import EXACT, FITTED, Pattern
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, distinct
 
 # Lines of an axis whose order is looked for: 64 measured entries tell nothing of more of them. Its square is how many
 # pairs of a line and a measured entry are compared for that: 32 MB, some 30 ms.
@@ -118,7 +118,7 @@ def reordered(tensor: MeasuredTensor) -> Iterator[Pattern]:
         if sources is None:
             continue
         residual = tensor.at(moved(tensor.index, axis, sources[tensor.index[axis]])) - tensor.numerical
-        chosen = np.unique(tensor.index[axis][tensor.telling]).size * math.log2(length)  # bits that choosing costs
+        chosen = distinct(tensor.index[axis][tensor.telling]).size * math.log2(length)  # bits that choosing costs
         if tensor.explained(residual, 2, BITS + chosen):
             yield Pattern("permutation", _order_text(sources, axis), axis=axis, deviation=tensor.deviation(residual))
 
@@ -130,7 +130,7 @@ def _part(index: Indices, some: NDArray[np.int64]) -> Indices:
 def _sources(fits: NDArray[np.bool_], lines: NDArray[np.int64], telling: NDArray[np.bool_]) -> NDArray[np.int64] | None:
     """The line from which the entries of each line come, no two the same; its own if unknown; None if none fits."""
     sources = np.arange(fits.shape[0])
-    possible = {line: np.flatnonzero(fits[:, lines == line].all(axis=1)) for line in np.unique(lines[telling]).tolist()}
+    possible = {line: np.flatnonzero(fits[:, lines == line].all(axis=1)) for line in distinct(lines[telling]).tolist()}
     taken: set[int] = set()
     for line in sorted(possible, key=lambda line: possible[line].size):
         free = [int(source) for source in possible[line] if source not in taken]
@@ -161,7 +161,7 @@ def broadcast(tensor: MeasuredTensor) -> Iterator[Pattern]:
     for axis in long_axes(tensor.shape):
         if is_level(tensor, axis):
             lines = np.ravel_multi_index(tuple(moved(tensor.index, axis, np.zeros_like(tensor.local))), tensor.shape)
-            if any(_varies(tensor, lines == line) for line in np.unique(lines)):
+            if any(_varies(tensor, lines == line) for line in distinct(lines)):
                 text = f"consistent with values spread along axis {axis}, where the numerical ones differ"
                 yield Pattern("broadcast", text + _reduced(tensor, axis, lines), axis=axis)
 

@@ -20,7 +20,7 @@ from fastgc._diagnosis.sparse_patterns import repeats
 from fastgc._diagnosis.value_patterns import constant_factor, stale_together
 from fastgc._evaluation.evaluator import OutOfTime, silent
 from fastgc._evaluation.working_time import now
-from fastgc._parameters.arrays import Shape
+from fastgc._parameters.arrays import Shape, distinct
 from fastgc._parameters.point import arrays_in
 from fastgc._progress import Progress
 from fastgc._verdicts.entries import GradientAtPoint
@@ -49,7 +49,7 @@ def explain(
     args : whose lengths may be a factor
     previous : the parameters of an earlier moment, at which failing tensors are measured too
     """
-    failing = np.unique(gradient.loss.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
+    failing = distinct(gradient.loss.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
     lengths, scales = _axis_lengths(args), gradient.scales(estimates)
     tensors = _views(gradient, estimates, judgement, failing, lengths)
     extra = {t: _wanted(gradient, tensors[t], seed) for t in failing}

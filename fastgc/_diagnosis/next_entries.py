@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions, is_level, is_symmetric, long_axes, mirrored
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, without
 from fastgc._parameters.streams import stream
 
 # Entries drawn to choose the next ones from: some sixteen times as many as are ever measured (29), so that entries that
@@ -24,13 +24,13 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
     """
     generator = stream(seed, "diagnosis", "wanted")
     if tensor.gradient.size - tensor.local.size <= count:
-        return np.setdiff1d(np.arange(tensor.gradient.size), tensor.local)
+        return without(np.arange(tensor.gradient.size), tensor.local)
     level = [axis for axis in long_axes(tensor.shape) if is_level(tensor, axis)]
     wrong = np.flatnonzero(tensor.wrong)
     if level:
         found = _along(tensor, int(wrong[0]), level[0], generator)
     elif is_symmetric(tensor):
-        found = np.setdiff1d(mirrored(tensor.part(tensor.strong)), tensor.local)
+        found = without(mirrored(tensor.part(tensor.strong)), tensor.local)
     elif wrong.size <= np.count_nonzero(tensor.right & tensor.telling):
         found = _near(tensor, wrong, generator)
     else:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastgc._arguments import listed
 from fastgc._diagnosis.measured_tensor import BITS, FEWEST, MeasuredTensor, Positions, long_axes
 from fastgc._diagnosis.value_patterns import FITTED, Pattern, constant_factor
+from fastgc._parameters.arrays import distinct
 from fastgc._parameters.point import arrays_in
 
 _LISTED = 16  # wrong entries that are called few: as many as a reader looks at one by one
@@ -222,7 +223,7 @@ def overwritten(tensor: MeasuredTensor, repeated: Sequence[Repeats]) -> Iterator
     for each in repeated:
         for axis in long_axes(tensor.shape):
             index = tensor.index[axis]
-            wrong, right = (np.unique(index[where & tensor.telling]) for where in (tensor.wrong, tensor.right))
+            wrong, right = (distinct(index[where & tensor.telling]) for where in (tensor.wrong, tensor.right))
             used = right[np.isin(right, each.once)]
             fits = max(each.several.max(), each.once.max(initial=0)) < tensor.shape[axis]
             if not (fits and used.size and np.isin(wrong, each.several).all()):

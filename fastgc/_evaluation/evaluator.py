@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array, Positions, returned_values
+from fastgc._parameters.arrays import Array, Positions, distinct, returned_values
 from fastgc._parameters.layout import ParameterLayout
 
 Result = TypeVar("Result")
@@ -256,7 +256,7 @@ def at_entry(layout: ParameterLayout, position: int, entry: object) -> Place:
 
 def at_entries(layout: ParameterLayout, positions: Positions) -> Place:
     """A point where several entries are displaced together."""
-    names = [layout.names[t] for t in np.unique(layout.tensor_of(positions))]
+    names = [layout.names[t] for t in distinct(layout.tensor_of(positions))]
     some = listed(names, quote=False, limit=_TENSORS)
     return Place(f"{positions.size} entries of {some} displaced together", single=False)
 

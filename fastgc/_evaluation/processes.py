@@ -28,7 +28,7 @@ from fastgc._evaluation.parcels import portable, remove
 from fastgc._evaluation.pieces import SharedWork, single_threaded
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.working_time import now
-from fastgc._parameters.arrays import Array, Floats, Positions, spread
+from fastgc._parameters.arrays import Array, Floats, Positions, distinct, spread
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.record import store
 from fastgc._words import Workers
@@ -230,7 +230,7 @@ class WorkersEvaluator:
     def _trial(self, layout: ParameterLayout) -> Trial:
         """Positions in all tensors, rows of their entries (at the point and displaced), and our values there."""
         filled = np.array(layout.sizes) > 0
-        positions = np.union1d(layout.starts[:-1][filled], spread(layout.size, _TRIAL_ENTRIES))
+        positions = distinct(np.concatenate([layout.starts[:-1][filled], spread(layout.size, _TRIAL_ENTRIES)]))
         start = self._direct.entries(positions)
         rows = self._direct.rounded(positions, np.stack([start, start + _TRIAL_STEP * (1 + np.abs(start))], axis=1)).T
         deadline, self._direct.deadline = self._direct.deadline, math.inf  # these two values precede the check
@@ -296,7 +296,7 @@ class OpenedLoss:
     def along_cells(self, directions: list[list[Ray]], distances: Array, part: slice) -> Answer:
         """Values along directions, of the cells of a part of the table (directions, distances), and what was raised."""
         rows, columns = np.divmod(np.arange(part.start, part.stop), distances.size)
-        found = [self.evaluator.along_one(directions[k], distances[columns[rows == k]]) for k in np.unique(rows)]
+        found = [self.evaluator.along_one(directions[k], distances[columns[rows == k]]) for k in distinct(rows)]
         return self._answer(np.concatenate(found))
 
     def _answer(self, values: Array) -> Answer:

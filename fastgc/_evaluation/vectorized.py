@@ -30,7 +30,7 @@ from fastgc._evaluation.floating_point import callers_errstate
 from fastgc._evaluation.python import PythonEvaluator, displace_ray
 from fastgc._evaluation.working_time import now
 from fastgc._forks import Turns
-from fastgc._parameters.arrays import Array, Positions, in_blocks, returned_values
+from fastgc._parameters.arrays import Array, Positions, distinct, in_blocks, returned_values
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.streams import stream
 
@@ -84,7 +84,7 @@ class VectorizedEvaluator:
     def values(self, positions: Positions, displaced: Array, tick: Tick) -> Array:
         out: Array = np.empty(displaced.shape, self._plain.result_dtype)
         tensors = self._layout.tensor_of(positions)
-        for t in np.unique(tensors).tolist():
+        for t in distinct(tensors).tolist():
             mine = np.flatnonzero(tensors == t)
             out[mine] = self._one_tensor(t, positions[mine] - self._layout.starts[t], displaced[mine], tick)
         return out

@@ -24,7 +24,7 @@ from fastgc._evaluation.workers_option import width
 from fastgc._evaluation.working_time import now
 from fastgc._forks import cached_property
 from fastgc._gradient.options import CheckOptions
-from fastgc._parameters.arrays import Array, Floats, Positions, root_mean_squares, spread
+from fastgc._parameters.arrays import Array, Floats, Positions, root_mean_squares, spread, without
 from fastgc._parameters.point import Point
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection, further_entries, not_finite, plan_samples
 from fastgc._progress import Progress
@@ -304,7 +304,7 @@ def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measu
             continue
         more = further_entries(layout.names[t], layout.sizes[t], known, _FURTHER, check.options.seed)
         if gradient.loss.symmetric is not None:
-            more = np.setdiff1d(gradient.loss.symmetric.chosen(t, more), known)
+            more = without(gradient.loss.symmetric.chosen(t, more), known)
         estimates, judgement = check_in_time(gradient, layout.starts[t] + more, check.deadline, bar)
         reached = estimates.positions - layout.starts[t]
         estimates, judgement = merged([(found.estimates, found.judgement), (estimates, judgement)])

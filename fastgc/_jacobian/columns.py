@@ -9,7 +9,7 @@ from operator import or_
 import numpy as np
 
 from fastgc._jacobian.operator import Matrix, Operator
-from fastgc._parameters.arrays import Array, Positions, spread
+from fastgc._parameters.arrays import Array, Positions, distinct, spread
 from fastgc._parameters.sampling import DEFAULT_SAMPLES
 from fastgc._parameters.streams import stream
 from fastgc._words import Columns
@@ -61,7 +61,7 @@ def plan(
         most = min(most, _SOME)
     owner = np.full(m, -1, np.int64)
     owner[_drawn(m, most, stream(seed, "outputs"))] = 0
-    chosen = np.union1d(_drawn(n, count, stream(seed, "columns")), held[spread(held.size, _SOME)])
+    chosen = distinct(np.concatenate([_drawn(n, count, stream(seed, "columns")), held[spread(held.size, _SOME)]]))
     return [Group(np.array([column]), owner) for column in chosen.tolist()], chosen.size == n and most == m
 
 

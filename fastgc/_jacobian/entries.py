@@ -21,7 +21,7 @@ from fastgc._jacobian.columns import Group
 from fastgc._jacobian.complex_function import ComplexFunction
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, median, spread
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, distinct, median, spread
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.entries import (
     AROUND,
@@ -307,12 +307,12 @@ def _ladders(
 def _climbed(jacobian: JacobianAtPoint, positions: Positions, shift: float, bar: Progress) -> Estimates:
     """The entries from ladders of steps; the values along a column serve all outputs, and count once."""
     outputs, inputs = jacobian.places(positions)
-    result, columns = Estimates.unknown(positions).troubled(np.arange(positions.size), "not reached"), np.unique(inputs)
+    result, columns = Estimates.unknown(positions).troubled(np.arange(positions.size), "not reached"), distinct(inputs)
     bar.phase(DOUBT, more=columns.size)
     with contextlib.suppress(Stopped):
         for begin in range(0, columns.size, _TOGETHER):
             block = np.isin(inputs, columns[begin : begin + _TOGETHER])
-            chosen = np.unique(outputs[block]).tolist()
+            chosen = distinct(outputs[block]).tolist()
             jacobian.function.measure(chosen)
             fresh = set(inputs[block].tolist())
             for output in chosen:
@@ -343,7 +343,7 @@ def _small_steps(jacobian: JacobianAtPoint, positions: Positions, differences: F
     """See `fastgc._derivatives.first_quotients.distinguishing_quotients`; NaN for entries beyond a number of them."""
     result, some = np.full(positions.size, np.nan), spread(positions.size, _MOST_LADDERS)
     outputs, inputs = jacobian.places(positions)
-    for output in np.unique(outputs[some]).tolist():
+    for output in distinct(outputs[some]).tolist():
         mine = some[outputs[some] == output]
         result[mine] = distinguishing_quotients(jacobian.function.loss(output), inputs[mine], differences[mine])
     jacobian.function.forget()
@@ -368,7 +368,7 @@ def _verdicts_beside(
         return np.zeros(where.size, bool), np.zeros(where.size, bool)
     outputs, inputs = jacobian.places(estimates.positions[where])
     found = Estimates.unknown(estimates.positions[where])
-    for output in np.unique(outputs).tolist():
+    for output in distinct(outputs).tolist():
         mine = np.flatnonzero(outputs == output)
         slopes = displaced_estimates(jacobian.function.loss(output), inputs[mine], rays)
         found = found.updated(mine, replace(slopes, positions=found.positions[mine]))

@@ -31,7 +31,7 @@ from fastgc._jacobian.operator import (
 )
 from fastgc._jacobian.options import JacobianOptions
 from fastgc._jacobian.pairs import UNSUPPORTED, ComplexOutputsError
-from fastgc._parameters.arrays import Array, DType, Floats, as_array, returned_values
+from fastgc._parameters.arrays import Array, DType, Floats, as_array, returned_values, without
 from fastgc._parameters.bounds import Bounds, parse_bounds
 from fastgc._parameters.layout import flatten_parameters, refuse_framework
 from fastgc._parameters.point import copied_point
@@ -321,7 +321,7 @@ def _refuse_outside(pattern: Matrix, matrix: Matrix) -> None:
     """Refuse a Jacobian with entries that its declared sparsity excludes."""
     (rows, columns), declared = matrix.nonzero(), pattern.nonzero()
     n = pattern.shape[1]
-    outside = np.setdiff1d(rows.astype(np.int64) * n + columns, declared[0].astype(np.int64) * n + declared[1])
+    outside = without(rows.astype(np.int64) * n + columns, declared[0].astype(np.int64) * n + declared[1])
     if outside.size:
         i, j = divmod(int(outside[0]), n)
         raise ValueError(

@@ -19,7 +19,7 @@ from fastgc._evaluation.evaluator import Ray
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, check_groups
 from fastgc._jacobian.function import Weights
-from fastgc._parameters.arrays import Floats, Positions, root_mean_square
+from fastgc._parameters.arrays import Floats, Positions, root_mean_square, without
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement
 from fastgc._verdicts.probes import ENOUGH
@@ -61,7 +61,7 @@ def project(
             weights = random_weights(seed, range(number, number + 1), "", jacobian.shape[0], "output weights")[0]
             limits.append(_compare_weighted(probes, along, found, weights / UNIT, bar))
     _, columns = jacobian.places(checked.estimates.positions)
-    if np.setdiff1d(jacobian.function.held, columns).size:
+    if without(jacobian.function.held, columns).size:
         limits.append(np.inf)
     chance, law = chance_at_limits(count), OF_ENTRY if whole else OF_PRODUCT
     limit = law.limit([max(limits)] * max(count, 1), chance) / float(jacobian.function.unmeasured.tensor_scales.min())

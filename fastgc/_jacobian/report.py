@@ -17,7 +17,7 @@ from fastgc._diagnosis.diagnosis import Diagnosis, agreed, diagnose, diagnose_va
 from fastgc._diagnosis.measured_tensor import MeasuredTensor
 from fastgc._jacobian.entries import Checked
 from fastgc._jacobian.projections import Projections
-from fastgc._parameters.arrays import Array
+from fastgc._parameters.arrays import Array, distinct
 from fastgc._public import public
 from fastgc._reports.advice import advice
 from fastgc._reports.contents import Contents, EntryLadder, Part
@@ -122,7 +122,7 @@ class JacobianReport(Report):
         return self._counted(1, self.input_shape)
 
     def _counted(self, side: int, shape: tuple[int, ...]) -> dict[tuple[int, ...], int]:
-        places = np.divmod(np.unique(self.wrong_entries.local), max(1, self.shape[1]))[side]
+        places = np.divmod(distinct(self.wrong_entries.local), max(1, self.shape[1]))[side]
         found, counts = np.unique(places, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         return {_index(int(found[k]), shape): int(counts[k]) for k in order}
@@ -203,7 +203,7 @@ def jacobian_report(
         verdict=verdict,
         reason="; ".join(filter(None, [*failures, _reason(judged), *missing])),
         size=about.size,
-        checked=np.unique(estimated.positions).size,
+        checked=distinct(estimated.positions).size,
         max_relative_error=float(entries.columns["relative_error"].max(initial=0.0)),
         max_absolute_error=float(np.abs(judged.analytic - judged.numerical).max(initial=0.0)),
         relative_error=relative_error(judged.analytic, judged.numerical),
@@ -316,7 +316,7 @@ def details(report: JacobianReport) -> Iterable[str]:
     yield from _counts(report)
     if report.worst is not None:
         yield f"worst: {_entry_text(report, report.worst)}"
-    whole = np.unique(report.entries.local).size == report.checked  # not so where a file was written without some
+    whole = distinct(report.entries.local).size == report.checked  # not so where a file was written without some
     if report.wrong_entries and whole and max(report.shape) <= _SHOWN:
         yield from _side_by_side(report)
 

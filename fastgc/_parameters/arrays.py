@@ -180,6 +180,23 @@ def median(values: Floats) -> float:
     return float(ordered[middle] if values.size % 2 else ordered[middle - 1] / 2 + ordered[middle] / 2)
 
 
+def distinct(values: Positions) -> Positions:
+    """The values in ascending order, each once; shape (values,).
+
+    `numpy.unique` of NumPy 2.3 and later looks integers up in a hash table: where most of a million differ, that takes
+    1.4 s, and sorting 0.02.
+    """
+    ordered = np.sort(values, axis=None)
+    later = ordered[1:]
+    return np.concatenate([ordered[:1], later[later != ordered[:-1]]])
+
+
+def without(values: Positions, known: Positions) -> Positions:
+    """The values that are not among the known ones, in ascending order, each once."""
+    values = distinct(values)
+    return np.asarray(values[~np.isin(values, known, assume_unique=True)])
+
+
 def medians(values: Floats, ends: Positions) -> Floats:
     """The `median` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``; 0 for an empty one."""
     sizes = ends[1:] - ends[:-1]

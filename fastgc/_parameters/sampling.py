@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import brief, listed, one_of, whole
-from fastgc._parameters.arrays import AT_ONCE, Array, Positions, of_runs, together
+from fastgc._parameters.arrays import AT_ONCE, Array, Positions, distinct, of_runs, together, without
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.many_streams import streams
 from fastgc._parameters.streams import stream
@@ -70,7 +70,7 @@ class SamplePlan:
         """The plan with more entries of a tensor, ``drawn`` of them at random."""
         local, counts = list(self.local), list(self.drawn)
         known = local[tensor]
-        local[tensor] = more if known is None else np.union1d(known, more)
+        local[tensor] = more if known is None else distinct(np.concatenate([known, more]))
         counts[tensor] += drawn
         return SamplePlan(tuple(local), tuple(counts))
 
@@ -168,7 +168,7 @@ def _choose(
 def further_entries(name: str, size: int, known: Positions, count: int, seed: int) -> Positions:
     """Entries of a tensor other than the known ones, ``count`` together with these, or all that there are."""
     if count >= size:
-        return np.setdiff1d(np.arange(size), known)
+        return without(np.arange(size), known)
     generator = stream(seed, "samples", name, "further")
     return np.sort(np.array(_drawn_entries(generator, size, count - known.size, known.tolist()), np.int64))
 
@@ -303,7 +303,7 @@ def _positions(value: object, shape: tuple[int, ...], name: str) -> Positions:
         raise ValueError(f"{name} has shape {index.shape}; index tuples of this tensor have {len(shape)} numbers")
     if outside.any():
         raise ValueError(f"{name} has the entry {index[np.argmax(outside)].tolist()}, outside the shape {shape}")
-    return np.unique(index if index.ndim == 1 else np.ravel_multi_index(tuple(index.T), shape)).astype(np.int64)
+    return distinct(index if index.ndim == 1 else np.ravel_multi_index(tuple(index.T), shape)).astype(np.int64)
 
 
 def selected(patterns: str | Sequence[str] | None, names: Sequence[str], argument: str = "tensors") -> set[str]:

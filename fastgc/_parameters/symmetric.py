@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastgc._parameters.arrays import Array, Flags, Positions
+from fastgc._parameters.arrays import Array, Flags, Positions, distinct
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import selected
 
@@ -53,7 +53,7 @@ class Symmetric:
         start = int(self.layout.starts[tensor])
         index = np.unravel_index(local, self.layout.shapes[tensor])
         above = index[-2] < index[-1]
-        return np.unique(np.where(above, self.mirrored(local + start) - start, local))
+        return distinct(np.where(above, self.mirrored(local + start) - start, local))
 
     def folded(self, gradients: Sequence[Array]) -> list[Array]:
         """Flat gradients; of a symmetric tensor the derivative by each pair, g[i, j] + g[j, i], at both entries.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, medians, of_runs
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, distinct, medians, of_runs
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._reports.entries import Entries
 from fastgc._reports.gradient import Sensitivity
@@ -56,7 +56,7 @@ class SummaryTable:
         first, probe = int(self.ends[tensor]), self.probes.get(tensor)
         drawn = self.drawn[tensor]
         return {
-            "checked": int(np.unique(entries.local).size) if self.several else len(entries),
+            "checked": int(distinct(entries.local).size) if self.several else len(entries),
             **{name: float(numbers[tensor]) for name, numbers in self._errors.items()},
             "worst": entries[worst - first] if worst >= 0 else None,
             "entries": entries,

@@ -19,7 +19,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._derivatives.random_weights import MEAN_SQUARE, OF_ENTRY, OF_NORM, chance_at_limits
 from fastgc._evaluation.evaluator import OutOfTime
-from fastgc._parameters.arrays import Flags, Floats, Positions, norm
+from fastgc._parameters.arrays import Flags, Floats, Positions, norm, without
 from fastgc._progress import Progress
 from fastgc._verdicts.confirmed import ConfirmedEntries
 from fastgc._verdicts.entries import GradientAtPoint
@@ -214,7 +214,7 @@ def search(
     owners = gradient.loss.layout.tensor_of(sampled.positions)
     wholly = {*np.flatnonzero(np.bincount(owners, judged.failed) > _WHOLLY * np.bincount(owners)).tolist()}
     with contextlib.suppress(OutOfTime):
-        unsampled = np.setdiff1d(spoiled, sampled.positions)
+        unsampled = without(spoiled, sampled.positions)
         if unsampled.size:
             entries.errors(unsampled)
         for results in _told_apart(gradient, probings, seed, entries):

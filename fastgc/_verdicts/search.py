@@ -33,7 +33,7 @@ from fastgc._derivatives.random_weights import UNIT, random_weights, weights_bet
 from fastgc._derivatives.ratios import FEW, best_of, coincidences, index_at, matching, ramps, ratios_of
 from fastgc._evaluation.evaluator import Ray
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import AT_ONCE, Array, Flags, Floats, Positions
+from fastgc._parameters.arrays import AT_ONCE, Array, Flags, Floats, Positions, without
 from fastgc._parameters.streams import stream
 from fastgc._verdicts.confirmed import ConfirmedEntries
 
@@ -500,5 +500,5 @@ def _of_line(shape: tuple[int, ...], axis: int, index: int, known: Positions, se
     places = np.arange(length) if length <= _SHORT else generator.integers(0, length, 4 * count)
     columns = list(np.unravel_index(places, shape[:axis] + shape[axis + 1 :]))
     columns.insert(axis, np.full(places.size, index))
-    drawn = np.unique(np.ravel_multi_index(tuple(columns), shape))
-    return generator.permutation(np.setdiff1d(drawn, known))[:count].astype(np.int64)
+    drawn = np.ravel_multi_index(tuple(columns), shape)
+    return generator.permutation(without(drawn, known))[:count].astype(np.int64)

@@ -27,7 +27,7 @@ from fastgc._evaluation.evaluator import (
 )
 from fastgc._evaluation.working_time import now
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import Array, Floats, Positions, spread
+from fastgc._parameters.arrays import Array, Floats, Positions, distinct, spread
 from fastgc._parameters.layout import ParameterLayout
 from fastgc.torch._layers import Layer
 from fastgc.torch._rules import BATCH_NUMBERS, SMALLEST_BATCH, has_rules
@@ -268,7 +268,7 @@ class TorchEvaluator:
 
     def _by_tensor(self, positions: Positions) -> Iterator[tuple[int, Positions]]:
         tensors = self._layout.tensor_of(positions)
-        for t in np.unique(tensors):
+        for t in distinct(tensors):
             yield int(t), np.flatnonzero(tensors == t)
 
     def _cells(self, t: int, positions: Positions) -> tuple[torch.Tensor, torch.Tensor]:

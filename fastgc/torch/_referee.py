@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastgc._arguments import plural
 from fastgc._jacobian.entries import Checked, JacobianAtPoint, verdicts
-from fastgc._parameters.arrays import Floats, Positions
+from fastgc._parameters.arrays import Floats, Positions, distinct
 from fastgc._verdicts.exact import decided
 from fastgc.torch._opened import Opened
 from fastgc.torch._tangent import BODIES, BodyTangents
@@ -43,7 +43,7 @@ def _exact(call: Opened, outputs: Positions, inputs: Positions) -> Floats | None
     """Entries of the Jacobian by tangents; None if one is not known."""
     tangents = BodyTangents(call.func, call.inputs, call.checked, call.compared, call.here)
     found = np.empty(inputs.size)
-    for column in np.unique(inputs):
+    for column in distinct(inputs):
         tangent = _column(tangents, np.eye(1, call.shape[1], column)[0], twice=call.noisy)
         if tangent is None:
             return None

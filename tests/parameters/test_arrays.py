@@ -10,7 +10,18 @@ import pytest
 from numpy.typing import NDArray
 
 from fastgc._parameters import arrays
-from fastgc._parameters.arrays import as_one, median, medians, norm, norms, of_runs, root_mean_square, root_mean_squares
+from fastgc._parameters.arrays import (
+    as_one,
+    distinct,
+    median,
+    medians,
+    norm,
+    norms,
+    of_runs,
+    root_mean_square,
+    root_mean_squares,
+    without,
+)
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._parameters.point import tensor_scales
 from fastgc._parameters.record import store
@@ -124,3 +135,14 @@ def test_neighbours_are_taken_together_up_to_a_size() -> None:
         found = [range(len(sizes))[each] for each in arrays.together(sizes)]
     assert [*itertools.chain(*found)] == [*range(7)]
     assert all(len(each) == 1 or sizes[[*each]].sum() <= 9 for each in found)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 300])
+@pytest.mark.parametrize("largest", [1, 40, 10**15])
+def test_distinct_values_are_those_of_numpy(size: int, largest: int) -> None:
+    generator = np.random.default_rng(size)
+    values, known = generator.integers(largest, size=(2, size))
+    assert distinct(values).tolist() == np.unique(values).tolist()
+    assert without(values, known).tolist() == np.setdiff1d(values, known).tolist()
+    assert without(values, known[:0]).tolist() == np.unique(values).tolist()
+    assert without(values, values).tolist() == without(values[:0], known).tolist() == []
