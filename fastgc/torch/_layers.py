@@ -12,7 +12,7 @@ the point itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -79,24 +79,24 @@ class Layer:
         return values
 
     def _value(self, loss: Callable[[], torch.Tensor], *moved: torch.Tensor) -> torch.Tensor:
-        calls = 0
+        calls, computed = 0, self.module.forward
 
-        def changed(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor) -> torch.Tensor:
+        def changed(input: torch.Tensor) -> torch.Tensor:
             nonlocal calls
             calls += 1
-            given = args[0] if args else kwargs["input"]
+            output = computed(input)
             if calls > 1 or output.dtype != torch.float64:
                 raise RuntimeError("more than one channel of one output changes, or the output is rounded")
             found: torch.Tensor = _Changed.apply(
-                output, *moved, self.kind.axis, self.kind.columns(self.module, given, output)
+                output, *moved, self.kind.axis, self.kind.columns(self.module, input, output)
             )
             return found
 
-        handle = self.module.register_forward_hook(changed, with_kwargs=True, prepend=True)
+        self.module.forward = changed  # a hook would come after those that all modules have
         try:
             value = loss()
         finally:
-            handle.remove()
+            del self.module.forward
         if not calls:
             raise RuntimeError("the layer is not called: something else reads its parameters")
         return value

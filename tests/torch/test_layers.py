@@ -349,6 +349,23 @@ def shift(_: Any, args: Any, kwargs: Any) -> Any:
     return args, {"input": kwargs["input"] + 1}
 
 
+@pytest.mark.parametrize("change", [torch.tanh, lambda output: 1.0001 * output])
+def test_hooks_of_all_modules_come_after_the_change(
+    change: Callable[[Any], Any], spy: Spy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda layer, inputs, output: change(output) if isinstance(layer, nn.Linear) else None
+    )
+    try:
+        ours, theirs = both(module, numbered(4, 6), monkeypatch)
+    finally:
+        hook.remove()
+    assert_same(ours, theirs)
+    assert ours.verdict == "pass"
+    assert spy.values
+
+
 def test_normalisation_in_training_gets_the_numbers_of_displaced_weights(
     spy: Spy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
