@@ -217,10 +217,11 @@ def _refuse_unbatched(loss: StagedLoss, kept: Kept, number: int, stage: Stage) -
     """Raise for a stage that gives other values for two values in a batch than for each by itself."""
     params, value, made = kept.params[number], kept.given[number][0], kept.given[number + 1][0]
     other = mapped(value, _apart)
-    expected, undefined = attempted(lambda: stage.function(params, other, *kept.rest))
-    if undefined is not None:
-        other, expected = value, made
-    found, error = attempted(lambda: stage.function(params, stacked([value, other]), *kept.rest))
+    with np.errstate(all="ignore"):  # it may not be defined there
+        expected, undefined = attempted(lambda: stage.function(params, other, *kept.rest))
+        if undefined is not None:
+            other, expected = value, made
+        found, error = attempted(lambda: stage.function(params, stacked([value, other]), *kept.rest))
     why = "" if error is None else f"cannot take a batch of two: {described(error)}"
     if error is None and not all(_both_alike(found, [made, expected], kept.eps)):
         why = "gives other values for a batch of two than for each by itself"
@@ -260,8 +261,7 @@ def _leaves(value: Any) -> list[Any]:
 
 def _alike(found: Array, expected: Array, eps: float) -> bool:
     """Whether two arrays differ by round-off alone; NaN is the same as NaN."""
-    size = float(np.nanmax(np.abs(expected), initial=0.0))
-    size = size if np.isfinite(size) else 0.0
+    size = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
     return found.shape == expected.shape and np.allclose(
         found, expected, rtol=_DIFFERING_EPS * eps, atol=_DIFFERING_EPS * eps * size, equal_nan=True
     )
