@@ -163,6 +163,11 @@ class StagedLoss:
             given = (stage.function(mine, *given), *rest)
         return given[0]
 
+    @property
+    def functions(self) -> list[Callable[..., Any] | None]:
+        """What the stages call, besides products and sums."""
+        return [stage.activation if isinstance(stage, Dense) else stage.function for stage in self.stages]
+
     def users(self, layout: ParameterLayout) -> list[list[int]]:
         """The numbers of the stages that read each tensor of a layout, in their order.
 

@@ -24,6 +24,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.first_quotients import distinguishing_quotients, hidden
 from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._derivatives.loss_at_point import LossAtPoint
+from fastgc._evaluation.stages import StagedLoss
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, norm
 from fastgc._verdicts.entries import GradientAtPoint, Verdicts
 from fastgc._verdicts.judgement import Judgement
@@ -50,6 +51,8 @@ _MODULES = ("numpy", "numpy.linalg", "math", "cmath")
 
 def is_analytic(function: object, seen: tuple[object, ...] = ()) -> bool:
     """Whether everything that the source of a function uses is known to be analytic; what is unknown is not."""
+    if isinstance(function, StagedLoss):
+        return all(_is_known(part, seen) for part in function.functions)
     compiled = hasattr(function, "py_func")  # into code where a complex number fits no array of real ones
     function = getattr(function, "py_func", function)
     if not isinstance(function, FunctionType):

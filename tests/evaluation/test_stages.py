@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -204,6 +205,37 @@ def test_what_comes_from_kept_values_is_the_whole_loss_to_the_bit() -> None:
     together = np.array([0, 31, 40])
     rows = staged.entries(together) + np.array([[1e-4], [-1e-4]])
     assert (staged.along(together, rows) == whole.along(together, rows)).all()
+
+
+def test_the_complex_step_decides_what_noise_hides_as_it_does_of_the_whole_loss() -> None:
+    rng = np.random.default_rng(3)
+    params = {"W1": rng.normal(size=(5, 6)), "b1": rng.normal(size=6), "W2": rng.normal(size=(6, 4))}
+    x = rng.normal(size=(7, 5))
+    coarse = 1e4 * rng.normal(size=4)
+
+    def last(_: Any, value: Array) -> Any:
+        return np.sum(value + coarse**3, axis=(-2, -1))
+
+    def whole(p: Any, x: Array) -> Any:
+        return last({}, np.tanh(x @ p["W1"] + p["b1"]) @ p["W2"])
+
+    hidden = np.tanh(x @ params["W1"] + params["b1"])
+    below = np.outer(np.ones(len(x)), params["W2"].sum(axis=1)) * (1 - hidden**2)
+    slopes = {"W1": x.T @ below, "b1": below.sum(axis=0), "W2": hidden.T @ np.ones((len(x), 4))}
+    loss = fastgc.stages([fastgc.dense("W1", "b1", np.tanh), fastgc.dense("W2"), fastgc.Stage(last, batched=True)])
+    reports = [fastgc.check_gradients(each, slopes, params, args=(x,), samples="all") for each in (loss, whole)]
+    assert [each.verdict for each in reports] == ["pass", "pass"]
+    assert all("the complex step decided" in " ".join(each.notes) for each in reports)
+    assert verdicts(reports[0]) == verdicts(reports[1])
+
+
+def test_stages_of_unknown_functions_take_no_complex_step() -> None:
+    from fastgc._verdicts.complex_step import is_analytic
+
+    assert is_analytic(fastgc.stages([fastgc.dense("W", activation=np.tanh), lambda _, value: np.sum(value)]))
+    assert not is_analytic(fastgc.stages([fastgc.dense("W", activation=np.abs), lambda _, value: np.sum(value)]))
+    assert not is_analytic(fastgc.stages([fastgc.dense("W"), lambda _, value: np.abs(value).sum()]))
+    assert not is_analytic(fastgc.stages([fastgc.dense("W"), Counted(lambda _, value: np.sum(value))]))
 
 
 # --- fewer stages ---
@@ -567,6 +599,19 @@ def test_a_stage_that_is_not_defined_nearby_counts_as_not_defined_there() -> Non
     )
     assert report.verdict == "pass"
     assert any("not positive" in note for note in report.notes)
+
+
+def test_a_batched_stage_that_is_defined_only_near_its_value_warns_of_nothing() -> None:
+    params, x = {"W": np.eye(3)}, np.arange(6.0).reshape(2, 3)
+
+    def near(_: Any, value: Array) -> Any:
+        return np.sum(value**2 + 0 * np.log(1e-3 - np.abs(value - x)), axis=(-2, -1))
+
+    loss = fastgc.stages([fastgc.dense("W"), fastgc.Stage(near, batched=True)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert fastgc.check_gradients(loss, {"W": 2 * x.T @ x}, params, args=(x,), samples="all").passed
+    assert not caught
 
 
 def test_stages_serve_taylor_tests() -> None:
