@@ -74,6 +74,11 @@ def _steps(
     return reach, reach * scales
 
 
+def usual_steps(loss: LossAtPoint, positions: Positions) -> Floats:
+    """The step of a central quotient of each entry, whatever formula or step was asked for."""
+    return _steps(loss, positions, loss.layout.tensor_of(positions), stencil_named("central"), None)[1]
+
+
 def _noise_of(loss: LossAtPoint, stencil: Stencil, numerical: Floats, steps: Floats, reach: Floats) -> Floats:
     if stencil.is_complex:  # nothing is subtracted: the imaginary part is rounded in a few operations, say eight
         return 4 * np.finfo(np.float64).eps * np.abs(numerical) * steps

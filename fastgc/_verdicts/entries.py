@@ -14,6 +14,7 @@ from fastgc._derivatives.displaced import ATTEMPTS, displaced_estimates, displac
 from fastgc._derivatives.entry_ladders import ladder_estimates, reached_ladders
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.first_quotients import distinguishing_quotients, quotient_estimates
+from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._derivatives.stencil import Stencil
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped
@@ -163,9 +164,11 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
         return gradient.verdicts(estimates, gradient.scales(estimates))
 
     quotients = _quotients(gradient, positions, bar)
-    judgement, plain = verdicts(quotients), np.zeros(quotients.positions.size, bool)
-    if gradient.step is None:
-        plain = plainly_wrong(gradient.loss, quotients, judgement)
+    judgement = verdicts(quotients)
+    plain = plainly_wrong(gradient.loss, quotients, judgement)
+    if gradient.step is not None:  # its truncation error is known from a few entries, and may be all of the uncertainty
+        uncertainty = np.where(plain, WRONG_BEYOND * quotients.uncertainty, quotients.uncertainty)
+        quotients = replace(quotients, uncertainty=uncertainty)
     ladders = partial(_ladders, gradient, bar)
     estimates, judgement = decide(quotients, verdicts, ladders, plain, judgement)
     estimates, judgement = with_first_look(estimates, judgement, quotients, verdicts)

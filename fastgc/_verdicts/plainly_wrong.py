@@ -21,7 +21,7 @@ import contextlib
 import numpy as np
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._derivatives.first_quotients import FINEST
+from fastgc._derivatives.first_quotients import FINEST, usual_steps
 from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._evaluation.evaluator import Stopped
 from fastgc._parameters.arrays import Flags, Floats, Positions
@@ -44,15 +44,17 @@ _LADDERS = 8  # tensors of which one entry climbs a ladder all the same: picture
 
 
 def plainly_wrong(loss: LossAtPoint, estimates: Estimates, judgement: Judgement) -> Flags:
-    """Which entries need no ladder, because they are wrong by far and small steps confirm it."""
+    """Which entries need no ladder: no number, which no slope is, or wrong by far, which small steps confirm."""
     with np.errstate(all="ignore"):
-        plain = judgement.failed & estimates.clear & (judgement.distance > PLAIN * estimates.uncertainty)
-        plain &= np.isfinite(judgement.analytic)
+        plain = judgement.failed & estimates.clear & ~(judgement.distance <= PLAIN * estimates.uncertainty)
+        differences = judgement.analytic - judgement.numerical
     confirmed = np.zeros(plain.size, bool)
     if not plain.any():
         return confirmed
-    differences = judgement.analytic - judgement.numerical
     where = _without_shown(loss, np.flatnonzero(plain), estimates, judgement)
+    number = np.isfinite(judgement.analytic[where])
+    confirmed[where[~number]] = True
+    where = where[number]
     where = where[np.argsort(judgement.distance[where], kind="stable")]  # like with like: displacements differ less
     with contextlib.suppress(Stopped), np.errstate(all="ignore"):  # the ladders of the others tell of an interruption
         length = _TOGETHER if getattr(loss.evaluator, "pace", None) is None else _SHARED_OUT
@@ -64,7 +66,8 @@ def plainly_wrong(loss: LossAtPoint, estimates: Estimates, judgement: Judgement)
 
 def _without_shown(loss: LossAtPoint, where: Positions, estimates: Estimates, judgement: Judgement) -> Positions:
     """The entries without the worst of each of the first tensors."""
-    excess = judgement.distance[where] / (judgement.allowed[where] + estimates.uncertainty[where])
+    with np.errstate(all="ignore"):
+        excess = judgement.distance[where] / (judgement.allowed[where] + estimates.uncertainty[where])
     tensors = loss.layout.tensor_of(estimates.positions[where])
     worst_last = np.lexsort((excess, tensors))
     last = np.flatnonzero(np.diff(tensors[worst_last], append=-1))[:_LADDERS]
@@ -85,7 +88,9 @@ def _slopes_hold(loss: LossAtPoint, estimates: Estimates, differences: Floats) -
     changes = np.full(groups[-1] + 1, _CLEAR * loss.noise.at_point)
     np.maximum.at(changes, groups, least * distances)
     moves = changes[groups] / differences
-    near = np.abs(moves) <= np.minimum(estimates.step / _FARTHER, searched_within(loss, positions, distances))
+    near = np.abs(moves) <= np.minimum(
+        usual_steps(loss, positions) / _FARTHER, searched_within(loss, positions, distances)
+    )
     good = np.bincount(groups, ~near) == 0
     for side in (1, -1):
         changed, moved = _displaced(loss, positions, side * moves, groups)
@@ -97,7 +102,7 @@ def _without_kinks(loss: LossAtPoint, estimates: Estimates) -> Flags:
     """Whether second differences grow as the square of the step, in groups of many entries."""
     positions, numbers = estimates.positions, np.arange(estimates.positions.size)
     groups = numbers // _AT_KINKS
-    moves = estimates.step * (1 + numbers % _AT_KINKS * _GOLDEN % 1)
+    moves = usual_steps(loss, positions) * (1 + numbers % _AT_KINKS * _GOLDEN % 1)
     near, far = (
         sum(_displaced(loss, positions, side * far * moves, groups)[0] for side in (1, -1)) for far in (1, _FARTHER)
     )

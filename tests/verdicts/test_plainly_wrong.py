@@ -51,7 +51,30 @@ def test_a_wholly_wrong_tensor_takes_half_as_many_evaluations_again(samples: Any
     assert tensor.ladder is not None
 
 
-@pytest.mark.parametrize("options", [{}, {"stencil": "forward"}, {"stencil": "complex_step"}, {"step": 1e-4}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"step": 1e-5}, {"step": 1e-3}, {"stencil": "five_point"}, {"stencil": "forward"}, {"in_place": True}],
+)
+@pytest.mark.parametrize("times", [-1.0, 2.0, np.nan, np.inf])
+def test_whatever_is_plainly_wrong_takes_half_as_many_evaluations_again(options: Any, times: float) -> None:
+    x = np.random.default_rng(1).standard_normal(1000)
+    right, wrong = (check(smooth, lambda w, k=k: k * slope(w), x, **options) for k in (1.0, times))
+    assert (right.verdict, wrong.verdict) == ("pass", "fail")
+    assert wrong.evaluations <= 1.5 * right.evaluations
+    assert len(wrong.tensors["params"].wrong_entries) == x.size
+
+
+def test_a_complex_step_takes_at_most_twice_its_evaluations() -> None:
+    """One for each entry, and half of one for the small displacements of what is plainly wrong."""
+    x = np.random.default_rng(1).standard_normal(1000)
+    right, wrong = (check(smooth, lambda w, k=k: k * slope(w), x, stencil="complex_step") for k in (1.0, 2.0))
+    assert (right.verdict, wrong.verdict) == ("pass", "fail")
+    assert wrong.evaluations <= 2 * right.evaluations
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stencil": "forward"}, {"stencil": "complex_step"}, {"step": 1e-4}, {"step": 1e-2}]
+)
 def test_numerical_values_of_wrong_entries_are_within_their_uncertainties(options: Any) -> None:
     x = np.random.default_rng(2).standard_normal(N)
     entries = check(smooth, lambda w: slope(w) + SIGNS, x, **options).tensors["params"].entries
