@@ -9,11 +9,12 @@ from functools import partial
 
 import numpy as np
 
+from fastgc._derivatives.directions import direction
 from fastgc._derivatives.displaced import displaced_estimates, displacement
 from fastgc._derivatives.entry_ladders import reached_ladders
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.first_quotients import TRIAL_RATIO, TRIAL_SAFETY, distinguishing_quotients
-from fastgc._derivatives.ladder import Ladder
+from fastgc._derivatives.ladder import TOP, Ladder
 from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._derivatives.stencil import Stencil, quotients, stencil_named
 from fastgc._evaluation.evaluator import OutOfTime, Ray, Stopped, Tick, silent
@@ -21,6 +22,7 @@ from fastgc._jacobian.columns import Group
 from fastgc._jacobian.complex_function import ComplexFunction
 from fastgc._jacobian.function import VectorFunction
 from fastgc._jacobian.operator import Operator
+from fastgc._jacobian.plainly_wrong import plainly_wrong
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, distinct, median, spread
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.entries import (
@@ -48,6 +50,7 @@ _TOGETHER = 64  # columns whose values are kept for all their outputs at a time
 # Times its noise: so large a change of an output, where none is allowed, is not noise. A quotient in doubt that climbs
 # no ladder is not off by so many uncertainties.
 _STRAY = 100.0
+_DISTANCES = TOP * 4.0 ** -np.arange(8.0)[::-1]  # along a direction, from the first step of entries to the largest
 _NOISE_REASONS = ("noise or round-off of this output hides the slope",) * 2
 
 
@@ -138,7 +141,9 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
     """Measure and judge all entries of the groups: quotients for all, ladders for those in doubt."""
     first, strays = _quotients(jacobian, groups, bar)
     judged = partial(verdicts, jacobian)
-    estimates, judgement = decide(first, judged, partial(_ladders, jacobian, first, bar))
+    judgement = judged(first)
+    plain = plainly_wrong(jacobian.function, groups, jacobian.places(first.positions), first, judgement)
+    estimates, judgement = decide(first, judged, partial(_ladders, jacobian, first, bar), plain, judgement)
     estimates, judgement = with_first_look(estimates, judgement, first, judged)
     asked = None if jacobian.displaced is None else partial(_verdicts_beside, jacobian, jacobian.displaced)
     small_steps, nearby = partial(_small_steps, jacobian), _nearby(jacobian)
@@ -217,12 +222,37 @@ def _deviation(jacobian: JacobianAtPoint, near: Estimates, wide: Estimates, scal
 
 
 def _measure_still_outputs(jacobian: JacobianAtPoint, quotients: Estimates) -> None:
-    """Measure the noise of outputs that stand still, but move farther away: their values may be rounded."""
+    """Measure the noise of outputs that stand still, but move farther away: their values may be rounded.
+
+    Where all inputs together move an output no nearer either (that of a rectifier that is off, say), and its rounding
+    hides no slope there, it has none around the point.
+    """
+    function = jacobian.function
     outputs, _ = jacobian.places(quotients.positions)
     moved = np.bincount(outputs, quotients.numerical != 0, jacobian.shape[0]) > 0
-    if not moved.all():
-        still = np.flatnonzero(~moved & jacobian.function.moves)
-        jacobian.function.measure(still[spread(still.size, TRIALS)].tolist())
+    if moved.all():
+        return
+    still = np.flatnonzero(~moved & function.moves)
+    function.measure(still[spread(still.size, TRIALS)].tolist())
+    least = _least_visible(jacobian)
+    for output in still[np.isin(still, list(function.losses))].tolist():
+        loss = function.losses[output]
+        if least[output] <= AROUND * loss.local_variation:
+            function.losses[output] = replace(loss, local_variation=0.0)
+
+
+def _least_visible(jacobian: JacobianAtPoint) -> Floats:
+    """The least slope of each output, by inputs in units of their scales, that would show where all inputs move.
+
+    Infinite where the output moves at all distances.
+    """
+    function = jacobian.function
+    rays = direction(function.unmeasured, range(len(function.leaves)), function.seed, 0)
+    values = function.along(rays, np.concatenate([_DISTANCES, -_DISTANCES]))
+    still = np.logical_and.accumulate((values == function.base).reshape(2, _DISTANCES.size, -1).all(axis=0))
+    reach = np.where(still, _DISTANCES[:, None], 0.0).max(axis=0)
+    with np.errstate(all="ignore"):
+        return np.asarray(np.finfo(np.float64).eps * np.abs(function.base) / reach)
 
 
 def _measured(

@@ -22,7 +22,7 @@ from fastgc._jacobian.function import Weights
 from fastgc._parameters.arrays import Floats, Positions, root_mean_square, without
 from fastgc._progress import Progress
 from fastgc._verdicts.judgement import SCALE_FLOOR, Judgement
-from fastgc._verdicts.probes import ENOUGH
+from fastgc._verdicts.probes import ENOUGH, WHOLLY
 
 # In units of each tensor's scale: near eps**(1/3), where truncation and round-off of a central quotient balance.
 # The wider quotient has 16 times the truncation error.
@@ -51,7 +51,7 @@ def project(
     """Compare along random directions, and check the columns that explain what ``checked`` does not."""
     whole = jacobian.operator.times is not None
     found, limits = [checked], [0.0]
-    probes = _Probes(jacobian, seed, [])
+    probes = _Probes(jacobian, seed, [], wholly=checked.judgement.failed.sum() > WHOLLY * checked.judgement.failed.size)
     for number in range(count):
         probes.measure(number)
     for number, along in enumerate(probes.measured[:count]):
@@ -80,11 +80,17 @@ class _Along:
 
 @dataclass(frozen=True)
 class _Probes:
-    """The directions measured so far."""
+    """The directions measured so far.
+
+    Attributes
+    ----------
+    wholly : whether most of the checked entries are wrong: to trace others adds nothing
+    """
 
     jacobian: JacobianAtPoint
     seed: int
     measured: list[_Along]
+    wholly: bool = False
 
     def measure(self, number: int) -> None:
         """Measure a further direction: four values of the function, which serve all outputs."""
@@ -213,7 +219,7 @@ def _follow(probes: _Probes, weights: Weights, rays: Sequence[Ray], found: list[
     The residuals of all directions point at a column that is wrong alone; where they do not, the direction is halved.
     """
     jacobian = probes.jacobian
-    while len(found) <= _MOST:
+    while len(found) <= _MOST and not probes.wholly:
         known = _errors(jacobian, found)
         seen = _excess(jacobian, weights, rays, known) > SUSPICIOUS  # by a ladder: quotients may have met a kink
         column = probes.pointed(weights, known) if seen else None

@@ -29,15 +29,15 @@ from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.nearby import searched_within
 
 PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look: 100 times the limit of a failure
-_GROUP = 8  # entries that are displaced together: two values for them add an eighth to their quotients
-_CLEAR = 20.0  # times the noise of a value: the change d that a right value would make
-_OFF = 0.4  # of that change: eight times the noise, far from its deviations as well as from d
-_AT_KINKS = 16  # entries whose second differences are measured together: four values add an eighth to their quotients
+GROUP = 8  # entries that are displaced together: two values for them add an eighth to their quotients
+CLEAR = 20.0  # times the noise of a value: the change d that a right value would make
+OFF = 0.4  # of that change: eight times the noise, far from its deviations as well as from d
+AT_KINKS = 16  # entries whose second differences are measured together: four values add an eighth to their quotients
 # Times the step of the first look: second differences of kinks and of curvature differ fourfold there. So many times
 # smaller, at least, is another step, with a sixteenth of its truncation error.
-_FARTHER = 4.0
-_VISIBLE = 6.0  # deviations of a second difference and 16 times another: of noise, once in 1e9
-_GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly, and no simple sum of them is 0
+FARTHER = 4.0
+VISIBLE = 6.0  # deviations of a second difference and 16 times another: of noise, once in 1e9
+GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly, and no simple sum of them is 0
 _TOGETHER = 64  # entries in one call of the evaluator: rows of a few dozen entries, for its threads or batches
 _SHARED_OUT = 1024  # the same for workers, whose loss takes far longer than to write a row: 384 values to share
 _LADDERS = 8  # tensors of which one entry climbs a ladder all the same: pictures show its quotients by step
@@ -45,9 +45,7 @@ _LADDERS = 8  # tensors of which one entry climbs a ladder all the same: picture
 
 def plainly_wrong(loss: LossAtPoint, estimates: Estimates, judgement: Judgement) -> Flags:
     """Which entries need no ladder: no number, which no slope is, or wrong by far, which small steps confirm."""
-    with np.errstate(all="ignore"):
-        plain = judgement.failed & estimates.clear & ~(judgement.distance <= PLAIN * estimates.uncertainty)
-        differences = judgement.analytic - judgement.numerical
+    plain = far_off(estimates, judgement)
     confirmed = np.zeros(plain.size, bool)
     if not plain.any():
         return confirmed
@@ -56,12 +54,19 @@ def plainly_wrong(loss: LossAtPoint, estimates: Estimates, judgement: Judgement)
     confirmed[where[~number]] = True
     where = where[number]
     where = where[np.argsort(judgement.distance[where], kind="stable")]  # like with like: displacements differ less
+    differences = judgement.analytic - judgement.numerical
     with contextlib.suppress(Stopped), np.errstate(all="ignore"):  # the ladders of the others tell of an interruption
         length = _TOGETHER if getattr(loss.evaluator, "pace", None) is None else _SHARED_OUT
         for begin in range(0, where.size, length):
             some = where[begin : begin + length]
             confirmed[some] = _confirmed(loss, estimates.part(some), differences[some])
     return confirmed
+
+
+def far_off(estimates: Estimates, judgement: Judgement) -> Flags:
+    """Which entries fail by more than any ladder could explain, or because their analytic value is no number."""
+    with np.errstate(all="ignore"):
+        return np.asarray(judgement.failed & estimates.clear & ~(judgement.distance <= PLAIN * estimates.uncertainty))
 
 
 def _without_shown(loss: LossAtPoint, where: Positions, estimates: Estimates, judgement: Judgement) -> Positions:
@@ -83,33 +88,33 @@ def _slopes_hold(loss: LossAtPoint, estimates: Estimates, differences: Floats) -
     """Whether no slope is the analytic value on a side, in groups that are displaced as little as shows it."""
     positions, count = estimates.positions, estimates.positions.size
     x, scales = loss.evaluator.entries(positions), loss.scales(positions)
-    groups, distances = np.arange(count) // _GROUP, np.abs(differences)
+    groups, distances = np.arange(count) // GROUP, np.abs(differences)
     least = np.maximum(FINEST * np.abs(x), scales) * loss.eps[loss.layout.tensor_of(positions)]
-    changes = np.full(groups[-1] + 1, _CLEAR * loss.noise.at_point)
+    changes = np.full(groups[-1] + 1, CLEAR * loss.noise.at_point)
     np.maximum.at(changes, groups, least * distances)
     moves = changes[groups] / differences
     near = np.abs(moves) <= np.minimum(
-        usual_steps(loss, positions) / _FARTHER, searched_within(loss, positions, distances)
+        usual_steps(loss, positions) / FARTHER, searched_within(loss, positions, distances)
     )
     good = np.bincount(groups, ~near) == 0
     for side in (1, -1):
         changed, moved = _displaced(loss, positions, side * moves, groups)
-        good &= np.abs(changed - moved @ estimates.numerical) <= _OFF * changes
+        good &= np.abs(changed - moved @ estimates.numerical) <= OFF * changes
     return np.asarray(good[groups])
 
 
 def _without_kinks(loss: LossAtPoint, estimates: Estimates) -> Flags:
     """Whether second differences grow as the square of the step, in groups of many entries."""
     positions, numbers = estimates.positions, np.arange(estimates.positions.size)
-    groups = numbers // _AT_KINKS
-    moves = usual_steps(loss, positions) * (1 + numbers % _AT_KINKS * _GOLDEN % 1)
+    groups = numbers // AT_KINKS
+    moves = usual_steps(loss, positions) * (1 + numbers % AT_KINKS * GOLDEN % 1)
     near, far = (
-        sum(_displaced(loss, positions, side * far * moves, groups)[0] for side in (1, -1)) for far in (1, _FARTHER)
+        sum(_displaced(loss, positions, side * far * moves, groups)[0] for side in (1, -1)) for far in (1, FARTHER)
     )
     reach = np.zeros(groups[-1] + 1)
-    np.maximum.at(reach, groups, _FARTHER * moves / loss.scales(positions))
-    noise = loss.noise.at(reach) * np.hypot(1, _FARTHER**2) * 6**0.5  # of f + f - 2 * f
-    return np.asarray(np.abs(far - _FARTHER**2 * near) <= _VISIBLE * noise)[groups]
+    np.maximum.at(reach, groups, FARTHER * moves / loss.scales(positions))
+    noise = loss.noise.at(reach) * np.hypot(1, FARTHER**2) * 6**0.5  # of f + f - 2 * f
+    return np.asarray(np.abs(far - FARTHER**2 * near) <= VISIBLE * noise)[groups]
 
 
 def _displaced(loss: LossAtPoint, positions: Positions, moves: Floats, groups: Positions) -> tuple[Floats, Floats]:

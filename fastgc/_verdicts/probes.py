@@ -39,7 +39,7 @@ _MORE_SHARED = 3  # shared directions: two or four values each, where a tensor a
 _TWICE = 2.0  # limits may grow by this factor where tensors share directions (bench/huge.py, "tensors")
 _COPIED = 1 << 24  # entries that are displaced together, in many tensors: their copy takes 128 MiB in double precision
 _NAMED = 100  # tensors in the same directions that each tensor's probe names: all of any usual network
-_WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
+WHOLLY = 0.5  # share of wrong samples above which a search adds nothing: most entries are wrong
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def search(
     entries = ConfirmedEntries(gradient, scales)
     coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
     owners = gradient.loss.layout.tensor_of(sampled.positions)
-    wholly = {*np.flatnonzero(np.bincount(owners, judged.failed) > _WHOLLY * np.bincount(owners)).tolist()}
+    wholly = {*np.flatnonzero(np.bincount(owners, judged.failed) > WHOLLY * np.bincount(owners)).tolist()}
     with contextlib.suppress(OutOfTime):
         unsampled = without(spoiled, sampled.positions)
         if unsampled.size:

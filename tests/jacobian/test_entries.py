@@ -209,7 +209,7 @@ def test_a_jacobian_fails_for_kinks_near_the_point_only_where_the_gradient_of_it
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("factor", [1.0, 1.001])
 def test_small_steps_take_back_the_failures_of_right_entries_only(kind: str, factor: float) -> None:
-    def misled(quotients: Estimates, verdicts: Any, ladders: Any) -> tuple[Estimates, Judgement]:
+    def misled(quotients: Estimates, verdicts: Any, ladders: Any, *_: Any) -> tuple[Estimates, Judgement]:
         ladder = ladders(quotients.positions, 1.0)
         off = np.where(factor == 1, 1.001, 1.0) * ladder.numerical  # as kinks far from the point may do
         estimates = replace(ladder, numerical=off, uncertainty=1e-5 * np.abs(off))
