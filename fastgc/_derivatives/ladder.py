@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -134,7 +134,7 @@ class Ladder:
     @cached_property
     def visible(self) -> Positions:
         """The steps at which noise does not hide the gap; a gap has four times the noise of a central quotient."""
-        return np.flatnonzero(np.abs(self.gaps) > _VISIBLE * 4 * self.scatter)
+        return (np.abs(self.gaps) > _VISIBLE * 4 * self.scatter).nonzero()[0]
 
 
 def derivative_from(ladder: Ladder) -> Derivative:
@@ -165,7 +165,7 @@ def derivative_from(ladder: Ladder) -> Derivative:
 
 def _finite_tail(finite: NDArray[np.bool_]) -> Positions:
     """The smallest steps: those below the last step at which a value is missing."""
-    missing = np.flatnonzero(~finite)
+    missing = (~finite).nonzero()[0]
     return np.arange(missing[-1] + 1 if missing.size else 0, finite.size)
 
 
@@ -175,8 +175,10 @@ def _is_quantised(ladder: Ladder) -> bool:
     Values that differ by a few units in the last place are those of a constant: its round-off bounds the slope.
     """
     values = np.concatenate([ladder.minus, ladder.plus, [ladder.base]])
+    if not 1 < len(set(values.tolist())) < 4:
+        return False
     rounding = _LAST_PLACES * ladder.eps * np.abs(values).max()
-    return 1 < len(set(values.tolist())) < 4 and rounding < np.ptp(values) <= 10 * ladder.noise.max()
+    return bool(rounding < np.ptp(values) <= 10 * ladder.noise.max())
 
 
 def _steepest(ladder: Ladder) -> Derivative:
@@ -216,7 +218,7 @@ def _exponent(ladder: Ladder) -> float:
     """
     last = ladder.visible[-FEWEST:]
     gaps, steps = ladder.gaps[last], ladder.above[last]
-    if last.size < FEWEST or not (np.all(gaps > 0) or np.all(gaps < 0)):
+    if last.size < FEWEST or not ((gaps > 0).all() or (gaps < 0).all()):
         return 1.0
     powers = np.log(gaps[:2] / gaps[-1]) / np.log(steps[:2] / steps[-1])
     return float(powers.max())
@@ -288,7 +290,7 @@ def _diverges(slopes: Floats, noise: Floats, ratio: float) -> bool:
     proportion to its root. A slope that grows like log h (x log x at 0) always changes by the same amount; one that
     grows like a power of 1 / h changes more and more.
     """
-    clear = np.flatnonzero(np.abs(slopes) > 4 * _VISIBLE * noise)
+    clear = (np.abs(slopes) > 4 * _VISIBLE * noise).nonzero()[0]
     if clear.size < FEWEST:
         return False
     last = np.abs(slopes[clear[-3:]])
@@ -300,8 +302,8 @@ def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
 
     A kink near the point also changes the slope: in proportion to 1 / h, and only at steps that reach across it.
     """
-    changes, hidden = np.diff(slopes), _VISIBLE * (noise[:-1] + noise[1:])
-    seen = np.flatnonzero(np.abs(changes) > hidden)[-FEWEST:]
+    changes, hidden = slopes[1:] - slopes[:-1], _VISIBLE * (noise[:-1] + noise[1:])
+    seen = (np.abs(changes) > hidden).nonzero()[0][-FEWEST:]
     if seen.size < FEWEST or seen[-1] - seen[0] >= FEWEST:
         return False
     last, following = changes[seen], seen[-1] + 1
@@ -312,8 +314,8 @@ def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
     return bool(((powers > -_SMOOTH_GAP) & (powers < _NEAR_KINK)).all())
 
 
-def _kinks_within(ladder: Ladder) -> list[list[float]]:
-    """What kinks within the steps add to the error of each extrapolation of the central quotients, order by order.
+def _kinks_within(ladder: Ladder) -> Callable[[int, int], float]:
+    """What kinks within the steps add to the error of an extrapolation of the central quotients: by order and step.
 
     A kink at distance t that changes the slope by w adds ``w * (1 - t / h)`` to the gap of the one-sided slopes at h,
     and half of that, with the sign of its side, to the central quotient. Without kinks the gap is an odd series in h,
@@ -321,36 +323,35 @@ def _kinks_within(ladder: Ladder) -> list[list[float]]:
     quotients of these steps, however well they agree. A single quotient is judged together with the next larger step.
     """
     # plus + minus - 2 * base, over h: the noise of a central quotient, whose two values are over 2h, times 6**0.5.
-    gaps = _tableau(ladder.gaps, 6**0.5 * ladder.scatter, ladder.ratio, ladder.ratio**2)
-    left = [
-        [_larger(abs(gap), off) / 2 for gap, off in zip(column, _contradictions(column, noise), strict=True)]
-        for column, noise, _ in gaps
-    ]
-    return [[math.nan, *left[1]], *left[1:]]
+    gaps = [*_tableau(ladder.gaps, 6**0.5 * ladder.scatter, ladder.ratio, ladder.ratio**2)]
+
+    def within(order: int, k: int) -> float:
+        column, noise = gaps[max(order, 1)]
+        k -= order == 0
+        return _larger(abs(column[k]), _contradiction(column, noise, k)) / 2
+
+    return within
 
 
 def _tableau(
     quotients: Floats, scatter: Floats, factor: float, shrinkage: float
-) -> Iterator[tuple[list[float], list[float], list[float]]]:
-    """Extrapolations from steps k, k + 1, ... by order, their noise, propagated linearly, and their errors.
+) -> Iterator[tuple[list[float], list[float]]]:
+    """Extrapolations from steps k, k + 1, ... by order, and their noise, propagated linearly.
 
-    The leading term shrinks by ``factor`` from step to step, and each further term by ``shrinkage`` more. An
-    extrapolation differs from the two that it was made of by about the error of the worse one. The numbers are
-    Python's: for a dozen of them they are several times faster than arrays.
+    The leading term shrinks by ``factor`` from step to step, and each further term by ``shrinkage`` more. The numbers
+    are Python's: for a dozen of them they are several times faster than arrays.
     """
     column, noise = quotients.tolist(), scatter.tolist()
-    yield column, noise, [math.nan, *(abs(b - a) / (factor - 1) for a, b in itertools.pairwise(column))]
+    yield column, noise
     while len(column) > 1:
-        pairs = list(itertools.pairwise(column))
-        column = [b + (b - a) / (factor - 1) for a, b in pairs]
+        column = [b + (b - a) / (factor - 1) for a, b in itertools.pairwise(column)]
         noise = [(factor * b + a) / (factor - 1) for a, b in itertools.pairwise(noise)]
-        error = [_larger(abs(c - a), abs(c - b)) for c, (a, b) in zip(column, pairs, strict=True)]
         factor *= shrinkage
-        yield column, noise, error
+        yield column, noise
 
 
 def extrapolate(
-    quotients: Floats, scatter: Floats, shrinkage: float, further: Sequence[Sequence[float]] | None = None
+    quotients: Floats, scatter: Floats, shrinkage: float, further: Callable[[int, int], float] | None = None
 ) -> tuple[float, float, int, str]:
     """The limit of difference quotients as the step goes to 0, with its uncertainty (Richardson; Ridders 1982).
 
@@ -361,8 +362,8 @@ def extrapolate(
     shrinkage : float
         The factor by which the leading error term shrinks from step to step, and each further term in addition:
         ratio**2 for a central quotient (errors in h**2, h**4, ...), the ratio for a one-sided quotient.
-    further : sequence of sequences, optional
-        Further contributions to the errors, order by order.
+    further : callable, optional
+        A further contribution to the error, by order and step.
 
     Returns
     -------
@@ -371,35 +372,38 @@ def extrapolate(
     Notes
     -----
     The error of the worse of two extrapolations bounds that of the better one made of them wherever the tableau
-    converges. Large steps can converge to a wrong limit (those of a bounded function to 0): the difference to
-    extrapolations of the same order from smaller steps, beyond their noise, counts as uncertainty.
+    converges; it is about their distance, as the better one lies beyond the other. Large steps can converge to a wrong
+    limit (those of a bounded function to 0): the difference to extrapolations of the same order from smaller steps,
+    beyond their noise, counts as uncertainty.
     """
     best: tuple[float, float, int, str] = (math.nan, math.inf, quotients.size - 1, "finer")
-    for order, (column, noise, error) in enumerate(_tableau(quotients, scatter, shrinkage, shrinkage)):
-        for k, off in enumerate(_contradictions(column, noise)):
-            more = 0.0 if further is None else further[order][k]
-            total = _larger(_EXTRAPOLATION_SAFETY * (error[k] + more) + noise[k], off)
+    worse, times = [math.nan, *quotients[:-1].tolist()], shrinkage - 1
+    for order, (column, noise) in enumerate(_tableau(quotients, scatter, shrinkage, shrinkage)):
+        for k, (value, other) in enumerate(zip(column, worse, strict=False)):
+            error = abs(value - other) / times
+            if not _EXTRAPOLATION_SAFETY * error + noise[k] < best[1]:  # true for NaN; what follows is not below 0
+                continue
+            more = 0.0 if further is None else further(order, k)
+            total = _larger(_EXTRAPOLATION_SAFETY * (error + more) + noise[k], _contradiction(column, noise, k))
             if total < best[1]:  # false for NaN
-                best = column[k], total, order + k, _better_steps(noise[k] > error[k], k, len(column))
+                best = value, total, order + k, _better_steps(noise[k] > error, k, len(column))
+        worse, times = column, 1.0
     value, uncertainty, index, better_steps = best
     return value, max(uncertainty, _EPS * abs(value), _TINY), index, better_steps
 
 
-def _contradictions(column: Sequence[float], noise: Sequence[float]) -> list[float]:
-    """The largest deviation of the estimates from smaller steps from each estimate, beyond the noise of both.
+def _contradiction(column: Sequence[float], noise: Sequence[float], k: int) -> float:
+    """The largest deviation of the estimates from smaller steps from one estimate, beyond the noise of both.
 
     Where the steps are far smaller, their noise is larger by orders of magnitude, and so is the error of that noise:
     there the deviation counts beyond several times the noise. Many steps contradict a wrong limit, and by much.
     """
-    found = []
-    for i, (value, own) in enumerate(zip(column, noise, strict=True)):
-        largest = 0.0
-        for j in range(i + 1, len(column)):
-            deviation = abs(column[j] - value) - (1.0 if j - i <= _NEIGHBOURS else SURELY) * (own + noise[j])
-            if deviation > largest or deviation != deviation:  # keeps a NaN
-                largest = deviation
-        found.append(largest)
-    return found
+    largest, value, own = 0.0, column[k], noise[k]
+    for j in range(k + 1, len(column)):
+        deviation = abs(column[j] - value) - (1.0 if j - k <= _NEIGHBOURS else SURELY) * (own + noise[j])
+        if deviation > largest or deviation != deviation:  # keeps a NaN
+            largest = deviation
+    return largest
 
 
 def _larger(one: float, other: float) -> float:
