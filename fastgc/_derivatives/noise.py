@@ -61,15 +61,13 @@ def measure_noises(values: Values, bases: Floats, eps: float) -> list[Noise]:
     near = _first_spacing(eps) * np.arange(1, _POINTS + 1)
     known = _KnownValues(values)
     sample = known.at(np.concatenate([near, TOP + near, [TOP, -TOP]]))
-    tables = np.concatenate([sample[:_POINTS], sample[_POINTS : 2 * _POINTS]], axis=1)  # here and there
-    moves, same, on_grid = (
-        each.reshape(2, -1) for each in (~_ties(tables), (tables == tables[0]).all(axis=0), _on_float32_grid(tables))
-    )
+    tables = sample[: 2 * _POINTS].reshape(2, _POINTS, -1).swapaxes(0, 1)  # here and there
+    moves, same, on_grid = ~_ties(tables), (tables == tables[0]).all(axis=0), _on_float32_grid(tables)
     still = (sample[:-1] == bases).all(axis=0)
     one_sided = same.any(axis=0) & (moves & ~on_grid).any(axis=0)  # as a rectifier does, and no coarse grid
     clear = np.isfinite(sample).all(axis=0) & (still | one_sided | moves.all(axis=0))
     with np.errstate(all="ignore"):
-        tabled = np.where(moves, _NOISE_SAFETY * difference_table_noise(tables).reshape(2, -1), 0.0)
+        tabled = np.where(moves, _NOISE_SAFETY * difference_table_noise(tables), 0.0)
         here, there = np.where(same, tabled.max(axis=0), tabled).tolist()
         changes = np.abs(sample[-2:] - bases).max(axis=0).tolist()
     single = on_grid.all(axis=0).tolist()
@@ -214,7 +212,7 @@ def difference_table_noise(values: Floats) -> Floats:
 
     Parameters
     ----------
-    values : array, shape (points,) or (points, losses)
+    values : array, shape (points, ...)
         At most 32 points.
     """
     orders = len(values) - 1
