@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from fastgc._parameters.arrays import Array, DType, Positions, as_array
 from fastgc._parameters.fields import as_list, tensor_fields, with_fields
 from fastgc._parameters.moulds import Mould, mould_of
 
+_MANY = 1000  # positions, up to which each is looked up faster than it is seen that they are in order
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))  # the dtypes that parameters may have
 
 
@@ -68,7 +69,7 @@ class ParameterLayout:
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of entries of each tensor."""
-        return tuple(math.prod(shape) for shape in self.shapes)
+        return tuple(self.counts.tolist())
 
     @cached_property
     def counts(self) -> Positions:
@@ -82,7 +83,7 @@ class ParameterLayout:
 
     def tensor_of(self, positions: Positions) -> NDArray[np.int64]:
         """The number of the tensor that holds each position of the flat vector."""
-        if positions.size > len(self.names) and _is_sorted(positions):  # the shorter of the two is looked up
+        if positions.size > _MANY and positions.size > len(self.names) and _is_sorted(positions):
             ends = positions.searchsorted(self.starts)
             return np.arange(len(self.names)).repeat(ends[1:] - ends[:-1])
         return self.starts.searchsorted(positions, "right") - 1
@@ -160,8 +161,8 @@ def flatten_parameters(params: object) -> tuple[ParameterLayout, list[Array]]:
         raise ValueError(f"params holds no array: got {params!r}; pass a dict of arrays, a list of arrays or one array")
     _refuse_repeated_names(names)
     _refuse_other_dtypes(names, leaves)
-    layout = _laid_out(names, [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves], structure)
-    return replace(layout, moulds=tuple(moulds)), leaves
+    shapes, dtypes = [leaf.shape for leaf in leaves], [leaf.dtype for leaf in leaves]
+    return _laid_out(names, shapes, dtypes, structure, moulds), leaves
 
 
 def tensor_names(params: object) -> list[str]:
@@ -205,10 +206,14 @@ def named_layout(names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes
 
 
 def _laid_out(
-    names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[DType], structure: Node
+    names: Sequence[str],
+    shapes: Sequence[tuple[int, ...]],
+    dtypes: Sequence[DType],
+    structure: Node,
+    moulds: Sequence[Mould | None] = (),
 ) -> ParameterLayout:
-    starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)]).astype(np.int64)
-    return ParameterLayout(tuple(names), tuple(shapes), tuple(dtypes), starts, structure)
+    starts = np.array([0, *map(math.prod, shapes)], np.int64).cumsum()
+    return ParameterLayout(tuple(names), tuple(shapes), tuple(dtypes), starts, structure, tuple(moulds))
 
 
 def named_leaves(params: object) -> dict[str, object]:
@@ -298,8 +303,8 @@ def _refuse_plain_numbers(node: Sequence[object], path: str) -> None:
 
 
 def _refuse_repeated_names(names: list[str]) -> None:
-    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
-    if repeated:
+    if len(set(names)) < len(names):
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         raise ValueError(f"params has two paths with the same joined name: {listed(repeated)}; rename one of each pair")
 
 
