@@ -22,7 +22,6 @@ Flags: TypeAlias = NDArray[np.bool_]
 # Entries that are summed, converted, examined or compared at a time: 1 MiB of float64, which a cache holds, and no
 # second array of a tensor's size.
 AT_ONCE = 1 << 17
-_SORTED_RUN = 32  # values of a run: sorting all runs at once takes as long as a median of each, of 30 and 1,000 runs
 
 
 def as_array(value: Any, what: str) -> Array:
@@ -110,9 +109,14 @@ def root_mean_squares(gradients: Sequence[Array]) -> Floats:
         if some.stop - some.start == 1:
             out[some] = root_mean_square(gradients[some.start])
         else:
-            joined = np.concatenate([each.astype(np.float64, copy=False) for each in gradients[some]])
-            out[some] = root_mean_squares_of_runs(joined, np.cumsum([0, *sizes[some]]))
+            joined = np.concatenate(gradients[some], dtype=np.float64)
+            out[some] = root_mean_squares_of_runs(joined, ends_of(sizes[some]))
     return out
+
+
+def ends_of(sizes: Positions) -> Positions:
+    """Where runs of these sizes begin, one after the other, and the last one ends."""
+    return np.concatenate([[0], sizes.cumsum()])
 
 
 def root_mean_squares_between(values: Floats, ends: Positions) -> Floats:
@@ -173,8 +177,8 @@ def median(values: Floats) -> float:
     ----------
     values : array, shape (n,), n >= 1
     """
-    middle = values.size // 2
-    ordered = np.partition(values, [middle - 1, middle, -1] if values.size > 1 else 0)  # NaN stands last
+    middle, ordered = values.size // 2, values.copy()
+    ordered.partition([middle - 1, middle, -1] if values.size > 1 else 0)  # NaN stands last
     if np.isnan(ordered[-1]):
         return float("nan")
     return float(ordered[middle] if values.size % 2 else ordered[middle - 1] / 2 + ordered[middle] / 2)
@@ -199,20 +203,20 @@ def without(values: Positions, known: Positions) -> Positions:
 
 def medians(values: Floats, ends: Positions) -> Floats:
     """The `median` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``; 0 for an empty one."""
-    sizes = ends[1:] - ends[:-1]
-    if values.size > _SORTED_RUN * sizes.size:
-        pairs = itertools.pairwise(ends.tolist())
-        return np.array([median(values[begin:end]) if end > begin else 0.0 for begin, end in pairs])
-    ordered = values[np.lexsort((values, np.arange(sizes.size).repeat(sizes)))]  # NaN stands last
-    ordered, last = np.append(ordered, 0.0), np.maximum(ends[1:], 1) - 1
-    low, high = (np.minimum(ends[:-1] + np.maximum(each, 0), last) for each in ((sizes - 1) // 2, sizes // 2))
-    middle = np.where(low == high, ordered[low], ordered[low] / 2 + ordered[high] / 2)
-    return np.where(sizes == 0, 0.0, np.where(np.isnan(ordered[last]), np.nan, middle))
+    ordered, begins, sizes = values.copy(), ends[:-1], ends[1:] - ends[:-1]
+    for begin, end in itertools.pairwise(ends.tolist()):
+        ordered[begin:end].sort()  # NaN stands last
+    found, filled = np.zeros(sizes.size), sizes > 0
+    begins, sizes = begins[filled], sizes[filled]
+    low, high, last = (ordered[begins + each] for each in ((sizes - 1) // 2, sizes // 2, sizes - 1))
+    middle = np.where(sizes % 2 == 1, low, low / 2 + high / 2)
+    found[filled] = np.where(np.isnan(last), np.nan, middle)
+    return found
 
 
 def of_runs(reduce: np.ufunc, values: Floats, ends: Positions) -> Floats:
     """The sum or maximum (``reduce``) of each run of values, from ``ends[k]`` to ``ends[k + 1]``; 0 of an empty one."""
     found, filled = np.zeros(ends.size - 1), ends[1:] > ends[:-1]
-    if filled.any():
+    if values.size:
         found[filled] = reduce.reduceat(values, ends[:-1][filled])
     return found

@@ -190,18 +190,18 @@ def tensor_scales(leaves: Sequence[Array]) -> Floats:
     """
     some = [spaced(leaf) for leaf in leaves]
     sizes = np.array([each.size for each in some], np.int64)
-    return np.concatenate([np.empty(0), *(_typical_magnitudes(some[few], sizes[few]) for few in together(sizes))])
+    return np.concatenate([np.empty(0), *[_typical_magnitudes(some[few], sizes[few]) for few in together(sizes)]])
 
 
 def spaced(leaf: Array) -> Array:
     """Some thousand evenly spaced entries."""
     flat = leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat
-    return np.asarray(flat[:: max(1, leaf.size // SAMPLE)])
+    return np.asarray(flat[:: leaf.size // SAMPLE or 1])
 
 
 def _typical_magnitudes(some: Sequence[Array], sizes: Positions) -> Floats:
     """The scale of each of several tensors, from some entries of each."""
-    values = np.concatenate([np.abs(each).astype(np.float64) for each in some])
+    values = np.abs(np.concatenate(some)).astype(np.float64, copy=False)
     owners = np.arange(sizes.size).repeat(sizes)
     known = (values > 0) & np.isfinite(values)
     values, owners = values[known], owners[known]
@@ -216,7 +216,7 @@ def _typical_magnitudes(some: Sequence[Array], sizes: Positions) -> Floats:
 
 def _ends(owners: Positions, count: int) -> Positions:
     """Where the values of each of ``count`` owners begin among sorted ones, and the last ends."""
-    return np.append(0, np.cumsum(np.bincount(owners, minlength=count)))
+    return owners.searchsorted(np.arange(count + 1))
 
 
 def _spanned_bytes(leaf: Array) -> int:
