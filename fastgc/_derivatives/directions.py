@@ -252,7 +252,7 @@ def _shortcuts(ladder: Ladder, slope: Derivative, enough: float) -> tuple[Shortc
     """
     with np.errstate(all="ignore"):
         single = ladder.central
-        double = single[1:] + np.diff(single) / (_PROBE_RATIO**2 - 1)
+        double = single[1:] + (single[1:] - single[:-1]) / (_PROBE_RATIO**2 - 1)
         error_1 = 3 * np.abs(single - slope.value) + ladder.scatter + slope.uncertainty
         # An extrapolation has (64 + 1/8) / 63 = 1.02 times the noise of its smaller step.
         error_2 = 3 * np.abs(double - slope.value) + 1.1 * ladder.scatter[1:] + slope.uncertainty
@@ -265,7 +265,7 @@ def _shortcuts(ladder: Ladder, slope: Derivative, enough: float) -> tuple[Shortc
 
 
 def _last_good(errors: Floats, enough: float) -> int:
-    return int(np.flatnonzero(errors <= max(enough, errors.min()))[-1])
+    return int((errors <= max(enough, errors.min())).nonzero()[0][-1])
 
 
 def probe(
@@ -383,19 +383,19 @@ class _Group:
         """Norms of the gradients times the scales, which are the size of slopes along directions, shape (tensors,)."""
         return self.loss.tensor_scales[list(self.tensors)] * norms([self.gradients[t] for t in self.tensors])
 
-    @property
+    @cached_property
     def jitter(self) -> float:
         """The change of the loss by rounding of the displaced entries to their dtype.
 
         Rounding changes each entry by eps / 12**0.5 of its size, or less; all entries together change the loss by about
         that share of the tensor's ``scale * ||gradient||``. Three times as much is about eps.
         """
-        return float(np.sum(self.loss.eps[list(self.tensors)] * self.lengths))
+        return float((self.loss.eps[list(self.tensors)] * self.lengths).sum())
 
-    @property
+    @cached_property
     def rounding(self) -> float:
         """Round-off of the analytic slope."""
-        return float(np.sum(roundings_of([self.gradients[t] for t in self.tensors]) * self.lengths))
+        return float((roundings_of([self.gradients[t] for t in self.tensors]) * self.lengths).sum())
 
 
 def with_gap(slope: Derivative) -> float:

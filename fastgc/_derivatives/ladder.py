@@ -376,7 +376,7 @@ def extrapolate(
     limit (those of a bounded function to 0): the difference to extrapolations of the same order from smaller steps,
     beyond their noise, counts as uncertainty.
     """
-    best: tuple[float, float, int, str] = (math.nan, math.inf, quotients.size - 1, "finer")
+    best: tuple[float, float, int, int, bool] = (math.nan, math.inf, 0, quotients.size - 1, False)
     worse, times = [math.nan, *quotients[:-1].tolist()], shrinkage - 1
     for order, (column, noise) in enumerate(_tableau(quotients, scatter, shrinkage, shrinkage)):
         for k, (value, other) in enumerate(zip(column, worse, strict=False)):
@@ -386,10 +386,11 @@ def extrapolate(
             more = 0.0 if further is None else further(order, k)
             total = _larger(_EXTRAPOLATION_SAFETY * (error + more) + noise[k], _contradiction(column, noise, k))
             if total < best[1]:  # false for NaN
-                best = value, total, order + k, _better_steps(noise[k] > error, k, len(column))
+                best = value, total, order, k, noise[k] > error
         worse, times = column, 1.0
-    value, uncertainty, index, better_steps = best
-    return value, max(uncertainty, _EPS * abs(value), _TINY), index, better_steps
+    value, uncertainty, order, k, noisy = best
+    better_steps = _better_steps(noisy, k, quotients.size - order)
+    return value, max(uncertainty, _EPS * abs(value), _TINY), order + k, better_steps
 
 
 def _contradiction(column: Sequence[float], noise: Sequence[float], k: int) -> float:

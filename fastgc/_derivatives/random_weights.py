@@ -148,7 +148,7 @@ class MissLaw:
 
     def limit(self, uncertainties: Iterable[float], chance: float) -> float:
         """The smallest error that they miss with that probability at most; inf where they miss any error more often."""
-        return _limit(self, tuple(float(u) if u < math.inf else math.inf for u in uncertainties), chance)
+        return _limit(self, tuple([float(u) if u < math.inf else math.inf for u in uncertainties]), chance)
 
     def _grown(self, share: float) -> tuple[float, float]:
         """The probability and its derivative by the share of the uncertainty in the error."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import brief, listed, one_of, whole
-from fastgc._parameters.arrays import AT_ONCE, Array, Positions, distinct, of_runs, together, without
+from fastgc._parameters.arrays import AT_ONCE, Array, Positions, distinct, ends_of, of_runs, together, without
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.many_streams import streams
 from fastgc._parameters.streams import stream
@@ -144,13 +144,11 @@ def _rules(gradients: Sequence[Array]) -> Iterator[tuple[int, bool]]:
             gradient = gradients[some.start]
             yield int(_largest_entries(gradient, 1)[0]), True  # they are looked for where they are needed
             continue
-        ends = np.cumsum([0, *sizes[some]])
-        joined = np.concatenate([gradient.astype(np.float64, copy=False) for gradient in gradients[some]])
-        owners = np.arange(ends.size - 1).repeat(sizes[some])
-        sizes_here = _magnitude(joined)
-        most = np.flatnonzero(sizes_here == of_runs(np.maximum, sizes_here, ends)[owners])
-        first = most[np.unique(owners[most], return_index=True)[1]]
-        zeros = np.bincount(owners[joined == 0], minlength=ends.size - 1) > 0
+        ends, joined = ends_of(sizes[some]), np.concatenate(gradients[some], dtype=np.float64)
+        magnitudes = _magnitude(joined)
+        most = (magnitudes == of_runs(np.maximum, magnitudes, ends).repeat(sizes[some])).nonzero()[0]
+        first = most[most.searchsorted(ends[:-1])]
+        zeros = of_runs(np.maximum, joined == 0, ends) > 0
         yield from zip((first - ends[:-1]).tolist(), zeros.tolist(), strict=True)
 
 
@@ -216,12 +214,12 @@ def _blocks(gradient: Array) -> Iterator[tuple[int, Array]]:
 def _largest_entries(gradient: Array, count: int) -> Positions:
     """Positions of the ``count`` largest magnitudes; NaN counts as the largest."""
     if count == 1 and gradient.size <= AT_ONCE:
-        return np.array([np.argmax(_magnitude(gradient))])
+        return np.array([_magnitude(gradient).argmax()])
     best = np.empty(0, np.int64)
     for start, block in _blocks(gradient):
-        part = np.argpartition(-_magnitude(block), min(count, block.size) - 1)[:count] + start
+        part = (-_magnitude(block)).argpartition(min(count, block.size) - 1)[:count] + start
         best = np.concatenate([best, part])
-        best = best[np.argsort(-_magnitude(gradient[best]), kind="stable")[:count]]
+        best = best[(-_magnitude(gradient[best])).argsort(kind="stable")[:count]]
     return best
 
 
@@ -234,7 +232,7 @@ def _zeros(gradient: Array, count: int, generator: np.random.Generator) -> Posit
     starts = [start for start, _ in _blocks(gradient)]
     found = np.empty(0, np.int64)
     for start in generator.permutation(starts) if len(starts) > 1 else starts:
-        zeros = np.flatnonzero(gradient[start : start + AT_ONCE] == 0) + start
+        zeros = (gradient[start : start + AT_ONCE] == 0).nonzero()[0] + start
         if not zeros.size:
             continue
         found = np.concatenate([found, generator.choice(zeros, min(count - found.size, zeros.size), replace=False)])
