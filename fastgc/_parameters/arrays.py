@@ -34,6 +34,8 @@ def as_array(value: Any, what: str) -> Array:
     ValueError
         For an array with masked entries, of which the values are unknown.
     """
+    if type(value) is np.ndarray:
+        return value
     try:
         array = np.asarray(value)
     except Exception as error:
@@ -89,17 +91,21 @@ def root_mean_square(gradient: Array) -> float:
 def _scaled_squares(gradient: Array) -> tuple[float, float]:
     """The largest magnitude, and the sum of the squares of the entries divided by it, in double precision."""
     blocks = [*in_blocks(gradient)]
-    largest = max((float(np.abs(block).max()) for block in blocks), default=0.0)
-    if largest == 0 or not np.isfinite(largest):
+    largest = max([float(np.abs(block).max()) for block in blocks], default=0.0)
+    if largest == 0 or not math.isfinite(largest):
         return largest, 1.0
-    scaled = (block.astype(np.float64) / largest for block in blocks)
-    return largest, sum(float(np.dot(block, block)) for block in scaled)
+    return largest, sum([_sum_of_squares(block.astype(np.float64) / largest) for block in blocks])
+
+
+def _sum_of_squares(block: Floats) -> float:
+    return float(block.dot(block))
 
 
 def in_blocks(array: Array) -> Iterator[Array]:
     """Views of the entries of a contiguous array, block by block: what is computed of one takes little memory."""
     flat = array.reshape(-1)
-    yield from (flat[begin : begin + AT_ONCE] for begin in range(0, flat.size, AT_ONCE))
+    for begin in range(0, flat.size, AT_ONCE):
+        yield flat[begin : begin + AT_ONCE]
 
 
 def root_mean_squares(gradients: Sequence[Array]) -> Floats:
@@ -208,9 +214,8 @@ def medians(values: Floats, ends: Positions) -> Floats:
         ordered[begin:end].sort()  # NaN stands last
     found, filled = np.zeros(sizes.size), sizes > 0
     begins, sizes = begins[filled], sizes[filled]
-    low, high, last = (ordered[begins + each] for each in ((sizes - 1) // 2, sizes // 2, sizes - 1))
-    middle = np.where(sizes % 2 == 1, low, low / 2 + high / 2)
-    found[filled] = np.where(np.isnan(last), np.nan, middle)
+    low, high, last = ordered[begins + np.array([(sizes - 1) // 2, sizes // 2, sizes - 1])]
+    found[filled] = np.where(np.isnan(last), np.nan, np.where(sizes % 2 == 1, low, low / 2 + high / 2))
     return found
 
 

@@ -231,7 +231,7 @@ def _walk(node: Any, path: str, names: list[str], leaves: list[Array], moulds: l
         return len(leaves) - 1
     if isinstance(node, Mapping):
         _refuse_other_keys(node, path)
-        children = tuple(_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in node.items())
+        children = tuple([_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in node.items()])
         moulds.append(mould_of(node))
         return Branch(dict, tuple(node), children)
     node = as_list(node)
@@ -239,7 +239,7 @@ def _walk(node: Any, path: str, names: list[str], leaves: list[Array], moulds: l
         _refuse_plain_numbers(node, path)
         keys: tuple[str, ...] = getattr(type(node), "_fields", ())  # of a named tuple
         pairs = zip(keys or map(str, range(len(node))), node, strict=True)
-        children = tuple(_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in pairs)
+        children = tuple([_walk(child, joined_name(path, key), names, leaves, moulds) for key, child in pairs])
         moulds.append(mould_of(node))
         return Branch(type(node), keys, children)
     if (fields := tensor_fields(node)) is not None:

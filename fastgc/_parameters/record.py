@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import ItemsView, Iterator, KeysView, Sequence, ValuesView
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ class RecordTree:
     @cached_property
     def rows(self) -> tuple[int, ...]:
         """The place in the table where each tensor's row begins; a row holds one byte offset, then the shape."""
-        return tuple(np.cumsum([0, *(1 + ndim for ndim, _ in self.leaves)]).tolist())
+        return tuple(itertools.accumulate([1 + ndim for ndim, _ in self.leaves], initial=0))
 
     def child(self, node: Node) -> RecordTree:
         """The tree of an inner node or of a leaf, which shares the rows."""
@@ -55,8 +56,7 @@ class Record:
         assert isinstance(tree.node, Branch)
         self.buffer, self.table, self.tree = buffer, table, tree
         self.numba_type: Any = None  # set when a jitted function first receives this record
-        children = [over_buffer(buffer, table, tree.child(child)) for child in tree.node.children]
-        self._children = dict(zip(tree.node.names, children, strict=True))
+        self._children = dict(zip(tree.node.names, _children(buffer, table, tree, tree.node), strict=True))
 
     def __getitem__(self, name: str) -> Any:
         return self._children[name]
@@ -97,14 +97,25 @@ class Record:
 def over_buffer(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: RecordTree) -> Any:
     """Views of the buffer in the structure of the tree: a `Record` for each dict, a tuple for each list or tuple."""
     if isinstance(tree.node, int):
-        ndim, dtype = tree.leaves[tree.node]
-        row = tree.rows[tree.node]
-        start, *shape = table[row : row + 1 + ndim].tolist()
-        return np.ndarray(shape, dtype, buffer, start)
+        return _leaf(buffer, table, tree, tree.node)
     if tree.node.is_dict:
         return Record(buffer, table, tree)
-    children = [over_buffer(buffer, table, tree.child(child)) for child in tree.node.children]
+    children = _children(buffer, table, tree, tree.node)
     return same_tuple(tree.node, children) if tree.node.names else tuple(children)
+
+
+def _children(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: RecordTree, node: Branch) -> list[Any]:
+    return [
+        _leaf(buffer, table, tree, child) if isinstance(child, int) else over_buffer(buffer, table, tree.child(child))
+        for child in node.children
+    ]
+
+
+def _leaf(buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: RecordTree, leaf: int) -> Array:
+    ndim, dtype = tree.leaves[leaf]
+    row = tree.rows[leaf]
+    start, *shape = table[row : row + 1 + ndim].tolist()
+    return np.ndarray(shape, dtype, buffer, start)
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,7 @@ class Storage:
 def store(layout: ParameterLayout, leaves: Sequence[Array], dtypes: Sequence[DType]) -> Storage:
     """Copy the leaves, cast to ``dtypes``, into one new buffer."""
     sizes = [-(-leaf.size * dtype.itemsize // _WORD) * _WORD for leaf, dtype in zip(leaves, dtypes, strict=True)]
-    offsets = np.cumsum([0, *sizes]).tolist()
+    offsets = [*itertools.accumulate(sizes, initial=0)]
     rows = [[offset, *leaf.shape] for offset, leaf in zip(offsets, leaves, strict=False)]
     buffer = np.empty(offsets[-1], np.uint8)
     table = np.array([number for row in rows for number in row], np.int64)
