@@ -137,11 +137,10 @@ class MissLaw:
 
     def missed_each(self, uncertainties: Floats, errors: Floats) -> Floats:
         """`missed` for each of several errors, with a row of uncertainties for each."""
-        found = np.ones(errors.size)
         with np.errstate(all="ignore"):
-            for shares in (uncertainties / errors[:, None]).T:
-                found *= np.fmin.reduce([np.ones(errors.size), *(slope * shares + atom for slope, atom in self.lines)])
-        return np.where(errors > 0, found, 1.0)
+            shares = uncertainties / errors[:, None]
+            each = np.fmin(1.0, np.fmin.reduce([slope * shares + atom for slope, atom in self.lines]))
+        return np.where(errors > 0, each.prod(axis=1), 1.0)
 
     def _missed(self, share: float) -> float:
         return min([1.0, *(slope * share + atom for slope, atom in self.lines if share < math.inf)])

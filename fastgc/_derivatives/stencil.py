@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array
 
 
@@ -19,7 +20,7 @@ class Stencil:
     weights: tuple[complex, ...]
     order: int
 
-    @property
+    @cached_property
     def is_complex(self) -> bool:
         """Whether the points leave the real axis."""
         return any(isinstance(offset, complex) for offset in self.offsets)

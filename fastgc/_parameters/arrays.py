@@ -149,13 +149,11 @@ def resolutions(arrays: Sequence[Array]) -> Floats:
 
 def root_mean_squares_of_runs(values: Floats, ends: Positions) -> Floats:
     """The `root_mean_square` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``."""
-    sizes = ends[1:] - ends[:-1]
-    with np.errstate(all="ignore"):
-        largest = of_runs(np.maximum, np.abs(values), ends)
-        known = (largest > 0) & np.isfinite(largest)
-        scaled = values / np.where(known, largest, 1.0).repeat(sizes)
-        squares = np.where(known, of_runs(np.add, scaled * scaled, ends), 1.0)
-        return np.asarray(largest * np.sqrt(squares / np.maximum(sizes, 1)))
+    sizes, largest = ends[1:] - ends[:-1], of_runs(np.maximum, np.abs(values), ends)
+    known = (largest > 0) & np.isfinite(largest)
+    scaled = values / np.where(known, largest, 1.0).repeat(sizes)
+    squares = np.where(known, of_runs(np.add, scaled * scaled, ends), 1.0)
+    return np.asarray(largest * np.sqrt(squares / np.maximum(sizes, 1)))
 
 
 def together(sizes: Positions) -> Iterator[slice]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import brief, listed, one_of, whole
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import AT_ONCE, Array, Positions, distinct, ends_of, of_runs, together, without
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.many_streams import streams
@@ -37,12 +38,12 @@ class Selection:
     counts: tuple[int | None, ...]
     given: Mapping[int, Positions] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def tensors(self) -> list[int]:
         """The tensors that are checked."""
         return [t for t, count in enumerate(self.counts) if count is not None]
 
-    @property
+    @cached_property
     def unexhausted(self) -> list[int]:
         """The checked tensors that have entries which are not checked one by one."""
         return [t for t in self.tensors if self.counts[t] != self.layout.sizes[t]]
