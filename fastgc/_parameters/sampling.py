@@ -125,7 +125,7 @@ def plan_samples(
     ``seed`` and the tensor's name, so the choice in one tensor does not depend on the others.
     """
     layout = selection.layout
-    counts = [None if n is None else min(n, size) for n, size in zip(selection.counts, layout.sizes, strict=True)]
+    counts = selection.counts
     local: list[Positions | None] = [None if count is None else np.arange(count) for count in counts]
     drawn = [count or 0 for count in counts]
     for t, given in selection.given.items():
@@ -256,14 +256,17 @@ DEFAULT_SAMPLES = _Default(32)  # half of them random: they see a share of 1 - 0
 def select(layout: ParameterLayout, tensors: str | Sequence[str] | None, samples: Samples, probes: int) -> Selection:
     """The tensors that the names or patterns select, and how many entries of each ``samples`` asks for."""
     chosen = selected(tensors, layout.names)
-    given = _given_entries(samples, layout) if isinstance(samples, Mapping) else {}
-    numbers = {k: v for k, v in samples.items() if _is_number(v)} if isinstance(samples, Mapping) else samples
+    given: dict[int, Positions] = {}
+    numbers = samples
+    if isinstance(samples, Mapping):
+        given = _given_entries(samples, layout)
+        numbers = {k: v for k, v in samples.items() if _is_number(v)}
     wanted = sample_counts(numbers, layout.names, len(chosen), probes)
     wanted |= {layout.names[t]: entries.size for t, entries in given.items()}
-    counts = (
+    counts = [
         min(size, wanted[name]) if name in chosen else None
         for name, size in zip(layout.names, layout.sizes, strict=True)
-    )
+    ]
     return Selection(layout, tuple(counts), {t: each for t, each in given.items() if layout.names[t] in chosen})
 
 

@@ -34,7 +34,7 @@ def chosen(gradients: Tensors, samples: Any = 32, seed: int = 0) -> dict[str, li
 def planned(gradient: np.ndarray, count: int, seed: int = 0, name: str = "w") -> np.ndarray:
     """Plan the samples of one tensor."""
     layout, _ = flatten_parameters({name: gradient})
-    (local,) = plan_samples(Selection(layout, (count,)), [gradient.reshape(-1)], seed).local
+    (local,) = plan_samples(Selection(layout, (min(count, gradient.size),)), [gradient.reshape(-1)], seed).local
     assert local is not None
     return local
 
