@@ -326,7 +326,7 @@ def _kinks_within(ladder: Ladder) -> Callable[[int, int], float]:
     gaps = [*_tableau(ladder.gaps, 6**0.5 * ladder.scatter, ladder.ratio, ladder.ratio**2)]
 
     def within(order: int, k: int) -> float:
-        column, noise = gaps[max(order, 1)]
+        column, noise = gaps[order or 1]
         k -= order == 0
         return _larger(abs(column[k]), _contradiction(column, noise, k)) / 2
 

@@ -195,8 +195,8 @@ def tensor_scales(leaves: Sequence[Array]) -> Floats:
 
 def spaced(leaf: Array) -> Array:
     """Some thousand evenly spaced entries."""
-    flat = leaf.reshape(-1) if leaf.flags.c_contiguous else leaf.flat
-    return np.asarray(flat[:: leaf.size // SAMPLE or 1])
+    step = leaf.size // SAMPLE or 1
+    return leaf.reshape(-1)[::step] if leaf.flags.c_contiguous else np.asarray(leaf.flat[::step])
 
 
 def _typical_magnitudes(some: Sequence[Array], sizes: Positions) -> Floats:
@@ -265,7 +265,7 @@ def arrays_in(value: object) -> Iterator[Array]:
 
 def fingerprint(arrays: Sequence[Array]) -> tuple[int, ...]:
     """A checksum of the bytes of each array, which shows whether it was written to (0 for an array of objects)."""
-    return tuple(0 if array.dtype.hasobject else zlib.crc32(_bytes(np.asarray(array))) for array in arrays)
+    return tuple([0 if array.dtype.hasobject else zlib.crc32(_bytes(np.asarray(array))) for array in arrays])
 
 
 def _bytes(array: Array) -> bytes | memoryview:
