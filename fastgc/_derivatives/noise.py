@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,8 @@ def measure_noises(values: Values, bases: Floats, eps: float) -> list[Noise]:
     is constant at one of the two places; each other loss is measured by itself, from these values and further ones.
     """
     near = _first_spacing(eps) * np.arange(1, _POINTS + 1)
-    known = _KnownValues(values)
-    sample = known.at(np.concatenate([near, TOP + near, [TOP, -TOP]]))
+    distances = np.concatenate([near, TOP + near, [TOP, -TOP]])
+    sample = values(distances)
     tables = sample[: 2 * _POINTS].reshape(2, _POINTS, -1).swapaxes(0, 1)  # here and there
     moves, same, on_grid = ~_ties(tables), (tables == tables[0]).all(axis=0), _on_float32_grid(tables)
     still = (sample[:-1] == bases).all(axis=0)
@@ -71,6 +71,7 @@ def measure_noises(values: Values, bases: Floats, eps: float) -> list[Noise]:
         here, there = np.where(same, tabled.max(axis=0), tabled).tolist()
         changes = np.abs(sample[-2:] - bases).max(axis=0).tolist()
     single = on_grid.all(axis=0).tolist()
+    known = _KnownValues(values, dict(zip(distances.tolist(), sample, strict=True)))
     return [
         _rounded_up(base, here[i], there[i], TOP, single[i] and _are_single([base, *sample[:, i]]), changes[i])
         if clear[i]
@@ -84,14 +85,14 @@ class _KnownValues:
     """Values of several losses, evaluated once at each distance."""
 
     values: Values
-    rows: dict[float, Floats] = field(default_factory=dict)
+    rows: dict[float, Floats]
 
-    def at(self, distances: Floats, losses: int | slice = slice(None)) -> Floats:
-        """The values of some losses, shape (distances, losses), or of one loss, shape (distances,)."""
+    def at(self, distances: Floats, loss: int) -> Floats:
+        """The values of one loss, shape (distances,)."""
         new = [distance for distance in distances.tolist() if distance not in self.rows]
         if new:
             self.rows.update(zip(new, self.values(np.array(new)), strict=True))
-        return np.array([self.rows[distance][losses] for distance in distances.tolist()])
+        return np.array([self.rows[distance][loss] for distance in distances.tolist()])
 
 
 def measure_noise(values: Values, base: float, eps: float) -> Noise:
