@@ -227,8 +227,9 @@ def difference_table_noise(values: Floats) -> Floats:
         row[: len(differences)] = differences
     counts = np.arange(orders, 0, -1)
     estimates = np.sqrt(_SHARES[:orders] * (table**2).sum(axis=1).T / counts).T
-    three = estimates[:-2], estimates[1:-1], estimates[2:]
+    one, two, three = estimates[:-2], estimates[1:-1], estimates[2:]
+    largest, least = np.maximum(np.maximum(one, two), three), np.minimum(np.minimum(one, two), three)
     believed = (table.max(axis=1) > 0) & (table.min(axis=1) < 0)
-    believed[:-2] &= np.maximum.reduce(three) <= _AGREEMENT * np.minimum.reduce(three)
+    believed[:-2] &= largest <= _AGREEMENT * least
     believed[-2:], believed[-1:] = False, True
     return np.asarray(size * believed.argmax(axis=0).choose(estimates))
