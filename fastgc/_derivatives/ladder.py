@@ -218,7 +218,7 @@ def _exponent(ladder: Ladder) -> float:
     """
     last = ladder.visible[-FEWEST:]
     gaps, steps = ladder.gaps[last], ladder.above[last]
-    if last.size < FEWEST or not ((gaps > 0).all() or (gaps < 0).all()):
+    if last.size < FEWEST or not _of_one_sign(gaps):
         return 1.0
     powers = np.log(gaps[:2] / gaps[-1]) / np.log(steps[:2] / steps[-1])
     return float(powers.max())
@@ -309,9 +309,14 @@ def _keeps_changing(slopes: Floats, noise: Floats, ratio: float) -> bool:
     last, following = changes[seen], seen[-1] + 1
     if following < changes.size and abs(last[-1]) > hidden[following] * ratio**_SMOOTH_GAP:
         return False
-    with np.errstate(invalid="ignore"):
-        powers = np.log(last[1:] / last[:-1]) / np.log(ratio)  # NaN where signs differ
+    if not _of_one_sign(last):
+        return False
+    powers = np.log(last[1:] / last[:-1]) / np.log(ratio)
     return bool(((powers > -_SMOOTH_GAP) & (powers < _NEAR_KINK)).all())
+
+
+def _of_one_sign(values: Floats) -> bool:
+    return bool((values > 0).all() or (values < 0).all())
 
 
 def _kinks_within(ladder: Ladder) -> Callable[[int, int], float]:

@@ -28,7 +28,8 @@ Words = NDArray[np.uint32]  # one for each name, or one for all
 def streams(seed: int, purpose: Purpose, names: Sequence[str]) -> Iterator[np.random.Generator]:
     """The `stream` of each name, one after the other; each draws as long as the next one has not come."""
     if len(names) < _FEW:
-        yield from (stream(seed, purpose, name) for name in names)
+        for name in names:
+            yield stream(seed, purpose, name)
         return
     bits = np.random.PCG64(0)
     generator = np.random.Generator(bits)
