@@ -151,7 +151,7 @@ def analytic_slope(rays: Sequence[Ray], gradients: Sequence[Array]) -> float:
         for begin in range(0, ray.weights.size, AT_ONCE):
             weights = ray.weights[begin : begin + AT_ONCE]
             part = gradients[ray.tensor][ray.start + begin : ray.start + begin + weights.size]
-            total += ray.scale * float(part.astype(np.float64, copy=False).dot(weights.astype(np.float64)))
+            total += ray.scale * float(part.dot(weights.astype(np.float64)))
     return total
 
 
