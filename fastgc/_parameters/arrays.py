@@ -207,8 +207,10 @@ def distinct(values: Positions) -> Positions:
 
 def without(values: Positions, known: Positions) -> Positions:
     """The values that are not among the known ones, in ascending order, each once."""
-    values = distinct(values)
-    return np.asarray(values[~np.isin(values, known, assume_unique=True)])
+    values, known = distinct(values), np.sort(known, axis=None)
+    if not known.size:
+        return values
+    return np.asarray(values[known.take(known.searchsorted(values), mode="clip") != values])
 
 
 def medians(values: Floats, ends: Positions) -> Floats:
