@@ -27,8 +27,8 @@ from fastgc._parameters.record import store
 from fastgc._words import Workers
 
 # Compiling the loop for arguments of new types takes about 0.4 s, whatever the loss (bench/cold.py). Calling a jitted
-# loss from Python takes about 6 microseconds longer than calling it from the loop (bench/floor.py).
-_LOOP_SECONDS, _CALL_SECONDS = 0.4, 6e-6
+# loss from Python takes about 4 microseconds longer than calling it from the loop (bench/floor.py).
+_LOOP_SECONDS, _CALL_SECONDS = 0.4, 4e-6
 _COPIES_SHARE = 0.8  # of the available memory for copies of the parameters: the loss and the system need some too
 _NEGLIGIBLE_BYTES = 1 << 20  # 1 MiB is there on any machine that runs Numba (some 100 MiB): the system is not asked
 _NOT_COMPILED = "NUMBA_DISABLE_JIT is set: the loss was called from Python"

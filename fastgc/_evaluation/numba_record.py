@@ -81,9 +81,9 @@ class _RecordModel(models.StructModel):
 
 @typeof_impl.register(Record)
 def _typeof_record(record: Record, context: TypingContext) -> RecordType:
-    if record.numba_type is None:
-        record.numba_type = RecordType(record.tree)
-    kind: RecordType = record.numba_type
+    if not hasattr(record, "_numba_type_"):
+        record._numba_type_ = RecordType(record.tree)  # Numba's dispatchers find it there, and ask here once
+    kind: RecordType = record._numba_type_
     return kind
 
 

@@ -50,12 +50,12 @@ class Record:
         Names, dimensions and dtypes.
     """
 
-    __slots__ = ("__weakref__", "_children", "buffer", "numba_type", "table", "tree")
+    __slots__ = ("__weakref__", "_children", "_numba_type_", "buffer", "table", "tree")
+    _numba_type_: Any  # set when a jitted function first receives this record
 
     def __init__(self, buffer: NDArray[np.uint8], table: NDArray[np.int64], tree: RecordTree) -> None:
         assert isinstance(tree.node, Branch)
         self.buffer, self.table, self.tree = buffer, table, tree
-        self.numba_type: Any = None  # set when a jitted function first receives this record
         self._children = dict(zip(tree.node.names, _children(buffer, table, tree, tree.node), strict=True))
 
     def __getitem__(self, name: str) -> Any:
@@ -63,7 +63,7 @@ class Record:
 
     def __getattr__(self, name: str) -> Any:
         """A field of a dataclass or an attrs class, as in ``params.W``."""
-        if name.startswith("__") or name == "_numba_type_":  # Numba asks at every call, and drops the message
+        if name.startswith("__") or name == "_numba_type_":  # Numba asks until it is set, and drops the message
             raise AttributeError(name)
         if self.tree.node.template is not None and name in self._children:  # type: ignore[union-attr]
             return self._children[name]
