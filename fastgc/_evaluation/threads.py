@@ -25,6 +25,8 @@ Done = Callable[[int], object]  # called with the number of items that were done
 
 def piece_length(left: int, seconds: float, threads: int) -> int:
     """The number of items of the next piece when ``left`` are left, each of which takes so many seconds."""
+    if left * seconds < 2 * _SHORTEST_PIECE:  # no piece would be left that is worth another thread
+        return left
     even = max(left / (_PIECES_LEFT * threads), _SHORTEST_PIECE / seconds)
     return int(min(LONGEST_PIECE / seconds, even))
 
@@ -63,10 +65,13 @@ class WorkQueue:
 
 
 class WorkerThreads:
-    """Threads that take slices from a queue; the caller's thread is number 0."""
+    """Threads that take slices from a queue; the caller's thread is number 0.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    ``prepare`` is called in the caller's thread before the others begin.
+    """
+
+    def __init__(self, count: int, prepare: Callable[[], object] = lambda: None) -> None:
+        self.count, self._prepare = count, prepare
         self._pool: ThreadPoolExecutor | None = None
         if count > 1:
             self._pool = ThreadPoolExecutor(count - 1, "fastgc", single_threaded_blas.in_this_thread)
@@ -78,6 +83,7 @@ class WorkerThreads:
         piece = queue.take()
         try:
             if self._pool is not None and queue.left:
+                self._prepare()
                 with contextlib.suppress(RuntimeError):  # no thread can be started, as when the interpreter ends
                     for n in range(1, self.count):
                         helpers.append(self._pool.submit(_help, n, queue, work, finished))
@@ -88,10 +94,12 @@ class WorkerThreads:
             for helper in helpers:
                 if not helper.cancel():  # one that has not begun is no longer needed
                     helper.result()
-            done(_drained(finished))
+            if helpers:
+                done(_drained(finished))
         finally:  # after an exception or Ctrl-C too: no thread may outlive the call
             queue.drop()
-            wait([helper for helper in helpers if not helper.cancel()])
+            if helpers:
+                wait([helper for helper in helpers if not helper.cancel()])
 
     def close(self) -> None:
         """End the threads."""
@@ -110,7 +118,10 @@ def _help(number: int, queue: WorkQueue, work: Work, finished: deque[int]) -> No
 
 
 def _drained(counts: deque[int]) -> int:
-    return sum(counts.popleft() for _ in range(len(counts)))
+    total = 0
+    while counts:
+        total += counts.popleft()
+    return total
 
 
 # --- one BLAS thread ---
