@@ -23,7 +23,6 @@ from fastgc._evaluation.workers_option import elsewhere
 from fastgc._evaluation.working_time import counted, now
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
-from fastgc._parameters.record import store
 from fastgc._words import Workers
 
 # Compiling the loop for arguments of new types takes about 0.4 s, whatever the loss (bench/cold.py). Calling a jitted
@@ -82,19 +81,27 @@ def is_jitted(function: object) -> bool:
     """Whether a function was compiled by Numba. This does not import Numba."""
     if "numba" not in sys.modules:
         return False
-    from fastgc._evaluation import jitted as _jitted
+    from fastgc._evaluation.jitted import is_dispatcher
 
-    return _jitted.is_dispatcher(function)
+    return is_dispatcher(function)
+
+
+def in_parallel(function: object, args: tuple[object, ...] = ()) -> bool:
+    """Whether a function was compiled with ``parallel=True``, or calls such a function."""
+    if not is_jitted(function):
+        return False
+    from fastgc._evaluation.jitted import runs_in_parallel
+
+    return runs_in_parallel(function, args)
 
 
 def in_turn(function: Callable[..., Any], args: tuple[object, ...] = ()) -> Callable[..., Any]:
     """A function that threads may call at the same time: one compiled with ``parallel=True`` waits for its turn."""
-    if not is_jitted(function):
+    if not in_parallel(function, args):
         return function
-    from fastgc._evaluation import jitted as _jitted
-    from fastgc._evaluation import kernels as _kernels
+    from fastgc._evaluation.kernels import one_at_a_time
 
-    return _kernels.one_at_a_time(function) if _jitted.runs_in_parallel(function, args) else function
+    return one_at_a_time(function)
 
 
 def jitted(loss: Callable[..., object]) -> Any:
@@ -202,38 +209,27 @@ def _open_compiled(
     """Compiled loops, or single calls of the jitted loss where these take less time.
 
     BLAS runs in one thread, whatever the number of our threads, since its number of threads may change the last bits of
-    a value. The limit holds from the first call on: after work, BLAS threads spin for some milliseconds.
+    a value. The limit holds from the first call on: after work, BLAS threads spin for some milliseconds. The evaluator
+    of the loops lifts it.
     """
-    from fastgc._evaluation import kernels as _kernels
+    from fastgc._evaluation.compiled import NumbaEvaluator
+    from fastgc._evaluation.kernels import CompiledLoss, loops_are_compiled
 
     with contextlib.ExitStack() as limits:
-        limits.enter_context(limited_blas(loss, execution.engine, point.args))
+        parallel = in_parallel(loss, point.args)
+        limits.enter_context(limited_blas(execution.engine, parallel))
         first = _first_call(direct, point, execution.deadline)
         if not first.noisy:
             refuse_frozen_data(loss, point, read, "loss")
         if execution.engine == "python":
             return direct, first
         wanted = 1 if first.scratch else execution.threads  # a scratch buffer is noted already
-        count, note = affordable_threads(loss, point, wanted, read, noisy=first.noisy)
-        if execution.engine == "auto" and not loop_pays(expected, first.seconds, count):
-            compiled = _kernels.CompiledLoss.of(loss, (point.received_by(jitted=True), *point.args))
-            if not _kernels.loops_are_compiled(compiled, {leaf.dtype for leaf in point.leaves}):
-                return direct, first
-        return _looping(direct, loss, point, count, first.seconds, limits), first.noted(note)
-
-
-def _looping(
-    direct: PythonEvaluator, loss: object, point: Point, count: int, seconds: float, limits: contextlib.ExitStack
-) -> Evaluator:
-    """Compiled loops in ``count`` threads. The limits are handed on to the evaluator, which lifts them."""
-    from fastgc._evaluation import compiled as _compiled
-
-    dtypes, handed_on = [leaf.dtype for leaf in point.leaves], contextlib.ExitStack()
-    assert point.stored is not None
-    copies = [point.stored, *(store(point.layout, point.leaves, dtypes) for _ in range(count - 1))]
-    evaluator = _compiled.NumbaEvaluator(direct, loss, point.args, point.layout, copies, seconds, handed_on)
-    handed_on.enter_context(limits.pop_all())
-    return evaluator
+        count, note = affordable_threads(loss, point, wanted, read, parallel=parallel, noisy=first.noisy)
+        compiled = CompiledLoss.of(loss, (point.received_by(jitted=True), *point.args))
+        pays = execution.engine == "numba" or loop_pays(expected, first.seconds, count)
+        if not (pays or loops_are_compiled(compiled, {leaf.dtype for leaf in point.leaves})):
+            return direct, first
+        return NumbaEvaluator(direct, compiled, point, count, first.seconds, limits), first.noted(note)
 
 
 def _open_workers(
@@ -327,17 +323,13 @@ def readable_compilation(what: str) -> Iterator[None]:
         ) from error
 
 
-@contextlib.contextmanager
-def limited_blas(function: object, engine: str, args: tuple[object, ...] = ()) -> Iterator[None]:
+def limited_blas(engine: str, parallel: bool) -> contextlib.AbstractContextManager[object]:
     """One thread for BLAS while a jitted function may run in compiled loops; not for one that runs in parallel."""
-    from fastgc._evaluation import jitted as _jitted
-    from fastgc._evaluation import threads as _threads
+    if engine == "python" or parallel:
+        return contextlib.nullcontext()
+    from fastgc._evaluation.threads import single_threaded_blas
 
-    if engine == "python" or _jitted.runs_in_parallel(function, args):
-        yield
-        return
-    with _threads.single_threaded_blas():
-        yield
+    return single_threaded_blas()
 
 
 def loop_pays(expected: int, seconds: float, threads: int, *, call: float = _CALL_SECONDS) -> bool:
@@ -349,17 +341,23 @@ def loop_pays(expected: int, seconds: float, threads: int, *, call: float = _CAL
 
 
 def affordable_threads(
-    function: Any, point: Point, threads: int | None, read: Read, *, what: str = "loss", noisy: bool = False
+    function: Any,
+    point: Point,
+    threads: int | None,
+    read: Read,
+    *,
+    parallel: bool,
+    what: str = "loss",
+    noisy: bool = False,
 ) -> tuple[int, str | None]:
     """The number of threads, each with a copy of the parameters, and a note if something limits it."""
-    from fastgc._evaluation import jitted as _jitted
-    from fastgc._evaluation import kernels as _kernels
+    from fastgc._evaluation.kernels import default_threads
 
     assert point.stored is not None
-    wanted = threads or _kernels.default_threads()
+    wanted = threads or default_threads()
     if wanted == 1:
         return 1, None
-    if _jitted.runs_in_parallel(function, point.args):
+    if parallel:
         return 1, f"{what} was compiled with parallel=True: called from one thread"
     if noisy:
         return 1, "runs in one thread, since a repeated call gave another value"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._evaluation import kernels as _kernels
-from fastgc._evaluation.engine import Execution, affordable_threads, loop_pays
+from fastgc._evaluation.engine import Execution, affordable_threads, in_parallel, loop_pays
 from fastgc._evaluation.evaluator import LEAST_SECONDS
 from fastgc._evaluation.frozen_globals import Read
 from fastgc._evaluation.threads import LONGEST_PIECE, WorkerThreads, WorkQueue, piece_length
@@ -90,8 +90,9 @@ class JittedOutputs:
         again, _ = self._plain(flat)
         self._seconds = max(time.perf_counter() - begin, LEAST_SECONDS)
         noisy = not np.array_equal(values, again, equal_nan=True)
+        parallel = in_parallel(jitted.function, jitted.point.args)
         count, note = affordable_threads(
-            jitted.function, jitted.point, execution.threads, jitted.read, what="f", noisy=noisy
+            jitted.function, jitted.point, execution.threads, jitted.read, parallel=parallel, what="f", noisy=noisy
         )
         if (
             execution.engine == "numba"

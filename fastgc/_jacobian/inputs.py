@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from fastgc._arguments import brief, takes_arguments
 from fastgc._derivatives.stencil import stencil_named
-from fastgc._evaluation.engine import Execution, in_turn, is_jitted, jitted, limited_blas
+from fastgc._evaluation.engine import Execution, in_parallel, in_turn, is_jitted, jitted, limited_blas
 from fastgc._evaluation.evaluator import WrongShapeError, WrongTypeError
 from fastgc._evaluation.floating_point import at_point, callers_errstate, displaced
 from fastgc._evaluation.frozen_globals import refuse_frozen_data
@@ -121,7 +121,7 @@ def _opened(
     f = jitted(f) if execution.engine == "numba" else f
     with contextlib.ExitStack() as opened:
         if is_jitted(f):
-            opened.enter_context(limited_blas(f, execution.engine, args))
+            opened.enter_context(limited_blas(execution.engine, in_parallel(f, args)))
         one, first = _first_call(f, start, args, strict)
         function: Function = one.in_turn()
         if elsewhere(execution.workers):

@@ -16,8 +16,10 @@ import fastgc
 from fastgc._evaluation import compiled as _compiled
 from fastgc._evaluation.compiled import NumbaEvaluator
 from fastgc._evaluation.evaluator import OutOfTime, Place, Ray, silent
+from fastgc._evaluation.kernels import CompiledLoss
 from fastgc._evaluation.python import PythonEvaluator
 from fastgc._parameters.layout import flatten_parameters
+from fastgc._parameters.point import Point
 from fastgc._parameters.record import store
 from tests.support.layouts import Array
 
@@ -40,14 +42,16 @@ def picky(params: Any) -> float:
 def evaluators(loss: Any, threads: int, kinds: str = "ddd") -> Iterator[tuple[PythonEvaluator, NumbaEvaluator]]:
     layout, given = flatten_parameters(PARAMS)
     leaves = [leaf.astype(kind) for leaf, kind in zip(given, kinds, strict=True)]
-    stores = [store(layout, leaves, [np.dtype(kind) for kind in kinds]) for _ in range(threads)]
-    own = store(layout, leaves, [np.dtype(kind) for kind in kinds])
+    dtypes = [np.dtype(kind) for kind in kinds]
+    own, stored = store(layout, leaves, dtypes), store(layout, leaves, dtypes)
     plain = PythonEvaluator(loss, own.record(), (), layout, own.leaves, leaves)
-    direct = PythonEvaluator(loss, stores[0].record(), (), layout, stores[0].leaves, leaves)
-    compiled = NumbaEvaluator(direct, loss, (), layout, stores, 1e-6, ExitStack())
+    direct = PythonEvaluator(loss, stored.record(), (), layout, stored.leaves, leaves)
+    point = Point(layout, stored.leaves, layout.rebuild(stored.leaves), stored, leaves, ())
+    address = CompiledLoss.of(loss, (stored.record(),))
+    compiled = NumbaEvaluator(direct, address, point, threads, 1e-6, ExitStack())
     try:
         yield plain, compiled
-        for each in stores:
+        for each in compiled._stores:
             pairs = zip(each.leaves, own.leaves, strict=True)
             assert all(leaf.tobytes() == other.tobytes() for leaf, other in pairs), "every copy is as it was"
     finally:

@@ -405,10 +405,10 @@ def test_what_a_loss_raises_comes_through_the_loop() -> None:
             raise LookupError("beyond the table")
         return p[0] * p[0]
 
-    params, out = np.array([1.0]), np.empty((1, 2))
+    params, displaced, out = np.array([1.0]), np.array([[[0.5], [1.5]]]), np.empty((1, 2))
     compiled = _kernels.CompiledLoss(loss, (params, 1.0))
     with pytest.raises(LookupError, match="beyond the table"):
-        _kernels.displaced_values(compiled, params, (1.0,), params, np.array([0]), np.array([[0.5, 1.5]]), out)
+        _kernels.displaced_values(compiled, params, (1.0,), params, np.array([[0]]), np.array([[1.0]]), displaced, out)
     report = check(loss, np.array([1.0]), np.array([2.0]), args=(1.0,))
     assert report.passed
     assert any("the loss raised LookupError: beyond the table (" in note for note in report.notes)
@@ -418,8 +418,8 @@ def test_a_loss_that_is_no_longer_referred_to_stays_while_it_runs() -> None:
     params = np.linspace(0.1, 0.9, 50)
     compiled = _kernels.CompiledLoss(numba.njit(lambda p: (p**3).sum()), (params,))
     gc.collect()
-    out = np.empty((1, 1))
-    _kernels.displaced_values(compiled, params, (), params, np.array([3]), np.array([[0.5]]), out)
+    cells, originals, displaced, out = np.array([[3]]), params[3].reshape(1, 1), np.array([[[0.5]]]), np.empty((1, 1))
+    _kernels.displaced_values(compiled, params, (), params, cells, originals, displaced, out)
     assert out[0, 0] == pytest.approx((params**3).sum() - params[3] ** 3 + 0.125)
 
 
