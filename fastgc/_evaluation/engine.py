@@ -20,7 +20,7 @@ from fastgc._evaluation.python import PythonEvaluator
 from fastgc._evaluation.refused import NotCompiledError, cause, explained, from_compiler, plain_value
 from fastgc._evaluation.stages import StagedLoss
 from fastgc._evaluation.workers_option import elsewhere
-from fastgc._evaluation.working_time import counted, now
+from fastgc._evaluation.working_time import now, timed
 from fastgc._evaluation.writes import refuse_shared, unknown_in, writable_arrays
 from fastgc._parameters.point import Point, arrays_in, fingerprint, refuse_changed
 from fastgc._words import Workers
@@ -153,7 +153,8 @@ def open_evaluator(
             return _open_in_python(direct, call, point, execution, compiled)
     try:
         with explained("loss", loss, (point.received_by(jitted=True), *point.args)):
-            return _open_compiled(direct, loss, point, execution, expected, _reader(point.args, with_gradients))
+            read, parallel = _reader(point.args, with_gradients), function is not loss
+            return _open_compiled(direct, loss, point, execution, expected, read, parallel)
     except NotCompiledError as error:
         if with_gradients or execution.engine != "auto" or not error.cause:
             raise
@@ -204,7 +205,7 @@ def _refuse_uncompilable(point: Point, execution: Execution) -> None:
 
 
 def _open_compiled(
-    direct: PythonEvaluator, loss: object, point: Point, execution: Execution, expected: int, read: Read
+    direct: PythonEvaluator, loss: object, point: Point, execution: Execution, expected: int, read: Read, parallel: bool
 ) -> tuple[Evaluator, FirstCall]:
     """Compiled loops, or single calls of the jitted loss where these take less time.
 
@@ -216,7 +217,6 @@ def _open_compiled(
     from fastgc._evaluation.kernels import CompiledLoss, loops_are_compiled
 
     with contextlib.ExitStack() as limits:
-        parallel = in_parallel(loss, point.args)
         limits.enter_context(limited_blas(execution.engine, parallel))
         first = _first_call(direct, point, execution.deadline)
         if not first.noisy:
@@ -279,36 +279,6 @@ def _open_vectorized(direct: PythonEvaluator, loss: Callable[..., Any], point: P
     return evaluator, first
 
 
-def _first_call(direct: Evaluator, point: Point, deadline: float = math.inf) -> FirstCall:
-    """The result of two calls, or of one if it ends after the deadline."""
-    extra = list(arrays_in(point.args))
-    before, extra_before = point.stamp, fingerprint(extra)
-    value, seconds = _timed(direct)
-    refuse_changed(point, before, "loss")
-    if not np.isfinite(value):
-        raise NotFiniteError(f"loss is {value} at params; a gradient can be checked only where the loss is finite")
-    scratch = fingerprint(extra) != extra_before
-    if scratch:
-        refuse_shared(point)
-    again, seconds = (value, seconds) if now() > deadline else _timed(direct)
-    return FirstCall(value, seconds, scratch, again != value, tuple(_first_notes(value, again, scratch)))
-
-
-def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]:
-    if scratch:
-        yield _SCRATCH.format("loss")
-    if again != value and scratch:
-        yield f"a repeated call gave {again!r}, not {value!r}: the loss keeps data in args that change its value"
-    elif again != value:
-        yield f"loss is noisy: a repeated call gave {again!r}, not {value!r} (dropout? no seed set?)"
-
-
-def _timed(direct: Evaluator) -> tuple[Any, float]:
-    with readable_compilation("the loss"), counted() as spent:
-        value = direct.value()
-    return value, spent()
-
-
 @contextlib.contextmanager
 def readable_compilation(what: str) -> Iterator[None]:
     """Replace an exception of Numba's compiler by a short TypeError that says what to do."""
@@ -321,6 +291,31 @@ def readable_compilation(what: str) -> Iterator[None]:
             f'Numba cannot compile {what}: {cause(error)}\nUse engine="python" with a plain Python '
             "function, or make it nopython code (params is indexed by literal names: params['W1'])"
         ) from error
+
+
+@readable_compilation("the loss")
+def _first_call(direct: Evaluator, point: Point, deadline: float = math.inf) -> FirstCall:
+    """The result of two calls, or of one if it ends after the deadline."""
+    extra = list(arrays_in(point.args))
+    before, extra_before = point.stamp, fingerprint(extra)
+    value, seconds = timed(direct.value)
+    refuse_changed(point, before, "loss")
+    if not np.isfinite(value):
+        raise NotFiniteError(f"loss is {value} at params; a gradient can be checked only where the loss is finite")
+    scratch = fingerprint(extra) != extra_before
+    if scratch:
+        refuse_shared(point)
+    again, seconds = (value, seconds) if now() > deadline else timed(direct.value)
+    return FirstCall(value, seconds, scratch, again != value, tuple(_first_notes(value, again, scratch)))
+
+
+def _first_notes(value: complex, again: complex, scratch: bool) -> Iterator[str]:
+    if scratch:
+        yield _SCRATCH.format("loss")
+    if again != value and scratch:
+        yield f"a repeated call gave {again!r}, not {value!r}: the loss keeps data in args that change its value"
+    elif again != value:
+        yield f"loss is noisy: a repeated call gave {again!r}, not {value!r} (dropout? no seed set?)"
 
 
 def limited_blas(engine: str, parallel: bool) -> contextlib.AbstractContextManager[object]:

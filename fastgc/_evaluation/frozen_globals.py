@@ -26,16 +26,16 @@ def refuse_frozen_data(function: Any, point: Point, read: Read, what: str) -> No
     also differ because the arithmetic is ill-conditioned. So the function is then compiled again: two compilations
     differ only by the constants.
     """
-    from fastgc._evaluation import jitted as _jitted
+    from fastgc._evaluation.jitted import compiled_anew, freezes_data
 
-    if not _jitted.freezes_data(function):
+    if not freezes_data(function):
         return
     for record in nearby_records(point):
         compiled, plain = (value_at(read, each, record) for each in (function, function.py_func))
         place = _difference(compiled, plain)
         if compiled is None or plain is None or place is None:
             continue
-        fresh = value_at(read, _jitted.compiled_anew(function), record)
+        fresh = value_at(read, compiled_anew(function), record)
         if fresh is None or _difference(compiled, fresh) is not None or not np.isfinite(fresh[place]):
             here, there = compiled[place].item(), plain[place].item()
             raise ValueError(

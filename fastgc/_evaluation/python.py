@@ -24,6 +24,7 @@ from fastgc._evaluation.evaluator import (
 )
 from fastgc._evaluation.floating_point import callers_errstate
 from fastgc._evaluation.working_time import now
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Positions, as_one
 from fastgc._parameters.layout import ParameterLayout
 
@@ -96,13 +97,16 @@ class PythonEvaluator:
         self.evaluations, self.deadline, self.raised = 0, deadline, Raised()
         self.unfinished: Array | None = None  # the values of the last call of `values`, nan where it did not get to
         self._loss, self._params, self._args, self._layout = loss, params, args, layout
-        self._flat = [_flat_view(leaf) for leaf in leaves]
+        self._leaves, self._sources = leaves, sources
         self._all = as_one(leaves)  # None where the leaves are not copies, or of several dtypes
-        self._sources = None if sources is None else [_flat_view(source) for source in sources]
         self._dtypes = [leaf.dtype for leaf in leaves]
         self._complex = any(dtype.kind == "c" for dtype in self._dtypes)
         self._rounds = any(dtype not in (np.float64, np.complex128) for dtype in self._dtypes)
         self._displaced: list[tuple[Any, ...]] = []  # (array, where, entries) to be restored, whatever happens
+
+    @cached_property
+    def _flat(self) -> list[Any]:
+        return [_flat_view(leaf) for leaf in self._leaves]
 
     @property
     def result_dtype(self) -> type[Any]:
@@ -203,7 +207,7 @@ class PythonEvaluator:
         where = slice(ray.start, ray.start + ray.weights.size)
         if self._sources is None:
             return np.array(self._flat[ray.tensor][where])
-        source = self._sources[ray.tensor]
+        source = _flat_view(self._sources[ray.tensor])
         return source[where] if isinstance(source, np.ndarray) else Spread(source, where)
 
     def entries(self, positions: Positions) -> Array:

@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 import threadpoolctl
 
+from fastgc._forks import cached_property
+
 Library: TypeAlias = Any  # of linear algebra, as threadpoolctl finds it, which has no types
 
 LONGEST_PIECE = 0.05  # seconds: a progress bar moves, and Ctrl-C answers, twenty times a second
@@ -72,9 +74,10 @@ class WorkerThreads:
 
     def __init__(self, count: int, prepare: Callable[[], object] = lambda: None) -> None:
         self.count, self._prepare = count, prepare
-        self._pool: ThreadPoolExecutor | None = None
-        if count > 1:
-            self._pool = ThreadPoolExecutor(count - 1, "fastgc", single_threaded_blas.in_this_thread)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.count - 1, "fastgc", single_threaded_blas.in_this_thread)
 
     def run(self, queue: WorkQueue, work: Work, done: Done) -> None:
         """Do all work of a queue. An exception of ``work`` or ``done`` is raised here once no thread is at work."""
@@ -82,7 +85,7 @@ class WorkerThreads:
         helpers: list[Future[None]] = []
         piece = queue.take()
         try:
-            if self._pool is not None and queue.left:
+            if self.count > 1 and queue.left:
                 self._prepare()
                 with contextlib.suppress(RuntimeError):  # no thread can be started, as when the interpreter ends
                     for n in range(1, self.count):
@@ -103,7 +106,7 @@ class WorkerThreads:
 
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None:
+        if "_pool" in self.__dict__:  # as `cached_property` keeps it
             self._pool.shutdown()
 
 

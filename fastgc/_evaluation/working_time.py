@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 class _Compilations:
@@ -15,7 +18,6 @@ class _Compilations:
     def __init__(self) -> None:
         self.seconds, self._depth, self._begin = 0.0, 0, 0.0
         self.number = 0  # of compilations
-        self.listener: object = None
         self.users = 0  # checks that run, in several threads perhaps
 
     def stands_at(self) -> float:
@@ -64,18 +66,18 @@ def left_out(wanted: bool) -> Iterator[None]:
         _compilations.end()
 
 
-@contextlib.contextmanager
-def counted() -> Iterator[Callable[[], float]]:
-    """Have `now` go on inside `left_out`, unless Numba compiles: then all of it counts as compilation.
+def timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns and its seconds, which `now` counts inside `left_out` too.
 
-    It gives a function that gives the seconds which were counted.
+    Where Numba compiles, all of it counts as compilation: 0 seconds.
     """
     begin, compilations = time.perf_counter(), _compilations.number
-    spent = 0.0
-    yield lambda: spent
-    if compilations == _compilations.number:
-        spent = time.perf_counter() - begin
-        _compilations.give_back(spent)
+    result = call()
+    if compilations != _compilations.number:
+        return result, 0.0
+    seconds = time.perf_counter() - begin
+    _compilations.give_back(seconds)
+    return result, seconds
 
 
 @contextlib.contextmanager
@@ -89,18 +91,19 @@ def compilation_left_out(wanted: bool) -> Iterator[None]:
     event: Any = untyped
     _compilations.users += 1
     if _compilations.users == 1:
-        _compilations.listener = _listener(event.Listener)
-        event.register("numba:compiler_lock", _compilations.listener)
+        event.register("numba:compiler_lock", _listener())
     try:
         yield
     finally:
         _compilations.users -= 1
         if _compilations.users == 0:
-            event.unregister("numba:compiler_lock", _compilations.listener)
+            event.unregister("numba:compiler_lock", _listener())
 
 
-def _listener(base: type) -> object:
+@functools.cache
+def _listener() -> object:
     """What Numba tells when it begins to compile and when it ends."""
+    from numba.core.event import Listener
 
     def on_start(self: object, event: object) -> None:
         _compilations.number += 1
@@ -109,4 +112,4 @@ def _listener(base: type) -> object:
     def on_end(self: object, event: object) -> None:
         _compilations.end()
 
-    return type("Listener", (base,), {"on_start": on_start, "on_end": on_end})()
+    return type("Compilations", (Listener,), {"on_start": on_start, "on_end": on_end})()

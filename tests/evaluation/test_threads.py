@@ -72,7 +72,6 @@ def test_worker_threads_do_all_items_once_and_says_so(threads: int) -> None:
 def test_a_thread_that_has_not_begun_is_not_waited_for() -> None:
     crew, busy, items = WorkerThreads(2), threading.Event(), []
     try:
-        assert crew._pool is not None
         crew._pool.submit(busy.wait, 60)
         crew.run(
             WorkQueue(10, lambda left: 1), lambda thread, piece: items.append((thread, piece.start)), lambda count: None
@@ -85,7 +84,7 @@ def test_a_thread_that_has_not_begun_is_not_waited_for() -> None:
 
 def test_where_no_thread_can_be_started_the_callers_does_all_work() -> None:
     crew, items = WorkerThreads(3), list[int]()
-    crew.close()  # as `concurrent.futures` does when the interpreter ends
+    crew._pool.shutdown()  # as `concurrent.futures` does when the interpreter ends
     crew.run(WorkQueue(10, lambda left: 1), lambda thread, piece: items.append(piece.start), lambda count: None)
     assert items == list(range(10))
 

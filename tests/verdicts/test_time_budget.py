@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastgc
-from fastgc._evaluation.working_time import counted, left_out, now
+from fastgc._evaluation.working_time import left_out, now, timed
 from fastgc._parameters.layout import flatten_parameters
 from fastgc._verdicts.time_budget import representative
 from tests.support.clock import Clock
@@ -118,15 +118,18 @@ def test_compilation_is_told_and_takes_no_time_of_the_budget() -> None:
 
 
 def test_the_clock_stands_still_inside_what_is_left_out(clock: Clock) -> None:
+    def worked() -> str:
+        clock.seconds += 2.0
+        return "done"
+
     begin = now()
     with left_out(True):
         clock.seconds += 5.0
-        with counted() as spent:
-            clock.seconds += 2.0
+        result, spent = timed(worked)
         with left_out(True):
             clock.seconds += 1.0
     assert now() - begin == pytest.approx(2.0, abs=1e-3)
-    assert spent() == pytest.approx(2.0, abs=1e-3)
+    assert (result, spent) == ("done", pytest.approx(2.0, abs=1e-3))
 
 
 def test_an_error_that_was_reached_fails(slow: Any) -> None:
