@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -239,7 +240,7 @@ class NumbaEvaluator:
     def _done(self, evaluations: int) -> None:
         """Count more evaluations; raise `OutOfTime` after the deadline."""
         self._evaluations += evaluations
-        if now() > self._direct.deadline:
+        if self._direct.deadline < math.inf and now() > self._direct.deadline:
             raise OutOfTime
 
     def _length(self, left: int, columns: int) -> int:

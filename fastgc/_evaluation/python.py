@@ -130,7 +130,7 @@ class PythonEvaluator:
                 original = flat[local]
                 self._displaced = [(flat, local, original)]
                 try:
-                    for j, entry in enumerate(displaced[i]):
+                    for j, entry in enumerate(displaced[i].tolist()):
                         flat[local] = entry
                         out[i, j] = self._value_or_nan(entry != original, where)
                 finally:

@@ -20,9 +20,9 @@ class _Compilations:
         self.number = 0  # of compilations
         self.users = 0  # checks that run, in several threads perhaps
 
-    def stands_at(self) -> float:
-        """The clock, which stands still while something is left out."""
-        return self._begin if self._depth else time.perf_counter()
+    def now(self) -> float:
+        """Seconds without those that are left out."""
+        return (self._begin if self._depth else time.perf_counter()) - self.seconds
 
     def begin(self) -> None:
         self._depth += 1
@@ -45,7 +45,7 @@ _compilations = _Compilations()  # Numba compiles for one thread at a time, whoe
 
 def now() -> float:
     """Seconds of ``time.perf_counter``, without those in which Numba compiled inside `compilation_left_out`."""
-    return _compilations.stands_at() - _compilations.seconds
+    return _compilations.now()
 
 
 def compiled_seconds() -> float:
