@@ -134,37 +134,35 @@ class _SingleThreadedBlas:
     """A limit of one BLAS thread, from the first check that enters until the last one leaves.
 
     In most libraries the number of threads belongs to the process. If each of several simultaneous checks restored the
-    number that it found, it could restore a limit that another check had set. And threadpoolctl (3.8) lets only the
-    thread that set a limit lift it. Therefore a separate thread sets the limit when the first check enters and lifts it
-    when the last one has left. Other libraries have a number for each thread: every thread that works sets its own.
+    number that it found, it could restore a limit that another check had set. Therefore the last one that leaves
+    restores the numbers that the first one found. Other libraries have a number for each thread: every thread that
+    works sets its own.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside: set[object] = set()
-        self._keeper = _Keeper([], None)  # not started: nothing is kept yet
         self._controller, self._modules = threadpoolctl.ThreadpoolController(), len(sys.modules)
+        self._changed: list[tuple[Library, int]] = []
+        self.begin_anew()
 
     @contextlib.contextmanager
     def __call__(self, *, openmp: bool = False) -> Iterator[None]:
         """Enter. ``openmp``: limit OpenMP to one thread too, for the calling thread."""
-        mark = object()
+        mark, own = object(), list[tuple[Library, int]]()
         try:
             self._enter(mark)
-            with _one_thread(self._libraries(of_each_thread=True, openmp=openmp)):
-                yield
+            _limit(self._libraries(of_each_thread=True, openmp=openmp), own)
+            yield
         finally:
             try:
-                self._leave(mark)
+                self._leave(mark, own)
             finally:
-                self._leave(mark)  # again: Ctrl-C may have interrupted the first time
+                self._leave(mark, own)  # again: Ctrl-C may have interrupted the first time
 
     def begin_anew(self) -> None:
-        """In the child of a fork: no thread that was inside is there, nor is the keeper, whose limit is lifted."""
-        left, self._keeper = self._keeper, _Keeper([], None)
-        self._lock, self._inside = threading.Lock(), set()
+        """In the child of a fork: no other thread that was inside is there, and the limit is lifted."""
+        self._lock, self._inside = threading.Lock(), set[object]()
         _release()
-        left.lift()
+        _lift(self._changed)
 
     def in_this_thread(self) -> None:
         """Limit a helper thread for its whole life."""
@@ -175,16 +173,15 @@ class _SingleThreadedBlas:
         _release()
         with self._lock:
             self._inside.add(mark)
-            if self._keeper.ended:
-                self._keeper = _Keeper(self._libraries(of_each_thread=False), self._keeper)
-                self._keeper.start()
-            self._keeper.ready.wait()
+            _limit(self._libraries(of_each_thread=False), self._changed)
 
-    def _leave(self, mark: object) -> None:
+    def _leave(self, mark: object, own: list[tuple[Library, int]]) -> None:
+        _lift(own)
         with self._lock:
             self._inside.discard(mark)
-            if not self._inside and not self._keeper.ended:
-                self._keeper.end()
+            if not self._inside:
+                _lift(self._changed)
+        _release()
 
     def _libraries(self, *, of_each_thread: bool, openmp: bool = False) -> list[Library]:
         """The libraries that count threads for each thread, or for the process. They are searched after each import."""
@@ -198,63 +195,26 @@ class _SingleThreadedBlas:
         ]
 
 
-class _Keeper(threading.Thread):
-    """A thread that keeps libraries at one thread until ``end`` is called."""
+def _limit(libraries: list[Library], changed: list[tuple[Library, int]]) -> None:
+    """Set one thread in libraries, and add their numbers before that to ``changed``.
 
-    def __init__(self, libraries: list[Library], before: _Keeper | None) -> None:
-        super().__init__(name="fastgc-blas", daemon=True)
-        self._libraries, self._before = libraries, before
-        self._changed: list[tuple[Any, int]] = []
-        self.ready, self._over = threading.Event(), threading.Event()
-
-    @property
-    def ended(self) -> bool:
-        """Whether ``end`` was called, or the thread never started."""
-        return self.ident is None or self._over.is_set()
-
-    def run(self) -> None:
-        try:
-            if self._before is not None and self._before.ident is not None:
-                self._before.join()  # Ctrl-C may have interrupted whoever waited for it
-            self._before = None
-            with _one_thread(self._libraries, self._changed):
-                self.ready.set()
-                self._over.wait()
-        finally:
-            self.ready.set()
-            _release()
-
-    def end(self) -> None:
-        """Lift the limit, and wait until that is done."""
-        self._over.set()
-        self.ready.wait()  # Ctrl-C may have interrupted its start, and before that it cannot be joined
-        self.join()
-
-    def lift(self) -> None:
-        """Lift the limit from another thread, where this one is no more."""
-        for each, number in self._changed:
-            each.set_num_threads(number)
-
-
-@contextlib.contextmanager
-def _one_thread(libraries: list[Any], changed: list[tuple[Any, int]] | None = None) -> Iterator[None]:
-    """Set one thread in libraries and restore their numbers afterwards; until then these are in ``changed``.
-
-    A library whose number did not change is left alone: another limit is in force there.
+    A library whose number does not change is left alone: another limit is in force there.
     """
-    changed = [] if changed is None else changed
-    try:
-        for each in libraries:
-            number = each.get_num_threads()
+    for each in libraries:
+        number = each.get_num_threads()
+        if number != 1:
             changed.append((each, number))
             each.set_num_threads(1)
             if each.get_num_threads() == number:
                 changed.pop()
-        yield
-    finally:
-        for each, number in changed:
-            each.set_num_threads(number)
-        changed.clear()
+
+
+def _lift(changed: list[tuple[Library, int]]) -> None:
+    """Restore the numbers of threads; the last change first."""
+    while changed:
+        each, number = changed[-1]
+        each.set_num_threads(number)
+        changed.pop()
 
 
 def _counts_for_each_thread(library: Library) -> bool:
@@ -265,8 +225,9 @@ def _counts_for_each_thread(library: Library) -> bool:
 def _release() -> None:
     """Allow other threads to set limits in OpenBLAS.
 
-    After a thread has set a limit, threadpoolctl (3.8) ignores limits of all other threads. The caller's own limits
-    around a check are in force again after it. A limit that another thread has set stays in force.
+    After a thread has set a limit, threadpoolctl (3.8) ignores what all other threads set, also the check that leaves
+    last. So a thread that enters or leaves gives this up: the caller's own limits around a check are in force again
+    after it. A limit that another thread has set stays in force.
     """
     release = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
     if release is not None:

@@ -249,29 +249,28 @@ def test_a_limit_that_another_thread_has_set_is_left_alone(two_blas_threads: lis
     visitor.next()
 
 
-def test_no_thread_is_left_behind(two_blas_threads: list[int]) -> None:
+def test_the_limit_needs_no_thread(two_blas_threads: list[int]) -> None:
     running = threading.active_count()
     with single_threaded_blas():
-        assert threading.active_count() == running + 1
-    assert threading.active_count() == running
+        assert threading.active_count() == running
+    assert blas_threads() == two_blas_threads
 
 
-@pytest.mark.parametrize("method", ["start", "end"])
+@pytest.mark.parametrize("name", ["_limit", "_lift"])
+@pytest.mark.parametrize("done", [False, True])
 def test_an_interrupt_on_the_way_in_or_out_leaves_no_limit(
-    method: str, two_blas_threads: list[int], monkeypatch: pytest.MonkeyPatch
+    name: str, done: bool, two_blas_threads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, times = getattr(_threads._Keeper, method), []
+    real, times = getattr(_threads, name), []
 
-    def interrupted(keeper: Any) -> None:
+    def interrupted(*arguments: Any) -> None:
         times.append(1)
-        if len(times) > 1:
-            real(keeper)
-            return
-        if method == "start":
-            real(keeper)
-        raise KeyboardInterrupt
+        if done or len(times) > 1:
+            real(*arguments)
+        if len(times) == 1:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(_threads._Keeper, method, interrupted)
+    monkeypatch.setattr(_threads, name, interrupted)
     with pytest.raises(KeyboardInterrupt), single_threaded_blas():
         pass
     assert blas_threads() == two_blas_threads
