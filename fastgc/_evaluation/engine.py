@@ -153,7 +153,8 @@ def open_evaluator(
             return _open_in_python(direct, call, point, execution, compiled)
     try:
         with explained("loss", loss, (point.received_by(jitted=True), *point.args)):
-            read, parallel = _reader(point.args, with_gradients), function is not loss
+            parallel = function is not loss  # it waits for its turn
+            read = _reader(point.args, with_gradients, parallel)
             return _open_compiled(direct, loss, point, execution, expected, read, parallel)
     except NotCompiledError as error:
         if with_gradients or execution.engine != "auto" or not error.cause:
@@ -182,11 +183,12 @@ def _open_plain(loss: Any, point: Point, execution: Execution, error: NotCompile
     )
 
 
-def _reader(args: tuple[object, ...], with_gradients: bool) -> Read:
+def _reader(args: tuple[object, ...], with_gradients: bool, parallel: bool) -> Read:
     """How to have the value of a jitted loss at a record."""
+    from fastgc._evaluation.kernels import one_at_a_time
 
     def value(loss: Callable[..., object], record: object) -> Any:
-        found = in_turn(loss, args)(record, *args)
+        found = (one_at_a_time(loss) if parallel else loss)(record, *args)
         return as_number(value_of_pair(found) if with_gradients else found, complex_allowed=True)
 
     return value
