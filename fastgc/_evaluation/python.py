@@ -100,8 +100,8 @@ class PythonEvaluator:
         self._leaves, self._sources = leaves, sources
         self._all = as_one(leaves)  # None where the leaves are not copies, or of several dtypes
         self._dtypes = [leaf.dtype for leaf in leaves]
-        self._complex = any(dtype.kind == "c" for dtype in self._dtypes)
-        self._rounds = any(dtype not in (np.float64, np.complex128) for dtype in self._dtypes)
+        self._complex = any(dtype.kind == "c" for dtype in set(self._dtypes))
+        self._rounds = any(dtype not in (np.float64, np.complex128) for dtype in set(self._dtypes))
         self._displaced: list[tuple[Any, ...]] = []  # (array, where, entries) to be restored, whatever happens
 
     @cached_property
