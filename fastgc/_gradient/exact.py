@@ -85,7 +85,7 @@ class ExactReferee:
         uncertainty = self._uncertainty(estimates.positions[where], exact)
         estimates, judgement, count = decided(
             estimates, judgement, where, exact, uncertainty,
-            lambda found: gradient.verdicts(found, gradient.scales(found)),
+            gradient.judged,
             coarse=self._coarse, refutable=self._refutable,
         )  # fmt: skip
         self._entries += count
@@ -102,7 +102,7 @@ class ExactReferee:
         finer = self._in_double()
         native, double = self._gradient.analytic(found.positions), finer.analytic(found.positions)
         as_much = np.abs(double - found.numerical) >= np.abs(native - found.numerical) / 2
-        return np.asarray(finer.verdicts(found, finer.scales(found)).failed & as_much)
+        return np.asarray(finer.judged(found).failed & as_much)
 
     def _in_double(self) -> GradientAtPoint:
         """The gradient in double precision beside the exact loss."""
@@ -125,8 +125,8 @@ class ExactReferee:
         right = {t: each for t, each in self._settled(gradient, found).items() if not each.suspicious}
         rest = {t: each for t, each in found.items() if t not in right}
         wrong = {t: each for t, each in self._settled(finer, rest).items() if each.suspicious}
-        nowhere, scales = np.empty(0, np.int64), finer.scales(estimates)
-        located, looked_at = search(finer, nowhere, wrong, estimates, judgement, scales, self._seed, self._bar)
+        nowhere = np.empty(0, np.int64)
+        located, looked_at = search(finer, nowhere, wrong, estimates, judgement, self._seed, self._bar)
         self._probed |= {finer.loss.layout.names[t] for t in {**right, **located}}
         return {**coverages, **{t: ProbeResult(each) for t, each in right.items()}, **located}, looked_at
 

@@ -189,7 +189,6 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
         plan=plan,
         estimates=found.estimates,
         judgement=found.judgement,
-        scales=found.scales,
         coverages=found.coverages,
         looked_at=found.looked_at,
         diagnoses=told.explanation.diagnoses,
@@ -223,7 +222,6 @@ class _Measured:
     plan: SamplePlan
     estimates: Estimates
     judgement: Judgement
-    scales: Floats
     coverages: dict[int, ProbeResult]
     looked_at: Estimates
     notes: tuple[str, ...]
@@ -238,16 +236,13 @@ def _probed_and_sampled(
     first, rest = representative(layout, positions, seed) if hurried else (positions, positions[:0])
     probings = probe_tensors(gradient, check.selection.unexhausted, check.options.probes, seed, bar, hurried=hurried)
     estimates, judgement = check_in_time(gradient, first, check.deadline, bar)
-    scales = gradient.scales(estimates)
     bad = _first_of(layout.starts, spoiled)
-    coverages, looked_at = search(gradient, bad, probings, estimates, judgement, scales, seed, bar)
+    coverages, looked_at = search(gradient, bad, probings, estimates, judgement, seed, bar)
     if rest.size:
         more = check_in_time(gradient, rest, check.deadline, bar)
         estimates, judgement = merged([(estimates, judgement), more])
     estimates, judgement, notes = _by_complex_step(check, gradient, estimates, judgement)
-    if rest.size or notes:
-        scales = gradient.scales(estimates)
-    return _Measured(plan, estimates, judgement, scales, coverages, looked_at, notes)
+    return _Measured(plan, estimates, judgement, coverages, looked_at, notes)
 
 
 def _looked_further(
@@ -274,10 +269,7 @@ def _seen_further(gradient: GradientAtPoint, found: _Measured, looks: FurtherLoo
     estimates, judgement, coverages, looked_at = looks(
         found.estimates, found.judgement, found.coverages, found.looked_at
     )
-    return replace(
-        found, estimates=estimates, judgement=judgement, coverages=coverages, looked_at=looked_at,
-        scales=gradient.scales(estimates),
-    )  # fmt: skip
+    return replace(found, estimates=estimates, judgement=judgement, coverages=coverages, looked_at=looked_at)
 
 
 def _with_held(plan: SamplePlan, gradient: GradientAtPoint, tensors: Sequence[int]) -> SamplePlan:
@@ -308,10 +300,8 @@ def _sampled_further(check: PointCheck, gradient: GradientAtPoint, found: _Measu
         estimates, judgement = check_in_time(gradient, layout.starts[t] + more, check.deadline, bar)
         reached = estimates.positions - layout.starts[t]
         estimates, judgement = merged([(found.estimates, found.judgement), (estimates, judgement)])
-        found = replace(
-            found, plan=found.plan.extended(t, reached, reached.size), estimates=estimates, judgement=judgement,
-            scales=gradient.scales(estimates),
-        )  # fmt: skip
+        plan = found.plan.extended(t, reached, reached.size)
+        found = replace(found, plan=plan, estimates=estimates, judgement=judgement)
         parts = dict(layout.parts(estimates.positions))  # the others have moved
     return found
 
@@ -335,7 +325,7 @@ def _by_complex_step(
     loss, displaced = check.loss, partial(displaced_loss, gradient)
     return adjudicate(
         loss.function, loss.args, displaced, estimates, judgement,
-        lambda found: gradient.verdicts(found, gradient.scales(found)),
+        gradient.judged,
         all_uncertain=complex_loss.agreed or not complex_loss.slow_start,
     )  # fmt: skip
 
@@ -375,7 +365,7 @@ def _free(gradient: GradientAtPoint, positions: Positions) -> Positions:
 
 def _explanation(check: PointCheck, gradient: GradientAtPoint, found: _Measured, bar: Progress) -> Explanation:
     """Which kinds of bugs the wrong entries are consistent with, if some are wrong."""
-    estimates, judgement = gradient.joined(found.estimates, found.judgement, found.looked_at, found.scales)
+    estimates, judgement = gradient.joined(found.estimates, found.judgement, found.looked_at)
     if not judgement.failed.any():
         return Explanation({}, 0, ())
     from fastgc._diagnosis.explain import explain  # few checks need it, as with the other imports inside functions

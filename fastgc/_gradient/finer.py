@@ -76,7 +76,7 @@ class FinerValues:
         moving = still[where] & judgement.failed[where] & (np.abs(found.numerical) > found.uncertainty) & ~keep
         if moving.any():  # these stand on a stair
             estimates = estimates.troubled(where[moving], "quantised")
-            judgement = self._coarse.verdicts(estimates, self._coarse.scales(estimates))
+            judgement = self._coarse.judged(estimates)
         if not keep.any():
             return estimates, judgement
         judgement = judgement.part(np.arange(judgement.analytic.size))

@@ -42,7 +42,6 @@ class PointResult:
     Attributes
     ----------
     estimates, judgement : of the sampled entries
-    scales : of the tensors (see `fastgc._verdicts.judgement.gradient_scales`)
     coverages : by tensor, how random directions covered it
     looked_at : further entries that a search measured
     spoiled : by tensor, entries of its analytic gradient that are not finite
@@ -55,7 +54,6 @@ class PointResult:
     plan: SamplePlan
     estimates: Estimates
     judgement: Judgement
-    scales: Floats
     coverages: Mapping[int, ProbeResult]
     looked_at: Estimates
     spoiled: Mapping[int, NotFinite]
@@ -70,7 +68,7 @@ class PointResult:
     @cached_property
     def measured(self) -> tuple[Estimates, Judgement]:
         """All entries that were measured, each once."""
-        return self.gradient.joined(self.estimates, self.judgement, self.looked_at, self.scales)
+        return self.gradient.joined(self.estimates, self.judgement, self.looked_at)
 
     def released(self) -> PointResult:
         """The same without the arrays of the point, which the next point needs as much memory for."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastgc._derivatives.entry_ladders import ladder_estimates
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.first_quotients import distinguishing_quotients
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Floats, Positions
 from fastgc._verdicts.entries import GradientAtPoint, confirm, excused, look_closer
 from fastgc._verdicts.judgement import Judgement
@@ -25,13 +26,18 @@ class ConfirmedEntries:
 
     Attributes
     ----------
-    scales : of the tensors (see `fastgc._verdicts.judgement.gradient_scales`)
+    sampled : the entries that set the scales of the tensors
     estimates : of the entries looked at so far, one part for each call of `errors`
     """
 
     gradient: GradientAtPoint
-    scales: Floats
+    sampled: Estimates
     estimates: list[Estimates] = field(default_factory=list)
+
+    @cached_property
+    def scales(self) -> Floats:
+        """Of the tensors; see `fastgc._verdicts.judgement.gradient_scales`."""
+        return self.gradient.scales(self.sampled)
 
     def errors(self, positions: Positions) -> tuple[Floats, NDArray[np.bool_]]:
         """Errors ``a - n`` of the entries, and which are wrong; with all steps where a few leave doubt."""

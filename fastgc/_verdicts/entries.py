@@ -93,8 +93,12 @@ class GradientAtPoint:
             out[mine] = self.gradients[t][positions[mine] - layout.starts[t]]
         return out
 
+    def judged(self, estimates: Estimates) -> Judgement:
+        """The verdict on every estimated entry, by the scales of these."""
+        return self.verdicts(estimates, self.scales(estimates))
+
     def verdicts(self, estimates: Estimates, scales: Floats) -> Judgement:
-        """The verdict on every estimated entry."""
+        """The verdict on every estimated entry, by scales of the tensors that are known."""
         tensors = self.loss.layout.tensor_of(estimates.positions)
         analytic = self.analytic(estimates.positions)
         slopes = self.loss.local_variation / self.loss.tensor_scales
@@ -129,17 +133,15 @@ class GradientAtPoint:
         known = estimates.numerical if clear.all() else np.where(clear, estimates.numerical, np.nan)
         return gradient_scales(known, self.loss.layout.tensor_of(estimates.positions), self.sizes)
 
-    def joined(
-        self, estimates: Estimates, judgement: Judgement, others: Estimates, scales: Floats
-    ) -> tuple[Estimates, Judgement]:
-        """Judged entries together with others that were also measured, each of these once."""
+    def joined(self, estimates: Estimates, judgement: Judgement, others: Estimates) -> tuple[Estimates, Judgement]:
+        """Judged entries together with others that were also measured, each of these once, judged by their scales."""
         if not others.positions.size:
             return estimates, judgement
         others = others.part(np.unique(others.positions, return_index=True)[1])
         others = others.part(~np.isin(others.positions, estimates.positions))
         if not others.positions.size:
             return estimates, judgement
-        more = self.verdicts(others, scales)
+        more = self.verdicts(others, self.scales(estimates))
         return Estimates.joined([estimates, others]), Judgement.joined([judgement, more])
 
     @cached_property
@@ -465,7 +467,7 @@ def _still_tensors(gradient: GradientAtPoint, estimates: Estimates, passed: Flag
 
 def _slightly_off(gradient: GradientAtPoint, estimates: Estimates) -> Iterator[str]:
     """Tensors most of whose entries fail by little, and by about the same share: as behind a solver's tolerance."""
-    judged = gradient.verdicts(estimates, gradient.scales(estimates))
+    judged = gradient.judged(estimates)
     for t, part in gradient.loss.layout.parts(estimates.positions):
         failed = judged.part(part).part(judged.failed[part])
         share = failed.distance / np.maximum(np.abs(failed.analytic), np.abs(failed.numerical))

@@ -200,7 +200,6 @@ def search(
     probings: dict[int, Probing],
     sampled: Estimates,
     judged: Judgement,
-    scales: Floats,
     seed: int,
     bar: Progress,
 ) -> tuple[dict[int, ProbeResult], Estimates]:
@@ -209,7 +208,7 @@ def search(
     A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
     be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
     """
-    entries = ConfirmedEntries(gradient, scales)
+    entries = ConfirmedEntries(gradient, sampled)
     coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
     owners = gradient.loss.layout.tensor_of(sampled.positions)
     wholly = {*np.flatnonzero(np.bincount(owners, judged.failed) > WHOLLY * np.bincount(owners)).tolist()}
