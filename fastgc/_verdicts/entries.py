@@ -161,21 +161,20 @@ class GradientAtPoint:
 
 def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress) -> tuple[Estimates, Judgement]:
     """A quotient for each entry; a ladder of steps where it does not decide; a second ladder close to the tolerance."""
-
-    def verdicts(estimates: Estimates) -> Judgement:
-        return gradient.verdicts(estimates, gradient.scales(estimates))
-
     quotients = _quotients(gradient, positions, bar)
-    judgement = verdicts(quotients)
+    judgement = gradient.judged(quotients)
+    if judgement.certain:
+        bar.failed(0)
+        return quotients, judgement
     plain = plainly_wrong(gradient.loss, quotients, judgement)
     if gradient.step is not None:  # its truncation error is known from a few entries, and may be all of the uncertainty
         uncertainty = np.where(plain, WRONG_BEYOND * quotients.uncertainty, quotients.uncertainty)
         quotients = replace(quotients, uncertainty=uncertainty)
     ladders = partial(_ladders, gradient, bar)
-    estimates, judgement = decide(quotients, verdicts, ladders, plain, judgement)
-    estimates, judgement = with_first_look(estimates, judgement, quotients, verdicts)
+    estimates, judgement = decide(quotients, gradient.judged, ladders, plain, judgement)
+    estimates, judgement = with_first_look(estimates, judgement, quotients, gradient.judged)
     looks = partial(confirm, partial(distinguishing_quotients, gradient.loss)), partial(excused, gradient)
-    estimates, judgement = settled(estimates, judgement, verdicts, *looks)
+    estimates, judgement = settled(estimates, judgement, gradient.judged, *looks)
     bar.failed(int(np.count_nonzero(judgement.failed)))
     if gradient.step is not None:
         estimates, judgement = _with_textbook_quotients(estimates, judgement, quotients)

@@ -101,6 +101,11 @@ class Judgement:
         """The verdicts in words."""
         return np.array([PASS, UNDECIDED, FAIL], object)[self.undecided + 2 * self.failed.astype(np.int8)]
 
+    @property
+    def certain(self) -> bool:
+        """Whether every entry passed and no further look at it is needed."""
+        return not (self.failed | self.undecided | self.unsure).any()
+
     @cached_property
     def distance(self) -> Floats:
         """Distance of the analytic from the numerical values."""
