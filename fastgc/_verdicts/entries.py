@@ -101,11 +101,18 @@ class GradientAtPoint:
         """The verdict on every estimated entry, by scales of the tensors that are known."""
         tensors = self.loss.layout.tensor_of(estimates.positions)
         analytic = self.analytic(estimates.positions)
-        slopes = self.loss.local_variation / self.loss.tensor_scales
         scales = np.maximum(scales, self._stillness(estimates, analytic, tensors))
-        rounding = analytic_rounding(self._eps, scales, slopes)
-        reasons = _noise_reasons(self.loss)
-        return judge(analytic, estimates, tensors, scales, self.tolerances, reasons, AROUND * slopes, rounding)
+        rounding, around = analytic_rounding(self._eps, scales, self._slopes), AROUND * self._slopes
+        return judge(analytic, estimates, tensors, scales, self.tolerances, self._reasons, around, rounding)
+
+    @cached_property
+    def _slopes(self) -> Floats:
+        """The slopes of each tensor around the point, shape (tensors,)."""
+        return self.loss.local_variation / self.loss.tensor_scales
+
+    @cached_property
+    def _reasons(self) -> tuple[str, str]:
+        return _noise_reasons(self.loss)
 
     @cached_property
     def _eps(self) -> Floats:
@@ -119,8 +126,7 @@ class GradientAtPoint:
         zero within round-off of the loss. The share is the larger, the less of the slopes around a quotient resolves:
         its own error is near ``eps**(2/3)`` of them.
         """
-        count, slopes = self.loss.tensor_scales.size, self.loss.local_variation / self.loss.tensor_scales
-        moves = self.loss.local_variation > 0
+        count, slopes, moves = self._slopes.size, self._slopes, self.loss.local_variation > 0
         zero = np.abs(analytic) <= analytic_rounding(self._eps, slopes, slopes)[tensors]
         zero &= np.abs(estimates.numerical) <= (estimates.uncertainty if moves else 0.0)
         changing = np.bincount(tensors, ~zero, count)

@@ -161,10 +161,10 @@ def gradient_scales(numerical: Floats, tensors: Positions, defaults: Floats) -> 
         order = np.argsort(tensors, kind="stable")
         numerical, tensors = numerical[order], tensors[order]
     ends = tensors.searchsorted(np.arange(defaults.size + 1))
-    measured = np.flatnonzero(ends[1:] > ends[:-1])
+    measured = ends[1:] > ends[:-1]
     scales = np.where(np.isfinite(defaults), defaults, 0.0)
-    scales[measured] = root_mean_squares_between(numerical, np.append(ends[measured], ends[-1]))
-    for t in measured[~np.isfinite(scales[measured])].tolist():
+    scales[measured] = root_mean_squares_between(numerical, np.concatenate([ends[:-1][measured], ends[-1:]]))
+    for t in (~np.isfinite(scales)).nonzero()[0].tolist():
         mine = numerical[ends[t] : ends[t + 1]]
         scales[t] = root_mean_square(np.where(np.isfinite(mine), mine, 0.0))
     return np.asarray(np.maximum(scales, SCALE_FLOOR * scales.max(initial=0.0)))
@@ -207,16 +207,13 @@ def judge(
     Most entries of a right gradient are within tolerance, with an uncertainty far below the tensor's scale: they pass
     at once, and only the others take the full judgement.
     """
-    around, rounding = (
-        np.where(np.isfinite(each), np.broadcast_to(each, scales.shape), 0.0) for each in (around, rounding)
-    )
     judgement = Judgement.passing(analytic, estimates)
     for begin in range(0, analytic.size, _JUDGED_AT_ONCE):
         some = slice(begin, begin + _JUDGED_AT_ONCE)
         allowed, right = _plainly_right(analytic[some], estimates, some, tensors[some], scales, tolerances)
         judgement.allowed[some] = allowed
         if not right.all():
-            rest = begin + np.flatnonzero(~right)
+            rest = begin + (~right).nonzero()[0]
             among = estimates.part(rest), tensors[rest], scales, tolerances, noise_reasons, around, rounding
             judgement.set_at(rest, _judged(analytic[rest], *among))
     return judgement
@@ -248,10 +245,11 @@ def _judged(
     scales: Floats,
     tolerances: Tolerances,
     noise_reasons: tuple[str, str],
-    around: Floats,
-    rounding: Floats,
+    around: Floats | float,
+    rounding: Floats | float,
 ) -> Judgement:
     """The full judgement of some entries; see `judge`."""
+    around, r = _of_entries(around, tensors), _of_entries(rounding, tensors)
     low, high = np.minimum(estimates.left, estimates.right), np.maximum(estimates.left, estimates.right)
     kink, excused = estimates.troubled_by("kink", *_OUTSIDE), estimates.troubled_by("convention")
     hidden = estimates.troubled_by("hidden")
@@ -263,8 +261,8 @@ def _judged(
         extent = np.fmax(size, np.fmax(np.abs(low), np.abs(high)))  # the slopes beside a kink may be larger
         extent = np.maximum(extent, scales[tensors])
         allowed = tolerances.allowed(tensors, size, scales)
-        u, r, useful = estimates.uncertainty, rounding[tensors], tolerances.useful[tensors]
-        resolved = u <= useful * np.maximum(extent, around[tensors])
+        u, useful = estimates.uncertainty, tolerances.useful[tensors]
+        resolved = u <= useful * np.maximum(extent, around)
         exact = (distance <= allowed + u) | (r <= useful * extent) | (np.abs(numerical) <= u)
         bounded = np.isfinite(allowed)
         agrees = (distance <= allowed + u + r) & bounded
@@ -296,6 +294,12 @@ def _judged(
         ):
             reason[where] = text
     return Judgement(analytic, numerical, allowed, failed, undecided, reason, unsure, close)
+
+
+def _of_entries(numbers: Floats | float, tensors: Positions) -> Floats:
+    """The number of each entry's tensor, or one for all; 0 where it is not finite."""
+    known = np.where(np.isfinite(numbers), numbers, 0.0)
+    return known[tensors] if known.ndim else known
 
 
 def smallest_failure(judgement: Judgement, uncertainty: Floats) -> Floats:
