@@ -462,12 +462,11 @@ def _still_tensors(gradient: GradientAtPoint, estimates: Estimates, passed: Flag
     if gradient.step is not None:
         return []
     layout, zero = gradient.loss.layout, np.abs(estimates.numerical) <= estimates.uncertainty
+    if not zero.any():
+        return []
     zero &= passed | (not _is_noisy(gradient.loss))
-    moving, measured = (
-        np.bincount(layout.tensor_of(some), minlength=len(layout.names))
-        for some in (estimates.positions[~zero], estimates.positions)
-    )
-    return [layout.names[t] for t in np.flatnonzero((measured > 0) & (moving == 0)).tolist()]
+    tensors = layout.tensor_of(estimates.positions)
+    return [layout.names[t] for t in np.setdiff1d(tensors, tensors[~zero]).tolist()]
 
 
 def _slightly_off(gradient: GradientAtPoint, estimates: Estimates) -> Iterator[str]:
@@ -503,13 +502,13 @@ def _agrees_to_the_last_bit(gradient: GradientAtPoint, estimates: Estimates, ana
 
     Complex steps and exact slopes, which have no step, have no such error.
     """
-    asked = gradient.loss.complex_loss
-    if gradient.stencil.is_complex or not estimates.step.all() or (asked is not None and asked.evaluations):
-        return False
     bits = 4 * np.finfo(np.float64).eps
     for each in (slice(0, _FEWEST_REMARKED), slice(_FEWEST_REMARKED, None)):  # the first few mostly differ
         if not (np.abs(analytic[each] - estimates.numerical[each]) <= bits * np.abs(analytic[each])).all():
             return False
+    asked = gradient.loss.complex_loss
+    if gradient.stencil.is_complex or not estimates.step.all() or (asked is not None and asked.evaluations):
+        return False
     some = np.flatnonzero(analytic)[:_FEWEST_REMARKED]
     if some.size < _FEWEST_REMARKED:
         return False
