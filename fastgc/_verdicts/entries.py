@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,10 +67,25 @@ class GradientAtPoint:
     @cached_property
     def usual_tolerances(self) -> Floats:
         """The allowed difference of an entry of median magnitude (of about 4,000 evenly spaced ones), (tensors,)."""
-        some = [np.abs(spaced(each).astype(np.float64)) for each in self.gradients]
-        ends = np.cumsum([0, *(each.size for each in some)])
-        usual = medians(np.concatenate([np.empty(0), *some]), ends)
+        some = [spaced(each) for each in self.gradients]
+        ends = np.array([0, *itertools.accumulate(map(len, some))])
+        usual = medians(np.abs(np.concatenate([np.empty(0), *some])), ends)
         return np.asarray(self.tolerances.allowed(np.arange(usual.size), usual, self.sizes))
+
+    @cached_property
+    def harmless(self) -> Floats:
+        """The error of a slope along a direction below which every entry of median magnitude is within tolerance.
+
+        Of shape (tensors,), and 0 where what is allowed overflows.
+        """
+        with np.errstate(over="ignore"):
+            errors = self.usual_tolerances * self.loss.tensor_scales
+        return np.where(np.isfinite(errors), errors, 0.0)
+
+    @cached_property
+    def norms(self) -> Floats:
+        """The norm of each tensor's analytic gradient, shape (tensors,)."""
+        return np.asarray(self.sizes * np.sqrt(self.loss.layout.counts))
 
     @cached_property
     def _joined(self) -> Floats | None:

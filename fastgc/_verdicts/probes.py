@@ -60,7 +60,8 @@ def probe_tensors(
     """
     enough: dict[int, Probing] = {}
     found: dict[int, Probing] = {}
-    filled = [t for t in tensors if gradient.loss.layout.sizes[t] and np.isfinite(gradient.sizes[t])]
+    can_be_probed = ((gradient.loss.layout.counts > 0) & np.isfinite(gradient.sizes)).tolist()
+    filled = [t for t in tensors if can_be_probed[t]]
     numbers = range(min(probes, _OWN))
     with contextlib.suppress(OutOfTime):
         shared = None if hurried else _through_all(gradient, filled, probes, seed, bar)
@@ -136,12 +137,11 @@ def _served(gradient: GradientAtPoint, tensors: Sequence[int], uncertainties: Fl
     Errors of entries show within a factor of two of the tolerance of a median one, or an error of rtol of the tensor is
     missed as rarely as three directions through it alone are meant to.
     """
-    some, scales = list(tensors), gradient.loss.tensor_scales
+    some = list(tensors)
     entry = OF_ENTRY.limit(uncertainties, chance_at_limits(uncertainties.size))
-    lengths = gradient.sizes[some] * np.sqrt([gradient.loss.layout.sizes[t] for t in some]) * scales[some]
-    errors = gradient.tolerances.rtol[some] * lengths
+    errors = gradient.tolerances.rtol[some] * (gradient.norms * gradient.loss.tensor_scales)[some]
     shown = (errors > 0) & (errors >= OF_NORM.limit(uncertainties, _MISSED))
-    return np.asarray(shown | (entry <= _TWICE * _harmless_each(gradient, some)))
+    return np.asarray(shown | (entry <= _TWICE * gradient.harmless[some]))
 
 
 def _probed(
@@ -161,15 +161,8 @@ def _probed(
 
 
 def _harmless(gradient: GradientAtPoint, tensors: Sequence[int]) -> float:
-    """The error of a slope below which every entry of median magnitude is within tolerance."""
-    return float(_harmless_each(gradient, list(tensors)).min())
-
-
-def _harmless_each(gradient: GradientAtPoint, tensors: list[int]) -> Floats:
-    """The same for each tensor; nothing is harmless where what is allowed overflows."""
-    with np.errstate(over="ignore"):
-        errors = gradient.usual_tolerances[tensors] * gradient.loss.tensor_scales[tensors]
-    return np.where(np.isfinite(errors), errors, 0.0)
+    """The error of a slope that is `harmless` in all of these tensors."""
+    return float(gradient.harmless[list(tensors)].min())
 
 
 def _followed_up(
@@ -208,15 +201,18 @@ def search(
     A tensor most of whose samples are wrong is not searched. One whose analytic gradient is not finite somewhere cannot
     be probed: these entries (``spoiled``) are wrong as they stand, whether there is time to measure them or not.
     """
+    shared = shared_by(probings)
+    coverages = {t: result for probing, mine in shared for t, result in _unsearched(probing, mine).items()}
+    if not spoiled.size and not any(probing.suspicious or probing.trouble for probing, _ in shared):
+        return coverages, Estimates.unknown(spoiled)
     entries = ConfirmedEntries(gradient, sampled)
-    coverages = {t: ProbeResult(probing) for t, probing in probings.items()}
     owners = gradient.loss.layout.tensor_of(sampled.positions)
-    wholly = {*np.flatnonzero(np.bincount(owners, judged.failed) > WHOLLY * np.bincount(owners)).tolist()}
+    wholly = {*(np.bincount(owners, judged.failed) > WHOLLY * np.bincount(owners)).nonzero()[0].tolist()}
     with contextlib.suppress(OutOfTime):
         unsampled = without(spoiled, sampled.positions)
         if unsampled.size:
             entries.errors(unsampled)
-        for results in _told_apart(gradient, probings, seed, entries):
+        for results in _told_apart(gradient, shared, seed, entries):
             coverages |= results
         for t, coverage in coverages.items():
             if coverage.located is None and coverage.probing.suspicious and t not in wholly:
@@ -225,15 +221,19 @@ def search(
     return coverages, Estimates.joined([*entries.estimates, Estimates.unknown(spoiled)])
 
 
+def _unsearched(probing: Probing, tensors: Sequence[int]) -> dict[int, ProbeResult]:
+    """The results of tensors that share a probing, before anything is searched for."""
+    return dict.fromkeys(tensors, ProbeResult(probing))
+
+
 def _told_apart(
-    gradient: GradientAtPoint, probings: dict[int, Probing], seed: int, entries: ConfirmedEntries
+    gradient: GradientAtPoint, waiting: list[tuple[Probing, list[int]]], seed: int, entries: ConfirmedEntries
 ) -> Iterator[dict[int, ProbeResult]]:
     """Results of tensors that share suspicious directions: separate ones, unless the residuals point at one entry."""
-    waiting = shared_by(probings)
     while waiting:
         shared, mine = waiting.pop()
         if len(shared.tensors) == 1 or not (shared.suspicious or shared.trouble):
-            yield {t: ProbeResult(shared) for t in mine}
+            yield _unsearched(shared, mine)
         elif (pointed := _pointed(gradient, shared, mine, seed, entries)) is not None:
             yield pointed
         else:
@@ -436,7 +436,7 @@ def _limit(gradient: GradientAtPoint, tensors: list[int], probing: Probing) -> F
 
 def _norms(gradient: GradientAtPoint, tensors: list[int], probing: Probing) -> tuple[Floats, Floats]:
     """Norms of the analytic and of the numerical gradient; E[slope**2] is `MEAN_SQUARE` times the latter's square."""
-    analytic = gradient.sizes[tensors] * np.sqrt(gradient.loss.layout.counts[tensors])
+    analytic = gradient.norms[tensors]
     if len(probing.tensors) > 1:  # the slopes are the group's, and no difference was seen
         return analytic, analytic
     slopes = norm(probing.slopes)
