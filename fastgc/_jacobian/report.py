@@ -21,13 +21,13 @@ from fastgc._parameters.arrays import Array, distinct
 from fastgc._public import public
 from fastgc._reports.advice import advice
 from fastgc._reports.contents import Contents, EntryLadder, Part
-from fastgc._reports.entries import Entries, Entry
+from fastgc._reports.entries import Entries, Entry, entry_columns
 from fastgc._reports.environment import Environment, current
 from fastgc._reports.lines import WIDTH, fitted, headed
 from fastgc._reports.report import Report
-from fastgc._reports.summary import entry_columns, entry_ladder, excess, worst_first
+from fastgc._reports.summary import entry_ladder, worst_first
 from fastgc._verdicts.errors import relative_error
-from fastgc._verdicts.judgement import Judgement
+from fastgc._verdicts.judgement import Judgement, excess
 from fastgc._verdicts.probes import upwards
 from fastgc._verdicts.tensors import open_reason, share
 from fastgc._words import FAIL, UNDECIDED, Verdict, worst_verdict

@@ -9,8 +9,11 @@ from typing import overload
 import numpy as np
 
 from fastgc._arguments import brief, plural
+from fastgc._derivatives.estimates import Estimates
 from fastgc._parameters.arrays import Array, Positions
 from fastgc._public import public
+from fastgc._verdicts.errors import elementwise_error
+from fastgc._verdicts.judgement import Judgement
 from fastgc._words import Verdict
 
 
@@ -117,3 +120,17 @@ class Entries(Sequence[Entry]):
 
     def __repr__(self) -> str:
         return brief(f"<{len(self)} {plural(len(self), 'entry', 'entries')} of {self.name!r}") + ">"
+
+
+def entry_columns(points: Positions, judged: Judgement, estimated: Estimates) -> dict[str, Array]:
+    """The columns of `Entries`."""
+    return {
+        "point": points,
+        "analytic": judged.analytic,
+        "numerical": judged.numerical,
+        "uncertainty": estimated.uncertainty,
+        "step": estimated.step,
+        "relative_error": elementwise_error(judged.analytic, judged.numerical),
+        "verdict": judged.verdict,
+        "reason": judged.reason,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import platform
 from dataclasses import dataclass
 
@@ -29,8 +30,13 @@ class Environment:
 
 def current() -> Environment:
     """The environment of this process, today."""
+    return Environment(*_installed(), datetime.date.today().isoformat())
+
+
+@functools.cache
+def _installed() -> tuple[str, str, str, str]:
+    """What stays the same as long as this process lives."""
     from importlib import import_module
 
     version = import_module("fastgc").__version__
-    machine = f"{platform.system()} {platform.machine()}"
-    return Environment(version, np.__version__, platform.python_version(), machine, datetime.date.today().isoformat())
+    return version, np.__version__, platform.python_version(), f"{platform.system()} {platform.machine()}"

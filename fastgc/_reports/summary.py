@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from fastgc._derivatives.ladder import Ladder
 from fastgc._diagnosis.diagnosis import Diagnosis, agreed, compared
 from fastgc._evaluation.evaluator import Raised
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import Array, Floats, Positions
+from fastgc._parameters.arrays import Floats, Positions
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._parameters.sampling import NotFinite, SamplePlan, Selection
 from fastgc._reports.contents import EntryLadder
@@ -26,9 +26,8 @@ from fastgc._reports.gradient import GradientReport, TensorSummary
 from fastgc._reports.summary_table import SummaryTable
 from fastgc._verdicts.crosscheck import CrossCheck
 from fastgc._verdicts.entries import GradientAtPoint
-from fastgc._verdicts.errors import elementwise_error
-from fastgc._verdicts.judgement import Judgement, smallest_failure
-from fastgc._verdicts.probes import Probe, ProbeResult, nothing_to_say, probe_reports
+from fastgc._verdicts.judgement import Judgement, excess
+from fastgc._verdicts.probes import ProbeResult, ProbeTable, probe_tables
 from fastgc._verdicts.tensors import CheckedTensor, tensor_verdict
 from fastgc._words import PASS, Verdict, worst_verdict
 
@@ -86,7 +85,6 @@ class Tries:
     found: bool = True
 
 
-@np.errstate(all="ignore")  # an error may be too large for a number
 def summarise(
     selection: Selection,
     results: Sequence[PointResult],
@@ -101,14 +99,14 @@ def summarise(
     left_out = [name for name in layout.names if name not in tensors]
     notes = [note for found in results for note in found.notes]
     notes += _spoiled_notes(layout, results)
-    notes += functools.reduce(Raised.joined, [found.raised for found in results], Raised()).notes()
+    notes += functools.reduce(Raised.joined, [found.raised for found in results]).notes()
     notes += nearer_notes(tries, "loss or gradient")
     notes += compared({n: t.verdict for n, t in tensors.items()}, {n: t.diagnosis for n, t in tensors.items()})
     notes += [f"not checked, since not among the tensors asked for: {listed(left_out)}"] if left_out else []
     return GradientReport(
-        verdict=worst_verdict(tensor.verdict for tensor in tensors.values()),
+        verdict=worst_verdict([tensor.verdict for tensor in tensors.values()]),
         tensors=tensors,
-        evaluations=sum(found.evaluations for found in results),
+        evaluations=sum([found.evaluations for found in results]),
         seconds=seconds,
         seed=seed,
         points=len(results),
@@ -140,17 +138,29 @@ def nearer_notes(tries: Sequence[Tries], what: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The results at one point, with all its measured entries, and where those of each tensor are."""
+    """The results at one point, with all its measured entries, the tensor of each, and what makes the probes."""
 
     found: PointResult
     estimates: Estimates
     judgement: Judgement
-    parts: Mapping[int, slice | Positions]
+    owners: Positions
+    probes: Sequence[ProbeTable]
 
     @classmethod
     def of(cls, layout: ParameterLayout, found: PointResult) -> _Measured:
         estimates, judgement = found.measured
-        return cls(found, estimates, judgement, dict(layout.parts(estimates.positions)))
+        owners, probes = layout.tensor_of(estimates.positions), probe_tables(found.gradient, found.coverages)
+        return cls(found, estimates, judgement, owners, probes)
+
+    @cached_property
+    def parts(self) -> Mapping[int, slice | Positions]:
+        """Where the entries of each tensor are."""
+        return dict(self.found.gradient.loss.layout.parts(self.estimates.positions))
+
+    @property
+    def tensors(self) -> list[int]:
+        """The tensors of which entries were measured."""
+        return np.bincount(self.owners).nonzero()[0].tolist()
 
     def checked(self, tensor: int) -> CheckedTensor:
         """The tensor at the point, with all its measured entries."""
@@ -167,9 +177,10 @@ def _summaries(
     """The summaries of the tensors. Their verdicts are made here, and the rest when somebody asks for it."""
     measured = [_Measured.of(layout, found) for found in results]
     table = _table(layout, measured)
-    rtol = measured[0].found.gradient.tolerances.rtol
-    remarkable = table.failed | table.open | (table.columns["relative_error"] > rtol[table.owners])
+    rtol, ladders = measured[0].found.gradient.tolerances.rtol, bool(measured[0].found.gradient.loss.kept)
+    remarkable = table.remarkable | (table.columns["relative_error"] > rtol[table.owners])
     plain = set() if lost else _plain(chosen, measured, table.number(remarkable).tolist())
+    diagnosed = {t for found in results for t in found.diagnoses}
     for t in chosen:
         verdict, reason = _PLAIN if t in plain else _verdict(t, measured, lost)
         yield deferred(
@@ -180,33 +191,34 @@ def _summaries(
             size=layout.sizes[t],
             verdict=verdict,
             reason=reason,
-            diagnosis=agreed([found.diagnoses[t] for found in results if t in found.diagnoses]),
-            ladder=_ladder(measured[0], t, table),
+            diagnosis=_diagnosis(t, results) if t in diagnosed else None,
+            ladder=_ladder(measured[0], t, table) if ladders else None,
         )
+
+
+def _diagnosis(tensor: int, results: Sequence[PointResult]) -> Diagnosis | None:
+    return agreed([found.diagnoses[tensor] for found in results if tensor in found.diagnoses])
 
 
 def _table(layout: ParameterLayout, measured: Sequence[_Measured]) -> SummaryTable:
     """The measured entries of all points."""
     estimates = Estimates.joined([each.estimates for each in measured])
     judgement = Judgement.joined([each.judgement for each in measured])
-    sizes = [each.estimates.positions.size for each in measured]
-    points = np.repeat([each.found.point for each in measured], sizes)
-    owners = layout.tensor_of(estimates.positions)
+    points = np.array([each.found.point for each in measured]).repeat([each.owners.size for each in measured])
+    owners = np.concatenate([each.owners for each in measured])
     if (owners[1:] < owners[:-1]).any():  # as a rule they are in order, and need no copies
         order = np.argsort(owners, kind="stable")
-        estimates, judgement, points = estimates.part(order), judgement.part(order), points[order]
+        estimates, judgement = estimates.part(order), judgement.part(order)
+        points, owners = points[order], owners[order]
     return SummaryTable(
         layout=layout,
         several=len(measured) > 1,
-        ends=np.append(0, np.cumsum(np.bincount(owners, minlength=len(layout.names)))),
-        positions=estimates.positions,
-        columns=entry_columns(points, judgement, estimates),
-        failed=judgement.failed,
-        open=judgement.undecided | (judgement.reason != ""),
-        over=excess(judgement, estimates),
-        smallest=smallest_failure(judgement, estimates.uncertainty),
+        ends=owners.searchsorted(np.arange(len(layout.names) + 1)),
+        points=points,
+        estimates=estimates,
+        judgement=judgement,
         drawn=_drawn(layout, measured[0]),
-        probes=_probes(layout, [each.found for each in measured]),
+        probes=_probes(measured),
     )
 
 
@@ -215,12 +227,8 @@ def _plain(chosen: Sequence[int], measured: Sequence[_Measured], remarkable: Seq
     plain = {t for t in chosen if not remarkable[t]}
     for each in measured:
         found = each.found
-        plain -= {
-            *found.spoiled,
-            *found.unreached,
-            *(found.coverages.keys() - nothing_to_say(found.gradient, found.coverages)),
-        }
-        plain &= {*each.parts, *found.coverages}
+        plain -= {*found.spoiled, *found.unreached, *(t for probe in each.probes for t in probe.remarkable)}
+        plain &= {*each.tensors, *found.coverages}
     return plain
 
 
@@ -231,8 +239,6 @@ def _verdict(tensor: int, measured: Sequence[_Measured], lost: Sequence[str]) ->
 
 def _ladder(first: _Measured, tensor: int, table: SummaryTable) -> EntryLadder | None:
     """The quotients by step of the worst entry at the first point, of those whose ladders were kept."""
-    if not first.found.gradient.loss.kept:
-        return None
     checked = first.checked(tensor)
     kept = checked.gradient.loss.kept.among(checked.estimates.positions)
     if not kept:
@@ -250,29 +256,6 @@ def entry_ladder(ladder: Ladder, entry: Entry) -> EntryLadder:
     return EntryLadder(
         entry.index, entry.point, entry.analytic, entry.numerical, *(tuple(each.tolist()) for each in columns)
     )
-
-
-def entry_columns(points: NDArray[np.int64], judged: Judgement, estimated: Estimates) -> dict[str, Array]:
-    """The columns of `Entries`."""
-    return {
-        "point": points,
-        "analytic": judged.analytic,
-        "numerical": judged.numerical,
-        "uncertainty": estimated.uncertainty,
-        "step": estimated.step,
-        "relative_error": elementwise_error(judged.analytic, judged.numerical),
-        "verdict": judged.verdict,
-        "reason": judged.reason,
-    }
-
-
-def excess(judged: Judgement, estimated: Estimates) -> Floats:
-    """The difference in units of tolerance and uncertainty; infinite where it could not be computed."""
-    with np.errstate(all="ignore"):
-        ratio = judged.allowed + estimated.uncertainty
-        np.divide(judged.distance, ratio, out=ratio)
-    ratio[np.isnan(ratio)] = np.inf
-    return ratio
 
 
 def worst_first(judged: Judgement, over: Floats) -> tuple[int | None, NDArray[np.int64]]:
@@ -297,15 +280,10 @@ def _drawn(layout: ParameterLayout, first: _Measured) -> list[int | None]:
     ]  # those reached are a fair sample of those drawn
 
 
-def _probes(layout: ParameterLayout, results: Sequence[PointResult]) -> dict[int, Callable[[], Probe]]:
+def _probes(measured: Sequence[_Measured]) -> dict[int, ProbeTable]:
     """The probes of each tensor at the point where they differ most, in units of their uncertainty."""
-    worst: dict[int, tuple[PointResult, ProbeResult]] = {}
-    for found in results:
-        for t, coverage in found.coverages.items():
-            if t not in worst or coverage.probing.excess > worst[t][1].probing.excess:
-                worst[t] = found, coverage
-    probes: dict[int, Callable[[], Probe]] = {}
-    for found in results:
-        mine = {t: coverage for t, (point, coverage) in worst.items() if point is found}
-        probes |= probe_reports(found.gradient, mine, layout.names)
+    probes: dict[int, ProbeTable] = {}
+    for table in (table for each in measured for table in each.probes):
+        excess = table.probing.excess
+        probes |= {t: table for t in table.places if t not in probes or excess > probes[t].probing.excess}
     return probes

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from fastgc._derivatives.estimates import Estimates
 from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array, Flags, Floats, Positions, distinct, medians, of_runs
 from fastgc._parameters.layout import ParameterLayout
-from fastgc._reports.entries import Entries
+from fastgc._reports.entries import Entries, entry_columns
 from fastgc._reports.gradient import Sensitivity
 from fastgc._verdicts.errors import relative_errors
-from fastgc._verdicts.probes import Probe
+from fastgc._verdicts.judgement import Judgement, excess, smallest_failure
+from fastgc._verdicts.probes import ProbeTable
 
 _RIGHT = 0.05  # the probability that the share of wrong entries is larger than told
 
@@ -28,26 +30,19 @@ class SummaryTable:
     ----------
     several : whether there are several points
     ends : where the rows of each tensor begin, and the last end, shape (tensors + 1,)
-    positions : of the entries, in the flat vector
-    columns : those of `Entries`
-    failed, open : which entries failed; which are undecided or have a reason
-    over : the `excess` of each entry
-    smallest : the error of each entry that would have failed
+    points, estimates, judgement : of the entries
     drawn : of each tensor, the measured entries that were drawn at random; None where all were measured
-    probes : makes the probe of each tensor that has one
+    probes : by tensor, what makes its probe, if it has one
     """
 
     layout: ParameterLayout
     several: bool
     ends: Positions
-    positions: Positions
-    columns: Mapping[str, Array]
-    failed: Flags
-    open: Flags
-    over: Floats
-    smallest: Floats
+    points: Positions
+    estimates: Estimates
+    judgement: Judgement
     drawn: Sequence[int | None]
-    probes: Mapping[int, Callable[[], Probe]]
+    probes: Mapping[int, ProbeTable]
 
     @np.errstate(all="ignore")  # an error may be too large for a number
     def summary(self, tensor: int) -> dict[str, object]:
@@ -63,8 +58,19 @@ class SummaryTable:
             "wrong_entries": entries.part(wrong - first) if wrong.size else entries[:0],
             "sensitivity": Sensitivity(*self._sensitivities[:, tensor].tolist()) if len(entries) else None,
             "unseen_share": 0.0 if drawn is None else _unseen_share(drawn),
-            "probe": None if probe is None else probe(),
+            "probe": None if probe is None else probe.probe(tensor),
         }
+
+    @cached_property
+    def columns(self) -> dict[str, Array]:
+        """Those of `Entries`."""
+        return entry_columns(self.points, self.judgement, self.estimates)
+
+    @property
+    def remarkable(self) -> Flags:
+        """The entries of which there is something to say: which failed, are undecided, or are noted."""
+        judged = self.judgement
+        return np.asarray(judged.failed | judged.undecided | (judged.reason != ""))
 
     @cached_property
     def owners(self) -> Positions:
@@ -80,7 +86,7 @@ class SummaryTable:
         mine, layout = slice(int(self.ends[tensor]), int(self.ends[tensor + 1])), self.layout
         columns = {key: column[mine] for key, column in self.columns.items()}
         return Entries(
-            layout.names[tensor], layout.shapes[tensor], self.positions[mine] - layout.starts[tensor], columns
+            layout.names[tensor], layout.shapes[tensor], self.estimates.positions[mine] - layout.starts[tensor], columns
         )
 
     @cached_property
@@ -96,9 +102,9 @@ class SummaryTable:
     @cached_property
     def _wrong_rows(self) -> tuple[Positions, Positions]:
         """The rows of wrong entries, tensor by tensor, the worst first; and where those of each tensor begin."""
-        rows = np.flatnonzero(self.failed)
-        begins = np.append(0, np.cumsum(self.number(self.failed)))
-        return rows[np.lexsort((-self.over[rows], self.owners[rows]))], begins
+        rows = np.flatnonzero(self.judgement.failed)
+        begins = np.append(0, np.cumsum(self.number(self.judgement.failed)))
+        return rows[np.lexsort((-self._over[rows], self.owners[rows]))], begins
 
     def _wrong(self, tensor: int) -> Positions:
         rows, begins = self._wrong_rows
@@ -107,12 +113,19 @@ class SummaryTable:
     @cached_property
     def _sensitivities(self) -> Floats:
         """The largest and the median error that would have failed, shape (2, tensors)."""
-        return np.stack([of_runs(np.maximum, self.smallest, self.ends), medians(self.smallest, self.ends)])
+        smallest = smallest_failure(self.judgement, self.estimates.uncertainty)
+        return np.stack([of_runs(np.maximum, smallest, self.ends), medians(smallest, self.ends)])
+
+    @cached_property
+    def _over(self) -> Floats:
+        """The `excess` of each entry."""
+        return excess(self.judgement, self.estimates)
 
     @cached_property
     def _worst(self) -> list[int]:
         """Of each tensor the row that differs most, a wrong one if there are any; -1 where it has no rows."""
-        over = np.where(self.failed | ~(self.number(self.failed) > 0)[self.owners], self.over, -1.0)
+        failed = self.judgement.failed
+        over = np.where(failed | ~(self.number(failed) > 0)[self.owners], self._over, -1.0)
         most = np.flatnonzero(over == of_runs(np.maximum, over, self.ends)[self.owners])
         tensors, first = np.unique(self.owners[most], return_index=True)
         found = np.full(self.ends.size - 1, -1)

@@ -305,3 +305,12 @@ def _of_entries(numbers: Floats | float, tensors: Positions) -> Floats:
 def smallest_failure(judgement: Judgement, uncertainty: Floats) -> Floats:
     """The smallest error of each entry that would have failed: tolerance and ten uncertainties."""
     return judgement.allowed + WRONG_BEYOND * uncertainty
+
+
+def excess(judged: Judgement, estimated: Estimates) -> Floats:
+    """The difference in units of tolerance and uncertainty; infinite where it could not be computed."""
+    with np.errstate(all="ignore"):
+        ratio = judged.allowed + estimated.uncertainty
+        np.divide(judged.distance, ratio, out=ratio)
+    ratio[np.isnan(ratio)] = np.inf
+    return ratio

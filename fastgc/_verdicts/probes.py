@@ -6,9 +6,8 @@ import contextlib
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._derivatives.random_weights import MEAN_SQUARE, OF_ENTRY, OF_NORM, chance_at_limits
 from fastgc._evaluation.evaluator import OutOfTime
+from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Flags, Floats, Positions, norm, without
 from fastgc._progress import Progress
 from fastgc._verdicts.confirmed import ConfirmedEntries
@@ -321,20 +321,16 @@ def resolved(gradient: GradientAtPoint, tensors: list[int], probing: Probing) ->
     return certain if not probing.trouble else np.zeros(len(tensors), bool)
 
 
-def nothing_to_say(gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult]) -> set[int]:
-    """The tensors whose probes pass without a remark; see `probe_verdict`."""
-    unclear = unresolved(gradient, coverages)
-    return {
-        t for t, each in coverages.items() if t not in unclear and each.located is None and not each.probing.suspicious
-    }
-
-
 def unresolved(gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult]) -> set[int]:
     """The tensors whose probes are too uncertain; see `resolves`."""
     found: set[int] = set()
-    for probing, tensors in shared_by({t: each.probing for t, each in coverages.items()}):
+    for probing, tensors in _sharing(coverages):
         found.update(itertools.compress(tensors, (~resolved(gradient, tensors, probing)).tolist()))
     return found
+
+
+def _sharing(coverages: Mapping[int, ProbeResult]) -> list[tuple[Probing, list[int]]]:
+    return shared_by({t: each.probing for t, each in coverages.items()})
 
 
 def shared_by(probings: Mapping[int, Probing]) -> list[tuple[Probing, list[int]]]:
@@ -357,67 +353,93 @@ def _whereabouts(located: Located, ndim: int) -> str:
     return f"at least {len(located.wrong)} {'entry is' if len(located.wrong) == 1 else 'entries are'} wrong"
 
 
-def probe_reports(
-    gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult], names: Sequence[str]
-) -> dict[int, Callable[[], Probe]]:
-    """The probes of each tensor, in units of its gradient: computed together, and made when they are asked for."""
-    found: dict[int, Callable[[], Probe]] = {}
-    for probing, tensors in shared_by({t: each.probing for t, each in coverages.items()}):
-        seen = [coverages[t].located is not None or probing.suspicious for t in tensors]
-        found |= zip(tensors, _reports(gradient, tensors, probing, np.array(seen), names), strict=True)
-    return found
+def probe_tables(gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult]) -> list[ProbeTable]:
+    """What makes the probes of the tensors, one for all that share a probing."""
+    return [_probe_table(gradient, coverages, *each) for each in _sharing(coverages)]
 
 
-def _reports(
-    gradient: GradientAtPoint, tensors: list[int], probing: Probing, seen: Flags, names: Sequence[str]
-) -> Iterator[Callable[[], Probe]]:
-    """The probes of tensors that share a probing."""
-    count, scales = probing.residuals.size, gradient.loss.tensor_scales[tensors]
-    norms, chance = _norms(gradient, tensors, probing), chance_at_limits(count)
-    largest, together = _larger(*norms), norms[0] + norms[1]
-    with np.errstate(all="ignore"):
-        relative = OF_NORM.limit(probing.uncertainties, chance) / scales / largest
-        low, high = (bound / scales / together for bound in (_interval(probing, 0.025) if seen.any() else (0.0, 0.0)))
-        estimate = norm(probing.residuals) / (count * MEAN_SQUARE) ** 0.5 / scales / together
-        residuals, uncertainties = (each / scales[:, None] for each in (probing.residuals, probing.uncertainties))
-        entry = _larger(OF_ENTRY.limit(probing.uncertainties, chance) / scales, gradient.usual_tolerances[tensors])
-        missed = OF_NORM.missed_each(uncertainties, gradient.tolerances.rtol[tensors] * largest)
-    columns = (
-        seen, np.where(seen, estimate, relative), np.where(seen, low, 0.0), np.where(seen, high, relative), entry,
-        relative, largest, missed, resolved(gradient, tensors, probing),
-    )  # fmt: skip
-    sharing, bounded = probing.beside or probing.tensors, gradient.loss.bounds is not None
-    for k, t in enumerate(tensors):
-        left_out = gradient.left_out[t] if bounded else 0
-        yield partial(_report, k, residuals, uncertainties, columns, left_out, t, sharing, names)
-
-
-def _report(
-    k: int,
-    residuals: Floats,
-    uncertainties: Floats,
-    columns: Sequence[Floats | Flags],
-    left_out: int,
-    tensor: int,
-    sharing: tuple[int, ...],
-    names: Sequence[str],
-) -> Probe:
-    """The probe of the k-th of several tensors."""
-    seen, error, low, high, entry, relative, largest, missed, certain = (each[k].item() for each in columns)
-    return Probe(
-        residuals=tuple(residuals[k].tolist()),
-        uncertainties=tuple(uncertainties[k].tolist()),
-        seen=seen,
-        relative_error=error,
-        interval=(low, high),
-        entry_limit=entry,
-        norm_limit=relative,
-        norm=largest,
-        miss_probability=missed,
-        resolved=certain,
-        left_out=left_out,
-        shared_with=_others(tensor, sharing, names),
+def _probe_table(
+    gradient: GradientAtPoint, coverages: Mapping[int, ProbeResult], probing: Probing, tensors: list[int]
+) -> ProbeTable:
+    return ProbeTable(
+        probing,
+        gradient.loss.layout.names,
+        {t: k for k, t in enumerate(tensors)},
+        np.array([coverages[t].located is not None for t in tensors]) | probing.suspicious,
+        _norms(gradient, tensors, probing),
+        gradient.loss.tensor_scales[tensors],
+        gradient.tolerances.rtol[tensors],
+        gradient.usual_tolerances[tensors],
+        resolved(gradient, tensors, probing),
+        None if gradient.loss.bounds is None else gradient.left_out,
     )
+
+
+@dataclass(frozen=True)
+class ProbeTable:
+    """Makes the probes of tensors that share a probing, in units of their gradients, when somebody asks for one.
+
+    It holds nothing of the loss, so that reports keep no parameters.
+
+    Attributes
+    ----------
+    names : of all tensors
+    places : of the tensors that share it in the arrays, which have the shape (tensors,)
+    seen : whether a difference was seen
+    norms : of the analytic gradients, and of the numerical ones
+    scales, rtol, usual_tolerances, certain : of the tensors, see `GradientAtPoint` and `resolved`
+    left_out : entries of each of all tensors that no direction displaces; None where all are displaced
+    """
+
+    probing: Probing
+    names: Sequence[str]
+    places: Mapping[int, int]
+    seen: Flags
+    norms: tuple[Floats, Floats]
+    scales: Floats
+    rtol: Floats
+    usual_tolerances: Floats
+    certain: Flags
+    left_out: Sequence[int] | None
+
+    @property
+    def remarkable(self) -> Iterator[int]:
+        """The tensors whose probes do not pass, or with a remark; see `probe_verdict`."""
+        return itertools.compress(self.places, (self.seen | ~self.certain).tolist())
+
+    def probe(self, tensor: int) -> Probe:
+        """The probe of a tensor."""
+        k, probing = self.places[tensor], self.probing
+        seen, error, low, high, entry, relative, largest, missed, certain = (each[k].item() for each in self._columns)
+        return Probe(
+            residuals=tuple((probing.residuals / self.scales[k]).tolist()),
+            uncertainties=tuple((probing.uncertainties / self.scales[k]).tolist()),
+            seen=seen,
+            relative_error=error,
+            interval=(low, high),
+            entry_limit=entry,
+            norm_limit=relative,
+            norm=largest,
+            miss_probability=missed,
+            resolved=certain,
+            left_out=0 if self.left_out is None else self.left_out[tensor],
+            shared_with=_others(tensor, probing.beside or probing.tensors, self.names),
+        )
+
+    @cached_property
+    def _columns(self) -> tuple[Floats | Flags, ...]:
+        """What is computed for all tensors together."""
+        probing, seen, scales = self.probing, self.seen, self.scales
+        count, chance = probing.residuals.size, chance_at_limits(probing.residuals.size)
+        largest, together = _larger(*self.norms), self.norms[0] + self.norms[1]
+        with np.errstate(all="ignore"):
+            relative = OF_NORM.limit(probing.uncertainties, chance) / scales / largest
+            low, high = _interval(probing, 0.025) if seen.any() else (0.0, 0.0)
+            interval = np.where(seen, low / scales / together, 0.0), np.where(seen, high / scales / together, relative)
+            estimate = norm(probing.residuals) / (count * MEAN_SQUARE) ** 0.5 / scales / together
+            entry = _larger(OF_ENTRY.limit(probing.uncertainties, chance) / scales, self.usual_tolerances)
+            missed = OF_NORM.missed_each(probing.uncertainties / scales[:, None], self.rtol * largest)
+        return seen, np.where(seen, estimate, relative), *interval, entry, relative, largest, missed, self.certain
 
 
 def _others(tensor: int, sharing: tuple[int, ...], names: Sequence[str]) -> tuple[str, ...]:
