@@ -395,7 +395,8 @@ def _check_points(
         compiled = compiled_seconds() - before
     if left := options.points - len(tries):
         results.append(not_reached(loss, options, selection, len(tries), f": {left} of {options.points} points"))
-    results[0] = replace(results[0], notes=(*results[0].notes, *compiled_notes(options.time_budget, compiled)))
+    if notes := compiled_notes(options.time_budget, compiled):
+        results[0] = replace(results[0], notes=(*results[0].notes, *notes))
     return summarise(selection, results, options.seed, time.perf_counter() - begin, tries)
 
 

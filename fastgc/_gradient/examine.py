@@ -87,7 +87,7 @@ class PointCheck:
         """Whether Ctrl-C has ended the measurements."""
         return self.loss is not None and self.loss.interruption.requested
 
-    @property
+    @cached_property
     def probed(self) -> list[int]:
         """The tensors in which random directions are measured."""
         return probed_tensors(self.selection, self.options)
@@ -99,7 +99,7 @@ class PointCheck:
 
     def spoiled(self) -> dict[int, NotFinite]:
         """By tensor, which entries of the analytic gradient are not finite."""
-        some = np.flatnonzero(~np.isfinite(self.sizes)).tolist()
+        some = (~np.isfinite(self.sizes)).nonzero()[0].tolist()
         found = {t: not_finite(self.gradients[t]) for t in some if self.selection.counts[t] is not None}
         return {t: each for t, each in found.items() if each is not None}
 
@@ -153,7 +153,6 @@ def fewest_evaluations(selection: Selection, options: CheckOptions) -> int:
     return _NOISE + 2 * few + _PER_TENSOR * len(probed_tensors(selection, options))
 
 
-@np.errstate(all="ignore")  # what overflows is judged, and not warned about
 def examine(check: PointCheck, bar: Progress) -> PointResult:
     """The check at one point: probe, estimate and judge the samples, search what is suspicious, explain what fails.
 

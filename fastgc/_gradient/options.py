@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from functools import partial
+from typing import Any, get_args
 
 import numpy as np
 
 from fastgc._arguments import flag, number, one_of, refuse_deep, whole
-from fastgc._derivatives.stencil import Stencil, stencil_named
+from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.callers_loss import CallersLoss
 from fastgc._evaluation.workers_option import elsewhere, named, refuse_workers
 from fastgc._parameters.arrays import DType, Floats
@@ -23,6 +24,36 @@ from fastgc._verdicts.judgement import DEFAULT_RTOL, Tolerances
 from fastgc._words import Engine, Precision, Samples, Tolerance, Workers
 
 _BFLOAT16_RTOL = 8e-2  # ten units of its round-off, 2**-7, as 1e-2 is of float16
+
+
+def _refuse_tolerances(name: str, value: object) -> None:
+    given = {f"{name}[{key!r}]": each for key, each in value.items()} if isinstance(value, Mapping) else {name: value}
+    for key, each in given.items():
+        number(key, each)
+
+
+def _refuse_path(name: str, value: object) -> None:
+    if not (value is None or isinstance(value, str | os.PathLike)):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be the path of a file, or None")
+
+
+# What raises unless an option, given by its name and its value, makes sense alone.
+_REFUSALS: dict[str, Callable[[str, Any], object]] = {
+    "step": partial(number, positive=True),
+    "rtol": _refuse_tolerances,
+    "atol": _refuse_tolerances,
+    "time_budget": partial(number, positive=True),
+    "seed": partial(whole, least=0),
+    "probes": partial(whole, least=0),
+    "points": partial(whole, least=1),
+    "threads": partial(whole, least=1, optional=True),
+    "workers": lambda name, value: refuse_workers(value),
+    "checkpoint": _refuse_path,
+    **dict.fromkeys(("vectorized", "in_place", "crosscheck", "progress"), flag),
+    "precision": partial(one_of, allowed=get_args(Precision)),
+    "engine": partial(one_of, allowed=get_args(Engine)),
+    "stencil": lambda name, value: stencil_named(value),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,28 +94,16 @@ class CheckOptions:
     checkpoint: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        number("step", self.step, positive=True)
-        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
-            named = {f"{name}[{key!r}]": each for key, each in value.items()} if isinstance(value, Mapping) else {}
-            for key, each in named.items() if isinstance(value, Mapping) else [(name, value)]:
-                number(key, each)
-        number("time_budget", self.time_budget, positive=True)
-        whole("seed", self.seed, least=0)
-        whole("probes", self.probes, least=0)
-        whole("points", self.points, least=1)
-        whole("threads", self.threads, least=1, optional=True)
-        refuse_workers(self.workers)
-        if not (self.checkpoint is None or isinstance(self.checkpoint, str | os.PathLike)):
-            raise TypeError(f"checkpoint is a {type(self.checkpoint).__name__}; it must be the path of a file, or None")
-        for name in ("vectorized", "in_place", "crosscheck", "progress"):
-            flag(name, getattr(self, name))
-        one_of("precision", self.precision, get_args(Precision))
-        one_of("engine", self.engine, get_args(Engine))
-        self._refuse_conflicts(stencil_named(self.stencil))
+        given, defaults = vars(self), vars(CheckOptions)
+        for name, refuse in _REFUSALS.items():
+            if given[name] is not defaults[name]:
+                refuse(name, given[name])
+        self._refuse_conflicts()
 
-    def _refuse_conflicts(self, formula: Stencil) -> None:
+    def _refuse_conflicts(self) -> None:
         """Raise a ValueError for ways of running the loss that exclude each other."""
-        asked = [named(self.workers)] * elsewhere(self.workers) + ["vectorized=True"] * bool(self.vectorized)
+        asked = [named(self.workers)] if elsewhere(self.workers) else []
+        asked += ["vectorized=True"] if self.vectorized else []
         if len(asked) == 2:
             raise ValueError(f"{asked[0]} cannot go with {asked[1]}: a loss runs in processes or in blocks; choose one")
         for each in asked:
@@ -98,7 +117,7 @@ class CheckOptions:
             raise ValueError(
                 'in_place=True displaces the caller\'s arrays from Python: it cannot go with engine="numba"'
             )
-        if self.in_place and formula.is_complex:
+        if self.in_place and stencil_named(self.stencil).is_complex:
             raise ValueError(
                 'in_place=True cannot hold the complex numbers of stencil="complex_step"; use in_place=False'
             )
@@ -120,6 +139,8 @@ class CheckOptions:
         bounds = None if self.bounds is None else parse_bounds(self.bounds, loss.layout, loss.leaves)
         symmetric = parse_symmetric(self.symmetric, loss.layout, loss.leaves)
         is_complex = stencil_named(self.stencil).is_complex
+        if bounds is None and symmetric is None and not is_complex:
+            return loss
         return replace(loss, bounds=bounds, symmetric=symmetric, is_complex=is_complex)
 
     def tolerances(self, names: Sequence[str], dtypes: Sequence[DType]) -> Tolerances:

@@ -73,8 +73,9 @@ class PointChecker:
         with loss.at(moving) as point, contextlib.ExitStack() as opened:
             before = point.stamp
             try:
-                self.bar.phase("compiling" if is_jitted(loss.function) else "first calls")
-                with left_out(is_jitted(loss.function) or loss.execution.engine == "numba"):
+                jitted = is_jitted(loss.function)
+                self.bar.phase("compiling" if jitted else "first calls")
+                with left_out(jitted or loss.execution.engine == "numba"):
                     evaluator, first = loss.open(point, self._expected, deadline)
                 opened.enter_context(contextlib.closing(evaluator))
                 gradients = self._analytic(point)
@@ -135,14 +136,14 @@ class PointChecker:
         if not (callable(self.gradients) or self.gradients is True):
             return match_gradients(self.loss.layout, self.gradients, copy=False)
         function: Callable[..., Any] = self.loss.function if self.gradients is True else self.gradients
-        point = point.real()
+        point, jitted = point.real(), is_jitted(function)
         before = point.stamp
         with readable_compilation("the gradients"):
-            received = point.received_by(is_jitted(function))
+            received = point.received_by(jitted)
             result = self.loss.interruption.call(at_point(in_turn(function, point.args)), received, *point.args)
         refuse_changed(point, before, "gradients" if function is self.gradients else "loss")
         found = result[1] if self.gradients is True else result
-        return match_gradients(self.loss.layout, found, by_position=is_jitted(function), copy=True)
+        return match_gradients(self.loss.layout, found, by_position=jitted, copy=True)
 
     def _folded(self, gradients: list[Array]) -> list[Array]:
         """The gradients with both entries of a symmetric pair added up."""
