@@ -177,7 +177,7 @@ def examine(check: PointCheck, bar: Progress) -> PointResult:
     found, further = _looked_further(check, gradient, found, bar)
     plan = found.plan
     known = {*spoiled, *found.coverages}
-    unprobed = [t for t in check.probed if t not in known]
+    unprobed = {t for t in check.probed if t not in known}
     missing = unreached(layout, plan.local, found.estimates.positions, unprobed, interrupted=check.interrupted)
     if not (spoiled or missing):
         check.evaluator.raised.pass_on()

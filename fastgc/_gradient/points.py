@@ -77,7 +77,7 @@ class PointChecker:
                 self.bar.phase("compiling" if jitted else "first calls")
                 with left_out(jitted or loss.execution.engine == "numba"):
                     evaluator, first = loss.open(point, self._expected, deadline)
-                opened.enter_context(contextlib.closing(evaluator))
+                opened.callback(evaluator.close)
                 gradients = self._analytic(point)
                 evaluator = self.kept.of(evaluator, point.leaves, first, gradients)
             except (WrongValueError, Stopped):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,18 +109,16 @@ def unreached(
     layout: ParameterLayout,
     planned: Sequence[NDArray[np.int64] | None],
     reached: Positions,
-    unprobed: Sequence[int],
+    unprobed: Collection[int],
     *,
     interrupted: bool = False,
 ) -> Mapping[int, str]:
     """By tensor, what was not measured for lack of time."""
-    done = np.bincount(layout.tensor_of(reached), minlength=len(planned))
+    wanted = np.array([0 if local is None else local.size for local in planned])
+    missing = wanted - np.bincount(layout.tensor_of(reached), minlength=len(planned))
     found: dict[int, str] = {}
-    open_probes = set(unprobed)
-    for t, local in enumerate(planned):
-        missing = 0 if local is None else local.size - int(done[t])
-        parts = [f"{missing} of {0 if local is None else local.size} entries"] if missing else []
-        parts += ["probes"] if t in open_probes else []
-        if parts:
-            found[t] = f"{INTERRUPTED if interrupted else 'not reached'}: {' and '.join(parts)}"
+    for t in sorted({*missing.nonzero()[0].tolist(), *unprobed}):
+        parts = [f"{missing[t]} of {wanted[t]} entries"] if missing[t] else []
+        parts += ["probes"] if t in unprobed else []
+        found[t] = f"{INTERRUPTED if interrupted else 'not reached'}: {' and '.join(parts)}"
     return found
