@@ -45,7 +45,7 @@ def crosscheck(evaluator: Evaluator, positions: Positions, analytic: Floats) -> 
     where, gradient = positions[chosen], analytic[chosen]
     start = evaluator.entries(where)
     moved = start + _steps(start)
-    places, displaced = np.append(where[:1], where), np.append(start[:1], moved)[:, None]
+    places, displaced = np.concatenate([where[:1], where]), np.concatenate([start[:1], moved])[:, None]
     values = evaluator.values(places, evaluator.rounded(places, displaced), silent).real[:, 0]
     asked = partial(_error, start, moved, values, gradient)
     return deferred(CrossCheck, asked, norm=norm(gradient), entries=int(where.size))

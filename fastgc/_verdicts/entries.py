@@ -145,6 +145,8 @@ class GradientAtPoint:
         count, slopes, moves = self._slopes.size, self._slopes, self.loss.local_variation > 0
         zero = np.abs(analytic) <= analytic_rounding(self._eps, slopes, slopes)[tensors]
         zero &= np.abs(estimates.numerical) <= (estimates.uncertainty if moves else 0.0)
+        if not zero.any():
+            return np.zeros(count)
         changing = np.bincount(tensors, ~zero, count)
         around = slopes if moves else (abs(self.loss.base) or 1.0) / self.loss.tensor_scales
         return np.where(changing, 0.0, np.maximum(AROUND, np.cbrt(self._eps)) * around)
@@ -210,6 +212,8 @@ def settled(
 
     Entries wrong by many times their uncertainty, away from a kink, fail without another look.
     """
+    if not judgement.failed.any():
+        return estimates, judgement
     try:
         for look in further_looks:
             estimates, judgement = look(estimates, judgement, verdicts)
@@ -226,7 +230,7 @@ def with_first_look(
     estimates: Estimates, judgement: Judgement, quotients: Estimates, verdicts: Verdicts
 ) -> tuple[Estimates, Judgement]:
     """The verdicts with the quotients of entries whose ladders an interrupted check did not get to."""
-    where = np.flatnonzero(estimates.troubled_by("not reached"))
+    where = estimates.troubled_by("not reached").nonzero()[0]
     if not where.size:
         return estimates, judgement
     estimates = estimates.updated(where, quotients.part(where)).troubled(where, "not reached")
@@ -258,7 +262,7 @@ def decide(
     judgement = judgement or verdicts(estimates)
     climbed = np.zeros(estimates.positions.size, bool) if plain is None else plain
     while True:
-        suspects = np.flatnonzero((judgement.failed | judgement.undecided | judgement.unsure) & ~climbed)
+        suspects = ((judgement.failed | judgement.undecided | judgement.unsure) & ~climbed).nonzero()[0]
         if not suspects.size:
             return look_closer(estimates, judgement, verdicts, ladders)
         estimates = estimates.updated(suspects, ladders(estimates.positions[suspects], 1.0))
@@ -270,7 +274,7 @@ def look_closer(
     estimates: Estimates, judgement: Judgement, verdicts: Verdicts, ladders: Ladders
 ) -> tuple[Estimates, Judgement]:
     """Measure entries too close to the tolerance once more, with ladders of other steps."""
-    close = np.flatnonzero(judgement.close)
+    close = judgement.close.nonzero()[0]
     if close.size:
         estimates = estimates.bettered(close, ladders(estimates.positions[close], 2.0))
         judgement = verdicts(estimates)
@@ -286,7 +290,7 @@ def confirm(
     still distinguishes the two values meets the fewest kinks: where its quotient is nearer to the analytic value, its
     deviation from the numerical one counts as uncertainty.
     """
-    failed = np.flatnonzero(judgement.failed)
+    failed = judgement.failed.nonzero()[0]
     distance = np.abs(judgement.analytic[failed] - estimates.numerical[failed])  # from the middle, at a kink
     near = distance <= PLAIN * estimates.uncertainty[failed]
     failed, distance = failed[near], distance[near]
@@ -482,7 +486,8 @@ def _still_tensors(gradient: GradientAtPoint, estimates: Estimates, passed: Flag
         return []
     zero &= passed | (not _is_noisy(gradient.loss))
     tensors = layout.tensor_of(estimates.positions)
-    return [layout.names[t] for t in np.setdiff1d(tensors, tensors[~zero]).tolist()]
+    still = (np.bincount(tensors) > 0) & (np.bincount(tensors, ~zero) == 0)
+    return [layout.names[t] for t in still.nonzero()[0].tolist()]
 
 
 def _slightly_off(gradient: GradientAtPoint, estimates: Estimates) -> Iterator[str]:

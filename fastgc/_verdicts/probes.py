@@ -64,16 +64,14 @@ def probe_tensors(
     filled = [t for t in tensors if can_be_probed[t]]
     numbers = range(min(probes, _OWN))
     with contextlib.suppress(OutOfTime):
-        shared = None if hurried else _through_all(gradient, filled, probes, seed, bar)
-        if shared is not None:
-            served = _served(gradient, filled, shared.uncertainties)
-            enough |= dict.fromkeys(itertools.compress(filled, served.tolist()), shared)
+        shared, served = (None, []) if hurried else _through_all(gradient, filled, probes, seed, bar)
+        enough = dict.fromkeys(served, shared) if shared is not None else {}
         rest = [t for t in filled if t not in enough]
         for group in groups(gradient.loss, rest, gradient.gradients) if probes else []:
             bar.enter(f"{gradient.loss.layout.names[group[0]]} (probes)")
             found |= dict.fromkeys(group, _probed(gradient, group, numbers, seed))
         if probes > _OWN:
-            shared = _through_all(gradient, filled, probes, seed, bar) if hurried else shared
+            shared = _through_all(gradient, filled, probes, seed, bar)[0] if hurried else shared
             found |= _followed_up(gradient, found, shared, range(_OWN, probes), seed)
     return enough | _settled(gradient, found, seed)
 
@@ -108,31 +106,34 @@ def _by_complex_step(gradient: GradientAtPoint, probing: Probing, numbers: range
 
 def _through_all(
     gradient: GradientAtPoint, tensors: Sequence[int], probes: int, seed: int, bar: Progress
-) -> Probing | None:
+) -> tuple[Probing | None, Sequence[int]]:
     """Directions through all tensors at once, no more than a few where they differ; None where that is not possible.
 
-    Up to `_MORE_SHARED` more are measured where they serve more tensors, which then need none by themselves.
+    Also which tensors they serve (see `_served`), which then need none by themselves. Up to `_MORE_SHARED` more are
+    measured where they serve more tensors.
     """
     sizes = [gradient.loss.layout.sizes[t] for t in tensors]
     if not probes or len(tensors) < 2 or sum(sizes) > max(_TWICE * max(sizes), _COPIED):
-        return None
+        return None, []
     bar.enter("all (probes)")
     shared = _probed(gradient, tensors, range(probes), seed, few=_OWN)
     if shared.trouble:
-        return None
-    more = 0
-    if not _served(gradient, tensors, shared.uncertainties).all():
-        rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(_MORE_SHARED + 1)]
-        served = [np.count_nonzero(_served(gradient, tensors, row)) for row in rows]
-        more = int(np.argmax(served))  # the fewest for the most
+        return None, []
+    served = _served(gradient, tensors, shared.uncertainties)
+    if len(served) == len(tensors):
+        return shared, served
+    rows = [np.append(shared.uncertainties, [shared.uncertainty] * more) for more in range(1, _MORE_SHARED + 1)]
+    counts = [len(served), *(len(_served(gradient, tensors, row)) for row in rows)]
+    more = counts.index(max(counts))  # the fewest for the most
     if not more:
-        return shared
+        return shared, served
     further, enough = range(shared.numbers.stop, shared.numbers.stop + more), ENOUGH * _harmless(gradient, tensors)
-    return shared.extended(probe_like(gradient.loss, tensors, gradient.gradients, shared, further, seed, enough))
+    shared = shared.extended(probe_like(gradient.loss, tensors, gradient.gradients, shared, further, seed, enough))
+    return shared, _served(gradient, tensors, shared.uncertainties)
 
 
-def _served(gradient: GradientAtPoint, tensors: Sequence[int], uncertainties: Floats) -> Flags:
-    """Of which tensors directions through all of them show nearly as much as directions through one alone.
+def _served(gradient: GradientAtPoint, tensors: Sequence[int], uncertainties: Floats) -> list[int]:
+    """The tensors of which directions through all of them show nearly as much as directions through one alone.
 
     Errors of entries show within a factor of two of the tolerance of a median one, or an error of rtol of the tensor is
     missed as rarely as three directions through it alone are meant to.
@@ -141,7 +142,8 @@ def _served(gradient: GradientAtPoint, tensors: Sequence[int], uncertainties: Fl
     entry = OF_ENTRY.limit(uncertainties, chance_at_limits(uncertainties.size))
     errors = gradient.tolerances.rtol[some] * (gradient.norms * gradient.loss.tensor_scales)[some]
     shown = (errors > 0) & (errors >= OF_NORM.limit(uncertainties, _MISSED))
-    return np.asarray(shown | (entry <= _TWICE * gradient.harmless[some]))
+    served = shown | (entry <= _TWICE * gradient.harmless[some])
+    return [t for t, each in zip(some, served.tolist(), strict=True) if each]
 
 
 def _probed(
