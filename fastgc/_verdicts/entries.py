@@ -42,7 +42,8 @@ _FEWEST_REMARKED = 3  # entries: one or two agree to the last bit by chance
 _SLIGHT, _ALIKE = 1e-3, 10.0  # relative differences that tolerances of solvers explain (SciPy's are 1e-3 at most)
 AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
 _ANALYTIC_ROUNDING = 4.0  # eps of the terms of an analytic value: a product of three numbers and its place in a sum
-_ROUND_OFF = 100  # eps of the loss: a sum of 10,000 terms or so has no more round-off; more is noise
+_EPS = float(np.finfo(np.float64).eps)
+_ROUND_OFF = 100 * _EPS  # of the loss: a sum of 10,000 terms or so has no more round-off; more is noise
 
 
 @dataclass(frozen=True)
@@ -455,8 +456,7 @@ def _noise_reasons(loss: LossAtPoint) -> tuple[str, str]:
 def _is_noisy(loss: LossAtPoint) -> bool:
     """Whether the loss varies by more than round-off of its arithmetic, whose terms may cancel at the point itself."""
     size = max(abs(loss.base), loss.local_variation) or 1.0
-    round_off = _ROUND_OFF * float(np.finfo(np.float64).eps) * size
-    return not loss.noise.single and loss.noise.at_point > max(round_off, loss.noise.displaced / 100)
+    return not loss.noise.single and loss.noise.at_point > max(_ROUND_OFF * size, loss.noise.displaced / 100)
 
 
 def remarks(gradient: GradientAtPoint, estimates: Estimates, judgement: Judgement) -> Iterator[str]:
@@ -523,7 +523,7 @@ def _agrees_to_the_last_bit(gradient: GradientAtPoint, estimates: Estimates, ana
 
     Complex steps and exact slopes, which have no step, have no such error.
     """
-    bits = 4 * np.finfo(np.float64).eps
+    bits = 4 * _EPS
     for each in (slice(0, _FEWEST_REMARKED), slice(_FEWEST_REMARKED, None)):  # the first few mostly differ
         if not (np.abs(analytic[each] - estimates.numerical[each]) <= bits * np.abs(analytic[each])).all():
             return False

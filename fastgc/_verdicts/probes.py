@@ -206,7 +206,7 @@ def search(
     shared = shared_by(probings)
     coverages = {t: result for probing, mine in shared for t, result in _unsearched(probing, mine).items()}
     if not spoiled.size and not any(probing.suspicious or probing.trouble for probing, _ in shared):
-        return coverages, Estimates.unknown(spoiled)
+        return coverages, Estimates.unmeasured(spoiled)
     entries = ConfirmedEntries(gradient, sampled)
     owners = gradient.loss.layout.tensor_of(sampled.positions)
     wholly = {*(np.bincount(owners, judged.failed) > WHOLLY * np.bincount(owners)).nonzero()[0].tolist()}
