@@ -98,7 +98,7 @@ class GradientAtPoint:
     @cached_property
     def largest_size(self) -> float:
         """The largest of the ``sizes`` that are finite."""
-        return float(np.max(self.sizes, initial=0.0, where=np.isfinite(self.sizes)))
+        return float(self.sizes.max(initial=0.0, where=np.isfinite(self.sizes)))
 
     def analytic(self, positions: Positions) -> Floats:
         """The analytic gradient at positions of the flat vector."""

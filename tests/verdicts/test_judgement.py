@@ -57,6 +57,15 @@ def test_an_entry_passes_within_tolerance_and_uncertainty() -> None:
     assert verdicts(1 - np.array([0, 0.5, 0.999, 1.001]) * (tol + u), exact) == ["pass"] * 3 + ["undecided"]
 
 
+def test_a_judgement_is_certain_where_no_entry_needs_a_further_look() -> None:
+    assert judged(1.0, estimates(1.0, 1e-9)).certain
+    assert judged(np.empty(0), estimates(np.empty(0), np.empty(0))).certain
+    assert not judged(2.0, estimates(1.0, 1e-9)).certain  # wrong
+    assert not judged(1.0, estimates(1.0, 1.0)).certain  # undecided
+    coarse = judged(1e-3, estimates(1e-3, 0.05), atol=1.0)  # passes within atol, and a ladder may say more
+    assert coarse.passed.all() and not coarse.certain
+
+
 def test_an_entry_fails_beyond_tolerance_and_ten_uncertainties() -> None:
     u = 1e-7
     tol = 1e-5 + 1e-10
