@@ -23,7 +23,7 @@ from fastgc._evaluation.held import UNMOVED
 from fastgc._evaluation.python import unasked
 from fastgc._forks import cached_property
 from fastgc._parameters.arrays import AT_ONCE, Array, Flags, Floats, Positions, median, medians, resolutions
-from fastgc._parameters.point import spaced
+from fastgc._parameters.point import SAMPLE, spaced
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
@@ -68,7 +68,8 @@ class GradientAtPoint:
     @cached_property
     def usual_tolerances(self) -> Floats:
         """The allowed difference of an entry of median magnitude (of about 4,000 evenly spaced ones), (tensors,)."""
-        some = [spaced(each) for each in self.gradients]
+        large = max(self.loss.layout.sizes, default=0) > SAMPLE
+        some = [spaced(each) for each in self.gradients] if large else self.gradients
         ends = np.array([0, *itertools.accumulate(map(len, some))])
         usual = medians(np.abs(np.concatenate([np.empty(0), *some])), ends)
         return np.asarray(self.tolerances.allowed(np.arange(usual.size), usual, self.sizes))
