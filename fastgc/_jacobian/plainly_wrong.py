@@ -85,12 +85,12 @@ def plainly_wrong(
     if not plain.any():
         return plain
     with np.errstate(all="ignore"):
-        plain[np.argmax(np.where(plain, np.nan_to_num(judgement.distance / judgement.allowed, nan=np.inf), -1.0))] = (
-            False
-        )
         differences = np.where(plain, judgement.analytic - judgement.numerical, 0.0)
+        differences[~np.isfinite(differences)] = 0.0  # no number is wrong as it stands
+        worst = np.argmax(np.abs(differences) / judgement.allowed)
+    plain[worst] &= differences[worst] == 0
+    differences[worst] = 0.0
     outputs, inputs = places
-    differences[~np.isfinite(differences)] = 0.0  # no number is wrong as it stands
     rounding = _ROUNDING * np.abs(function.base)[outputs]  # that of a complex step is no noise
     noises, confirmed = np.maximum(estimates.uncertainty * estimates.step, rounding), differences == 0
     with contextlib.suppress(Stopped), np.errstate(all="ignore"):  # the ladders of the others tell of an interruption

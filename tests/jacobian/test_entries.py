@@ -47,6 +47,17 @@ def test_a_value_between_the_slopes_of_a_kink_passes() -> None:
     assert "pass a function to decide" in array.reason
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_fails_without_a_ladder(value: float) -> None:
+    x = np.linspace(0.5, 1.5, 10)
+    right = check_jacobian(np.sin, lambda x: np.diag(np.cos(x)), x)
+    wrong = check_jacobian(np.sin, lambda x: np.diag(np.cos(x)) + value, x)
+    assert (right.verdict, wrong.verdict) == ("pass", "fail")
+    assert wrong.evaluations <= 1.5 * right.evaluations
+    error = np.abs(wrong.entries.columns["numerical"] - np.diag(np.cos(x)).reshape(-1))
+    assert (error <= 3 * wrong.entries.columns["uncertainty"] + 1e-14).all()
+
+
 def rectifiers(x: Floats) -> Floats:
     return 2 * np.maximum(x, 0) - np.maximum(-x, 0)
 
