@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,8 +197,8 @@ def stages(parts: Sequence[Stage | Dense | Callable[..., Any]]) -> StagedLoss:
     Parameters
     ----------
     parts : sequence of stages
-        Made by `fastgc.Stage` and `fastgc.dense`; a plain function is a stage without parameters. The last returns the
-        value of the loss.
+        Made by `fastgc.Stage` and `fastgc.dense`; a plain function is a stage without parameters, and what `stages`
+        made is all of its stages. The last returns the value of the loss.
 
     Returns
     -------
@@ -241,21 +241,29 @@ def stages(parts: Sequence[Stage | Dense | Callable[..., Any]]) -> StagedLoss:
     >>> report.verdict, report.engine
     ('pass', 'python (stages)')
     """
-    found = tuple(part if isinstance(part, (Stage, Dense)) else _plain(part, k) for k, part in enumerate(parts))
+    if not isinstance(parts, Iterable):
+        raise TypeError(f"stages is a {type(parts).__name__}; it must be a sequence of stages: stages([...])")
+    found = tuple(stage for k, part in enumerate(parts) for stage in _as_stages(part, k))
     if not found:
         raise ValueError("stages is empty; pass at least one stage")
     return StagedLoss(found)
 
 
-def _plain(part: Any, number: int) -> Stage:
+def _as_stages(part: Any, number: int) -> Sequence[Stage | Dense]:
+    if isinstance(part, StagedLoss):
+        return part.stages
+    if isinstance(part, (Stage, Dense)):
+        return [part]
     if not callable(part):
         raise TypeError(
             f"stages[{number}] is a {type(part).__name__}; it must be a fastgc.Stage, a fastgc.dense or a function"
         )
-    return Stage(part)
+    return [Stage(part)]
 
 
 def _as_names(what: str, names: Any) -> tuple[str, ...]:
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{what} is {names!r}; name parameters with strings, as fastgc.tensor_names does")
     given = (names,) if isinstance(names, str) else tuple(names)
     wrong = [each for each in given if not isinstance(each, str)]
     if wrong:

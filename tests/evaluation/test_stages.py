@@ -317,6 +317,14 @@ def test_one_array_is_named_params_and_a_list_by_numbers() -> None:
     np.testing.assert_allclose(found[0], 2 * np.arange(3.0), atol=1e-8)
 
 
+def test_stages_may_be_made_of_stages() -> None:
+    net = network("tanh")
+    body = fastgc.stages([fastgc.dense("W1", "b1", np.tanh), fastgc.dense("W2", "b2")])
+    loss = fastgc.stages([body, fastgc.Stage(entropy, batched=True)])
+    assert loss == net.staged
+    assert checked(net, loss).engine == "python (stages)"
+
+
 def test_a_key_may_hold_dots() -> None:
     loss = fastgc.stages([fastgc.dense("fc.weight"), lambda _, value: float(np.sum(value**2))])
     assert fastgc.numerical_gradient(loss, {"fc.weight": np.eye(2)}, args=(np.ones(2),))["fc.weight"].shape == (2, 2)
@@ -488,6 +496,10 @@ def test_what_is_no_stage_is_refused() -> None:
         fastgc.stages([])
     with pytest.raises(TypeError, match=r"stages\[1\] is a str; it must be a fastgc.Stage, a .* or a function"):
         fastgc.stages([np.sum, "W"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"stages is a function; it must be a sequence of stages: stages\(\[...\]\)"):
+        fastgc.stages(entropy)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="names is None; name parameters with strings"):
+        fastgc.Stage(np.sum, None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"function is 3 .int.; it must be a function"):
         fastgc.Stage(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="batched is 'no'; it must be True or False"):
