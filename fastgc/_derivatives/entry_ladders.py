@@ -57,17 +57,22 @@ def _slopes(
     rungs = TOP * shift * _RATIO ** -np.arange(count, dtype=np.float64)
     ladders = _off_stairs(loss, positions, _ladders(loss, positions, rungs, tick))
     slopes = [derivative_from(ladder) for ladder in ladders]
+    stairs = [ladder.above.size < count for ladder in ladders]  # which finer steps would show no more of
     downwards = rungs[-1] * _RATIO ** -np.arange(1.0, 1 + _FINER)
     extensions = [("finer", downwards * _RATIO ** (-_FINER * k)) for k in range(_FINER)]
     for better_steps, more in [*extensions, ("coarser", rungs[0] * _RATIO ** np.arange(COARSER, 0, -1.0))]:
         where = [
             i
             for i, slope in enumerate(slopes)
-            if slope.better_steps == better_steps and _uncertain(slope) and more[-1] >= finest[i]
+            if slope.better_steps == better_steps
+            and _uncertain(slope)
+            and more[-1] >= finest[i]
+            and not (better_steps == "finer" and stairs[i])
         ]
         extras = zip(where, _ladders(loss, positions[where], more), strict=True)
         extended = _off_stairs(loss, positions[where], [ladders[i].extended(extra) for i, extra in extras])
         for i, ladder in zip(where, extended, strict=True):
+            stairs[i] |= ladder.above.size < ladders[i].above.size + more.size
             ladders[i], slopes[i] = ladder, derivative_from(ladder)
     loss.kept.keep(positions, ladders, before)
     return [_off_plateaus(loss, *each) for each in zip(positions.tolist(), ladders, slopes, strict=True)]

@@ -181,3 +181,23 @@ def test_a_unit_that_is_switched_off_still_fails_with_a_slope() -> None:
     assert report.verdict == "fail"
     assert {entry.index for entry in report.tensors["params"].wrong_entries} == {(0,), (1,)}
     assert fastgc.check_gradients(loss, lambda x: (x > 1e-3) * 1.0, np.array([0.0, 0.0005, 1.0])).passed
+
+
+@pytest.mark.parametrize("seed", [0, 3, 4])
+def test_a_loss_that_rounds_sums_of_its_parameters_is_not_followed_below_its_stairs(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(4, 6))
+    params = {"W": generator.normal(size=(6, 6)) * 0.4, "V": generator.normal(size=(6, 3)) * 0.4}
+
+    def loss(p: dict[str, Array]) -> float:
+        return float(np.sum(np.tanh((x @ p["W"]).astype(np.float32)).astype(float) @ p["V"]))
+
+    def gradients(p: dict[str, Array], factor: float = 1.0) -> dict[str, Array]:
+        hidden = np.tanh(x @ p["W"])
+        back = p["V"].sum(axis=1) * (1 - hidden**2)
+        return {"W": factor * x.T @ back, "V": hidden.T @ np.ones((4, 3))}
+
+    report = fastgc.check_gradients(loss, gradients, params, samples="all", crosscheck=False)
+    assert report.verdict != "fail", str(report)
+    wrong = fastgc.check_gradients(loss, gradients(params, 1.5), params, samples="all", crosscheck=False)
+    assert wrong.tensors["W"].verdict == "fail"
