@@ -87,7 +87,7 @@ def plainly_wrong(
     with np.errstate(all="ignore"):
         differences = np.where(plain, judgement.analytic - judgement.numerical, 0.0)
         differences[~np.isfinite(differences)] = 0.0  # no number is wrong as it stands
-        worst = np.argmax(np.abs(differences) / judgement.allowed)
+        worst = np.argmax(np.where(differences, np.abs(differences) / judgement.allowed, 0.0))
     plain[worst] &= differences[worst] == 0
     differences[worst] = 0.0
     outputs, inputs = places
