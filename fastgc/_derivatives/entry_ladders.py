@@ -83,9 +83,15 @@ def _off_plateaus(loss: LossAtPoint, position: int, ladder: Ladder, slope: Deriv
     if slope.trouble == "jump" and (height := jumps_within(ladder)):
         larger = derivative_from(with_jumps(ladder, height))
         return slope if larger.trouble else larger
+    away = _jump_away(loss, position, ladder, slope)
+    return derivative_from(with_jumps(ladder, away)) if away else slope
+
+
+def _jump_away(loss: LossAtPoint, position: int, ladder: Ladder, slope: Derivative) -> float | None:
+    """By how much the loss jumps away from a slope that larger steps contradict; None if they do not."""
     ends = contradicted(ladder, slope)
     if ends is None:
-        return slope
+        return None
     where = np.array([position])
     x = loss.evaluator.entries(where)[0]
 
@@ -93,8 +99,19 @@ def _off_plateaus(loss: LossAtPoint, position: int, ladder: Ladder, slope: Deriv
         displaced = loss.evaluator.rounded(where, np.array([[x + displacement]]))
         return float(loss.evaluator.values(where, displaced, silent).real[0, 0])
 
-    height = jump(at, ladder, slope, *ends)
-    return derivative_from(with_jumps(ladder, height)) if height else slope
+    return jump(at, ladder, slope, *ends)
+
+
+def bends_away(loss: LossAtPoint, position: int, slope: float) -> bool:
+    """Whether kinks, and not jumps, lead from a slope near the point to that of larger steps.
+
+    Between two kinks the loss is smooth; so it is between the edges of values that are rounded on the way.
+    """
+    where = np.array([position])
+    rungs = TOP * _RATIO ** -np.arange(_RUNGS + _FINER * _FINER, dtype=np.float64)
+    finest = FINEST * loss.eps[loss.layout.tensor_of(where)][0]
+    ladder = _ladders(loss, where, rungs[rungs >= finest])[0]
+    return _jump_away(loss, position, ladder, Derivative(slope, 0.0, slope, slope, 0.0)) == 0.0
 
 
 def _off_stairs(loss: LossAtPoint, positions: Positions, ladders: list[Ladder]) -> list[Ladder]:

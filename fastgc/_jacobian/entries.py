@@ -11,7 +11,7 @@ import numpy as np
 
 from fastgc._derivatives.directions import direction
 from fastgc._derivatives.displaced import displaced_estimates, displacement
-from fastgc._derivatives.entry_ladders import reached_ladders
+from fastgc._derivatives.entry_ladders import bends_away, reached_ladders
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.first_quotients import TRIAL_RATIO, TRIAL_SAFETY, distinguishing_quotients
 from fastgc._derivatives.ladder import TOP, Ladder
@@ -27,6 +27,7 @@ from fastgc._parameters.arrays import Array, Flags, Floats, Positions, distinct,
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.entries import (
     AROUND,
+    NearThePoint,
     analytic_rounding,
     confirm,
     decide,
@@ -146,8 +147,8 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
     estimates, judgement = decide(first, judged, partial(_ladders, jacobian, first, bar), plain, judgement)
     estimates, judgement = with_first_look(estimates, judgement, first, judged)
     asked = None if jacobian.displaced is None else partial(_verdicts_beside, jacobian, jacobian.displaced)
-    small_steps, nearby = partial(_small_steps, jacobian), _nearby(jacobian)
-    looks = partial(confirm, small_steps), partial(excuse, asked), partial(look_nearby, nearby)
+    near = NearThePoint(partial(_small_steps, jacobian), partial(_bends_away, jacobian), plain)
+    looks = partial(confirm, near), partial(excuse, asked), partial(look_nearby, _nearby(jacobian))
     estimates, judgement = settled(estimates, judgement, judged, *looks)
     strays = strays + _explained_by_others(jacobian, groups, first, estimates)
     return Checked(*without_unreached(estimates, judgement), strays)
@@ -378,6 +379,14 @@ def _small_steps(jacobian: JacobianAtPoint, positions: Positions, differences: F
         result[mine] = distinguishing_quotients(jacobian.function.loss(output), inputs[mine], differences[mine])
     jacobian.function.forget()
     return result
+
+
+def _bends_away(jacobian: JacobianAtPoint, position: int, slope: float) -> bool:
+    """See `fastgc._derivatives.entry_ladders.bends_away`."""
+    output, column = divmod(position, jacobian.shape[1])
+    found = bends_away(jacobian.function.loss(output), column, slope)
+    jacobian.function.forget()
+    return found
 
 
 def _verdicts_beside(

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgc._derivatives.entry_ladders import ladder_estimates
 from fastgc._derivatives.estimates import Estimates
-from fastgc._derivatives.first_quotients import distinguishing_quotients
 from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Floats, Positions
-from fastgc._verdicts.entries import GradientAtPoint, confirm, excused, look_closer
+from fastgc._verdicts.entries import GradientAtPoint, confirm, excused, look_closer, near_the_point
 from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.plainly_wrong import PLAIN
 
@@ -54,8 +52,7 @@ class ConfirmedEntries:
                 self._judged,
                 lambda close, shift: ladder_estimates(loss, close, shift=shift),
             )
-            small_steps = partial(distinguishing_quotients, loss)
-            estimates, judgement = confirm(small_steps, estimates, judgement, self._judged)
+            estimates, judgement = confirm(near_the_point(loss), estimates, judgement, self._judged)
         estimates, judgement = excused(self.gradient, estimates, judgement, self._judged)
         self.estimates.append(estimates)
         # What such values add is no error to follow.

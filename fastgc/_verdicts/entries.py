@@ -12,7 +12,7 @@ import numpy as np
 
 from fastgc._arguments import listed
 from fastgc._derivatives.displaced import ATTEMPTS, displaced_estimates, displacement
-from fastgc._derivatives.entry_ladders import ladder_estimates, reached_ladders
+from fastgc._derivatives.entry_ladders import bends_away, ladder_estimates, reached_ladders
 from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.first_quotients import distinguishing_quotients, quotient_estimates
 from fastgc._derivatives.ladder import WRONG_BEYOND
@@ -34,12 +34,12 @@ FurtherLook = Callable[[Estimates, Judgement, Verdicts], tuple[Estimates, Judgem
 GradientsAlong = Callable[[Sequence[Ray]], Sequence[Array]]  # at the parameters displaced along a direction
 Ladders = Callable[[Positions, float], Estimates]  # of entries, with steps so many times the usual ones
 Beside = Callable[[Estimates, Positions, float, int], tuple[Flags, Flags]]  # which are wrong, and right, on one side
-SmallSteps = Callable[[Positions, Floats], Floats]  # quotients that distinguish slopes of these differences
 
 _QUOTIENTS_AT_ONCE = 1 << 15  # entries: their displaced points and values, 1 MB, stay in the cache
 _TOGETHER = 256  # entries of small tensors that are measured together: the cost of a call, 0.5 ms, is 2 us for each
 _FEWEST_REMARKED = 3  # entries: one or two agree to the last bit by chance
 _SLIGHT, _ALIKE = 1e-3, 10.0  # relative differences that tolerances of solvers explain (SciPy's are 1e-3 at most)
+_CLEARLY = 1 / 64  # of a difference: what noise may hide of it, and half of what a quotient may be off, to be clear
 AROUND = 1e-6  # share of the slopes around the point that an uncertainty at the point is compared with, at least
 _ANALYTIC_ROUNDING = 4.0  # eps of the terms of an analytic value: a product of three numbers and its place in a sum
 _EPS = float(np.finfo(np.float64).eps)
@@ -199,7 +199,7 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
     ladders = partial(_ladders, gradient, bar)
     estimates, judgement = decide(quotients, gradient.judged, ladders, plain, judgement)
     estimates, judgement = with_first_look(estimates, judgement, quotients, gradient.judged)
-    looks = partial(confirm, partial(distinguishing_quotients, gradient.loss)), partial(excused, gradient)
+    looks = partial(confirm, near_the_point(gradient.loss, plain)), partial(excused, gradient)
     estimates, judgement = settled(estimates, judgement, gradient.judged, *looks)
     bar.failed(int(np.count_nonzero(judgement.failed)))
     if gradient.step is not None:
@@ -262,7 +262,7 @@ def decide(
     ``judgement`` is that of the estimates, where it is known.
     """
     judgement = judgement or verdicts(estimates)
-    climbed = np.zeros(estimates.positions.size, bool) if plain is None else plain
+    climbed = np.zeros(estimates.positions.size, bool) if plain is None else plain.copy()
     while True:
         suspects = ((judgement.failed | judgement.undecided | judgement.unsure) & ~climbed).nonzero()[0]
         if not suspects.size:
@@ -283,24 +283,53 @@ def look_closer(
     return estimates, judgement
 
 
+@dataclass(frozen=True)
+class NearThePoint:
+    """What the loss shows nearer to the point than the steps that an estimate rests on.
+
+    Attributes
+    ----------
+    small_steps : quotients at the smallest steps that distinguish slopes
+    bends_away : whether kinks lead from a slope at a position to that of larger steps
+    plain : of the entries, those whose failure small steps have confirmed
+    """
+
+    small_steps: Callable[[Positions, Floats], Floats]
+    bends_away: Callable[[int, float], bool]
+    plain: Flags | None = None
+
+
+def near_the_point(loss: LossAtPoint, plain: Flags | None = None) -> NearThePoint:
+    """What a loss shows near a point."""
+    return NearThePoint(partial(distinguishing_quotients, loss), partial(bends_away, loss), plain)
+
+
 def confirm(
-    small_steps: SmallSteps, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
+    near: NearThePoint, estimates: Estimates, judgement: Judgement, verdicts: Verdicts
 ) -> tuple[Estimates, Judgement]:
     """Take back the failures that small steps contradict.
 
     Large steps can agree on a slope that is wrong because of kinks nearer to the point. The smallest step whose noise
     still distinguishes the two values meets the fewest kinks: where its quotient is nearer to the analytic value, its
-    deviation from the numerical one counts as uncertainty.
+    deviation from the numerical one counts as uncertainty. Against very many uncertainties stands only what is clear:
+    the analytic value itself, which kinks lead away from. Values that are rounded on the way are smooth near the point,
+    too, and jump.
     """
     failed = judgement.failed.nonzero()[0]
     distance = np.abs(judgement.analytic[failed] - estimates.numerical[failed])  # from the middle, at a kink
-    near = distance <= PLAIN * estimates.uncertainty[failed]
-    failed, distance = failed[near], distance[near]
+    asked = np.isfinite(distance) if near.plain is None else np.isfinite(distance) & ~near.plain[failed]
+    failed, distance = failed[asked], distance[asked]
     if not failed.size:
         return estimates, judgement
-    small = small_steps(estimates.positions[failed], distance)
-    off = np.abs(small - estimates.numerical[failed])
-    against = np.abs(small - judgement.analytic[failed]) < off
+    far = distance > PLAIN * estimates.uncertainty[failed]
+    small = near.small_steps(estimates.positions[failed], np.where(far, _CLEARLY * distance, distance))
+    off, left = np.abs(small - estimates.numerical[failed]), np.abs(small - judgement.analytic[failed])
+    against = left < np.where(far, 2 * _CLEARLY * distance, off)
+    for k in (against & far).nonzero()[0].tolist():
+        against[k] = near.bends_away(int(estimates.positions[failed[k]]), float(judgement.analytic[failed[k]]))
+        if not against[k]:
+            against &= ~far
+            break
     uncertainty = estimates.uncertainty.copy()
     uncertainty[failed[against]] = off[against]
     estimates = replace(estimates, uncertainty=uncertainty)
