@@ -61,6 +61,18 @@ def _agree(ladder: Ladder, off: Floats, count: int) -> bool:
     return False
 
 
+def ends_of(ladder: Ladder, value: float) -> tuple[float, float] | None:
+    """Displacements inside and outside of the stretch around the point that has a slope; None if none has it."""
+    off = np.abs(ladder.central - value)
+    outside = np.flatnonzero(~(off <= WRONG_BEYOND * ladder.scatter))
+    if not outside.size or outside[-1] == off.size - 1:
+        return None
+    far = outside[off[outside] > off[outside].max() / 4][-1]  # not where the function has just begun to leave it
+    sides = [(ladder.forward, ladder.above), (ladder.backward, ladder.below)]
+    steps = max(sides, key=lambda side: abs(side[0][far] - value))[1]
+    return float(steps[outside[-1] + 1]), float(steps[far])
+
+
 def jumps_within(ladder: Ladder) -> float:
     """How high the function jumps near a point, if larger steps of both sides agree on one slope all the same; or 0.
 

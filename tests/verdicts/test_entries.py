@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,9 @@ from numpy.typing import NDArray
 
 import fastgc
 from fastgc._derivatives.estimates import Estimates
-from fastgc._derivatives.first_quotients import distinguishing_quotients
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._parameters.arrays import Floats
-from fastgc._verdicts.entries import GradientAtPoint, check_entries, confirm
+from fastgc._verdicts.entries import GradientAtPoint, check_entries, confirm, near_the_point
 from fastgc._verdicts.judgement import Tolerances
 from tests.support.probing import network, sines, with_error
 
@@ -107,7 +105,7 @@ def confirmed(gradient: GradientAtPoint, estimates: Estimates) -> tuple[Array, A
         return gradient.verdicts(found, gradient.scales(found))
 
     judgement = verdicts(estimates)
-    after, again = confirm(partial(distinguishing_quotients, gradient.loss), estimates, judgement, verdicts)
+    after, again = confirm(near_the_point(gradient.loss), estimates, judgement, verdicts)
     return judgement.failed, again.failed, after
 
 

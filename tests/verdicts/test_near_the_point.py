@@ -1,4 +1,4 @@
-"""A slope that holds near the point alone: kinks lead away from it in a right gradient, rounding does in a wrong one."""
+"""A slope that holds near the point alone: kinks lead away from it, or values that are rounded on the way."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def shrunk(z: Floats, width: float) -> Floats:
     return np.asarray(np.sign(z) * np.maximum(np.abs(z) - width, 0.0))
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("width", [1e-10, 1e-9, 1e-8, 1e-7])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("width", [1e-10, 1e-9, 1e-8])
 @pytest.mark.parametrize("called", [False, True])
 def test_a_gradient_that_is_right_between_two_kinks_does_not_fail(called: bool, width: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    weights, others, x = generator.normal(size=(3, 50))
+    weights, others, x = generator.normal(size=(3, 24))
     middle = x - width * generator.uniform(-0.8, 0.8, x.size)
 
     def loss(p: Floats) -> float:
