@@ -12,7 +12,7 @@ from fastgc._derivatives.ladder import TOP
 from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._derivatives.stencil import Stencil, quotients, relative_step, short, stencil_named
 from fastgc._evaluation.evaluator import Stopped, Tick, silent
-from fastgc._parameters.arrays import Flags, Floats, Positions, medians
+from fastgc._parameters.arrays import Flags, Floats, Positions, ends_of_runs, medians
 
 FINEST = 128.0  # the smallest step, in units of eps: seven bits of the displacement are left
 NOISIEST = 1e-6  # relative noise that a step is chosen for at most: a central step stays below 0.01 of the scale
@@ -55,9 +55,11 @@ def plain_quotients(
 
 def _trials(owners: Positions) -> Positions:
     """Evenly spaced ones of the entries of each tensor; ``owners`` are the tensors of all entries."""
-    order, sizes = np.argsort(owners, kind="stable"), np.bincount(owners)[:, None]
-    counts, number = np.minimum(sizes, TRIALS), np.arange(TRIALS)
-    spaced = np.cumsum(sizes)[:, None] - sizes + number * (sizes - 1) // np.maximum(1, counts - 1)
+    order, number = owners.argsort(kind="stable"), np.arange(TRIALS)
+    ends = ends_of_runs(owners[order])[:, None]
+    sizes = ends[1:] - ends[:-1]
+    counts = np.minimum(sizes, TRIALS)
+    spaced = ends[:-1] + number * (sizes - 1) // np.maximum(1, counts - 1)
     return np.asarray(order[spaced[number < counts]])
 
 
@@ -115,10 +117,13 @@ def _usual(errors: Floats, owners: Positions, finished: bool) -> Floats:
 
     ``owners``, the tensors of the errors, are sorted.
     """
-    known = np.full(errors.size, True) if finished else ~np.isnan(errors)
-    counts = np.bincount(owners[known], minlength=1 + owners.max(initial=-1))
-    found = medians(errors[known], np.append(0, np.cumsum(counts)))
-    return np.where(counts, found, np.inf)
+    found = np.full(1 + owners.max(initial=-1), np.inf)
+    if not finished:
+        measured = ~np.isnan(errors)
+        errors, owners = errors[measured], owners[measured]
+    ends = ends_of_runs(owners)
+    found[owners[ends[:-1]]] = medians(errors, ends)
+    return found
 
 
 # --- nearer quotients ---

@@ -125,6 +125,12 @@ def ends_of(sizes: Positions) -> Positions:
     return np.concatenate([[0], sizes.cumsum()])
 
 
+def ends_of_runs(owners: Positions) -> Positions:
+    """Where runs of equal numbers begin, one after the other, and the last one ends; ``[0]`` where there is none."""
+    begins = np.concatenate([owners[:1] == owners[:1], owners[1:] != owners[:-1]]).nonzero()[0]
+    return np.concatenate([begins, [owners.size]])
+
+
 def root_mean_squares_between(values: Floats, ends: Positions) -> Floats:
     """The `root_mean_square` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``."""
     out = np.empty(ends.size - 1)
@@ -183,14 +189,8 @@ def median(values: Floats) -> float:
     """
     middle, ordered = values.size // 2, values.copy()
     ordered.partition([middle - 1, middle, -1] if values.size > 1 else 0)
-    return _middle(ordered)
-
-
-def _middle(ordered: Floats) -> float:
-    """The median of values of which the middle ones and the last one are in their places; NaN stands last."""
-    if np.isnan(ordered[-1]):
+    if np.isnan(ordered[-1]):  # NaN stands last
         return math.nan
-    middle = ordered.size // 2
     return float(ordered[middle] if ordered.size % 2 else ordered[middle - 1] / 2 + ordered[middle] / 2)
 
 
@@ -215,11 +215,14 @@ def without(values: Positions, known: Positions) -> Positions:
 
 def medians(values: Floats, ends: Positions) -> Floats:
     """The `median` of each run of values, that of run k from ``ends[k]`` to ``ends[k + 1]``; 0 for an empty one."""
-    ordered = values.copy()
-    runs = [ordered[begin:end] for begin, end in itertools.pairwise(ends.tolist())]
-    for run in runs:
-        run.sort()  # takes less time than `median`, up to some thousand values
-    return np.array([_middle(run) if run.size else 0.0 for run in runs])
+    found, filled, ordered = np.zeros(ends.size - 1), ends[1:] > ends[:-1], values.copy()
+    first, last = ends[:-1][filled], ends[1:][filled] - 1
+    for begin, end in zip(first.tolist(), (last + 1).tolist(), strict=True):
+        ordered[begin:end].sort()  # takes less time than `median`, up to some thousand values
+    low, high = ordered[(first + last) // 2], ordered[(first + last + 1) // 2]
+    middle = np.where(low < high, low / 2 + high / 2, high)
+    found[filled] = np.where(np.isnan(ordered[last]), np.nan, middle)
+    return found
 
 
 def of_runs(reduce: np.ufunc, values: Floats, ends: Positions) -> Floats:

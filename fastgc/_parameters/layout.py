@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastgc._arguments import listed, refuse_deep
 from fastgc._forks import cached_property
 from fastgc._missing import TITLES
-from fastgc._parameters.arrays import Array, DType, Positions, as_array
+from fastgc._parameters.arrays import Array, DType, Positions, as_array, ends_of_runs
 from fastgc._parameters.fields import as_list, tensor_fields, with_fields
 from fastgc._parameters.moulds import Mould, mould_of
 
@@ -115,9 +115,9 @@ def _is_sorted(positions: Positions) -> bool:
 
 def _runs(tensors: Positions) -> Iterator[tuple[int, slice]]:
     """Pairs of a number and where it stands in sorted numbers."""
-    if tensors.size:
-        cuts = [0, *((tensors[1:] != tensors[:-1]).nonzero()[0] + 1).tolist(), tensors.size]
-        yield from zip(tensors[cuts[:-1]].tolist(), itertools.starmap(slice, itertools.pairwise(cuts)), strict=True)
+    ends = ends_of_runs(tensors)
+    where = itertools.starmap(slice, itertools.pairwise(ends.tolist()))
+    yield from zip(tensors[ends[:-1]].tolist(), where, strict=True)
 
 
 def build(node: Node, leaves: Sequence[object], container: Callable[[Branch, list[object]], Any]) -> Any:
