@@ -217,8 +217,8 @@ def as_number(value: object, *, complex_allowed: bool = False) -> Any:
     ValueError
         For an array of several values.
     """
-    if type(value) is float:
-        return value
+    if isinstance(value, float):  # NumPy's float64 is one, too
+        return float(value)
     try:
         array = returned_values(value)
     except Exception:  # nested lists of unequal lengths; a tensor that needs its gradient
