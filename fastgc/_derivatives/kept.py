@@ -36,8 +36,9 @@ class KeptLadders:
         """The kept ladders of these entries, by their number in ``positions``."""
         if not self._ladders:
             return {}
-        where = np.arange(positions.size)
+        numbers: Sequence[int] = range(positions.size)
         if positions.size > MOST_KEPT:
-            where = np.flatnonzero(np.isin(positions, list(self._ladders)))
-        pairs = zip(where.tolist(), positions[where].tolist(), strict=True)
+            numbers = np.isin(positions, list(self._ladders)).nonzero()[0].tolist()
+            positions = positions[numbers]
+        pairs = zip(numbers, positions.tolist(), strict=True)
         return {number: self._ladders[position] for number, position in pairs if position in self._ladders}
