@@ -125,17 +125,18 @@ class PythonEvaluator:
         def where() -> Place:
             return at_entry(self._layout, int(positions[i]), entry)
 
-        with np.errstate(all="ignore"):  # the nan of log(-1e-7) is a result here, not a reason to warn
-            for i, (flat, local) in enumerate(self._cells(positions)):
-                original = flat[local]
-                self._displaced = [(flat, local, original)]
-                try:
+        try:
+            with np.errstate(all="ignore"):  # the nan of log(-1e-7) is a result here, not a reason to warn
+                for i, (flat, local) in enumerate(self._cells(positions)):
+                    original = flat[local].item()
+                    self._displaced = [(flat, local, original)]
                     for j, entry in enumerate(displaced[i].tolist()):
                         flat[local] = entry
                         out[i, j] = self._value_or_nan(entry != original, where)
-                finally:
-                    self._restore()
-                tick(1)
+                    flat[local] = original
+                    tick(1)
+        finally:
+            self._restore()
         return out
 
     def along(self, positions: Positions, rows: Array) -> Array:
@@ -245,12 +246,10 @@ class PythonEvaluator:
 
     def _cells(self, positions: Positions) -> Iterator[tuple[Any, int]]:
         if self._all is not None:
-            yield from zip(itertools.repeat(self._all), positions.tolist(), strict=False)
-            return
+            return zip(itertools.repeat(self._all), positions.tolist(), strict=False)
         tensors = self._layout.tensor_of(positions)
         local = positions - self._layout.starts[tensors]
-        for tensor, cell in zip(tensors.tolist(), local.tolist(), strict=True):
-            yield self._flat[tensor], cell
+        return zip(map(self._flat.__getitem__, tensors.tolist()), local.tolist(), strict=True)
 
     def _value_or_nan(self, displaced: bool, where: Callable[[], Place]) -> Any:
         """The loss at the current entries; nan if it raises, and then ``where`` describes the point."""
