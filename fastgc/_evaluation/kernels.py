@@ -158,7 +158,7 @@ class CompiledLoss:
         Arguments of the types that later calls will have.
     """
 
-    __slots__ = ("_compiled", "address", "in_parallel", "kinds", "loops", "numba_type")
+    __slots__ = ("_compiled", "address", "in_parallel", "kinds", "loops", "missed", "numba_type")
 
     @global_compiler_lock  # Numba takes this lock to compile, but not to look up machine code
     def __init__(self, loss: Dispatcher, arguments: tuple[object, ...]) -> None:
@@ -172,6 +172,8 @@ class CompiledLoss:
         self.kinds = (self.numba_type, kinds[0], types.Tuple(kinds[1:]))
         self.in_parallel = runs_in_parallel(loss, arguments)
         self.loops: dict[tuple[Dispatcher, DType], Callable[..., object]] = {}
+        # Loops that were looked for in vain, when the kernel had so many compilations in this process.
+        self.missed: dict[tuple[Dispatcher, DType], int] = {}
 
     @classmethod
     def of(cls, loss: Dispatcher, arguments: tuple[object, ...]) -> CompiledLoss:
@@ -457,7 +459,8 @@ def _containers(node: Node) -> Iterator[type]:
 def loops_are_compiled(loss: CompiledLoss, dtypes: Iterable[DType]) -> bool:
     """Whether the loops over displaced entries exist already, in this process or on disk.
 
-    They are for a loss and parameters of these dtypes. A check of every entry compiles no loop along directions.
+    They are for a loss and parameters of these dtypes. A check of every entry compiles no loop along directions. A loop
+    that was not there is looked for again when this process has compiled another one.
     """
     return all(_is_compiled(displaced_values, loss, dtype) for dtype in dtypes)
 
@@ -470,9 +473,17 @@ def output_loop_is_compiled(function: CompiledLoss, dtype: DType) -> bool:
 def _is_compiled(kernel: Dispatcher, loss: CompiledLoss, dtype: DType) -> bool:
     if (kernel, dtype) in loss.loops:
         return True
-    kinds, cached = _kinds(kernel, loss, dtype), _CACHED[kernel]
-    if _in_memory(kernel, kinds) or not _may_be_cached(kinds):
-        return _in_memory(kernel, kinds) is not None
+    compilations = len(kernel.overloads) + len(_CACHED[kernel].overloads)
+    if loss.missed.get((kernel, dtype)) == compilations:
+        return False
+    kinds = _kinds(kernel, loss, dtype)
+    if _in_memory(kernel, kinds) or (_may_be_cached(kinds) and _is_on_disk(_CACHED[kernel], kinds)):
+        return True
+    loss.missed[kernel, dtype] = compilations
+    return False
+
+
+def _is_on_disk(cached: Dispatcher, kinds: Kinds) -> bool:
     with contextlib.suppress(Exception):  # the cache cannot be read
         key = cached._cache._index_key(kinds, cached.targetctx.codegen())
         return cached._cache._cache_file.load(key) is not None
