@@ -64,15 +64,14 @@ def as_one(arrays: Sequence[Array]) -> Array | None:
     buffer = filled[0].base if filled else None
     if type(buffer) is not np.ndarray or buffer.dtype != np.uint8 or not buffer.flags.c_contiguous:
         return None
-    dtype = filled[0].dtype
-    if any(each.base is not buffer or each.dtype != dtype or not each.flags.c_contiguous for each in filled):
-        return None
-    begins = [each.__array_interface__["data"][0] for each in filled]
-    ends = [begin + each.nbytes for begin, each in zip(begins, filled, strict=True)]
-    if begins[1:] != ends[:-1]:
-        return None
-    first = begins[0] - buffer.__array_interface__["data"][0]
-    return buffer[first : first + ends[-1] - begins[0]].view(dtype)
+    first = end = filled[0].__array_interface__["data"][0]
+    for each in filled:
+        known = each.__array_interface__  # without strides where an array is contiguous
+        if each.base is not buffer or each.dtype != filled[0].dtype or known["strides"] or known["data"][0] != end:
+            return None
+        end += each.nbytes
+    start = first - buffer.__array_interface__["data"][0]
+    return buffer[start : start + end - first].view(filled[0].dtype)
 
 
 def norm(gradient: Array) -> float:
@@ -163,6 +162,9 @@ def root_mean_squares_of_runs(values: Floats, ends: Positions) -> Floats:
 
 def together(sizes: Positions) -> Iterator[slice]:
     """Slices of neighbouring arrays that are small enough to be summed in one pass, or of one array."""
+    if 0 < sizes.sum() <= AT_ONCE:
+        yield slice(0, sizes.size)
+        return
     begin, total = 0, 0
     for i, size in enumerate(sizes.tolist()):
         if total + size > AT_ONCE and i > begin:
@@ -171,6 +173,13 @@ def together(sizes: Positions) -> Iterator[slice]:
         total += size
     if begin < sizes.size:
         yield slice(begin, sizes.size)
+
+
+def in_batches(arrays: Sequence[Array]) -> Iterator[Array]:
+    """The entries of all arrays: one array as it is, or neighbouring ones that are small in one flat copy."""
+    for some in together(np.array([each.size for each in arrays], np.int64)):
+        few = arrays[some]
+        yield few[0] if len(few) == 1 else np.concatenate(few, axis=None)
 
 
 def spread(size: int, count: int) -> Positions:

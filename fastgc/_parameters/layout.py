@@ -309,9 +309,10 @@ def _refuse_repeated_names(names: list[str]) -> None:
 
 
 def _refuse_other_dtypes(names: list[str], leaves: list[Array]) -> None:
-    wrong = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if leaf.dtype not in FLOATS]
-    if not wrong:
+    others = {leaf.dtype for leaf in leaves}.difference(FLOATS)
+    if not others:
         return
+    wrong = [(name, leaf) for name, leaf in zip(names, leaves, strict=True) if leaf.dtype in others]
     which = listed([f"{name} ({leaf.dtype})" for name, leaf in wrong], quote=False)
     if any(leaf.dtype.kind == "c" for _, leaf in wrong):
         raise TypeError(f"complex parameters are not supported: {which}; pass the real and the imaginary part")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgc._arguments import listed
-from fastgc._parameters.arrays import Array, as_array
+from fastgc._parameters.arrays import Array, as_array, in_batches
 from fastgc._parameters.fields import as_list, field_names
 from fastgc._parameters.layout import FLOATS, Branch, Node, ParameterLayout, as_leaf, joined_name
 
@@ -90,7 +90,11 @@ def _pairs(node: Node, values: Any, path: str, what: str) -> Iterator[tuple[str,
             raise TypeError(f"{what}{_at(path)} is a {_type(values)}; params{_at(path)} is a {kind}: use its keys")
         children = dict(zip(node.names, node.children, strict=True))
         for key in values.keys():  # noqa: SIM118 - a record of fastgc has keys but is no mapping
-            yield from _pairs(children.get(key, -1), values[key], joined_name(path, str(key)), what)
+            child, name = children.get(key, -1), joined_name(path, str(key))
+            if isinstance(child, int):
+                yield name or "params", values[key]
+            else:
+                yield from _pairs(child, values[key], name, what)
     else:
         values = as_list(values)
         if not isinstance(values, (list, tuple)):
@@ -127,7 +131,9 @@ def _refuse_unequal_names(layout: ParameterLayout, values: Mapping[str, object],
 
 
 def _as_gradient(name: str, gradient: object) -> Array:
-    array = as_array(gradient, f"gradients[{name!r}]")
+    array = gradient if type(gradient) is np.ndarray else as_array(gradient, f"gradients[{name!r}]")
+    if array.dtype in FLOATS:
+        return array
     if array.dtype.kind == "c":
         raise TypeError(
             f"gradients[{name!r}] is complex ({array.dtype}), not supported: a real loss has a real gradient"
@@ -136,7 +142,7 @@ def _as_gradient(name: str, gradient: object) -> Array:
         raise TypeError(
             f"gradients[{name!r}] is a {_type(gradient)} of dtype {array.dtype}; it must be a floating-point array"
         )
-    return array if array.dtype in FLOATS else array.astype(np.float64)
+    return array.astype(np.float64)
 
 
 def _refuse_unequal_dtypes(layout: ParameterLayout, arrays: Sequence[Array], what: str) -> None:
@@ -182,9 +188,9 @@ def _first(problems: Sequence[str]) -> list[str]:
 
 def refuse_nonfinite(layout: ParameterLayout, leaves: Sequence[Array], what: str = "params") -> None:
     """Raise a ValueError that counts the NaN and infinite entries of each tensor."""
-    bad = {
-        name: leaf.size - np.count_nonzero(np.isfinite(leaf)) for name, leaf in zip(layout.names, leaves, strict=True)
-    }
-    if any(bad.values()):
-        parts = [f"{what}[{name!r}] has {count} entries that are not finite" for name, count in bad.items() if count]
-        raise ValueError(f"{listed(parts, quote=False)}; a derivative exists only at finite parameters")
+    if all(np.isfinite(each).all() for each in in_batches(leaves)):
+        return
+    bad = [leaf.size - np.count_nonzero(np.isfinite(leaf)) for leaf in leaves]
+    named = zip(layout.names, bad, strict=True)
+    parts = [f"{what}[{name!r}] has {count} entries that are not finite" for name, count in named if count]
+    raise ValueError(f"{listed(parts, quote=False)}; a derivative exists only at finite parameters")

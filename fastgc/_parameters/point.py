@@ -194,14 +194,16 @@ def tensor_scales(leaves: Sequence[Array]) -> Floats:
 
 
 def spaced(leaf: Array) -> Array:
-    """Some thousand evenly spaced entries."""
-    step = leaf.size // SAMPLE or 1
+    """Some thousand evenly spaced entries of a large array; a small one as it is."""
+    step = leaf.size // SAMPLE
+    if step <= 1:
+        return leaf
     return leaf.reshape(-1)[::step] if leaf.flags.c_contiguous else np.asarray(leaf.flat[::step])
 
 
 def _typical_magnitudes(some: Sequence[Array], sizes: Positions) -> Floats:
     """The scale of each of several tensors, from some entries of each."""
-    values = np.abs(np.concatenate(some)).astype(np.float64, copy=False)
+    values = np.abs(np.concatenate(some, axis=None)).astype(np.float64, copy=False)
     owners = np.arange(sizes.size).repeat(sizes)
     known = (values > 0) & np.isfinite(values)
     values, owners = values[known], owners[known]

@@ -82,8 +82,9 @@ class SamplePlan:
 
     def positions(self, layout: ParameterLayout) -> Positions:
         """Positions of all chosen entries in the flat vector, tensor by tensor."""
-        parts = [layout.starts[t] + local for t, local in enumerate(self.local) if local is not None]
-        return np.concatenate([np.empty(0, np.int64), *parts])
+        sizes = np.array([0 if local is None else local.size for local in self.local], np.int64)
+        parts = [local for local in self.local if local is not None]
+        return np.concatenate([np.empty(0, np.int64), *parts]) + layout.starts[:-1].repeat(sizes)
 
 
 @dataclass(frozen=True)
