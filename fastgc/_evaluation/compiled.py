@@ -33,7 +33,6 @@ from fastgc._evaluation.threads import WorkerThreads, WorkQueue, piece_length
 from fastgc._evaluation.working_time import now
 from fastgc._parameters.arrays import Array, DType, Floats, Positions
 from fastgc._parameters.point import Point
-from fastgc._parameters.record import store
 
 _BUNDLED_ENTRIES = 1 << 17  # of a direction: 1 MiB of float64 for the copy that all threads read; 128 KiB of weights
 
@@ -106,8 +105,7 @@ class NumbaEvaluator:
 
     def _copy_parameters(self) -> None:
         """Give a copy of the parameters to each thread that has none. No entry is displaced meanwhile."""
-        leaves, missing = self._stores[0].leaves, range(len(self._stores), self._threads.count)
-        self._stores += [store(self._layout, leaves, self._dtypes) for _ in missing]
+        self._stores += [self._stores[0].copied() for _ in range(len(self._stores), self._threads.count)]
         self._records += [each.record() for each in self._stores[len(self._records) :]]
 
     @property

@@ -10,7 +10,6 @@ import numpy as np
 
 from fastgc._parameters.arrays import Array, in_blocks
 from fastgc._parameters.point import Point
-from fastgc._parameters.record import store
 from fastgc._parameters.streams import stream
 
 _SAME_COMPILED = 1e-8  # relative: compiled code sums in another order than NumPy; a changed global shows far above
@@ -51,10 +50,10 @@ def named(what: str) -> str:
 
 def nearby_records(point: Point) -> Iterator[object]:
     """Records of the parameters: every entry displaced, every entry displaced by a share of itself, none displaced."""
+    assert point.stored is not None
     generator = stream(0, "compiled")
-    dtypes = [leaf.dtype for leaf in point.leaves]
     for shift, share in ((_NEARBY, _NEARBY), (0.0, _NEARBY), (0.0, 0.0)):
-        stored = store(point.layout, point.leaves, dtypes)
+        stored = point.stored.copied()
         for block in itertools.chain.from_iterable(map(in_blocks, stored.leaves)):
             block += generator.standard_normal(block.size) * (shift + share * block)
         yield stored.record()
@@ -64,7 +63,7 @@ def value_at(read: Read, function: Callable[..., object], record: object) -> Arr
     """The numbers that a function returns, shape (m,); None where it raises."""
     try:
         with np.errstate(all="ignore"):
-            return np.reshape(read(function, record), -1)
+            return np.asarray(read(function, record)).reshape(-1)
     except Exception:
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import zlib
 from collections.abc import Callable, Sequence
@@ -41,6 +42,8 @@ Context: TypeAlias = Any  # in which Numba generates code; its stub names few of
 Intrinsic: TypeAlias = "tuple[Signature, Callable[..., ir.Value]]"
 Values: TypeAlias = Sequence[ir.Value]
 Overload: TypeAlias = Callable[..., object] | None
+
+_KEPT = 32  # types of records, which take twenty times as long to make as to look up
 
 _BUFFER, _TABLE = types.Array(types.uint8, 1, "C"), types.Array(types.int64, 1, "C")
 
@@ -82,9 +85,14 @@ class _RecordModel(models.StructModel):
 @typeof_impl.register(Record)
 def _typeof_record(record: Record, context: TypingContext) -> RecordType:
     if not hasattr(record, "_numba_type_"):
-        record._numba_type_ = RecordType(record.tree)  # Numba's dispatchers find it there, and ask here once
+        record._numba_type_ = _type_of(record.tree)  # Numba's dispatchers find it there, and ask here once
     kind: RecordType = record._numba_type_
     return kind
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _type_of(tree: RecordTree) -> RecordType:
+    return RecordType(tree)
 
 
 @unbox(RecordType)

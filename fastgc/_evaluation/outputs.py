@@ -18,7 +18,6 @@ from fastgc._evaluation.threads import LONGEST_PIECE, WorkerThreads, WorkQueue, 
 from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Array
 from fastgc._parameters.point import Point
-from fastgc._parameters.record import store
 
 _CALL_SECONDS = 2e-6  # that a call from Python and the copies of its outputs add (bench/jacobians.py)
 
@@ -112,9 +111,8 @@ class JittedOutputs:
     def _compile(self, count: int) -> None:
         point = self._jitted.point
         assert point.stored is not None
-        dtypes = [leaf.dtype for leaf in point.leaves]
-        self._loop = _kernels.open_output_loop(self._jitted.compiled, dtypes[0])
-        stores = [point.stored, *(store(point.layout, point.leaves, dtypes) for _ in range(count - 1))]
+        self._loop = _kernels.open_output_loop(self._jitted.compiled, point.leaves[0].dtype)
+        stores = [point.stored, *(point.stored.copied() for _ in range(count - 1))]
         self._own = [(each.record(), point.args, each.leaves[0].reshape(-1)) for each in stores]  # of each thread
         self._threads = WorkerThreads(count)
         self._limits.callback(self._threads.close)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import ItemsView, Iterator, KeysView, Sequence, ValuesView
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +143,12 @@ class Storage:
     @cached_property
     def _record(self) -> object:
         return over_buffer(self.buffer, self.table, self.tree)
+
+    def copied(self) -> Storage:
+        """The same in another buffer."""
+        buffer, offsets = self.buffer.copy(), self.offsets.tolist()
+        views = [np.ndarray(leaf.shape, leaf.dtype, buffer, at) for leaf, at in zip(self.leaves, offsets, strict=True)]
+        return replace(self, buffer=buffer, leaves=tuple(views))
 
 
 def store(layout: ParameterLayout, leaves: Sequence[Array], dtypes: Sequence[DType]) -> Storage:
