@@ -162,11 +162,11 @@ def root_mean_squares_of_runs(values: Floats, ends: Positions) -> Floats:
 
 def together(sizes: Positions) -> Iterator[slice]:
     """Slices of neighbouring arrays that are small enough to be summed in one pass, or of one array."""
-    if 0 < sizes.sum() <= AT_ONCE:
-        yield slice(0, sizes.size)
+    counts, begin, total = sizes.tolist(), 0, 0
+    if counts and sum(counts) <= AT_ONCE:
+        yield slice(0, len(counts))
         return
-    begin, total = 0, 0
-    for i, size in enumerate(sizes.tolist()):
+    for i, size in enumerate(counts):
         if total + size > AT_ONCE and i > begin:
             yield slice(begin, i)
             begin, total = i, 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -317,10 +316,13 @@ def _in_place(node: Node, here: object, leaves: Sequence[Array]) -> bool:
     """Whether a structure of dicts and lists holds exactly these leaves, in their order."""
     if isinstance(node, int):
         return here is leaves[node]
-    if type(here) is dict and node.container is dict:
-        same = tuple(here) == node.names
-        return same and all(map(_in_place, node.children, here.values(), itertools.repeat(leaves)))
-    if type(here) is node.container and isinstance(here, (list, tuple)):
-        same = len(here) == len(node.children)
-        return same and all(map(_in_place, node.children, here, itertools.repeat(leaves)))
-    return False
+    if type(here) is not node.container or not isinstance(here, (dict, list, tuple)):
+        return False
+    if isinstance(here, dict):
+        return tuple(here) == node.names and _all_in_place(node.children, here.values(), leaves)
+    return len(here) == len(node.children) and _all_in_place(node.children, here, leaves)
+
+
+def _all_in_place(nodes: Sequence[Node], children: Iterable[object], leaves: Sequence[Array]) -> bool:
+    pairs = zip(nodes, children, strict=True)
+    return all([here is leaves[node] if type(node) is int else _in_place(node, here, leaves) for node, here in pairs])
