@@ -222,17 +222,10 @@ def _counts_for_each_thread(library: Library) -> bool:
     return library.internal_api == "mkl" or getattr(library, "threading_layer", "") == "openmp"
 
 
-def _release() -> None:
-    """Allow other threads to set limits in OpenBLAS.
-
-    After a thread has set a limit, threadpoolctl (3.8) ignores what all other threads set, also the check that leaves
-    last. So a thread that enters or leaves gives this up: the caller's own limits around a check are in force again
-    after it. A limit that another thread has set stays in force.
-    """
-    release = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", None)
-    if release is not None:
-        release()
-
+# Called to allow other threads to set limits in OpenBLAS. After a thread has set a limit, threadpoolctl (3.8) ignores
+# what all others set, also the check that leaves last. So a thread that enters or leaves gives this up: the limits of
+# the caller around a check are in force again after it. A limit that another thread has set stays in force.
+_release: Callable[[], object] = getattr(threadpoolctl.OpenBLASController, "clear_controlling_thread", lambda: None)
 
 single_threaded_blas = _SingleThreadedBlas()
 if hasattr(os, "register_at_fork"):
