@@ -31,7 +31,7 @@ from fastgc._evaluation.evaluator import (
 from fastgc._evaluation.python import PythonEvaluator, parts
 from fastgc._evaluation.threads import WorkerThreads, WorkQueue, piece_length
 from fastgc._evaluation.working_time import now
-from fastgc._parameters.arrays import Array, DType, Floats, Positions
+from fastgc._parameters.arrays import Array, DType, Flags, Floats, Positions, ends_of_runs
 from fastgc._parameters.point import Point
 
 _BUNDLED_ENTRIES = 1 << 17  # of a direction: 1 MiB of float64 for the copy that all threads read; 128 KiB of weights
@@ -126,8 +126,11 @@ class NumbaEvaluator:
         out: Array = np.empty((len(rows), 1), self._direct.result_dtype)
         displaced = np.ascontiguousarray(rows[:, None], out.dtype)
         cells = self._cells(positions)[None].repeat(len(rows), axis=0)
-        moves = (rows != self.entries(positions)).any(axis=1)
         run = partial(self._run, dtype, cells, displaced, out)
+
+        def moves() -> Flags:
+            return np.asarray((rows != self.entries(positions)).any(axis=1))
+
         self._evaluate(len(rows), 1, run, moves, lambda k: at_entries(self._layout, positions))
         return out[:, 0]
 
@@ -166,7 +169,9 @@ class NumbaEvaluator:
         def where(k: int) -> Place:
             return at_entry(self._layout, int(positions[k // columns]), displaced.flat[k])
 
-        moves = (displaced != self.entries(positions)[:, None]).reshape(-1)
+        def moves() -> Flags:
+            return np.asarray(displaced != self.entries(positions)[:, None]).reshape(-1)
+
         run = partial(self._run, dtype, cells, displaced[:, :, None], out)
         self._evaluate(positions.size, columns, run, moves, where, tick)
 
@@ -182,8 +187,7 @@ class NumbaEvaluator:
             run = partial(self._run_bundle, self._bundle(dtypes.pop(), directions), distances, flat)
         else:
             run = partial(self._run_directions, directions, distances, flat)
-        moves = np.concatenate([distances != 0] * len(directions))
-        self._evaluate(flat.size, 1, run, moves, where)
+        self._evaluate(flat.size, 1, run, lambda: np.tile(distances != 0, len(directions)), where)
 
     def _bundle(self, dtype: DType, directions: Sequence[Sequence[Ray]]) -> _Bundle:
         if dtype not in self._ray_loops:
@@ -203,23 +207,24 @@ class NumbaEvaluator:
         )
 
     def _evaluate(
-        self, count: int, columns: int, run: _Run, moves: NDArray[np.bool_], where: Callable[[int], Place],
+        self, count: int, columns: int, run: _Run, moves: Callable[[], Flags], where: Callable[[int], Place],
         tick: Tick = silent,
     ) -> None:  # fmt: skip
         """Run ``count`` items of ``columns`` evaluations each, in threads, and note what the loss does.
 
-        That is what it raises, and whether it has a value at a displaced point. The exception that counts as the first
-        does not depend on the number of threads.
+        That is what it raises, and whether it has a value at a displaced point, which is asked (``moves``) until it
+        has. The exception that counts as the first does not depend on the number of threads.
         """
         found: list[tuple[int, Exception]] = []
         answered: list[int] = []
+        moved = None if self._raised.answered else moves()
 
         def work(thread: int, piece: slice) -> None:
             first, end, begin = piece.start * columns, piece.stop * columns, time.perf_counter()
             errors = run(thread, piece)
             self._seconds = (time.perf_counter() - begin) / (end - first)
             found.extend((first + k, error) for k, error in errors)
-            if not (answered or self._raised.answered) and moves[first:end].sum() > len(errors):
+            if not (moved is None or answered) and moved[first:end].sum() > len(errors):
                 answered.append(first)
 
         def done(items: int) -> None:
@@ -334,12 +339,8 @@ class NumbaEvaluator:
             return [(self._dtypes[0], slice(0, positions.size))] if positions.size else []
         tensors = self._layout.tensor_of(positions)
         kinds = np.array([ord(dtype.char) for dtype in self._dtypes])[tensors]
-        bounds = [0, *((kinds[1:] != kinds[:-1]).nonzero()[0] + 1).tolist(), positions.size]
-        return [
-            (self._dtypes[tensors[begin]], slice(begin, end))
-            for begin, end in itertools.pairwise(bounds)
-            if end > begin
-        ]
+        bounds = itertools.pairwise(ends_of_runs(kinds).tolist())
+        return [(self._dtypes[tensors[begin]], slice(begin, end)) for begin, end in bounds]
 
     def _cells(self, positions: Positions) -> Positions:
         """The places of entries in a buffer of their dtype."""
