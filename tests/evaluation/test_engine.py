@@ -65,6 +65,20 @@ def test_a_cheap_jitted_loss_is_compiled_into_a_loop_only_where_that_pays(monkey
     assert again.engine.startswith("numba") and again.passed  # by the loop that exists now
 
 
+def test_a_loop_that_is_not_on_disk_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(KernelFiles, "load", lambda _, key: asked.append(key))
+    x = np.arange(1, 4, dtype=np.uint8)  # no loop of another test is for arguments of these types
+
+    def engine(loss: Any, asked_for: Any) -> str:
+        return fastgc.check_gradients(loss, quad_slopes, array(8), args=(x,), engine=asked_for, threads=1).engine
+
+    cheap = numba.njit(quad)
+    assert [engine(cheap, "auto") for _ in range(3)] == ["python"] * 3
+    assert len(asked) == 1
+    assert engine(numba.njit(quad), "numba") == engine(cheap, "auto") == "numba (1 thread)"  # one loop serves both
+
+
 @pytest.mark.parametrize("function", [jitted_quad, quad], ids=["jitted", "plain"])
 def test_an_engine_that_is_asked_for_is_used(function: Any) -> None:
     args = (array(3),)

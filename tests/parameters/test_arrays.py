@@ -13,6 +13,8 @@ from fastgc._parameters import arrays
 from fastgc._parameters.arrays import (
     as_one,
     distinct,
+    ends_of_runs,
+    in_batches,
     median,
     medians,
     norm,
@@ -67,6 +69,22 @@ def test_medians_are_those_of_each_run(seed: int) -> None:
     parts = runs(seed)
     expected = [median(each) if each.size else 0.0 for each in parts]
     np.testing.assert_array_equal(medians(*joined(parts)), expected)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "ends"),
+    [([], [0]), ([4], [0, 1]), ([0, 0, 0], [0, 3]), ([1, 1, 2, 5, 5], [0, 2, 3, 5]), ([3, 1, 1, 3], [0, 1, 3, 4])],
+)
+def test_runs_of_equal_numbers_end_where_another_one_begins(numbers: list[int], ends: list[int]) -> None:
+    assert ends_of_runs(np.array(numbers, np.int64)).tolist() == ends
+
+
+def test_entries_of_small_arrays_come_in_one_batch_and_those_of_a_large_one_uncopied() -> None:
+    small, large = [np.ones((2, 2)), np.zeros(3)], np.arange(float(arrays.AT_ONCE)).reshape(-1, 2)
+    first, second = in_batches([*small, large])
+    assert first.tolist() == [1.0] * 4 + [0.0] * 3
+    assert second is large
+    assert not [*in_batches([])]
 
 
 def test_a_run_without_entries_counts_as_zero() -> None:
