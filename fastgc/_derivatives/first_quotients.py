@@ -71,8 +71,7 @@ def _steps(
     if step is not None:
         return step / scales, np.full(positions.size, float(step))
     relative_noise = loss.noise.at_point / abs(loss.base) if loss.base else 0.0
-    balanced = short(relative_step(stencil, np.clip(relative_noise, loss.eps, NOISIEST)))
-    reach = balanced[owners]
+    reach = short(relative_step(stencil, np.clip(relative_noise, loss.eps[owners], NOISIEST)))
     return reach, reach * scales
 
 
