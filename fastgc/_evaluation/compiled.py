@@ -98,7 +98,8 @@ class NumbaEvaluator:
         self._ray_loops: dict[DType, Callable[..., None]] = {}
         # The place of each tensor's first entry in the buffer, counted in entries of its dtype.
         self._begins: Positions = point.stored.offsets // np.array([dtype.itemsize for dtype in self._dtypes])
-        self._shifts = self._begins - self._layout.starts[:-1]  # from an entry's position to its place in the buffer
+        shifts = self._begins - self._layout.starts[:-1]  # from an entry's position to its place in the buffer
+        self._shifts = shifts if shifts.any() else None
         self._seconds, self._evaluations, self._raised = seconds, 0, Raised()
         self.unfinished: Array | None = None  # as that of a `PythonEvaluator`
         self._threads, self._limits = WorkerThreads(threads, self._copy_parameters), limits.pop_all()
@@ -344,7 +345,7 @@ class NumbaEvaluator:
 
     def _cells(self, positions: Positions) -> Positions:
         """The places of entries in a buffer of their dtype."""
-        return positions + self._shifts[self._layout.tensor_of(positions)] if self._shifts.any() else positions
+        return positions if self._shifts is None else positions + self._shifts[self._layout.tensor_of(positions)]
 
 
 def _numbered(raised: Iterable[_RaisedAt]) -> _RaisedAt:
