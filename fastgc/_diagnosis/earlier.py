@@ -22,7 +22,7 @@ from fastgc._verdicts.entries import GradientAtPoint
 if TYPE_CHECKING:
     from fastgc._diagnosis.measured_tensor import MeasuredTensor
 
-EVALUATIONS = 64  # that a diagnosis may take for each failing tensor; as many again at earlier parameters
+EVALUATIONS = 56  # that diagnoses may take, two fifths of a small check; for each tensor as many at earlier parameters
 
 
 @dataclass(frozen=True)

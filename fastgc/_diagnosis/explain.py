@@ -27,6 +27,7 @@ from fastgc._verdicts.entries import GradientAtPoint
 from fastgc._verdicts.judgement import Judgement
 
 _WITHOUT_DERIVATIVE = ("jump", "quantised", "not finite")  # troubles of entries without a derivative
+_FEWEST_NEW = 6  # entries of each tensor, where many fail: three along each axis of a matrix
 _OTHERS = 64  # tensors of one shape that a tensor is compared with
 
 
@@ -52,7 +53,9 @@ def explain(
     failing = distinct(gradient.loss.layout.tensor_of(estimates.positions[judgement.failed])).tolist()
     lengths, scales = _axis_lengths(args), gradient.scales(estimates)
     tensors = _views(gradient, estimates, judgement, failing, lengths)
-    extra = {t: _wanted(gradient, tensors[t], seed) for t in failing}
+    spent = EVALUATIONS - EVALUATIONS // max(1, len(failing))  # for the others
+    count = max(_FEWEST_NEW, _affordable(gradient, spent))
+    extra = {t: _wanted(tensors[t], count, seed) for t in failing}
     for t, local in extra.items():
         if local.size:
             bar.enter(f"{gradient.loss.layout.names[t]} (explained)")
@@ -91,9 +94,10 @@ def _views(
     }
 
 
-def _wanted(gradient: GradientAtPoint, tensor: MeasuredTensor, seed: int) -> NDArray[np.int64]:
+def _wanted(tensor: MeasuredTensor, count: int, seed: int) -> NDArray[np.int64]:
     """More entries to measure, if they could add something."""
-    return np.empty(0, np.int64) if settled(tensor) else wanted(tensor, _affordable(gradient), seed)
+    enough = settled(tensor) or not np.isfinite(tensor.analytic).any()
+    return np.empty(0, np.int64) if enough else wanted(tensor, count, seed)
 
 
 def _as_measured(

@@ -6,13 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastgc._diagnosis.measured_tensor import MeasuredTensor, Positions, is_level, is_symmetric, long_axes, mirrored
+from fastgc._diagnosis.measured_tensor import (
+    FEWEST,
+    MeasuredTensor,
+    Positions,
+    is_level,
+    is_symmetric,
+    long_axes,
+    mirrored,
+)
 from fastgc._parameters.arrays import Array, without
 from fastgc._parameters.streams import stream
 
-# Entries drawn to choose the next ones from: some sixteen times as many as are ever measured (29), so that entries that
+# Entries drawn to choose the next ones from: some twenty times as many as are ever measured (25), so that entries that
 # are known already, or drawn twice, leave enough.
 _CANDIDATES = 512
+# Wrong entries, and no right one, after which more would tell nothing new: twice as many as establish any pattern
+# (bench/diagnosis.py: further ones change no diagnosis).
+_TELLING = 2 * FEWEST
 
 
 def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
@@ -20,7 +31,7 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
 
     If the analytic gradient is constant along an axis, they lie on one line along it; if it is symmetric, they mirror
     measured ones. If most entries are right, they lie in the rows and columns of the wrong ones and next to these.
-    Otherwise they reach every row and column.
+    Otherwise they reach every row and column; none are wanted where all of enough entries are wrong.
     """
     generator = stream(seed, "diagnosis", "wanted")
     if tensor.gradient.size - tensor.local.size <= count:
@@ -33,6 +44,8 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
         found = without(mirrored(tensor.part(tensor.strong)), tensor.local)
     elif wrong.size <= np.count_nonzero(tensor.right & tensor.telling):
         found = _near(tensor, wrong, generator)
+    elif np.count_nonzero(tensor.strong) >= _TELLING and not (tensor.right & tensor.telling).any():
+        found = np.empty(0, np.int64)
     else:
         found = _spread(tensor, generator)
     return np.sort(found[:count])

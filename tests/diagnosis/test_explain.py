@@ -12,7 +12,8 @@ import pytest
 import fastgc
 from tests.support.tensors import slopes
 
-MOST = 64  # evaluations for each failing tensor
+MOST = 56  # evaluations for all failing tensors
+FEW = 36  # for each of several: nine quotients of the widest stencil
 
 
 class Counted:
@@ -30,8 +31,9 @@ class Counted:
 
 
 def noisy(g: np.ndarray) -> np.ndarray:
-    """Every entry wrong, by no pattern."""
-    return g * (1 + 0.1 * slopes(*g.shape, seed=9))
+    """Three entries of four are wrong, by no pattern."""
+    errors = slopes(*g.shape, seed=9)
+    return g * (1 + 0.1 * np.where(errors > np.quantile(errors, 0.25), errors, 0))
 
 
 def last_row_zero(g: np.ndarray) -> np.ndarray:
@@ -58,7 +60,7 @@ def test_evaluations_are_counted_and_bounded(
     monkeypatch.setattr("fastgc._diagnosis.explain.settled", lambda tensor: True)
     without = check()
     extra = with_diagnosis.evaluations - without.evaluations
-    assert 0 < extra <= MOST * len(shapes)
+    assert 0 < extra <= max(MOST, FEW * len(shapes))
     assert all(tensor.diagnosis.evidence.extra > 0 for tensor in with_diagnosis.tensors.values())
     assert all(tensor.diagnosis.evidence.extra == 0 for tensor in without.tensors.values())
     assert [len(t.entries) for t in with_diagnosis.tensors.values()] == [

@@ -22,7 +22,8 @@ def test_what_is_wanted_is_new_and_never_too_much(kind: str, seed: int) -> None:
     right = slopes(40, 50)
     wrong = {"dense": 2 * right, "sparse": right.copy(), "level": np.broadcast_to(right[:1], right.shape).copy()}[kind]
     wrong[7] = 9
-    known = tensor(right, wrong, np.union1d(drawn(2000, 30, seed), [7 * 50 + 3]))
+    wrong[:, 3] = right[:, 3]
+    known = tensor(right, wrong, np.union1d(drawn(2000, 30, seed), [7 * 50 + 4, 8 * 50 + 3]))
     found = wanted(known, 29, seed)
     assert 0 < found.size <= 29
     assert np.unique(found).size == found.size
@@ -33,15 +34,22 @@ def test_what_is_wanted_is_new_and_never_too_much(kind: str, seed: int) -> None:
 
 def test_every_row_is_reached_where_most_entries_are_wrong() -> None:
     right = slopes(30, 40)
-    known = tensor(right, right[::-1], drawn(1200, 32))
+    wrong = np.where(np.arange(40) < 10, right, right[::-1])
+    known = tensor(right, wrong, drawn(1200, 32))
     rows = np.concatenate([known.local, wanted(known, 29, 0)]) // 40
     assert np.unique(rows).size == 30
+
+
+@pytest.mark.parametrize(("count", "more"), [(12, 29), (15, 29), (16, 0), (32, 0)])
+def test_none_are_wanted_where_all_of_enough_entries_are_wrong(count: int, more: int) -> None:
+    right = slopes(30, 40)
+    assert wanted(tensor(right, right[::-1], drawn(1200, count)), 29, 0).size == more
 
 
 def test_entries_with_a_gradient_come_first() -> None:
     right = np.zeros((100, 30))
     right[::10] = slopes(10, 30)
-    known = tensor(right, 2 * right, np.union1d(drawn(3000, 30), np.arange(5)))
+    known = tensor(right, 2 * right, np.arange(12))
     assert right.ravel()[wanted(known, 29, 0)].all()
 
 
