@@ -157,6 +157,14 @@ class _Measured:
         """Where the entries of each tensor are."""
         return dict(self.found.gradient.loss.layout.parts(self.estimates.positions))
 
+    @cached_property
+    def kept(self) -> Mapping[int, Mapping[int, Ladder]]:
+        """By tensor, the ladders that were kept, by the number of their entry."""
+        found: dict[int, dict[int, Ladder]] = {}
+        for number, ladder in self.found.gradient.loss.kept.among(self.estimates.positions).items():
+            found.setdefault(int(self.owners[number]), {})[number] = ladder
+        return found
+
     @property
     def tensors(self) -> list[int]:
         """The tensors of which entries were measured."""
@@ -177,7 +185,7 @@ def _summaries(
     """The summaries of the tensors. Their verdicts are made here, and the rest when somebody asks for it."""
     measured = [_Measured.of(layout, found) for found in results]
     table = _table(layout, measured)
-    rtol, ladders = measured[0].found.gradient.tolerances.rtol, bool(measured[0].found.gradient.loss.kept)
+    rtol, kept = measured[0].found.gradient.tolerances.rtol, measured[0].kept
     remarkable = table.remarkable | (table.columns["relative_error"] > rtol[table.owners])
     plain = set() if lost else _plain(chosen, measured, table.number(remarkable).tolist())
     diagnosed = {t for found in results for t in found.diagnoses}
@@ -192,7 +200,7 @@ def _summaries(
             verdict=verdict,
             reason=reason,
             diagnosis=_diagnosis(t, results) if t in diagnosed else None,
-            ladder=_ladder(measured[0], t, table) if ladders else None,
+            ladder=_ladder(measured[0], t, table) if t in kept else None,
         )
 
 
@@ -237,17 +245,15 @@ def _verdict(tensor: int, measured: Sequence[_Measured], lost: Sequence[str]) ->
     return tensor_verdict(checked, Judgement.joined([each.judgement for each in checked]), lost)
 
 
-def _ladder(first: _Measured, tensor: int, table: SummaryTable) -> EntryLadder | None:
+def _ladder(first: _Measured, tensor: int, table: SummaryTable) -> EntryLadder:
     """The quotients by step of the worst entry at the first point, of those whose ladders were kept."""
-    checked = first.checked(tensor)
-    kept = checked.gradient.loss.kept.among(checked.estimates.positions)
-    if not kept:
-        return None
+    kept = first.kept[tensor]
     numbers = np.array(list(kept))
-    judged = checked.judgement.part(numbers)
-    over = excess(judged, checked.estimates.part(numbers))
+    judged = first.judgement.part(numbers)
+    over = excess(judged, first.estimates.part(numbers))
     number = int(numbers[np.lexsort((over, judged.undecided, judged.failed))[-1]])
-    return entry_ladder(kept[number], table.entries(tensor)[number])
+    place = int(np.count_nonzero(first.owners[:number] == tensor))  # among the entries of the tensor
+    return entry_ladder(kept[number], table.entries(tensor)[place])
 
 
 def entry_ladder(ladder: Ladder, entry: Entry) -> EntryLadder:
