@@ -88,12 +88,12 @@ class Contents:
     environment: Environment
     operations: tuple[str, ...] = ()
 
-    def part(self, name: str | None) -> Part:
-        """The one of that name, by default the worst."""
+    def part(self, name: str | None, *, by_step: bool = False) -> Part:
+        """The one of that name, by default the worst; ``by_step``: of those with a ladder, if there are any."""
         if not self.parts:
             raise ValueError("the report has no tensors, and nothing to draw")
         if name is None:
-            return self.parts[0]
+            return next((part for part in self.parts if by_step and part.ladder is not None), self.parts[0])
         found = [part for part in self.parts if part.name == name]
         if not found:
             from fastgc._arguments import listed

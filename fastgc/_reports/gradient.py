@@ -87,7 +87,8 @@ class TensorSummary:
     diagnosis : `Diagnosis` or None
         The kind of bug that the numbers are consistent with.
     ladder : EntryLadder or None
-        Of the worst entry among those that were measured at several steps: its ``index``, and its difference quotients
+        Of the worst entry among those that were measured at several steps, if there are any (where several tensors are
+        wrong as a whole, only the worst ones may have such an entry): its ``index``, and its difference quotients
         ``forward``, ``backward`` and ``central`` at these ``steps``.
 
     Examples

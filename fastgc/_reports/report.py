@@ -116,7 +116,7 @@ class Report:
             The analytic against the numerical values; wrong, undecided, right and unseen entries by their place;
             errors of difference quotients by step, for one entry; errors by place.
         tensor : str, optional
-            Its name; by default the worst one.
+            Its name; by default the worst one (for "steps", of those with a `ladder`).
         ax : matplotlib Axes, optional
             The axes to draw on; by default those of a new figure.
 
@@ -134,7 +134,7 @@ class Report:
         from fastgc._reports.figure import drawn
         from fastgc._reports.picture import picture
 
-        return drawn(picture(self._contents().part(tensor), kind), ax)
+        return drawn(picture(self._contents().part(tensor, by_step=kind == "steps"), kind), ax)
 
     def _repr_html_(self) -> str:
         from fastgc._reports.page import fragment

@@ -39,8 +39,9 @@ FARTHER = 4.0
 VISIBLE = 6.0  # deviations of a second difference and 16 times another: of noise, once in 1e9
 GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly, and no simple sum of them is 0
 _TOGETHER = 64  # entries in one call of the evaluator: rows of a few dozen entries, for its threads or batches
+_LADDERS = 8  # tensors, at most, of which one entry climbs a ladder all the same: pictures show its quotients by step
+_FOR_EACH = 600  # evaluations for each such ladder after the first: its 24 values add four in a hundred
 _SHARED_OUT = 1024  # the same for workers, whose loss takes far longer than to write a row: 384 values to share
-_LADDERS = 8  # tensors of which one entry climbs a ladder all the same: pictures show its quotients by step
 
 
 def plainly_wrong(loss: LossAtPoint, estimates: Estimates, judgement: Judgement) -> Flags:
@@ -49,10 +50,12 @@ def plainly_wrong(loss: LossAtPoint, estimates: Estimates, judgement: Judgement)
     confirmed = np.zeros(plain.size, bool)
     if not plain.any():
         return confirmed
-    where = _without_shown(loss, np.flatnonzero(plain), estimates, judgement)
-    number = np.isfinite(judgement.analytic[where])
-    confirmed[where[~number]] = True
-    where = where[number]
+    number = np.isfinite(judgement.analytic)
+    confirmed[plain & ~number] = True
+    where = np.flatnonzero(plain & number)
+    if not where.size:
+        return confirmed
+    where = _without_shown(loss, where, estimates, judgement)
     where = where[np.argsort(judgement.distance[where], kind="stable")]  # like with like: displacements differ less
     differences = judgement.analytic - judgement.numerical
     with contextlib.suppress(Stopped), np.errstate(all="ignore"):  # the ladders of the others tell of an interruption
@@ -70,13 +73,14 @@ def far_off(estimates: Estimates, judgement: Judgement) -> Flags:
 
 
 def _without_shown(loss: LossAtPoint, where: Positions, estimates: Estimates, judgement: Judgement) -> Positions:
-    """The entries without the worst of each of the first tensors."""
+    """The entries without the worst of the worst tensors, which climb ladders all the same: pictures show these."""
     with np.errstate(all="ignore"):
         excess = judgement.distance[where] / (judgement.allowed[where] + estimates.uncertainty[where])
     tensors = loss.layout.tensor_of(estimates.positions[where])
     worst_last = np.lexsort((excess, tensors))
-    last = np.flatnonzero(np.diff(tensors[worst_last], append=-1))[:_LADDERS]
-    return np.delete(where, worst_last[last])
+    worst = worst_last[np.flatnonzero(np.diff(tensors[worst_last], append=-1))]
+    count = min(_LADDERS, max(1, loss.evaluator.evaluations // _FOR_EACH))
+    return np.delete(where, worst[np.argsort(-excess[worst], kind="stable")][:count])
 
 
 def _confirmed(loss: LossAtPoint, estimates: Estimates, differences: Floats) -> Flags:
@@ -88,7 +92,7 @@ def _slopes_hold(loss: LossAtPoint, estimates: Estimates, differences: Floats) -
     """Whether no slope is the analytic value on a side, in groups that are displaced as little as shows it."""
     positions, count = estimates.positions, estimates.positions.size
     x, scales = loss.evaluator.entries(positions), loss.scales(positions)
-    groups, distances = np.arange(count) // GROUP, np.abs(differences)
+    groups, distances = _groups(count, GROUP), np.abs(differences)
     least = np.maximum(FINEST * np.abs(x), scales) * loss.eps[loss.layout.tensor_of(positions)]
     changes = np.full(groups[-1] + 1, CLEAR * loss.noise.at_point)
     np.maximum.at(changes, groups, least * distances)
@@ -96,17 +100,17 @@ def _slopes_hold(loss: LossAtPoint, estimates: Estimates, differences: Floats) -
     near = np.abs(moves) <= np.minimum(
         usual_steps(loss, positions) / FARTHER, searched_within(loss, positions, distances)
     )
-    good = np.bincount(groups, ~near) == 0
+    good, moves = np.ones(changes.size, bool), np.where(near, moves, 0.0)
     for side in (1, -1):
         changed, moved = _displaced(loss, positions, side * moves, groups)
         good &= np.abs(changed - moved @ estimates.numerical) <= OFF * changes
-    return np.asarray(good[groups])
+    return near & good[groups]
 
 
 def _without_kinks(loss: LossAtPoint, estimates: Estimates) -> Flags:
     """Whether second differences grow as the square of the step, in groups of many entries."""
     positions, numbers = estimates.positions, np.arange(estimates.positions.size)
-    groups = numbers // AT_KINKS
+    groups = _groups(numbers.size, AT_KINKS)
     moves = usual_steps(loss, positions) * (1 + numbers % AT_KINKS * GOLDEN % 1)
     near, far = (
         sum(_displaced(loss, positions, side * far * moves, groups)[0] for side in (1, -1)) for far in (1, FARTHER)
@@ -115,6 +119,11 @@ def _without_kinks(loss: LossAtPoint, estimates: Estimates) -> Flags:
     np.maximum.at(reach, groups, FARTHER * moves / loss.scales(positions))
     noise = loss.noise.at(reach) * np.hypot(1, FARTHER**2) * 6**0.5  # of f + f - 2 * f
     return np.asarray(np.abs(far - FARTHER**2 * near) <= VISIBLE * noise)[groups]
+
+
+def _groups(count: int, size: int) -> Positions:
+    """The group of each entry: of neighbours, none of fewer than ``size`` where there are so many."""
+    return np.arange(count) * max(1, count // size) // max(1, count)
 
 
 def _displaced(loss: LossAtPoint, positions: Positions, moves: Floats, groups: Positions) -> tuple[Floats, Floats]:

@@ -120,9 +120,9 @@ def test_a_long_vector_is_folded_into_lines() -> None:
 
 
 def test_the_error_by_step_falls_and_rises_and_shows_how_wrong_the_entry_is() -> None:
-    tensor = REPORTS["fail"]().tensors["b"]
+    tensor = REPORTS["fail"]().tensors["c"]
     assert tensor.ladder.index in {entry.index for entry in tensor.wrong_entries}
-    drawn = picture(part("fail", "b"), "steps")
+    drawn = picture(part("fail", "c"), "steps")
     errors = {group.kind: group for group in drawn.points}
     assert set(errors) == {"forward", "backward", "central"}
     forward = errors["forward"]
@@ -193,3 +193,14 @@ print(*[name for name in sys.modules if name.startswith("fastgc._reports.")])
     drawing = {"page", "svg", "picture", "figure", "markdown", "junit", "frame", "saved"}
     assert not {f"fastgc._reports.{name}" for name in drawing} & set(found)
     assert "fastgc._reports.contents" in found
+
+
+def test_the_worst_tensor_with_a_ladder_is_drawn_by_step() -> None:
+    contents = REPORTS["fail"]()._contents()
+    without = replace(contents.parts[0], ladder=None)
+    other = replace(without, name="other", ladder=contents.parts[0].ladder)
+    assert other.ladder is not None
+    contents = replace(contents, parts=(without, other))
+    assert contents.part(None, by_step=True) is other
+    assert contents.part(None) is contents.part(without.name, by_step=True) is without
+    assert replace(contents, parts=(without,)).part(None, by_step=True) is without
