@@ -15,9 +15,10 @@ import numpy as np
 from fastgc._arguments import plural
 from fastgc._derivatives.directions import CERTAIN, SUSPICIOUS, Probing, groups, probe, probe_like
 from fastgc._derivatives.estimates import Estimates
+from fastgc._derivatives.first_quotients import quotient_estimates
 from fastgc._derivatives.ladder import WRONG_BEYOND
 from fastgc._derivatives.random_weights import MEAN_SQUARE, OF_ENTRY, OF_NORM, chance_at_limits
-from fastgc._evaluation.evaluator import OutOfTime
+from fastgc._evaluation.evaluator import OutOfTime, silent
 from fastgc._forks import cached_property
 from fastgc._parameters.arrays import Flags, Floats, Positions, norm, without
 from fastgc._progress import Progress
@@ -212,9 +213,10 @@ def search(
     wholly = {*(np.bincount(owners, judged.failed) > WHOLLY * np.bincount(owners)).nonzero()[0].tolist()}
     with contextlib.suppress(OutOfTime):
         unsampled = without(spoiled, sampled.positions)
-        if unsampled.size:
-            entries.errors(unsampled)
-        for results in _told_apart(gradient, shared, seed, entries):
+        if unsampled.size:  # no number is within tolerance of them: a quotient shows what they should be
+            some = quotient_estimates(gradient.loss, unsampled, gradient.stencil, gradient.step, silent)
+            entries.estimates.append(some)
+        for results in _told_apart(gradient, shared, wholly, seed, entries):
             coverages |= results
         for t, coverage in coverages.items():
             if coverage.located is None and coverage.probing.suspicious and t not in wholly:
@@ -229,9 +231,16 @@ def _unsearched(probing: Probing, tensors: Sequence[int]) -> dict[int, ProbeResu
 
 
 def _told_apart(
-    gradient: GradientAtPoint, waiting: list[tuple[Probing, list[int]]], seed: int, entries: ConfirmedEntries
+    gradient: GradientAtPoint,
+    waiting: list[tuple[Probing, list[int]]],
+    wholly: set[int],
+    seed: int,
+    entries: ConfirmedEntries,
 ) -> Iterator[dict[int, ProbeResult]]:
-    """Results of tensors that share suspicious directions: separate ones, unless the residuals point at one entry."""
+    """Results of tensors that share suspicious directions: separate ones, unless the residuals point at one entry.
+
+    The samples show of those ``wholly`` wrong that they differ: no ladder has to confirm it along a direction.
+    """
     while waiting:
         shared, mine = waiting.pop()
         if len(shared.tensors) == 1 or not (shared.suspicious or shared.trouble):
@@ -241,7 +250,8 @@ def _told_apart(
         else:
             for group in groups(gradient.loss, mine, gradient.gradients):
                 enough = ENOUGH * _harmless(gradient, group)
-                own = probe_like(gradient.loss, group, gradient.gradients, shared, shared.numbers, seed, enough)
+                known = replace(shared, tensors=tuple(group)) if wholly.issuperset(group) else shared
+                own = probe_like(gradient.loss, group, gradient.gradients, known, shared.numbers, seed, enough)
                 waiting.append((own, list(group)))
 
 

@@ -146,3 +146,36 @@ def test_bounds_are_kept() -> None:
     x = np.linspace(0.5, 1.5, N)
     report = check(loss, lambda w: 2 * slope(w), x, bounds={"*": (0.5, None)})
     assert report.verdict == "fail" and len(report.tensors["params"].wrong_entries) == N
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+@pytest.mark.parametrize(("size", "samples"), [(20, "all"), (100, 32), (100, "all"), (1000, 32)])
+@pytest.mark.parametrize("kind", ["factor", "sign", "random", "order", "zero", "huge", "nan"])
+def test_tensors_that_are_all_wrong_take_half_as_many_evaluations_again(
+    kind: str, size: int, samples: Any, count: int
+) -> None:
+    rng = np.random.default_rng(1)
+    params = {f"w{i}": rng.standard_normal(size) for i in range(count)}
+    errors = {
+        "factor": lambda g: 2 * g,
+        "sign": lambda g: -g,
+        "random": lambda g: g + rng.standard_normal(size),
+        "order": lambda g: g[::-1].copy(),
+        "zero": lambda g: 0 * g,
+        "huge": lambda g: 1e12 * g,
+        "nan": lambda g: np.nan * g,
+    }
+
+    def loss(p: dict[str, Array]) -> float:
+        return float(sum(np.sum(smooth(w)) for w in p.values()))
+
+    right, wrong = (
+        fastgc.check_gradients(loss, lambda p, f=f: {k: f(slope(w)) for k, w in p.items()}, params, samples=samples)
+        for f in (lambda g: g, errors[kind])
+    )
+    assert (right.verdict, wrong.verdict) == ("pass", "fail")
+    assert wrong.evaluations <= 1.5 * right.evaluations
+    if kind != "nan":
+        assert any(tensor.ladder for tensor in wrong.tensors.values())
+        names = {"factor": "factor", "sign": "sign", "order": "permutation", "zero": "zero", "huge": "factor"}
+        assert {t.diagnosis and t.diagnosis.kind for t in wrong.tensors.values()} == {names.get(kind, "unstructured")}
