@@ -31,7 +31,7 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
 
     If the analytic gradient is constant along an axis, they lie on one line along it; if it is symmetric, they mirror
     measured ones. If most entries are right, they lie in the rows and columns of the wrong ones and next to these.
-    Otherwise they reach every row and column; none are wanted where all of enough entries are wrong.
+    Otherwise they reach every row and column; where all entries are wrong, a few are enough.
     """
     generator = stream(seed, "diagnosis", "wanted")
     if tensor.gradient.size - tensor.local.size <= count:
@@ -44,10 +44,10 @@ def wanted(tensor: MeasuredTensor, count: int, seed: int) -> Positions:
         found = without(mirrored(tensor.part(tensor.strong)), tensor.local)
     elif wrong.size <= np.count_nonzero(tensor.right & tensor.telling):
         found = _near(tensor, wrong, generator)
-    elif np.count_nonzero(tensor.strong) >= _TELLING and not (tensor.right & tensor.telling).any():
-        found = np.empty(0, np.int64)
     else:
         found = _spread(tensor, generator)
+        if not (tensor.right & tensor.telling).any():
+            count = min(count, max(0, _TELLING - int(np.count_nonzero(tensor.strong))))
     return np.sort(found[:count])
 
 
