@@ -1,9 +1,17 @@
-"""Short smooth stretches of a loss that jumps: slopes that belong to a solver's iterations and not to its solution.
+"""Short smooth stretches of a loss that jumps: slopes that belong to a stretch and not to the function.
 
 The root that 24 halvings of [0, a] give is a times a fraction: smooth in a as long as the fraction stays the same, with
-the slope of that fraction, and with a jump of a * 2**-24 where it changes. Steps inside such a stretch agree on its
-slope, larger steps on both sides agree on the solution's. A kink near the point looks alike, but beyond a kink the
-function departs little by little and not by a jump; and of one kink, or one jump, the other side knows nothing.
+the slope of that fraction, and with a jump of a * 2**-24 where it changes. A loss that rounds a part of itself to
+float32 is alike: between two edges of the rounded part it has the slope of its other terms alone. Values closer than
+the edges show no noise. Steps inside such a stretch agree on its slope, or steps of whole stairs on a multiple of it;
+larger steps on both sides agree on the slope of the function, as well as jumps of height J let them: within J / h.
+
+A kink near the point looks alike, but there the one-sided slopes of the larger steps stay apart, by a gap ``g`` in
+``g + c * h``, and no jump is between the smallest and the larger steps. So a jump is searched for: the slope inside a
+stretch is taken away, and of the two halves of an interval that which changes more is kept. The change over a
+continuous function shrinks with the interval, to a third or less over five halvings (|x|**(1/3)); a jump keeps its
+height. Where one is found, the values at smaller steps lie off the slope of the larger ones by the sum of the jumps up
+to there: this counts as the noise of all values, and the larger steps decide if it lets them.
 """
 
 from __future__ import annotations
@@ -14,22 +22,18 @@ from dataclasses import replace
 import numpy as np
 
 from fastgc._derivatives.ladder import FEWEST, WRONG_BEYOND, Derivative, Ladder
-from fastgc._parameters.arrays import Floats
 
-# Times the deviation inside, by which the first step outside deviates: between neighbouring steps that of a smooth
-# function grows by 16.
-_ABRUPT = 256.0
 # Of the distance of larger steps from the slope: how far apart they are. Of the highest jump: what quotients move the
 # other way at least, more than by round-off.
 _TENTH = 0.1
-# Of that distance: how far apart their one-sided slopes are. Of the departure beyond the place where the function
-# leaves the stretch: a jump is there at once, a kink adds a few thousandths.
+# Of that distance: how far apart their one-sided slopes are, halfway to the gap of a kink. Of the change of an interval
+# five halvings before: what is left at a jump, and not at |x|**(1/3), of which 0.3 is.
 _HALF = 0.5
 _AGREED = 1e-3  # relative: quotients that grow like log h, or like its 100th power, differ by 1 % and more
-_HALVINGS = 20  # towards the place where the function leaves the stretch: it is then known to a millionth
-_DEPARTED = 1 / 64  # of the departure at the first step outside: less may be the curvature of the stretch
-_LOOKED_AT = 16  # places between the ends: many jumps show in nearly all third differences, where curvature vanishes
-_OF_ONE_KINK = 3  # of the 13 third differences that may show nothing: two kinks show in 6
+_HALVINGS = 20  # towards a jump: an interval of a millionth hardly holds two
+_LAST = 6  # changes that are compared: over five halvings
+_SHORT = 1e-4  # of the interval: within so little there is seldom an edge, and a slope keeps half of its digits
+_PLACES = np.array([0.0, (5**0.5 - 1) / 2, 1.0])  # of three slopes inside: two miss an edge; no multiples of one stair
 
 # The loss with the entry displaced by so much.
 At = Callable[[float], float]
@@ -43,22 +47,29 @@ def contradicted(ladder: Ladder, slope: Derivative) -> tuple[float, float] | Non
     outside = np.flatnonzero(~(off <= WRONG_BEYOND * noise))
     if not outside.size or outside[-1] == off.size - 1:
         return None
-    last = int(outside[-1])
-    if not off[last] > _ABRUPT * max(off[last + 1], noise[last + 1]) or not _agree(ladder, off, last + 1):
+    other = _consensus(ladder, slope.value, int(outside[-1]) + 1)
+    if other is None:
         return None
+    last = int(np.flatnonzero(off[: outside[-1] + 1] >= _TENTH * abs(other[0] - slope.value))[-1])
     sides = [(ladder.forward, ladder.above), (ladder.backward, ladder.below)]
     steps = max(sides, key=lambda side: abs(side[0][last] - slope.value))[1]
-    return float(steps[last + 1]), float(steps[last])
+    return float(steps[-1]), float(steps[last])
 
 
-def _agree(ladder: Ladder, off: Floats, count: int) -> bool:
-    """Whether some neighbours among the largest steps agree on another slope, on both sides."""
-    for first in range(count - FEWEST + 1):
-        some = slice(first, first + FEWEST)
-        apart = off[some].min()
-        if np.ptp(ladder.central[some]) <= _TENTH * apart and np.abs(ladder.gaps[some]).max() <= _HALF * apart:
-            return True
-    return False
+def _consensus(ladder: Ladder, value: float, count: int) -> tuple[float, int] | None:
+    """Another slope on which neighbours among the ``count`` largest steps agree, and the smallest of these steps.
+
+    They agree on both sides, up to curvature, and either as they are or extrapolated once.
+    """
+    central, best, found = ladder.central, _TENTH, None
+    bent = np.abs(ladder.ratio * ladder.gaps[1:] - ladder.gaps[:-1]) / (ladder.ratio - 1)
+    for order, column in enumerate([central, central[1:] + np.diff(central) / (ladder.ratio**2 - 1)]):
+        for first in range(count - order - FEWEST + 1):
+            some, last = column[first : first + FEWEST], first + FEWEST - 1 + order
+            apart = np.abs(some - value).min()
+            if np.ptp(some) < best * apart and bent[first:last].max() <= _HALF * apart:
+                best, found = np.ptp(some) / apart, (float(some[1]), last)
+    return found
 
 
 def ends_of(ladder: Ladder, value: float) -> tuple[float, float] | None:
@@ -90,25 +101,37 @@ def jumps_within(ladder: Ladder) -> float:
 
 
 def jump(at: At, ladder: Ladder, slope: Derivative, inside: float, outside: float) -> float:
-    """The height of the jump, or of many, by which the function leaves the stretch; 0 where it leaves it gradually."""
+    """How far values lie from a smooth function, if it jumps between two displacements; 0 if it does not."""
+    short = (outside - inside) * _SHORT
+    slopes = [(at(place + short) - at(place)) / short for place in (inside + (outside - inside) * _PLACES).tolist()]
+    inner = float(np.median(slopes))
+    height = _discontinuity(lambda place: at(place) - inner * place, inside, outside)
+    clear = WRONG_BEYOND * ladder.noise[ladder.above <= 2 * abs(outside)].max()  # both sides round a step a little
+    return max(height, _unevenness(ladder, slope)) if height > clear else 0.0
 
-    def departure(displacement: float) -> float:
-        return at(displacement) - ladder.base - slope.value * displacement
 
-    near, far = inside, outside
-    whole, before, left = abs(departure(far)), 0.0, departure(far)
+def _discontinuity(f: At, near: float, far: float) -> float:
+    """The height of a jump between two places, found by halvings of whichever half changes more; 0 if there is none."""
+    before, left = f(near), f(far)
+    changes: list[float] = []
     for _ in range(_HALVINGS):
         middle = (near + far) / 2
-        found = departure(middle)
-        if abs(found) > _DEPARTED * whole:
-            far, left = middle, found
-        else:
+        found = f(middle)
+        if abs(left - found) > abs(found - before):
             near, before = middle, found
-    if abs(left - before) > _HALF * abs(left):
-        return abs(left)
-    rough = np.abs(np.diff([departure(each) for each in np.linspace(inside, outside, _LOOKED_AT)], 3))
-    many = np.count_nonzero(rough > 8 * WRONG_BEYOND * ladder.noise.max()) >= rough.size - _OF_ONE_KINK
-    return float(rough.max()) if many else 0.0
+        else:
+            far, left = middle, found
+        changes.append(abs(left - before))
+    return changes[-1] if changes[-1] > _HALF * max(changes[-_LAST:]) else 0.0
+
+
+def _unevenness(ladder: Ladder, slope: Derivative) -> float:
+    """How far the values at smaller steps lie from the slope on which larger steps agree."""
+    found = _consensus(ladder, slope.value, ladder.central.size)
+    if found is None:
+        return 0.0
+    value, last = found
+    return float(np.abs((ladder.central[last:] - value) * ladder.above[last:]).max())
 
 
 def with_jumps(ladder: Ladder, height: float) -> Ladder:

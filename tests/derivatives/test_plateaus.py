@@ -63,6 +63,53 @@ def test_the_example_is_decided() -> None:
         assert fastgc.check_gradients(loss, np.array([wrong]), np.array([0.7])).verdict == "fail"
 
 
+# --- a part in float32, beside smooth terms ---
+
+
+def rounded(values: Array) -> Array:
+    return values.astype(np.float32).astype(float)
+
+
+PARTLY: dict[str, tuple[Callable[[Array], Array], Callable[[Array, Callable[[Array], Array]], float]]] = {
+    "sin beside": (lambda a: 3 * np.cos(3 * a) + 2 * a, lambda a, cast: float(np.sum(cast(np.sin(3 * a)) + a**2))),
+    "tanh beside": (
+        lambda a: 1 / np.cosh(a) ** 2 + np.cos(a),
+        lambda a, cast: float(np.sum(cast(np.tanh(a))) + np.sum(np.sin(a))),
+    ),
+    "squares of rectified": (
+        lambda a: 2 * np.maximum(a, 0),
+        lambda a, cast: float(np.sum(np.maximum(cast(a), 0) ** 2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", PARTLY)
+def test_the_slope_is_not_that_between_the_edges_of_a_rounded_part(name: str, seed: int) -> None:
+    slope, f = PARTLY[name]
+    a = np.random.default_rng(seed).normal(size=24) * 0.4
+
+    def verdict(gradient: Array) -> str:
+        return fastgc.check_gradients(lambda p: f(p, rounded), gradient, a, samples="all", crosscheck=False).verdict
+
+    right = slope(a)
+    found = [verdict(gradient) for gradient in (right, 1.5 * right, -right, 1.05 * right)]
+    assert found[0] != "fail" and found[1:] == ["fail"] * 3, found
+
+
+def test_rows_of_a_rounded_layer() -> None:
+    """Many rows have edges so near to each other that only steps of 1e-10 lie between them."""
+    rng = np.random.default_rng(0)
+    x, a, b = rng.normal(size=(50, 6)), rng.normal(size=(6, 6)) * 0.4, rng.normal(size=(6, 3)) * 0.4
+
+    def loss(p: Array) -> float:
+        return float(np.sum(np.maximum(rounded(x @ p), 0) ** 2 @ b))
+
+    right = x.T @ (2 * np.maximum(x @ a, 0) * b.sum(axis=1))
+    assert fastgc.check_gradients(loss, right, a, samples="all", crosscheck=False).verdict != "fail"
+    assert fastgc.check_gradients(loss, 1.5 * right, a, samples="all", crosscheck=False).verdict == "fail"
+
+
 # --- kinks near the point are none ---
 
 X = 1.0
