@@ -11,7 +11,7 @@ and counts, as `bench/accuracy.py` and `bench/diagnosis.py` do, missed bugs, fal
 evaluations, and the kinds of bugs named. The last column says the most that a change had an effect on: verdicts, kinds,
 evaluations, numbers, or nothing. A constant without any effect is one that these problems do not need.
 
-There are 200 constants. Halved and doubled in turn, 4 decide verdicts: `ladder.FEWEST` (halved, 29 are undecided;
+There are 208 constants. Halved and doubled in turn, 4 decide verdicts: `ladder.FEWEST` (halved, 29 are undecided;
 doubled, one bug is missed), `random_weights.UNIT` and `LARGEST` (doubled, the weights leave their type) and
 `nearby._REMAINING` (doubled, a search has no end). 4 decide a kind of bug, 49 change evaluations, 20 numbers alone, 123
 nothing. No change makes a right gradient fail.

@@ -99,7 +99,7 @@ def test_one_bar_over_all_entries(params: Tensors, bars: list[Bar], samples: Any
 def test_it_names_the_tensor_at_work(params: Tensors, bars: list[Bar], engine: str) -> None:
     fastgc.check_gradients(LOSSES[engine], gradients, params, engine=engine, progress=True)
     assert "first to second" in bars[0].descriptions  # they are small, and measured together
-    large = {"first": np.ones(300), "second": np.ones(300)}
+    large = {"first": np.ones(1500), "second": np.ones(1500)}
     fastgc.check_gradients(LOSSES[engine], gradients, large, engine=engine, samples="all", progress=True)
     assert [text for text in bars[1].descriptions if text in params] == ["first", "second"]
 
@@ -218,8 +218,8 @@ def test_the_end_is_foreseen_from_a_tenth_of_the_way_on(
 def test_entries_in_doubt_are_added_to_the_total(
     bars: list[Bar], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrivals(clock, monkeypatch, wrong=100, step=1e-6)  # not plainly wrong: no other step may confirm it
-    assert bars[0].total == bars[0].n >= 1600
+    arrivals(clock, monkeypatch, wrong=100, step=0.05)  # not plainly wrong: so long a step is too uncertain
+    assert bars[0].total == bars[0].n > 1500
     assert "in doubt" in bars[0].descriptions
 
 

@@ -147,7 +147,9 @@ def check_groups(jacobian: JacobianAtPoint, groups: Sequence[Group], bar: Progre
     estimates, judgement = decide(first, judged, partial(_ladders, jacobian, first, bar), plain, judgement)
     estimates, judgement = with_first_look(estimates, judgement, first, judged)
     asked = None if jacobian.displaced is None else partial(_verdicts_beside, jacobian, jacobian.displaced)
-    near = NearThePoint(partial(_small_steps, jacobian), partial(_bends_away, jacobian), plain)
+    near = NearThePoint(
+        partial(_small_steps, jacobian), partial(_bends_away, jacobian), np.full(plain.size, plain.any())
+    )
     looks = partial(confirm, near), partial(excuse, asked), partial(look_nearby, _nearby(jacobian))
     estimates, judgement = settled(estimates, judgement, judged, *looks)
     strays = strays + _explained_by_others(jacobian, groups, first, estimates)

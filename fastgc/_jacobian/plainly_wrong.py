@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastgc._derivatives.estimates import Estimates
-from fastgc._derivatives.first_quotients import FINEST
 from fastgc._derivatives.stencil import stencil_named
 from fastgc._evaluation.evaluator import Stopped
 from fastgc._jacobian.columns import Group
@@ -27,6 +26,9 @@ from fastgc._verdicts.plainly_wrong import AT_KINKS, CLEAR, FARTHER, GOLDEN, GRO
 # Parts of the columns of a group, which move different outputs. One that moves another's output against the declared
 # sparsity is in another part than that, as a rule: it leaves both to ladders, which tell it from a wrong entry.
 _PARTS = 8
+# In eps of an input's scale: a quarter of what counts as the point itself where kinks are looked for
+# (`fastgc._verdicts.nearby.searched_within`), so that round-off of the outputs seldom hides a difference.
+_NEIGHBOURHOOD = 4096.0
 _ROUNDING = 4 * np.finfo(np.float64).eps  # of an output, over a handful of operations
 
 
@@ -127,7 +129,7 @@ def _slopes_hold(wrong: _Wrong) -> Flags:
     function, columns, line = wrong.function, wrong.columns, wrong.line
     loss = function.unmeasured
     scales, eps = loss.scales(columns), loss.eps[loss.layout.tensor_of(columns)]
-    moves = np.maximum(FINEST * np.abs(function.point[columns]), scales) * eps
+    moves = _NEIGHBOURHOOD * eps * scales
     shown, noises = _shown(wrong)
     differences, column = wrong.differences[shown], wrong.column[shown]
     moves[column] = np.sign(differences) * np.maximum(moves[column], CLEAR * noises[shown] / np.abs(differences))

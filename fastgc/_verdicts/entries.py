@@ -199,7 +199,9 @@ def check_entries(gradient: GradientAtPoint, positions: Positions, bar: Progress
     ladders = partial(_ladders, gradient, bar)
     estimates, judgement = decide(quotients, gradient.judged, ladders, plain, judgement)
     estimates, judgement = with_first_look(estimates, judgement, quotients, gradient.judged)
-    looks = partial(confirm, near_the_point(gradient.loss, plain)), partial(excused, gradient)
+    owners = gradient.loss.layout.tensor_of(quotients.positions)
+    certain = np.bincount(owners, plain)[owners] > 0
+    looks = partial(confirm, near_the_point(gradient.loss, certain)), partial(excused, gradient)
     estimates, judgement = settled(estimates, judgement, gradient.judged, *looks)
     bar.failed(int(np.count_nonzero(judgement.failed)))
     if gradient.step is not None:
@@ -291,17 +293,17 @@ class NearThePoint:
     ----------
     small_steps : quotients at the smallest steps that distinguish slopes
     bends_away : whether kinks lead from a slope at a position to that of larger steps
-    plain : of the entries, those whose failure small steps have confirmed
+    certain : of the entries, those of tensors that fail anyway, since small steps have confirmed an entry
     """
 
     small_steps: Callable[[Positions, Floats], Floats]
     bends_away: Callable[[int, float], bool]
-    plain: Flags | None = None
+    certain: Flags | None = None
 
 
-def near_the_point(loss: LossAtPoint, plain: Flags | None = None) -> NearThePoint:
+def near_the_point(loss: LossAtPoint, certain: Flags | None = None) -> NearThePoint:
     """What a loss shows near a point."""
-    return NearThePoint(partial(distinguishing_quotients, loss), partial(bends_away, loss), plain)
+    return NearThePoint(partial(distinguishing_quotients, loss), partial(bends_away, loss), certain)
 
 
 def confirm(
@@ -317,11 +319,11 @@ def confirm(
     """
     failed = judgement.failed.nonzero()[0]
     distance = np.abs(judgement.analytic[failed] - estimates.numerical[failed])  # from the middle, at a kink
-    asked = np.isfinite(distance) if near.plain is None else np.isfinite(distance) & ~near.plain[failed]
-    failed, distance = failed[asked], distance[asked]
+    far = distance > PLAIN * estimates.uncertainty[failed]
+    asked = np.isfinite(distance) if near.certain is None else np.isfinite(distance) & ~(far & near.certain[failed])
+    failed, distance, far = failed[asked], distance[asked], far[asked]
     if not failed.size:
         return estimates, judgement
-    far = distance > PLAIN * estimates.uncertainty[failed]
     small = near.small_steps(estimates.positions[failed], np.where(far, _CLEARLY * distance, distance))
     off, left = np.abs(small - estimates.numerical[failed]), np.abs(small - judgement.analytic[failed])
     against = left < np.where(far, 2 * _CLEARLY * distance, off)
