@@ -313,9 +313,9 @@ def confirm(
 
     Large steps can agree on a slope that is wrong because of kinks nearer to the point. The smallest step whose noise
     still distinguishes the two values meets the fewest kinks: where its quotient is nearer to the analytic value, its
-    deviation from the numerical one counts as uncertainty. Against very many uncertainties stands only what is clear:
-    the analytic value itself, which kinks lead away from. Values that are rounded on the way are smooth near the point,
-    too, and jump.
+    deviation from the numerical one counts as uncertainty. Only clear evidence counts against very many uncertainties:
+    the quotient is the analytic value, and kinks lead away from it. Between jumps, the slope of a loss that rounds a
+    part of its values lacks that part, and so may a wrong gradient.
     """
     failed = judgement.failed.nonzero()[0]
     distance = np.abs(judgement.analytic[failed] - estimates.numerical[failed])  # from the middle, at a kink
