@@ -11,7 +11,7 @@ from fastgc._derivatives.estimates import Estimates
 from fastgc._derivatives.first_quotients import FINEST
 from fastgc._derivatives.ladder import TOP, UNKNOWN, Derivative, Ladder, derivative_from
 from fastgc._derivatives.loss_at_point import LossAtPoint
-from fastgc._derivatives.plateaus import contradicted, ends_of, jump, jumps_within, with_jumps
+from fastgc._derivatives.plateaus import contradicted, ends_of_stretch, jump, jumps_within, with_jumps
 from fastgc._derivatives.stairs import on_stairs, stands_on_stairs, suspicion
 from fastgc._evaluation.evaluator import Stopped, Tick, silent
 from fastgc._evaluation.interruption import pieces
@@ -84,12 +84,12 @@ def _off_plateaus(loss: LossAtPoint, position: int, ladder: Ladder, slope: Deriv
         larger = derivative_from(with_jumps(ladder, height))
         return slope if larger.trouble else larger
     ends = contradicted(ladder, slope)
-    height = _jump(loss, position, ladder, slope, *ends) if ends else 0.0
+    height = _jump(loss, position, ladder, slope.value, *ends) if ends else 0.0
     return derivative_from(with_jumps(ladder, height)) if height else slope
 
 
-def _jump(loss: LossAtPoint, position: int, ladder: Ladder, slope: Derivative, inside: float, outside: float) -> float:
-    """By how much the loss jumps where it leaves a stretch; 0 where it does not jump."""
+def _jump(loss: LossAtPoint, position: int, ladder: Ladder, value: float, inside: float, outside: float) -> float:
+    """By how much the loss jumps where it leaves a slope; 0 where it does not jump."""
     where = np.array([position])
     x = loss.evaluator.entries(where)[0]
 
@@ -97,7 +97,7 @@ def _jump(loss: LossAtPoint, position: int, ladder: Ladder, slope: Derivative, i
         displaced = loss.evaluator.rounded(where, np.array([[x + displacement]]))
         return float(loss.evaluator.values(where, displaced, silent).real[0, 0])
 
-    return jump(at, ladder, slope, inside, outside)
+    return jump(at, ladder, value, inside, outside)
 
 
 def bends_away(loss: LossAtPoint, position: int, value: float) -> bool:
@@ -109,8 +109,8 @@ def bends_away(loss: LossAtPoint, position: int, value: float) -> bool:
     rungs = TOP * _RATIO ** -np.arange(_RUNGS + _FINER * _FINER, dtype=np.float64)
     finest = FINEST * loss.eps[loss.layout.tensor_of(where)][0]
     ladder = _ladders(loss, where, rungs[rungs >= finest])[0]
-    ends = ends_of(ladder, value)
-    return ends is not None and _jump(loss, position, ladder, Derivative(value, 0.0, value, value, 0.0), *ends) == 0.0
+    ends = ends_of_stretch(ladder, value)
+    return ends is not None and _jump(loss, position, ladder, value, *ends) == 0.0
 
 
 def _off_stairs(loss: LossAtPoint, positions: Positions, ladders: list[Ladder]) -> list[Ladder]:

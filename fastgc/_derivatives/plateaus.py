@@ -22,6 +22,7 @@ from dataclasses import replace
 import numpy as np
 
 from fastgc._derivatives.ladder import FEWEST, WRONG_BEYOND, Derivative, Ladder
+from fastgc._parameters.arrays import Floats
 
 # Of the distance of larger steps from the slope: how far apart they are. Of the highest jump: what quotients move the
 # other way at least, more than by round-off.
@@ -51,9 +52,14 @@ def contradicted(ladder: Ladder, slope: Derivative) -> tuple[float, float] | Non
     if other is None:
         return None
     last = int(np.flatnonzero(off[: outside[-1] + 1] >= _TENTH * abs(other[0] - slope.value))[-1])
-    sides = [(ladder.forward, ladder.above), (ladder.backward, ladder.below)]
-    steps = max(sides, key=lambda side: abs(side[0][last] - slope.value))[1]
+    steps = _steps_of_side(ladder, slope.value, last)
     return float(steps[-1]), float(steps[last])
+
+
+def _steps_of_side(ladder: Ladder, value: float, number: int) -> Floats:
+    """The displacements on the side whose one-sided slope at a step is farther from a slope."""
+    sides = [(ladder.forward, ladder.above), (ladder.backward, ladder.below)]
+    return max(sides, key=lambda side: float(abs(side[0][number] - value)))[1]
 
 
 def _consensus(ladder: Ladder, value: float, count: int) -> tuple[float, int] | None:
@@ -72,15 +78,14 @@ def _consensus(ladder: Ladder, value: float, count: int) -> tuple[float, int] | 
     return found
 
 
-def ends_of(ladder: Ladder, value: float) -> tuple[float, float] | None:
+def ends_of_stretch(ladder: Ladder, value: float) -> tuple[float, float] | None:
     """Displacements inside and outside of the stretch around the point that has a slope; None if none has it."""
     off = np.abs(ladder.central - value)
     outside = np.flatnonzero(~(off <= WRONG_BEYOND * ladder.scatter))
     if not outside.size or outside[-1] == off.size - 1:
         return None
     far = outside[off[outside] > off[outside].max() / 4][-1]  # not where the function has just begun to leave it
-    sides = [(ladder.forward, ladder.above), (ladder.backward, ladder.below)]
-    steps = max(sides, key=lambda side: abs(side[0][far] - value))[1]
+    steps = _steps_of_side(ladder, value, int(far))
     return float(steps[outside[-1] + 1]), float(steps[far])
 
 
@@ -100,14 +105,14 @@ def jumps_within(ladder: Ladder) -> float:
     return 0.0
 
 
-def jump(at: At, ladder: Ladder, slope: Derivative, inside: float, outside: float) -> float:
-    """How far values lie from a smooth function, if it jumps between two displacements; 0 if it does not."""
+def jump(at: At, ladder: Ladder, value: float, inside: float, outside: float) -> float:
+    """How far values lie from a smooth function, if it leaves a slope by a jump between two displacements; or 0."""
     short = (outside - inside) * _SHORT
     slopes = [(at(place + short) - at(place)) / short for place in (inside + (outside - inside) * _PLACES).tolist()]
     inner = float(np.median(slopes))
     height = _discontinuity(lambda place: at(place) - inner * place, inside, outside)
     clear = WRONG_BEYOND * ladder.noise[ladder.above <= 2 * abs(outside)].max()  # both sides round a step a little
-    return max(height, _unevenness(ladder, slope)) if height > clear else 0.0
+    return max(height, _unevenness(ladder, value)) if height > clear else 0.0
 
 
 def _discontinuity(f: At, near: float, far: float) -> float:
@@ -125,13 +130,13 @@ def _discontinuity(f: At, near: float, far: float) -> float:
     return changes[-1] if changes[-1] > _HALF * max(changes[-_LAST:]) else 0.0
 
 
-def _unevenness(ladder: Ladder, slope: Derivative) -> float:
-    """How far the values at smaller steps lie from the slope on which larger steps agree."""
-    found = _consensus(ladder, slope.value, ladder.central.size)
+def _unevenness(ladder: Ladder, value: float) -> float:
+    """How far the values at smaller steps lie from another slope on which larger steps agree."""
+    found = _consensus(ladder, value, ladder.central.size)
     if found is None:
         return 0.0
-    value, last = found
-    return float(np.abs((ladder.central[last:] - value) * ladder.above[last:]).max())
+    other, last = found
+    return float(np.abs((ladder.central[last:] - other) * ladder.above[last:]).max())
 
 
 def with_jumps(ladder: Ladder, height: float) -> Ladder:

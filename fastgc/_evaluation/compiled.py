@@ -265,21 +265,10 @@ class NumbaEvaluator:
         except Exception as error:
             flat[cells] = originals
             out[...] = UNDEFINED[self._direct.result_dtype]
-            return (
-                [(0, error)]
-                if out.size == 1
-                else _numbered(
-                    self._run(
-                        dtype,
-                        cells[i : i + 1],
-                        displaced[i : i + 1, j : j + 1],
-                        out[i : i + 1, j : j + 1],
-                        thread,
-                        slice(1),
-                    )
-                    for i, j in np.ndindex(out.shape)
-                )
-            )
+            if out.size == 1:
+                return [(0, error)]
+            alone = ((slice(i, i + 1), slice(j, j + 1)) for i, j in np.ndindex(out.shape))
+            return _numbered(self._run(dtype, cells[i], displaced[i, j], out[i, j], thread, slice(1)) for i, j in alone)
         return []
 
     def _run_bundle(self, bundle: _Bundle, distances: Floats, out: Array, thread: int, piece: slice) -> _RaisedAt:
@@ -292,14 +281,10 @@ class NumbaEvaluator:
             for part, (start, stop) in zip(bundle.parts, itertools.pairwise(bundle.bounds.tolist()), strict=True):
                 flat[part] = bundle.origin[start:stop]
             out[piece] = UNDEFINED[self._direct.result_dtype]
-            return (
-                [(0, error)]
-                if piece.stop - piece.start == 1
-                else _numbered(
-                    self._run_bundle(bundle, distances, out, thread, slice(m, m + 1))
-                    for m in range(piece.start, piece.stop)
-                )
-            )
+            if piece.stop - piece.start == 1:
+                return [(0, error)]
+            alone = (slice(m, m + 1) for m in range(piece.start, piece.stop))
+            return _numbered(self._run_bundle(bundle, distances, out, thread, each) for each in alone)
         return []
 
     def _run_directions(

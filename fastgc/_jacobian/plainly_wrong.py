@@ -21,7 +21,7 @@ from fastgc._jacobian.columns import Group
 from fastgc._jacobian.function import VectorFunction
 from fastgc._parameters.arrays import Flags, Floats, Positions, distinct
 from fastgc._verdicts.judgement import Judgement
-from fastgc._verdicts.plainly_wrong import AT_KINKS, CLEAR, FARTHER, GOLDEN, GROUP, OFF, VISIBLE, far_off
+from fastgc._verdicts.plainly_wrong import AT_KINKS, CLEAR, FARTHER, GROUP, OFF, far_off, grows_as_the_square, unlike
 
 # Parts of the columns of a group, which move different outputs. One that moves another's output against the declared
 # sparsity is in another part than that, as a rule: it leaves both to ladders, which tell it from a wrong entry.
@@ -120,8 +120,8 @@ def _together(
         yield alone[begin : begin + length], number // GROUP, number // AT_KINKS
     for some in shared:
         if some.size:
-            part = np.sort(np.arange(some.size) % _PARTS)
-            yield some[np.argsort(np.arange(some.size) % _PARTS, kind="stable")], part, np.zeros_like(part)
+            part = np.arange(some.size) % _PARTS
+            yield some[part.argsort(kind="stable")], np.sort(part), np.zeros_like(part)
 
 
 def _slopes_hold(wrong: _Wrong) -> Flags:
@@ -160,8 +160,8 @@ def _shown(wrong: _Wrong) -> tuple[Flags, Floats]:
 
 def _without_kinks(wrong: _Wrong) -> Flags:
     """For each column, whether second differences of its line grow as the square of the step."""
-    number = np.arange(wrong.columns.size) % AT_KINKS
-    moves = wrong.function.steps(wrong.columns, stencil_named("central"), None) * (1 + number * GOLDEN % 1)
-    near, far = (sum(wrong.displaced(side * farther * moves)[0] for side in (1, -1)) for farther in (1, FARTHER))
-    noise = wrong.least(wrong.noises) * np.hypot(1, FARTHER**2) * 6**0.5  # of f + f - 2 * f
-    return np.asarray(((np.abs(far - FARTHER**2 * near) <= VISIBLE * noise) | np.isinf(noise)).all(axis=1)[wrong.line])
+    moves = unlike(wrong.function.steps(wrong.columns, stencil_named("central"), None))
+    near, far = (wrong.displaced(each)[0] + wrong.displaced(-each)[0] for each in (moves, FARTHER * moves))
+    noise = wrong.least(wrong.noises)
+    good = grows_as_the_square(near, far, noise) | np.isinf(noise)
+    return np.asarray(good.all(axis=1))[wrong.line]

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastgc._derivatives.estimates import Estimates
 from fastgc._forks import cached_property
-from fastgc._parameters.arrays import Array, Flags, Floats, Positions, distinct, medians, of_runs
+from fastgc._parameters.arrays import Array, Flags, Floats, Positions, distinct, ends_of, medians, of_runs
 from fastgc._parameters.layout import ParameterLayout
 from fastgc._reports.entries import Entries, entry_columns
 from fastgc._reports.gradient import Sensitivity
@@ -103,7 +103,7 @@ class SummaryTable:
     def _wrong_rows(self) -> tuple[Positions, Positions]:
         """The rows of wrong entries, tensor by tensor, the worst first; and where those of each tensor begin."""
         rows = np.flatnonzero(self.judgement.failed)
-        begins = np.append(0, np.cumsum(self.number(self.judgement.failed)))
+        begins = ends_of(self.number(self.judgement.failed))
         return rows[np.lexsort((-self._over[rows], self.owners[rows]))], begins
 
     def _wrong(self, tensor: int) -> Positions:

@@ -27,7 +27,7 @@ from fastgc._parameters.point import SAMPLE, spaced
 from fastgc._progress import DOUBT, ENTRIES, Progress
 from fastgc._verdicts.judgement import Judgement, Tolerances, gradient_scales, judge
 from fastgc._verdicts.nearby import AnalyticNearby, look_nearby, right_around
-from fastgc._verdicts.plainly_wrong import PLAIN, plainly_wrong
+from fastgc._verdicts.plainly_wrong import PLAIN, far_off, plainly_wrong
 
 Verdicts = Callable[[Estimates], Judgement]
 FurtherLook = Callable[[Estimates, Judgement, Verdicts], tuple[Estimates, Judgement]]
@@ -222,9 +222,8 @@ def settled(
         for look in further_looks:
             estimates, judgement = look(estimates, judgement, verdicts)
     except Stopped:
-        with np.errstate(all="ignore"):
-            plain = judgement.distance > PLAIN * estimates.uncertainty
-        open_ones = np.flatnonzero(judgement.failed & ~(plain & estimates.clear) & np.isfinite(judgement.analytic))
+        plain = far_off(estimates, judgement)
+        open_ones = np.flatnonzero(judgement.failed & ~plain & np.isfinite(judgement.analytic))
         estimates = estimates.troubled(open_ones, "not reached")
         judgement = verdicts(estimates)
     return estimates, judgement

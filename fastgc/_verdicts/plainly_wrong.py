@@ -25,7 +25,7 @@ from fastgc._derivatives.first_quotients import FINEST, usual_steps
 from fastgc._derivatives.loss_at_point import LossAtPoint
 from fastgc._evaluation.evaluator import Stopped
 from fastgc._parameters.arrays import Flags, Floats, Positions
-from fastgc._verdicts.judgement import Judgement
+from fastgc._verdicts.judgement import Judgement, excess
 from fastgc._verdicts.nearby import searched_within
 
 PLAIN = 1000.0  # uncertainties beyond which an entry fails without another look: 100 times the limit of a failure
@@ -36,8 +36,8 @@ AT_KINKS = 16  # entries whose second differences are measured together: four va
 # Times the step of the first look: second differences of kinks and of curvature differ fourfold there. So many times
 # smaller, at least, is another step, with a sixteenth of its truncation error.
 FARTHER = 4.0
-VISIBLE = 6.0  # deviations of a second difference and 16 times another: of noise, once in 1e9
-GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly, and no simple sum of them is 0
+_VISIBLE = 6.0  # deviations of a second difference and 16 times another: of noise, once in 1e9
+_GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly, and no simple sum of them is 0
 _TOGETHER = 64  # entries in one call of the evaluator: rows of a few dozen entries, for its threads or batches
 _LADDERS = 8  # tensors, at most, of which one entry climbs a ladder all the same: pictures show its quotients by step
 _FOR_EACH = 600  # evaluations for each such ladder after the first: its 24 values add four in a hundred
@@ -74,13 +74,12 @@ def far_off(estimates: Estimates, judgement: Judgement) -> Flags:
 
 def _without_shown(loss: LossAtPoint, where: Positions, estimates: Estimates, judgement: Judgement) -> Positions:
     """The entries without the worst of the worst tensors, which climb ladders all the same: pictures show these."""
-    with np.errstate(all="ignore"):
-        excess = judgement.distance[where] / (judgement.allowed[where] + estimates.uncertainty[where])
+    over = excess(judgement, estimates)[where]
     tensors = loss.layout.tensor_of(estimates.positions[where])
-    worst_last = np.lexsort((excess, tensors))
+    worst_last = np.lexsort((over, tensors))
     worst = worst_last[np.flatnonzero(np.diff(tensors[worst_last], append=-1))]
     count = min(_LADDERS, max(1, loss.evaluator.evaluations // _FOR_EACH))
-    return np.delete(where, worst[np.argsort(-excess[worst], kind="stable")][:count])
+    return np.delete(where, worst[np.argsort(-over[worst], kind="stable")][:count])
 
 
 def _confirmed(loss: LossAtPoint, estimates: Estimates, differences: Floats) -> Flags:
@@ -109,16 +108,26 @@ def _slopes_hold(loss: LossAtPoint, estimates: Estimates, differences: Floats) -
 
 def _without_kinks(loss: LossAtPoint, estimates: Estimates) -> Flags:
     """Whether second differences grow as the square of the step, in groups of many entries."""
-    positions, numbers = estimates.positions, np.arange(estimates.positions.size)
-    groups = _groups(numbers.size, AT_KINKS)
-    moves = usual_steps(loss, positions) * (1 + numbers % AT_KINKS * GOLDEN % 1)
+    positions = estimates.positions
+    groups, moves = _groups(positions.size, AT_KINKS), unlike(usual_steps(loss, positions))
     near, far = (
-        sum(_displaced(loss, positions, side * far * moves, groups)[0] for side in (1, -1)) for far in (1, FARTHER)
+        _displaced(loss, positions, each, groups)[0] + _displaced(loss, positions, -each, groups)[0]
+        for each in (moves, FARTHER * moves)
     )
     reach = np.zeros(groups[-1] + 1)
     np.maximum.at(reach, groups, FARTHER * moves / loss.scales(positions))
-    noise = loss.noise.at(reach) * np.hypot(1, FARTHER**2) * 6**0.5  # of f + f - 2 * f
-    return np.asarray(np.abs(far - FARTHER**2 * near) <= VISIBLE * noise)[groups]
+    return grows_as_the_square(near, far, loss.noise.at(reach))[groups]
+
+
+def unlike(steps: Floats) -> Floats:
+    """Displacements of a step at least, and two at most, among which the kinks of a group do not cancel."""
+    return np.asarray(steps * (1 + np.arange(steps.size) % AT_KINKS * _GOLDEN % 1))
+
+
+def grows_as_the_square(near: Floats, far: Floats, noise: Floats) -> Flags:
+    """Whether second differences, of values with so much noise, do so over `FARTHER` times the displacement."""
+    of_both = noise * np.hypot(1, FARTHER**2) * 6**0.5  # of f + f - 2 * f
+    return np.asarray(np.abs(far - FARTHER**2 * near) <= _VISIBLE * of_both)
 
 
 def _groups(count: int, size: int) -> Positions:

@@ -135,7 +135,7 @@ def test_a_continuous_function_keeps_the_slope_at_the_point(name: str) -> None:
     found = derivative_from(ladder)
     assert found.value == pytest.approx(slope, rel=1e-5)
     ends = contradicted(ladder, found)
-    assert ends is None or jump(lambda step: f(X + step), ladder, found, *ends) == 0.0
+    assert ends is None or jump(lambda step: f(X + step), ladder, found.value, *ends) == 0.0
     report = fastgc.check_gradients(lambda p: f(float(p[0])), np.array([slope]), np.array([X]))
     assert report.verdict != "fail", str(report)
 
@@ -151,7 +151,9 @@ def test_regular_jumps_are_seen_and_measured(width: float, height: float) -> Non
     assert found.value == pytest.approx(2 + height, rel=1e-5)
     ends = contradicted(ladder, found)
     assert ends is not None
-    assert jump(lambda step: sawtooth(X + step), ladder, found, *ends) == pytest.approx(abs(height) * width, rel=0.1)
+    assert jump(lambda step: sawtooth(X + step), ladder, found.value, *ends) == pytest.approx(
+        abs(height) * width, rel=0.1
+    )
 
 
 @pytest.mark.parametrize("f", [np.sin, np.exp, lambda x: np.sin(100 * x), lambda x: np.cos(3000 * x) + x, abs])
