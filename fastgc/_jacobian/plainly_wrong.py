@@ -20,7 +20,7 @@ from fastgc._evaluation.evaluator import Stopped
 from fastgc._jacobian.columns import Group
 from fastgc._jacobian.function import VectorFunction
 from fastgc._parameters.arrays import Flags, Floats, Positions, distinct
-from fastgc._verdicts.judgement import Judgement, excess
+from fastgc._verdicts.judgement import Judgement
 from fastgc._verdicts.plainly_wrong import AT_KINKS, CLEAR, FARTHER, GROUP, OFF, far_off, grows_as_the_square, unlike
 
 # Parts of the columns of a group, which move different outputs. One that moves another's output against the declared
@@ -89,7 +89,7 @@ def plainly_wrong(
     with np.errstate(all="ignore"):
         differences = np.where(plain, judgement.analytic - judgement.numerical, 0.0)
         differences[~np.isfinite(differences)] = 0.0  # no number is wrong as it stands
-        worst = np.argmax(np.where(differences, excess(judgement, estimates), 0.0))
+        worst = np.argmax(np.where(differences, np.abs(differences) / judgement.allowed, 0.0))
     plain[worst] &= differences[worst] == 0
     differences[worst] = 0.0
     outputs, inputs = places
